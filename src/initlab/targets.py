@@ -1,0 +1,57 @@
+"""A user's own scheme, activation, model or data set, named on the command line as `package.module:name`."""
+
+import importlib
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, nearest
+
+
+def load_target(target: Any, key: str = "target") -> Any:
+    """Import the object that `package.module:name` names; the current directory is searched too.
+
+    Args:
+        target: `"package.module:name"`; the name may be dotted (`"module:Class.method"`).
+        key: configuration key to name in the error (`"act.target"`).
+
+    Raises:
+        UserError: the text has another form, or the module or the name in it cannot be imported.
+
+    >>> load_target("math:hypot")(3, 4)
+    5.0
+    """
+    module_name, colon, name = str(target).partition(":") if target is not None else ("", "", "")
+    if not (colon and module_name and name):
+        raise UserError(
+            f"{key}={'null' if target is None else target} names nothing to import: "
+            f"give {key}=package.module:function, for a file mine.py here {key}=mine:function."
+        )
+    try:
+        with _importable(Path.cwd()):
+            found: Any = importlib.import_module(module_name)
+    except (ImportError, SyntaxError) as error:
+        raise UserError(
+            f"{key}={target}: cannot import module {module_name!r} ({error}); "
+            f"it must lie in the current directory ({Path.cwd()}) or be installed."
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UserError(f"{key}={target}: {module_name!r} has no {part!r}.{nearest(part, dir(found))}")
+        found = getattr(found, part)
+    return found
+
+
+@contextmanager
+def _importable(directory: Path):
+    # A console script starts with its own directory, not the user's, on sys.path.
+    entry = str(directory)
+    if entry in sys.path:
+        yield
+        return
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
