@@ -1,0 +1,91 @@
+"""From Hydra's DictConfig to initlab's Config, and back to Python: the only code that sees both."""
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from initlab.config.checks import check
+from initlab.config.schema import Config
+from initlab.errors import UserError
+
+
+def conf_dir() -> Path:
+    """Return the directory of option files: inside an installed wheel, else beside `src/` in the checkout."""
+    packaged = Path(__file__).parents[1] / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "conf"
+
+
+def register() -> None:
+    """Tell Hydra the schema, so that unknown keys and wrong types are refused while composing."""
+    ConfigStore.instance().store(name="initlab_schema", node=Config, provider="initlab")
+
+
+@functools.cache
+def options(group: str) -> list[str]:
+    """List the options of a config group, read from the file names."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def to_config(composed: DictConfig, overrides: Iterable[str] = ()) -> Config:
+    """Turn what Hydra composed into a checked `Config`; `overrides` are what the user typed for this job.
+
+    Raises UserError naming the key, the value and the remedy.
+    """
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {error.msg}.") from error
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    refuse_own_shape(plain, overrides)
+    return check(from_plain(plain))
+
+
+def from_plain(plain: dict[str, Any]) -> Config:
+    """Rebuild a `Config` from nested dictionaries, as `Config.plain()` writes them; extra keys are dropped."""
+
+    def build(cls: Any, values: dict[str, Any]) -> Any:
+        known = {f.name: f.type for f in fields(cls)}
+        return cls(
+            **{k: build(known[k], v) if is_dataclass(known[k]) else v for k, v in values.items() if k in known}
+        )
+
+    return build(Config, plain)
+
+
+def refuse_own_shape(plain: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Refuse depth, width or act where the model brings its own (torchvision's)."""
+    if plain["model"]["name"] != "torchvision":
+        return
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key in ("depth", "width", "act") or key.startswith("act."):
+            raise UserError(f"{key} cannot be set for model=torchvision, which has its own: leave {override} out.")
+
+
+def compose_config(overrides: Sequence[str] = ()) -> Config:
+    """Compose one configuration as the command line would, for Python and notebooks.
+
+    >>> compose_config(["init=he_normal", "act=relu", "depth=3"]).init["name"]
+    'he_normal'
+    """
+    from initlab.config.errors import translated
+    from initlab.config.overrides import canonical
+
+    register()
+    rewritten = canonical(overrides)
+    with translated():
+        if GlobalHydra.instance().is_initialized():
+            composed = compose("config", overrides=rewritten)
+        else:
+            with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+                composed = compose("config", overrides=rewritten)
+    return to_config(composed, rewritten)

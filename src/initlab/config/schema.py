@@ -1,0 +1,93 @@
+"""The configuration as dataclasses: keys, types and defaults, known once. No Hydra here.
+
+Every field's `help` is one row of the table of keys in the README and of `python train.py --help`.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+def key(default: Any, text: str) -> Any:
+    """Declare a key with its default and the sentence that explains it."""
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class TrainConfig:
+    """How long and with what batches."""
+
+    epochs: float = key(5, "passes over the training set")
+    steps: int | None = key(None, "number of updates; wins over epochs")
+    batch_size: int = key(128, "samples per update; the last incomplete batch of an epoch is left out")
+    target_loss: float | None = key(None, "stop once the training loss (mean of 10 steps) is at or below this")
+    trained_above: float | None = key(None, "accuracy that counts as trained; null: halfway between chance and 1")
+    save: bool = key(False, "keep the weights of step 0 and of the end as safetensors")
+
+
+@dataclass
+class LogConfig:
+    """What is written down, and how often."""
+
+    every: int = key(1, "steps between rows of scalars")
+    histograms: int = key(10, "log-spaced records of layers and histograms per run, step 0 included; 0: none")
+    eval_every: int | None = key(None, "steps between evaluations; null: once per epoch")
+    tensorboard: bool = key(True, "write TensorBoard event files beside the CSV files")
+
+
+@dataclass
+class SweepConfig:
+    """What concerns a grid as a whole."""
+
+    name: str | None = key(None, "directory of the sweep under sweep.root; the same name resumes; null: the time")
+    root: str = key("outputs/sweeps", "where sweeps live")
+    exclude: list[Any] = key([], "cells to leave out, e.g. [{init: [zeros, ones], act: relu}]")
+    grids: list[Any] = key([], "sub-grids, concatenated, e.g. [{init: he_normal, act: relu}, {init: siren, act: sin}]")
+    order: str = key("grid", "grid, or shuffle for an early look")
+    impossible: str = key("skip", "cells that cannot exist: skip them, or error")
+    checkpoint_every: float = key(60.0, "seconds between checkpoints of a group")
+
+
+@dataclass
+class Config:
+    """One run: a network, its initialization, its data, its training."""
+
+    init: dict[str, Any] = key({"name": "glorot_uniform"}, "init scheme and its own keys (init.gain, init.sigma_b, …)")
+    act: dict[str, Any] = key({"name": "tanh"}, "activation and its own keys (act.negative_slope, act.omega, …)")
+    model: dict[str, Any] = key({"name": "mlp"}, "family of networks and its own keys (model.norm, model.dropout, …)")
+    data: dict[str, Any] = key({"name": "fashion_mini"}, "data set and its own keys (data.normalize, …)")
+    optim: dict[str, Any] = key({"name": "sgd"}, "optimizer and its own keys (optim.lr, optim.momentum, …)")
+    depth: int | None = key(5, "hidden layers (resmlp: blocks; resnet: blocks per stage)")
+    width: Any = key(128, "units per hidden layer (channels for convolutions), or a list of length depth")
+    seed: int = key(0, "init seed; data.seed orders the batches")
+    train: TrainConfig = field(default_factory=TrainConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    device: str = key("auto", "auto (cuda, else mps, else cpu) or a torch device")
+    precision: str = key("fp32", "fp32, bf16 (autocast) or fp64")
+    threads: Any = key("auto", "torch threads of this process; auto: torch's own choice")
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    dry_run: bool = key(False, "print the plan of a sweep and stop")
+
+    def plain(self) -> dict[str, Any]:
+        """Return nested plain dictionaries, as written to `config.yaml`."""
+        return asdict(self)
+
+
+GROUPS = ("data", "model", "optim", "act", "init")
+
+# One example for every axis, shown by --help and in the README.
+EXAMPLES = {
+    "init": "init=he_normal init.gain=1.2",
+    "act": "act=leaky_relu act.negative_slope=0.2",
+    "model": "model=mlp model.norm=layer model.dropout=0.1",
+    "data": "data=fashion_mnist data.normalize=false",
+    "optim": "optim=adam optim.lr=1e-3 optim.schedule=cosine",
+    "depth": "depth=3,10,30 (with -m)",
+    "width": "width=256 or width=[256,128] with depth=2",
+    "seed": "'seed=range(5)' (with -m)",
+    "train": "train.epochs=10 or train.steps=500",
+    "log": "log.every=10 log.histograms=0",
+    "device": "device=cpu precision=fp64 threads=1",
+    "experiment": "experiment=wandb_five_methods",
+}

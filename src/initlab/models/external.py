@@ -1,0 +1,92 @@
+"""Models from elsewhere: torchvision's classifiers by name, and the user's own callable."""
+
+import inspect
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from initlab.errors import UserError, nearest
+from initlab.targets import load_target
+
+VISION_REMEDY = (
+    "torchvision cannot be imported beside this torch ({error}): install both from the same index, "
+    "for example `pip install --force-reinstall torch torchvision`."
+)
+# Constructors whose position tables or windows fix the size of the image.
+FIXED_SIZE = {"vit": 224, "swin": 224, "maxvit": 224, "inception": 299}
+
+
+class Adapter(nn.Module):
+    """Repeat grey images to three channels and resize them, so that any data set fits an ImageNet classifier.
+
+    >>> import torch
+    >>> Adapter(64)(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 3, 64, 64])
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, 1 or 3, H, W] to [B, 3, size, size]."""
+        if x.shape[-1] != self.size or x.shape[-2] != self.size:
+            x = nn.functional.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+
+class Adapted(nn.Module):
+    """An adapter in front of a classifier; the classifier's parameters keep the name `net.…`."""
+
+    def __init__(self, adapter: nn.Module, net: nn.Module):
+        super().__init__()
+        self.adapter = adapter
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [B, C, H, W] to outputs [B, classes]."""
+        return self.net(self.adapter(x))
+
+
+def import_torchvision() -> object:
+    """Import torchvision.models; raises UserError with the remedy where its operators do not fit this torch."""
+    try:
+        import torchvision.models
+    except (ImportError, RuntimeError) as error:
+        raise UserError(VISION_REMEDY.format(error=str(error).splitlines()[0])) from error
+    return torchvision.models
+
+
+def vision_model(*, input_shape: Sequence[int], classes: int, arch: str = "resnet18", size: int | None = None):
+    """Build any classifier of torchvision's by name; its depth, width and activation are its own."""
+    models = import_torchvision()
+    names = models.list_models(module=models)  # type: ignore[attr-defined]
+    if arch not in names:
+        raise UserError(f"model.arch={arch!r} is not a classifier of torchvision's.{nearest(arch, names)}")
+    if len(input_shape) != 3 or input_shape[0] not in (1, 3):
+        raise UserError(
+            f"model=torchvision needs images with 1 or 3 channels and the data has shape {list(input_shape)}: "
+            "choose an image data set such as data=fashion_mini."
+        )
+    constructor = models.get_model_builder(arch)  # type: ignore[attr-defined]
+    accepted = inspect.signature(constructor).parameters
+    default = next((s for prefix, s in FIXED_SIZE.items() if arch.startswith(prefix)), 64)
+    options: dict[str, object] = {"weights": None, "num_classes": classes}
+    if arch.startswith(("googlenet", "inception")):
+        options |= {"aux_logits": False, "init_weights": False}
+    if size is not None and arch.startswith("vit") and "kwargs" in accepted:
+        options["image_size"] = size
+    return Adapted(Adapter(size or default), constructor(**options))
+
+
+def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
+    """Call the user's own builder `model.target=package.module:function`; it must return an nn.Module."""
+    if not target:
+        raise UserError("model=custom needs model.target=package.module:function, a callable that builds the module.")
+    builder = load_target(target)
+    accepted = inspect.signature(builder).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    module = builder(**{k: v for k, v in options.items() if takes_all or k in accepted})
+    if not isinstance(module, nn.Module):
+        raise UserError(f"model.target={target!r} returned {type(module).__name__}: it must return a torch.nn.Module.")
+    return module

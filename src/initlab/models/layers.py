@@ -1,0 +1,80 @@
+"""What the families are built from: what a model says of its weights, and a dropout whose masks are keyed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class WeightLayer:
+    """One weight layer as its model declares it: initialization, theory and diagnostics read these, in forward order.
+
+    `name` is the module that owns the weight; `role` what it is for (first, hidden, readout, branch_end, …);
+    `fed_by` what its input is: `data`, `activation`, `norm`, `residual` or `unknown`; `activation` the module
+    that turns its preactivation into its postactivation, `None` for a readout or a linear end of a branch;
+    `branch` the residual branch it stands in, counted from 1, 0 outside.
+
+    >>> WeightLayer("hidden.0", role="first", fed_by="data", activation="acts.0").role
+    'first'
+    """
+
+    name: str
+    role: str
+    fed_by: str
+    activation: str | None = None
+    branch: int = 0
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask comes from a generator that the trainer keys by (data.seed, step, layer).
+
+    x ↦ x · m / (1 − p), m ~ Bernoulli(1 − p) over one network's (batch, …) shape, so that every network of an
+    ensemble sees the same mask. Without a generator it falls back to torch's own dropout. Source: Srivastava et al.
+    2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
+
+    >>> Dropout(0.5).eval()(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop entries of `x` [batch, …] in training mode; the identity otherwise."""
+        if not self.training or self.p == 0:
+            return x
+        if self.generator is None:
+            return nn.functional.dropout(x, self.p)
+        return x * self.mask(x.shape, x)
+
+    def mask(self, shape: torch.Size, like: Tensor) -> Tensor:
+        """Draw the scaled mask on the CPU, so that it is the same on every device."""
+        keep = torch.rand(shape, generator=self.generator) >= self.p
+        return keep.to(like.device, like.dtype).div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        """Show `p`."""
+        return f"p={self.p}"
+
+
+class Multiplier(nn.Module):
+    """A branch multiplier α: x ↦ α · x, a number (not learned) as in ResNets with scaled branches.
+
+    >>> Multiplier(0.5)(torch.ones(2)).tolist()
+    [0.5, 0.5]
+    """
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the branch."""
+        return x if self.value == 1 else x * self.value
+
+    def extra_repr(self) -> str:
+        """Show α."""
+        return f"value={self.value}"

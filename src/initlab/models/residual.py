@@ -1,0 +1,217 @@
+"""Residual networks: `resmlp` (x + α f(x) over dense branches) and `resnet` (the CIFAR form)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from initlab.activations import Activation
+from initlab.errors import UserError
+from initlab.models.layers import Dropout, Multiplier, WeightLayer
+from initlab.models.plain import NORMS_1D, NORMS_2D, norm_of
+
+
+def branch_multiplier(value: float | str, blocks: int) -> float:
+    """Return α of x + α f(x): a number, or `inverse_sqrt_depth` (1/√L) and `inverse_depth` (1/L) over L blocks.
+
+    Source: Hanin & Rolnick 2018, "How to Start Training: The Effect of Initialization and Architecture".
+
+    >>> branch_multiplier("inverse_sqrt_depth", 16), branch_multiplier(1.0, 16)
+    (0.25, 1.0)
+    """
+    named = {"inverse_sqrt_depth": blocks**-0.5, "inverse_depth": 1 / blocks}
+    if isinstance(value, str) and value not in named:
+        raise UserError(f"model.branch={value!r} is unknown: give a number, or one of {', '.join(named)}.")
+    return named[value] if isinstance(value, str) else float(value)
+
+
+class DenseBlock(nn.Module):
+    """x + α · outer(φ(inner([norm](x))))."""
+
+    def __init__(self, width: int, act: Activation, norm: nn.Module | None, dropout: float, branch: float):
+        super().__init__()
+        self.norm = norm
+        self.inner = nn.Linear(width, width)
+        self.act = act.build()
+        self.dropout = Dropout(dropout) if dropout else None
+        self.outer = nn.Linear(width, width)
+        self.branch = Multiplier(branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the branch to the stream [B, width]."""
+        h = self.norm(x) if self.norm is not None else x
+        h = self.act(self.inner(h))
+        h = self.dropout(h) if self.dropout is not None else h
+        return x + self.branch(self.outer(h))
+
+
+class ResMLP(nn.Module):
+    """A linear stem, residual blocks, and a readout from the stream."""
+
+    def __init__(self, stem: nn.Module, blocks: Sequence[nn.Module], readout: nn.Module, norm: nn.Module | None):
+        super().__init__()
+        self.entry = nn.Flatten()
+        self.first = stem
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.readout = readout
+        fed = "norm" if norm is not None else "residual"
+        self.weight_layers = (
+            WeightLayer("first", "first", "data"),
+            *(
+                layer
+                for k in range(len(self.blocks))
+                for layer in (
+                    WeightLayer(f"blocks.{k}.inner", "hidden", fed, f"blocks.{k}.act", branch=k + 1),
+                    WeightLayer(f"blocks.{k}.outer", "branch_end", "activation", branch=k + 1),
+                )
+            ),
+            WeightLayer("readout", "readout", fed),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a batch [B, *input_shape] to outputs [B, classes]."""
+        x = self.first(self.entry(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.readout(self.norm(x) if self.norm is not None else x)
+
+
+def resmlp(
+    *,
+    depth: int,
+    width: int,
+    act: Activation,
+    input_shape: Sequence[int],
+    classes: int,
+    norm: str = "none",
+    dropout: float = 0.0,
+    branch: float | str = 1.0,
+) -> nn.Module:
+    """Build a residual MLP: `depth` blocks x + α W₂ φ(W₁ x), pre-norm where a norm is asked for."""
+    width = single_width(width, "resmlp")
+    inputs = 1
+    for extent in input_shape:
+        inputs *= extent
+    make_norm = norm_of(norm, NORMS_1D)
+    alpha = branch_multiplier(branch, depth)
+    blocks = [DenseBlock(width, act, make_norm(width) if make_norm else None, dropout, alpha) for _ in range(depth)]
+    return ResMLP(
+        nn.Linear(inputs, width), blocks, nn.Linear(width, classes), make_norm(width) if make_norm else None
+    )
+
+
+def single_width(width: int | Sequence[int], model: str) -> int:
+    """Return the one width that a residual stream has; raises UserError for a list."""
+    if not isinstance(width, int):
+        raise UserError(f"width={list(width)} is a list, and model={model} has one width all along: say width=64.")
+    return width
+
+
+class ConvBlock(nn.Module):
+    """φ(shortcut(x) + α · [norm](conv2(φ([norm](conv1(x))))))."""
+
+    def __init__(self, inputs: int, width: int, stride: int, act: Activation, norm: type | None, branch: float):
+        super().__init__()
+        bias = norm is None
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=bias)
+        self.norm1 = norm(width) if norm else None
+        self.act1 = act.build()
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=bias)
+        self.norm2 = norm(width) if norm else None
+        self.branch = Multiplier(branch)
+        self.shortcut = nn.Conv2d(inputs, width, 1, stride, bias=False) if stride != 1 or inputs != width else None
+        self.act2 = act.build()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the branch to the shortcut of the maps [B, C, H, W], then apply φ."""
+        h = self.conv1(x)
+        h = self.act1(self.norm1(h) if self.norm1 is not None else h)
+        h = self.conv2(h)
+        h = self.branch(self.norm2(h) if self.norm2 is not None else h)
+        return self.act2(h + (self.shortcut(x) if self.shortcut is not None else x))
+
+
+class ResNet(nn.Module):
+    """A convolutional stem, three stages of blocks, mean pooling, a dense readout."""
+
+    def __init__(
+        self,
+        first: nn.Module,
+        norm: nn.Module | None,
+        act: nn.Module,
+        stages: Sequence[Sequence[nn.Module]],
+        readout: nn.Module,
+    ):
+        super().__init__()
+        self.first = first
+        self.norm = norm
+        self.act = act
+        self.stages = nn.ModuleList(nn.ModuleList(stage) for stage in stages)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.readout = readout
+        blocks = [(s, k, block) for s, stage in enumerate(stages) for k, block in enumerate(stage)]
+        self.weight_layers = (
+            WeightLayer("first", "first", "data", "act"),
+            *(
+                layer
+                for number, (s, k, block) in enumerate(blocks, start=1)
+                for layer in conv_block_layers(f"stages.{s}.{k}", number, block)
+            ),
+            WeightLayer("readout", "readout", "activation"),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [B, C, H, W] to outputs [B, classes]."""
+        x = self.first(x)
+        x = self.act(self.norm(x) if self.norm is not None else x)
+        for stage in self.stages:
+            for block in stage:
+                x = block(x)
+        return self.readout(self.pool(x))
+
+
+def conv_block_layers(name: str, number: int, block: nn.Module) -> list[WeightLayer]:
+    """Declare the weights of one residual block in forward order."""
+    declared = [
+        WeightLayer(f"{name}.conv1", "hidden", "activation", f"{name}.act1", branch=number),
+        WeightLayer(f"{name}.conv2", "branch_end", "activation", f"{name}.act2", branch=number),
+    ]
+    if block.shortcut is not None:
+        declared.append(WeightLayer(f"{name}.shortcut", "shortcut", "activation"))
+    return declared
+
+
+def resnet(
+    *,
+    depth: int,
+    width: int,
+    act: Activation,
+    input_shape: Sequence[int],
+    classes: int,
+    norm: str = "batch",
+    branch: float | str = 1.0,
+) -> nn.Module:
+    """Build the CIFAR ResNet of He et al. 2015 ("Deep Residual Learning"): `depth` blocks in each of three stages."""
+    if len(input_shape) != 3:
+        raise UserError(
+            f"model=resnet needs images [channels, height, width] and the data has shape {list(input_shape)}: "
+            "choose model=resmlp, or an image data set such as data=fashion_mini."
+        )
+    width = single_width(width, "resnet")
+    make_norm = norm_of(norm, NORMS_2D)
+    alpha = branch_multiplier(branch, 3 * depth)
+    stages, inputs = [], width
+    for s in range(3):
+        outputs = width * 2**s
+        stage = []
+        for k in range(depth):
+            stage.append(ConvBlock(inputs, outputs, 2 if s and k == 0 else 1, act, make_norm, alpha))
+            inputs = outputs
+        stages.append(stage)
+    return ResNet(
+        nn.Conv2d(input_shape[0], width, 3, 1, 1, bias=make_norm is None),
+        make_norm(width) if make_norm else None,
+        act.build(),
+        stages,
+        nn.Linear(inputs, classes),
+    )

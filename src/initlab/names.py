@@ -1,0 +1,40 @@
+"""Other names in use for schemes and activations, free of torch so that the command line can rewrite them at once.
+
+Canonical names are recorded; an alias is accepted wherever a name is and never shows up in a result.
+"""
+
+INIT_ALIASES: dict[str, str] = {
+    "xavier": "glorot_uniform",
+    "xavier_uniform": "glorot_uniform",
+    "xavier_normal": "glorot_normal",
+    "glorot": "glorot_uniform",
+    "kaiming": "he_normal",
+    "kaiming_uniform": "he_uniform",
+    "kaiming_normal": "he_normal",
+    "he": "he_normal",
+    "lecun": "lecun_normal",
+    "default": "torch_default",
+    "pytorch_default": "torch_default",
+    "trunc_normal": "truncated_normal",
+    "eye": "identity",
+    "const": "constant",
+    "zero": "zeros",
+    "one": "ones",
+    "ZerO": "zero_hadamard",
+    "zero_init": "zero_hadamard",
+}
+
+ACT_ALIASES: dict[str, str] = {
+    "identity": "linear",
+    "leakyrelu": "leaky_relu",
+    "lrelu": "leaky_relu",
+    "swish": "silu",
+    "hard_swish": "hardswish",
+    "hard_tanh": "hardtanh",
+    "hard_sigmoid": "hardsigmoid",
+    "atan": "arctan",
+    "logistic": "sigmoid",
+    "sine": "sin",
+}
+
+ALIASES: dict[str, dict[str, str]] = {"init": INIT_ALIASES, "act": ACT_ALIASES}
