@@ -248,7 +248,7 @@ ACTIVATIONS: dict[str, Activation] = {record.name: record for record in (
                saturation=(-math.inf, 6.0), kinks=(0.0, 6.0)),
     Activation("elu", "x if x > 0 else alpha·(exp(x) − 1)", F.elu, nn.ELU, "Clevert et al. 2016, ELUs",
                {"alpha": 1.0}, kinks=(0.0,), saturation_of=_elu_interval),
-    Activation("celu", "x if x > 0 else alpha·(exp(x/alpha) − 1)", F.celu, nn.CELU, "Barron 2017, Continuously Differentiable ELUs",
+    Activation("celu", "x if x > 0 else alpha·(exp(x/alpha) − 1)", F.celu, nn.CELU, "Barron 2017, CELUs",
                {"alpha": 1.0}, kinks=(0.0,), saturation_of=_celu_interval),
     Activation("selu", "1.0507·(x if x > 0 else 1.6733·(exp(x) − 1))", F.selu, nn.SELU,
                "Klambauer et al. 2017, Self-Normalizing Neural Networks",

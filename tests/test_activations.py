@@ -1,0 +1,246 @@
+"""Every activation: its module, its derivative, its kinks and its saturation agree with φ, for the whole registry."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import erf
+from torch import nn
+
+from initlab.activations import (
+    ACT_ALIASES,
+    ACTIVATIONS,
+    SATURATION_SLOPE,
+    Activation,
+    Elementwise,
+    activation,
+    slope,
+)
+from initlab.errors import UserError
+from initlab.targets import load_target
+
+EVERY = pytest.mark.parametrize("record", ACTIVATIONS.values(), ids=lambda record: record.name)
+CLAMP = lambda x, low, high: np.where(x.real < low, low, np.where(x.real > high, high, x))  # noqa: E731
+
+# φ written again from its definition, for complex arguments: an imaginary step of 1e-100 gives φ′ to rounding.
+ORACLE = {
+    "linear": lambda x: x,
+    "relu": lambda x: np.where(x.real > 0, x, 0),
+    "leaky_relu": lambda x: np.where(x.real > 0, x, 0.01 * x),
+    "prelu": lambda x: np.where(x.real > 0, x, 0.25 * x),
+    "relu6": lambda x: CLAMP(x, 0, 6),
+    "elu": lambda x: np.where(x.real > 0, x, np.exp(x) - 1),
+    "celu": lambda x: np.where(x.real > 0, x, np.exp(x) - 1),
+    "selu": lambda x: 1.0507009873554805 * np.where(x.real > 0, x, 1.6732632423543772 * (np.exp(x) - 1)),
+    "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "mish": lambda x: x * np.tanh(np.log(1 + np.exp(x))),
+    "hardswish": lambda x: x * CLAMP(x + 3, 0, 6) / 6,
+    "tanh": np.tanh,
+    "hardtanh": lambda x: CLAMP(x, -1, 1),
+    "arctan": np.arctan,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "hardsigmoid": lambda x: CLAMP(x + 3, 0, 6) / 6,
+    "softplus": lambda x: np.log(1 + np.exp(x)),
+    "softsign": lambda x: np.where(x.real > 0, x / (1 + x), x / (1 - x)),
+    "sin": lambda x: np.sin(30 * x),
+    "erf": erf,
+}
+
+
+def derivatives(record: Activation, x: torch.Tensor, order: int) -> list[torch.Tensor]:
+    """φ, φ′, … φ^(order) at x by repeated backward passes."""
+    x = x.clone().requires_grad_()
+    values = [record(x)]
+    for _ in range(order):
+        if values[-1].requires_grad:
+            values += torch.autograd.grad(values[-1].sum(), x, create_graph=True, materialize_grads=True)
+        else:  # a derivative that is constant in x has left the graph
+            values.append(torch.zeros_like(x))
+    return [value.detach() for value in values]
+
+
+@EVERY
+def test_phi_and_its_slope_match_the_definition(record):
+    x = torch.linspace(-7.03, 7.01, 401, dtype=torch.float64)
+    phi, dphi = derivatives(record, x, 1)
+    truth = ORACLE[record.name](x.numpy() + 1e-100j)
+    torch.testing.assert_close(phi, torch.from_numpy(truth.real.copy()), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(dphi, torch.from_numpy(truth.imag * 1e100), rtol=1e-12, atol=1e-13)
+
+
+@EVERY
+def test_module_equals_phi(record):
+    x = torch.linspace(-60, 60, 2401, dtype=torch.float64)
+    module = record.build().double()
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), record(x), rtol=1e-15, atol=1e-15)
+    assert module is not record.build()
+    assert type(module).__module__.startswith("torch.nn") or isinstance(module, Elementwise)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_dtype_is_kept_and_gradients_are_finite(record, dtype):
+    x = torch.tensor([-1e4, -90.0, -6, -3, -1, -1e-30, 0, 1e-30, 1, 3, 6, 90, 1e4], dtype=dtype)
+    for value in derivatives(record, x, 1):
+        assert value.dtype == dtype
+        assert torch.isfinite(value).all()
+
+
+@EVERY
+def test_phi_jumps_at_its_kinks_and_nowhere_else(record):
+    step = 1e-3
+    x = torch.arange(-10, 10, step, dtype=torch.float64) + 0.37 * step
+    jumps = torch.zeros(len(x) - 1, dtype=torch.bool)
+    for value in derivatives(record, x, 2):
+        jumps |= value.diff().abs() > 0.1 * value.abs().max()
+    found = [x[i] for i in torch.nonzero(jumps).flatten()]
+    assert len(found) == len(record.kinks)
+    assert all(left < kink < left + step for left, kink in zip(found, record.kinks, strict=True))
+
+
+@EVERY
+def test_saturation_is_where_the_slope_is_small(record):
+    low, high = record.saturation or (-math.inf, math.inf)
+    x = torch.linspace(-20, 20, 40001, dtype=torch.float64)
+    slope_ = derivatives(record, x, 1)[1].abs()
+    outside = (x < low) | (x > high)
+    assert (slope_[outside] < SATURATION_SLOPE * slope_.max()).all()
+    # ELU with alpha below 0.05 is saturated from 0 on: just inside then lies right of the kink.
+    just_inside = torch.tensor([end for end in (low + 1e-9, high - 1e-9) if math.isfinite(end)], dtype=torch.float64)
+    assert (derivatives(record, just_inside, 1)[1].abs() >= SATURATION_SLOPE * slope_.max()).all()
+
+
+@EVERY
+@pytest.mark.parametrize("side", [-1, 1], ids=["left", "right"])
+def test_saturation_is_a_plateau_other_than_phi_of_zero(record, side):
+    far = record(side * torch.linspace(5e5, 1e6, 1001, dtype=torch.float64))
+    at_zero = record(torch.zeros(1, dtype=torch.float64))
+    plateau = bool(far.max() - far.min() < 1e-4)
+    end = (record.saturation or (-math.inf, math.inf))[(side + 1) // 2]
+    assert math.isfinite(end) == (plateau and bool((far[-1] - at_zero).abs() > 1e-3))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("elu", {"alpha": 3}),
+        ("elu", {"alpha": 0.5}),
+        ("elu", {"alpha": 0.01}),
+        ("celu", {"alpha": 2}),
+        ("softplus", {"beta": 4}),
+    ],
+)
+def test_saturation_follows_the_parameters(name, parameters):
+    test_saturation_is_where_the_slope_is_small(ACTIVATIONS[name].bind(**parameters))
+
+
+PARAMETERS = [(record.name, key) for record in ACTIVATIONS.values() for key in record.parameters]
+
+
+@pytest.mark.parametrize(("name", "key"), PARAMETERS)
+def test_a_bound_parameter_reaches_phi_and_module(name, key):
+    record = ACTIVATIONS[name]
+    other = record.bind(**{key: record.parameters[key] * 1.5})
+    x = torch.linspace(-3, 2, 50, dtype=torch.float64)
+    assert not torch.equal(other(x), record(x))
+    with torch.no_grad():
+        torch.testing.assert_close(other.build().double()(x), other(x), rtol=1e-15, atol=1e-15)
+    assert record.parameters[key] == ACTIVATIONS[name].parameters[key]
+    assert hash(other) != hash(record)
+
+
+@EVERY
+def test_records_are_complete_and_found_by_name(record):
+    assert activation(record.name) is record
+    assert record.reference
+    assert record.formula
+    assert hash(record) == hash(activation((record.name, {})))
+
+
+@pytest.mark.parametrize("alias", ACT_ALIASES)
+def test_aliases_lead_to_records(alias):
+    assert activation(alias) is ACTIVATIONS[ACT_ALIASES[alias]]
+    assert alias not in ACTIVATIONS
+
+
+def tempered(x, temperature=2.0):
+    return torch.tanh(x / temperature)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (torch.tanh, math.tanh(1)),
+        (nn.Tanh, math.tanh(1)),
+        (nn.LeakyReLU(0.5), 1),
+        (tempered, math.tanh(0.5)),
+        ((tempered, {"temperature": 4}), math.tanh(0.25)),
+        (("custom", {"target": "torch:sin"}), math.sin(1)),
+    ],
+)
+def test_callables_and_targets_are_activations(spec, expected):
+    record = activation(spec)
+    x = torch.ones(1, dtype=torch.float64)
+    assert record(x).item() == pytest.approx(expected, rel=1e-15)
+    assert record.build()(x).item() == pytest.approx(expected, rel=1e-15)
+    assert record.saturation is None
+    assert activation(record) is record
+
+
+@pytest.mark.parametrize(
+    ("spec", "a"), [("leaky_relu", 0.01), ("prelu", 0.25), (("leaky_relu", {"negative_slope": 0.2}), 0.2)]
+)
+def test_slope_of_leaky_activations(spec, a):
+    assert slope(spec) == a
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"leaky_relu", "prelu"}))
+def test_slope_of_the_others_is_zero(name):
+    assert slope(name) == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("rleu", ["act=rleu", "'relu'"]),
+        (("leaky_relu", {"negative_slop": 1}), ["act.negative_slop", "Did you mean 'negative_slope'"]),
+        (("tanh", {"alpha": 1}), ["act=tanh", "no parameters"]),
+        (("elu", {"alpha": "x"}), ["act.alpha=x", "number", "1.0"]),
+        (("elu", {"alpha": -1}), ["act.alpha=-1", "positive"]),
+        (("sin", {"omega": math.inf}), ["act.omega=inf", "finite"]),
+        (("custom", {"target": None}), ["act.target", "package.module:function"]),
+        (3, ["act=3"]),
+    ],
+)
+def test_errors_name_key_value_and_remedy(spec, words):
+    with pytest.raises(UserError) as caught:
+        activation(spec)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_target_lies_in_the_current_directory(tmp_path, monkeypatch):
+    (tmp_path / "initlab_test_mine.py").write_text("def cube(x):\n    return x**3\n")
+    monkeypatch.chdir(tmp_path)
+    record = activation(("custom", {"target": "initlab_test_mine:cube"}))
+    assert record(torch.tensor(2.0)).item() == 8
+    assert record.name == "cube"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("math", ["act.target=math", "package.module:function"]),
+        ("math:", ["act.target=math:"]),
+        ("initlab_no_such_module:f", ["cannot import module 'initlab_no_such_module'", "current directory"]),
+        ("math:hypo", ["has no 'hypo'", "'hypot'"]),
+    ],
+)
+def test_targets_that_name_nothing(target, words):
+    with pytest.raises(UserError) as caught:
+        load_target(target, "act.target")
+    assert all(word in str(caught.value) for word in words), str(caught.value)
