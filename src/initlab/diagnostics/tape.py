@@ -1,0 +1,183 @@
+"""A tape listens to one forward and backward pass and keeps numbers, not tensors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from initlab.diagnostics.stats import STATS, saturated_fraction
+from initlab.histograms import Histogram, histograms
+from initlab.models import WeightLayer
+
+Row = tuple[int, str, int, str, float, str]  # step, layer, index, stat, value, source
+HistogramKey = tuple[str, int, str]  # kind, index, layer
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where one layer is listened to: its preactivation is the input of `activation`, or the output of `name`."""
+
+    index: int
+    layer: WeightLayer
+    module: nn.Module
+    weight: str
+
+
+def taps(module: nn.Module) -> list[Tap]:
+    """List the layers to listen to: those a model declares, else every module that owns a weight of two or more axes.
+
+    >>> from initlab.models import build
+    >>> [tap.weight for tap in taps(build("mlp", depth=1, width=4, act="tanh", input_shape=(3,), classes=2))]
+    ['hidden.0.weight', 'readout.weight']
+    """
+    modules = dict(module.named_modules())
+    declared = getattr(module, "weight_layers", None)
+    if declared is None:
+        declared = [
+            WeightLayer(name, "unknown", "unknown")
+            for name, m in modules.items()
+            if isinstance(getattr(m, "weight", None), Tensor) and m.weight.dim() >= 2
+        ]
+    return [Tap(i, layer, modules[layer.name], f"{layer.name}.weight") for i, layer in enumerate(declared, start=1)]
+
+
+class Tape:
+    """Record statistics and histograms of every layer of a part during one step; hooks leave with the `with` block.
+
+    Arguments: `part` (module, by_member, stacked), `interval` outside which the activation is saturated (None: not
+    counted), `step` to write into the rows, `histogram` whether to bin.
+    """
+
+    def __init__(self, part: Any, *, step: int, interval: tuple[float, float] | None, histogram: bool = True):
+        self.part = part
+        self.step = step
+        self.interval = interval
+        self.histogram = histogram
+        members = len(part.members)
+        self.rows: list[list[Row]] = [[] for _ in range(members)]
+        self.histograms: list[dict[HistogramKey, Histogram]] = [{} for _ in range(members)]
+        self.taps = taps(part.module)
+        self.handles: list[Any] = []
+        self.weights_before: dict[str, Tensor] = {}
+
+    def __enter__(self) -> "Tape":
+        modules = dict(self.part.module.named_modules())
+        for tap in self.taps:
+            if tap.layer.activation is None:
+                self.handles.append(tap.module.register_forward_hook(self._on_output(tap)))
+            else:
+                activation = modules[tap.layer.activation]
+                self.handles.append(activation.register_forward_pre_hook(self._on_input(tap)))
+                self.handles.append(activation.register_forward_hook(self._on_activation(tap)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+    def _on_input(self, tap: Tap) -> Callable:
+        return lambda module, args: self._preactivation(tap, args[0])
+
+    def _on_output(self, tap: Tap) -> Callable:
+        return lambda module, args, output: self._preactivation(tap, output)
+
+    def _on_activation(self, tap: Tap) -> Callable:
+        return lambda module, args, output: self._measure(tap, "postactivation", output)
+
+    def _preactivation(self, tap: Tap, tensor: Tensor) -> None:
+        self._measure(tap, "preactivation", tensor)
+        if tensor.requires_grad:
+            # A tensor hook, not retain_grad: it sees the gradient even when the activation works in place.
+            self.handles.append(tensor.register_hook(lambda grad: self._measure(tap, "delta", grad)))
+
+    def _measure(self, tap: Tap, kind: str, tensor: Tensor) -> None:
+        x = units_last(self.part.by_member(tensor.detach()), tap)
+        self._write(tap, kind, x)
+        if kind == "preactivation" and self.interval is not None and tap.layer.activation is not None:
+            self._add(tap, "saturated_fraction", saturated_fraction(x, self.interval))
+
+    def _write(self, tap: Tap, kind: str, x: Tensor) -> None:
+        for stat in STATS.values():
+            if stat.of == kind:
+                self._add(tap, stat.name, stat.measure(x))
+        if self.histogram and kind != "delta":
+            for member, counted in enumerate(histograms(x.cpu().numpy())):
+                self.histograms[member][kind, tap.index, tap.layer.name] = counted
+
+    def _add(self, tap: Tap, stat: str, values: Tensor) -> None:
+        for member, value in enumerate(values.tolist()):
+            self.rows[member].append((self.step, tap.layer.name, tap.index, stat, value, "measured"))
+
+    def gradients(self, named: dict[str, Tensor]) -> None:
+        """Measure weights and their gradients, given by parameter name, before the update."""
+        parameters = dict(zip(self.part.names, self.part.parameters, strict=True))
+        for tap in self.taps:
+            if tap.weight in named:
+                self._write(tap, "weight", self._stacked(parameters[tap.weight]).double())
+                self._write(tap, "gradient", self._stacked(named[tap.weight]).double())
+
+    def before_update(self) -> None:
+        """Remember the weights, to know how far the update moves them."""
+        parameters = dict(zip(self.part.names, self.part.parameters, strict=True))
+        self.weights_before = {t.weight: parameters[t.weight].detach().clone() for t in self.taps if t.weight in parameters}
+
+    def after_update(self) -> None:
+        """Measure the update: ‖ΔW‖ / ‖W‖."""
+        parameters = dict(zip(self.part.names, self.part.parameters, strict=True))
+        for tap in self.taps:
+            if tap.weight in self.weights_before:
+                before = self._stacked(self.weights_before[tap.weight]).double().flatten(1)
+                moved = self._stacked(parameters[tap.weight]).double().flatten(1) - before
+                self._add(tap, "update_ratio", moved.norm(dim=1) / before.norm(dim=1))
+
+    def _stacked(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
+        return tensor if self.part.stacked else tensor.unsqueeze(0)
+
+
+def units_last(x: Tensor, tap: Tap) -> Tensor:
+    """View [N, B, …] as float64 [N, samples, units]: channels of a map are units, its positions samples."""
+    x = x.double()
+    if x.dim() > 3 and isinstance(tap.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        x = x.movedim(2, -1)
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def first_bad_layer(part: Any, position: int, run: Callable[[], Tensor]) -> str:
+    """Run the forward pass again and name the first layer with a non-finite preactivation in member `position`.
+
+    Returns `loss` when every layer is finite and only the loss is not.
+    """
+    bad: list[str] = []
+    with torch.no_grad():
+        probe = FiniteProbe(part, position, bad)
+        with probe:
+            run()
+    return bad[0] if bad else "loss"
+
+
+class FiniteProbe:
+    """Hooks that note, in forward order, the layers whose output is not finite in one member."""
+
+    def __init__(self, part: Any, position: int, bad: list[str]):
+        self.part, self.position, self.bad = part, position, bad
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> "FiniteProbe":
+        for tap in taps(self.part.module):
+            self.handles.append(tap.module.register_forward_hook(self._hook(tap)))
+        return self
+
+    def _hook(self, tap: Tap) -> Callable:
+        def note(module: nn.Module, args: Sequence[Any], output: Tensor) -> None:
+            if not torch.isfinite(self.part.by_member(output)[self.position]).all():
+                self.bad.append(tap.layer.name)
+
+        return note
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
