@@ -1,0 +1,89 @@
+"""What the loop is asked to do and what it yields: records, no behaviour."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from initlab.diagnostics import HistogramKey, Row
+from initlab.histograms import Histogram
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all members of an ensemble share: data order, length, optimizer, and when to look.
+
+    `hyper` holds one mapping per member (lr, weight_decay, clip_norm and the optimizer's own); what is not a rate,
+    a decay or a clip norm must be the same for all. `records` are the steps whose layers are measured.
+    """
+
+    steps: int
+    batch_size: int
+    optimizer: str
+    hyper: tuple[Mapping[str, Any], ...]
+    data_seed: int = 0
+    schedule: str = "constant"
+    warmup: int = 0
+    log_every: int = 1
+    eval_every: int = 0  # 0: at the start and the end only
+    records: tuple[int, ...] = ()
+    target_loss: float | None = None
+    autocast: bool = False
+    saturation: tuple[float, float] | None = None
+
+    def evaluates(self, step: int) -> bool:
+        """Is the network evaluated before update `step`?"""
+        return step in (0, self.steps) or (self.eval_every > 0 and step % self.eval_every == 0)
+
+
+@dataclass
+class State:
+    """Where training stands, apart from the weights themselves: enough to go on exactly as if never stopped."""
+
+    step: int = 0
+    slots: list[dict[str, list[Tensor]]] = field(default_factory=list)  # one per part
+    stopped: dict[int, "Stopped"] = field(default_factory=dict)  # by member
+    recent: dict[int, list[float]] = field(default_factory=dict)  # last losses, where a target is set
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Rows of scalars: `steps[k]` was taken with the weights after that many updates; values are [rows][member]."""
+
+    steps: list[int]
+    loss: list[list[float]]
+    accuracy: list[list[float]] | None
+    grad_norm: list[list[float]]
+    lr: list[list[float]]
+    members: list[list[int]]  # which members each row is about
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and accuracy on whole splits, before update `step`: name -> member -> value."""
+
+    step: int
+    values: dict[str, dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Layer rows and histograms of one recorded step, by member."""
+
+    step: int
+    rows: dict[int, list[Row]]
+    histograms: dict[int, dict[HistogramKey, Histogram]]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A member that ended before the others: `diverged` at a step and layer, or at its `target` loss."""
+
+    member: int
+    step: int
+    reason: str
+    layer: str | None = None
+
+
+Event = Steps | Evaluation | Snapshot | Stopped
