@@ -1,0 +1,26 @@
+"""The run directory: its writer and its reader, so that the format is known once."""
+
+# writing a run
+# facts and tables
+from initlab.records.environment import environment
+
+# TensorBoard alone (the run of a whole sweep)
+from initlab.records.events import EventFile
+
+# reading runs
+from initlab.records.reader import load, load_histograms, load_layers, load_metrics, run_directories
+from initlab.records.tables import flatten, write_sweep
+from initlab.records.writer import RunWriter
+
+__all__ = [
+    "EventFile",
+    "RunWriter",
+    "environment",
+    "flatten",
+    "load",
+    "load_histograms",
+    "load_layers",
+    "load_metrics",
+    "run_directories",
+    "write_sweep",
+]

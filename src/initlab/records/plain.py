@@ -1,0 +1,94 @@
+"""Configurations and summaries as text: plain values only, and numbers that JSON does not know spelled out."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import yaml
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def plain(value: Any) -> Any:
+    """Return nothing but dicts, lists, str, int, float, bool and None.
+
+    >>> plain({"lr": np.float32(0.5), "width": (128, 64)})
+    {'lr': 0.5, 'width': [128, 64]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(member) for member in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain(value.tolist())
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    return str(value)
+
+
+def to_yaml(value: Mapping[str, Any]) -> bytes:
+    """Return YAML with the keys in their order."""
+    text: str = yaml.dump(plain(value), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    return text.encode()
+
+
+def from_yaml(data: bytes) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ValueError: it is no YAML, or no mapping.
+    """
+    try:
+        value = yaml.load(data, _LOADER)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    if not isinstance(value, dict):
+        raise ValueError("it holds no keys")
+    return value
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """Return valid JSON: non-finite numbers become the texts "NaN", "Infinity" and "-Infinity".
+
+    >>> to_json({"loss": float("inf")})
+    b'{\\n "loss": "Infinity"\\n}'
+    """
+    return json.dumps(_spell(plain(value)), indent=1, allow_nan=False, ensure_ascii=False).encode()
+
+
+def from_json(data: bytes) -> dict[str, Any]:
+    """Read what `to_json` wrote, those three texts as the numbers they stand for.
+
+    Raises:
+        ValueError: it is no JSON, or no mapping.
+
+    >>> from_json(to_json({"loss": float("inf")}))
+    {'loss': inf}
+    """
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError("it holds no keys")
+    restored: dict[str, Any] = _restore(value)
+    return restored
+
+
+def _spell(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _spell(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_spell(member) for member in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _restore(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _restore(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_restore(member) for member in value]
+    return _SPELLED.get(value, value) if isinstance(value, str) else value

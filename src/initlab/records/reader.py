@@ -1,0 +1,215 @@
+"""The reader of run directories: whatever was written, also halfway, comes back as a row or as the reason why not."""
+
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from initlab.errors import UserError
+from initlab.histograms import BUCKETS
+from initlab.records.plain import from_json, from_yaml
+from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, OPTIONS, flatten, rearm
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FINAL = ("loss", "accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+KEYS = ("init", "act", "model", "depth", "seed", "optim.lr")
+
+_RESULTS = ("status", "problem", *FINAL, "seconds", "steps", "first_bad_step", "first_bad_layer", "hash")
+_NUMBERS = (*FINAL, "seconds", "steps", "first_bad_step")
+_TEXTS = {"layer", "stat", "source", "kind", "counts"}
+
+Paths = str | Path | Iterable[str | Path]
+
+
+def load(paths: Paths) -> "pd.DataFrame":
+    """Return one row per run below `paths`, damaged and unfinished ones included.
+
+    Columns: the options `init`, `act`, `model`, `data`, `optim`; every other configuration key, dotted, as it is typed;
+    `status` (`unfinished` without a summary, `damaged` when nothing can be read), `problem` (why, else empty), the
+    final metrics, `seconds`, `steps`, `first_bad_step`, `first_bad_layer`, `hash`, whatever else the summary names,
+    and `path`. A directory with `config.yaml` or `summary.json` is a run.
+
+    Raises:
+        UserError: a path does not exist.
+
+    >>> load([]).columns[:3].tolist()
+    ['init', 'act', 'model']
+    """
+    import pandas as pd
+
+    found = [_run(directory) for directory in run_directories(paths)]
+    configs = list(dict.fromkeys([*OPTIONS, *(key for config, _ in found for key in config)]))
+    results = list(dict.fromkeys([*_RESULTS, *(key for _, result in found for key in result if key != "path"), "path"]))
+    configs = [key for key in configs if key not in results]
+    frame = pd.DataFrame(
+        {
+            **{key: [config.get(key) for config, _ in found] for key in configs},
+            **{key: [result.get(key) for _, result in found] for key in results},
+        }
+    )
+    for name in _NUMBERS:
+        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
+    for name in ("steps", "first_bad_step"):
+        frame[name] = frame[name].astype("Int64")
+    return frame
+
+
+def load_metrics(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd.DataFrame":
+    """Return the metrics of all runs, one row per run and step: `path`, the run's `keys`, `step`, loss, accuracy, …
+
+    A blank (not evaluated) and a NaN (diverged) are both NaN here; infinities stay. Arguments as `load_layers`.
+    """
+    frame = _tables(runs, "metrics.csv", ("step", *METRICS), keys)
+    if frame.duplicated(["path", "step"]).any():
+        frame = frame.groupby(["path", "step"], sort=False, as_index=False, dropna=False).first()
+    return frame
+
+
+def load_layers(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd.DataFrame":
+    """Return the layer rows of all runs: `path`, the run's `keys`, then step, layer, index, stat, value, source.
+
+    Args:
+        runs: paths as `load` takes them, or a frame of `load` (all of it or some rows).
+        keys: columns of `load` to repeat on every row; those that no run has are left out.
+    """
+    return _tables(runs, "layers.csv", LAYERS, keys)
+
+
+def load_histograms(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd.DataFrame":
+    """Return the histograms of all runs: `path`, the run's `keys`, step, layer, index, kind, low, high, …, `counts`.
+
+    `counts` is an int64 array [64] per row. Arguments as `load_layers`.
+    """
+    import pandas as pd
+
+    frame = _tables(runs, "histograms.csv", HISTOGRAMS, keys)
+    counts = [np.array(text.split(), dtype=np.int64) if text else np.zeros(0, np.int64) for text in frame["counts"]]
+    frame["counts"] = pd.Series(counts, dtype=object)
+    return frame[[len(row) == BUCKETS for row in counts]].reset_index(drop=True)
+
+
+def run_directories(paths: Paths) -> list[Path]:
+    """Return every run directory at or below `paths`, sorted; hidden directories (`.hydra`) are none.
+
+    Raises:
+        UserError: a path does not exist.
+    """
+    roots = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+    found: dict[Path, None] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"There is no directory {root}: give a run, a sweep, or a directory that holds some.")
+        for folder, children, files in os.walk(root):
+            if "config.yaml" in files or "summary.json" in files:
+                found[Path(folder)] = None
+                children.clear()
+            else:
+                children[:] = [child for child in children if not child.startswith(".")]
+    return sorted(found)
+
+
+def _run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the flat configuration and the result of one run; damage becomes its `problem`."""
+    result: dict[str, Any] = {"status": "unfinished", "problem": "", "path": str(directory)}
+    config: Any = None
+    try:
+        summary = from_json((directory / "summary.json").read_bytes())
+        config = summary.pop("config", None)
+        result |= {key: value for key, value in summary.items() if not isinstance(value, (dict, list))}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        result |= {"status": "damaged", "problem": f"summary.json cannot be read ({_first_line(error)})"}
+    if not isinstance(config, dict):
+        try:
+            config = from_yaml((directory / "config.yaml").read_bytes())
+        except (OSError, ValueError) as error:
+            config = {}
+            result |= {"status": "damaged", "problem": f"config.yaml cannot be read ({_first_line(error)})"}
+    result["problem"] = result["problem"] or _torn(directory, result["status"])
+    return {key: _cell(value) for key, value in flatten(config).items()}, result
+
+
+def _torn(directory: Path, status: str) -> str:
+    """Return what is wrong with the tables of a finished run, as far as their last bytes tell."""
+    for name in ("metrics.csv", "layers.csv", "histograms.csv"):
+        try:
+            with open(directory / name, "rb") as file:
+                file.seek(0, os.SEEK_END)
+                if file.tell() == 0:
+                    return f"{name} is empty"
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    return f"{name} ends in the middle of a line"
+        except FileNotFoundError:
+            if name == "metrics.csv" and status in {"completed", "diverged"}:
+                return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read ({_first_line(error)})"
+    return ""
+
+
+def _tables(runs: "Paths | pd.DataFrame", name: str, columns: Sequence[str], keys: Sequence[str]) -> "pd.DataFrame":
+    """Return one table of all runs under each other, with the run's keys before its columns."""
+    import pandas as pd
+
+    table = runs if isinstance(runs, pd.DataFrame) else load(runs)
+    parts = [_table(Path(path) / name, columns) for path in table["path"]]
+    lengths = [len(part) for part in parts]
+    keys = ["path", *(key for key in keys if key in table.columns and key not in columns)]
+    repeated = {key: np.repeat(table[key].to_numpy(), lengths) for key in keys}
+    frame = pd.concat([pd.DataFrame(columns=list(columns)).astype(_types(columns)), *parts], ignore_index=True)
+    return pd.concat([pd.DataFrame(repeated, columns=keys), frame], axis=1)
+
+
+def _table(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
+    """Return the whole lines of one CSV file; a torn last line and lines that are not of this table are dropped."""
+    import pandas as pd
+
+    try:
+        data = path.read_bytes()
+    except OSError:
+        data = b""
+    data = data[: data.rfind(b"\n") + 1]
+    try:
+        frame = pd.read_csv(io.BytesIO(data), usecols=list(columns), dtype=_types(columns), keep_default_na=True)
+    except ValueError:
+        frame = _salvage(data, columns)
+    for column in _TEXTS & {"layer", "stat", "source", "kind"} & set(columns):
+        frame[column] = frame[column].map(lambda text: rearm(text) if isinstance(text, str) else "")
+    return frame[list(columns)]
+
+
+def _salvage(data: bytes, columns: Sequence[str]) -> "pd.DataFrame":
+    """Read what can be read of a damaged table, line by line."""
+    import csv
+
+    import pandas as pd
+
+    lines = csv.reader(io.StringIO(data.decode(errors="replace").replace("\0", ""), newline=""))
+    rows = [row for row in lines if len(row) == len(columns) and tuple(row) != tuple(columns)]
+    frame = pd.DataFrame(rows, columns=list(columns), dtype="str")
+    for name in columns:
+        if name not in _TEXTS:
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    whole = [name for name, kind in _types(columns).items() if kind == "int64"]
+    return frame.dropna(subset=whole).astype(_types(columns)).reset_index(drop=True)
+
+
+def _types(columns: Sequence[str]) -> dict[str, str]:
+    whole = {"step", "index", "num", "nonfinite"}
+    return {name: "str" if name in _TEXTS else "int64" if name in whole else "float64" for name in columns}
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

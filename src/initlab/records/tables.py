@@ -1,0 +1,84 @@
+"""The columns of a run's CSV files and how a cell is written: text can never start a formula, numbers stay numbers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from initlab.records.files import replace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METRICS = ("loss", "accuracy", "lr", "grad_norm", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+LAYERS = ("step", "layer", "index", "stat", "value", "source")
+HISTOGRAMS = ("step", "layer", "index", "kind", "low", "high", "num", "nonfinite", "sum", "sum_squares", "counts")
+OPTIONS = ("init", "act", "model", "data", "optim")
+
+# A spreadsheet runs a cell that starts with one of these; the apostrophe that disarms them must disarm itself.
+_ARMED = ("=", "+", "-", "@", "\t", "\r", "'")
+
+
+def disarm(text: str) -> str:
+    """Return a cell that a spreadsheet shows as text; numbers are left alone.
+
+    >>> [disarm(text) for text in ("=1+1", "-0.5", "he_normal", "@name")]
+    ["'=1+1", '-0.5', 'he_normal', "'@name"]
+    """
+    if not text.startswith(_ARMED):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return "'" + text
+    return text
+
+
+def rearm(text: str) -> str:
+    """Undo `disarm`.
+
+    >>> [rearm(disarm(text)) for text in ("=1+1", "'quoted'", "-0.5")]
+    ['=1+1', "'quoted'", '-0.5']
+    """
+    return text[1:] if text.startswith("'") else text
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `{dotted key: value}` with the five options under their own names, as they are typed.
+
+    >>> flatten({"init": {"name": "zeros", "gain": 1.0}, "depth": 3})
+    {'init': 'zeros', 'init.gain': 1.0, 'depth': 3}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif key == "name" and prefix[:-1] in OPTIONS:
+            flat[prefix[:-1]] = value
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def write_table(path: Path, frame: "pd.DataFrame") -> None:
+    """Write a frame as CSV, whole or not at all, without its row labels."""
+    text = frame.copy(deep=False)
+    for position, dtype in enumerate(frame.dtypes):
+        if dtype.kind not in "biufc":
+            column = frame.iloc[:, position]
+            text.isetitem(position, [_cell(value) for value in column.astype(object).where(column.notna(), "")])
+    replace(path, text.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _cell(value: object) -> object:
+    return value if isinstance(value, (bool, int, float)) else disarm(str(value))
+
+
+def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
+    """Write `sweep.csv`, one row per run as `load` gives them, whole or not at all, and return its path.
+
+    Raises:
+        UserError: the directory cannot be written or its disk is full.
+    """
+    path = Path(directory) / "sweep.csv"
+    write_table(path, frame)
+    return path

@@ -1,0 +1,97 @@
+"""What TensorBoard shows of a run: which tags, groups and charts. The CSV files are the record, this is a view."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from initlab.histograms import Histogram
+from initlab.records.events import EventFile
+from initlab.records.plain import plain
+from initlab.records.tables import flatten
+
+Row = tuple[int, str, int, str, float, str]
+
+# Cards of one group stand together; curves of one card are runs.
+TAGS = {
+    "loss": "loss/train",
+    "val_loss": "loss/val",
+    "test_loss": "loss/test",
+    "accuracy": "accuracy/train",
+    "val_accuracy": "accuracy/val",
+    "test_accuracy": "accuracy/test",
+    "lr": "optim/lr",
+    "grad_norm": "optim/grad_norm",
+}
+_FINAL = {TAGS[name]: name for name in ("loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy")}
+
+
+class View:
+    """The event file of one run, in the words of `RunWriter`."""
+
+    def __init__(self, path: Path) -> None:
+        self._events = EventFile(path)
+        self._stats: set[str] = set()
+
+    def begin(self, config: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
+        """Open the HParams session and show the configuration as a table."""
+        shown = {name: value for name, value in plain(hparams).items() if value is not None}
+        shown = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in shown.items()}
+        self._events.hparams(shown, _FINAL)
+        rows = [f"| {key} | {_markdown(value)} |" for key, value in flatten(config).items()]
+        self._events.text("config", "\n".join(["| key | value |", "|---|---|", *rows]))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Show the metrics of one step."""
+        self._events.scalars(step, {TAGS[name]: value for name, value in values.items()})
+
+    def scalars_block(self, steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
+        """Show the metrics of many steps."""
+        self._events.scalars_block(steps, {TAGS[name]: column for name, column in columns.items()})
+
+    def layers(self, rows: Iterable[Row]) -> None:
+        """Draw each measured statistic over the steps; at step 0 also over the layers, beside its forecast."""
+        by_step: dict[int, dict[str, float]] = {}
+        by_layer: dict[int, dict[str, float]] = {}
+        stats = set(self._stats)
+        for step, layer, index, stat, value, source in rows:
+            stats.add(stat)
+            if source == "measured":
+                by_step.setdefault(step, {})[f"{stat}/{_place(index, layer)}"] = value
+            if step == 0:
+                by_layer.setdefault(index, {})[f"profile/{stat} {source}"] = value
+        for step, values in by_step.items():
+            self._events.scalars(step, values)
+        for index in sorted(by_layer):
+            self._events.scalars(index, by_layer[index])
+        if stats != self._stats:
+            self._stats = stats
+            self._events.layout(_layout(sorted(stats)))
+
+    def histograms(self, step: int, records: Mapping[tuple[str, int, str], Histogram]) -> None:
+        """Show histograms, grouped by tensor kind."""
+        tags = {f"{kind}/{_place(index, layer)}": record for (kind, index, layer), record in records.items()}
+        self._events.histograms(step, tags)
+
+    def end(self, success: bool) -> None:
+        """Close the HParams session."""
+        self._events.end_session(success)
+
+    def flush(self) -> None:
+        """Append what waits and close the file."""
+        self._events.flush()
+
+
+def _layout(stats: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    return {
+        "training": {name: [f"{name}/(train|val|test)$"] for name in ("loss", "accuracy")},
+        "step 0, layer by layer (the axis counts layers)": {s: [f"profile/{s} (measured|predicted)$"] for s in stats},
+        "all layers over the steps": {s: [f"{s}/"] for s in stats},
+    }
+
+
+def _place(index: int, layer: str) -> str:
+    return f"{index:02d}-{layer}"
+
+
+def _markdown(value: Any) -> str:
+    return str(value).replace("|", "\\|")

@@ -1,0 +1,219 @@
+"""The writer of a run directory: the CSV files are the record, TensorBoard is the view, `summary.json` comes last."""
+
+import csv
+import io
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from initlab.histograms import Histogram
+from initlab.records.environment import environment
+from initlab.records.files import append, cut, door, replace
+from initlab.records.plain import from_yaml, plain, to_json, to_yaml
+from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, disarm, write_table
+from initlab.records.view import Row, View
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EVENTS = "events.out.tfevents.initlab"
+_TABLES = {"metrics.csv": ("step", *METRICS), "layers.csv": LAYERS, "histograms.csv": HISTOGRAMS}
+_APPENDED = (*_TABLES, "run.log", EVENTS)
+
+
+class RunWriter:
+    """Everything one run leaves behind, appended in small pieces to files that are closed again at once.
+
+    Rows wait in memory until `flush`, or until `flush_seconds` have passed when the next ones come. NaN and infinities
+    are values like any other.
+
+    Args:
+        directory: the run's own directory; made if need be. What an earlier attempt left in it is removed.
+        config: the resolved configuration as nested dictionaries; written first, as `config.yaml`.
+        hparams: the few names that TensorBoard's HParams page compares (init, act, depth, seed, lr).
+        tensorboard: whether to write an event file beside the CSV files.
+        flush_seconds: how long rows may wait.
+
+    Raises:
+        UserError: the directory cannot be written or its disk is full (so do all methods that write).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = RunWriter(Path(folder) / "a", {"init": {"name": "zeros"}, "depth": 3}, hparams={"depth": 3})
+    ...     run.scalars(0, {"loss": 2.3})
+    ...     run.finish("completed", loss=2.3)
+    ...     print((Path(folder) / "a" / "metrics.csv").read_text().splitlines()[1])
+    0,2.3,,,,,,,
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        config: Mapping[str, Any],
+        *,
+        hparams: Mapping[str, Any] | None = None,
+        tensorboard: bool = True,
+        flush_seconds: float = 2.0,
+    ) -> None:
+        path = Path(directory)
+        settled = plain(config)
+        with door(path):
+            path.mkdir(parents=True, exist_ok=True)
+            for name in ("summary.json", "parameters.csv", *_APPENDED):
+                (path / name).unlink(missing_ok=True)
+        replace(path / "config.yaml", to_yaml(settled))
+        self._begin(path, settled, tensorboard, flush_seconds)
+        if self._view:
+            self._view.begin(settled, hparams or {})
+        self.flush()
+
+    def _begin(self, directory: Path, config: dict[str, Any] | None, tensorboard: bool, flush_seconds: float) -> None:
+        self.directory = directory
+        self._config = config
+        self._pending: dict[str, list[str]] = {}
+        self._row: tuple[int, dict[str, Any]] | None = None
+        self._flush_seconds = flush_seconds
+        self._due = time.monotonic() + flush_seconds
+        self._view = View(directory / EVENTS) if tensorboard else None
+
+    @classmethod
+    def resume(cls, directory: Path | str, position: Mapping[str, int], *, flush_seconds: float = 2.0) -> "RunWriter":
+        """Go on where `position` was taken: every file is cut back to it, what came later is gone.
+
+        Raises:
+            UserError: a file is shorter than its position, so something that should be kept is lost.
+        """
+        path = Path(directory)
+        for name in _APPENDED:
+            cut(path / name, position.get(name, 0))
+        with door(path):
+            (path / "summary.json").unlink(missing_ok=True)
+        run = cls.__new__(cls)
+        run._begin(path, None, EVENTS in position, flush_seconds)
+        return run
+
+    def position(self) -> dict[str, int]:
+        """Flush, and return the size of every file: what a checkpoint keeps for `resume`."""
+        self.flush()
+        paths = {name: self.directory / name for name in _APPENDED}
+        return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
+
+    def parameters(self, frame: "pd.DataFrame") -> None:
+        """Write `parameters.csv`, one row per parameter as `initialize_` returns them."""
+        write_table(self.directory / "parameters.csv", frame)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Add metrics of one step; consecutive calls for the same step make one row, a metric left out stays blank."""
+        numbers = {name: float(value) for name, value in values.items()}
+        if self._view:
+            self._view.scalars(step, numbers)
+        self._one(int(step), numbers)
+        self._flush_if_due()
+
+    def scalars_block(
+        self, steps: Sequence[int] | np.ndarray, values: Mapping[str, Sequence[float] | np.ndarray]
+    ) -> None:
+        """Add metrics of many ascending steps at once: arrays [len(steps)] by name, a few microseconds per step."""
+        numbers = np.asarray(steps).tolist()
+        if not numbers:
+            return
+        arrays = {name: np.asarray(column) for name, column in values.items()}
+        columns = {name: array.tolist() for name, array in arrays.items()}
+        if self._view:
+            self._view.scalars_block(numbers, columns)
+        first, last = ({name: column[place] for name, column in columns.items()} for place in (0, -1))
+        self._one(numbers[0], first)
+        if len(numbers) > 1:
+            self._emit()
+            # Nine digits restore every float32; what is wider is written as Python repeats it.
+            cells = {name: "%.9g" if array.dtype == np.float32 else "%r" for name, array in arrays.items()}
+            line = ",".join(["%d", *(cells.get(name, "") for name in METRICS)]) + "\n"
+            ordered = [columns[name][1:-1] for name in METRICS if name in columns]
+            self._pend("metrics.csv", map(line.__mod__, zip(numbers[1:-1], *ordered, strict=True)))
+            self._row = (numbers[-1], last)
+        self._flush_if_due()
+
+    def layers(self, rows: Iterable[Row]) -> None:
+        """Add rows (step, layer, index, stat, value, source) of `layers.csv`, predicted or measured."""
+        rows = [(int(s), layer, int(i), stat, float(v), source) for s, layer, i, stat, v, source in rows]
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerows((s, disarm(layer), i, stat, v, source) for s, layer, i, stat, v, source in rows)
+        self._pend("layers.csv", [text.getvalue()])
+        if self._view:
+            self._view.layers(rows)
+        self._flush_if_due()
+
+    def histograms(self, step: int, records: Mapping[tuple[str, int, str], Histogram]) -> None:
+        """Add histograms by (tensor kind, layer index, layer name)."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            (step, disarm(layer), index, kind, h.low, h.high, h.num, h.nonfinite, h.sum, h.sum_squares,
+             " ".join(map(str, h.counts)))
+            for (kind, index, layer), h in records.items()
+        )  # fmt: skip
+        self._pend("histograms.csv", [text.getvalue()])
+        if self._view:
+            self._view.histograms(step, records)
+        self._flush_if_due()
+
+    def log(self, text: str) -> None:
+        """Add a line to `run.log` with the time before it."""
+        self._pend("run.log", [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"])
+        self._flush_if_due()
+
+    def flush(self) -> None:
+        """Append all that waits to its files and close them."""
+        self._emit()
+        self._write()
+
+    def finish(self, status: str, **fields: Any) -> None:
+        """End the run: everything else first, then `summary.json` with the status, `fields`, versions and commit.
+
+        JSON knows no NaN: non-finite numbers are the texts "NaN", "Infinity" and "-Infinity", which `load` turns back.
+        """
+        if self._view:
+            self._view.end(status == "completed")
+        self.flush()
+        if self._config is None:
+            with door(self.directory):
+                self._config = from_yaml((self.directory / "config.yaml").read_bytes())
+        summary = {"status": status, **fields, "environment": environment(), "config": self._config}
+        replace(self.directory / "summary.json", to_json(summary))
+
+    def _one(self, step: int, values: dict[str, Any]) -> None:
+        if self._row and self._row[0] == step:
+            self._row[1].update(values)
+        else:
+            self._emit()
+            self._row = (step, values)
+
+    def _emit(self) -> None:
+        """Turn the row that is still open into a line."""
+        if self._row:
+            step, values = self._row
+            self._row = None
+            self._pend("metrics.csv", [",".join([str(step), *(_number(values.get(name)) for name in METRICS)]) + "\n"])
+
+    def _pend(self, name: str, lines: Iterable[str]) -> None:
+        self._pending.setdefault(name, []).extend(lines)
+
+    def _flush_if_due(self) -> None:
+        if time.monotonic() >= self._due:
+            self._write()
+
+    def _write(self) -> None:
+        for name, lines in self._pending.items():
+            header = ",".join(_TABLES[name]) + "\n" if name in _TABLES else ""
+            append(self.directory / name, "".join(lines).encode(), header.encode())
+        self._pending = {}
+        if self._view:
+            self._view.flush()
+        self._due = time.monotonic() + self._flush_seconds
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else repr(value)
