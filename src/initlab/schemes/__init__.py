@@ -1,0 +1,64 @@
+"""Schemes: named rules that fill weights, each one record with the law it promises.
+
+A family is one engine and rows (`scaling.py`: LeCun, Glorot, He are points of variance scaling). Adding a scheme is one
+row or function here and one file `conf/init/<name>.yaml`; the contract tests run over the whole registry.
+"""
+
+from typing import Any
+
+from initlab.errors import UserError, nearest
+
+from . import orthogonal, plain, scaling, structured
+from .custom import custom_scheme
+from .record import DISTRIBUTIONS, MODES, BiasRule, Law, Scheme
+
+__all__ = ["DISTRIBUTIONS", "MODES", "SCHEMES", "SCHEME_ALIASES", "BiasRule", "Law", "Scheme", "scheme"]
+
+SCHEMES: dict[str, Scheme] = {row.name: row for row in (*plain.ROWS, *scaling.ROWS, *orthogonal.ROWS, *structured.ROWS)}
+
+SCHEME_ALIASES: dict[str, str] = {
+    "xavier_uniform": "glorot_uniform",
+    "xavier_normal": "glorot_normal",
+    "xavier": "glorot_uniform",
+    "glorot": "glorot_uniform",
+    "kaiming_uniform": "he_uniform",
+    "kaiming_normal": "he_normal",
+    "kaiming": "he_normal",
+    "he": "he_normal",
+    "lecun": "lecun_normal",
+    "eye": "identity",
+    "trunc_normal": "truncated_normal",
+    "zero": "zeros",
+    "one": "ones",
+    "default": "torch_default",
+    "pytorch_default": "torch_default",
+    "mirrored": "looks_linear",
+    "ZerO": "zero_hadamard",
+}
+
+
+def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
+    """Return the scheme of a name, an alias (torch's names too, with or without the final `_`) or a record.
+
+    The parameters given are bound to it.
+
+    Raises:
+        UserError: no such scheme (the nearest names are given), no such parameter, or a value that cannot be.
+
+    >>> scheme("xavier_normal_", distribution="truncated_normal").name
+    'glorot_normal'
+    >>> scheme("dirak")
+    Traceback (most recent call last):
+    ...
+    initlab.errors.UserError: init=dirak is unknown. Did you mean 'dirac'? `initlab schemes` lists all.
+    """
+    if isinstance(spec, Scheme):
+        return spec.bind(**parameters)
+    if spec == "custom":
+        return custom_scheme(parameters.pop("target", None), **parameters)
+    name = str(spec).removesuffix("_")
+    name = SCHEME_ALIASES.get(name, name)
+    if name not in SCHEMES:
+        near = nearest(name, [*SCHEMES, *SCHEME_ALIASES])
+        raise UserError(f"init={spec} is unknown.{near} `initlab schemes` lists all.")
+    return SCHEMES[name].bind(**parameters)

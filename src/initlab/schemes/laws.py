@@ -1,0 +1,115 @@
+"""The laws that single elements follow: constant, uniform, normal, truncated normal. One function each."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .record import Law
+
+
+def constant(value: float) -> Law:
+    """Every element is `value`.
+
+    >>> constant(1.0).variance
+    0.0
+    """
+    return Law(
+        "constant",
+        value,
+        0.0,
+        (value, value),
+        deterministic=True,
+        defect=lambda w: float((w.double() - value).abs().max()),
+    )
+
+
+def uniform(a: float, b: float) -> Law:
+    """U(a, b): mean (a + b)/2, variance (b − a)²/12.
+
+    >>> uniform(0, 1).mean
+    0.5
+    """
+
+    def cdf(x: Any) -> Any:
+        return ((x - a) / (b - a)).clip(0, 1)
+
+    return Law("uniform", (a + b) / 2, (b - a) ** 2 / 12, (a, b), kurtosis=1.8, cdf=cdf)
+
+
+def normal(mean: float, std: float) -> Law:
+    """N(mean, std²).
+
+    >>> normal(0, 2).variance
+    4
+    """
+
+    def cdf(x: Any) -> Any:
+        from scipy.special import ndtr
+
+        return ndtr((x - mean) / std)
+
+    return Law("normal", mean, std**2, cdf=cdf)
+
+
+def truncated_normal(mean: float, std: float, a: float, b: float) -> Law:
+    """N(mean, std²) given that it falls in [a, b]; mean and variance are those of the truncated law.
+
+    >>> round(truncated_normal(0, 1, -2, 2).std, 6)
+    0.879626
+    """
+    low, high = (a - mean) / std, (b - mean) / std
+    mass = _ndtr(high) - _ndtr(low)
+    # Moments of the standard normal between low and high, by parts: m_k = (k−1) m_{k−2} − [x^{k−1} φ]/mass.
+    moments = [1.0, -(_density(high) - _density(low)) / mass]
+    for k in (2, 3, 4):
+        edge = (high ** (k - 1) * _density(high) - low ** (k - 1) * _density(low)) / mass
+        moments.append((k - 1) * moments[k - 2] - edge)
+    _, m1, m2, m3, m4 = moments
+    variance = m2 - m1**2
+    fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+
+    def cdf(x: Any) -> Any:
+        from scipy.special import ndtr
+
+        return ((ndtr((x - mean) / std) - _ndtr(low)) / mass).clip(0, 1)
+
+    return Law("truncated_normal", mean + std * m1, std**2 * variance, (a, b), kurtosis=fourth / variance**2, cdf=cdf)
+
+
+def _ndtr(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def _density(x: float) -> float:
+    return math.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def fixed(distribution: str, mean: float, variance: float, support: tuple[float, float]) -> Law:
+    """A deterministic pattern with this mean and variance over its elements.
+
+    >>> fixed("identity", 0.5, 0.25, (0.0, 1.0)).deterministic
+    True
+    """
+    return Law(distribution, mean, variance, support, deterministic=True)
+
+
+def flat(weight: Tensor) -> Tensor:
+    """Return a block as the float64 matrix (out, in · taps).
+
+    >>> flat(torch.zeros(2, 3, 3, 3)).shape
+    torch.Size([2, 27])
+    """
+    return weight.detach().to("cpu", torch.float64).reshape(weight.shape[0], -1)
+
+
+def centre(weight: Tensor) -> Tensor:
+    """Return the centre tap of a convolution's block, a view (out, in); a matrix is its own centre.
+
+    >>> centre(torch.arange(9.0).view(1, 1, 3, 3)).item()
+    4.0
+    """
+    for size in weight.shape[2:]:
+        weight = weight.select(2, size // 2)
+    return weight

@@ -1,0 +1,183 @@
+"""Orthogonal weights: Haar-distributed, scaled, at the centre tap, and mirrored so that ReLU looks linear."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import init
+
+from initlab.fans import Fans
+
+from .laws import centre, flat
+from .record import Law, Scheme
+from .scaling import unit_gain
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run LAPACK on one thread, so that its rounding does not depend on the machine's number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def haar(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Return a float64 (rows, columns) matrix, Haar-distributed among those with orthonormal rows (columns if tall).
+
+    QR of a Gaussian matrix with the signs of R's diagonal fixed. Source: Mezzadri 2007, "How to generate random
+    matrices from the classical compact groups".
+
+    >>> q = haar(3, 5, torch.Generator().manual_seed(0))
+    >>> torch.allclose(q @ q.T, torch.eye(3, dtype=torch.float64))
+    True
+    """
+    with one_thread():
+        return init.orthogonal_(torch.empty(rows, columns, dtype=torch.float64, device="cpu"), generator=generator)
+
+
+def _orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
+    return weight.copy_((gain * haar(weight.shape[0], weight[0].numel(), generator)).view(weight.shape))
+
+
+def _semi_orthogonal_law(gain: float, rows: int, columns: int, **more: Any) -> Law:
+    bound = abs(gain)
+    variance = gain**2 / max(rows, columns)
+    size = max(rows, columns)
+    # An element of a random unit vector in N dimensions: E x⁴ = 3/(N(N+2)).
+    return Law("orthogonal", 0.0, variance, (-bound, bound), 3 * size / (size + 2), orthogonal=gain, **more)
+
+
+def _orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
+    return _semi_orthogonal_law(gain, shape[0], math.prod(shape[1:]))
+
+
+def _widening(shape: tuple[int, ...]) -> float:
+    return max(math.sqrt(shape[0] / math.prod(shape[1:])), 1.0)
+
+
+def _scaled_orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
+    return _orthogonal(weight, gain=gain * _widening(tuple(weight.shape)), generator=generator)
+
+
+def _scaled_orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
+    return _semi_orthogonal_law(gain * _widening(shape), shape[0], math.prod(shape[1:]))
+
+
+def _delta_orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
+    weight.zero_()
+    centre(weight).copy_(gain * haar(weight.shape[0], weight.shape[1], generator))
+    return weight
+
+
+def off_centre(weight: Tensor) -> float:
+    """Return the largest magnitude of an element off the centre tap."""
+    rest = weight.detach().clone()
+    centre(rest).zero_()
+    return float(rest.abs().max())
+
+
+def _delta_orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
+    taps = math.prod(shape[2:])
+    law = _semi_orthogonal_law(gain, shape[0], shape[1], part=lambda w: flat(centre(w)), defect=off_centre)
+    if taps == 1:
+        return law
+    return replace(law, variance=law.variance / taps, kurtosis=law.kurtosis * taps)
+
+
+def _delta_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None:
+    if kind in ("conv", "transposed_conv") and shape[0] < shape[1]:
+        return f"it needs out ≥ in channels and here are {shape[0]} out of {shape[1]} in"
+    return None
+
+
+def _halves(shape: tuple[int, ...], role: str) -> tuple[int, int]:
+    # Units come in pairs (h, −h); the first layer's inputs and the readout's outputs do not.
+    return (1 if role == "readout" else 2), (1 if role == "first" else 2)
+
+
+def _looks_linear(weight: Tensor, *, gain: float, role: str, generator: torch.Generator, **_: Any) -> Tensor:
+    up, down = _halves(tuple(weight.shape), role)
+    half = weight[: weight.shape[0] // up, : weight.shape[1] // down]
+    base = gain * haar(half.shape[0], half[0].numel(), generator).view(half.shape)
+    row = base if down == 1 else torch.cat([base, -base], 1)
+    return weight.copy_(row if up == 1 else torch.cat([row, -row]))
+
+
+def _looks_linear_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
+    up, down = _halves(shape, role)
+    rows, columns = shape[0] // up, shape[1] // down
+
+    def part(weight: Tensor) -> Tensor:
+        return flat(weight[:rows, :columns])
+
+    def defect(weight: Tensor) -> float:
+        mirrored = [weight[:rows] + weight[rows:]] if up == 2 else []
+        mirrored += [weight[:, :columns] + weight[:, columns:]] if down == 2 else []
+        return max((float(difference.abs().max()) for difference in mirrored), default=0.0)
+
+    return _semi_orthogonal_law(gain, rows, columns * math.prod(shape[2:]), part=part, defect=defect)
+
+
+def _looks_linear_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None:
+    up, down = _halves(shape, role)
+    if shape[0] % up or shape[1] % down:
+        return (
+            f"it mirrors units in pairs and a {role} layer of {shape[1]} inputs and {shape[0]} outputs has an odd one"
+        )
+    return None
+
+
+SAXE = "Saxe, McClelland & Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in deep linear networks"
+XIAO = "Xiao et al. 2018, Dynamical Isometry and a Mean Field Theory of CNNs"
+MARTENS = "Martens et al. 2021, Rapid training of deep neural networks without skip connections or normalization"
+BALDUZZI = "Balduzzi et al. 2017, The Shattered Gradients Problem"
+
+ROWS = (
+    Scheme(
+        "orthogonal",
+        "gain·Q, Q Haar; W Wᵀ or Wᵀ W = gain² I",
+        _orthogonal,
+        _orthogonal_law,
+        SAXE,
+        2014,
+        own_gain=unit_gain,
+    ),
+    Scheme(
+        "scaled_orthogonal",
+        "gain·max(√(m/n), 1)·Q",
+        _scaled_orthogonal,
+        _scaled_orthogonal_law,
+        MARTENS,
+        2021,
+        own_gain=unit_gain,
+    ),
+    Scheme(
+        "delta_orthogonal",
+        "centre tap gain·Q, all other taps 0; dense layers orthogonal",
+        _delta_orthogonal,
+        _delta_orthogonal_law,
+        XIAO,
+        2018,
+        own_gain=unit_gain,
+        structure=_delta_structure,
+        conv_only=True,
+    ),
+    Scheme(
+        "looks_linear",
+        "[[W₀, −W₀], [−W₀, W₀]], W₀ = gain·Q",
+        _looks_linear,
+        _looks_linear_law,
+        BALDUZZI,
+        2017,
+        own_gain=unit_gain,
+        needs=("W", "role"),
+        structure=_looks_linear_structure,
+    ),
+)

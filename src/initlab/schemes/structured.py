@@ -1,0 +1,216 @@
+"""Patterns: identity, Hadamard, sinusoids, sparse rows, and rows of a fixed norm."""
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import init
+
+from initlab.fans import Fans
+
+from . import laws
+from .laws import centre, flat
+from .record import BiasRule, Law, Scheme
+from .scaling import fan, unit_gain
+
+
+def _identity(weight: Tensor, *, gain: float, **_: Any) -> Tensor:
+    weight.zero_()
+    centre(weight).fill_diagonal_(gain)
+    return weight
+
+
+def _identity_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
+    share = min(shape[:2]) / math.prod(shape)
+    return laws.fixed("identity", gain * share, gain**2 * share * (1 - share), (min(gain, 0.0), max(gain, 0.0)))
+
+
+def hadamard(rows: int, columns: int) -> Tensor:
+    """Return the top-left (rows, columns) part of Sylvester's Hadamard matrix: (−1) to the number of bits of i & j.
+
+    >>> hadamard(2, 2)
+    tensor([[ 1.,  1.],
+            [ 1., -1.]])
+    """
+    bits = torch.arange(rows, dtype=torch.int32, device="cpu")[:, None] & torch.arange(
+        columns, dtype=torch.int32, device="cpu"
+    )
+    for shift in (16, 8, 4, 2, 1):
+        bits ^= bits >> shift
+    return 1 - 2 * (bits & 1).to(torch.float32)
+
+
+def _order(rows: int) -> int:
+    return 2 ** math.ceil(math.log2(rows))
+
+
+def _zero_hadamard(weight: Tensor, *, gain: float, **_: Any) -> Tensor:
+    rows, columns = weight.shape[:2]
+    if rows <= columns:
+        return _identity(weight, gain=gain)
+    weight.zero_()
+    centre(weight).copy_(hadamard(rows, columns) * (gain / math.sqrt(_order(rows))))
+    return weight
+
+
+def _zero_hadamard_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
+    if shape[0] <= shape[1]:
+        return _identity_law(fans, gain, role, shape)
+    taps, size = math.prod(shape[2:]), gain / math.sqrt(_order(shape[0]))
+    mean = size * float(hadamard(*shape[:2]).mean()) / taps
+    return laws.fixed("hadamard", mean, size**2 / taps - mean**2, (-size, size))
+
+
+def _waves(shape: tuple[int, ...]) -> Tensor:
+    out, inputs = shape[0], math.prod(shape[1:])
+    unit = torch.arange(1, out + 1, dtype=torch.float64, device="cpu")[:, None]
+    position = torch.arange(inputs, dtype=torch.float64, device="cpu")
+    return torch.sin(unit * (2 * math.pi * position / inputs + 2 * math.pi / out))
+
+
+def _sinusoidal(weight: Tensor, *, fans: Fans, gain: float, mode: str, **_: Any) -> Tensor:
+    waves = _waves(tuple(weight.shape))
+    std = gain / math.sqrt(fan(fans, mode))
+    return weight.copy_((waves * (std / waves.std(correction=0))).view(weight.shape))
+
+
+def _sinusoidal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], *, mode: str) -> Law:
+    waves = _waves(shape)
+    std = gain / math.sqrt(fan(fans, mode))
+    scale = std / float(waves.std(correction=0))
+    return laws.fixed("sinusoidal", scale * float(waves.mean()), std**2, (-scale, scale))
+
+
+def _sinusoidal_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None:
+    out, inputs = shape[0], math.prod(shape[1:])
+    if out <= 2 and inputs <= 2 and float(_waves(shape).std(correction=0)) < 1e-9:
+        return f"every sinusoid of {out} units over {inputs} inputs is zero"
+    return None
+
+
+def _nonzeros(shape: tuple[int, ...], nonzeros: int) -> int:
+    return min(int(nonzeros), math.prod(shape[1:]))
+
+
+def _sparse(weight: Tensor, *, generator: torch.Generator, nonzeros: int, std: float, **_: Any) -> Tensor:
+    rows, columns = weight.shape[0], weight[0].numel()
+    count = _nonzeros(tuple(weight.shape), nonzeros)
+    # The places of the largest of independent keys are a uniform choice without repetition; float64 has no ties.
+    keys = torch.rand(rows, columns, dtype=torch.float64, device="cpu", generator=generator)
+    values = init.normal_(torch.empty(rows, count, dtype=torch.float32, device="cpu"), 0, std, generator=generator)
+    matrix = torch.zeros(rows, columns, dtype=torch.float32, device="cpu")
+    return weight.copy_(matrix.scatter_(1, keys.topk(count).indices, values).view(weight.shape))
+
+
+def _sparse_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], *, nonzeros: int, std: float) -> Law:
+    count = _nonzeros(shape, nonzeros)
+    share = count / math.prod(shape[1:])
+    return Law(
+        "sparse",
+        0.0,
+        share * std**2,
+        kurtosis=3 / share,
+        cdf=laws.normal(0, std).cdf,
+        free=lambda w: w[w != 0],
+        defect=lambda w: float(((flat(w) != 0).sum(1) - count).abs().max()),
+    )
+
+
+def _radius(fans: Fans, beta: float) -> float:
+    units = fans.fan_out / fans.receptive
+    return beta * units ** (1 / fans.fan_in)
+
+
+def _nguyen_widrow(weight: Tensor, *, fans: Fans, generator: torch.Generator, beta: float, **_: Any) -> Tensor:
+    init.uniform_(weight, -1, 1, generator=generator)
+    rows = flat(weight)
+    return weight.copy_((rows * (_radius(fans, beta) / rows.norm(dim=1, keepdim=True))).view(weight.shape))
+
+
+def _nguyen_widrow_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], *, beta: float) -> Law:
+    radius, columns = _radius(fans, beta), math.prod(shape[1:])
+    return Law(
+        "fixed_norm",
+        0.0,
+        radius**2 / columns,
+        (-radius, radius),
+        kurtosis=1.8,
+        defect=lambda w: float((flat(w).norm(dim=1) - radius).abs().max()),
+    )
+
+
+def _nguyen_widrow_bias(bias: Tensor, *, fans: Fans, generator: torch.Generator, beta: float) -> Tensor:
+    radius = _radius(fans, beta)
+    return init.uniform_(bias, -radius, radius, generator=generator)
+
+
+def _nguyen_widrow_bias_law(fans: Fans, *, beta: float) -> Law:
+    radius = _radius(fans, beta)
+    return laws.uniform(-radius, radius)
+
+
+_eye = partial(
+    Scheme,
+    sampler=_identity,
+    promise=_identity_law,
+    own_gain=unit_gain,
+)
+
+ROWS = (
+    _eye(
+        name="identity",
+        formula="gain·I, ones on the diagonal; the centre tap of a convolution",
+        reference="Le, Jaitly & Hinton 2015, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units",
+        year=2015,
+    ),
+    _eye(
+        name="dirac",
+        formula="centre tap gain·I per group, all other taps 0; dense layers gain·I",
+        reference="Zagoruyko & Komodakis 2017, DiracNets: Training Very Deep Neural Networks Without Skip-Connections",
+        year=2017,
+        conv_only=True,
+    ),
+    Scheme(
+        "zero_hadamard",
+        "gain·I if m ≤ n, else gain·H/√p, H of order p = 2^⌈log₂ m⌉; the centre tap of a convolution",
+        _zero_hadamard,
+        _zero_hadamard_law,
+        "Zhao, Schäfer & Anandkumar 2022, ZerO Initialization: Initializing Neural Networks with only Zeros and Ones",
+        2022,
+        own_gain=unit_gain,
+    ),
+    Scheme(
+        "sinusoidal",
+        "W_ij ∝ sin(i·(2πj/n + 2π/m)), i = 1…m, Var = gain²/fan(mode)",
+        _sinusoidal,
+        _sinusoidal_law,
+        "Fernández-Hernández et al. 2025, Sinusoidal Initialization, Time for a New Start",
+        2025,
+        {"mode": "fan_avg"},
+        unit_gain,
+        structure=_sinusoidal_structure,
+    ),
+    Scheme(
+        "sparse",
+        "per unit `nonzeros` weights N(0, std²), the others 0",
+        _sparse,
+        _sparse_law,
+        "Martens 2010, Deep learning via Hessian-free optimization",
+        2010,
+        {"nonzeros": 15, "std": 1.0},
+        instead="set init.std and init.nonzeros",
+    ),
+    Scheme(
+        "nguyen_widrow",
+        "rows of norm β = beta·m^(1/n), directions of U(−1, 1)ⁿ, bias U(±β)",
+        _nguyen_widrow,
+        _nguyen_widrow_law,
+        "Nguyen & Widrow 1990, Improving the learning speed of 2-layer neural networks",
+        1990,
+        {"beta": 0.7},
+        instead="set init.beta",
+        bias=BiasRule(_nguyen_widrow_bias, _nguyen_widrow_bias_law),
+    ),
+)
