@@ -6,8 +6,9 @@ import numpy as np
 
 BUCKETS = 64
 
-# Rows are counted together until a block outgrows the processor's cache.
+# Small rows are counted together and large ones in pieces, so that a block stays in the processor's cache.
 _BLOCK = 65_536
+_STRIDE = BUCKETS + 2
 
 
 @dataclass(frozen=True)
@@ -56,27 +57,33 @@ def histograms(values: np.ndarray) -> list[Histogram]:
 def _count(rows: np.ndarray) -> list[Histogram]:
     if rows.size == 0:
         return [_nothing(0)] * len(rows)
-    # float64 throughout: a float32 near 1e38 or 1e-45 can then neither overflow nor crawl through denormal arithmetic.
-    x = rows.astype(np.float64)
-    low, high = x.min(axis=1), x.max(axis=1)
-    finite = None
-    if not np.isfinite(low + high).all():
-        finite = np.isfinite(x)
-        low = np.where(finite, x, np.inf).min(axis=1)
-        high = np.where(finite, x, -np.inf).max(axis=1)
-        x = np.where(finite, x, 0.0)
-    total, squares = x.sum(axis=1), np.square(x).sum(axis=1)
-    counts = _buckets(x, low, high, finite)
-    nonfinite = np.zeros(len(x), dtype=np.int64) if finite is None else x.shape[1] - finite.sum(axis=1)
-    columns = (low, high, counts, x.shape[1] - nonfinite, total, squares, nonfinite)
+    low, high = rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
+    gaps = not np.isfinite(low + high).all()
+    if gaps:
+        finite = np.isfinite(rows)
+        low = np.where(finite, rows, np.inf).min(axis=1).astype(np.float64)
+        high = np.where(finite, rows, -np.inf).max(axis=1).astype(np.float64)
+    counts, total, squares = np.zeros((len(rows), _STRIDE), dtype=np.int64), np.zeros(len(rows)), np.zeros(len(rows))
+    for start in range(0, rows.shape[1], _BLOCK):
+        # float64 throughout: a float32 near 1e38 or 1e-45 can neither overflow nor crawl through denormal arithmetic.
+        piece = rows[:, start : start + _BLOCK].astype(np.float64)
+        lost = ~np.isfinite(piece) if gaps else None
+        if lost is not None:
+            piece[lost] = 0.0
+        total += piece.sum(axis=1)
+        squares += np.square(piece).sum(axis=1)
+        counts += _buckets(piece, low, high, lost)
+    counts[:, BUCKETS - 1] += counts[:, BUCKETS]
+    nonfinite = counts[:, BUCKETS + 1]
+    columns = (low, high, counts[:, :BUCKETS], rows.shape[1] - nonfinite, total, squares, nonfinite)
     return [
         Histogram(a, b, tuple(c), n, s, q, bad) if n else _nothing(bad)
         for a, b, c, n, s, q, bad in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 
-def _buckets(x: np.ndarray, low: np.ndarray, high: np.ndarray, finite: np.ndarray | None) -> np.ndarray:
-    """Return counts [rows, 64]; two spare buckets per row take x = high (folded back) and what is not finite."""
+def _buckets(x: np.ndarray, low: np.ndarray, high: np.ndarray, lost: np.ndarray | None) -> np.ndarray:
+    """Return counts [rows, 64 + 2], x overwritten: the spare buckets take x = high, and what is not finite."""
     width = high - low
     extreme = (width > 1e300) | (width < 1e-290)
     if extreme.any():
@@ -84,16 +91,14 @@ def _buckets(x: np.ndarray, low: np.ndarray, high: np.ndarray, finite: np.ndarra
         exponent = np.where(extreme, np.frexp(np.maximum(np.abs(low), np.abs(high)))[1], 0)
         x, low, high = np.ldexp(x, -exponent[:, None]), np.ldexp(low, -exponent), np.ldexp(high, -exponent)
         width = high - low
-    scale = np.where(width > 0, BUCKETS / width, 0.0)
-    index = ((x - low[:, None]) * scale[:, None]).astype(np.intp)
-    stride = BUCKETS + 2
-    if finite is not None:
-        index = np.where(finite, index, BUCKETS + 1)
+    x -= low[:, None]
+    x *= np.where(width > 0, BUCKETS / width, 0.0)[:, None]
+    if lost is not None:
+        x[lost] = BUCKETS + 1
+    index = x.astype(np.intp)
     if len(x) > 1:
-        index += stride * np.arange(len(x))[:, None]
-    counts = np.bincount(index.ravel(), minlength=stride * len(x)).reshape(len(x), stride)
-    counts[:, BUCKETS - 1] += counts[:, BUCKETS]
-    return counts[:, :BUCKETS]
+        index += _STRIDE * np.arange(len(x))[:, None]
+    return np.bincount(index.ravel(), minlength=_STRIDE * len(x)).reshape(len(x), _STRIDE)
 
 
 def _nothing(nonfinite: int) -> Histogram:

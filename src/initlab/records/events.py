@@ -54,7 +54,7 @@ class EventFile:
             summary_pb2.Summary.Value(tag=tag, histo=_histo(record)) for tag, record in records.items() if record.num
         ]
         values += [
-            summary_pb2.Summary.Value(tag=f"nonfinite_values/{tag}", simple_value=record.nonfinite)
+            summary_pb2.Summary.Value(tag=f"per_layer_nonfinite/{tag}", simple_value=record.nonfinite)
             for tag, record in records.items()
             if record.nonfinite
         ]

@@ -11,7 +11,8 @@ from initlab.records.tables import flatten
 
 Row = tuple[int, str, int, str, float, str]
 
-# Cards of one group stand together; curves of one card are runs.
+# Cards of one group (what stands before the slash) are shown together, groups by the alphabet: what every run is judged
+# by comes before the many cards of its layers.
 TAGS = {
     "loss": "loss/train",
     "val_loss": "loss/val",
@@ -30,7 +31,8 @@ class View:
 
     def __init__(self, path: Path) -> None:
         self._events = EventFile(path)
-        self._stats: set[str] = set()
+        self._curves: set[str] = set()
+        self._profiles: set[str] = set()
 
     def begin(self, config: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
         """Open the HParams session and show the configuration as a table."""
@@ -52,20 +54,21 @@ class View:
         """Draw each measured statistic over the steps; at step 0 also over the layers, beside its forecast."""
         by_step: dict[int, dict[str, float]] = {}
         by_layer: dict[int, dict[str, float]] = {}
-        stats = set(self._stats)
+        curves, profiles = set(self._curves), set(self._profiles)
         for step, layer, index, stat, value, source in rows:
-            stats.add(stat)
             if source == "measured":
-                by_step.setdefault(step, {})[f"{stat}/{_place(index, layer)}"] = value
+                curves.add(stat)
+                by_step.setdefault(step, {})[f"per_layer_{stat}/{_place(index, layer)}"] = value
             if step == 0:
+                profiles.add(stat)
                 by_layer.setdefault(index, {})[f"profile/{stat} {source}"] = value
         for step, values in by_step.items():
             self._events.scalars(step, values)
         for index in sorted(by_layer):
             self._events.scalars(index, by_layer[index])
-        if stats != self._stats:
-            self._stats = stats
-            self._events.layout(_layout(sorted(stats)))
+        if (curves, profiles) != (self._curves, self._profiles):
+            self._curves, self._profiles = curves, profiles
+            self._events.layout(_layout(curves, profiles))
 
     def histograms(self, step: int, records: Mapping[tuple[str, int, str], Histogram]) -> None:
         """Show histograms, grouped by tensor kind."""
@@ -81,11 +84,11 @@ class View:
         self._events.flush()
 
 
-def _layout(stats: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+def _layout(curves: set[str], profiles: set[str]) -> dict[str, dict[str, list[str]]]:
     return {
         "training": {name: [f"{name}/(train|val|test)$"] for name in ("loss", "accuracy")},
-        "step 0, layer by layer (the axis counts layers)": {s: [f"profile/{s} (measured|predicted)$"] for s in stats},
-        "all layers over the steps": {s: [f"{s}/"] for s in stats},
+        "step 0, layer by layer (the axis counts layers)": {s: [f"profile/{s} "] for s in sorted(profiles)},
+        "all layers over the steps": {s: [f"per_layer_{s}/"] for s in sorted(curves)},
     }
 
 
