@@ -69,10 +69,7 @@ def lookup(config: Config, dotted: str) -> Any:
     """Find `optim.lr` in dataclasses and dictionaries alike; MISSING where an option has no such key."""
     value: Any = config
     for part in dotted.split("."):
-        if isinstance(value, dict):
-            value = value.get(part, MISSING)
-        else:
-            value = getattr(value, part, MISSING)
+        value = value.get(part, MISSING) if isinstance(value, dict) else getattr(value, part, MISSING)
         if value is MISSING:
             return MISSING
     return value

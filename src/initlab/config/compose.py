@@ -1,8 +1,9 @@
 """From Hydra's DictConfig to initlab's Config, and back to Python: the only code that sees both."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from initlab.config.checks import check
+from initlab.config.naming import cell_name, run_name
 from initlab.config.schema import Config
 from initlab.errors import UserError
 
@@ -26,6 +28,33 @@ def conf_dir() -> Path:
 def register() -> None:
     """Tell Hydra the schema, so that unknown keys and wrong types are refused while composing."""
     ConfigStore.instance().store(name="initlab_schema", node=Config, provider="initlab")
+    for name, resolver in RESOLVERS.items():
+        OmegaConf.register_new_resolver(f"initlab.{name}", resolver, replace=True, use_cache=name == "sweep_dir")
+
+
+def named(name: Callable[[Config], str]) -> Callable[..., str]:
+    """Make a resolver of a naming function: it sees the whole configuration of the job."""
+
+    def resolver(*, _root_: DictConfig) -> str:
+        plain = {
+            k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v
+            for k, v in ((k, _root_[k]) for k in _root_ if k != "hydra")
+        }
+        return name(from_plain(plain))
+
+    return resolver
+
+
+def sweep_directory(*, _root_: DictConfig) -> str:
+    """Return `<sweep.root>/<sweep.name or the time>`."""
+    return f"{_root_.sweep.root}/{_root_.sweep.name or datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
+
+
+RESOLVERS: dict[str, Callable[..., str]] = {
+    "run_name": named(run_name),
+    "cell_name": named(cell_name),
+    "sweep_dir": sweep_directory,
+}
 
 
 @functools.cache
@@ -54,9 +83,7 @@ def from_plain(plain: dict[str, Any]) -> Config:
 
     def build(cls: Any, values: dict[str, Any]) -> Any:
         known = {f.name: f.type for f in fields(cls)}
-        return cls(
-            **{k: build(known[k], v) if is_dataclass(known[k]) else v for k, v in values.items() if k in known}
-        )
+        return cls(**{k: build(known[k], v) if is_dataclass(known[k]) else v for k, v in values.items() if k in known})
 
     return build(Config, plain)
 

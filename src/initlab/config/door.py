@@ -2,9 +2,11 @@
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import hydra
@@ -13,17 +15,37 @@ from omegaconf import DictConfig
 
 from initlab.config.compose import conf_dir, register, to_config
 from initlab.config.errors import translated
+from initlab.config.naming import run_name
 from initlab.config.overrides import canonical
 from initlab.errors import UserError
 
+OUTCOMES: list[dict[str, Any]] = []  # summaries of this process's runs, for the exit code
 
-def task(composed: DictConfig) -> dict:
+
+def task(composed: DictConfig) -> dict[str, Any]:
     """Run one job in the directory that Hydra chose for it."""
-    from initlab.experiment import run_one
-
     job = HydraConfig.get()
-    config = to_config(composed, job.overrides.task)
-    return run_one(config, Path(job.runtime.output_dir))
+    directory = Path(job.runtime.output_dir)
+    try:
+        config = to_config(composed, job.overrides.task)
+        from initlab.display import ProgressLine, show_run
+        from initlab.experiment import run
+
+        label = run_name(config)
+        with ProgressLine(label) as line:
+            summary = run([config], [directory], watch=line.update)[0]
+        show_run(label, summary, str(directory.parent))
+    except UserError:
+        remove_if_only_hydra(directory)
+        raise
+    OUTCOMES.append(summary)
+    return summary
+
+
+def remove_if_only_hydra(directory: Path) -> None:
+    """Remove a run directory that holds nothing but Hydra's own files: a refused run leaves nothing behind."""
+    if directory.is_dir() and all(path.name == ".hydra" for path in directory.iterdir()):
+        shutil.rmtree(directory)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,10 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     register()
+    OUTCOMES.clear()
     full = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
     try:
-        # Hydra reads sys.argv, and tells apart what it prints itself from what it raises by this variable.
+        # Hydra reads sys.argv; with HYDRA_FULL_ERROR it raises what went wrong instead of printing it and exiting.
         with (
             patch.object(sys, "argv", [sys.argv[0], *canonical(arguments)]),
             patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}),
@@ -53,9 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("initlab: interrupted.", file=sys.stderr)
         return 130
-    from initlab.experiment import failures
-
-    return 1 if failures() else 0
+    return 1 if any(outcome["status"] == "failed" for outcome in OUTCOMES) else 0
 
 
 class readable_disk_errors:

@@ -58,7 +58,9 @@ def missing_option(error: MissingConfigException) -> str:
 def unknown(name: str) -> str:
     """Say that a key does not exist for the chosen options, with the nearest that may."""
     group, _, leaf = name.rpartition(".")
-    known = [f"{group}.{k}" for k in ("gain", "sigma_b", "distribution", "mode", "std", "mean")] if group == "init" else []
+    known = (
+        [f"{group}.{k}" for k in ("gain", "sigma_b", "distribution", "mode", "std", "mean")] if group == "init" else []
+    )
     return (
         f"{name} is not a key of this configuration.{unknown_key(name, known)} "
         f"Keys depend on the chosen option ({'its file in conf/' + group if group else 'see the list'}): {MORE}."

@@ -122,7 +122,9 @@ class Tape:
     def before_update(self) -> None:
         """Remember the weights, to know how far the update moves them."""
         parameters = dict(zip(self.part.names, self.part.parameters, strict=True))
-        self.weights_before = {t.weight: parameters[t.weight].detach().clone() for t in self.taps if t.weight in parameters}
+        self.weights_before = {
+            t.weight: parameters[t.weight].detach().clone() for t in self.taps if t.weight in parameters
+        }
 
     def after_update(self) -> None:
         """Measure the update: ‖ΔW‖ / ‖W‖."""

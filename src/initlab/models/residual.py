@@ -95,9 +95,7 @@ def resmlp(
     make_norm = norm_of(norm, NORMS_1D)
     alpha = branch_multiplier(branch, depth)
     blocks = [DenseBlock(width, act, make_norm(width) if make_norm else None, dropout, alpha) for _ in range(depth)]
-    return ResMLP(
-        nn.Linear(inputs, width), blocks, nn.Linear(width, classes), make_norm(width) if make_norm else None
-    )
+    return ResMLP(nn.Linear(inputs, width), blocks, nn.Linear(width, classes), make_norm(width) if make_norm else None)
 
 
 def single_width(width: int | Sequence[int], model: str) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from initlab.diagnostics import HistogramKey, Row
@@ -30,6 +31,7 @@ class Plan:
     records: tuple[int, ...] = ()
     target_loss: float | None = None
     autocast: bool = False
+    dtype: torch.dtype = torch.float32
     saturation: tuple[float, float] | None = None
 
     def evaluates(self, step: int) -> bool:

@@ -36,7 +36,9 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
     if not state.slots:
         state.slots = [optimizer.fresh_state(part.parameters) for part in ensemble.parts]
     hypers = [member_hyper(part, plan) for part in ensemble.parts]
-    order = batches(len(data.train_x), plan.batch_size, seed=plan.data_seed, start=state.step)
+    order = batches(
+        len(data.train_x), plan.batch_size, seed=plan.data_seed, start=state.step, device=data.train_x.device
+    )
     rows = Rows(data.task == "classification")
     while state.step <= plan.steps:
         step = state.step
@@ -45,12 +47,12 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
             break
         if plan.evaluates(step):
             yield from rows.flush()
-            yield evaluate(ensemble, data, step, state, plan.autocast)
+            yield evaluate(ensemble, data, step, state, plan)
         recorded = step in plan.records
         if step == plan.steps and not recorded:
             break
         index = next(order)
-        x, y = data.prepare(data.train_x[index]), data.train_y[index]
+        x, y = data.prepare(data.train_x[index], plan.dtype), data.targets(data.train_y[index], plan.dtype)
         factor = rate_factor(plan.schedule, plan.warmup, plan.steps, step)
         tapes: list[Tape] = []
         for k in active:
@@ -119,7 +121,10 @@ def apply(part: Part, grads: list[Tensor], norms: Tensor, optimizer: Any, slots:
 
 def member_hyper(part: Part, plan: Plan) -> dict[str, Any]:
     """Gather the hyperparameters of a part's members: floats for one network, tensors [N] for a stack."""
-    chosen = [{**OPTIMIZERS[plan.optimizer].defaults, "weight_decay": 0.0, "clip_norm": None, **plan.hyper[m]} for m in part.members]
+    chosen = [
+        {**OPTIMIZERS[plan.optimizer].defaults, "weight_decay": 0.0, "clip_norm": None, **plan.hyper[m]}
+        for m in part.members
+    ]
     hyper: dict[str, Any] = dict(chosen[0])
     like = part.parameters[0]
     limits = [math.inf if h["clip_norm"] is None else float(h["clip_norm"]) for h in chosen]
@@ -193,7 +198,7 @@ def snapshot(step: int, tapes: list[Tape], ensemble: Ensemble, active: list[int]
 
 
 @torch.no_grad()
-def evaluate(ensemble: Ensemble, data: Dataset, step: int, state: State, use_autocast: bool = False) -> Evaluation:
+def evaluate(ensemble: Ensemble, data: Dataset, step: int, state: State, plan: Plan) -> Evaluation:
     """Measure loss and accuracy on the validation and test sets, in evaluation mode, for members still running."""
     values: dict[str, dict[int, float]] = {}
     for split, xs, ys in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
@@ -206,8 +211,9 @@ def evaluate(ensemble: Ensemble, data: Dataset, step: int, state: State, use_aut
             part.module.eval()
             loss, right = torch.zeros(len(part.members), dtype=torch.float64), torch.zeros(len(part.members))
             for start in range(0, len(xs), EVAL_BATCH):
-                x, y = data.prepare(xs[start : start + EVAL_BATCH]), ys[start : start + EVAL_BATCH]
-                with autocast(x, use_autocast):
+                x = data.prepare(xs[start : start + EVAL_BATCH], plan.dtype)
+                y = data.targets(ys[start : start + EVAL_BATCH], plan.dtype)
+                with autocast(x, plan.autocast):
                     logits = part.forward(x)
                 loss += member_losses(logits, y).double().cpu() * (len(x) / len(xs))
                 if data.task == "classification":

@@ -1,0 +1,60 @@
+"""The shim by which Hydra discovers initlab's launcher and sweeper: no torch here, for every Hydra app imports it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class EnsembleLauncherConf:
+    """`hydra/launcher=ensemble`."""
+
+    _target_: str = "hydra_plugins.initlab_launcher.ensemble.EnsembleLauncher"
+
+
+@dataclass
+class GridSweeperConf:
+    """`hydra/sweeper=grid`."""
+
+    _target_: str = "hydra_plugins.initlab_launcher.ensemble.GridSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = field(default=None)
+
+
+STORE = ConfigStore.instance()
+STORE.store(group="hydra/launcher", name="ensemble", node=EnsembleLauncherConf, provider="initlab")
+STORE.store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="initlab")
+
+
+class EnsembleLauncher(Launcher):
+    """Hand all jobs of a sweep to `initlab.launcher`, which checks the whole grid before it trains."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra gives."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs and return one result for each, in order."""
+        from initlab.launcher import launch
+
+        return launch(self.hydra_context, self.config, job_overrides, initial_job_idx)
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's basic sweeper without its second composition of every job: the launcher composes and checks them all."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Leave the checks to the launcher, which runs none of the jobs before all have passed."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Expand the grid and launch it."""
+        from initlab.launcher import sweep
+
+        return sweep(self, arguments)

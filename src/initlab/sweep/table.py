@@ -1,0 +1,54 @@
+"""What a sweep says at the end: one row per run in `sweep.csv`, one line per cell on the screen."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from initlab.records import load, write_sweep
+
+METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
+# Columns that describe a result, or where it lies: never an axis of the grid.
+NOT_AXES = {"seed", "path", "name", "status", "seconds", "problem", "hash", "steps", "fingerprint", "trained", "reason"}
+
+
+def rewrite(directory: Path) -> pd.DataFrame:
+    """Write `sweep.csv` anew from the run directories that are there; called as cells finish."""
+    frame = load(directory)
+    write_sweep(directory, frame)
+    return frame
+
+
+def axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """Return the configuration keys that differ between the runs, the seed aside; `keys` are all there are."""
+    found = [k for k in keys if k in frame and k not in NOT_AXES and frame[k].astype(str).nunique() > 1]
+    return found or [k for k in ("init", "act", "depth") if k in frame]
+
+
+def cells(frame: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
+    """Summarise replicates: mean and standard deviation over seeds of every metric, best first, failures visible."""
+    rows = []
+    text = frame.assign(**{axis: frame[axis].astype(str) for axis in by})
+    for names, group in text.groupby(list(by), sort=False, dropna=False):
+        row: dict[str, Any] = dict(zip(by, names, strict=True))
+        row["runs"] = len(group)
+        for metric in METRICS:
+            if metric in group:
+                values = pd.to_numeric(group[metric], errors="coerce").dropna()
+                row[f"{metric}_mean"] = values.mean() if len(values) else float("nan")
+                row[f"{metric}_std"] = values.std(ddof=1) if len(values) > 1 else float("nan")
+        counts = group["status"].value_counts()
+        row["status"] = (
+            ", ".join(f"{n} {status}" for status, n in counts.items()) if len(counts) > 1 else counts.index[0]
+        )
+        rows.append(row)
+    return sorted(rows, key=_rank)
+
+
+def _rank(row: dict[str, Any]) -> float:
+    for metric, sign in (("test_accuracy", -1), ("val_accuracy", -1), ("test_loss", 1), ("loss", 1)):
+        value = row.get(f"{metric}_mean")
+        if value is not None and value == value:
+            return sign * value
+    return float("inf")
