@@ -1,9 +1,12 @@
-"""A user's own scheme, activation, model or data set, named on the command line as `package.module:name`."""
+"""What is imported only when it is asked for: a user's own `package.module:name`, and torchvision."""
 
 import importlib
+import importlib.metadata
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import UserError, nearest
@@ -43,8 +46,32 @@ def load_target(target: Any, key: str = "target") -> Any:
     return found
 
 
+def import_torchvision() -> ModuleType:
+    """Import torchvision, needed for its own data sets and models alone.
+
+    Raises:
+        UserError: it is missing, or was built for another torch than the one installed (a CPU-only torch, usually).
+
+    >>> import_torchvision().__name__
+    'torchvision'
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except (ImportError, RuntimeError, OSError) as error:
+        # "operator torchvision::nms does not exist": its compiled part did not load and its Python part stumbles on.
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"torchvision cannot be imported beside this torch {_version('torch')} ({reason}): install torch and "
+            "torchvision together from one package index; torch from PyTorch's CPU index needs torchvision from there."
+        ) from error
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
 @contextmanager
-def _importable(directory: Path):
+def _importable(directory: Path) -> Iterator[None]:
     # A console script starts with its own directory, not the user's, on sys.path.
     entry = str(directory)
     if entry in sys.path:

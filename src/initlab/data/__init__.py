@@ -1,0 +1,12 @@
+"""Whole data sets as tensors: loaded once, split once, normalised per batch, the same batches for every network.
+
+>>> data = load("gaussian", train_size=1000, test_size=100)
+>>> next(batches(len(data.train_x), 128)).shape
+torch.Size([128])
+"""
+
+from .dataset import Dataset
+from .order import batches, steps_per_epoch
+from .registry import DATASETS, load
+
+__all__ = ["DATASETS", "Dataset", "batches", "load", "steps_per_epoch"]

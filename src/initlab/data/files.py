@@ -1,0 +1,106 @@
+"""Where data files may lie, and how they come there when they lie nowhere."""
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+
+from initlab.errors import UserError
+
+SYSTEM_FASHION = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts its files."""
+
+
+def cache_directory() -> Path:
+    """Return the per-user cache directory for data, without making it."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "initlab"
+
+
+def search_path(root: str | os.PathLike | None) -> tuple[Path, ...]:
+    """Return the directories to search, in order: `data.root`, $INITLAB_DATA, Debian's, the per-user cache."""
+    named = [Path(place).expanduser().absolute() for place in (root, os.environ.get("INITLAB_DATA")) if place]
+    return (*named, SYSTEM_FASHION, cache_directory())
+
+
+def find(directories: tuple[Path, ...], layouts: tuple[str, ...], names: tuple[str, ...]) -> list[Path] | None:
+    """Return the paths of all `names` (or `name.gz`) in the first place that holds every one of them.
+
+    Args:
+        directories: `search_path(root)`.
+        layouts: sub-directories to look into, `""` for the directory itself.
+        names: file names without `.gz`.
+    """
+    for place in (directory / layout for directory in directories for layout in layouts):
+        found = [next((path for path in _forms(place / name) if path.exists()), None) for name in names]
+        if all(found):
+            return [path for path in found if path is not None]
+    return None
+
+
+def download(name: str, directories: tuple[Path, ...], fetch: Callable[[str], object]) -> None:
+    """Let `fetch(directory)` write files below a fresh directory, then move them to their place.
+
+    They go below `data.root` where it is given, else below $INITLAB_DATA, else the per-user cache. Through the detour
+    a broken download leaves nothing behind, two processes do not meet in one file, and a link to a system file is
+    replaced, never written through.
+
+    Raises:
+        UserError: the place cannot be written, or the download fails.
+    """
+    place = next(directory for directory in directories if directory != SYSTEM_FASHION)
+    searched = ", ".join(str(directory) for directory in directories)
+    remedy = "connect to the network, name the directory that holds the files by data.root, or take data=fashion_mini"
+    with _fresh_directory(place, name) as fresh:
+        try:
+            with _patience(30.0):
+                fetch(str(fresh))
+        except (OSError, RuntimeError, HTTPException) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"data={name} is not here (searched {searched}) and its download failed ({reason}): {remedy}."
+            ) from error
+        for source in (path for path in fresh.rglob("*") if path.is_file()):
+            target = place / source.relative_to(fresh)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
+
+
+def _forms(path: Path) -> tuple[Path, Path]:
+    return path, path.with_name(path.name + ".gz")
+
+
+@contextmanager
+def _fresh_directory(place: Path, name: str) -> Iterator[Path]:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=place))
+    except OSError as error:
+        raise UserError(
+            f"data={name} cannot be downloaded to {place} ({error.strerror}): name a writable directory by data.root."
+        ) from error
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    # torchvision opens its connections without a timeout: behind a silent firewall it would wait for minutes.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

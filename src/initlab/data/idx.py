@@ -1,0 +1,52 @@
+"""The idx format of the MNIST family: read with every check that a damaged file can fail."""
+
+import gzip
+import hashlib
+import math
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from initlab.errors import UserError
+
+UNSIGNED_BYTE = 0x08
+
+
+def read_idx(path: Path, md5: str | None = None, mend: str = "delete it and fetch it anew") -> Tensor:
+    """Return the unsigned bytes of an idx file, gzipped or not, as a tensor of the shape that its header declares.
+
+    Layout: two zero bytes, the type (0x08, unsigned byte), the number of axes, each axis as a big-endian uint32, the
+    bytes in row-major order (LeCun, Cortes & Burges 1998, The MNIST Database).
+
+    Args:
+        path: the file; gzip is recognised by its content.
+        md5: checksum of the decompressed bytes, or None.
+        mend: remedy named in the error.
+
+    Raises:
+        UserError: the file cannot be read, is truncated, is no idx file, or has another checksum.
+    """
+
+    def damaged(what: str) -> UserError:
+        return UserError(f"Data file {path} is damaged ({what}): {mend}.")
+
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"Data file {path} cannot be read ({error.strerror}): {mend}.") from error
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise damaged(f"gzip: {error}") from error
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE or not 1 <= content[3] <= 4:
+        raise damaged(f"it starts with {content[:4].hex() or 'nothing'}, an idx file of bytes with 000008 and its axes")
+    axes, header = content[3], 4 + 4 * content[3]
+    shape = [int.from_bytes(content[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(axes)]
+    if len(content) <= header or len(content) - header != math.prod(shape):
+        raise damaged(f"it holds {max(len(content) - header, 0)} values, its header declares {math.prod(shape)}")
+    if md5 is not None and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
+        raise damaged(f"the md5 of its content is {found}, not {md5}")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(shape)

@@ -1,0 +1,150 @@
+"""The data sets by name, and the one door to them."""
+
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from initlab.errors import UserError, nearest
+
+from . import images, synthetic
+from .custom import custom
+from .dataset import Dataset, Raw, make_dataset
+from .files import search_path
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set is a function that reads or draws its tensors, with the defaults of its parameters.
+
+    Attributes:
+        name: registry name.
+        read: `read(directories, **parameters) -> Raw`.
+        reference: authors, year, title.
+        parameters: defaults; their names are keys `data.*`.
+    """
+
+    name: str
+    read: Callable[..., Raw]
+    reference: str
+    parameters: Mapping[str, int | float] = field(default_factory=dict)
+
+
+_FASHION = "Xiao, Rasul & Vollgraf 2017, Fashion-MNIST"
+_CIFAR = "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images"
+
+DATASETS: dict[str, Source] = {
+    source.name: source
+    for source in (
+        Source("fashion_mini", images.fashion_mini, _FASHION),
+        Source("fashion_mnist", images.fashion_mnist, _FASHION),
+        Source("mnist", images.mnist, "LeCun, Cortes & Burges 1998, The MNIST Database of Handwritten Digits"),
+        Source("cifar10", images.cifar10, _CIFAR),
+        Source("cifar100", images.cifar100, _CIFAR),
+        Source(
+            "gaussian",
+            synthetic.gaussian,
+            "the teacher-student setting: Gardner & Derrida 1989",
+            {"train_size": 10_000, "test_size": 2_000, "dimension": 64, "classes": 10},
+        ),
+        Source(
+            "digits_1d",
+            synthetic.digits_1d,
+            "after the idea of MNIST-1D: Greydanus 2020, Scaling Down Deep Learning",
+            {"train_size": 10_000, "test_size": 2_000, "noise": 0.25},
+        ),
+        Source(
+            "sine",
+            synthetic.sine,
+            "inputs as in Sitzmann et al. 2020, Implicit Neural Representations",
+            {"train_size": 2_000, "test_size": 500, "dimension": 1, "frequency": 4.0, "noise": 0.0},
+        ),
+    )
+}
+"""Registry: name -> source. `custom` is no member: its parameters are its function's."""
+
+
+def load(
+    name: str,
+    *,
+    root: str | os.PathLike | None = None,
+    normalize: bool = True,
+    validation: float = 0.1,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    **parameters: Any,
+) -> Dataset:
+    """Return a data set as tensors on a device; the second call with the same arguments returns the same tensors.
+
+    Args:
+        name: a name of `DATASETS`, or `custom` with `target="package.module:function"`.
+        root: directory that holds or receives the files; None stands for the per-user cache. $INITLAB_DATA, Debian's
+            directory of Fashion-MNIST and the per-user cache are searched after it.
+        normalize: False leaves the mean and the std as they are; images are still scaled to [0, 1].
+        validation: fraction of each class of the training set that is held out, in [0, 1).
+        seed: orders the batches, nothing else: tensors and split do not depend on it.
+        device: where the tensors live.
+        **parameters: the source's own.
+
+    Raises:
+        UserError: unknown name or parameter, a value out of range, a damaged file, a download that fails.
+
+    >>> data = load("fashion_mini")
+    >>> data.task, data.classes, data.input_shape, len(data.train_x), len(data.val_x), len(data.test_x)
+    ('classification', 10, (1, 28, 28), 9000, 1000, 2000)
+    >>> load("fashion_mini").train_x is data.train_x
+    True
+    """
+    if name != "custom" and name not in DATASETS:
+        raise UserError(
+            f"data={name} is unknown.{nearest(str(name), DATASETS)} "
+            f"Choose one of {', '.join(DATASETS)}, or data=custom data.target=package.module:function."
+        )
+    if not isinstance(validation, (int, float)) or not 0 <= validation < 1:
+        raise UserError(f"data.validation={validation} must be a fraction in [0, 1); the default is 0.1.")
+    if not isinstance(seed, int) or seed < 0:
+        raise UserError(f"data.seed={seed} must be a non-negative integer.")
+    if name != "custom":
+        parameters = _checked(DATASETS[name], parameters)
+    dataset = _load(
+        name, search_path(root), bool(normalize), float(validation), torch.device(device), _frozen(parameters)
+    )
+    return replace(dataset, seed=seed)
+
+
+@functools.lru_cache(maxsize=8)
+def _load(
+    name: str,
+    directories: tuple[Path, ...],
+    normalize: bool,
+    validation: float,
+    device: torch.device,
+    parameters: tuple[tuple[str, Any], ...],
+) -> Dataset:
+    read = custom if name == "custom" else DATASETS[name].read
+    return make_dataset(name, read(directories, **dict(parameters)), normalize, validation).to(device)
+
+
+def _frozen(parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in sorted(parameters.items()))
+
+
+def _checked(source: Source, parameters: Mapping[str, Any]) -> dict[str, int | float]:
+    """Return the source's parameters with these in place of its own, checked for name, type and range."""
+    for key, value in parameters.items():
+        if key not in source.parameters:
+            has = f"its parameters are {', '.join(source.parameters)}" if source.parameters else "it has no parameters"
+            raise UserError(f"data={source.name} has no parameter data.{key}; {has}.{nearest(key, source.parameters)}")
+        default = source.parameters[key]
+        if isinstance(default, int):
+            least = 2 if key == "classes" else 1
+            if type(value) is not int or value < least:
+                raise UserError(f"data.{key}={value} must be an integer of at least {least}; the default is {default}.")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+            raise UserError(f"data.{key}={value} must be a finite number of at least 0; the default is {default}.")
+    return {**source.parameters, **parameters}
