@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 class Impossible(UserError):
-    """A combination that cannot exist (delta-orthogonal on an mlp): skipped inside a grid, an error when asked for alone."""
+    """A combination that cannot exist (dirac on an mlp): skipped inside a grid, an error when asked for alone."""
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def register() -> None:
     """Tell Hydra the schema, so that unknown keys and wrong types are refused while composing."""
     ConfigStore.instance().store(name="initlab_schema", node=Config, provider="initlab")
     for name, resolver in RESOLVERS.items():
-        OmegaConf.register_new_resolver(f"initlab.{name}", resolver, replace=True, use_cache=name == "sweep_dir")
+        OmegaConf.register_new_resolver(f"initlab.{name}", resolver, replace=True)
 
 
 def named(name: Callable[[Config], str]) -> Callable[..., str]:
@@ -45,9 +44,9 @@ def named(name: Callable[[Config], str]) -> Callable[..., str]:
     return resolver
 
 
-def sweep_directory(*, _root_: DictConfig) -> str:
-    """Return `<sweep.root>/<sweep.name or the time>`."""
-    return f"{_root_.sweep.root}/{_root_.sweep.name or datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
+def sweep_directory(root: str, name: str | None, now: str) -> str:
+    """Return `<sweep.root>/<sweep.name or the time>`; Hydra's own clock gives all jobs the same time."""
+    return f"{root}/{name or now}"
 
 
 RESOLVERS: dict[str, Callable[..., str]] = {

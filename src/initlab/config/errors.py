@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from initlab.config.checks import unknown_key
 from initlab.errors import UserError, nearest
 
+INIT_KEYS = ("gain", "sigma_b", "distribution", "mode", "std", "mean")
 MORE = "run with --help to see the groups and keys"
 
 
@@ -57,10 +58,8 @@ def missing_option(error: MissingConfigException) -> str:
 
 def unknown(name: str) -> str:
     """Say that a key does not exist for the chosen options, with the nearest that may."""
-    group, _, leaf = name.rpartition(".")
-    known = (
-        [f"{group}.{k}" for k in ("gain", "sigma_b", "distribution", "mode", "std", "mean")] if group == "init" else []
-    )
+    group = name.rpartition(".")[0]
+    known = [f"init.{k}" for k in INIT_KEYS] if group == "init" else []
     return (
         f"{name} is not a key of this configuration.{unknown_key(name, known)} "
         f"Keys depend on the chosen option ({'its file in conf/' + group if group else 'see the list'}): {MORE}."

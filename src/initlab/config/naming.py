@@ -47,5 +47,5 @@ def run_name(config: Config) -> str:
 
 
 def cell_name(config: Config) -> str:
-    """Return the directory of a sweep's cell: the readable name and eight digits of the hash, so a grown grid keeps it."""
+    """Return the directory of a sweep's cell: the readable name and eight digits of the hash; a grown grid keeps it."""
     return f"{run_name(config)}-{digest(config)[:8]}"

@@ -1,4 +1,4 @@
-"""Aliases are rewritten before Hydra sees them: `init=xavier_uniform,he_normal` becomes `init=glorot_uniform,he_normal`."""
+"""Aliases are rewritten before Hydra sees them: `init=xavier_normal,zeros` becomes `init=glorot_normal,zeros`."""
 
 import re
 from collections.abc import Iterable

@@ -129,7 +129,7 @@ def cnn(
     padding: str = "circular",
     downsample: int = 2,
 ) -> nn.Module:
-    """Build plain convolutions: `depth` of them, the first `downsample` with stride 2, mean pooling, a dense readout."""
+    """Build `depth` plain convolutions, the first `downsample` with stride 2, then mean pooling and a dense readout."""
     if len(input_shape) != 3:
         raise UserError(
             f"model=cnn needs images [channels, height, width] and the data has shape {list(input_shape)}: "
