@@ -50,7 +50,7 @@ DATASETS: dict[str, Source] = {
             "gaussian",
             synthetic.gaussian,
             "the teacher-student setting: Gardner & Derrida 1989",
-            {"train_size": 10_000, "test_size": 2_000, "dimension": 64, "classes": 10},
+            {"train_size": 10_000, "test_size": 2_000, "dimension": 32, "classes": 10},
         ),
         Source(
             "digits_1d",

@@ -26,13 +26,13 @@ SHAPES = (
 def gaussian(directories: tuple[Path, ...], train_size: int, test_size: int, dimension: int, classes: int) -> Raw:
     """Draw x ~ N(0, I) and label it by the largest output of a random teacher, tanh in one hidden layer.
 
-    h = tanh(W₁x/√d) with d = dimension and 2d hidden units, y = argmax W₂h, W₁ and W₂ standard normal: inputs as mean
-    field theory wants them (i.i.d., second moment 1), classes that a student of the same kind can learn. Setting after
-    Gardner & Derrida 1989, Three Unfinished Works on the Optimal Storage Capacity of Networks.
+    y = argmax W₂ tanh(2 W₁x/√d) with d inputs, d hidden units, W₁ and W₂ standard normal: inputs as mean field theory
+    wants them (i.i.d., second moment 1) and classes, of unequal sizes, that a hidden layer learns better than none.
+    Setting after Gardner & Derrida 1989, Three Unfinished Works on the Optimal Storage Capacity of Networks.
     """
     generator = torch.Generator().manual_seed(0)
-    first = torch.randn(2 * dimension, dimension, generator=generator) / math.sqrt(dimension)
-    second = torch.randn(classes, 2 * dimension, generator=generator)
+    first = 2 * torch.randn(dimension, dimension, generator=generator) / math.sqrt(dimension)
+    second = torch.randn(classes, dimension, generator=generator)
     x = torch.randn(train_size + test_size, dimension, generator=generator)
     y = (torch.tanh(x @ first.T) @ second.T).argmax(dim=1)
     return _raw(x, y, train_size, classes, "drawn: Gaussian inputs, a random teacher", standardise=False)
@@ -52,11 +52,11 @@ def digits_1d(directories: tuple[Path, ...], train_size: int, test_size: int, no
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n, 1, generator=generator)
 
-    width = uniform(0.5 * length, 0.8 * length)
+    width = uniform(0.3 * length, 0.55 * length)
     start = uniform(0, 1) * (length - width)
     position = torch.arange(length)
-    signal = _curve(y, (position - start) / width) * uniform(0.7, 1.3)
-    tilt = 0.5 * torch.randn(n, 1, generator=generator) * (2 * position / (length - 1) - 1)
+    signal = _curve(y, (position - start) / width) * uniform(0.5, 1.5)
+    tilt = 0.75 * torch.randn(n, 1, generator=generator) * (2 * position / (length - 1) - 1)
     white = torch.randn(n, length, generator=generator)
     smooth = _smooth(torch.randn(n, length, generator=generator), width=2.0)
     x = signal + tilt + noise * (smooth + 0.1 * white)
