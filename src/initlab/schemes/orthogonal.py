@@ -1,8 +1,6 @@
 """Orthogonal weights: Haar-distributed, scaled, at the centre tap, and mirrored so that ReLU looks linear."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,17 +15,6 @@ from .record import Law, Scheme
 from .scaling import unit_gain
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run LAPACK on one thread, so that its rounding does not depend on the machine's number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def haar(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     """Return a float64 (rows, columns) matrix, Haar-distributed among those with orthonormal rows (columns if tall).
 
@@ -38,8 +25,7 @@ def haar(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     >>> torch.allclose(q @ q.T, torch.eye(3, dtype=torch.float64))
     True
     """
-    with one_thread():
-        return init.orthogonal_(torch.empty(rows, columns, dtype=torch.float64, device="cpu"), generator=generator)
+    return init.orthogonal_(torch.empty(rows, columns, dtype=torch.float64, device="cpu"), generator=generator)
 
 
 def _orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
@@ -98,8 +84,8 @@ def _delta_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None
 
 
 def _halves(shape: tuple[int, ...], role: str) -> tuple[int, int]:
-    # Units come in pairs (h, −h); the first layer's inputs and the readout's outputs do not.
-    return (1 if role == "readout" else 2), (1 if role == "first" else 2)
+    # Units come in pairs (h, −h); inputs from outside (data, table rows) and the readout's outputs do not.
+    return (1 if role == "readout" else 2), (1 if role in ("first", "embedding") else 2)
 
 
 def _looks_linear(weight: Tensor, *, gain: float, role: str, generator: torch.Generator, **_: Any) -> Tensor:

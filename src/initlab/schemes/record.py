@@ -1,7 +1,8 @@
 """What a scheme is: how it fills a weight, and the law it promises for what it fills."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +12,22 @@ from torch import Tensor
 from initlab.activations import Activation
 from initlab.errors import Impossible, UserError, nearest
 from initlab.fans import Fans
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, so that rounding (LAPACK's, a reduction's) does not depend on the number of cores.
+
+    >>> with one_thread():
+    ...     torch.get_num_threads()
+    1
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,7 @@ class Scheme:
         0.13
         """
         plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous()
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             target = weight if plain else torch.empty(weight.shape, dtype=torch.float32, device="cpu")
             self.sampler(target, fans=fans, gain=gain, role=role, generator=generator, **self.parameters)
             return weight if target is weight else weight.copy_(target)
@@ -153,7 +170,7 @@ class Scheme:
         if self.bias is None:
             raise UserError(f"init={self.name} has no rule for biases; they are zero or N(0, sigma_b²).")
         drawn = torch.empty(bias.shape, dtype=torch.float32, device="cpu")
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             return bias.copy_(self.bias.sampler(drawn, fans=fans, generator=generator, **self.parameters))
 
     def bias_law(self, fans: Fans) -> Law | None:

@@ -163,7 +163,7 @@ ROWS = (
     _point(
         "variance_scaling",
         "Var = gain²·scale/fan(mode)",
-        "Keras and JAX",
+        "Keras' and JAX's VarianceScaling",
         None,
         open_keys=("scale", "mode", "distribution"),
         distribution="truncated_normal",
@@ -187,8 +187,8 @@ ROWS = (
     _point(
         "torch_default",
         "U(±gain/√n), bias U(±1/√n)",
-        "torch.nn.Linear and Conv: kaiming_uniform(a=√5)",
-        2016,
+        "PyTorch, torch.nn.Linear and Conv: kaiming_uniform(a=√5)",
+        None,
         open_keys=(),
         scale=1 / 3,
         distribution="uniform",
