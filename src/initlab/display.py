@@ -3,8 +3,10 @@
 Where the output is not a terminal, the line becomes an ordinary line every few seconds, readable in a file.
 """
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -80,7 +82,7 @@ def number(value: float | None, percent: bool = False) -> str:
     return f"{value:.1%}" if percent else f"{value:.4g}"
 
 
-def run_table(label: str, summary: Mapping[str, Any], logdir: str) -> Table:
+def run_table(label: str, summary: Mapping[str, Any]) -> Table:
     """Build the small table that ends a single run."""
     table = Table(title=Text(label, style="bold"), title_justify="left", show_edge=False, box=None, pad_edge=False)
     table.add_column("")
@@ -94,10 +96,10 @@ def run_table(label: str, summary: Mapping[str, Any], logdir: str) -> Table:
     return table
 
 
-def show_run(label: str, summary: Mapping[str, Any], logdir: str, console: Console | None = None) -> None:
+def show_run(label: str, summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Print how a run ended, where its files are and what to type next."""
     console = console or Console()
-    console.print(run_table(label, summary, logdir))
+    console.print(run_table(label, summary))
     status = summary["status"]
     text = Text(status, style=STATUS_STYLE.get(status, ""))
     if status == "diverged":
@@ -106,8 +108,15 @@ def show_run(label: str, summary: Mapping[str, Any], logdir: str, console: Conso
         text.append(f": {summary['error']} (the traceback is in {summary['path']}/run.log)")
     text.append(f" · {summary.get('steps', 0)} steps in {duration(summary['seconds'])}", style="")
     console.print(text)
-    console.print(f"files        {summary['path']}", soft_wrap=True, highlight=False)
-    console.print(f"look at it   tensorboard --logdir {logdir}", soft_wrap=True, highlight=False)
+    show_where(Path(summary["path"]), console)
+
+
+def show_where(directory: Path, console: Console, note: str = "") -> None:
+    """Say where the files are and what to type to look at them, with paths as short as they can be."""
+    short = Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory
+    logdir = short if note else short.parent
+    console.print(f"files        {short}{note}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"look at it   tensorboard --logdir {logdir}", soft_wrap=True, highlight=False, markup=False)
 
 
 def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: Console | None = None) -> None:

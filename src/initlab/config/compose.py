@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from initlab.config.checks import check
+from initlab.config.help import examples_text, keys_text
 from initlab.config.naming import cell_name, run_name
 from initlab.config.schema import Config
 from initlab.errors import UserError
@@ -53,6 +54,8 @@ RESOLVERS: dict[str, Callable[..., str]] = {
     "run_name": named(run_name),
     "cell_name": named(cell_name),
     "sweep_dir": sweep_directory,
+    "keys": keys_text,
+    "examples": examples_text,
 }
 
 

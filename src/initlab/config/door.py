@@ -34,7 +34,7 @@ def task(composed: DictConfig) -> dict[str, Any]:
         label = run_name(config)
         with ProgressLine(label) as line:
             summary = run([config], [directory], watch=line.update)[0]
-        show_run(label, summary, str(directory.parent))
+        show_run(label, summary)
     except UserError:
         remove_if_only_hydra(directory)
         raise

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from initlab.config import Config
 from initlab.config.naming import cell_name, digest, run_name
-from initlab.display import ProgressLine, show_cells
+from initlab.display import ProgressLine, show_cells, show_where
 from initlab.errors import UserError
 from initlab.experiment import impossible, run
 from initlab.records import RunWriter, flatten
@@ -82,5 +84,4 @@ class Sweep:
         show_cells(cells(frame, by), by)
         for reason in dict.fromkeys(self.skipped.values()):
             print(f"skipped: {reason}")
-        print(f"\nfiles        {self.directory} (sweep.csv: one row per run)")
-        print(f"look at it   tensorboard --logdir {self.directory}")
+        show_where(self.directory.absolute(), Console(), " (sweep.csv: one row per run)")

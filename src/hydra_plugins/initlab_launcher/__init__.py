@@ -1,0 +1,1 @@
+"""Hydra discovers initlab's launcher and sweeper here."""

@@ -1,0 +1,144 @@
+"""The `initlab` console script: thin verbs, nothing heavy imported before one is chosen."""
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from initlab.errors import UserError
+
+app = typer.Typer(
+    name="initlab",
+    help="What does this initialization do to this network? Predicted, measured at step 0, and shown by training.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def train(context: typer.Context) -> None:
+    """Train one network, or with -m a grid of them: the same as `python train.py`."""
+    from initlab.config.door import main as door
+
+    raise typer.Exit(door(context.args))
+
+
+@app.command()
+def schemes(as_json: AsJson = False) -> None:
+    """List the initialization schemes: name, law, what they need, year, reference."""
+    from initlab.schemes import SCHEMES
+
+    rows = [
+        {
+            "name": s.name,
+            "law": s.formula,
+            "variance": layer_variance(s),
+            "needs": ", ".join(s.needs),
+            "keys": [f"init.{k}" for k in s.parameters],
+            "year": s.year,
+            "reference": s.reference,
+        }
+        for s in SCHEMES.values()
+    ]
+    show(rows, as_json, hide=("keys",))
+    if not as_json:
+        print(f"\nvariance: σ_w² = fan_in · Var[W] of a hidden {LAYER} → {LAYER} layer under ReLU; keys: --json")
+
+
+LAYER = 128
+
+
+def layer_variance(scheme: Any) -> float | None:
+    """Return σ_w² = fan_in · Var[W] that a scheme promises in a square hidden layer, under ReLU where that matters."""
+    from initlab.activations import ACTIVATIONS
+    from initlab.fans import Fans
+
+    if scheme.structural("dense", (LAYER, LAYER)) is not None:
+        return None
+    fans = Fans(LAYER, LAYER)
+    variance = scheme.law(fans, scheme.gain(ACTIVATIONS["relu"], fans)).variance
+    return round(LAYER * variance, 4) if math.isfinite(variance) else None
+
+
+@app.command()
+def activations(as_json: AsJson = False) -> None:
+    """List the activation functions: name, formula, saturation interval, kinks, reference."""
+    from initlab.activations import ACTIVATIONS
+
+    show(
+        [
+            {
+                "name": a.name,
+                "formula": a.formula,
+                "keys": [f"act.{k}" for k in a.parameters],
+                "saturated outside": None if a.saturation is None else [round(x, 4) for x in a.saturation],
+                "kinks": list(a.kinks),
+                "reference": a.reference,
+            }
+            for a in ACTIVATIONS.values()
+        ],
+        as_json,
+        hide=("keys",),
+    )
+
+
+def show(rows: Sequence[Mapping[str, Any]], as_json: bool, hide: Sequence[str] = ()) -> None:
+    """Print records as a table that fits the terminal, or whole as JSON."""
+    if as_json:
+        print(json.dumps(plain_numbers(rows), indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = [column for column in rows[0] if column not in hide]
+    for column in columns:
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell(row[column], column)) for column in columns))
+    Console().print(table)
+
+
+def cell(value: Any, column: str = "") -> str:
+    """Write one value of a table; a reference is cut after its year, its title is in the JSON."""
+    if value is None or value == []:
+        return ""
+    if column == "reference":
+        return re.sub(r"(\b(?:1[89]|20)\d\d\b).*", r"\1", str(value))
+    if isinstance(value, list):
+        return ", ".join(x if isinstance(x, str) else f"{x:g}" for x in value)
+    return str(value)
+
+
+def plain_numbers(value: Any) -> Any:
+    """Replace infinities, which JSON has not, by their names."""
+    if isinstance(value, Mapping):
+        return {k: plain_numbers(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_numbers(v) for v in value]
+    return str(value) if isinstance(value, float) and abs(value) == float("inf") else value
+
+
+def main() -> None:
+    """Run the console script; what the user got wrong is one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"initlab: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        # `initlab schemes | head`: nobody reads any more, which is no error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None

@@ -1,0 +1,46 @@
+"""The table of keys: one source for `--help` and the README."""
+
+import dataclasses
+from typing import Any
+
+from initlab.config.schema import EXAMPLES, GROUPS, Config
+
+
+def key_rows(cls: Any = Config, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Return (key, default, what it is) for every key of the schema, groups aside.
+
+    >>> key_rows()[0]
+    ('depth', '5', 'hidden layers (resmlp: blocks; resnet: blocks per stage)')
+    """
+    rows = []
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(f.type):
+            rows += key_rows(f.type, f"{prefix}{f.name}.")
+        elif prefix or f.name not in GROUPS:
+            rows.append((prefix + f.name, shown(f), f.metadata["help"]))
+    return rows
+
+
+def shown(f: dataclasses.Field) -> str:
+    """Write a default as it is typed on the command line."""
+    value = f.default_factory() if callable(f.default_factory) else f.default
+    return "null" if value is None else str(value).lower()
+
+
+def keys_text() -> str:
+    """Lay the keys out in three columns."""
+    rows = key_rows()
+    left, middle = (max(len(row[i]) for row in rows) for i in (0, 1))
+    return "\n".join(f"  {k:<{left}}  {d:<{middle}}  {text}" for k, d, text in rows) + "\n"
+
+
+def examples_text() -> str:
+    """Lay out one example for every axis."""
+    width = max(map(len, EXAMPLES))
+    return "\n".join(f"  {axis:<{width}}  {example}" for axis, example in EXAMPLES.items()) + "\n"
+
+
+def markdown() -> str:
+    """Write the table of keys for the README."""
+    lines = [f"| `{k}` | {d} | {text} |" for k, d, text in key_rows()]
+    return "\n".join(["| key | default | what it is |", "|---|---|---|", *lines])
