@@ -29,7 +29,7 @@ def cache_directory() -> Path:
 
 def search_path(root: str | os.PathLike | None) -> tuple[Path, ...]:
     """Return the directories to search, in order: `data.root`, $INITLAB_DATA, Debian's, the per-user cache."""
-    named = [Path(place).expanduser().absolute() for place in (root, os.environ.get("INITLAB_DATA")) if place]
+    named = [Path(str(place)).expanduser().absolute() for place in (root, os.environ.get("INITLAB_DATA")) if place]
     return (*named, SYSTEM_FASHION, cache_directory())
 
 

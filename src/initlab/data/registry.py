@@ -105,29 +105,28 @@ def load(
             f"data={name} is unknown.{nearest(str(name), DATASETS)} "
             f"Choose one of {', '.join(DATASETS)}, or data=custom data.target=package.module:function."
         )
-    if not isinstance(validation, (int, float)) or not 0 <= validation < 1:
+    if type(validation) not in (int, float) or not 0 <= validation < 1:
         raise UserError(f"data.validation={validation} must be a fraction in [0, 1); the default is 0.1.")
-    if not isinstance(seed, int) or seed < 0:
-        raise UserError(f"data.seed={seed} must be a non-negative integer.")
+    if type(seed) is not int or seed < 0:
+        raise UserError(f"data.seed={seed} must be a non-negative integer; the default is 0.")
+    if not isinstance(normalize, bool):
+        raise UserError(f"data.normalize={normalize} must be true or false; the default is true.")
     if name != "custom":
         parameters = _checked(DATASETS[name], parameters)
-    dataset = _load(
-        name, search_path(root), bool(normalize), float(validation), torch.device(device), _frozen(parameters)
-    )
-    return replace(dataset, seed=seed)
+    key = (name, search_path(root), normalize, float(validation), _frozen(parameters))
+    return replace(_on_device(torch.device(device), key), seed=seed)
 
 
 @functools.lru_cache(maxsize=8)
-def _load(
-    name: str,
-    directories: tuple[Path, ...],
-    normalize: bool,
-    validation: float,
-    device: torch.device,
-    parameters: tuple[tuple[str, Any], ...],
-) -> Dataset:
+def _on_device(device: torch.device, key: tuple) -> Dataset:
+    dataset = _read(*key)
+    return dataset if device.type == "cpu" else dataset.to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(name: str, directories: tuple[Path, ...], normalize: bool, validation: float, parameters: tuple) -> Dataset:
     read = custom if name == "custom" else DATASETS[name].read
-    return make_dataset(name, read(directories, **dict(parameters)), normalize, validation).to(device)
+    return make_dataset(name, read(directories, **dict(parameters)), normalize, validation)
 
 
 def _frozen(parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
