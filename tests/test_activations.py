@@ -1,10 +1,12 @@
 """Every activation: its module, its derivative, its kinks and its saturation agree with φ, for the whole registry."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy.special import erf
 from torch import nn
 
@@ -20,6 +22,7 @@ from initlab.activations import (
 from initlab.errors import UserError
 from initlab.targets import load_target
 
+CONF = Path(__file__).parents[1] / "conf" / "act"
 EVERY = pytest.mark.parametrize("record", ACTIVATIONS.values(), ids=lambda record: record.name)
 CLAMP = lambda x, low, high: np.where(x.real < low, low, np.where(x.real > high, high, x))  # noqa: E731
 
@@ -159,6 +162,17 @@ def test_records_are_complete_and_found_by_name(record):
     assert record.reference
     assert record.formula
     assert hash(record) == hash(activation((record.name, {})))
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS, "custom"])
+def test_option_files_hold_the_defaults_of_the_registry(name):
+    option = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
+    own = {"target": None} if name == "custom" else dict(ACTIVATIONS[name].parameters)
+    assert option == {"name": name, **own}
+
+
+def test_every_option_file_has_a_registry_row():
+    assert {path.stem for path in CONF.glob("*.yaml")} == {*ACTIVATIONS, "custom"}
 
 
 @pytest.mark.parametrize("alias", ACT_ALIASES)

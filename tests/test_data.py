@@ -133,7 +133,7 @@ DAMAGED = {
 def test_a_damaged_idx_file_is_named_with_the_remedy(tmp_path, damage):
     content, what = DAMAGED[damage]
     (tmp_path / "some-file").write_bytes(content)
-    with pytest.raises(UserError, match="some-file.*delete it") as caught:
+    with pytest.raises(UserError, match=r"some-file.*delete it") as caught:
         read_idx(tmp_path / "some-file", hashlib.md5(GOOD).hexdigest(), "delete it")
     assert what in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -229,9 +229,7 @@ def test_no_network_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(
-        UserError, match=r"data=mnist cannot be downloaded to .*file.* writable directory by data\.root"
-    ):
+    with pytest.raises(UserError, match=r"data=mnist cannot be downloaded to .*file.* by data\.root"):
         load("mnist", root=tmp_path / "file" / "below")
 
 
@@ -279,10 +277,8 @@ def test_cifar_comes_as_channels_first_bytes(tmp_path, monkeypatch, name):
     assert data.classes == {"cifar10": 10, "cifar100": 100}[name]
     assert len(data.mean) == 3
     x = data.prepare(data.train_x, torch.float64)
-    torch.testing.assert_close(x.mean(dim=(0, 2, 3)), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12)
-    torch.testing.assert_close(
-        x.var(dim=(0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64), rtol=1e-12, atol=0
-    )
+    assert x.mean(dim=(0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=1e-12)
+    assert x.square().mean(dim=(0, 2, 3)).tolist() == pytest.approx([1, 1, 1], rel=1e-12)
 
 
 @pytest.mark.parametrize("name", [row[0] for row in CIFAR])
@@ -335,7 +331,7 @@ def test_images_are_standardised_by_the_training_part():
     data = load("fashion_mini")
     x = data.prepare(data.train_x, torch.float64)
     assert x.mean().item() == pytest.approx(0, abs=1e-12)
-    assert x.var(correction=0).item() == pytest.approx(1, rel=1e-12)
+    assert x.square().mean().item() == pytest.approx(1, rel=1e-12)
     expected = (data.test_x.double() / 255 - data.mean[0]) / data.std[0]
     torch.testing.assert_close(data.prepare(data.test_x, torch.float64), expected, rtol=1e-13, atol=1e-13)
 
