@@ -1,0 +1,26 @@
+"""What theory predicts of signals and gradients before a weight is drawn: exact in the limit of infinite width."""
+
+from initlab.theory.critical import Critical, critical, critical_line, default_critical, doubly_critical
+from initlab.theory.fixed_points import FixedPoint, fixed_point
+from initlab.theory.gains import Gains, derived_gain, gains
+from initlab.theory.maps import Moments, c_map, c_map_slope, chi_1, chi_q, moments, q_map
+
+__all__ = [
+    "Critical",
+    "FixedPoint",
+    "Gains",
+    "Moments",
+    "c_map",
+    "c_map_slope",
+    "chi_1",
+    "chi_q",
+    "critical",
+    "critical_line",
+    "default_critical",
+    "derived_gain",
+    "doubly_critical",
+    "fixed_point",
+    "gains",
+    "moments",
+    "q_map",
+]

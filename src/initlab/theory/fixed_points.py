@@ -1,0 +1,270 @@
+"""Fixed points of the q-map and of the c-map, what kind they are, and the depth scales that follow.
+
+V(q*) = q* and C(c*) = c*. ξ_q = −1/ln |χ_q|, ξ_c = −1/ln C′(c*), ξ_grad = 1/|ln χ₁|, all in layers. Sources: Poole et
+al. (2016), *Exponential expressivity in deep neural networks through transient chaos*; Schoenholz et al. (2017), *Deep
+information propagation*; Hayou, Doucet and Rousseau (2019), *On the impact of the activation function on deep neural
+networks training*.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from initlab.activations import Activation, activation
+from initlab.errors import UserError
+from initlab.theory.maps import moments, sigmas
+from initlab.theory.pairs import pair_moments
+from initlab.theory.quadrature import evaluate, partition, value
+from initlab.theory.roots import find_roots
+
+NOISE = 1e-13
+"""Relative differences below this are rounding."""
+TOUCH = 1e-9
+"""|V(q)/q − 1| below which a q-map that touches the diagonal without crossing it counts as a fixed point."""
+CRITICAL = 1e-9
+"""|χ₁ − 1| below which a point is called critical."""
+TRAINABLE = 6.0
+"""Networks train to a depth of about 6 ξ_c (Schoenholz et al. 2017); the factor depends on steps and rate."""
+LOWEST_Q, HIGHEST_Q = 2.0**-44, 2.0**40
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Where second moments and correlations settle, and how fast.
+
+    Attributes:
+        sigma_w, sigma_b: standard deviations asked for.
+        q_star: second moment that a signal started at `start` tends to; 0 and inf are limits.
+        kind: `stable`; `repelling` (V has a fixed point at `start`, but leaves it when disturbed); `half_stable` (it
+            repels on one side); `any` (every q is fixed: scale-free φ at its critical gain); `zero` (q tends to 0;
+            the other fields are the limits σ_b → 0); `infinite` (q grows without bound; the fields are limits).
+        stable: a small disturbance of q does not grow, on either side.
+        chi_1, chi_q: slopes of the c-map at c = 1 and of the q-map, at q_star.
+        c_star: correlation that two inputs tend to.
+        xi_q, xi_c, xi_grad: depth scales in layers.
+        phase: `ordered` (χ₁ < 1), `critical` or `chaotic` (χ₁ > 1).
+        others: further fixed points of the q-map, as (q, χ_q).
+    """
+
+    sigma_w: float
+    sigma_b: float
+    q_star: float
+    kind: str
+    stable: bool
+    chi_1: float
+    chi_q: float
+    c_star: float
+    xi_q: float
+    xi_c: float
+    xi_grad: float
+    phase: str
+    others: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def trainable_depth(self) -> float:
+        """About 6 ξ_c layers; where q grows without bound the gradient's scale ξ_grad stands in for ξ_c."""
+        return TRAINABLE * (self.xi_grad if self.kind == "infinite" else self.xi_c)
+
+
+def fixed_point(act: Any, sigma_w: float, sigma_b: float = 0.0, start: float = 1.0) -> FixedPoint:
+    """Find where the q-map leads from `start`, and describe that point.
+
+    Arguments: `act`: activation by name, record or callable; `sigma_w`, `sigma_b`: standard deviations of √fan_in · W
+    and of b; `start`: second moment of the first layer's preactivations. Raises `UserError` for a negative σ, or where
+    φ cannot be integrated.
+
+    >>> point = fixed_point("tanh", sigma_w=2**0.5, sigma_b=0.05**0.5)
+    >>> round(point.q_star, 8), round(point.c_star, 8), round(point.xi_c, 4), point.phase
+    (0.72176187, 0.74408242, 25.2134, 'chaotic')
+    >>> fixed_point("relu", sigma_w=2**0.5).kind
+    'any'
+    """
+    record = activation(act)
+    sigma_w, sigma_b = sigmas(sigma_w, sigma_b)
+    if not (math.isfinite(start) and start > 0):
+        raise UserError(f"start={start} must be a positive second moment, such as 1.")
+    refuse_jumps(record)
+    roots = _q_roots(record, sigma_w, sigma_b)
+    if roots is None:
+        return _describe(record, sigma_w, sigma_b, start, "any", ())
+    q_star, side = _destination(record, sigma_w, sigma_b, start, roots)
+    others = tuple((q, float(sigma_w**2 * moments(record, q).growth)) for q in roots if q != q_star)
+    return _describe(record, sigma_w, sigma_b, q_star, side, others)
+
+
+def _describe(
+    act: Activation, sigma_w: float, sigma_b: float, q: float, kind: str, others: tuple[tuple[float, float], ...]
+) -> FixedPoint:
+    if kind in ("zero", "infinite"):
+        chi_1 = chi_q = sigma_w**2 * (origin_slope(act) if kind == "zero" else far_slope(act))
+    else:
+        found = moments(act, q)
+        chi_1, chi_q = float(sigma_w**2 * found.slope_square), float(sigma_w**2 * found.growth)
+    if not kind:
+        kind = "repelling" if abs(chi_q) > 1 + CRITICAL else "stable" if abs(chi_q) < 1 - 1e-6 else "half_stable"
+    c_star, slope = 1.0, chi_1
+    if kind == "infinite" and chi_1 > 1:
+        slope = 1.0  # of the c-map normalised by the growing q: correlations move slower than any exponential
+    elif chi_1 > 1 + CRITICAL:
+        c_star = correlation_fixed_point(act, sigma_w, q)
+        slope = sigma_w**2 * pair_moments(act, q, c_star).slopes
+    return FixedPoint(
+        sigma_w=sigma_w,
+        sigma_b=sigma_b,
+        q_star=q,
+        kind=kind,
+        stable=kind in ("stable", "any", "zero"),
+        chi_1=chi_1,
+        chi_q=chi_q,
+        c_star=c_star,
+        xi_q=depth_scale(abs(chi_q)),
+        xi_c=depth_scale(slope),
+        xi_grad=abs(depth_scale(chi_1)),
+        phase=phase_of(chi_1),
+        others=others,
+    )
+
+
+def phase_of(chi: float) -> str:
+    """Name the phase of a χ₁.
+
+    >>> phase_of(0.9), phase_of(1.0), phase_of(1.1)
+    ('ordered', 'critical', 'chaotic')
+    """
+    return "critical" if abs(chi - 1) <= CRITICAL else "ordered" if chi < 1 else "chaotic"
+
+
+def depth_scale(slope: float) -> float:
+    """Layers over which a deviation shrinks by e, −1/ln(slope): inf at 1, 0 at 0, negative where it grows.
+
+    >>> round(depth_scale(0.5), 4), depth_scale(1.0), depth_scale(0.0)
+    (1.4427, inf, 0.0)
+    """
+    if abs(slope - 1) <= CRITICAL:
+        return math.inf
+    return 0.0 if slope <= 0 or math.isinf(slope) else -1 / math.log(slope)
+
+
+def correlation_fixed_point(act: Activation, sigma_w: float, q: float) -> float:
+    """c* in the chaotic phase: the root of σ_w² r(q, c) = 1 in [0, 1), unique because C is convex there."""
+
+    def excess(c: np.ndarray, index: np.ndarray) -> np.ndarray:
+        return np.array([sigma_w**2 * pair_moments(act, q, float(x)).secant - 1 for x in c])
+
+    # C(0) ≥ 0 exactly; with odd φ and no bias it is 0, and rounding may have either sign
+    if excess(np.zeros(1), np.zeros(1))[0] > -NOISE:
+        return 0.0
+    return float(find_roots(excess, np.zeros(1), np.ones(1))[0])
+
+
+def _q_roots(act: Activation, sigma_w: float, sigma_b: float) -> list[float] | None:
+    """All fixed points of V in ascending order, 0 first where it attracts; None where every q is one."""
+    if sigma_w == 0:
+        return [sigma_b**2]
+    grid = _grid(act, sigma_w, sigma_b)
+
+    def excess(x: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
+        q = np.exp(x)
+        ratio = (sigma_w**2 * moments(act, q).square + sigma_b**2) / q - 1
+        # out of reach is far above the diagonal: φ grows faster than any power there
+        return np.where(np.abs(ratio) < NOISE, 0.0, np.where(np.isfinite(ratio), ratio, np.finfo(float).max))
+
+    x = np.log(grid)
+    ratio = excess(x)
+    x, ratio = _with_touches(x, ratio, excess)
+    telling = np.flatnonzero(ratio)
+    if np.abs(ratio).max() < 10 * NOISE or telling.size == 0:
+        return None
+    turns = telling[np.flatnonzero(np.diff(np.sign(ratio[telling])))]
+    following = telling[np.flatnonzero(np.diff(np.sign(ratio[telling]))) + 1]
+    crossings = np.exp(find_roots(excess, x[turns], x[following]))
+    touches = np.exp(x[np.isclose(ratio, 0, atol=TOUCH) & _turning(ratio)])
+    near = [t for t in touches if not np.isclose(crossings, t, rtol=1e-3).any()]
+    roots = sorted([*map(float, crossings), *map(float, near)])
+    return [0.0, *roots] if sigma_b == 0 and ratio[telling[0]] < 0 else roots
+
+
+def _turning(ratio: np.ndarray) -> np.ndarray:
+    """Interior points where |V(q)/q − 1| has a local minimum between two larger values of one sign."""
+    inside = np.zeros(ratio.size, dtype=bool)
+    left, here, right = np.abs(ratio[:-2]), np.abs(ratio[1:-1]), np.abs(ratio[2:])
+    inside[1:-1] = (here < left) & (here < right) & (np.sign(ratio[:-2]) == np.sign(ratio[2:]))
+    return inside
+
+
+def _with_touches(x: np.ndarray, ratio: np.ndarray, excess: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Add to the grid the places where V comes nearest to the diagonal without crossing it on the grid."""
+    from scipy.optimize import minimize_scalar
+
+    for i in np.flatnonzero(_turning(ratio)):
+        sign = np.sign(ratio[i - 1])
+        found = minimize_scalar(
+            lambda y, sign=sign: float(sign * excess(np.array([y]))[0]),
+            bounds=(x[i - 1], x[i + 1]),
+            method="bounded",
+            options={"xatol": 1e-9},
+        )
+        x, ratio = np.append(x, found.x), np.append(ratio, sign * found.fun)
+    order = np.argsort(x)
+    return x[order], ratio[order]
+
+
+def _grid(act: Activation, sigma_w: float, sigma_b: float) -> np.ndarray:
+    """Second moments, eight to an octave, between which every fixed point must lie."""
+    low = max(sigma_b**2, LOWEST_Q)
+    top = sigma_w**2 * supremum(act) ** 2 + sigma_b**2
+    high = min(max(1.01 * top, 4 * low), max(HIGHEST_Q, 4 * low))
+    return np.geomspace(low, high, 2 + int(8 * math.log2(high / low)))
+
+
+def _destination(
+    act: Activation, sigma_w: float, sigma_b: float, start: float, roots: list[float]
+) -> tuple[float, str]:
+    """Where q goes from `start`, with a kind where the point itself does not say it."""
+    for q in roots:
+        if q > 0 and abs(q / start - 1) < 1e-6:
+            return q, ""
+    rises = sigma_w**2 * float(moments(act, start).square) + sigma_b**2 > start
+    beyond = [q for q in roots if q > start] if rises else [q for q in reversed(roots) if q < start]
+    if not beyond:
+        return (math.inf, "infinite") if rises else (0.0, "zero")
+    return beyond[0], "zero" if beyond[0] == 0 else ""
+
+
+@lru_cache(maxsize=256)
+def supremum(act: Activation) -> float:
+    """The largest |φ|, or inf where φ grows without bound."""
+    far = np.geomspace(1e2, 1e8, 500)
+    near = np.linspace(0, 100, 20001)
+    with np.errstate(over="ignore"):
+        close, distant = (np.abs(value(act, np.concatenate([-u, u]))).max() for u in (near, far))
+    return math.inf if distant > 1.5 * close else float(max(close, distant))
+
+
+@lru_cache(maxsize=256)
+def origin_slope(act: Activation) -> float:
+    """E[φ′²] in the limit q → 0: the mean of the squared slopes on the two sides of 0."""
+    return float((evaluate(act, np.array([-1e-30, 1e-30]))[1] ** 2).mean())
+
+
+@lru_cache(maxsize=256)
+def far_slope(act: Activation) -> float:
+    """E[φ′²] in the limit q → ∞: the mean of the squared slopes far out on the two sides."""
+    far = 1e8 + np.linspace(0, 100, 1001)
+    return float((evaluate(act, np.concatenate([-far, far]))[1] ** 2).mean())
+
+
+@lru_cache(maxsize=256)
+def refuse_jumps(act: Activation) -> None:
+    """Raise `UserError` where φ is not continuous: an infinite derivative leaves χ₁ and gradients without meaning."""
+    edges = partition(act, 64.0)[0]  # every jump is at an edge: no panel that holds one is resolved
+    left, right = value(act, edges - 1e-9), value(act, edges + 1e-9)
+    jumps = edges[np.abs(right - left) > 1e-6 * (1 + np.abs(left))]
+    if jumps.size:
+        raise UserError(
+            f"activation {act.name!r} jumps at x = {jumps[0]:.6g}, where its derivative is infinite, so that it has no "
+            "gain, χ₁ or critical point; use a continuous activation."
+        )

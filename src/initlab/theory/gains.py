@@ -1,0 +1,70 @@
+"""Gains: factors on the standard deviation of the weights that keep a moment at 1 from layer to layer.
+
+Sources: Glorot and Bengio (2010), *Understanding the difficulty of training deep feedforward neural networks*; He et
+al. (2015), *Delving deep into rectifiers*; Poole et al. (2016) for the critical one.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from initlab.activations import Activation, activation
+from initlab.errors import UserError
+from initlab.theory.critical import critical
+from initlab.theory.fixed_points import refuse_jumps
+from initlab.theory.maps import moments
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Factors that keep something at 1 for preactivations z ~ N(0, 1).
+
+    Attributes: `forward`: 1/√E[φ²], keeps second moments; `backward`: 1/√E[φ′²], keeps gradients; `centred`: 1/std φ,
+    keeps the variance. inf where the moment is 0.
+    """
+
+    forward: float
+    backward: float
+    centred: float
+
+
+@lru_cache(maxsize=1024)
+def _gains(act: Activation) -> Gains:
+    refuse_jumps(act)
+    found = moments(act, 1.0)
+    variance = float(found.square) - float(found.mean) ** 2
+    return Gains(
+        *(1 / math.sqrt(x) if x > 0 else math.inf for x in (float(found.square), float(found.slope_square), variance))
+    )
+
+
+def gains(act: Any) -> Gains:
+    """Return the gains of an activation: 1/√E[φ²], 1/√E[φ′²] and 1/√Var φ at z ~ N(0, 1).
+
+    Arguments: `act`: activation by name, record or callable. Raises `UserError` where φ jumps or grows too fast.
+
+    >>> round(gains("tanh").forward, 12), round(gains("relu").backward, 12)
+    (1.592537419723, 1.414213562373)
+    """
+    return _gains(activation(act))
+
+
+def derived_gain(kind: str, act: Any, sigma_b: float = 0.0) -> float:
+    """Return the gain that `init.gain=forward|backward|critical` stands for on a layer fed by this activation.
+
+    `critical` is σ_w with χ₁ = 1 at `sigma_b`. Raises `UserError` where it is infinite or does not exist.
+
+    >>> round(derived_gain("critical", "relu"), 6), round(derived_gain("forward", "tanh"), 6)
+    (1.414214, 1.592537)
+    """
+    if kind == "critical":
+        return critical(act, sigma_b=sigma_b).sigma_w
+    if kind not in ("forward", "backward"):
+        raise UserError(f"init.gain={kind!r} is unknown: choose paper, forward, backward, critical or a number.")
+    gain = float(getattr(gains(act), kind))
+    if not math.isfinite(gain):
+        raise UserError(
+            f"activation {activation(act).name!r} has no {kind} gain: the moment it divides by is not positive."
+        )
+    return gain
