@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +44,16 @@ class Part:
         for layer, generator in zip(self.dropouts, generators, strict=True):
             layer.generator = generator
 
-    @property
+    @cached_property
     def dropouts(self) -> list[Dropout]:
         """The dropout layers in order."""
         return [m for m in self.module.modules() if isinstance(m, Dropout)]
+
+    @cached_property
+    def draws_globally(self) -> bool:
+        """May a forward pass draw from the global random state? Our own families never do."""
+        foreign = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in self.module.modules())
+        return foreign or not hasattr(self.module, "weight_layers")
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """A tape listens to one forward and backward pass and keeps numbers, not tensors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,38 +148,27 @@ def units_last(x: Tensor, tap: Tap) -> Tensor:
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-def first_bad_layer(part: Any, position: int, run: Callable[[], Tensor]) -> str:
-    """Run the forward pass again and name the first layer with a non-finite preactivation in member `position`.
+def first_bad_layers(part: Any, run: Callable[[], Tensor]) -> dict[int, str]:
+    """Call `run`, a forward pass of the part, and name each member's first layer with a non-finite output.
 
-    Returns `loss` when every layer is finite and only the loss is not.
+    Returns position -> layer; a member whose layers are all finite is left out.
     """
-    bad: list[str] = []
-    with torch.no_grad():
-        probe = FiniteProbe(part, position, bad)
-        with probe:
+    found: dict[int, str] = {}
+
+    def note(tap: Tap, output: Tensor) -> None:
+        finite = torch.isfinite(part.by_member(output)).flatten(1).all(1).tolist()
+        for position, fine in enumerate(finite):
+            if not fine:
+                found.setdefault(position, tap.layer.name)
+
+    handles = [
+        tap.module.register_forward_hook(lambda module, args, output, tap=tap: note(tap, output))
+        for tap in taps(part.module)
+    ]
+    try:
+        with torch.no_grad():
             run()
-    return bad[0] if bad else "loss"
-
-
-class FiniteProbe:
-    """Hooks that note, in forward order, the layers whose output is not finite in one member."""
-
-    def __init__(self, part: Any, position: int, bad: list[str]):
-        self.part, self.position, self.bad = part, position, bad
-        self.handles: list[Any] = []
-
-    def __enter__(self) -> "FiniteProbe":
-        for tap in taps(self.part.module):
-            self.handles.append(tap.module.register_forward_hook(self._hook(tap)))
-        return self
-
-    def _hook(self, tap: Tap) -> Callable:
-        def note(module: nn.Module, args: Sequence[Any], output: Tensor) -> None:
-            if not torch.isfinite(self.part.by_member(output)[self.position]).all():
-                self.bad.append(tap.layer.name)
-
-        return note
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
+    finally:
+        for handle in handles:
             handle.remove()
+    return found

@@ -43,7 +43,8 @@ class Plan:
 class State:
     """Where training stands, apart from the weights themselves: enough to go on exactly as if never stopped."""
 
-    step: int = 0
+    step: int = 0  # updates done
+    evaluated: int = -1  # the last step whose evaluation was yielded
     slots: list[dict[str, list[Tensor]]] = field(default_factory=list)  # one per part
     stopped: dict[int, "Stopped"] = field(default_factory=dict)  # by member
     recent: dict[int, list[float]] = field(default_factory=dict)  # last losses, where a target is set

@@ -3,23 +3,23 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from initlab.data import Dataset, batches
-from initlab.diagnostics import Tape, first_bad_layer
+from initlab.diagnostics import Tape, first_bad_layers
 from initlab.ensemble import Ensemble, Part
 from initlab.initialize import stream
-from initlab.training.events import Evaluation, Event, Plan, Snapshot, State, Steps, Stopped
+from initlab.training.evaluation import accuracies, autocast, buffers_kept, evaluate, member_losses
+from initlab.training.events import Event, Plan, Snapshot, State, Steps, Stopped
 from initlab.training.optimizers import OPTIMIZERS, add_scaled_, clip_, gradient_norms, nonzero
 from initlab.training.schedules import rate_factor
 
 YIELD_EVERY = 0.2  # seconds between rows handed out: often enough for a progress line
 TARGET_WINDOW = 10  # steps whose mean loss is compared with the target
-EVAL_BATCH = 2000
 PER_MEMBER = ("lr", "weight_decay", "clip_norm")
 
 
@@ -27,7 +27,8 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
     """Train all members on common batches, yielding rows, evaluations, snapshots and stops as they happen.
 
     Row k holds the loss of batch k under the weights after k updates, so step 0 is the initialization. A non-finite
-    loss stops that member alone. Between two yields `state` is whole: with the weights it is a checkpoint.
+    loss stops that member alone; after the last update one more batch is looked at, so that none goes unseen. Whenever
+    this yields, `state` is whole: with the weights it is a checkpoint, and what was yielded will not come again.
 
     Arguments: `ensemble` of initialized networks; `data` on the same device; `plan`; `state` to go on from.
     """
@@ -45,31 +46,32 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
         active = [k for k, part in enumerate(ensemble.parts) if any(m not in state.stopped for m in part.members)]
         if not active:
             break
-        if plan.evaluates(step):
+        if plan.evaluates(step) and state.evaluated < step:
             yield from rows.flush()
+            state.evaluated = step
             yield evaluate(ensemble, data, step, state, plan)
-        recorded = step in plan.records
-        if step == plan.steps and not recorded:
-            break
+        recorded, last = step in plan.records, step == plan.steps
         index = next(order)
         x, y = data.prepare(data.train_x[index], plan.dtype), data.targets(data.train_y[index], plan.dtype)
         factor = rate_factor(plan.schedule, plan.warmup, plan.steps, step)
         tapes: list[Tape] = []
+        stopped: list[Stopped] = []
         for k in active:
             part = ensemble.parts[k]
             tape = Tape(part, step=step, interval=plan.saturation) if recorded else None
-            update = None if step == plan.steps else (optimizer, state.slots[k], hypers[k], factor)
-            measured = advance(part, x, y, plan, step, update, tape)
+            update = None if last else (optimizer, state.slots[k], hypers[k], factor)
+            with buffers_kept(part.module) if last else nullcontext():
+                measured = advance(part, x, y, plan, step, update, tape)
             tapes += [tape] if tape is not None else []
-            if update is not None and step % plan.log_every == 0:
+            if not last and step % plan.log_every == 0:
                 rows.add(step, [m for m in part.members if m not in state.stopped], part.members, measured)
-            yield from stops(part, measured, plan, step, state)
-        if recorded:
-            yield from rows.flush()
-            yield snapshot(step, tapes, ensemble, active, state)
+            stopped += stops(part, measured, plan, step, state)
         state.step += 1
-        if rows.due():
+        if recorded or stopped or rows.due():
             yield from rows.flush()
+        yield from stopped
+        if recorded:
+            yield snapshot(step, tapes, ensemble, active, state)
     yield from rows.flush()
 
 
@@ -77,28 +79,24 @@ def advance(
     part: Part, x: Tensor, y: Tensor, plan: Plan, step: int, update: tuple | None, tape: Tape | None
 ) -> dict[str, Any]:
     """Take one step with one part: forward, backward, update; return its scalars as lists over members."""
-    if dropouts := part.dropouts:
-        part.key_dropout([stream(plan.data_seed, f"dropout/{step}/{k}") for k in range(len(dropouts))])
     with tape if tape is not None else nullcontext():
-        with autocast(x, plan.autocast):
+        with keyed_randomness(part, x, plan.data_seed, step), autocast(x, plan.autocast):
             logits = part.forward(x)
             losses = member_losses(logits, y)
-        loss_values = losses.detach().tolist()
-        finite = all(map(math.isfinite, loss_values))
-        bad_layers = {} if finite else locate(part, x, loss_values)
-        grads = list(torch.autograd.grad(losses.sum(), part.parameters))
-    norms = gradient_norms(grads, part.stacked)
-    measured = {
-        "loss": loss_values,
-        "accuracy": accuracies(logits, y),
-        "grad_norm": norms.tolist(),
-        "bad_layers": bad_layers,
-    }
+        measured: dict[str, Any] = {"loss": losses.detach().tolist(), "accuracy": accuracies(logits, y)}
+        if update is None and tape is None:
+            grads = []
+        else:
+            grads = list(torch.autograd.grad(losses.sum(), part.parameters, allow_unused=True, materialize_grads=True))
+    if not all(map(math.isfinite, measured["loss"])):
+        measured["bad_layers"] = locate(part, x, plan, step)
     if tape is not None:
         tape.gradients(dict(zip(part.names, grads, strict=True)))
     if update is not None:
         optimizer, slots, hyper, factor = update
         now = dict(hyper, lr=hyper["lr"] * factor)
+        norms = gradient_norms(grads, part.stacked)
+        measured["grad_norm"] = norms.tolist()
         measured["lr"] = now["lr"].tolist() if isinstance(now["lr"], Tensor) else [now["lr"]]
         if tape is not None:
             tape.before_update()
@@ -135,54 +133,53 @@ def member_hyper(part: Part, plan: Plan) -> dict[str, Any]:
     return hyper
 
 
-def member_losses(logits: Tensor, y: Tensor) -> Tensor:
-    """Return each member's mean loss [N] from outputs [N, B, C]: cross-entropy for labels, squared error for values."""
-    n, batch = logits.shape[:2]
-    if y.is_floating_point():
-        return (logits - y.to(logits.dtype)).square().flatten(1).mean(1)
-    if n == 1:
-        return nn.functional.cross_entropy(logits[0], y).view(1)
-    flat = nn.functional.cross_entropy(logits.flatten(0, 1), y.repeat(n), reduction="none")
-    return flat.view(n, batch).mean(1)
+@contextmanager
+def keyed_randomness(part: Part, x: Tensor, seed: int, step: int) -> Iterator[None]:
+    """Key whatever one forward pass draws by (data.seed, step, layer), and leave the global random state alone.
+
+    Our own dropout takes a generator per layer. Modules from elsewhere draw from the global state, so that is set for
+    the while: their masks depend on nothing else that runs in the process.
+    """
+    if dropouts := part.dropouts:
+        part.key_dropout([stream(seed, f"dropout/{step}/{k}") for k in range(len(dropouts))])
+    if not part.draws_globally:
+        yield
+        return
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        generator = stream(seed, f"forward/{step}")
+        if x.is_cuda:
+            torch.cuda.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        torch.random.set_rng_state(generator.get_state())
+        yield
 
 
-def accuracies(logits: Tensor, y: Tensor) -> list[float] | None:
-    """Return each member's fraction of right labels, or None for regression."""
-    if y.is_floating_point():
-        return None
-    return (logits.detach().argmax(-1) == y).float().mean(-1).tolist()
+def locate(part: Part, x: Tensor, plan: Plan, step: int) -> dict[int, str]:
+    """Run the forward pass of this step again and name the first non-finite layer of every member, by position."""
+    with (
+        buffers_kept(part.module),
+        keyed_randomness(part, x, plan.data_seed, step),
+        autocast(x, plan.autocast),
+    ):
+        return first_bad_layers(part, lambda: part.forward(x))
 
 
-def autocast(x: Tensor, enabled: bool) -> Any:
-    """Compute in bfloat16 where it is asked for."""
-    return torch.autocast(x.device.type, dtype=torch.bfloat16) if enabled else nullcontext()
-
-
-def locate(part: Part, x: Tensor, losses: list[float]) -> dict[int, str]:
-    """Name the first non-finite layer of every member whose loss is not finite."""
-    return {
-        position: first_bad_layer(part, position, lambda: part.forward(x))
-        for position, value in enumerate(losses)
-        if not math.isfinite(value)
-    }
-
-
-def stops(part: Part, measured: dict, plan: Plan, step: int, state: State) -> Iterator[Stopped]:
-    """Yield the members that diverged or reached the target at this step."""
+def stops(part: Part, measured: dict, plan: Plan, step: int, state: State) -> list[Stopped]:
+    """Note in `state`, and return, the members that diverged or reached the target at this step."""
+    found = []
     for position, member in enumerate(part.members):
         if member in state.stopped:
             continue
         loss = measured["loss"][position]
         if not math.isfinite(loss):
-            state.stopped[member] = Stopped(member, step, "diverged", measured["bad_layers"][position])
-            yield state.stopped[member]
-        elif plan.target_loss is not None:
+            found.append(Stopped(member, step, "diverged", measured["bad_layers"].get(position, "loss")))
+        elif plan.target_loss is not None and step < plan.steps:
             window = state.recent.setdefault(member, [])
             window.append(loss)
             del window[:-TARGET_WINDOW]
             if len(window) == TARGET_WINDOW and sum(window) / TARGET_WINDOW <= plan.target_loss:
-                state.stopped[member] = Stopped(member, step, "target")
-                yield state.stopped[member]
+                found.append(Stopped(member, step, "target"))
+    state.stopped |= {stop.member: stop for stop in found}
+    return found
 
 
 def snapshot(step: int, tapes: list[Tape], ensemble: Ensemble, active: list[int], state: State) -> Snapshot:
@@ -195,36 +192,6 @@ def snapshot(step: int, tapes: list[Tape], ensemble: Ensemble, active: list[int]
                 rows[member] = tape.rows[position]
                 counted[member] = tape.histograms[position]
     return Snapshot(step, rows, counted)
-
-
-@torch.no_grad()
-def evaluate(ensemble: Ensemble, data: Dataset, step: int, state: State, plan: Plan) -> Evaluation:
-    """Measure loss and accuracy on the validation and test sets, in evaluation mode, for members still running."""
-    values: dict[str, dict[int, float]] = {}
-    for split, xs, ys in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
-        if len(xs) == 0:
-            continue
-        for part in ensemble.parts:
-            if all(m in state.stopped for m in part.members):
-                continue
-            was_training = part.module.training
-            part.module.eval()
-            loss, right = torch.zeros(len(part.members), dtype=torch.float64), torch.zeros(len(part.members))
-            for start in range(0, len(xs), EVAL_BATCH):
-                x = data.prepare(xs[start : start + EVAL_BATCH], plan.dtype)
-                y = data.targets(ys[start : start + EVAL_BATCH], plan.dtype)
-                with autocast(x, plan.autocast):
-                    logits = part.forward(x)
-                loss += member_losses(logits, y).double().cpu() * (len(x) / len(xs))
-                if data.task == "classification":
-                    right += (logits.argmax(-1) == y).sum(-1).cpu()
-            part.module.train(was_training)
-            for position, member in enumerate(part.members):
-                if member not in state.stopped:
-                    values.setdefault(f"{split}_loss", {})[member] = float(loss[position])
-                    if data.task == "classification":
-                        values.setdefault(f"{split}_accuracy", {})[member] = float(right[position]) / len(xs)
-    return Evaluation(step, values)
 
 
 class Rows:

@@ -1,0 +1,80 @@
+"""What a batch says of every member: losses and accuracies, on a training batch or on whole splits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from initlab.data import Dataset
+from initlab.ensemble import Ensemble
+from initlab.training.events import Evaluation, Plan, State
+
+EVAL_BATCH = 2000
+
+
+def member_losses(logits: Tensor, y: Tensor) -> Tensor:
+    """Return each member's mean loss [N] from outputs [N, B, C]: cross-entropy for labels, squared error for values."""
+    n, batch = logits.shape[:2]
+    if y.is_floating_point():
+        return (logits - y).square().flatten(1).mean(1)
+    if n == 1:
+        return nn.functional.cross_entropy(logits[0], y).view(1)
+    flat = nn.functional.cross_entropy(logits.flatten(0, 1), y.repeat(n), reduction="none")
+    return flat.view(n, batch).mean(1)
+
+
+def accuracies(logits: Tensor, y: Tensor) -> list[float] | None:
+    """Return each member's fraction of right labels, or None for regression."""
+    if y.is_floating_point():
+        return None
+    return (logits.detach().argmax(-1) == y).float().mean(-1).tolist()
+
+
+def autocast(x: Tensor, enabled: bool) -> Any:
+    """Compute in bfloat16 where it is asked for."""
+    return torch.autocast(x.device.type, dtype=torch.bfloat16) if enabled else nullcontext()
+
+
+@torch.no_grad()
+def evaluate(ensemble: Ensemble, data: Dataset, step: int, state: State, plan: Plan) -> Evaluation:
+    """Measure loss and accuracy on the validation and test sets, in evaluation mode, for members still running."""
+    values: dict[str, dict[int, float]] = {}
+    for split, xs, ys in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
+        if len(xs) == 0:
+            continue
+        for part in ensemble.parts:
+            if all(m in state.stopped for m in part.members):
+                continue
+            modes = [(module, module.training) for module in part.module.modules()]
+            part.module.eval()
+            loss, right = torch.zeros(len(part.members), dtype=torch.float64), torch.zeros(len(part.members))
+            for start in range(0, len(xs), EVAL_BATCH):
+                x = data.prepare(xs[start : start + EVAL_BATCH], plan.dtype)
+                y = data.targets(ys[start : start + EVAL_BATCH], plan.dtype)
+                with autocast(x, plan.autocast):
+                    logits = part.forward(x)
+                loss += member_losses(logits, y).double().cpu() * (len(x) / len(xs))
+                if data.task == "classification":
+                    right += (logits.argmax(-1) == y).sum(-1).cpu()
+            # One by one: a user's frozen batch norm is in evaluation mode while the rest trains.
+            for module, training in modes:
+                module.training = training
+            for position, member in enumerate(part.members):
+                if member not in state.stopped:
+                    values.setdefault(f"{split}_loss", {})[member] = float(loss[position])
+                    if data.task == "classification":
+                        values.setdefault(f"{split}_accuracy", {})[member] = float(right[position]) / len(xs)
+    return Evaluation(step, values)
+
+
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put running statistics back afterwards: a pass that only looks must not move them."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
