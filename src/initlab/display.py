@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+WIDE = 140  # columns of a table that goes to a file or a pipe
 PLAIN_EVERY = 5.0  # seconds between lines where nothing updates in place
 STATUS_STYLE = {"completed": "green", "diverged": "yellow", "failed": "bold red", "skipped": "dim", "unfinished": "dim"}
 
@@ -122,14 +123,17 @@ def show_where(directory: Path, console: Console, note: str = "") -> None:
 def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: Console | None = None) -> None:
     """Print one line per cell of a sweep, as `sweep.cells` made them: mean ± std over seeds, best first."""
     console = console or Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for axis in axes:
-        table.add_column(axis, overflow="fold")
-    for column in ("runs", "test accuracy", "val accuracy", "loss", "status"):
-        table.add_column(column, justify="left" if column == "status" else "right")
+        table.add_column(axis, no_wrap=True)
+    for column in ("runs", "test accuracy", "val accuracy", "loss"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("status")
     for row in rows:
         table.add_row(
-            *(str(row[axis]) for axis in axes),
+            *(Text(str(row[axis])) for axis in axes),
             str(row["runs"]),
             spread(row, "test_accuracy", percent=True),
             spread(row, "val_accuracy", percent=True),
@@ -140,10 +144,16 @@ def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: 
 
 
 def spread(row: Mapping[str, Any], metric: str, percent: bool = False) -> str:
-    """Format mean ± std over seeds."""
+    """Format mean ± std over seeds, both with the same number of decimals.
+
+    >>> spread({"loss_mean": 0.51234, "loss_std": 0.0123}, "loss")
+    '0.512 ± 0.012'
+    >>> spread({"val_accuracy_mean": 0.8451, "val_accuracy_std": float("nan")}, "val_accuracy", percent=True)
+    '84.5 %'
+    """
     mean, std = row.get(f"{metric}_mean"), row.get(f"{metric}_std")
     if mean is None or mean != mean:
         return ""
     factor, unit = (100, " %") if percent else (1, "")
-    digits = ".1f" if percent else ".4g"
-    return f"{mean * factor:{digits}}{'' if std is None or std != std else f' ± {std * factor:.2g}'}{unit}"
+    digits = ".1f" if percent else ".3f" if abs(mean) < 1000 else ".3g"
+    return f"{mean * factor:{digits}}{'' if std is None or std != std else f' ± {std * factor:{digits}}'}{unit}"

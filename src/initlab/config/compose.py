@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from initlab.config.checks import check
@@ -32,15 +32,21 @@ def register() -> None:
         OmegaConf.register_new_resolver(f"initlab.{name}", resolver, replace=True)
 
 
+def plain_tree(composed: DictConfig) -> dict[str, Any]:
+    """Resolve everything but Hydra's own node into nested plain dictionaries."""
+    with flag_override(composed, "struct", False):
+        own = composed.copy()
+        own.pop("hydra", None)
+    plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
 def named(name: Callable[[Config], str]) -> Callable[..., str]:
     """Make a resolver of a naming function: it sees the whole configuration of the job."""
 
     def resolver(*, _root_: DictConfig) -> str:
-        plain = {
-            k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v
-            for k, v in ((k, _root_[k]) for k in _root_ if k != "hydra")
-        }
-        return name(from_plain(plain))
+        return name(from_plain(plain_tree(_root_)))
 
     return resolver
 
@@ -71,11 +77,9 @@ def to_config(composed: DictConfig, overrides: Iterable[str] = ()) -> Config:
     Raises UserError naming the key, the value and the remedy.
     """
     try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        plain = plain_tree(composed)
     except OmegaConfBaseException as error:
         raise UserError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {error.msg}.") from error
-    assert isinstance(plain, dict)
-    plain.pop("hydra", None)
     refuse_own_shape(plain, overrides)
     return check(from_plain(plain))
 

@@ -19,6 +19,7 @@ from initlab.config.naming import run_name
 from initlab.config.overrides import canonical
 from initlab.errors import UserError
 
+REFUSED: list[UserError] = []
 OUTCOMES: list[dict[str, Any]] = []  # summaries of this process's runs, for the exit code
 
 
@@ -35,9 +36,11 @@ def task(composed: DictConfig) -> dict[str, Any]:
         with ProgressLine(label) as line:
             summary = run([config], [directory], watch=line.update)[0]
         show_run(label, summary)
-    except UserError:
+    except UserError as error:
+        # Returned, not raised: Hydra would print a line of its own about every exception that passes through it.
         remove_if_only_hydra(directory)
-        raise
+        REFUSED.append(error)
+        return {"status": "refused"}
     OUTCOMES.append(summary)
     return summary
 
@@ -57,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     register()
     OUTCOMES.clear()
+    REFUSED.clear()
     full = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
     try:
@@ -68,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             readable_disk_errors(),
         ):
             app()
+            if REFUSED:
+                raise REFUSED[0]
     except UserError as error:
         if full:
             raise

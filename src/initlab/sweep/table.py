@@ -23,7 +23,12 @@ def rewrite(directory: Path) -> pd.DataFrame:
 def axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     """Return the configuration keys that differ between the runs, the seed aside; `keys` are all there are."""
     found = [k for k in keys if k in frame and k not in NOT_AXES and frame[k].astype(str).nunique() > 1]
-    return found or [k for k in ("init", "act", "depth") if k in frame]
+    # A key that follows from the chosen option (init.distribution from init) tells nothing of its own.
+    text = frame[found].astype(str)
+    follows = [
+        k for k in found if "." in k and (g := k.split(".")[0]) in found and text.groupby(g)[k].nunique().max() == 1
+    ]
+    return [k for k in found if k not in follows] or [k for k in ("init", "act", "depth") if k in frame]
 
 
 def cells(frame: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,0 +1,120 @@
+"""From a configuration to the parts of a training: device, data, network, plan."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from initlab import data as datasets
+from initlab import models
+from initlab.activations import Activation, activation
+from initlab.config import Config
+from initlab.data import Dataset
+from initlab.errors import Impossible, UserError
+from initlab.initialize import impossible as find_impossible
+from initlab.initialize import initialize_
+from initlab.training import Plan, log_spaced
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn `auto` into cuda, else mps, else cpu; raises UserError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device={name} is not available here ({str(error).splitlines()[0]}): say device=cpu."
+        ) from error
+    return device
+
+
+def pick_activation(config: Config) -> Activation | None:
+    """Resolve `act=` with its own keys; None where the model brings its own."""
+    if config.model["name"] == "torchvision":
+        return None
+    parameters = {k: v for k, v in config.act.items() if k != "name"}
+    return activation((config.act["name"], parameters))
+
+
+def load_data(config: Config, device: torch.device) -> Dataset:
+    """Load the data set named in the configuration."""
+    options = {k: v for k, v in config.data.items() if k != "name"}
+    return datasets.load(config.data["name"], device=device, **options)
+
+
+def build_module(config: Config, data: Dataset, act: Activation | None) -> nn.Module:
+    """Build the network that a configuration asks for, not yet initialized."""
+    return models.build(
+        config.model["name"],
+        depth=config.depth,
+        width=config.width,
+        act=act,
+        input_shape=data.input_shape,
+        classes=data.outputs,
+        **{k: v for k, v in config.model.items() if k != "name"},
+    )
+
+
+def scheme_arguments(config: Config, act: Activation | None) -> dict[str, Any]:
+    """Translate the keys `init.*` into the arguments of `initialize_`, the seed aside."""
+    own = ("name", "gain", "sigma_b")
+    return {
+        "scheme": config.init["name"],
+        "act": act or "linear",
+        "gain": config.init.get("gain", "paper"),
+        "sigma_b": config.init.get("sigma_b") or 0.0,
+        "parameters": {k: v for k, v in config.init.items() if k not in own},
+    }
+
+
+def impossible(config: Config) -> str | None:
+    """Return why a configuration cannot exist (dirac on an mlp), or None; it writes and allocates nothing.
+
+    Raises UserError for what is wrong rather than impossible: an unknown name, a bad value, data that is not there.
+    """
+    data = load_data(config, torch.device("cpu"))
+    act = pick_activation(config)
+    make_plan([config], data, act)
+    try:
+        with torch.device("meta"):
+            module = build_module(config, data, act)
+        return find_impossible(module, **scheme_arguments(config, act))
+    except Impossible as reason:
+        return str(reason)
+
+
+def make_network(config: Config, data: Dataset, act: Activation | None, device: torch.device) -> tuple[nn.Module, Any]:
+    """Build one network and initialize it; return it with one row per parameter."""
+    module = build_module(config, data, act)
+    module = module.to(dtype=torch.float64) if config.precision == "fp64" else module
+    rows = initialize_(module, seed=config.seed, **scheme_arguments(config, act))
+    return module.to(device), rows
+
+
+def make_plan(configs: Sequence[Config], data: Dataset, act: Activation | None) -> Plan:
+    """Translate what the members share into the loop's plan."""
+    first = configs[0]
+    batch = min(first.train.batch_size, len(data.train_x))
+    per_epoch = max(len(data.train_x) // batch, 1)
+    steps = first.train.steps or max(math.ceil(first.train.epochs * per_epoch), 1)
+    loop_keys = ("name", "schedule", "warmup")
+    return Plan(
+        steps=steps,
+        batch_size=batch,
+        optimizer=first.optim["name"],
+        hyper=tuple({k: v for k, v in c.optim.items() if k not in loop_keys} for c in configs),
+        data_seed=first.data.get("seed", 0),
+        schedule=first.optim.get("schedule", "constant"),
+        warmup=first.optim.get("warmup", 0),
+        log_every=first.log.every,
+        eval_every=first.log.eval_every or per_epoch,
+        records=tuple(log_spaced(steps, first.log.histograms)),
+        target_loss=first.train.target_loss,
+        autocast=first.precision == "bf16",
+        dtype=torch.float64 if first.precision == "fp64" else torch.float32,
+        saturation=act.saturation if act is not None else None,
+    )

@@ -1,0 +1,121 @@
+"""One network's records while it trains: what goes into its run directory, and when."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from initlab.config import Config
+from initlab.config.naming import digest
+from initlab.initialize import fingerprint
+from initlab.records import RunWriter
+from initlab.training import Stopped
+
+LAST = 50  # training steps whose mean is the final training loss and accuracy
+HPARAMS = ("init", "act", "model", "depth", "seed", "optim.lr")
+
+
+@dataclass
+class Member:
+    """One network's records while it trains."""
+
+    config: Config
+    directory: Path
+    module: nn.Module
+    rows: Any
+    classes: int | None
+    stopped: Stopped | None = None
+    step: int = 0
+    latest: dict[str, float] = field(default_factory=dict)
+    recent: dict[str, deque] = field(default_factory=lambda: {k: deque(maxlen=LAST) for k in ("loss", "accuracy")})
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self, device: torch.device) -> None:
+        """Open the run directory and write what is known at step 0."""
+        self.started = time.monotonic()
+        plain = self.config.plain()
+        self.writer = RunWriter(self.directory, plain, hparams=hparams(plain), tensorboard=self.config.log.tensorboard)
+        self.writer.parameters(self.rows)
+        self.writer.log(f"{len(self.rows)} parameters initialized by {self.config.init['name']} on {device}")
+        self.fingerprint = fingerprint(self.module)
+        if self.config.train.save:
+            save_weights(self.module, self.directory / "weights-0.safetensors")
+
+    def stepped(self, columns: Mapping[str, list]) -> None:
+        """Record a block of steps."""
+        steps = columns["step"]
+        self.writer.scalars_block(steps, {k: v for k, v in columns.items() if k != "step"})
+        for name, recent in self.recent.items():
+            recent.extend(columns.get(name, ()))
+        self.step = steps[-1] + 1
+
+    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
+        """Record an evaluation."""
+        if values:
+            self.latest.update(values)
+            self.writer.scalars(step, values)
+            self.writer.log(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+
+    def finish(self, steps: int) -> None:
+        """Write the summary: the run is over."""
+        diverged = self.stopped is not None and self.stopped.reason == "diverged"
+        facts = {
+            "steps": self.stopped.step if self.stopped else steps,
+            "seconds": time.monotonic() - self.started,
+            **{k: sum(v) / len(v) for k, v in self.recent.items() if v},
+            **self.latest,
+            "first_bad_step": self.stopped.step if diverged else None,
+            "first_bad_layer": self.stopped.layer if diverged else None,
+            "trained": None if diverged else self.trained(),
+        }
+        if diverged:
+            self.writer.log(f"diverged at step {self.stopped.step}, first in {self.stopped.layer}")
+        if self.config.train.save:
+            save_weights(self.module, self.directory / "weights-end.safetensors")
+        self.close("diverged" if diverged else "completed", facts)
+
+    def fail(self, trace: str) -> None:
+        """Record a bug."""
+        self.writer.log(trace)
+        self.close("failed", {"error": trace.strip().splitlines()[-1], "seconds": time.monotonic() - self.started})
+
+    def close(self, status: str, facts: dict[str, Any]) -> None:
+        """Write `summary.json`, last."""
+        facts |= {"hash": digest(self.config), "fingerprint": self.fingerprint}
+        self.writer.finish(status, **facts)
+        self.summary = {"status": status, "path": str(self.directory), **facts}
+
+    def trained(self) -> bool | None:
+        """Did accuracy pass the bar? Validation decides; None for regression."""
+        accuracy = self.latest.get("val_accuracy", self.latest.get("test_accuracy"))
+        if accuracy is None or self.classes is None:
+            return None
+        bar = self.config.train.trained_above
+        return accuracy > ((1 + 1 / self.classes) / 2 if bar is None else bar)
+
+
+def hparams(plain: dict[str, Any]) -> dict[str, Any]:
+    """Pick the few names that TensorBoard's HParams page compares."""
+
+    def value(key: str) -> Any:
+        group, _, leaf = key.partition(".")
+        found = plain[group][leaf] if leaf else plain[group]
+        return found["name"] if isinstance(found, dict) else found
+
+    return {key: value(key) for key in HPARAMS}
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write weights and buffers as safetensors, beside and then renamed."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    beside = path.with_suffix(".tmp")
+    save_file(tensors, str(beside))
+    os.replace(beside, path)
