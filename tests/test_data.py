@@ -433,6 +433,17 @@ def test_drawn_sets_have_the_sizes_asked_for(name):
     assert data.train_x.dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawn_sets_are_the_same_every_time(name):
+    source = DATASETS[name]
+    torch.manual_seed(1)
+    first = source.read((), **source.parameters)
+    torch.manual_seed(2)
+    again = source.read((), **source.parameters)
+    assert torch.equal(first.train_x, again.train_x)
+    assert torch.equal(first.test_y, again.test_y)
+
+
 def test_gaussian_inputs_are_standard_and_labels_follow_a_teacher():
     data = load("gaussian", validation=0)
     n = data.train_x.numel()
