@@ -11,9 +11,9 @@ from pathlib import Path
 
 import google_crc32c
 import numpy as np
-from tensorboard.compat.proto import event_pb2, histogram_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2  # noqa: TID251
-from tensorboard.plugins.custom_scalar import layout_pb2  # noqa: TID251
-from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2  # noqa: TID251
+from tensorboard.compat.proto import event_pb2, histogram_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 from initlab.histograms import BUCKETS, Histogram
 from initlab.records.files import append

@@ -1,5 +1,6 @@
 """The reader of run directories: whatever was written, also halfway, comes back as a row or as the reason why not."""
 
+import csv
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, OPTIONS, flatten
 if TYPE_CHECKING:
     import pandas as pd
 
+STATUSES = ("completed", "diverged", "failed", "skipped")
 FINAL = ("loss", "accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 KEYS = ("init", "act", "model", "depth", "seed", "optim.lr")
 
@@ -89,9 +91,16 @@ def load_histograms(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) ->
     import pandas as pd
 
     frame = _tables(runs, "histograms.csv", HISTOGRAMS, keys)
-    counts = [np.array(text.split(), dtype=np.int64) if text else np.zeros(0, np.int64) for text in frame["counts"]]
+    counts = [_counts(text) for text in frame["counts"]]
     frame["counts"] = pd.Series(counts, dtype=object)
     return frame[[len(row) == BUCKETS for row in counts]].reset_index(drop=True)
+
+
+def _counts(text: object) -> np.ndarray:
+    try:
+        return np.array(str(text).split(), dtype=np.int64)
+    except (ValueError, OverflowError):
+        return np.zeros(0, dtype=np.int64)
 
 
 def run_directories(paths: Paths) -> list[Path]:
@@ -121,6 +130,8 @@ def _run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         summary = from_json((directory / "summary.json").read_bytes())
         config = summary.pop("config", None)
+        if summary.get("status") not in STATUSES:
+            raise ValueError(f"its status is not one of {', '.join(STATUSES)}")
         result |= {key: value for key, value in summary.items() if not isinstance(value, (dict, list))}
     except FileNotFoundError:
         pass
@@ -177,29 +188,46 @@ def _table(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
     except OSError:
         data = b""
     data = data[: data.rfind(b"\n") + 1]
+    # A layer may be called "null": only numbers have blanks.
+    blanks: dict[Any, list[str]] = {name: ["", "nan"] for name in columns if name not in _TEXTS}
     try:
-        frame = pd.read_csv(io.BytesIO(data), usecols=list(columns), dtype=_types(columns), keep_default_na=True)
+        with np.errstate(invalid="ignore"):
+            frame = pd.read_csv(
+                io.BytesIO(data),
+                usecols=list(columns),
+                dtype=_types(columns),
+                na_values=blanks,
+                keep_default_na=False,
+            )
     except ValueError:
         frame = _salvage(data, columns)
-    for column in _TEXTS & {"layer", "stat", "source", "kind"} & set(columns):
-        frame[column] = frame[column].map(lambda text: rearm(text) if isinstance(text, str) else "")
+    if b"'" in data:
+        for name in _TEXTS & set(columns):
+            frame[name] = frame[name].map(rearm)
     return frame[list(columns)]
 
 
 def _salvage(data: bytes, columns: Sequence[str]) -> "pd.DataFrame":
     """Read what can be read of a damaged table, line by line."""
-    import csv
-
     import pandas as pd
 
-    lines = csv.reader(io.StringIO(data.decode(errors="replace").replace("\0", ""), newline=""))
-    rows = [row for row in lines if len(row) == len(columns) and tuple(row) != tuple(columns)]
+    lines = data.decode(errors="replace").replace("\0", "").splitlines()
+    rows = [row for line in lines if len(row := _split(line)) == len(columns) and row != list(columns)]
     frame = pd.DataFrame(rows, columns=list(columns), dtype="str")
     for name in columns:
         if name not in _TEXTS:
             frame[name] = pd.to_numeric(frame[name], errors="coerce")
-    whole = [name for name, kind in _types(columns).items() if kind == "int64"]
-    return frame.dropna(subset=whole).astype(_types(columns)).reset_index(drop=True)
+    for name, kind in _types(columns).items():
+        if kind == "int64":
+            frame = frame[(frame[name].abs() < 2**53) & (frame[name] % 1 == 0)]
+    return frame.astype(_types(columns)).reset_index(drop=True)
+
+
+def _split(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
 def _types(columns: Sequence[str]) -> dict[str, str]:

@@ -23,7 +23,6 @@ TAGS = {
     "lr": "optim/lr",
     "grad_norm": "optim/grad_norm",
 }
-_FINAL = {TAGS[name]: name for name in ("loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy")}
 
 
 class View:
@@ -34,11 +33,11 @@ class View:
         self._curves: set[str] = set()
         self._profiles: set[str] = set()
 
-    def begin(self, config: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
+    def begin(self, config: Mapping[str, Any], hparams: Mapping[str, Any], metrics: Iterable[str]) -> None:
         """Open the HParams session and show the configuration as a table."""
         shown = {name: value for name, value in plain(hparams).items() if value is not None}
         shown = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in shown.items()}
-        self._events.hparams(shown, _FINAL)
+        self._events.hparams(shown, {TAGS[name]: name for name in metrics})
         rows = [f"| {key} | {_markdown(value)} |" for key, value in flatten(config).items()]
         self._events.text("config", "\n".join(["| key | value |", "|---|---|", *rows]))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from initlab.errors import UserError, nearest
 from initlab.histograms import Histogram
 from initlab.records.environment import environment
 from initlab.records.files import append, cut, door, replace
@@ -34,6 +35,7 @@ class RunWriter:
         directory: the run's own directory; made if need be. What an earlier attempt left in it is removed.
         config: the resolved configuration as nested dictionaries; written first, as `config.yaml`.
         hparams: the few names that TensorBoard's HParams page compares (init, act, depth, seed, lr).
+        metrics: what that page judges runs by; leave out what this run never measures (it hides runs without a value).
         tensorboard: whether to write an event file beside the CSV files.
         flush_seconds: how long rows may wait.
 
@@ -55,6 +57,7 @@ class RunWriter:
         config: Mapping[str, Any],
         *,
         hparams: Mapping[str, Any] | None = None,
+        metrics: Sequence[str] = ("loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy"),
         tensorboard: bool = True,
         flush_seconds: float = 2.0,
     ) -> None:
@@ -67,7 +70,7 @@ class RunWriter:
         replace(path / "config.yaml", to_yaml(settled))
         self._begin(path, settled, tensorboard, flush_seconds)
         if self._view:
-            self._view.begin(settled, hparams or {})
+            self._view.begin(settled, hparams or {}, metrics)
         self.flush()
 
     def _begin(self, directory: Path, config: dict[str, Any] | None, tensorboard: bool, flush_seconds: float) -> None:
@@ -107,7 +110,7 @@ class RunWriter:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add metrics of one step; consecutive calls for the same step make one row, a metric left out stays blank."""
-        numbers = {name: float(value) for name, value in values.items()}
+        numbers = {_known(name): float(value) for name, value in values.items()}
         if self._view:
             self._view.scalars(step, numbers)
         self._one(int(step), numbers)
@@ -120,7 +123,7 @@ class RunWriter:
         numbers = np.asarray(steps).tolist()
         if not numbers:
             return
-        arrays = {name: np.asarray(column) for name, column in values.items()}
+        arrays = {_known(name): np.asarray(column) for name, column in values.items()}
         columns = {name: array.tolist() for name, array in arrays.items()}
         if self._view:
             self._view.scalars_block(numbers, columns)
@@ -206,13 +209,20 @@ class RunWriter:
             self._write()
 
     def _write(self) -> None:
-        for name, lines in self._pending.items():
+        for name in list(self._pending):
             header = ",".join(_TABLES[name]) + "\n" if name in _TABLES else ""
-            append(self.directory / name, "".join(lines).encode(), header.encode())
-        self._pending = {}
+            append(self.directory / name, "".join(self._pending[name]).encode(), header.encode())
+            # One by one: when the next file fails, what this one already has must not be written twice.
+            del self._pending[name]
         if self._view:
             self._view.flush()
         self._due = time.monotonic() + self._flush_seconds
+
+
+def _known(metric: str) -> str:
+    if metric not in METRICS:
+        raise UserError(f"There is no metric {metric!r}; there are {', '.join(METRICS)}.{nearest(metric, METRICS)}")
+    return metric
 
 
 def _number(value: float | None) -> str:
