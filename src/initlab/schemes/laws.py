@@ -1,6 +1,7 @@
 """The laws that single elements follow: constant, uniform, normal, truncated normal. One function each."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -86,13 +87,20 @@ def _density(x: float) -> float:
     return math.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
 
 
-def fixed(distribution: str, mean: float, variance: float, support: tuple[float, float]) -> Law:
-    """A deterministic pattern with this mean and variance over its elements.
+def fixed(pattern: Callable[[], Tensor], mean: float, variance: float, bound: float, distribution: str) -> Law:
+    """A deterministic pattern with this mean and variance over its elements, all of magnitude at most `bound`.
 
-    >>> fixed("identity", 0.5, 0.25, (0.0, 1.0)).deterministic
-    True
+    >>> fixed(lambda: torch.eye(2), 0.5, 0.25, 1.0, "identity").defect(torch.zeros(2, 2))
+    1.0
     """
-    return Law(distribution, mean, variance, support, deterministic=True)
+    return Law(
+        distribution,
+        mean,
+        variance,
+        (-bound, bound),
+        deterministic=True,
+        defect=lambda w: float((w.double() - pattern().to(w.device, torch.float64)).abs().max()),
+    )
 
 
 def flat(weight: Tensor) -> Tensor:

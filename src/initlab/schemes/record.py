@@ -117,7 +117,9 @@ class Scheme:
         for key, value in parameters.items():
             if key not in self.parameters:
                 has = (
-                    f"its keys are {', '.join(f'init.{k}' for k in self.parameters)}" if self.parameters else "has none"
+                    f"its keys are {', '.join(f'init.{k}' for k in self.parameters)}"
+                    if self.parameters
+                    else "it takes none"
                 )
                 raise UserError(f"init={self.name} has no parameter init.{key}; {has}.{nearest(key, self.parameters)}")
             _check(self.name, key, value)

@@ -16,15 +16,23 @@ from .record import BiasRule, Law, Scheme
 from .scaling import fan, unit_gain
 
 
-def _identity(weight: Tensor, *, gain: float, **_: Any) -> Tensor:
-    weight.zero_()
-    centre(weight).fill_diagonal_(gain)
+def _at_centre(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+    weight = torch.zeros(shape, dtype=torch.float32, device="cpu")
+    centre(weight).copy_(matrix)
     return weight
+
+
+def _eye(gain: float, shape: tuple[int, ...]) -> Tensor:
+    return _at_centre(gain * torch.eye(*shape[:2], device="cpu"), shape)
+
+
+def _identity(weight: Tensor, *, gain: float, **_: Any) -> Tensor:
+    return weight.copy_(_eye(gain, tuple(weight.shape)))
 
 
 def _identity_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
     share = min(shape[:2]) / math.prod(shape)
-    return laws.fixed("identity", gain * share, gain**2 * share * (1 - share), (min(gain, 0.0), max(gain, 0.0)))
+    return laws.fixed(lambda: _eye(gain, shape), gain * share, gain**2 * share * (1 - share), gain, "identity")
 
 
 def hadamard(rows: int, columns: int) -> Tensor:
@@ -42,45 +50,44 @@ def hadamard(rows: int, columns: int) -> Tensor:
     return 1 - 2 * (bits & 1).to(torch.float32)
 
 
-def _order(rows: int) -> int:
-    return 2 ** math.ceil(math.log2(rows))
+def _partial_hadamard(gain: float, shape: tuple[int, ...]) -> Tensor:
+    order = 2 ** math.ceil(math.log2(shape[0]))
+    return _at_centre(hadamard(*shape[:2]) * (gain / math.sqrt(order)), shape)
 
 
 def _zero_hadamard(weight: Tensor, *, gain: float, **_: Any) -> Tensor:
-    rows, columns = weight.shape[:2]
-    if rows <= columns:
-        return _identity(weight, gain=gain)
-    weight.zero_()
-    centre(weight).copy_(hadamard(rows, columns) * (gain / math.sqrt(_order(rows))))
-    return weight
+    shape = tuple(weight.shape)
+    return weight.copy_(_eye(gain, shape) if shape[0] <= shape[1] else _partial_hadamard(gain, shape))
 
 
 def _zero_hadamard_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
     if shape[0] <= shape[1]:
         return _identity_law(fans, gain, role, shape)
-    taps, size = math.prod(shape[2:]), gain / math.sqrt(_order(shape[0]))
-    mean = size * float(hadamard(*shape[:2]).mean()) / taps
-    return laws.fixed("hadamard", mean, size**2 / taps - mean**2, (-size, size))
+    weight = _partial_hadamard(gain, shape).double()
+    mean, variance = float(weight.mean()), float(weight.var(correction=0))
+    return laws.fixed(lambda: weight, mean, variance, float(weight.abs().max()), "hadamard")
 
 
 def _waves(shape: tuple[int, ...]) -> Tensor:
     out, inputs = shape[0], math.prod(shape[1:])
     unit = torch.arange(1, out + 1, dtype=torch.float64, device="cpu")[:, None]
     position = torch.arange(inputs, dtype=torch.float64, device="cpu")
-    return torch.sin(unit * (2 * math.pi * position / inputs + 2 * math.pi / out))
+    return torch.sin(unit * (2 * math.pi * position / inputs + 2 * math.pi / out)).view(shape)
+
+
+def _scaled_waves(fans: Fans, gain: float, shape: tuple[int, ...], mode: str) -> Tensor:
+    waves = _waves(shape)
+    return waves * (gain / math.sqrt(fan(fans, mode)) / float(waves.std(correction=0)))
 
 
 def _sinusoidal(weight: Tensor, *, fans: Fans, gain: float, mode: str, **_: Any) -> Tensor:
-    waves = _waves(tuple(weight.shape))
-    std = gain / math.sqrt(fan(fans, mode))
-    return weight.copy_((waves * (std / waves.std(correction=0))).view(weight.shape))
+    return weight.copy_(_scaled_waves(fans, gain, tuple(weight.shape), mode))
 
 
 def _sinusoidal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], *, mode: str) -> Law:
-    waves = _waves(shape)
-    std = gain / math.sqrt(fan(fans, mode))
-    scale = std / float(waves.std(correction=0))
-    return laws.fixed("sinusoidal", scale * float(waves.mean()), std**2, (-scale, scale))
+    weight = _scaled_waves(fans, gain, shape, mode)
+    mean, variance = float(weight.mean()), gain**2 / fan(fans, mode)
+    return laws.fixed(lambda: weight, mean, variance, float(weight.abs().max()), "sinusoidal")
 
 
 def _sinusoidal_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None:
@@ -151,21 +158,16 @@ def _nguyen_widrow_bias_law(fans: Fans, *, beta: float) -> Law:
     return laws.uniform(-radius, radius)
 
 
-_eye = partial(
-    Scheme,
-    sampler=_identity,
-    promise=_identity_law,
-    own_gain=unit_gain,
-)
+_diagonal = partial(Scheme, sampler=_identity, promise=_identity_law, own_gain=unit_gain)
 
 ROWS = (
-    _eye(
+    _diagonal(
         name="identity",
         formula="gain·I, ones on the diagonal; the centre tap of a convolution",
         reference="Le, Jaitly & Hinton 2015, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units",
         year=2015,
     ),
-    _eye(
+    _diagonal(
         name="dirac",
         formula="centre tap gain·I per group, all other taps 0; dense layers gain·I",
         reference="Zagoruyko & Komodakis 2017, DiracNets: Training Very Deep Neural Networks Without Skip-Connections",
