@@ -36,8 +36,8 @@ def escape(text: str) -> str:
 def filled(text: str) -> str:
     """Return the README with what stands between the markers replaced."""
     for name, make in (("schemes", schemes), ("activations", activations), ("keys", keys)):
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        text, count = re.subn(pattern, lambda found, make=make: f"{found[1]}{make()}{found[2]}", text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text, count = re.subn(pattern, lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text, flags=re.DOTALL)
         if count != 1:
             raise SystemExit(f"README.md has no <!-- {name} --> … <!-- /{name} --> to fill")
     return text
