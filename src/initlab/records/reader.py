@@ -93,7 +93,7 @@ def load_histograms(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) ->
     frame = _tables(runs, "histograms.csv", HISTOGRAMS, keys)
     counts = [_counts(text) for text in frame["counts"]]
     frame["counts"] = pd.Series(counts, dtype=object)
-    return frame[[len(row) == BUCKETS for row in counts]].reset_index(drop=True)
+    return frame[np.array([len(row) == BUCKETS for row in counts], dtype=bool)].reset_index(drop=True)
 
 
 def _counts(text: object) -> np.ndarray:
