@@ -56,7 +56,8 @@ def initialize_(
         module: any module, on any device but meta.
         scheme: a name, an alias or a record; or {glob over parameter names: scheme}, the first match wins.
         act: the activation that the scheme's own gain looks at.
-        gain: "paper" for the scheme's own, or a positive number that replaces it in every weight layer.
+        gain: "paper" for the scheme's own; a positive number that replaces it in every weight layer; or "forward",
+            "backward", "critical", derived from `act`, in hidden layers that an activation feeds (1 elsewhere).
         seed: the init seed.
         sigma_b: std of the biases of every scheme that has no rule for them.
         roles: {role: glob or globs} for modules that do not declare `weight_layers`.

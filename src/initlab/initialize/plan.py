@@ -1,7 +1,7 @@
 """What `initialize_` would do to each parameter, decided and checked before anything is written."""
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,16 @@ from initlab.fans import Block, Parameter, walk
 from initlab.models.layers import WeightLayer
 from initlab.schemes import Scheme
 from initlab.schemes import scheme as find_scheme
+from initlab.theory.gains import derived_gain
 
 Spec = str | Scheme
 Roles = Mapping[str, str | Sequence[str]]
 
+DERIVED_GAINS = ("forward", "backward", "critical")
+"""Gains that theory derives from the activation: they apply to hidden layers that an activation feeds, 1 elsewhere."""
+
 GAINLESS_ROLES = ("first", "readout")
-"""Roles whose layers get gain 1 where the gain is derived from the activation."""
+"""Roles whose layers get gain 1 where the gain is derived."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Request:
     rules: tuple[tuple[str, Scheme], ...]
     act: Activation
     gain: float | str
+    number: float
     sigma_b: float
     roles: Roles = field(default_factory=dict)
 
@@ -64,6 +69,8 @@ def request(
     """Resolve names to records and refuse what no module could make right."""
     if isinstance(sigma_b, bool) or not isinstance(sigma_b, (int, float)) or not 0 <= sigma_b < float("inf"):
         raise UserError(f"init.sigma_b={sigma_b} must be a standard deviation: 0 or a positive number.")
+    record = activation(act)
+    number = _number(gain, record, float(sigma_b))
     specs = scheme if isinstance(scheme, Mapping) else {"*": scheme}
     rules = []
     for glob, spec in specs.items():
@@ -74,17 +81,25 @@ def request(
             raise Impossible(
                 f"init={found.name} draws its own biases, so init.sigma_b={sigma_b} cannot be: leave it 0."
             )
-        if gain != "paper" and gain not in DERIVED_GAINS:
-            if isinstance(gain, str):
-                choices = ["paper", *DERIVED_GAINS]
-                raise UserError(f"init.gain={gain} must be a number or {', '.join(choices)}.{nearest(gain, choices)}")
-            found.check_gain(gain)
+        if gain != "paper":
+            found.check_gain(number)
         rules.append((glob, found))
-    return Request(tuple(rules), activation(act), gain, float(sigma_b), dict(roles or {}))
+    return Request(tuple(rules), record, gain, number, float(sigma_b), dict(roles or {}))
 
 
-DERIVED_GAINS: dict[str, Callable[[Activation, float], float]] = {}
-"""Gains derived from the activation and sigma_b: name -> function; they apply to layers that an activation feeds."""
+def _number(gain: float | str, act: Activation, sigma_b: float) -> float:
+    # The gain as a number: the user's, or the one that theory derives from the activation; 1 stands for "paper".
+    if not isinstance(gain, str):
+        return gain
+    if gain in DERIVED_GAINS:
+        try:
+            return derived_gain(gain, act, sigma_b)
+        except UserError as reason:  # in a grid, a cell that cannot exist
+            raise Impossible(f"init.gain={gain} cannot be: {reason}") from reason
+    if gain != "paper":
+        choices = ("paper", *DERIVED_GAINS)
+        raise UserError(f"init.gain={gain} must be a number or one of {', '.join(choices)}.{nearest(gain, choices)}")
+    return 1.0
 
 
 def plan(module: nn.Module, wanted: Request) -> list[Task]:
@@ -209,12 +224,10 @@ def _weight_task(parameter: Parameter, layer: WeightLayer | None, wanted: Reques
 def _gain(wanted: Request, scheme: Scheme, block: Block, role: str, layer: WeightLayer | None) -> float:
     if wanted.gain == "paper":
         return scheme.gain(wanted.act, block.fans, role)
-    if isinstance(wanted.gain, str):
-        fed_by_activation = layer is None or layer.fed_by in ("activation", "unknown")
-        if role in GAINLESS_ROLES or not fed_by_activation:
-            return 1.0
-        return scheme.check_gain(DERIVED_GAINS[wanted.gain](wanted.act, wanted.sigma_b))
-    return float(wanted.gain)
+    fed_by_activation = layer is None or layer.fed_by in ("activation", "unknown")
+    if isinstance(wanted.gain, str) and (role in GAINLESS_ROLES or not fed_by_activation):
+        return 1.0
+    return float(wanted.number)
 
 
 def _check_convolutions(tasks: Sequence[Task]) -> None:
