@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import UserError, nearest
+from .names import ACT_ALIASES
 from .targets import load_target
 
 Interval: TypeAlias = tuple[float, float]
@@ -283,17 +284,3 @@ ACTIVATIONS: dict[str, Activation] = {record.name: record for record in (
 )}
 # fmt: on
 """Registry: name -> record."""
-
-ACT_ALIASES: dict[str, str] = {
-    "identity": "linear",
-    "leakyrelu": "leaky_relu",
-    "lrelu": "leaky_relu",
-    "swish": "silu",
-    "hard_swish": "hardswish",
-    "hard_tanh": "hardtanh",
-    "hard_sigmoid": "hardsigmoid",
-    "atan": "arctan",
-    "logistic": "sigmoid",
-    "sine": "sin",
-}
-"""Other names in use -> registry name."""

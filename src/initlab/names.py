@@ -3,7 +3,7 @@
 Canonical names are recorded; an alias is accepted wherever a name is and never shows up in a result.
 """
 
-INIT_ALIASES: dict[str, str] = {
+SCHEME_ALIASES: dict[str, str] = {
     "xavier": "glorot_uniform",
     "xavier_uniform": "glorot_uniform",
     "xavier_normal": "glorot_normal",
@@ -20,6 +20,7 @@ INIT_ALIASES: dict[str, str] = {
     "const": "constant",
     "zero": "zeros",
     "one": "ones",
+    "mirrored": "looks_linear",
     "ZerO": "zero_hadamard",
     "zero_init": "zero_hadamard",
 }
@@ -37,4 +38,4 @@ ACT_ALIASES: dict[str, str] = {
     "sine": "sin",
 }
 
-ALIASES: dict[str, dict[str, str]] = {"init": INIT_ALIASES, "act": ACT_ALIASES}
+ALIASES: dict[str, dict[str, str]] = {"init": SCHEME_ALIASES, "act": ACT_ALIASES}

@@ -21,4 +21,14 @@ def rewrite(argument: str) -> str:
     aliases = ALIASES.get(key.lstrip("+"))
     if not equals or aliases is None or "glob(" in value:
         return argument
-    return f"{key}={re.sub(r'[A-Za-z_0-9]+', lambda word: aliases.get(word.group(), word.group()), value)}"
+    return f"{key}={re.sub(r'[A-Za-z_0-9]+', lambda word: canonical_name(word.group(), aliases), value)}"
+
+
+def canonical_name(name: str, aliases: dict[str, str]) -> str:
+    """Return the registry's name; torch's in-place names (`kaiming_normal_`) lose their underscore first.
+
+    >>> canonical_name("kaiming_normal_", ALIASES["init"]), canonical_name("zeros", ALIASES["init"])
+    ('he_normal', 'zeros')
+    """
+    bare = name.rstrip("_")
+    return aliases.get(bare, bare or name)

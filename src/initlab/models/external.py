@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from initlab.errors import UserError, nearest
-from initlab.targets import load_target
+from initlab.targets import import_torchvision, load_target
 
-VISION_REMEDY = (
-    "torchvision cannot be imported beside this torch ({error}): install both from the same index, "
-    "for example `pip install --force-reinstall torch torchvision`."
-)
 # Constructors whose position tables or windows fix the size of the image.
 FIXED_SIZE = {"vit": 224, "swin": 224, "maxvit": 224, "inception": 299}
 
@@ -48,19 +44,12 @@ class Adapted(nn.Module):
         return self.net(self.adapter(x))
 
 
-def import_torchvision() -> object:
-    """Import torchvision.models; raises UserError with the remedy where its operators do not fit this torch."""
-    try:
-        import torchvision.models
-    except (ImportError, RuntimeError) as error:
-        raise UserError(VISION_REMEDY.format(error=str(error).splitlines()[0])) from error
-    return torchvision.models
-
-
 def vision_model(*, input_shape: Sequence[int], classes: int, arch: str = "resnet18", size: int | None = None):
     """Build any classifier of torchvision's by name; its depth, width and activation are its own."""
-    models = import_torchvision()
-    names = models.list_models(module=models)  # type: ignore[attr-defined]
+    import_torchvision()
+    from torchvision import models
+
+    names = models.list_models(module=models)
     if arch not in names:
         raise UserError(f"model.arch={arch!r} is not a classifier of torchvision's.{nearest(arch, names)}")
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
@@ -68,7 +57,7 @@ def vision_model(*, input_shape: Sequence[int], classes: int, arch: str = "resne
             f"model=torchvision needs images with 1 or 3 channels and the data has shape {list(input_shape)}: "
             "choose an image data set such as data=fashion_mini."
         )
-    constructor = models.get_model_builder(arch)  # type: ignore[attr-defined]
+    constructor = models.get_model_builder(arch)
     accepted = inspect.signature(constructor).parameters
     default = next((s for prefix, s in FIXED_SIZE.items() if arch.startswith(prefix)), 64)
     options: dict[str, object] = {"weights": None, "num_classes": classes}

@@ -7,6 +7,7 @@ row or function here and one file `conf/init/<name>.yaml`; the contract tests ru
 from typing import Any
 
 from initlab.errors import UserError, nearest
+from initlab.names import SCHEME_ALIASES
 
 from . import orthogonal, plain, scaling, structured
 from .custom import custom_scheme
@@ -15,26 +16,6 @@ from .record import DISTRIBUTIONS, MODES, BiasRule, Law, Scheme
 __all__ = ["DISTRIBUTIONS", "MODES", "SCHEMES", "SCHEME_ALIASES", "BiasRule", "Law", "Scheme", "scheme"]
 
 SCHEMES: dict[str, Scheme] = {row.name: row for row in (*plain.ROWS, *scaling.ROWS, *orthogonal.ROWS, *structured.ROWS)}
-
-SCHEME_ALIASES: dict[str, str] = {
-    "xavier_uniform": "glorot_uniform",
-    "xavier_normal": "glorot_normal",
-    "xavier": "glorot_uniform",
-    "glorot": "glorot_uniform",
-    "kaiming_uniform": "he_uniform",
-    "kaiming_normal": "he_normal",
-    "kaiming": "he_normal",
-    "he": "he_normal",
-    "lecun": "lecun_normal",
-    "eye": "identity",
-    "trunc_normal": "truncated_normal",
-    "zero": "zeros",
-    "one": "ones",
-    "default": "torch_default",
-    "pytorch_default": "torch_default",
-    "mirrored": "looks_linear",
-    "ZerO": "zero_hadamard",
-}
 
 
 def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
