@@ -37,7 +37,8 @@ def filled(text: str) -> str:
     """Return the README with what stands between the markers replaced."""
     for name, make in (("schemes", schemes), ("activations", activations), ("keys", keys)):
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text, count = re.subn(pattern, lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text, flags=re.DOTALL)
+        table = make()
+        text, count = re.subn(pattern, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.S)
         if count != 1:
             raise SystemExit(f"README.md has no <!-- {name} --> … <!-- /{name} --> to fill")
     return text
