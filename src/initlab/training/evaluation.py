@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from initlab.data import Dataset
 from initlab.ensemble import Ensemble
-from initlab.training.events import Evaluation, Plan, State
+from initlab.training.events import Evaluation, Plan
 
 EVAL_BATCH = 2000
 
@@ -29,7 +29,7 @@ def accuracies(logits: Tensor, y: Tensor) -> list[float] | None:
     """Return each member's fraction of right labels, or None for regression."""
     if y.is_floating_point():
         return None
-    return (logits.detach().argmax(-1) == y).float().mean(-1).tolist()
+    return [right / len(y) for right in (logits.detach().argmax(-1) == y).sum(-1).tolist()]
 
 
 def autocast(x: Tensor, enabled: bool) -> Any:
@@ -38,14 +38,14 @@ def autocast(x: Tensor, enabled: bool) -> Any:
 
 
 @torch.no_grad()
-def evaluate(ensemble: Ensemble, data: Dataset, step: int, state: State, plan: Plan) -> Evaluation:
-    """Measure loss and accuracy on the validation and test sets, in evaluation mode, for members still running."""
+def evaluate(ensemble: Ensemble, data: Dataset, step: int, members: set[int], plan: Plan) -> Evaluation:
+    """Measure loss and accuracy on the validation and test sets, in evaluation mode, of some members."""
     values: dict[str, dict[int, float]] = {}
     for split, xs, ys in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
         if len(xs) == 0:
             continue
         for part in ensemble.parts:
-            if all(m in state.stopped for m in part.members):
+            if members.isdisjoint(part.members):
                 continue
             modes = [(module, module.training) for module in part.module.modules()]
             part.module.eval()
@@ -62,7 +62,7 @@ def evaluate(ensemble: Ensemble, data: Dataset, step: int, state: State, plan: P
             for module, training in modes:
                 module.training = training
             for position, member in enumerate(part.members):
-                if member not in state.stopped:
+                if member in members:
                     values.setdefault(f"{split}_loss", {})[member] = float(loss[position])
                     if data.task == "classification":
                         values.setdefault(f"{split}_accuracy", {})[member] = float(right[position]) / len(xs)

@@ -49,7 +49,7 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
         if plan.evaluates(step) and state.evaluated < step:
             yield from rows.flush()
             state.evaluated = step
-            yield evaluate(ensemble, data, step, state, plan)
+            yield evaluate(ensemble, data, step, running(ensemble, state), plan)
         recorded, last = step in plan.records, step == plan.steps
         index = next(order)
         x, y = data.prepare(data.train_x[index], plan.dtype), data.targets(data.train_y[index], plan.dtype)
@@ -70,9 +70,16 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
         if recorded or stopped or rows.due():
             yield from rows.flush()
         yield from stopped
+        if reached := {stop.member for stop in stopped if stop.reason == "target"}:
+            yield evaluate(ensemble, data, state.step, reached, plan)
         if recorded:
             yield snapshot(step, tapes, ensemble, active, state)
     yield from rows.flush()
+
+
+def running(ensemble: Ensemble, state: State) -> set[int]:
+    """Return the members that still train."""
+    return {m for part in ensemble.parts for m in part.members if m not in state.stopped}
 
 
 def advance(
@@ -126,7 +133,9 @@ def member_hyper(part: Part, plan: Plan) -> dict[str, Any]:
     hyper: dict[str, Any] = dict(chosen[0])
     like = part.parameters[0]
     limits = [math.inf if h["clip_norm"] is None else float(h["clip_norm"]) for h in chosen]
-    hyper["clip_norm"] = None if all(map(math.isinf, limits)) else torch.tensor(limits, device=like.device)
+    hyper["clip_norm"] = (
+        None if all(map(math.isinf, limits)) else torch.tensor(limits, dtype=like.dtype, device=like.device)
+    )
     if part.stacked:
         for key in ("lr", "weight_decay"):
             hyper[key] = torch.tensor([float(h[key]) for h in chosen], dtype=like.dtype, device=like.device)
