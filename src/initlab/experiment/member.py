@@ -66,7 +66,7 @@ class Member:
         """Write the summary: the run is over."""
         diverged = self.stopped is not None and self.stopped.reason == "diverged"
         facts = {
-            "steps": self.stopped.step if self.stopped else steps,
+            "steps": steps if self.stopped is None else self.stopped.updates,
             "seconds": time.monotonic() - self.started,
             **{k: sum(v) / len(v) for k, v in self.recent.items() if v},
             **self.latest,

@@ -88,5 +88,10 @@ class Stopped:
     reason: str
     layer: str | None = None
 
+    @property
+    def updates(self) -> int:
+        """How many updates it had: the one of the last step is made at a target, and pointless after a divergence."""
+        return self.step + (self.reason == "target")
+
 
 Event = Steps | Evaluation | Snapshot | Stopped
