@@ -19,6 +19,7 @@ from initlab.histograms import BUCKETS, Histogram
 from initlab.records.files import append
 
 _LARGEST = float(np.finfo(np.float32).max)
+_NAN = float("nan")
 
 
 class EventFile:
@@ -33,7 +34,8 @@ class EventFile:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add the scalars of one step as one event."""
-        self._values(step, [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        shown = [summary_pb2.Summary.Value(tag=tag, simple_value=_drawable(value)) for tag, value in values.items()]
+        self._values(step, shown)
 
     def scalars_block(self, steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
         """Add the scalars of many steps, one event each; their times are spread over the time since the last ones."""
@@ -45,7 +47,7 @@ class EventFile:
             event.step = step
             event.wall_time = start + count * pause
             for place, value in zip(places, values, strict=True):
-                place.simple_value = value
+                place.simple_value = _drawable(value)
             self._add(event)
 
     def histograms(self, step: int, records: Mapping[str, Histogram]) -> None:
@@ -156,6 +158,11 @@ _HPARAM_FIELDS = {
     api_pb2.DATA_TYPE_FLOAT64: "number_value",
     api_pb2.DATA_TYPE_STRING: "string_value",
 }
+
+
+def _drawable(value: float) -> float:
+    """Return NaN for what float32 cannot hold: one infinity would cost TensorBoard's HParams page its whole axis."""
+    return value if -_LARGEST <= value <= _LARGEST else _NAN
 
 
 def _hparam_type(value: bool | float | str) -> int:
