@@ -1,6 +1,6 @@
 """The loop over an ensemble, its optimizers and schedules: a generator that yields and logs nothing."""
 
-from initlab.training.events import Evaluation, Event, Plan, Snapshot, State, Steps, Stopped
+from initlab.training.events import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped
 from initlab.training.loop import train
 from initlab.training.optimizers import OPTIMIZERS, Optimizer
 from initlab.training.schedules import SCHEDULES, log_spaced, rate_factor
@@ -11,6 +11,7 @@ __all__ = [
     "Evaluation",
     "Event",
     "Optimizer",
+    "Pause",
     "Plan",
     "Snapshot",
     "State",

@@ -94,4 +94,11 @@ class Stopped:
         return self.step + (self.reason == "target")
 
 
-Event = Steps | Evaluation | Snapshot | Stopped
+@dataclass(frozen=True)
+class Pause:
+    """Nothing that happened before update `step` is still to be yielded: the place for a checkpoint, or to stop."""
+
+    step: int
+
+
+Event = Steps | Evaluation | Snapshot | Stopped | Pause

@@ -14,11 +14,11 @@ from initlab.diagnostics import Tape, first_bad_layers
 from initlab.ensemble import Ensemble, Part
 from initlab.initialize import stream
 from initlab.training.evaluation import accuracies, autocast, buffers_kept, evaluate, member_losses
-from initlab.training.events import Event, Plan, Snapshot, State, Steps, Stopped
+from initlab.training.events import Event, Pause, Plan, Snapshot, State, Steps, Stopped
 from initlab.training.optimizers import OPTIMIZERS, add_scaled_, clip_, gradient_norms, nonzero
 from initlab.training.schedules import rate_factor
 
-YIELD_EVERY = 0.2  # seconds between rows handed out: often enough for a progress line
+YIELD_EVERY = 0.2  # seconds between pauses: often enough for a progress line, and to stop soon when asked to
 TARGET_WINDOW = 10  # steps whose mean loss is compared with the target
 PER_MEMBER = ("lr", "weight_decay", "clip_norm")
 
@@ -27,8 +27,9 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
     """Train all members on common batches, yielding rows, evaluations, snapshots and stops as they happen.
 
     Row k holds the loss of batch k under the weights after k updates, so step 0 is the initialization. A non-finite
-    loss stops that member alone; after the last update one more batch is looked at, so that none goes unseen. Whenever
-    this yields, `state` is whole: with the weights it is a checkpoint, and what was yielded will not come again.
+    loss stops that member alone; after the last update one more batch is looked at, so that none goes unseen. At every
+    `Pause`, and at the end, `state` is whole: with the weights it is a checkpoint, and what was yielded will not come
+    again.
 
     Arguments: `ensemble` of initialized networks; `data` on the same device; `plan`; `state` to go on from.
     """
@@ -41,8 +42,13 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
         len(data.train_x), plan.batch_size, seed=plan.data_seed, start=state.step, device=data.train_x.device
     )
     rows = Rows(data.task == "classification")
+    paused = time.monotonic()
     while state.step <= plan.steps:
         step = state.step
+        if time.monotonic() - paused > YIELD_EVERY:
+            yield from rows.flush()
+            paused = time.monotonic()
+            yield Pause(step)
         active = [k for k, part in enumerate(ensemble.parts) if any(m not in state.stopped for m in part.members)]
         if not active:
             break
@@ -67,7 +73,7 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
                 rows.add(step, [m for m in part.members if m not in state.stopped], part.members, measured)
             stopped += stops(part, measured, plan, step, state)
         state.step += 1
-        if recorded or stopped or rows.due():
+        if recorded or stopped:
             yield from rows.flush()
         yield from stopped
         if reached := {stop.member for stop in stopped if stop.reason == "target"}:
@@ -212,7 +218,6 @@ class Rows:
 
     def clear(self) -> None:
         """Start a new block."""
-        self.since = time.monotonic()
         self.block = Steps([], [], [] if self.classification else None, [], [], [])
 
     def add(self, step: int, running: list[int], members: list[int], measured: dict) -> None:
@@ -230,10 +235,6 @@ class Rows:
         if block.accuracy is not None:
             block.accuracy[-1].extend(measured["accuracy"][i] for i in wanted)
         block.members[-1].extend(running)
-
-    def due(self) -> bool:
-        """Is it time to hand them out?"""
-        return time.monotonic() - self.since > YIELD_EVERY
 
     def flush(self) -> Iterator[Steps]:
         """Yield the block if it holds anything."""
