@@ -4,12 +4,14 @@ from initlab.theory.critical import Critical, critical, critical_line, default_c
 from initlab.theory.fixed_points import FixedPoint, fixed_point
 from initlab.theory.gains import Gains, derived_gain, gains
 from initlab.theory.maps import Moments, c_map, c_map_slope, chi_1, chi_q, moments, q_map
+from initlab.theory.phase_diagram import PhaseDiagram, phase_diagram
 
 __all__ = [
     "Critical",
     "FixedPoint",
     "Gains",
     "Moments",
+    "PhaseDiagram",
     "c_map",
     "c_map_slope",
     "chi_1",
@@ -22,5 +24,6 @@ __all__ = [
     "fixed_point",
     "gains",
     "moments",
+    "phase_diagram",
     "q_map",
 ]

@@ -164,7 +164,8 @@ def _q_roots(act: Activation, sigma_w: float, sigma_b: float) -> list[float] | N
     """All fixed points of V in ascending order, 0 first where it attracts; None where every q is one."""
     if sigma_w == 0:
         return [sigma_b**2]
-    grid = _grid(act, sigma_w, sigma_b)
+    low = max(sigma_b**2, LOWEST_Q)  # V(q) ≥ σ_b²
+    grid = q_grid(act, low, sigma_w**2, sigma_b**2)
 
     def excess(x: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
         q = np.exp(x)
@@ -212,10 +213,9 @@ def _with_touches(x: np.ndarray, ratio: np.ndarray, excess: Any) -> tuple[np.nda
     return x[order], ratio[order]
 
 
-def _grid(act: Activation, sigma_w: float, sigma_b: float) -> np.ndarray:
-    """Second moments, eight to an octave, between which every fixed point must lie."""
-    low = max(sigma_b**2, LOWEST_Q)
-    top = sigma_w**2 * supremum(act) ** 2 + sigma_b**2
+def q_grid(act: Activation, low: float, wide: float, bias: float) -> np.ndarray:
+    """Second moments from `low` up, eight to an octave, beyond which no V(q) = wide · E[φ²] + bias has fixed points."""
+    top = wide * supremum(act) ** 2 + bias
     high = min(max(1.01 * top, 4 * low), max(HIGHEST_Q, 4 * low))
     return np.geomspace(low, high, 2 + int(8 * math.log2(high / low)))
 

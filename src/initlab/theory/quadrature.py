@@ -24,13 +24,12 @@ ORDER = 24
 """Gauss–Legendre nodes per panel."""
 REACH = 8.5
 """Standard deviations beyond which the Gaussian carries less than 2e-17 of its mass."""
-SMALLEST_Q = 1e-30
-"""Stands for the limit q → 0."""
-LARGEST_Q = 1e30
+SMALLEST_Q, LARGEST_Q = 1e-280, 1e280
+"""What stands for the limits q → 0 and q → ∞."""
 _TAIL = 1e-7  # product integrals of analytic functions converge like the cube of the coefficient tail
 _FLOOR = 1e-6  # far out tanh′ is rounding noise, which must not be chased
 _PANELS = 1 << 18  # more panels than this and φ oscillates too fast for the interval
-_WIDTH = 2.0**-46  # a panel this narrow, relative to the interval, holds a kink and next to no mass
+_WIDTH = 2.0**-46  # a panel this narrow, relative to its place, holds a kink and next to no mass
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER)
 _ANALYSIS = np.polynomial.legendre.legvander(NODES, ORDER - 1).T * WEIGHTS * (np.arange(ORDER)[:, None] + 0.5)
@@ -78,7 +77,7 @@ def refine(
 
     `function` maps nodes [P, ORDER] to values [K, P, ORDER]. A panel is resolved when the upper half of its Legendre
     coefficients is below 1e-7 of its own largest value, or of a millionth of the largest in the inner quarter, where
-    the Gaussian has its mass. Panels that stay unresolved down to a width of 2⁻⁴⁶ hold a
+    the Gaussian has its mass. Panels that stay unresolved down to a relative width of 2⁻⁴⁶ hold a
     kink: they are kept, and their places are returned so that the caller can start over with them as edges.
 
     Returns the panels' lower and upper ends, and the kinks found. Raises `UserError` where φ oscillates too fast.
@@ -98,7 +97,8 @@ def refine(
         largest = np.maximum(largest, np.where(np.abs(nodes) <= bulk, sizes, 0.0).max(axis=(1, 2)))
         scale = np.maximum(sizes.max(axis=2), _FLOOR * np.expand_dims(largest, 1))
         rough = (np.abs(values @ _HIGH).max(axis=2) > _TAIL * scale).any(axis=0)
-        narrow = rough & (high - low <= _WIDTH * span)
+        size = np.maximum(np.maximum(np.abs(low), np.abs(high)), min(span, 1.0))
+        narrow = rough & (high - low <= _WIDTH * size)
         kinks += [float(x) for x in (low[narrow] + high[narrow]) / 2]
         split = rough & ~narrow
         done.append((low[~split], high[~split]))

@@ -1,0 +1,45 @@
+"""What a truncated Mehler sum leaves out, Σ_{n ≥ N} a_n² cⁿ, as a function of c that is right at c = 1 with its slope.
+
+A kink of φ makes a_n² fall like n^(−5/2), a kink of φ′ like n^(−9/2), and the sum over such a tail is an exponential
+integral: with λ = −ln c, ∫_M^∞ n^(−p) cⁿ dn ∝ E_p(Mλ). It carries the term (1 − c)^(3/2) that sets c* next to the
+critical line, and its mean order p̄ = M (p − 1)/(p − 2) is known from φ′. A φ that oscillates faster than the terms kept
+can follow has its weight in a narrow band of orders, and is given the single power c^p̄.
+"""
+
+import numpy as np
+from scipy.special import erfc
+
+_BAND = 5.0
+_STEEP = 2.0
+
+
+def tail(order: np.ndarray, terms: int, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tail at correlation `c`, 1 at c = 1 and 0 for c ≤ 0, and its derivative.
+
+    Arguments: `order`: mean order of what is left out, at least `terms`, the number of terms kept.
+
+    >>> value, slope = tail(np.array([200.0]), 64, np.array([1.0]))
+    >>> value.tolist(), slope.tolist()
+    ([1.0], [200.0])
+    """
+    inside = np.clip(c, np.finfo(float).tiny, 1.0)
+    order, decay = np.broadcast_arrays(order, -np.log(inside))
+    ratio = order / terms
+    value = np.array(np.exp(-order * decay))
+    slope = np.array(order * value)
+    for p, low, high in ((4.5, 0.0, _STEEP), (2.5, _STEEP, _BAND)):
+        here = (ratio >= low) & (ratio < high)
+        if here.any():
+            start = order[here] * (p - 2) / (p - 1)
+            steeper, flatter = _integrals(start * decay[here], p)
+            value[here], slope[here] = (p - 1) * steeper, (p - 1) * start * flatter
+    return np.where(c > 0, value, 0.0), np.where(c > 0, slope / inside, 0.0)
+
+
+def _integrals(x: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray]:
+    """E_p(x) and E_{p−1}(x) for half-integer p > 1, upwards from E_{1/2}(x) = √(π/x) erfc(√x)."""
+    root = np.sqrt(np.maximum(x, 1e-300))
+    before, now, k = np.full_like(x, np.nan), np.sqrt(np.pi) * erfc(root) / root, 0.5
+    while k < p:
+        before, now, k = now, (np.exp(-x) - x * now) / k, k + 1
+    return np.maximum(now, 0.0), before
