@@ -9,7 +9,7 @@
 
 import sys
 
-from initlab.config.door import main
+from initlab.door import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -29,7 +29,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 )
 def train(context: typer.Context) -> None:
     """Train one network, or with -m a grid of them: the same as `python train.py`."""
-    from initlab.config.door import main as door
+    from initlab.door import main as door
 
     raise typer.Exit(door(context.args))
 

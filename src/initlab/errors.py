@@ -15,11 +15,23 @@ class Impossible(UserError):
     """A combination that cannot exist (dirac on an mlp): skipped inside a grid, an error when asked for alone."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal asked to stop and everything has been kept; `remedy` says how to go on.
+
+    The command line prints it and exits with code 128 + the signal: 130 after Ctrl-C, 143 after a kill.
+    """
+
+    def __init__(self, signal: int, remedy: str = ""):
+        super().__init__(signal, remedy)
+        self.signal, self.remedy = signal, remedy
+
+
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
     """Return `" Did you mean 'he_normal'?"` for a mistyped name, or an empty string.
 
-    >>> nearest("he_norml", ["he_normal", "zeros"])
-    " Did you mean 'he_normal'?"
+    >>> nearest("he_norml", ["he_normal", "zeros"]), nearest("rel", ["relu", "relu6", "prelu"])
+    (" Did you mean 'he_normal'?", " Did you mean 'relu', 'relu6' or 'prelu'?")
     """
-    close = get_close_matches(name.lower(), list(names), n=count, cutoff=0.6)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    close = [repr(match) for match in get_close_matches(name.lower(), list(names), n=count, cutoff=0.6)]
+    listed = " or ".join([", ".join(close[:-1]), close[-1]] if len(close) > 1 else close)
+    return f" Did you mean {listed}?" if close else ""

@@ -5,10 +5,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from initlab.config.schema import Config
+from initlab.config.schema import OPTION_KEYS, Config
 from initlab.errors import UserError, nearest
 
 PRECISIONS = ("fp32", "bf16", "fp64")
+NORMS = ("none", "batch", "layer")
+LARGEST_SEED = 2**63 - 1
+OWN_SHAPE = ("torchvision", "custom")  # models whose depth and width may be their own
+
+
+def number(value: Any) -> bool:
+    """Is it a finite number, and no truth value?"""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def positive_int(value: Any) -> bool:
@@ -16,14 +24,24 @@ def positive_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def count(value: Any) -> bool:
+    """Is it a whole number of at least 0?"""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def positive(value: Any) -> bool:
     """Is it a finite number above 0?"""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    return number(value) and value > 0
 
 
 def not_negative(value: Any) -> bool:
     """Is it a finite number of at least 0?"""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    return number(value) and value >= 0
+
+
+def fraction(value: Any) -> bool:
+    """Is it a number in [0, 1)?"""
+    return number(value) and 0 <= value < 1
 
 
 def optional(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -36,31 +54,49 @@ def among(*choices: Any) -> Callable[[Any], bool]:
     return lambda value: value in choices
 
 
+TRUTH = (lambda value: isinstance(value, bool), "true or false")
+STEPS = "a whole number of steps"
+
 # key -> (test, what it must be, an example that works)
 RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "depth": (optional(positive_int), "a whole number of at least 1 hidden layer", "depth=3"),
+    "seed": (lambda v: count(v) and v <= LARGEST_SEED, "a whole number from 0 to 2^63 − 1", "seed=0"),
     "train.epochs": (positive, "a positive number of passes", "train.epochs=5"),
-    "train.steps": (optional(positive_int), "a whole number of at least 1 update", "train.steps=500"),
+    "train.steps": (optional(positive_int), "a whole number of at least 1 update, or null", "train.steps=500"),
     "train.batch_size": (positive_int, "a whole number of at least 1 sample", "train.batch_size=128"),
-    "train.target_loss": (optional(positive), "a positive loss or null", "train.target_loss=0.3"),
-    "log.every": (positive_int, "a whole number of at least 1 step", "log.every=10"),
-    "log.histograms": (
-        lambda v: v == 0 or positive_int(v),
-        "a whole number of records, 0 for none",
-        "log.histograms=10",
+    "train.target_loss": (optional(positive), "a positive loss, or null", "train.target_loss=0.3"),
+    "train.trained_above": (
+        optional(lambda v: number(v) and 0 < v <= 1),
+        "an accuracy in (0, 1], or null",
+        "train.trained_above=0.8",
     ),
-    "log.eval_every": (optional(positive_int), "a whole number of steps or null", "log.eval_every=100"),
+    "train.save": (*TRUTH, "train.save=true"),
+    "log.every": (positive_int, f"{STEPS}, at least 1", "log.every=10"),
+    "log.histograms": (count, "a whole number of records, 0 for none", "log.histograms=10"),
+    "log.eval_every": (optional(positive_int), f"{STEPS}, at least 1, or null", "log.eval_every=100"),
+    "log.tensorboard": (*TRUTH, "log.tensorboard=false"),
     "precision": (among(*PRECISIONS), f"one of {', '.join(PRECISIONS)}", "precision=fp32"),
     "threads": (lambda v: v == "auto" or positive_int(v), "auto or a whole number of at least 1", "threads=1"),
+    "model.norm": (among(*NORMS), f"one of {', '.join(NORMS)}", "model.norm=batch"),
+    "model.dropout": (fraction, "a probability in [0, 1)", "model.dropout=0.2"),
     "optim.lr": (not_negative, "a finite number of at least 0", "optim.lr=0.01"),
+    "optim.momentum": (not_negative, "a finite number of at least 0", "optim.momentum=0.9"),
+    "optim.nesterov": (*TRUTH, "optim.nesterov=true"),
+    "optim.beta1": (fraction, "a number in [0, 1)", "optim.beta1=0.9"),
+    "optim.beta2": (fraction, "a number in [0, 1)", "optim.beta2=0.999"),
+    "optim.alpha": (fraction, "a number in [0, 1)", "optim.alpha=0.99"),
+    "optim.eps": (not_negative, "a finite number of at least 0", "optim.eps=1e-8"),
     "optim.weight_decay": (not_negative, "a finite number of at least 0", "optim.weight_decay=1e-4"),
-    "optim.clip_norm": (optional(positive), "a positive norm or null", "optim.clip_norm=1"),
-    "optim.warmup": (lambda v: v == 0 or positive_int(v), "a whole number of steps", "optim.warmup=100"),
+    "optim.clip_norm": (optional(positive), "a positive norm, or null", "optim.clip_norm=1"),
+    "optim.warmup": (count, f"{STEPS}, at least 0", "optim.warmup=100"),
     "optim.schedule": (among("constant", "cosine"), "constant or cosine", "optim.schedule=cosine"),
-    "init.sigma_b": (optional(not_negative), "a standard deviation of at least 0", "init.sigma_b=0.1"),
+    "init.sigma_b": (not_negative, "a standard deviation of at least 0", "init.sigma_b=0.1"),
+    "sweep.exclude": (lambda v: isinstance(v, list), "a list", "'sweep.exclude=[{init:zeros,act:relu}]'"),
+    "sweep.grids": (lambda v: isinstance(v, list), "a list", "'sweep.grids=[{init:he_normal},{init:siren,act:sin}]'"),
     "sweep.order": (among("grid", "shuffle"), "grid or shuffle", "sweep.order=shuffle"),
     "sweep.impossible": (among("skip", "error"), "skip or error", "sweep.impossible=skip"),
     "sweep.checkpoint_every": (positive, "a positive number of seconds", "sweep.checkpoint_every=60"),
+    "dry_run": (*TRUTH, "dry_run=true"),
 }
 MISSING = object()
 
@@ -77,31 +113,61 @@ def lookup(config: Config, dotted: str) -> Any:
 
 def check(config: Config) -> Config:
     """Return the configuration if it can run; raises UserError, one sentence with the remedy, if it cannot."""
-    for dotted, (test, must, example) in RULES.items():
+    for dotted, (test, _, _) in RULES.items():
         value = lookup(config, dotted)
         if value is not MISSING and not test(value):
-            raise UserError(f"{dotted}={value!r} must be {must}: say for example {example}.")
-    check_width(config.width, config.depth)
+            raise UserError(refusal(dotted, value))
+    check_shape(config.model["name"], config.depth, config.width)
     return config
 
 
-def check_width(width: Any, depth: int | None) -> None:
-    """Accept a positive whole number, a list of them of length `depth`, or null where the model has its own."""
+def refusal(dotted: str, value: Any) -> str:
+    """Say that a value cannot be, what it must be, and an example that works."""
+    if dotted not in RULES:
+        return f"{dotted}={typed(value)} has a value of the wrong kind."
+    _, must, example = RULES[dotted]
+    return f"{dotted}={typed(value)} must be {must}: say for example {example}."
+
+
+def typed(value: Any) -> str:
+    """Write a value as it is typed on the command line.
+
+    >>> typed(None), typed(True), typed([256, 128]), typed(0.0), typed("abc")
+    ('null', 'true', '[256, 128]', '0', 'abc')
+    """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def check_shape(model: str, depth: int | None, width: Any) -> None:
+    """Accept a width that fits the depth: a positive whole number, or a list of `depth` of them; null where it may."""
+    for key, value, example in (("depth", depth, 3), ("width", width, 128)):
+        if value is None and model not in OWN_SHAPE:
+            raise UserError(
+                f"{key}=null cannot be for model={model}, which needs one: say for example {key}={example}."
+            )
     if width is None or positive_int(width):
         return
     if not isinstance(width, (list, tuple)):
-        raise UserError(f"width={width!r} must be a whole number of at least 1 unit, or a list: say width=128.")
+        raise UserError(
+            f"width={typed(width)} must be a whole number of at least 1 unit, or a list of them: "
+            "say for example width=128."
+        )
     if depth is not None and len(width) != depth:
         raise UserError(
             f"width={list(width)} lists {len(width)} layers but depth={depth}: "
             f"say depth={len(width)}, or give a single number."
         )
     if bad := [w for w in width if not positive_int(w)]:
-        raise UserError(f"width={list(width)} holds {bad[0]!r}: every width is a whole number of at least 1 unit.")
+        raise UserError(
+            f"width={list(width)} holds {typed(bad[0])}: every width is a whole number of at least 1 unit, "
+            "for example 'width=[256,128]'."
+        )
 
 
 def known_keys() -> list[str]:
-    """List every dotted key of the schema (the options of groups aside)."""
+    """List every dotted key of the schema and the common ones of its groups."""
 
     def walk(cls: Any, prefix: str) -> list[str]:
         found = []
@@ -112,9 +178,15 @@ def known_keys() -> list[str]:
                 found.append(prefix + f.name)
         return found
 
-    return walk(Config, "")
+    return [*walk(Config, ""), *OPTION_KEYS]
 
 
-def unknown_key(name: str, extra: list[str]) -> str:
-    """Say which key was probably meant, among the schema's and the chosen options' own."""
-    return nearest(name, [*known_keys(), *extra])
+def nearest_key(name: str, keys: list[str]) -> str:
+    """Return `" Did you mean 'train.epochs'?"`: the whole key is compared, and its last part (`lr` is `optim.lr`).
+
+    >>> nearest_key("trian.epochs", ["train.epochs", "seed"]), nearest_key("lr", ["optim.lr", "depth"])
+    (" Did you mean 'train.epochs'?", " Did you mean 'optim.lr'?")
+    """
+    leaf = name.rpartition(".")[2]
+    same_leaf = [key for key in keys if key != name and key.rpartition(".")[2] == leaf]
+    return nearest(same_leaf[0], same_leaf) if same_leaf else nearest(name, keys)

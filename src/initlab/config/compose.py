@@ -1,28 +1,23 @@
 """From Hydra's DictConfig to initlab's Config, and back to Python: the only code that sees both."""
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, flag_override
-from omegaconf.errors import OmegaConfBaseException
 
-from initlab.config.checks import check
+from initlab.config.checks import check, known_keys, nearest_key
+from initlab.config.errors import translated, unknown_of_option
+from initlab.config.files import conf_dir, option_keys
 from initlab.config.help import examples_text, keys_text
 from initlab.config.naming import cell_name, run_name
-from initlab.config.schema import Config
+from initlab.config.overrides import canonical, refuse_malformed
+from initlab.config.schema import GROUPS, Config
 from initlab.errors import UserError
-
-
-def conf_dir() -> Path:
-    """Return the directory of option files: inside an installed wheel, else beside `src/` in the checkout."""
-    packaged = Path(__file__).parents[1] / "conf"
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "conf"
 
 
 def register() -> None:
@@ -65,21 +60,14 @@ RESOLVERS: dict[str, Callable[..., str]] = {
 }
 
 
-@functools.cache
-def options(group: str) -> list[str]:
-    """List the options of a config group, read from the file names."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-
-
 def to_config(composed: DictConfig, overrides: Iterable[str] = ()) -> Config:
     """Turn what Hydra composed into a checked `Config`; `overrides` are what the user typed for this job.
 
     Raises UserError naming the key, the value and the remedy.
     """
-    try:
+    with translated():
         plain = plain_tree(composed)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {error.msg}.") from error
+    refuse_strangers(plain)
     refuse_own_shape(plain, overrides)
     return check(from_plain(plain))
 
@@ -92,6 +80,38 @@ def from_plain(plain: dict[str, Any]) -> Config:
         return cls(**{k: build(known[k], v) if is_dataclass(known[k]) else v for k, v in values.items() if k in known})
 
     return build(Config, plain)
+
+
+def refuse_strangers(plain: dict[str, Any]) -> None:
+    """Refuse keys that came in by `+key=…` and went out by `~key`, which Hydra lets pass and nothing would read."""
+    refuse_extra(plain, Config, "")
+    for group in GROUPS:
+        chosen = plain[group].get("name")
+        expected = option_keys(group, chosen)
+        if expected is None:
+            continue
+        given = set(plain[group]) - {"name"}
+        if (extra := sorted(given - expected)) and chosen != "custom":
+            raise UserError(unknown_of_option(f"{group}.{extra[0]}", f"{group}={chosen}", dotted(group, expected)))
+        if missing := dotted(group, expected - given):
+            raise UserError(
+                f"{missing[0]} is missing for {group}={chosen}: choose it by {group}={chosen}, with no ~ before a key."
+            )
+
+
+def dotted(group: str, keys: Iterable[str]) -> list[str]:
+    """Write the keys of a group as they are typed."""
+    return [f"{group}.{key}" for key in sorted(keys)]
+
+
+def refuse_extra(values: dict[str, Any], cls: Any, prefix: str) -> None:
+    """Refuse keys that the schema has not."""
+    known = {f.name: f.type for f in fields(cls)}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{prefix}{key} is not a key.{nearest_key(prefix + key, known_keys())} Leave it out.")
+        if is_dataclass(known[key]):
+            refuse_extra(value, known[key], f"{prefix}{key}.")
 
 
 def refuse_own_shape(plain: dict[str, Any], overrides: Iterable[str]) -> None:
@@ -110,15 +130,21 @@ def compose_config(overrides: Sequence[str] = ()) -> Config:
     >>> compose_config(["init=he_normal", "act=relu", "depth=3"]).init["name"]
     'he_normal'
     """
-    from initlab.config.errors import translated
-    from initlab.config.overrides import canonical
-
     register()
     rewritten = canonical(overrides)
-    with translated():
-        if GlobalHydra.instance().is_initialized():
-            composed = compose("config", overrides=rewritten)
-        else:
-            with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-                composed = compose("config", overrides=rewritten)
+    refuse_malformed(rewritten)
+    with translated(), own_hydra():
+        composed = compose("config", overrides=rewritten)
     return to_config(composed, rewritten)
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Compose from initlab's own files, also inside somebody else's Hydra application, which finds its state again."""
+    theirs = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = theirs

@@ -1,17 +1,23 @@
 """Hydra's and OmegaConf's errors in one sentence with the remedy."""
 
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
-from initlab.config.checks import unknown_key
+from initlab.config.checks import RULES, known_keys, nearest_key, refusal, typed
+from initlab.config.files import option_keys, options
+from initlab.config.schema import GROUPS
 from initlab.errors import UserError, nearest
+from initlab.names import ALIASES
 
-INIT_KEYS = ("gain", "sigma_b", "distribution", "mode", "std", "mean")
-MORE = "run with --help to see the groups and keys"
+ALL = "`python train.py --help` lists all keys"
+CATALOGUES = {"init": "`initlab schemes` lists all", "act": "`initlab activations` lists all"}
 
 
 @contextmanager
@@ -25,45 +31,89 @@ def translated() -> Iterator[None]:
 
 def sentence(error: BaseException) -> str:
     """Say what the user got wrong and what to do."""
+    text, cause = first_line(error), error.__cause__
     if isinstance(error, MissingConfigException):
         return missing_option(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is not an override that Hydra can read ({first_line(error)}): write key=value."
-    text = first_line(error)
-    cause = error.__cause__
+        return (
+            f"{error.override} cannot be read as key=value ({text}): "
+            f"check its brackets and quotes, for example 'width=[256,128]'."
+        )
+    if isinstance(error, InterpolationResolutionError):
+        return f"{error.full_key} refers to what is not there ({text}): name another key in ${{…}}."
+    if found := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
+        return several(found.group(1))
+    if found := re.match(r"Could not delete from config. '([^']+)'", text):
+        return f"~{found.group(1)} takes out what is not there: leave it out."
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return wrong_kind(str(cause.full_key), cause)
     if found := re.match(r"Could not override '([^']+)'", text):
-        return unknown(found.group(1))
-    if found := re.match(r"Error merging override (\S+)", text):
-        why = f" ({first_line(cause)})" if isinstance(cause, ValidationError) else ""
-        return f"{found.group(1)} has a value of the wrong kind{why}: {MORE}."
-    if found := re.match(r"Could not (?:override|find) .*'(\w[\w/]*)@?.*No match in the defaults list", str(error)):
-        return unknown(found.group(1))
-    if isinstance(error, ConfigCompositionException) and cause is not None:
-        text = f"{text} ({first_line(cause)})"
-    return f"{text.rstrip('.')}: {MORE}."
+        return unknown(found.group(1), cause.parent_node if isinstance(cause, OmegaConfBaseException) else None)
+    why = f" ({first_line(cause)})" if cause is not None else ""
+    return f"{text.rstrip('.')}{why}: {ALL}."
 
 
 def missing_option(error: MissingConfigException) -> str:
     """Name the option that does not exist, the nearest ones and the choices."""
     missing = (error.missing_cfg_file or "").removesuffix(".yaml")
     group, _, option = missing.rpartition("/")
-    choices = sorted(o.removesuffix(".yaml") for o in error.options or [])
     if not group:
-        return f"{first_line(error)}: {MORE}."
-    return (
-        f"{group}={option} is unknown.{nearest(option, choices)} Choose one of {', '.join(choices)}"
-        f"{f', or {group}=custom {group}.target=package.module:function' if 'custom' in choices else ''}."
-    )
+        return f"{first_line(error)}: {ALL}."
+    return unknown_option(group, option, sorted(o.removesuffix(".yaml") for o in error.options or []))
 
 
-def unknown(name: str) -> str:
-    """Say that a key does not exist for the chosen options, with the nearest that may."""
-    group = name.rpartition(".")[0]
-    known = [f"init.{k}" for k in INIT_KEYS] if group == "init" else []
-    return (
-        f"{name} is not a key of this configuration.{unknown_key(name, known)} "
-        f"Keys depend on the chosen option ({'its file in conf/' + group if group else 'see the list'}): {MORE}."
-    )
+def unknown_option(group: str, option: str, choices: list[str]) -> str:
+    """Say that a group has no such option: the nearest names where there are any, else all of them."""
+    near = nearest(option, [*choices, *ALIASES.get(group, ())])
+    own = f"; {group}=custom {group}.target=package.module:function takes your own" if "custom" in choices else ""
+    named = [choice for choice in choices if choice != "custom"]
+    if near and group in CATALOGUES:
+        return f"{group}={option} is unknown.{near} {CATALOGUES[group]}{own}."
+    return f"{group}={option} is unknown.{near} Choose one of {', '.join(named)}{own}."
+
+
+def several(override: str) -> str:
+    """Say how to run every value of a list, or how to choose one."""
+    key, _, value = override.partition("=")
+    listed = f", or write the list as '{key}=[{value}]'" if key == "width" else ""
+    return f"{override} names several values: add -m to run each of them, or choose one{listed}."
+
+
+def wrong_kind(key: str, cause: ValidationError) -> str:
+    """Say what a value must be; the key's own rule knows it best."""
+    key = key if key in RULES else next((rule for rule in RULES if key.startswith(f"{rule}.")), key)
+    if key in RULES:
+        return refusal(key, cause.value)
+    return f"{key}={typed(cause.value)} has a value of the wrong kind ({first_line(cause)})."
+
+
+def unknown(key: str, siblings: Any) -> str:
+    """Say that there is no such key: what keys the chosen option has, and which options have it."""
+    group, _, leaf = key.partition(".")
+    known = known_keys()
+    if group in GROUPS and leaf and isinstance(siblings, DictConfig) and "name" in siblings:
+        own = [f"{group}.{name}" for name in siblings if name != "name"]
+        return unknown_of_option(key, f"{group}={siblings['name']}", own)
+    own = [k for k in known if k.startswith(f"{group}.")] if leaf and group not in GROUPS else []
+    rest = f" The keys of {group} are {', '.join(own)}." if own else f" {ALL[0]}{ALL[1:]}."
+    return f"{key} is not a key.{nearest_key(key, own or known)}{rest}"
+
+
+def unknown_of_option(key: str, chosen: str, own: list[str]) -> str:
+    """Say that the chosen option has no such key, and where it is at home."""
+    has = f"its keys are {', '.join(own)}" if own else "it has no keys of its own"
+    plus = f"; a parameter of your own function needs a plus sign: +{key}=…" if chosen.endswith("=custom") else ""
+    if elsewhere := [option for option in having(key) if option != chosen]:
+        others = f"{', '.join(elsewhere[:4])}{' and others' if len(elsewhere) > 4 else ''}"
+        return f"{chosen} has no {key} (a key of {others}); {has}{plus}."
+    return f"{chosen} has no {key}; {has}{plus}.{nearest(key, own)}"
+
+
+@functools.cache
+def having(key: str) -> list[str]:
+    """List the options that have a key: `act.omega` belongs to `act=sin`."""
+    group, _, leaf = key.partition(".")
+    return [f"{group}={option}" for option in options(group) if leaf in (option_keys(group, option) or ())]
 
 
 def first_line(error: BaseException | None) -> str:

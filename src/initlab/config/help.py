@@ -3,27 +3,32 @@
 import dataclasses
 from typing import Any
 
-from initlab.config.schema import EXAMPLES, GROUPS, Config
+from initlab.config.schema import EXAMPLES, GROUPS, OPTION_KEYS, Config
 
 
 def key_rows(cls: Any = Config, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Return (key, default, what it is) for every key of the schema, groups aside.
+    """Return (key, default, what it is) for every key: the groups and what their options share, then the schema's.
 
-    >>> key_rows()[0]
-    ('depth', '5', 'hidden layers (resmlp: blocks; resnet: blocks per stage)')
+    >>> key_rows()[0], key_rows()[1][0]
+    (('init', 'glorot_uniform', 'init scheme'), 'init.gain')
     """
     rows = []
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(f.type):
             rows += key_rows(f.type, f"{prefix}{f.name}.")
-        elif prefix or f.name not in GROUPS:
+        elif not prefix and f.name in GROUPS:
+            rows.append((f.name, shown(f), f.metadata["help"]))
+            rows += [(k, default, text) for k, (default, text) in OPTION_KEYS.items() if k.startswith(f"{f.name}.")]
+        else:
             rows.append((prefix + f.name, shown(f), f.metadata["help"]))
     return rows
 
 
 def shown(f: dataclasses.Field) -> str:
-    """Write a default as it is typed on the command line."""
+    """Write a default as it is typed on the command line; a group's is the name of its option."""
     value = f.default_factory() if callable(f.default_factory) else f.default
+    if isinstance(value, dict):
+        value = value["name"]
     return "null" if value is None else str(value).lower()
 
 

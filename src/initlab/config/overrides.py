@@ -1,34 +1,93 @@
-"""Aliases are rewritten before Hydra sees them: `init=xavier_normal,zeros` becomes `init=glorot_normal,zeros`."""
+"""What was typed, before Hydra sees it: flags and overrides parted, aliases rewritten, what is neither refused."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from initlab.config.checks import known_keys, nearest_key
+from initlab.config.files import options
+from initlab.config.schema import EXAMPLES, GROUPS
+from initlab.errors import UserError
 from initlab.names import ALIASES
 
+# Hydra's flags that are followed by a value.
+VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"} | {
+    "--experimental-rerun",
+    "--info",
+    "-i",
+}
+NO_NAME = re.compile(r"\s*(|-?\d[\d.e+-]*|true|false|\{.*|\[.*)\s*", re.IGNORECASE)
 
-def canonical(arguments: Iterable[str]) -> list[str]:
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split what was typed into flags (with their values) and overrides, so that flags may stand anywhere.
+
+    >>> split(["init=zeros", "-m", "--config-dir", "mine", "seed=1,2"])
+    (['-m', '--config-dir', 'mine'], ['init=zeros', 'seed=1,2'])
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    for argument in arguments:
+        value_of_flag = flags and flags[-1] in VALUED and "=" not in argument
+        (flags if argument.startswith("-") or value_of_flag else overrides).append(argument)
+    return flags, overrides
+
+
+def canonical(overrides: Iterable[str]) -> list[str]:
     """Replace aliases in the overrides of `init` and `act`; `glob(…)` is left alone, for it matches file names.
 
-    >>> canonical(["init=xavier_uniform,he_normal", "act=swish", "init=glob(*)", "-m"])
-    ['init=glorot_uniform,he_normal', 'act=silu', 'init=glob(*)', '-m']
+    >>> canonical(["init=xavier_uniform_,he", "act=choice(swish,ReLU)", "init=glob(*)", "seed=1"])
+    ['init=glorot_uniform,he_normal', 'act=choice(silu,relu)', 'init=glob(*)', 'seed=1']
     """
-    return [rewrite(argument) for argument in arguments]
+    return [rewrite(override) for override in overrides]
 
 
-def rewrite(argument: str) -> str:
-    """Rewrite one argument if it chooses a scheme or an activation."""
-    key, equals, value = argument.partition("=")
-    aliases = ALIASES.get(key.lstrip("+"))
-    if not equals or aliases is None or "glob(" in value:
-        return argument
-    return f"{key}={re.sub(r'[A-Za-z_0-9]+', lambda word: canonical_name(word.group(), aliases), value)}"
+def rewrite(override: str) -> str:
+    """Rewrite one override if it chooses a scheme or an activation."""
+    key, equals, value = override.partition("=")
+    group = key.lstrip("+~")
+    if not equals or group not in ALIASES or "glob(" in value:
+        return override
+    return f"{key}={re.sub(r'[A-Za-z_0-9]+', lambda word: option(group, word.group()), value)}"
 
 
-def canonical_name(name: str, aliases: dict[str, str]) -> str:
-    """Return the registry's name; torch's in-place names (`kaiming_normal_`) lose their underscore first.
+def option(group: str, word: str) -> str:
+    """Return the canonical name of an alias, of torch's `xavier_normal_` and of torch's `ReLU`; else the word itself.
 
-    >>> canonical_name("kaiming_normal_", ALIASES["init"]), canonical_name("zeros", ALIASES["init"])
-    ('he_normal', 'zeros')
+    >>> option("init", "kaiming_normal_"), option("act", "LeakyReLU"), option("act", "choice")
+    ('he_normal', 'leaky_relu', 'choice')
     """
-    bare = name.rstrip("_")
-    return aliases.get(bare, bare or name)
+    for form in (word, word.removesuffix("_"), word.removesuffix("_").lower()):
+        name = ALIASES[group].get(form, form)
+        if name in options(group):
+            return name
+    return word
+
+
+def refuse_malformed(overrides: Iterable[str]) -> None:
+    """Refuse what is no `key=value`, and a group that is given no name; the rest is Hydra's grammar to judge."""
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        bare = key.lstrip("+~").strip()
+        if not bare:
+            raise UserError(f"{override} has no key: write key=value, for example depth=3.")
+        if not equals and not override.startswith("~"):
+            raise UserError(f"{override} has no value: {how_to_write(bare)}.")
+        if bare in GROUPS and equals and (NO_NAME.fullmatch(value) or value in ("null", "None")):
+            raise UserError(
+                f"{override} names no option of {bare}: choose one of {', '.join(options(bare))}, "
+                f"for example {EXAMPLES[bare].split()[0]}."
+            )
+
+
+def how_to_write(word: str) -> str:
+    """Say how a word that stands alone was probably meant: a key without a value, or an option without its group."""
+    if homes := [group for group in (*GROUPS, "experiment") if option_named(group, word) in options(group)]:
+        return f"write {homes[0]}={option_named(homes[0], word)}"
+    if word in EXAMPLES:
+        return f"write {word}=…, for example {EXAMPLES[word].split()[0]}"
+    return f"write key=value, for example depth=3.{nearest_key(word, [*GROUPS, *known_keys()])}".removesuffix(".")
+
+
+def option_named(group: str, word: str) -> str:
+    """Return the option that a word names in a group."""
+    return option(group, word) if group in ALIASES else word

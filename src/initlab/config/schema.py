@@ -53,11 +53,11 @@ class SweepConfig:
 class Config:
     """One run: a network, its initialization, its data, its training."""
 
-    init: dict[str, Any] = key({"name": "glorot_uniform"}, "init scheme and its own keys (init.gain, init.sigma_b, …)")
-    act: dict[str, Any] = key({"name": "tanh"}, "activation and its own keys (act.negative_slope, act.omega, …)")
-    model: dict[str, Any] = key({"name": "mlp"}, "family of networks and its own keys (model.norm, model.dropout, …)")
-    data: dict[str, Any] = key({"name": "fashion_mini"}, "data set and its own keys (data.normalize, …)")
-    optim: dict[str, Any] = key({"name": "sgd"}, "optimizer and its own keys (optim.lr, optim.momentum, …)")
+    init: dict[str, Any] = key({"name": "glorot_uniform"}, "init scheme")
+    act: dict[str, Any] = key({"name": "tanh"}, "activation, with keys of its own such as act.negative_slope")
+    model: dict[str, Any] = key({"name": "mlp"}, "family of networks")
+    data: dict[str, Any] = key({"name": "fashion_mini"}, "data set")
+    optim: dict[str, Any] = key({"name": "sgd"}, "optimizer")
     depth: int | None = key(5, "hidden layers (resmlp: blocks; resnet: blocks per stage)")
     width: Any = key(128, "units per hidden layer (channels for convolutions), or a list of length depth")
     seed: int = key(0, "init seed; data.seed orders the batches")
@@ -76,6 +76,26 @@ class Config:
 
 GROUPS = ("data", "model", "optim", "act", "init")
 
+# The keys that the options of a group share: their defaults (those of the group's default option) and what they are.
+# An option's other keys stand in its file, conf/<group>/<option>.yaml.
+OPTION_KEYS: dict[str, tuple[str, str]] = {
+    "init.gain": ("paper", "factor on the std of every weight layer: paper (the scheme's own) or a number"),
+    "init.sigma_b": ("0.0", "std of the biases, for every scheme that does not set its own"),
+    "init.distribution": ("uniform", "normal, uniform or truncated_normal, for the rules by fan"),
+    "model.norm": ("none", "none, batch or layer"),
+    "model.dropout": ("0.0", "probability of dropping a unit after each activation"),
+    "data.root": ("null", "directory that holds or receives the files; null: the per-user cache"),
+    "data.normalize": ("true", "mean 0 and variance 1 per channel of the training set"),
+    "data.validation": ("0.1", "fraction of each class of the training set that is held out"),
+    "data.seed": ("0", "orders the batches"),
+    "optim.lr": ("0.01", "learning rate (adam, adamw, rmsprop: 0.001)"),
+    "optim.momentum": ("0.9", "of sgd and rmsprop (there 0)"),
+    "optim.schedule": ("constant", "constant or cosine"),
+    "optim.warmup": ("0", "steps of linear warm-up"),
+    "optim.weight_decay": ("0.0", "L2 penalty; decoupled in adamw"),
+    "optim.clip_norm": ("null", "largest norm of the whole gradient"),
+}
+
 # One example for every axis, shown by --help and in the README.
 EXAMPLES = {
     "init": "init=he_normal init.gain=1.2",
@@ -83,10 +103,10 @@ EXAMPLES = {
     "model": "model=mlp model.norm=layer model.dropout=0.1",
     "data": "data=fashion_mnist data.normalize=false",
     "optim": "optim=adam optim.lr=1e-3 optim.schedule=cosine",
-    "depth": "depth=3,10,30 (with -m)",
-    "width": "width=256 or width=[256,128] with depth=2",
-    "seed": "'seed=range(5)' (with -m)",
-    "train": "train.epochs=10 or train.steps=500",
+    "depth": "depth=3, or -m depth=3,10,30",
+    "width": "width=256, or depth=2 'width=[256,128]'",
+    "seed": "seed=1, or -m 'seed=range(5)'",
+    "train": "train.epochs=10, or train.steps=500",
     "log": "log.every=10 log.histograms=0",
     "device": "device=cpu precision=fp64 threads=1",
     "experiment": "experiment=wandb_five_methods",

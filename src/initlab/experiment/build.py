@@ -24,11 +24,13 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device={name} is not available here ({str(error).splitlines()[0]}): say device=cpu."
-        ) from error
+    except RuntimeError as error:
+        raise UserError(f"device={name} names no device: say device=auto, cpu, cuda, cuda:1 or mps.") from error
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"device={name} is not available here ({reason}): say device=cpu.") from error
     return device
 
 
@@ -74,8 +76,10 @@ def scheme_arguments(config: Config, act: Activation | None) -> dict[str, Any]:
 def impossible(config: Config) -> str | None:
     """Return why a configuration cannot exist (dirac on an mlp), or None; it writes and allocates nothing.
 
-    Raises UserError for what is wrong rather than impossible: an unknown name, a bad value, data that is not there.
+    Raises UserError for what is wrong rather than impossible: an unknown name, a bad value, a device or data that is
+    not there.
     """
+    pick_device(config.device)
     data = load_data(config, torch.device("cpu"))
     act = pick_activation(config)
     make_plan([config], data, act)
@@ -98,8 +102,13 @@ def make_network(config: Config, data: Dataset, act: Activation | None, device: 
 def make_plan(configs: Sequence[Config], data: Dataset, act: Activation | None) -> Plan:
     """Translate what the members share into the loop's plan."""
     first = configs[0]
-    batch = min(first.train.batch_size, len(data.train_x))
-    per_epoch = max(len(data.train_x) // batch, 1)
+    batch = first.train.batch_size
+    per_epoch = len(data.train_x) // batch
+    if not per_epoch:
+        raise UserError(
+            f"train.batch_size={batch} is more than the {len(data.train_x)} training samples of data={data.name}: "
+            f"say train.batch_size={len(data.train_x)} or less."
+        )
     steps = first.train.steps or max(math.ceil(first.train.epochs * per_epoch), 1)
     loop_keys = ("name", "schedule", "warmup")
     return Plan(

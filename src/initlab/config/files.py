@@ -1,0 +1,38 @@
+"""The option files under conf/: where they lie, what there is, and which keys an option has."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def conf_dir() -> Path:
+    """Return the directory of option files: inside an installed wheel, else beside `src/` in the checkout."""
+    packaged = Path(__file__).parents[1] / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "conf"
+
+
+@functools.cache
+def options(group: str) -> list[str]:
+    """List the options of a config group, read from the file names.
+
+    >>> options("optim")
+    ['adagrad', 'adam', 'adamw', 'rmsprop', 'sgd']
+    """
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+@functools.cache
+def option_keys(group: str, name: str) -> frozenset[str] | None:
+    """Return the keys that an option's file declares, or None where there is no such file (the user's own option).
+
+    >>> sorted(option_keys("act", "sin"))
+    ['omega']
+    """
+    path = conf_dir() / group / f"{name}.yaml"
+    if not path.is_file():
+        return None
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # A file of package _global_ (model=resnet sets depth and width, too) holds the group as one of its keys.
+    return frozenset(values.get(group, values)) - {"name"}

@@ -1,0 +1,236 @@
+"""`python train.py` and `initlab train`: Hydra in, run() out, and what the exit code says."""
+
+import errno
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from initlab.config.compose import register, to_config
+from initlab.config.errors import translated
+from initlab.config.files import conf_dir
+from initlab.config.naming import run_name
+from initlab.config.overrides import canonical, refuse_malformed, split
+from initlab.errors import UserError, nearest
+
+DISK = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
+    if hasattr(errno, name)
+}
+ENOUGH = 2**20  # bytes: less than any run leaves behind
+
+
+class Refused(BaseException):
+    """Carries a UserError past Hydra, which prints lines of its own about every Exception that it sees."""
+
+    def __init__(self, error: UserError):
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass
+class Session:
+    """What happened between the door's opening and its closing."""
+
+    statuses: list[str] = field(default_factory=list)
+    directory: Path | None = None  # of a single run
+    made: list[Path] = field(default_factory=list)  # directories that were not there before, outermost first
+
+    def make(self, wanted: Path, exactly: bool) -> Path:
+        """Make the run's directory and return it; unless it is wanted exactly, one that no other run has taken."""
+        from initlab.records.files import door as writing
+
+        with writing(wanted):
+            for parent in reversed([path for path in wanted.parents if not path.exists()]):
+                parent.mkdir(exist_ok=True)
+                self.made.append(parent)
+            self.directory = self.take(wanted, exactly)
+            if shutil.disk_usage(self.directory).free < ENOUGH:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.directory
+
+    def take(self, wanted: Path, exactly: bool) -> Path:
+        """Make a directory that nobody else makes: two runs may start in the same second, and are two runs."""
+        directory, number = wanted, 2
+        while not (exactly and directory.is_dir()):
+            try:
+                directory.mkdir()
+            except FileExistsError:
+                if exactly:
+                    raise
+                directory, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+            else:
+                self.made.append(directory)
+                break
+        return directory
+
+    def undo(self) -> None:
+        """Leave nothing of a run that was refused; steps that were already recorded stay."""
+        if self.directory in self.made and not self.has_steps():
+            shutil.rmtree(self.directory, ignore_errors=True)
+        for path in reversed(self.made):
+            with suppress(OSError):
+                path.rmdir()
+
+    def has_steps(self) -> bool:
+        """Did the run record a step?"""
+        return self.directory is not None and (self.directory / "metrics.csv").exists()
+
+
+SESSION = Session()
+
+
+class Gate(Callback):
+    """Hydra's callback: a single run is checked, and its directory made, before Hydra writes anything."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse what cannot run; take a directory that no other run has."""
+        try:
+            with translated():
+                refuse_impossible(config)
+                take_directory(config)
+        except UserError as error:
+            raise Refused(error) from error
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Note how a job ended, alone or in a sweep, for the exit code."""
+        summary = job_return.return_value if job_return.status == JobStatus.COMPLETED else {"status": "failed"}
+        SESSION.statuses.append(summary.get("status", "completed") if isinstance(summary, dict) else "completed")
+
+
+def refuse_impossible(composed: DictConfig) -> None:
+    """Raise UserError for a configuration that cannot run."""
+    from initlab.experiment import impossible
+
+    config = to_config(composed, composed.hydra.overrides.task)
+    try:
+        reason = impossible(config)
+    except UserError:
+        raise
+    except Exception:
+        # A bug in the user's own code: the run will meet it again and record it with its traceback.
+        return
+    if reason is not None:
+        raise UserError(reason)
+
+
+def take_directory(config: DictConfig) -> None:
+    """Make the run's directory and tell Hydra; the one that the user named is taken as it is."""
+    HydraConfig.instance().set_config(config)
+    wanted = Path(str(OmegaConf.select(config, "hydra.run.dir")))
+    named = any(override.lstrip("+").startswith("hydra.run.dir=") for override in config.hydra.overrides.hydra)
+    with flag_override(config, ["readonly", "struct"], False):
+        config.hydra.run.dir = str(SESSION.make(wanted, exactly=named))
+
+
+def task(composed: DictConfig) -> dict[str, Any]:
+    """Run one job in the directory that Hydra chose for it."""
+    from initlab.display import ProgressLine, show_run
+    from initlab.experiment import run
+
+    job = HydraConfig.get()
+    try:
+        config = to_config(composed, job.overrides.task)
+        with ProgressLine(run_name(config)) as line:
+            summary = run([config], [Path(job.runtime.output_dir)], watch=line.update)[0]
+    except UserError as error:
+        raise Refused(error) from error
+    show_run(run_name(config), summary)
+    return summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train one network or a grid: compose with Hydra, run, and return the exit code.
+
+    2 for what the user got wrong, 1 for what failed while running, 130 for an interruption, 0 otherwise: divergence is
+    a result. With HYDRA_FULL_ERROR=1 in the environment the traceback is shown beside the sentence.
+    """
+    SESSION.__init__()  # type: ignore[misc]
+    full = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+    try:
+        through_hydra(sys.argv[1:] if arguments is None else list(arguments))
+    except (UserError, Refused) as problem:
+        error = problem.error if isinstance(problem, Refused) else problem
+        SESSION.undo()
+        if full:
+            traceback.print_exception(error)
+        print(f"initlab: {error}{kept()}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\ninitlab: interrupted{kept() or '.'}", file=sys.stderr)
+        return 130
+    return 1 if "failed" in SESSION.statuses else 0
+
+
+def kept() -> str:
+    """Say where the records of a run that did not end are."""
+    return f" What it recorded so far is in {SESSION.directory}." if SESSION.has_steps() else ""
+
+
+def through_hydra(arguments: list[str]) -> None:
+    """Hand flags and overrides to Hydra; what it, or the disk, has against them is raised as UserError."""
+    flags, overrides = split(arguments)
+    refuse_flags(flags)
+    overrides = canonical(overrides)
+    refuse_malformed(overrides)
+    register()
+    app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
+    try:
+        with as_command_line([*flags, *overrides]), translated():
+            app()
+    except OSError as error:
+        if error.errno not in DISK or SESSION.directory is None:
+            raise
+        from initlab.records.files import door as writing
+
+        with writing(SESSION.directory):
+            raise
+
+
+@contextmanager
+def as_command_line(arguments: list[str]) -> Iterator[None]:
+    """Let Hydra read these arguments, and raise what goes wrong instead of printing it and leaving."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [argv[0], *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def refuse_flags(flags: list[str]) -> None:
+    """Refuse flags that Hydra does not have, in a sentence instead of argparse's page."""
+    parser = get_args_parser()
+    known = [form for action in parser._actions for form in action.option_strings]
+
+    def refuse(message: str) -> NoReturn:
+        flag = next((f for f in flags if f.startswith("-") and f.partition("=")[0] not in known), None)
+        if flag is None:
+            raise UserError(f"{message}: `python train.py --hydra-help` explains the flags.")
+        name, _, value = flag.lstrip("-").partition("=")
+        raise UserError(
+            f"{flag} is no flag: keys are written without dashes ({name}={value or '…'}), and "
+            f"`python train.py --hydra-help` lists the flags.{nearest(flag, known)}"
+        )
+
+    parser.error = refuse  # type: ignore[method-assign]
+    if set(flags) - {"--version"}:
+        parser.parse_args([flag for flag in flags if flag != "--version"])
