@@ -1,6 +1,7 @@
 """run(configs, directories): the one place where all rooms meet."""
 
 from initlab.experiment.build import impossible
-from initlab.experiment.run import run
+from initlab.experiment.checkpoint import Unusable
+from initlab.experiment.run import Keeping, run
 
-__all__ = ["impossible", "run"]
+__all__ = ["Keeping", "Unusable", "impossible", "run"]

@@ -28,7 +28,6 @@ class Member:
     config: Config
     directory: Path
     module: nn.Module
-    rows: Any
     classes: int | None
     stopped: Stopped | None = None
     step: int = 0
@@ -36,16 +35,40 @@ class Member:
     recent: dict[str, deque] = field(default_factory=lambda: {k: deque(maxlen=LAST) for k in ("loss", "accuracy")})
     summary: dict[str, Any] = field(default_factory=dict)
 
-    def begin(self, device: torch.device) -> None:
-        """Open the run directory and write what is known at step 0."""
+    def begin(self, rows: Any, device: torch.device) -> None:
+        """Open the run directory and write what is known at step 0; `rows` describe the parameters."""
         self.started = time.monotonic()
         plain = self.config.plain()
         self.writer = RunWriter(self.directory, plain, hparams=hparams(plain), tensorboard=self.config.log.tensorboard)
-        self.writer.parameters(self.rows)
-        self.writer.log(f"{len(self.rows)} parameters initialized by {self.config.init['name']} on {device}")
+        self.writer.parameters(rows)
+        self.writer.log(f"{len(rows)} parameters initialized by {self.config.init['name']} on {device}")
         self.fingerprint = fingerprint(self.module)
         if self.config.train.save:
             save_weights(self.module, self.directory / "weights-0.safetensors")
+
+    def kept(self) -> dict[str, Any]:
+        """Return, in plain values, what a checkpoint keeps of this member beside tensors; its files are flushed."""
+        return {
+            "step": self.step,
+            "latest": dict(self.latest),
+            "recent": {name: list(values) for name, values in self.recent.items()},
+            "seconds": time.monotonic() - self.started,
+            "fingerprint": self.fingerprint,
+            "files": self.writer.position(),
+        }
+
+    def resume(self, kept: dict[str, Any], stopped: Stopped | None) -> None:
+        """Go on from a checkpoint: the files are cut back to it.
+
+        Raises UserError when a file is shorter than the checkpoint knows it.
+        """
+        self.writer = RunWriter.resume(self.directory, kept["files"])
+        self.started = time.monotonic() - kept["seconds"]
+        self.step, self.latest, self.fingerprint = kept["step"], dict(kept["latest"]), kept["fingerprint"]
+        for name, values in kept["recent"].items():
+            self.recent[name].extend(values)
+        self.stopped = stopped
+        self.writer.log(f"resumed at step {self.step}")
 
     def stepped(self, columns: Mapping[str, list]) -> None:
         """Record a block of steps."""

@@ -1,7 +1,9 @@
 """run(configs, directories): the one place where all rooms meet."""
 
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +12,43 @@ import torch
 from initlab.config import Config
 from initlab.data import Dataset
 from initlab.ensemble import Ensemble, stack
-from initlab.experiment.build import load_data, make_network, make_plan, pick_activation, pick_device
+from initlab.errors import Interrupted, UserError
+from initlab.experiment import checkpoint
+from initlab.experiment.build import build_module, load_data, make_network, make_plan, pick_activation, pick_device
 from initlab.experiment.member import Member
-from initlab.training import Evaluation, Plan, Snapshot, Steps, Stopped, train
+from initlab.training import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped, train
 
 Watch = Callable[[dict[str, Any]], None]
+CHECKPOINT_SHARE = 20  # a checkpoint that took a second is followed by at least so many seconds of training
 
 
-def run(configs: Sequence[Config], directories: Sequence[Path], watch: Watch | None = None) -> list[dict[str, Any]]:
+@dataclass
+class Keeping:
+    """Where a computation keeps its checkpoint, how often in seconds, and how it hears that it should stop.
+
+    `stop()` returns the number of the signal once there was one, else 0.
+    """
+
+    path: Path
+    every: float = 60.0
+    stop: Callable[[], int] = lambda: 0
+
+
+def run(
+    configs: Sequence[Config],
+    directories: Sequence[Path],
+    watch: Watch | None = None,
+    keeping: Keeping | None = None,
+) -> list[dict[str, Any]]:
     """Train networks of one architecture together and leave a run directory for each; return their summaries.
 
     Arguments: `configs` that agree in architecture, data and schedule; one directory for each; `watch`, called with
-    progress a few times a second.
+    progress a few times a second; `keeping`, to go on from a checkpoint if there is one, and to write some.
 
-    Raises UserError before anything is written when a configuration cannot run. What fails later is recorded: `status`
-    `failed` with its traceback in the run's log.
+    Raises UserError before anything is written when a configuration cannot run, and when the disk is full. What fails
+    later in a single network is recorded: `status` `failed` with its traceback in the run's log; of several together
+    nothing is known of which is to blame, so the exception is raised and they are left `unfinished`. Interrupted after
+    a checkpoint was written, when `keeping.stop` asked for it; Unusable when the checkpoint cannot be gone on from.
     """
     first = configs[0]
     if first.threads != "auto":
@@ -32,43 +56,116 @@ def run(configs: Sequence[Config], directories: Sequence[Path], watch: Watch | N
     device = pick_device(first.device)
     data = load_data(first, device)
     act = pick_activation(first)
-    built = [make_network(config, data, act, device) for config in configs]
-    ensemble = stack([module for module, _ in built])
     plan = make_plan(configs, data, act)
-    with_members = list(zip(configs, directories, built, strict=True))
-    members = [Member(c, directory, module, rows, data.classes) for c, directory, (module, rows) in with_members]
-    for member in members:
-        member.begin(device)
+    members: list[Member] = []
     try:
-        follow(ensemble, data, plan, members, watch)
-    except Exception:
-        # A bug is not a result: every network of this computation is marked failed, with the traceback in its log.
-        for member in members:
-            member.fail(traceback.format_exc())
+        if keeping is not None and keeping.path.exists():
+            ensemble, state = resumed(configs, directories, members, keeping.path, data, device)
+        else:
+            ensemble, state = begun(configs, directories, members, data, device)
+        follow(ensemble, data, plan, state, members, watch, keeping)
+    except Exception as error:
+        if len(configs) > 1 or not members or isinstance(error, (UserError, checkpoint.Unusable)):
+            raise
+        # A bug is not a result: the network is marked failed, with the traceback in its log.
+        members[0].fail(traceback.format_exc())
     return [member.summary for member in members]
 
 
-def follow(ensemble: Ensemble, data: Dataset, plan: Plan, members: list["Member"], watch: Watch | None) -> None:
-    """Train, and hand every event to the members it is about."""
-    for event in train(ensemble, data, plan):
-        if isinstance(event, Evaluation):
-            for i, member in enumerate(members):
-                member.evaluated(event.step, {k: v[i] for k, v in event.values.items() if i in v})
-        elif isinstance(event, Steps):
-            deal(event, members)
-        elif isinstance(event, Snapshot):
-            for i, rows in event.rows.items():
-                members[i].writer.layers(rows)
-                members[i].writer.histograms(event.step, event.histograms[i])
-        elif isinstance(event, Stopped):
-            members[event.member].stopped = event
+def begun(
+    configs: Sequence[Config], directories: Sequence[Path], members: list[Member], data: Dataset, device: torch.device
+) -> tuple[Ensemble, State]:
+    """Build and initialize all networks, open their run directories, and add their members to the list."""
+    act = pick_activation(configs[0])
+    built = [make_network(config, data, act, device) for config in configs]
+    ensemble = stack([module for module, _ in built])
+    for config, directory, (module, rows) in zip(configs, directories, built, strict=True):
+        members.append(Member(config, directory, module, data.classes))
+        members[-1].begin(rows, device)
+    return ensemble, State()
+
+
+def resumed(
+    configs: Sequence[Config],
+    directories: Sequence[Path],
+    members: list[Member],
+    path: Path,
+    data: Dataset,
+    device: torch.device,
+) -> tuple[Ensemble, State]:
+    """Read a checkpoint: networks, the loop's state and every member as they were, files cut back to it."""
+    saved = checkpoint.load(path, configs)
+    act = pick_activation(configs[0])
+    modules = []
+    for k, config in enumerate(configs):
+        module = build_module(config, data, act)
+        module = module.to(dtype=torch.float64) if config.precision == "fp64" else module
+        modules.append(saved.fill_(module, k).to(device))
+    ensemble = stack(modules)
+    state = saved.state_for(ensemble)
+    for k, (config, directory) in enumerate(zip(configs, directories, strict=True)):
+        member = Member(config, directory, modules[k], data.classes)
+        try:
+            member.resume(saved.members[k], saved.stopped.get(k))
+        except UserError as error:
+            raise checkpoint.Unusable(str(error)) from error
+        members.append(member)
+    return ensemble, state
+
+
+def follow(
+    ensemble: Ensemble,
+    data: Dataset,
+    plan: Plan,
+    state: State,
+    members: list[Member],
+    watch: Watch | None,
+    keeping: Keeping | None,
+) -> None:
+    """Train, and hand every event to the members it is about; keep checkpoints on the way."""
+    due = time.monotonic() + (keeping.every if keeping else 0.0)
+    kept = keeping is not None and keeping.path.exists()
+    for event in train(ensemble, data, plan, state):
+        hand_out(event, members)
+        if keeping is not None and isinstance(event, Pause):
+            signal = keeping.stop()
+            if signal or time.monotonic() >= due:
+                started = time.monotonic()
+                keep(keeping, ensemble, state, members)
+                kept = True
+                if signal:
+                    raise Interrupted(signal)
+                due = time.monotonic() + max(keeping.every, CHECKPOINT_SHARE * (time.monotonic() - started))
         if watch is not None:
             watch(progress(plan, members))
+    if keeping is not None and kept:
+        # Summaries are written one after another: whoever dies between two of them goes on from the very end.
+        keep(keeping, ensemble, state, members)
     for member in members:
         member.finish(plan.steps)
 
 
-def deal(event: Steps, members: list["Member"]) -> None:
+def keep(keeping: Keeping, ensemble: Ensemble, state: State, members: list[Member]) -> None:
+    """Write a checkpoint; the files are flushed before, so that none is shorter than it says."""
+    checkpoint.save(keeping.path, ensemble, state, [m.config for m in members], [m.kept() for m in members])
+
+
+def hand_out(event: Event, members: list[Member]) -> None:
+    """Tell the members what happened to them."""
+    if isinstance(event, Evaluation):
+        for i, member in enumerate(members):
+            member.evaluated(event.step, {k: v[i] for k, v in event.values.items() if i in v})
+    elif isinstance(event, Steps):
+        deal(event, members)
+    elif isinstance(event, Snapshot):
+        for i, rows in event.rows.items():
+            members[i].writer.layers(rows)
+            members[i].writer.histograms(event.step, event.histograms[i])
+    elif isinstance(event, Stopped):
+        members[event.member].stopped = event
+
+
+def deal(event: Steps, members: list[Member]) -> None:
     """Give each member its rows of a block."""
     columns: dict[int, dict[str, list]] = {}
     for row, step in enumerate(event.steps):
