@@ -32,10 +32,11 @@ def launch(
 ) -> list[JobReturn]:
     """Compose and check every job, then run them; results come in the order of the jobs."""
     setup_globals()
+    # Before any job is composed: what ${now:…} gave the master is handed on to every job.
+    directory = Path(str(OmegaConf.select(master, "hydra.sweep.dir")))
     with translated():
         composed = [compose_job(context, master, list(o), first + k) for k, o in enumerate(job_overrides)]
     configs = [to_config(c, o) for c, o in zip(composed, job_overrides, strict=True)]
-    directory = Path(str(OmegaConf.select(master, "hydra.sweep.dir")))
     return run_jobs(context, composed, configs, directory)
 
 
