@@ -106,6 +106,17 @@ def test_packed_weights_are_blocks_with_fans_of_their_own():
     assert lstm["bias_hh_l0"].blocks[3].shape == (3,)
 
 
+def test_blocks_of_what_is_stored_input_first_show_it_output_first():
+    weight = next(walk(nn.ConvTranspose2d(4, 6, 3, groups=2)))
+    stored = torch.arange(4 * 3 * 9.0).view(4, 3, 3, 3)
+    first, second = (block.view(stored) for block in weight.blocks)
+    assert first.shape == second.shape == (3, 2, 3, 3)
+    assert torch.equal(first[2, 1], stored[1, 2])
+    assert torch.equal(second[2, 1], stored[3, 2])
+    table = next(walk(nn.Embedding(5, 2)))
+    assert torch.equal(table.blocks[0].view(stored[0, :, :2, 0].new_ones(5, 2).cumsum(0))[0], torch.arange(1, 6.0))
+
+
 def test_every_block_is_a_view_and_the_blocks_cover_the_parameter_once():
     modules = [m for m, _ in CONVOLUTIONS.values()] + [nn.GRU(4, 3), nn.Embedding(5, 2), nn.Bilinear(2, 3, 4)]
     for module in modules:

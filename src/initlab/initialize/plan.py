@@ -9,7 +9,7 @@ from torch import nn
 
 from initlab.activations import Activation, activation
 from initlab.errors import Impossible, UserError, nearest
-from initlab.fans import Block, Parameter, walk
+from initlab.fans import NORMS, Block, Parameter, walk
 from initlab.models.layers import WeightLayer
 from initlab.schemes import Scheme
 from initlab.schemes import scheme as find_scheme
@@ -189,7 +189,7 @@ def _in_sequence(module: nn.Sequential, weights: Sequence[Parameter]) -> list[We
             role = "first" if name == names[0] else "readout" if name == names[-1] else "hidden"
             layers.append(WeightLayer(name, role, fed_by))
             fed_by = "unknown"
-        elif isinstance(child, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)):
+        elif isinstance(child, NORMS):
             fed_by = "norm"
         elif type(child).__module__ == "torch.nn.modules.activation":
             fed_by = "activation"
