@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf
 
 from initlab.config.checks import check, known_keys, nearest_key
 from initlab.config.errors import translated, unknown_of_option
@@ -29,12 +29,11 @@ def register() -> None:
 
 def plain_tree(composed: DictConfig) -> dict[str, Any]:
     """Resolve everything but Hydra's own node into nested plain dictionaries."""
-    with flag_override(composed, "struct", False):
-        own = composed.copy()
-        own.pop("hydra", None)
-    plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
+    own = {str(key): composed[key] for key in composed if key != "hydra"}
+    return {
+        key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+        for key, value in own.items()
+    }
 
 
 def named(name: Callable[[Config], str]) -> Callable[..., str]:
@@ -90,18 +89,14 @@ def refuse_strangers(plain: dict[str, Any]) -> None:
         expected = option_keys(group, chosen)
         if expected is None:
             continue
-        given = set(plain[group]) - {"name"}
-        if (extra := sorted(given - expected)) and chosen != "custom":
-            raise UserError(unknown_of_option(f"{group}.{extra[0]}", f"{group}={chosen}", dotted(group, expected)))
-        if missing := dotted(group, expected - given):
+        extra = [key for key in plain[group] if key not in (*expected, "name")]
+        if extra and chosen != "custom":
+            own = [f"{group}.{key}" for key in expected]
+            raise UserError(unknown_of_option(f"{group}.{extra[0]}", f"{group}={chosen}", own))
+        if missing := [key for key in expected if key not in plain[group]]:
             raise UserError(
-                f"{missing[0]} is missing for {group}={chosen}: choose it by {group}={chosen}, with no ~ before a key."
+                f"{group}.{missing[0]} is missing for {group}={chosen}: choose it by {group}={chosen}, with no ~ before a key."
             )
-
-
-def dotted(group: str, keys: Iterable[str]) -> list[str]:
-    """Write the keys of a group as they are typed."""
-    return [f"{group}.{key}" for key in sorted(keys)]
 
 
 def refuse_extra(values: dict[str, Any], cls: Any, prefix: str) -> None:

@@ -87,21 +87,21 @@ class Member:
 
     def finish(self, steps: int) -> None:
         """Write the summary: the run is over."""
-        diverged = self.stopped is not None and self.stopped.reason == "diverged"
+        bad = self.stopped if self.stopped is not None and self.stopped.reason == "diverged" else None
         facts = {
             "steps": steps if self.stopped is None else self.stopped.updates,
             "seconds": time.monotonic() - self.started,
             **{k: sum(v) / len(v) for k, v in self.recent.items() if v},
             **self.latest,
-            "first_bad_step": self.stopped.step if diverged else None,
-            "first_bad_layer": self.stopped.layer if diverged else None,
-            "trained": None if diverged else self.trained(),
+            "first_bad_step": bad.step if bad else None,
+            "first_bad_layer": bad.layer if bad else None,
+            "trained": None if bad else self.trained(),
         }
-        if diverged:
-            self.writer.log(f"diverged at step {self.stopped.step}, first in {self.stopped.layer}")
+        if bad:
+            self.writer.log(f"diverged at step {bad.step}, first in {bad.layer}")
         if self.config.train.save:
             save_weights(self.module, self.directory / "weights-end.safetensors")
-        self.close("diverged" if diverged else "completed", facts)
+        self.close("diverged" if bad else "completed", facts)
 
     def fail(self, trace: str) -> None:
         """Record a bug."""
