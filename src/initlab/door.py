@@ -16,14 +16,14 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from initlab.config.compose import register, to_config
 from initlab.config.errors import translated
 from initlab.config.files import conf_dir
 from initlab.config.naming import run_name
 from initlab.config.overrides import canonical, refuse_malformed, split
-from initlab.errors import UserError, nearest
+from initlab.errors import Interrupted, UserError, nearest
 
 DISK = {
     getattr(errno, name)
@@ -132,7 +132,7 @@ def take_directory(config: DictConfig) -> None:
     HydraConfig.instance().set_config(config)
     wanted = Path(str(OmegaConf.select(config, "hydra.run.dir")))
     named = any(override.lstrip("+").startswith("hydra.run.dir=") for override in config.hydra.overrides.hydra)
-    with flag_override(config, ["readonly", "struct"], False):
+    with read_write(config.hydra):
         config.hydra.run.dir = str(SESSION.make(wanted, exactly=named))
 
 
@@ -169,8 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         print(f"initlab: {error}{kept()}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"\ninitlab: interrupted. {stop.remedy}".rstrip(), file=sys.stderr)
+        return 128 + stop.signal
     except KeyboardInterrupt:
-        print(f"\ninitlab: interrupted{kept() or '.'}", file=sys.stderr)
+        print(f"\ninitlab: interrupted.{kept()}", file=sys.stderr)
         return 130
     return 1 if "failed" in SESSION.statuses else 0
 

@@ -95,7 +95,8 @@ def refuse_strangers(plain: dict[str, Any]) -> None:
             raise UserError(unknown_of_option(f"{group}.{extra[0]}", f"{group}={chosen}", own))
         if missing := [key for key in expected if key not in plain[group]]:
             raise UserError(
-                f"{group}.{missing[0]} is missing for {group}={chosen}: choose it by {group}={chosen}, with no ~ before a key."
+                f"{group}.{missing[0]} is missing for {group}={chosen}: "
+                f"choose it by {group}={chosen}, and take none of its keys out with ~."
             )
 
 

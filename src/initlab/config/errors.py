@@ -92,7 +92,7 @@ def unknown(key: str, siblings: Any) -> str:
     group, _, leaf = key.partition(".")
     known = known_keys()
     if group in GROUPS and leaf and isinstance(siblings, DictConfig) and "name" in siblings:
-        own = [f"{group}.{name}" for name in siblings if name != "name"]
+        own = [f"{group}.{name!s}" for name in siblings if name != "name"]
         return unknown_of_option(key, f"{group}={siblings['name']}", own)
     own = [k for k in known if k.startswith(f"{group}.")] if leaf and group not in GROUPS else []
     rest = f" The keys of {group} are {', '.join(own)}." if own else f" {ALL[0]}{ALL[1:]}."

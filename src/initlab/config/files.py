@@ -24,15 +24,15 @@ def options(group: str) -> list[str]:
 
 
 @functools.cache
-def option_keys(group: str, name: str) -> frozenset[str] | None:
+def option_keys(group: str, name: str) -> tuple[str, ...] | None:
     """Return the keys that an option's file declares, or None where there is no such file (the user's own option).
 
-    >>> sorted(option_keys("act", "sin"))
-    ['omega']
+    >>> option_keys("act", "sin")
+    ('omega',)
     """
     path = conf_dir() / group / f"{name}.yaml"
     if not path.is_file():
         return None
     values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     # A file of package _global_ (model=resnet sets depth and width, too) holds the group as one of its keys.
-    return frozenset(values.get(group, values)) - {"name"}
+    return tuple(key for key in values.get(group, values) if key != "name")

@@ -123,6 +123,15 @@ class Member:
         return accuracy > ((1 + 1 / self.classes) / 2 if bar is None else bar)
 
 
+def never_began(config: Config, directory: Path, trace: str) -> dict[str, Any]:
+    """Record a network that could not even be built (a bug in the user's own model or scheme); return its summary."""
+    writer = RunWriter(directory, config.plain(), tensorboard=False)
+    writer.log(trace)
+    facts = {"error": trace.strip().splitlines()[-1], "steps": 0, "seconds": 0.0, "hash": digest(config)}
+    writer.finish("failed", **facts)
+    return {"status": "failed", "path": str(directory), **facts}
+
+
 def hparams(plain: dict[str, Any]) -> dict[str, Any]:
     """Pick the few names that TensorBoard's HParams page compares."""
 

@@ -15,7 +15,7 @@ from initlab.ensemble import Ensemble, stack
 from initlab.errors import Interrupted, UserError
 from initlab.experiment import checkpoint
 from initlab.experiment.build import build_module, load_data, make_network, make_plan, pick_activation, pick_device
-from initlab.experiment.member import Member
+from initlab.experiment.member import Member, never_began
 from initlab.training import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped, train
 
 Watch = Callable[[dict[str, Any]], None]
@@ -65,9 +65,11 @@ def run(
             ensemble, state = begun(configs, directories, members, data, device)
         follow(ensemble, data, plan, state, members, watch, keeping)
     except Exception as error:
-        if len(configs) > 1 or not members or isinstance(error, (UserError, checkpoint.Unusable)):
+        if len(configs) > 1 or isinstance(error, (UserError, checkpoint.Unusable)):
             raise
         # A bug is not a result: the network is marked failed, with the traceback in its log.
+        if not members:
+            return [never_began(first, directories[0], traceback.format_exc())]
         members[0].fail(traceback.format_exc())
     return [member.summary for member in members]
 
