@@ -152,12 +152,23 @@ def _moments(task: Task) -> tuple[float, float]:
     return mean, math.sqrt(max(square - mean**2, 0.0)) if len(found) > 1 else found[0].std
 
 
+def measured(tensor: Tensor) -> tuple[float, float]:
+    """Return mean and standard deviation over all elements, summed in float64.
+
+    >>> measured(torch.tensor([1.0, 3.0]))
+    (2.0, 1.0)
+    """
+    values = tensor.detach().float()
+    mean = float(values.mean(dtype=torch.float64))
+    return mean, float(torch.linalg.vector_norm(values - mean, dtype=torch.float64)) / math.sqrt(values.numel())
+
+
 def _row(task: Task, measure: bool) -> tuple[Any, ...]:
     parameter = task.parameter
     fans = parameter.fans if parameter.is_weight else None
     mean = std = math.nan
     if measure and parameter.tensor.numel():
-        std, mean = (float(x) for x in torch.std_mean(parameter.tensor.detach().float(), correction=0))
+        mean, std = measured(parameter.tensor)
     return (
         parameter.name,
         parameter.kind,

@@ -80,15 +80,15 @@ def fingerprint(values: "nn.Module | Mapping[str, Tensor] | Tensor") -> str:
     if isinstance(values, nn.Module):
         names = canonical_names(values)
         values = {names[name]: tensor for name, tensor in values.named_parameters(remove_duplicate=False)}
-    whole = hashlib.blake2b(digest_size=8)
+    whole = hashlib.sha256()
     for name in sorted(values):
         encoded = name.encode()
         whole.update(len(encoded).to_bytes(8, "little") + encoded + _digest(values[name]))
-    return whole.hexdigest()
+    return whole.hexdigest()[:16]
 
 
 def _digest(tensor: Tensor) -> bytes:
     header = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}".encode()
-    digest = hashlib.blake2b(header, digest_size=8)
+    digest = hashlib.sha256(header)
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.digest()
+    return digest.digest()[:8]
