@@ -1,0 +1,77 @@
+"""From what was asked for to the jobs of a grid: products of lists, ranges and globs, and sub-grids one after another."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from initlab.config.overrides import canonical
+from initlab.errors import UserError
+
+
+def expand(
+    loader: ConfigLoader, arguments: Sequence[str], params: Mapping[str, str], grids: Sequence[Any]
+) -> list[list[str]]:
+    """Return the overrides of every job: the product of all that is swept, for each sub-grid if there are any.
+
+    Arguments: `arguments` of the command line; `params` of an experiment file's `hydra.sweeper.params` and `grids` of
+    `sweep.grids`, both of which the command line overrules key by key.
+
+    Raises UserError when a sub-grid is no mapping or nothing is left to run.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    defaults = [f"{key}={value}" for key, value in params.items()]
+    jobs: list[list[str]] = []
+    for grid in grids or [{}]:
+        if not isinstance(grid, Mapping) or not (grid or not grids):
+            raise UserError(
+                f"sweep.grids holds {grid!r}, which is no sub-grid: each is a mapping of keys to values or lists, "
+                "for example 'sweep.grids=[{init:he_normal,act:relu},{init:siren,act:sin}]'."
+            )
+        own = canonical(override_text(str(key), value) for key, value in grid.items())
+        parsed = parser.parse_overrides([*defaults, *own, *arguments])
+        jobs += [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    if not jobs:
+        raise UserError("the grid is empty: a glob, a range or a list matched nothing.")
+    return jobs
+
+
+def override_text(key: str, value: Any) -> str:
+    """Write `key=value` for Hydra: a list or range is swept, text is left as typed so that it may sweep as well.
+
+    >>> override_text("depth", [3, 10]), override_text("seed", range(3)), override_text("init", "glob(*)")
+    ('depth=3,10', 'seed=0,1,2', 'init=glob(*)')
+    >>> override_text("width", [[256, 128], 64]), override_text("optim.clip_norm", None)
+    ('width=[256,128],64', 'optim.clip_norm=null')
+    """
+    if isinstance(value, Mapping):
+        raise UserError(f"{key}={dict(value)!r} cannot be one value of a grid: write its keys with dots, {key}.name=….")
+    if isinstance(value, str):
+        return f"{key}={value}"
+    if isinstance(value, Iterable):
+        values = [literal(each) for each in value]
+        if not values:
+            raise UserError(f"{key} is given an empty list: there is nothing to sweep.")
+        return f"{key}={','.join(values)}"
+    return f"{key}={literal(value)}"
+
+
+def literal(value: Any) -> str:
+    """Write one value in Hydra's grammar.
+
+    >>> literal(True), literal(0.1), literal("he_normal"), literal({"init": ["zeros", "it's"]})
+    ('true', '0.1', 'he_normal', "{init:[zeros,'it\\\\'s']}")
+    """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, str):
+        plain = value.replace("_", "").replace(".", "").replace("-", "").replace("/", "").replace(":", "").isalnum()
+        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(literal, value)) + "]"
+    # numpy's and torch's numbers write themselves as Python's do.
+    return str(value.item() if hasattr(value, "item") else value)
