@@ -4,6 +4,7 @@ Where the output is not a terminal, the line becomes an ordinary line every few 
 """
 
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 WIDE = 140  # columns of a table that goes to a file or a pipe
 PLAIN_EVERY = 5.0  # seconds between lines where nothing updates in place
+REDRAW_EVERY = 0.2  # seconds between drawings of the line that updates in place
+LEAST_BAR, WIDEST_BAR = 8, 24  # columns
+SPLITS = (("train (last steps)", ""), ("validation", "val_"), ("test", "test_"))
 STATUS_STYLE = {"completed": "green", "diverged": "yellow", "failed": "bold red", "skipped": "dim", "unfinished": "dim"}
 
 
@@ -29,7 +32,8 @@ class ProgressLine:
         self.console = console or Console(stderr=True)
         self.started = time.monotonic()
         self.said = self.started
-        self.live = Live(console=self.console, refresh_per_second=8, transient=True)
+        # Drawn from `update` alone: a thread of its own would take time from the training.
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "ProgressLine":
         if self.console.is_terminal:
@@ -41,26 +45,47 @@ class ProgressLine:
             self.live.stop()
 
     def update(self, now: Mapping[str, Any]) -> None:
-        """Show how far it is."""
-        seconds = time.monotonic() - self.started
-        rate = now["step"] / seconds if seconds > 0 else 0.0
-        left = (now["steps"] - now["step"]) / rate if rate else None
+        """Show how far it is, a few times a second on a terminal and every few seconds elsewhere."""
+        pause = REDRAW_EVERY if self.console.is_terminal else PLAIN_EVERY
+        if time.monotonic() - self.said < pause:
+            return
+        self.said = time.monotonic()
+        facts = self.facts(now)
+        if self.console.is_terminal:
+            self.live.update(one_line(self.label, facts, now["step"] / now["steps"], self.console.width), refresh=True)
+        else:
+            self.console.print(f"{self.label}: {' · '.join(facts)}", soft_wrap=True, highlight=False, markup=False)
+
+    def facts(self, now: Mapping[str, Any]) -> list[str]:
+        """Say where a training stands, the most important first."""
+        rate = now["step"] / max(time.monotonic() - self.started, 1e-9)
         facts = [f"step {now['step']}/{now['steps']}"]
         if now.get("loss") is not None:
             facts.append(f"loss {now['loss']:.4g}")
         if now.get("val_accuracy") is not None:
             facts.append(f"val {now['val_accuracy']:.1%}")
-        facts.append(f"{rate:,.0f} steps/s")
-        if left is not None:
-            facts.append(f"{duration(left)} left")
-        if self.console.is_terminal:
-            grid = Table.grid(padding=(0, 1))
-            bar = ProgressBar(total=now["steps"], completed=now["step"], width=24)
-            grid.add_row(Text(self.label, style="bold"), bar, " · ".join(facts))
-            self.live.update(grid)
-        elif time.monotonic() - self.said > PLAIN_EVERY:
-            self.said = time.monotonic()
-            self.console.print(f"{self.label}: {' · '.join(facts)}", soft_wrap=True, highlight=False)
+        if now["step"]:
+            facts.append(f"{duration((now['steps'] - now['step']) / rate)} left")
+        return [*facts, f"{rate:,.0f} steps/s"]
+
+
+def one_line(label: str, facts: Sequence[str], done: float, width: int) -> Text:
+    """Fit label, bar and facts into one line of a terminal: the last facts go first, then the bar, then the label.
+
+    >>> one_line("zeros-tanh", ["step 5/10", "loss 2.303", "7 s left"], 0.5, 48).plain
+    'zeros-tanh ━━━━━━─────── step 5/10 · loss 2.303'
+    """
+    shown = list(facts)
+    while len(shown) > 1 and len(label) + len(" · ".join(shown)) + LEAST_BAR + 3 > width:
+        shown.pop()
+    text = " · ".join(shown)
+    bar = min(width - len(label) - len(text) - 3, WIDEST_BAR)
+    if bar < LEAST_BAR:
+        return Text(f"{label} {text}", no_wrap=True, overflow="ellipsis")
+    full = round(bar * min(done, 1.0))
+    return Text.assemble(
+        (label, "bold"), " ", ("━" * full, "green"), ("─" * (bar - full), "dim"), " ", text, no_wrap=True
+    )
 
 
 def duration(seconds: float) -> str:
@@ -83,41 +108,47 @@ def number(value: float | None, percent: bool = False) -> str:
     return f"{value:.1%}" if percent else f"{value:.4g}"
 
 
-def run_table(label: str, summary: Mapping[str, Any]) -> Table:
+def run_table(summary: Mapping[str, Any]) -> Table:
     """Build the small table that ends a single run."""
-    table = Table(title=Text(label, style="bold"), title_justify="left", show_edge=False, box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("loss", justify="right")
-    table.add_column("accuracy", justify="right")
-    for split, prefix in (("train", ""), ("validation", "val_"), ("test", "test_")):
+    table = Table(show_edge=False, box=None, pad_edge=False, header_style="bold")
+    classes = any(summary.get(f"{prefix}accuracy") is not None for _, prefix in SPLITS)
+    for column in ("", "loss", "accuracy") if classes else ("", "loss"):
+        table.add_column(column, justify="right" if column else "left")
+    for split, prefix in SPLITS:
         if f"{prefix}loss" in summary:
-            table.add_row(
-                split, number(summary.get(f"{prefix}loss")), number(summary.get(f"{prefix}accuracy"), percent=True)
-            )
+            numbers = [number(summary[f"{prefix}loss"])]
+            if classes:
+                numbers.append(number(summary.get(f"{prefix}accuracy"), percent=True))
+            table.add_row(split, *numbers)
     return table
 
 
 def show_run(label: str, summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Print how a run ended, where its files are and what to type next."""
     console = console or Console()
-    console.print(run_table(label, summary))
+    console.print(Text(label, style="bold"), soft_wrap=True)
     status = summary["status"]
+    if status != "failed":
+        console.print(run_table(summary))
     text = Text(status, style=STATUS_STYLE.get(status, ""))
     if status == "diverged":
         text.append(f" at step {summary['first_bad_step']}, first in {summary['first_bad_layer']}")
     if status == "failed":
-        text.append(f": {summary['error']} (the traceback is in {summary['path']}/run.log)")
-    text.append(f" · {summary.get('steps', 0)} steps in {duration(summary['seconds'])}", style="")
-    console.print(text)
+        text.append(f": {summary['error']}")
+    text.append(f" · {summary.get('steps', 0)} steps in {duration(summary['seconds'])}", style="default")
+    console.print(text, soft_wrap=True)
     show_where(Path(summary["path"]), console)
 
 
 def show_where(directory: Path, console: Console, note: str = "") -> None:
     """Say where the files are and what to type to look at them, with paths as short as they can be."""
     short = Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory
-    logdir = short if note else short.parent
+    # Beside other runs, all of them are of interest; elsewhere the parent may be anything.
+    logdir = short.parent if directory.parent.name == "runs" else short
     console.print(f"files        {short}{note}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"look at it   tensorboard --logdir {logdir}", soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"look at it   tensorboard --logdir {shlex.quote(str(logdir))}", soft_wrap=True, highlight=False, markup=False
+    )
 
 
 def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: Console | None = None) -> None:

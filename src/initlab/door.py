@@ -149,6 +149,8 @@ def task(composed: DictConfig) -> dict[str, Any]:
     except UserError as error:
         raise Refused(error) from error
     show_run(run_name(config), summary)
+    if summary["status"] == "failed":
+        print(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.", file=sys.stderr)
     return summary
 
 
