@@ -264,6 +264,10 @@ def test_dense_layers_of_a_convolutional_net_get_the_dense_counterpart():
     assert torch.allclose(gram, torch.eye(len(gram)), atol=1e-5)
 
 
+def test_a_pattern_without_any_wave_is_impossible():
+    assert "every sinusoid of 2 units over 1 inputs is zero" in impossible(nn.Linear(1, 2), "sinusoidal")
+
+
 def test_a_plan_writes_nothing():
     net = build()
     before = fingerprint(net)

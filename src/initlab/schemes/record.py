@@ -126,6 +126,13 @@ class Scheme:
         bound = {**self.parameters, **parameters}
         if "a" in bound and "b" in bound and not bound["a"] < bound["b"]:
             raise UserError(f"init.a={bound['a']} must be less than init.b={bound['b']}.")
+        if {"mean", "std", "a", "b"} <= bound.keys():
+            reach = 2 * bound["std"]
+            if not bound["a"] - reach <= bound["mean"] <= bound["b"] + reach:
+                raise UserError(
+                    f"init.mean={bound['mean']} lies more than two init.std={bound['std']} outside "
+                    f"[init.a, init.b] = [{bound['a']}, {bound['b']}]: hardly a draw would fall inside."
+                )
         return replace(self, parameters=bound)
 
     def fill_(
@@ -192,7 +199,7 @@ class Scheme:
         """Return a user's gain as a float; refuse one that is not positive, or that the scheme has no use for."""
         if self.own_gain is None:
             raise Impossible(f"init={self.name} has no gain, so init.gain={gain} cannot be: {self.instead}.")
-        if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not (math.isfinite(gain) and gain > 0):
+        if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain <= LARGEST:
             raise UserError(f"init.gain={gain} must be a positive number or paper; for zero weights use init=zeros.")
         return float(gain)
 
@@ -202,6 +209,8 @@ DISTRIBUTIONS = ("normal", "uniform", "truncated_normal")
 _CHOICES: dict[str, tuple[str, ...]] = {"mode": MODES, "distribution": DISTRIBUTIONS}
 _POSITIVE = ("std", "scale", "beta", "nonzeros")
 _WHOLE = ("nonzeros",)
+LARGEST = 1e30
+"""Magnitude that parameters and gains must not pass, so that weights stay float32 numbers."""
 
 
 def _check(scheme: str, key: str, value: Any) -> None:
@@ -210,8 +219,8 @@ def _check(scheme: str, key: str, value: Any) -> None:
             near = nearest(str(value), _CHOICES[key])
             raise UserError(f"init.{key}={value} must be one of {', '.join(_CHOICES[key])} for init={scheme}.{near}")
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"init.{key}={value} must be a finite number for init={scheme}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        raise UserError(f"init.{key}={value} must be a number that float32 can hold for init={scheme}.")
     if key in _POSITIVE and value <= 0:
         raise UserError(f"init.{key}={value} must be positive for init={scheme}.")
     if key in _WHOLE and value != int(value):
