@@ -14,7 +14,7 @@ from initlab.config import Config
 from initlab.config.naming import digest
 from initlab.ensemble import Ensemble, Part
 from initlab.records.files import door
-from initlab.training import State, Stopped
+from initlab.training import OPTIMIZERS, State, Stopped
 
 FORMAT = 1
 RECORDED = ("log", "train")  # not all of it is in a result's hash, but the files of one run must not mix two of them
@@ -93,23 +93,15 @@ class Checkpoint:
         module.load_state_dict({k: v[position] if part["stacked"] else v for k, v in part["weights"].items()})
         return module
 
-    def state_for(self, ensemble: Ensemble) -> State:
+    def state_for(self, ensemble: Ensemble, optimizer: str) -> State:
         """Return the state of the loop for an ensemble of these members, however it is divided into parts."""
-        return State(**self.state, stopped=dict(self.stopped), slots=[self.slots_for(part) for part in ensemble.parts])
-
-    def slots_for(self, part: Part) -> dict[str, list[Tensor]]:
-        """Gather the optimizer's slots of one part from wherever its members were."""
-        device = part.parameters[0].device
-        names = next(iter(self.places.values()))[0]["slots"]
-        return {
-            slot: [
-                torch.stack([self.slot(m, slot, name) for m in part.members]).to(device)
-                if part.stacked
-                else self.slot(part.members[0], slot, name).to(device)
-                for name in part.names
-            ]
-            for slot in names
-        }
+        slots = [OPTIMIZERS[optimizer].fresh_state(part.parameters) for part in ensemble.parts]
+        for part, fresh in zip(ensemble.parts, slots, strict=True):
+            for slot, tensors in fresh.items():
+                for name, tensor in zip(part.names, tensors, strict=True):
+                    for position, member in enumerate(part.members):
+                        (tensor[position] if part.stacked else tensor).copy_(self.slot(member, slot, name))
+        return State(**self.state, stopped=dict(self.stopped), slots=slots)
 
     def slot(self, member: int, slot: str, name: str) -> Tensor:
         """Return one member's tensor of one slot."""

@@ -1,6 +1,5 @@
 """One network's records while it trains: what goes into its run directory, and when."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from initlab.config import Config
 from initlab.config.naming import digest
 from initlab.initialize import fingerprint
 from initlab.records import RunWriter
+from initlab.records.files import replace
 from initlab.training import Stopped
 
 LAST = 50  # training steps whose mean is the final training loss and accuracy
@@ -27,7 +27,6 @@ class Member:
 
     config: Config
     directory: Path
-    module: nn.Module
     classes: int | None
     stopped: Stopped | None = None
     step: int = 0
@@ -35,16 +34,16 @@ class Member:
     recent: dict[str, deque] = field(default_factory=lambda: {k: deque(maxlen=LAST) for k in ("loss", "accuracy")})
     summary: dict[str, Any] = field(default_factory=dict)
 
-    def begin(self, rows: Any, device: torch.device) -> None:
-        """Open the run directory and write what is known at step 0; `rows` describe the parameters."""
+    def begin(self, module: nn.Module, rows: Any, device: torch.device) -> None:
+        """Open the run directory and write what is known at step 0; `rows` describe the module's parameters."""
         self.started = time.monotonic()
         plain = self.config.plain()
         self.writer = RunWriter(self.directory, plain, hparams=hparams(plain), tensorboard=self.config.log.tensorboard)
         self.writer.parameters(rows)
         self.writer.log(f"{len(rows)} parameters initialized by {self.config.init['name']} on {device}")
-        self.fingerprint = fingerprint(self.module)
+        self.fingerprint = fingerprint(module)
         if self.config.train.save:
-            save_weights(self.module, self.directory / "weights-0.safetensors")
+            save_weights(module.state_dict(), self.directory / "weights-0.safetensors")
 
     def kept(self) -> dict[str, Any]:
         """Return, in plain values, what a checkpoint keeps of this member beside tensors; its files are flushed."""
@@ -85,8 +84,8 @@ class Member:
             self.writer.scalars(step, values)
             self.writer.log(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
 
-    def finish(self, steps: int) -> None:
-        """Write the summary: the run is over."""
+    def finish(self, steps: int, weights: Mapping[str, Tensor]) -> None:
+        """Write the summary: the run is over, `weights` and buffers are what it ended with."""
         bad = self.stopped if self.stopped is not None and self.stopped.reason == "diverged" else None
         facts = {
             "steps": steps if self.stopped is None else self.stopped.updates,
@@ -100,7 +99,7 @@ class Member:
         if bad:
             self.writer.log(f"diverged at step {bad.step}, first in {bad.layer}")
         if self.config.train.save:
-            save_weights(self.module, self.directory / "weights-end.safetensors")
+            save_weights(weights, self.directory / "weights-end.safetensors")
         self.close("diverged" if bad else "completed", facts)
 
     def fail(self, trace: str) -> None:
@@ -143,11 +142,9 @@ def hparams(plain: dict[str, Any]) -> dict[str, Any]:
     return {key: value(key) for key in HPARAMS}
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write weights and buffers as safetensors, beside and then renamed."""
-    from safetensors.torch import save_file
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights and buffers as safetensors, whole or not at all."""
+    from safetensors.torch import save
 
-    tensors: dict[str, Tensor] = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    beside = path.with_suffix(".tmp")
-    save_file(tensors, str(beside))
-    os.replace(beside, path)
+    # Copies: tied weights share memory, which the format does not know.
+    replace(path, save({name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}))

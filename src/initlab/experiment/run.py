@@ -82,8 +82,8 @@ def begun(
     built = [make_network(config, data, act, device) for config in configs]
     ensemble = stack([module for module, _ in built])
     for config, directory, (module, rows) in zip(configs, directories, built, strict=True):
-        members.append(Member(config, directory, module, data.classes))
-        members[-1].begin(rows, device)
+        members.append(Member(config, directory, data.classes))
+        members[-1].begin(module, rows, device)
     return ensemble, State()
 
 
@@ -104,9 +104,9 @@ def resumed(
         module = module.to(dtype=torch.float64) if config.precision == "fp64" else module
         modules.append(saved.fill_(module, k).to(device))
     ensemble = stack(modules)
-    state = saved.state_for(ensemble)
+    state = saved.state_for(ensemble, configs[0].optim["name"])
     for k, (config, directory) in enumerate(zip(configs, directories, strict=True)):
-        member = Member(config, directory, modules[k], data.classes)
+        member = Member(config, directory, data.classes)
         try:
             member.resume(saved.members[k], saved.stopped.get(k))
         except UserError as error:
@@ -143,8 +143,9 @@ def follow(
     if keeping is not None and kept:
         # Summaries are written one after another: whoever dies between two of them goes on from the very end.
         keep(keeping, ensemble, state, members)
-    for member in members:
-        member.finish(plan.steps)
+    for part in ensemble.parts:
+        for position, member in enumerate(part.members):
+            members[member].finish(plan.steps, part.parameters_of(position))
 
 
 def keep(keeping: Keeping, ensemble: Ensemble, state: State, members: list[Member]) -> None:
