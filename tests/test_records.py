@@ -67,6 +67,23 @@ def test_a_run_comes_back_as_one_row(tmp_path):
     assert {key: row[key] for key in expected} == expected
 
 
+def test_an_unfinished_run_has_the_same_configuration_as_a_finished_one(tmp_path):
+    config = {
+        **CONFIG,
+        "flag": True,
+        "texts": ["1e-3", "no", "null", "=x", "naïve"],
+        "tiny": 1e-30,
+        "when": "2026-01-01",
+    }
+    RunWriter(tmp_path / "a", config)
+    RunWriter(tmp_path / "b", config).finish("skipped", reason="none of it")
+    runs = load(tmp_path)
+    assert runs["status"].tolist() == ["unfinished", "skipped"]
+    keys = [key for key in runs if key not in ("status", "path", "reason", "environment")]
+    first, second = runs[keys].astype(object).where(runs[keys].notna(), None).values.tolist()
+    assert first == second
+
+
 def test_metrics_of_one_step_are_one_row_and_blank_where_absent(tmp_path):
     a_run(tmp_path)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
@@ -93,23 +110,31 @@ def test_blocks_keep_every_bit(tmp_path, dtype):
     for start in range(0, 2000, 333):
         part = values[start : start + 333]
         run.scalars_block(np.arange(start, start + len(part)), {"grad_norm": part, "loss": part})
+        run.flush()
     run.finish("completed")
+    assert (tmp_path / "metrics.csv").read_text().count("\n") == 2001
     metrics = load_metrics(tmp_path)
     assert metrics["step"].tolist() == list(range(2000))
     np.testing.assert_array_equal(metrics["loss"].to_numpy().astype(dtype), values)
 
 
 def test_layer_rows_come_back_with_the_run_beside_them(tmp_path):
-    a_run(tmp_path / "a")
-    a_run(tmp_path / "b", {**CONFIG, "seed": 8})
+    for seed, layer in enumerate(["hidden.0", "=1+1", 'a,"b', "null"]):
+        run = RunWriter(tmp_path / str(seed), {**CONFIG, "seed": seed})
+        run.layers([(step, layer, 1, "q", seed + step / 4, "measured") for step in range(seed + 1)])
+        run.finish("completed")
     layers = load_layers(tmp_path)
-    assert len(layers) == 4
-    measured = layers[(layers["source"] == "measured") & (layers["seed"] == 8)].iloc[0]
-    assert measured[["init", "act", "depth", "layer", "index", "stat", "value", "step"]].tolist() == [
-        "he_normal", "relu", 3, "hidden.0", 1, "q", 1.25, 0,
-    ]  # fmt: skip
-    assert measured["path"] == str(tmp_path / "b")
-    assert len(load_layers(load(tmp_path).query("seed == 7"))) == 2
+    assert len(layers) == 1 + 2 + 3 + 4
+    assert set(zip(layers["path"], layers["seed"], layers["layer"], strict=True)) == {
+        (str(tmp_path / "0"), 0, "hidden.0"), (str(tmp_path / "1"), 1, "=1+1"),
+        (str(tmp_path / "2"), 2, 'a,"b'), (str(tmp_path / "3"), 3, "null"),
+    }  # fmt: skip
+    assert layers["value"].tolist() == (layers["seed"] + layers["step"] / 4).tolist()
+    assert layers[["init", "act", "depth", "index", "stat", "source"]].drop_duplicates().values.tolist() == [
+        ["he_normal", "relu", 3, 1, "q", "measured"]
+    ]
+    assert "\n0,'=1+1,1,q,1.0,measured\n" in (tmp_path / "1" / "layers.csv").read_text()
+    assert len(load_layers(load(tmp_path).query("seed == 3"))) == 4
 
 
 def test_histograms_come_back(tmp_path):
@@ -158,13 +183,14 @@ def test_no_value_raises_anywhere(tmp_path, value):
 
 
 def test_the_summary_is_json_to_any_reader(tmp_path):
-    a_run(tmp_path, loss=NAN, accuracy=-INF)
+    a_run(tmp_path, loss=NAN, accuracy=-INF, widest=INF)
 
     def refuse(word):
         raise AssertionError(f"{word} is no JSON")
 
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
     assert (summary["loss"], summary["accuracy"]) == ("NaN", "-Infinity")
+    assert load(tmp_path)["widest"].tolist() == [INF]
     assert summary["config"]["optim"]["lr"] == 1e-5
     assert summary["environment"]["versions"]["torch"]
 
@@ -334,7 +360,7 @@ def test_a_full_disk_leaves_whole_lines_and_goes_on_when_there_is_room(tmp_path)
             run.flush()
     (tmp_path / "layers.csv").unlink()
     run.finish("completed")
-    assert load_metrics(tmp_path)["loss"].tolist() == [1.0, 0.5]
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1:] == ["0,1.0,,,,,,,", "1,0.5,,,,,,,"]
     assert load_layers(tmp_path)["value"].tolist() == [1.0]
 
 
@@ -347,7 +373,8 @@ run.scalars_block(range(1000), {"loss": [0.5] * 1000})
 run.flush()
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_003, 20_003))
 run.scalars_block(range(1000, 9000), {"loss": [0.5] * 8000})
-for attempt in (run.flush, lambda: run.finish("completed", note="x" * 50_000)):
+ended = RunWriter(sys.argv[1] + "/../b", {"init": {"name": "zeros"}}, tensorboard=False)
+for attempt in (run.flush, lambda: ended.finish("completed", note="x" * 50_000)):
     try:
         attempt()
     except UserError as error:
@@ -361,9 +388,9 @@ def test_what_was_written_in_part_is_cut_off_again(tmp_path):
     )
     assert done.stdout.count("No space is left for") == 2
     assert (tmp_path / "run" / "metrics.csv").read_bytes().endswith(b"\n")
-    assert len(load_metrics(tmp_path)) == 1000
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "metrics.csv"]
-    assert load(tmp_path).loc[0, "status"] == "unfinished"
+    assert len(load_metrics(tmp_path / "run")) == 1000
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["config.yaml"]
+    assert load(tmp_path)["status"].tolist() == ["unfinished"] * 2
 
 
 # damage
@@ -424,6 +451,14 @@ def test_random_damage_never_raises(tmp_path, seed):
     for read in (load_metrics, load_layers, load_histograms):
         assert (read(runs)["path"] == str(run)).all()
     write_sweep(tmp_path, runs)
+
+
+def test_a_torn_last_line_is_no_value(tmp_path):
+    run = a_run(tmp_path)
+    data = (run / "metrics.csv").read_bytes()
+    assert data.endswith(b"4,1.0,,0.01,,1.5,,,\n")
+    (run / "metrics.csv").write_bytes(data[: -len("5,,,\n")])
+    assert load_metrics(run)["step"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_broken_line_costs_that_line_alone(tmp_path):
