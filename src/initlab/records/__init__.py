@@ -8,7 +8,15 @@ from initlab.records.environment import environment
 from initlab.records.events import EventFile
 
 # reading runs
-from initlab.records.reader import load, load_histograms, load_layers, load_metrics, run_directories
+from initlab.records.reader import (
+    load,
+    load_histograms,
+    load_layers,
+    load_metrics,
+    read_run,
+    run_directories,
+    tabulate,
+)
 from initlab.records.tables import flatten, write_sweep
 from initlab.records.writer import RunWriter
 
@@ -21,6 +29,8 @@ __all__ = [
     "load_histograms",
     "load_layers",
     "load_metrics",
+    "read_run",
     "run_directories",
+    "tabulate",
     "write_sweep",
 ]

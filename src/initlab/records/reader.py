@@ -43,9 +43,14 @@ def load(paths: Paths) -> "pd.DataFrame":
     >>> load([]).columns[:3].tolist()
     ['init', 'act', 'model']
     """
+    return tabulate(read_run(directory) for directory in run_directories(paths))
+
+
+def tabulate(runs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> "pd.DataFrame":
+    """Return the frame of `load` for runs as `read_run` gives them, one row each."""
     import pandas as pd
 
-    found = [_run(directory) for directory in run_directories(paths)]
+    found = list(runs)
     configs = list(dict.fromkeys([*OPTIONS, *(key for config, _ in found for key in config)]))
     results = list(dict.fromkeys([*_RESULTS, *(key for _, result in found for key in result if key != "path"), "path"]))
     configs = [key for key in configs if key not in results]
@@ -123,7 +128,7 @@ def run_directories(paths: Paths) -> list[Path]:
     return sorted(found)
 
 
-def _run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flat configuration and the result of one run; damage becomes its `problem`."""
     result: dict[str, Any] = {"status": "unfinished", "problem": "", "path": str(directory)}
     config: Any = None
