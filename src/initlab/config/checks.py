@@ -95,6 +95,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "sweep.grids": (lambda v: isinstance(v, list), "a list", "'sweep.grids=[{init:he_normal},{init:siren,act:sin}]'"),
     "sweep.order": (among("grid", "shuffle"), "grid or shuffle", "sweep.order=shuffle"),
     "sweep.impossible": (among("skip", "error"), "skip or error", "sweep.impossible=skip"),
+    "sweep.max_group": (optional(positive_int), "a whole number of networks, or null", "sweep.max_group=64"),
+    "sweep.memory": (optional(positive), "a positive number of GiB, or null", "sweep.memory=4"),
     "sweep.checkpoint_every": (positive, "a positive number of seconds", "sweep.checkpoint_every=60"),
     "dry_run": (*TRUTH, "dry_run=true"),
 }

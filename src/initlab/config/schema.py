@@ -46,6 +46,8 @@ class SweepConfig:
     grids: list[Any] = key([], "sub-grids, concatenated, e.g. [{init: he_normal, act: relu}, {init: siren, act: sin}]")
     order: str = key("grid", "grid, or shuffle for an early look")
     impossible: str = key("skip", "cells that cannot exist: skip them, or error")
+    max_group: int | None = key(None, "networks that train together at most; null: as many as fit the memory")
+    memory: float | None = key(None, "GiB that a group may take; null: half of what is free")
     checkpoint_every: float = key(60.0, "seconds between checkpoints of a group")
 
 
