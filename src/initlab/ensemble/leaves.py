@@ -1,0 +1,290 @@
+"""The stacked counterpart of every leaf module that our families are built from.
+
+All take [N, B, …] and return [N, B, …], parameters and buffers are [N, …] under the lone module's names. A batch common
+to all members comes in expanded, with stride 0 along N. Containers and `+` need no counterpart.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from initlab.activations import ACTIVATIONS, Elementwise
+from initlab.ensemble.products import Affine, affine, even, member_rows
+from initlab.models.layers import Dropout, Multiplier
+
+
+def gather(layer: nn.Module, leaves: Sequence[nn.Module]) -> None:
+    """Give a stacked layer the parameters and buffers of lone ones under the same names, as [N, …]."""
+    first = leaves[0]
+    for name, parameter in first._parameters.items():
+        own = None if parameter is None else nn.Parameter(stacked(leaves, name), parameter.requires_grad)
+        layer.register_parameter(name, own)
+    for name, buffer in first._buffers.items():
+        layer.register_buffer(name, None if buffer is None else stacked(leaves, name))
+
+
+def stacked(leaves: Sequence[nn.Module], name: str) -> Tensor:
+    """Return one tensor of all leaves as [N, …], every member on a boundary of its own."""
+    lone = [getattr(leaf, name).detach() for leaf in leaves]
+    rows = member_rows(len(lone), lone[0].shape, lone[0])
+    for row, value in zip(rows, lone, strict=True):
+        row.copy_(value)
+    return rows
+
+
+def by_channel(parameter: Tensor, x: Tensor) -> Tensor:
+    """View a parameter [N, C] so that it multiplies the channels of x [N, B, C, …]."""
+    return parameter.view(len(x), 1, -1, *[1] * (x.dim() - 3))
+
+
+def channels_merged(x: Tensor) -> Tensor:
+    """View or copy [N, B, C, …] as [B, N·C, …]."""
+    return x.transpose(0, 1).flatten(1, 2)
+
+
+def channels_parted(x: Tensor, members: int) -> Tensor:
+    """View [B, N·C, …] as [N, B, C, …]."""
+    return x.unflatten(1, (members, -1)).transpose(0, 1)
+
+
+class StackedLinear(nn.Module):
+    """x Wᵀ + b for every member; `sinks`, when set, receive the gradients of W and b."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+        self.sinks: tuple[Tensor, Tensor | None] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, in] to [N, B, out]."""
+        if x.device.type != "cpu" and x.stride(0) == 0:
+            # One product for the common batch: an accelerator wants it large, and promises no bits anyway.
+            bias = None if self.bias is None else self.bias.flatten()
+            flat = F.linear(x[0], self.weight.flatten(0, 1), bias)
+            return flat.unflatten(1, (len(x), -1)).transpose(0, 1)
+        if self.sinks is None or not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+            return affine(x, self.weight, self.bias)
+        return Affine.apply(x, self.weight, self.bias, self.sinks)
+
+
+class StackedConv2d(nn.Conv2d):
+    """A grouped convolution: N times the groups of the lone one. A subclass, so that its maps are known as maps."""
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        nn.Module.__init__(self)
+        gather(self, leaves)
+        first: Any = leaves[0]
+        self.lone = {"stride": first.stride, "dilation": first.dilation}
+        self.lone_groups = first.groups
+        self.pads, self.padding_mode, self.padding = (
+            first._reversed_padding_repeated_twice,
+            first.padding_mode,
+            first.padding,
+        )
+
+    def extra_repr(self) -> str:
+        """Show the members."""
+        return f"members={len(self.weight)}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, in, H, W] to [N, B, out, H', W']."""
+        members = len(self.weight)
+        common = x.stride(0) == 0 and self.lone_groups == 1
+        h = x[0] if common else channels_merged(x)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            h, padding = F.pad(h, self.pads, mode=self.padding_mode), 0
+        bias = None if self.bias is None else self.bias.flatten()
+        groups = 1 if common else members * self.lone_groups
+        out = F.conv2d(h, self.weight.flatten(0, 1), bias, padding=padding, groups=groups, **self.lone)
+        return channels_parted(out, members)
+
+
+class StackedBatchNorm(nn.Module):
+    """Batch normalization with statistics of every member's own: as more channels on maps, one by one elsewhere."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+        first: Any = leaves[0]
+        self.momentum, self.eps = first.momentum, first.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, C, …] to the same shape."""
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        norm = (self.running_mean, self.running_var, self.weight, self.bias)
+        if x.dim() > 3:
+            # Copies: the backward pass holds on to what it was given, and rows may be padded.
+            mean, var = self.running_mean.flatten().clone(), self.running_var.flatten().clone()
+            own = self.weight.flatten(), self.bias.flatten()
+            out = F.batch_norm(channels_merged(x), mean, var, *own, self.training, self.momentum, self.eps)
+            if self.training:
+                self.running_mean.copy_(mean.view_as(self.running_mean))
+                self.running_var.copy_(var.view_as(self.running_var))
+            return channels_parted(out, len(x))
+        normal = [
+            F.batch_norm(h, mean, var, scale, shift, self.training, self.momentum, self.eps)
+            for h, mean, var, scale, shift in zip(x, *norm, strict=True)
+        ]
+        return torch.stack(normal)
+
+
+class StackedLayerNorm(nn.Module):
+    """Layer normalization over the last axes, with every member's own scale and shift."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+        first: Any = leaves[0]
+        self.normalized_shape, self.eps = first.normalized_shape, first.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, F] to the same shape."""
+        normal = F.layer_norm(x, self.normalized_shape, eps=self.eps)
+        shape = (len(x), *[1] * (x.dim() - 1 - len(self.normalized_shape)), *self.normalized_shape)
+        return normal * self.weight.view(shape) + self.bias.view(shape)
+
+
+class StackedGroupNorm(nn.Module):
+    """Group normalization, with every member's own scale and shift."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+        first: Any = leaves[0]
+        self.num_groups, self.eps = first.num_groups, first.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, C, H, W] to the same shape."""
+        merged = F.group_norm(channels_merged(x), len(x) * self.num_groups, eps=self.eps)
+        return channels_parted(merged, len(x)) * by_channel(self.weight, x) + by_channel(self.bias, x)
+
+
+class StackedPReLU(nn.Module):
+    """x where x > 0, else a x, with every member's own slope or slopes (one per channel)."""
+
+    weight: Tensor
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, …] to the same shape."""
+        return torch.where(x > 0, x, x * by_channel(self.weight, x))
+
+
+class StackedElementwise(nn.Module):
+    """A function of every entry, for all members at once where their bits cannot depend on each other's.
+
+    Vector code computes whole vectors and leaves the rest of a tensor to scalar code, which rounds otherwise: where a
+    member is no multiple of a vector, one member's rest would depend on how many follow.
+    """
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        self.phi = copy.deepcopy(leaves[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, …] to the same shape."""
+        # Vector code takes two vectors at a time.
+        if x.device.type != "cpu" or even(x[0].numel(), x, vectors=2):
+            return self.phi(x)
+        return torch.stack([self.phi(h) for h in x])
+
+
+class StackedDropout(Dropout):
+    """Dropout with one mask for all members, the one that a lone network gets."""
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__(leaves[0].p)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop entries of [N, B, …] in training mode; the identity otherwise."""
+        if not self.training or self.p == 0:
+            return x
+        if self.generator is None:
+            return x * F.dropout(torch.ones_like(x[0]), self.p)
+        return x * self.mask(x.shape[1:], x)
+
+
+class StackedFlatten(nn.Module):
+    """Flatten with its axes one further on."""
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        first: Any = leaves[0]
+        self.start = first.start_dim + (first.start_dim >= 0)
+        self.end = first.end_dim + (first.end_dim >= 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, C, H, W] to [N, B, C·H·W], or as its axes say."""
+        return x.flatten(self.start, self.end)
+
+
+class StackedPool(nn.Module):
+    """A pooling layer, to which members are more channels."""
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        self.pool = copy.deepcopy(leaves[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, C, H, W] to [N, B, C, H', W']."""
+        return channels_parted(self.pool(channels_merged(x)), len(x))
+
+
+def alike(leaves: Sequence[nn.Module]) -> nn.Module:
+    """Take the first of leaves that hold nothing and look at single entries by arithmetic alone."""
+    return copy.deepcopy(leaves[0])
+
+
+Counterpart = Callable[[Sequence[nn.Module]], nn.Module]
+
+COUNTERPARTS: dict[type[nn.Module], Counterpart] = {
+    **{type(record.build()): StackedElementwise for record in ACTIVATIONS.values()},
+    Elementwise: StackedElementwise,
+    nn.Identity: alike,
+    Multiplier: alike,
+    nn.PReLU: StackedPReLU,
+    nn.Linear: StackedLinear,
+    nn.Conv2d: StackedConv2d,
+    nn.BatchNorm1d: StackedBatchNorm,
+    nn.BatchNorm2d: StackedBatchNorm,
+    nn.LayerNorm: StackedLayerNorm,
+    nn.GroupNorm: StackedGroupNorm,
+    Dropout: StackedDropout,
+    nn.Flatten: StackedFlatten,
+    nn.AdaptiveAvgPool2d: StackedPool,
+    nn.AvgPool2d: StackedPool,
+    nn.MaxPool2d: StackedPool,
+}
+
+
+def has_counterpart(leaf: nn.Module) -> bool:
+    """Is there a stacked counterpart of this very leaf?"""
+    if isinstance(leaf, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        return leaf.affine and leaf.track_running_stats and leaf.momentum is not None
+    if isinstance(leaf, (nn.LayerNorm, nn.GroupNorm)):
+        return leaf.weight is not None and leaf.bias is not None
+    return type(leaf) in COUNTERPARTS

@@ -1,0 +1,117 @@
+"""A part: networks that are computed together, as one module, on common batches."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from initlab.ensemble.leaves import StackedLinear
+from initlab.ensemble.products import member_rows
+from initlab.models import Dropout
+
+
+@dataclass
+class Part:
+    """Networks computed by one forward pass: a plain module (one member), or N of them stacked.
+
+    `members` are positions in the ensemble; `names` and `parameters` what is trained, tensors [N, …] when `stacked`.
+    `networks` are the lone modules, by position: their weights are the stack's own memory, so they are always current.
+    """
+
+    members: list[int]
+    module: nn.Module
+    networks: list[nn.Module]
+    stacked: bool = False
+    names: list[str] = field(init=False)
+    parameters: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        trained = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        self.names, self.parameters = [n for n, _ in trained], [p for _, p in trained]
+        if self.stacked:
+            self._share()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a batch [B, *input_shape], shared by all members, to outputs [N, B, classes]."""
+        return self.module(x.expand(len(self.members), *x.shape)) if self.stacked else self.module(x).unsqueeze(0)
+
+    def by_member(self, tensor: Tensor) -> Tensor:
+        """View a tensor met inside the forward pass as [N, B, …]."""
+        return tensor if self.stacked else tensor.unsqueeze(0)
+
+    def of_member(self, tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+        """Part tensors of the parameters' shapes by position: what one network's optimizer sees."""
+        if not self.stacked:
+            return [list(tensors)]
+        return [list(own) for own in zip(*(t.detach().unbind(0) for t in tensors), strict=True)]
+
+    def drop(self, members: Sequence[int]) -> None:
+        """Let members go: the others train on, bit for bit as before, and what is gone costs nothing.
+
+        Their networks keep the weights they had, in memory of their own.
+        """
+        stay = [k for k, member in enumerate(self.members) if member not in members]
+        if len(stay) == len(self.members):
+            return
+        left = [network for k, network in enumerate(self.networks) if k not in stay]
+        self.members = [self.members[k] for k in stay]
+        self.networks = [self.networks[k] for k in stay]
+        if not self.stacked:
+            return
+        for network in left:
+            for tensor in named_tensors(network).values():
+                tensor.data = tensor.data.clone()
+        for tensor in named_tensors(self.module).values():
+            rows = member_rows(len(stay), tensor.shape[1:], tensor)
+            for row, k in zip(rows, stay, strict=True):
+                row.copy_(tensor.data[k])
+            tensor.data = rows
+        self._share()
+
+    def _share(self) -> None:
+        """Let the lone networks' tensors be rows of the stack's."""
+        rows = named_tensors(self.module)
+        for k, network in enumerate(self.networks):
+            for name, tensor in named_tensors(network).items():
+                tensor.data = rows[name].data[k]
+
+    def sinks(self) -> list[Tensor]:
+        """Allocate tensors for the gradients of the parameters, every member on a boundary of its own."""
+        return [member_rows(len(p), p.shape[1:], p) for p in self.parameters]
+
+    @contextmanager
+    def gradients_into(self, sinks: Sequence[Tensor]) -> Iterator[None]:
+        """Let the layers that can write their gradients there themselves."""
+        own = {id(p): sink for p, sink in zip(self.parameters, sinks, strict=True)}
+        layers = [m for m in self.module.modules() if isinstance(m, StackedLinear) and id(m.weight) in own]
+        for layer in layers:
+            layer.sinks = own[id(layer.weight)], own.get(id(layer.bias))
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.sinks = None
+
+    def key_dropout(self, generators: Sequence[torch.Generator]) -> None:
+        """Give every dropout layer, in order, the generator of its mask for this step."""
+        for layer, generator in zip(self.dropouts, generators, strict=True):
+            layer.generator = generator
+
+    @cached_property
+    def dropouts(self) -> list[Dropout]:
+        """The dropout layers in order."""
+        return [m for m in self.module.modules() if isinstance(m, Dropout)]
+
+    @cached_property
+    def draws_globally(self) -> bool:
+        """May a forward pass draw from the global random state? Our own families never do."""
+        foreign = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in self.module.modules())
+        return foreign or not hasattr(self.module, "weight_layers")
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

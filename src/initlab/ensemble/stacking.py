@@ -1,0 +1,96 @@
+"""Which networks are computed as one, how many at a time, and how the stack is made."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from initlab.ensemble.leaves import COUNTERPARTS, StackedConv2d, has_counterpart
+from initlab.ensemble.part import Part
+from initlab.models import WeightLayer
+from initlab.models.plain import Chain
+from initlab.models.residual import ConvBlock, DenseBlock, ResMLP, ResNet
+
+# Modules that only call others and add: a stack of them is one of them with stacked leaves.
+CONTAINERS = (nn.Sequential, nn.ModuleList, Chain, DenseBlock, ResMLP, ConvBlock, ResNet)
+
+# Weights of one part on a CPU, in bytes. With gradients and momentum they are three times as much, for every core, and
+# should stay in the cache from the forward pass to the update; a part much smaller pays for more calls than it saves.
+PART_BYTES = 4 * 2**20
+PART_MEMBERS = 64
+
+
+def part_sizes(networks: Sequence[nn.Module], threads: int) -> list[int]:
+    """Divide N networks into parts of nearly one size, as many for every thread, as large as the cache allows.
+
+    The results do not depend on it, so threads and cache may differ between a run and its continuation.
+
+    >>> part_sizes([nn.Linear(784, 128)] * 45, threads=2)
+    [8, 8, 8, 7, 7, 7]
+    """
+    count = len(networks)
+    each = sum(p.numel() * p.element_size() for p in networks[0].parameters())
+    largest = max(1, min(PART_MEMBERS, PART_BYTES // max(each, 1)))
+    parts = min(count, -(-count // (largest * threads)) * threads)
+    return [count // parts + (k < count % parts) for k in range(parts)]
+
+
+def leaves_of(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that are no containers by name, a shared one under each of its names."""
+    found: dict[str, nn.Module] = {}
+    for name, child in module.named_children():
+        if type(child) in CONTAINERS:
+            found |= {f"{name}.{leaf}": m for leaf, m in leaves_of(child).items()}
+        else:
+            found[name] = child
+    return found
+
+
+def stackable(modules: Sequence[nn.Module]) -> bool:
+    """Can these networks be stacked: of one structure, of known containers, leaves with a counterpart, none used twice?
+
+    >>> stackable([nn.Sequential(nn.Linear(3, 2), nn.Tanh())] * 2), stackable([nn.Bilinear(3, 3, 2)] * 2)
+    (True, False)
+    """
+    first = modules[0]
+    if type(first) not in CONTAINERS:
+        return False
+    leaves = leaves_of(first).values()
+    owners = [id(leaf) for leaf in leaves if next(leaf.parameters(), None) is not None]
+    same = all(str(module) == str(first) for module in modules)
+    return same and all(map(has_counterpart, leaves)) and len(set(owners)) == len(owners)
+
+
+def stack_networks(modules: Sequence[nn.Module]) -> nn.Module:
+    """Return one module of the same structure whose leaves hold the parameters of all, [N, …]; see `stackable`."""
+    found = [leaves_of(module) for module in modules]
+    # deepcopy takes what is in its memo as already copied, so containers are copied around the new leaves.
+    memo = {id(leaf): COUNTERPARTS[type(leaf)]([leaves[name] for leaves in found]) for name, leaf in found[0].items()}
+    whole: Any = copy.deepcopy(modules[0], memo)
+    if not hasattr(whole, "weight_layers"):
+        matrices = [name for name, leaf in found[0].items() if getattr(leaf, "weight", torch.empty(0)).dim() >= 2]
+        whole.weight_layers = tuple(WeightLayer(name, "unknown", "unknown") for name in matrices)
+    return whole
+
+
+def stacked_part(members: Sequence[int], modules: Sequence[nn.Module]) -> Part:
+    """Make one part of networks that can be stacked; from now on their weights are the stack's memory."""
+    return Part(list(members), stack_networks(modules), list(modules), stacked=True)
+
+
+def plain_part(member: int, module: nn.Module) -> Part:
+    """Wrap one network as it is: it costs what a plain loop costs."""
+    return Part([member], module, [module])
+
+
+def stacking_pays(modules: Sequence[nn.Module]) -> bool:
+    """Are these networks faster as a stack than one by one?
+
+    Dense networks always are, from two on. Convolutions on a CPU are not: grouped, they were 0.9 to 3 times as slow as
+    the same ones in turn at 16 channels and more, and their bits depend on the number of groups.
+    """
+    device = next(modules[0].parameters()).device
+    maps = any(isinstance(leaf, (nn.Conv2d, StackedConv2d)) for leaf in leaves_of(modules[0]).values())
+    return len(modules) > 1 and not (maps and device.type == "cpu")
