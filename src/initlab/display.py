@@ -19,7 +19,7 @@ from rich.text import Text
 WIDE = 140  # columns of a table that goes to a file or a pipe
 PLAIN_EVERY = 5.0  # seconds between lines where nothing updates in place
 REDRAW_EVERY = 0.2  # seconds between drawings of the line that updates in place
-LEAST_BAR, WIDEST_BAR = 8, 24  # columns
+LEAST_BAR, WIDEST_BAR = 6, 24  # columns
 SPLITS = (("train (last steps)", ""), ("validation", "val_"), ("test", "test_"))
 STATUS_STYLE = {"completed": "green", "diverged": "yellow", "failed": "bold red", "skipped": "dim", "unfinished": "dim"}
 
@@ -54,12 +54,12 @@ class ProgressLine:
         if self.console.is_terminal:
             self.live.update(one_line(self.label, facts, now["step"] / now["steps"], self.console.width), refresh=True)
         else:
-            self.console.print(f"{self.label}: {' · '.join(facts)}", soft_wrap=True, highlight=False, markup=False)
+            self.console.print(f"{self.label}: step {' · '.join(facts)}", soft_wrap=True, highlight=False, markup=False)
 
     def facts(self, now: Mapping[str, Any]) -> list[str]:
         """Say where a training stands, the most important first."""
         rate = now["step"] / max(time.monotonic() - self.started, 1e-9)
-        facts = [f"step {now['step']}/{now['steps']}"]
+        facts = [f"{now['step']}/{now['steps']}"]
         if now.get("loss") is not None:
             facts.append(f"loss {now['loss']:.4g}")
         if now.get("val_accuracy") is not None:
@@ -72,8 +72,8 @@ class ProgressLine:
 def one_line(label: str, facts: Sequence[str], done: float, width: int) -> Text:
     """Fit label, bar and facts into one line of a terminal: the last facts go first, then the bar, then the label.
 
-    >>> one_line("zeros-tanh", ["step 5/10", "loss 2.303", "7 s left"], 0.5, 48).plain
-    'zeros-tanh ━━━━━━─────── step 5/10 · loss 2.303'
+    >>> one_line("zeros-tanh", ["5/10", "loss 2.303", "7 s left"], 0.5, 41).plain
+    'zeros-tanh ━━━━━━───── 5/10 · loss 2.303'
     """
     shown = list(facts)
     while len(shown) > 1 and len(label) + len(" · ".join(shown)) + LEAST_BAR + 3 > width:

@@ -33,10 +33,10 @@ DISK = {
 ENOUGH = 2**20  # bytes: less than any run leaves behind
 
 
-class Refused(BaseException):
-    """Carries a UserError past Hydra, which prints lines of its own about every Exception that it sees."""
+class PastHydra(BaseException):
+    """Carries an exception past Hydra, which prints lines of its own about every Exception that it sees."""
 
-    def __init__(self, error: UserError):
+    def __init__(self, error: Exception):
         super().__init__(str(error))
         self.error = error
 
@@ -102,8 +102,8 @@ class Gate(Callback):
             with translated():
                 refuse_impossible(config)
                 take_directory(config)
-        except UserError as error:
-            raise Refused(error) from error
+        except Exception as error:
+            raise PastHydra(error) from error
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Note how a job ended, alone or in a sweep, for the exit code."""
@@ -138,16 +138,16 @@ def take_directory(config: DictConfig) -> None:
 
 def task(composed: DictConfig) -> dict[str, Any]:
     """Run one job in the directory that Hydra chose for it."""
-    from initlab.display import ProgressLine, show_run
-    from initlab.experiment import run
-
     job = HydraConfig.get()
     try:
+        from initlab.display import ProgressLine, show_run
+        from initlab.experiment import run
+
         config = to_config(composed, job.overrides.task)
         with ProgressLine(run_name(config)) as line:
             summary = run([config], [Path(job.runtime.output_dir)], watch=line.update)[0]
-    except UserError as error:
-        raise Refused(error) from error
+    except Exception as error:
+        raise PastHydra(error) from error
     show_run(run_name(config), summary)
     if summary["status"] == "failed":
         print(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.", file=sys.stderr)
@@ -164,8 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     full = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     try:
         through_hydra(sys.argv[1:] if arguments is None else list(arguments))
-    except (UserError, Refused) as problem:
-        error = problem.error if isinstance(problem, Refused) else problem
+    except UserError as error:
         SESSION.undo()
         if full:
             traceback.print_exception(error)
@@ -196,6 +195,8 @@ def through_hydra(arguments: list[str]) -> None:
     try:
         with as_command_line([*flags, *overrides]), translated():
             app()
+    except PastHydra as carrier:
+        raise carrier.error from None
     except OSError as error:
         if error.errno not in DISK or SESSION.directory is None:
             raise
