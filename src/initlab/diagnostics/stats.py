@@ -10,13 +10,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from initlab.diagnostics.symmetry import duplicate_units, effective_rank
+
 
 @dataclass(frozen=True)
 class Stat:
     """One statistic: the tensor it is of, and its function [N, …] -> [N].
 
     `of` is `preactivation`, `postactivation`, `delta` (the loss gradient at the preactivation), `weight` or `gradient`
-    (of the weight). Adding a statistic is one row of `STATS`.
+    (of the weight). Four more are for a look at one network at one step, not for every record of a training:
+    `inputs` [N, B, …], the preactivations by input of the batch; `matrix` [N, G, out, in], the blocks of a weight, and
+    `units`, the same with the bias as a further column; `spectrum` [N, S, k], squared singular values of the Jacobians
+    ∂h/∂input of S samples. Adding a statistic is one row of `STATS`.
     """
 
     name: str
@@ -45,6 +50,27 @@ def nonfinite(x: Tensor) -> Tensor:
     return (~torch.isfinite(x)).flatten(1).sum(1).double()
 
 
+def correlation(x: Tensor) -> Tensor:
+    """Mean over pairs of different inputs of h_a·h_b / (‖h_a‖ ‖h_b‖), whole maps as one vector; NaN without pairs.
+
+    Inputs whose preactivations are all 0 have no direction and are left out.
+
+    >>> correlation(torch.tensor([[[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]]).double()).round(decimals=6).tolist()
+    [0.333333]
+    """
+    rows = x.flatten(2)
+    lengths = rows.norm(dim=2, keepdim=True)
+    directions = torch.where(lengths > 0, rows / lengths, torch.zeros(()))
+    count = (lengths > 0).sum((1, 2)).double()
+    together = directions.sum(1).square().sum(1)
+    return (together - count) / (count * (count - 1))
+
+
+def spread(x: Tensor) -> Tensor:
+    """Variance of one sample's squared singular values, averaged over samples."""
+    return x.var(dim=2, correction=0).mean(1)
+
+
 STATS: dict[str, Stat] = {
     s.name: s
     for s in (
@@ -52,10 +78,15 @@ STATS: dict[str, Stat] = {
         Stat("std", "preactivation", lambda x: x.flatten(1).std(1, correction=0), "their standard deviation"),
         Stat("q", "preactivation", mean_square, "their second moment"),
         Stat("nonfinite", "preactivation", nonfinite, "how many of them are NaN or infinite"),
+        Stat("c", "inputs", correlation, "mean cosine between the preactivations of two different inputs"),
         Stat("dead_fraction", "postactivation", silent_units, "units silent on every sample"),
         Stat("grad_mean_square", "delta", mean_square, "mean square of the loss gradient at the preactivations"),
         Stat("weight_norm", "weight", norm, "Euclidean norm of the weight"),
         Stat("grad_norm", "gradient", norm, "Euclidean norm of the weight's gradient"),
+        Stat("effective_rank", "matrix", effective_rank, "how many directions the weight uses"),
+        Stat("duplicate_units", "units", duplicate_units, "units that are copies of another one"),
+        Stat("jacobian_mean", "spectrum", lambda x: x.mean((1, 2)), "mean squared singular value of ∂h/∂input"),
+        Stat("jacobian_var", "spectrum", spread, "variance of the squared singular values"),
     )
 }
 
@@ -64,3 +95,13 @@ def saturated_fraction(x: Tensor, interval: tuple[float, float]) -> Tensor:
     """Fraction of preactivations outside the interval in which the activation still answers."""
     low, high = interval
     return ((x < low) | (x > high)).flatten(1).double().mean(1)
+
+
+def underflow(x: Tensor) -> Tensor:
+    """Number of entries of a raw tensor [N, …] that are not 0 but too small for its precision to hold in full.
+
+    >>> underflow(torch.tensor([[0.0, 1e-40, 1.0]]))
+    tensor([1.], dtype=torch.float64)
+    """
+    size = x.abs()
+    return ((size > 0) & (size < torch.finfo(x.dtype).tiny)).flatten(1).sum(1).double()
