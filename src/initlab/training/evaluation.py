@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from initlab.data import Dataset
-from initlab.ensemble import Ensemble
+from initlab.ensemble import Ensemble, Part
+from initlab.initialize import stream
 from initlab.training.events import Evaluation, Plan
 
 EVAL_BATCH = 2000
@@ -37,7 +38,6 @@ def autocast(x: Tensor, enabled: bool) -> Any:
     return torch.autocast(x.device.type, dtype=torch.bfloat16) if enabled else nullcontext()
 
 
-@torch.no_grad()
 def evaluate(ensemble: Ensemble, data: Dataset, step: int, members: set[int], plan: Plan) -> Evaluation:
     """Measure loss and accuracy on the validation and test sets, in evaluation mode, of some members."""
     values: dict[str, dict[int, float]] = {}
@@ -47,26 +47,43 @@ def evaluate(ensemble: Ensemble, data: Dataset, step: int, members: set[int], pl
         for part in ensemble.parts:
             if members.isdisjoint(part.members):
                 continue
-            modes = [(module, module.training) for module in part.module.modules()]
-            part.module.eval()
-            loss, right = torch.zeros(len(part.members), dtype=torch.float64), torch.zeros(len(part.members))
-            for start in range(0, len(xs), EVAL_BATCH):
-                x = data.prepare(xs[start : start + EVAL_BATCH], plan.dtype)
-                y = data.targets(ys[start : start + EVAL_BATCH], plan.dtype)
-                with autocast(x, plan.autocast):
-                    logits = part.forward(x)
-                loss += member_losses(logits, y).double().cpu() * (len(x) / len(xs))
-                if data.task == "classification":
-                    right += (logits.argmax(-1) == y).sum(-1).cpu()
-            # One by one: a user's frozen batch norm is in evaluation mode while the rest trains.
-            for module, training in modes:
-                module.training = training
+            with evaluation_mode(part.module):
+                loss, right = over_split(part, data, xs, ys, plan, f"evaluation/{step}/{split}")
             for position, member in enumerate(part.members):
                 if member in members:
-                    values.setdefault(f"{split}_loss", {})[member] = float(loss[position])
+                    values.setdefault(f"{split}_loss", {})[member] = loss[position]
                     if data.task == "classification":
-                        values.setdefault(f"{split}_accuracy", {})[member] = float(right[position]) / len(xs)
+                        values.setdefault(f"{split}_accuracy", {})[member] = right[position] / len(xs)
     return Evaluation(step, values)
+
+
+@torch.no_grad()
+def over_split(
+    part: Part, data: Dataset, xs: Tensor, ys: Tensor, plan: Plan, key: str
+) -> tuple[list[float], list[float]]:
+    """Return each member's mean loss and number of right labels (0 for regression) over a whole split, in pieces."""
+    loss, right = torch.zeros(len(part.members), dtype=torch.float64), torch.zeros(len(part.members))
+    for start in range(0, len(xs), EVAL_BATCH):
+        x = data.prepare(xs[start : start + EVAL_BATCH], plan.dtype)
+        y = data.targets(ys[start : start + EVAL_BATCH], plan.dtype)
+        with keyed_randomness(part, x, plan.data_seed, f"{key}/{start}"), autocast(x, plan.autocast):
+            logits = part.forward(x)
+            loss += member_losses(logits, y).double().cpu() * (len(x) / len(xs))
+        if data.task == "classification":
+            right += (logits.argmax(-1) == y).sum(-1).cpu()
+    return loss.tolist(), right.tolist()
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode, and every submodule back to its own: a frozen norm stays so while the rest trains."""
+    modes = [(submodule, submodule.training) for submodule in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for submodule, training in modes:
+            submodule.training = training
 
 
 @contextmanager
@@ -78,3 +95,23 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in before:
             buffer.copy_(value)
+
+
+@contextmanager
+def keyed_randomness(part: Part, x: Tensor, seed: int, step: str) -> Iterator[None]:
+    """Key whatever one forward pass draws by (data.seed, `step`, layer), and leave the global random state alone.
+
+    Our own dropout takes a generator per layer. Modules from elsewhere draw from the global state, so that is set for
+    the while: their masks depend on nothing else that runs in the process.
+    """
+    if dropouts := part.dropouts:
+        part.key_dropout([stream(seed, f"dropout/{step}/{k}") for k in range(len(dropouts))])
+    if not part.draws_globally:
+        yield
+        return
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        generator = stream(seed, f"forward/{step}")
+        if x.is_cuda:
+            torch.cuda.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        torch.random.set_rng_state(generator.get_state())
+        yield

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,8 +12,14 @@ from torch import Tensor
 from initlab.data import Dataset, batches
 from initlab.diagnostics import Tape, first_bad_layers
 from initlab.ensemble import Ensemble, Part
-from initlab.initialize import stream
-from initlab.training.evaluation import accuracies, autocast, buffers_kept, evaluate, member_losses
+from initlab.training.evaluation import (
+    accuracies,
+    autocast,
+    buffers_kept,
+    evaluate,
+    keyed_randomness,
+    member_losses,
+)
 from initlab.training.events import Event, Pause, Plan, Snapshot, State, Steps, Stopped
 from initlab.training.optimizers import OPTIMIZERS, add_scaled_, clip_, gradient_norms, nonzero
 from initlab.training.schedules import rate_factor
@@ -93,7 +99,7 @@ def advance(
 ) -> dict[str, Any]:
     """Take one step with one part: forward, backward, update; return its scalars as lists over members."""
     with tape if tape is not None else nullcontext():
-        with keyed_randomness(part, x, plan.data_seed, step), autocast(x, plan.autocast):
+        with keyed_randomness(part, x, plan.data_seed, f"{step}"), autocast(x, plan.autocast):
             logits = part.forward(x)
             losses = member_losses(logits, y)
         measured: dict[str, Any] = {"loss": losses.detach().tolist(), "accuracy": accuracies(logits, y)}
@@ -148,31 +154,11 @@ def member_hyper(part: Part, plan: Plan) -> dict[str, Any]:
     return hyper
 
 
-@contextmanager
-def keyed_randomness(part: Part, x: Tensor, seed: int, step: int) -> Iterator[None]:
-    """Key whatever one forward pass draws by (data.seed, step, layer), and leave the global random state alone.
-
-    Our own dropout takes a generator per layer. Modules from elsewhere draw from the global state, so that is set for
-    the while: their masks depend on nothing else that runs in the process.
-    """
-    if dropouts := part.dropouts:
-        part.key_dropout([stream(seed, f"dropout/{step}/{k}") for k in range(len(dropouts))])
-    if not part.draws_globally:
-        yield
-        return
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        generator = stream(seed, f"forward/{step}")
-        if x.is_cuda:
-            torch.cuda.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        torch.random.set_rng_state(generator.get_state())
-        yield
-
-
 def locate(part: Part, x: Tensor, plan: Plan, step: int) -> dict[int, str]:
     """Run the forward pass of this step again and name the first non-finite layer of every member, by position."""
     with (
         buffers_kept(part.module),
-        keyed_randomness(part, x, plan.data_seed, step),
+        keyed_randomness(part, x, plan.data_seed, f"{step}"),
         autocast(x, plan.autocast),
     ):
         return first_bad_layers(part, lambda: part.forward(x))
