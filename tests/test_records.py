@@ -348,20 +348,19 @@ def test_what_the_system_refuses_is_translated_at_every_method(tmp_path, monkeyp
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_a_full_disk_leaves_whole_lines_and_goes_on_when_there_is_room(tmp_path):
+@pytest.mark.parametrize("full", ["layers.csv", "metrics.csv"])
+def test_a_full_disk_costs_no_row_and_doubles_none(tmp_path, full):
     run = RunWriter(tmp_path, CONFIG, tensorboard=False)
-    run.scalars(0, {"loss": 1.0})
-    run.flush()
-    (tmp_path / "layers.csv").symlink_to("/dev/full")
+    (tmp_path / full).symlink_to("/dev/full")
     run.scalars(1, {"loss": 0.5})
     run.layers([(1, "hidden.0", 1, "q", 1.0, "measured")])
     for _ in range(2):
         with pytest.raises(UserError, match=rf"No space is left for {tmp_path}.*free some"):
             run.flush()
-    (tmp_path / "layers.csv").unlink()
+    (tmp_path / full).unlink()
     run.finish("completed")
-    assert (tmp_path / "metrics.csv").read_text().splitlines()[1:] == ["0,1.0,,,,,,,", "1,0.5,,,,,,,"]
-    assert load_layers(tmp_path)["value"].tolist() == [1.0]
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1:] == ["1,0.5,,,,,,,"]
+    assert (tmp_path / "layers.csv").read_text().splitlines()[1:] == ["1,hidden.0,1,q,1.0,measured"]
 
 
 FULL = """
