@@ -82,7 +82,8 @@ class Tape:
         return lambda module, args: self._preactivation(tap, args[0])
 
     def _on_output(self, tap: Tap) -> Callable:
-        return lambda module, args, output: self._preactivation(tap, output)
+        # A user's layer may return a tuple, of which nobody knows what is the preactivation.
+        return lambda module, args, output: self._preactivation(tap, output) if torch.is_tensor(output) else None
 
     def _on_activation(self, tap: Tap) -> Callable:
         return lambda module, args, output: self._measure(tap, "postactivation", output)
@@ -155,7 +156,9 @@ def first_bad_layers(part: Any, run: Callable[[], Tensor]) -> dict[int, str]:
     """
     found: dict[int, str] = {}
 
-    def note(tap: Tap, output: Tensor) -> None:
+    def note(tap: Tap, output: object) -> None:
+        if not isinstance(output, Tensor):
+            return
         finite = torch.isfinite(part.by_member(output)).flatten(1).all(1).tolist()
         for position, fine in enumerate(finite):
             if not fine:
