@@ -2,20 +2,17 @@
 
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from initlab.errors import UserError
+from initlab.errors import UserError, reader_may_leave
 
 app = typer.Typer(
     name="initlab",
-    help="What does this initialization do to this network? Predicted, measured at step 0, and shown by training.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -23,7 +20,27 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+def say_version(asked: bool) -> None:
+    """Print the version and leave."""
+    if asked:
+        from initlab import __version__
+
+        print(f"initlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def initlab(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """What does this initialization do to this network? Predicted, measured at step 0, and shown by training."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
 @app.command(
+    short_help="Train one network, or a grid of them.",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
 )
@@ -34,7 +51,7 @@ def train(context: typer.Context) -> None:
     raise typer.Exit(door(context.args))
 
 
-@app.command()
+@app.command(short_help="List the initialization schemes.")
 def schemes(as_json: AsJson = False) -> None:
     """List the initialization schemes: name, law, what they need, year, reference."""
     from initlab.schemes import SCHEMES
@@ -71,7 +88,7 @@ def layer_variance(scheme: Any) -> float | None:
     return round(LAYER * variance, 4) if math.isfinite(variance) else None
 
 
-@app.command()
+@app.command(short_help="List the activation functions.")
 def activations(as_json: AsJson = False) -> None:
     """List the activation functions: name, formula, saturation interval, kinks, reference."""
     from initlab.activations import ACTIVATIONS
@@ -133,12 +150,21 @@ def plain_numbers(value: Any) -> Any:
 
 def main() -> None:
     """Run the console script; what the user got wrong is one sentence and exit code 2."""
-    try:
-        app()
-    except UserError as error:
-        print(f"initlab: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except BrokenPipeError:
-        # `initlab schemes | head`: nobody reads any more, which is no error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+    with reader_may_leave():
+        try:
+            code = app(standalone_mode=False)
+        except UserError as error:
+            leave(str(error))
+        except Exception as error:
+            # What typer refuses; the class has another home in every other release of it.
+            if not hasattr(error, "format_message"):
+                raise
+            said = error.format_message().rstrip(".")
+            leave(f"{said}{'' if said.endswith('?') else '.'} `initlab --help` lists the verbs.")
+        raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def leave(sentence: str) -> NoReturn:
+    """Say what the user got wrong, and go."""
+    print(f"initlab: {sentence}", file=sys.stderr)
+    raise SystemExit(2)

@@ -23,7 +23,7 @@ from initlab.config.errors import translated
 from initlab.config.files import conf_dir
 from initlab.config.naming import run_name
 from initlab.config.overrides import canonical, refuse_malformed, split
-from initlab.errors import Interrupted, UserError, nearest
+from initlab.errors import Interrupted, UserError, nearest, reader_may_leave
 
 DISK = {
     getattr(errno, name)
@@ -162,20 +162,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     SESSION.__init__()  # type: ignore[misc]
     full = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
-    try:
-        through_hydra(sys.argv[1:] if arguments is None else list(arguments))
-    except UserError as error:
-        SESSION.undo()
-        if full:
-            traceback.print_exception(error)
-        print(f"initlab: {error}{kept()}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"\ninitlab: interrupted. {stop.remedy}".rstrip(), file=sys.stderr)
-        return 128 + stop.signal
-    except KeyboardInterrupt:
-        print(f"\ninitlab: interrupted.{kept()}", file=sys.stderr)
-        return 130
+    with reader_may_leave():
+        try:
+            through_hydra(sys.argv[1:] if arguments is None else list(arguments))
+        except UserError as error:
+            SESSION.undo()
+            if full:
+                traceback.print_exception(error)
+            print(f"initlab: {error}{kept()}", file=sys.stderr)
+            return 2
+        except Interrupted as stop:
+            print(f"\ninitlab: interrupted. {stop.remedy}".rstrip(), file=sys.stderr)
+            return 128 + stop.signal
+        except KeyboardInterrupt:
+            print(f"\ninitlab: interrupted.{kept()}", file=sys.stderr)
+            return 130
     return 1 if "failed" in SESSION.statuses else 0
 
 
@@ -192,11 +193,18 @@ def through_hydra(arguments: list[str]) -> None:
     refuse_malformed(overrides)
     register()
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
-    try:
-        with as_command_line([*flags, *overrides]), translated():
+    with as_command_line([*flags, *overrides]), disk_in_words(), translated():
+        try:
             app()
-    except PastHydra as carrier:
-        raise carrier.error from None
+        except PastHydra as carrier:
+            raise carrier.error from None
+
+
+@contextmanager
+def disk_in_words() -> Iterator[None]:
+    """Turn what the disk refuses to a run, by whatever hand, into UserError."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in DISK or SESSION.directory is None:
             raise

@@ -1,6 +1,9 @@
 """What the user got wrong, said in one sentence with the remedy."""
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -24,6 +27,19 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal: int, remedy: str = ""):
         super().__init__(signal, remedy)
         self.signal, self.remedy = signal, remedy
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Let `… | head` end in peace: whoever read the output has had enough, which is no error."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What Python itself flushes at its end must find no broken pipe, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
