@@ -96,8 +96,11 @@ def build(
         width = 128 if width is None else width
         if not isinstance(depth, int) or depth < 1:
             raise UserError(f"depth={depth!r} must be a whole number of at least 1 hidden layer: say depth=3.")
-        if isinstance(width, int) and width < 1:
-            raise UserError(f"width={width} must be at least 1 unit: say width=128.")
+        if not isinstance(width, (int, list, tuple)) or (isinstance(width, int) and width < 1):
+            raise UserError(f"width={width!r} must be a whole number of at least 1 unit, or a list: say width=128.")
+        dropout = options.get("dropout", 0.0)
+        if "dropout" in model.options and not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):
+            raise UserError(f"model.dropout={dropout!r} must be a fraction in [0, 1): say model.dropout=0.1.")
         return model.build(
             depth=depth,
             width=width,

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from initlab.errors import UserError, nearest
 from initlab.targets import import_torchvision, load_target
 
+OFFERED = ("depth", "width", "act", "input_shape", "classes")  # what a user's builder may take or leave
+
 # Constructors whose position tables or windows fix the size of the image.
 FIXED_SIZE = {"vit": 224, "swin": 224, "maxvit": 224, "inception": 299}
 
@@ -44,7 +46,9 @@ class Adapted(nn.Module):
         return self.net(self.adapter(x))
 
 
-def vision_model(*, input_shape: Sequence[int], classes: int, arch: str = "resnet18", size: int | None = None):
+def vision_model(
+    *, input_shape: Sequence[int], classes: int, arch: str = "resnet18", size: int | None = None
+) -> nn.Module:
     """Build any classifier of torchvision's by name; its depth, width and activation are its own."""
     import_torchvision()
     from torchvision import models
@@ -72,10 +76,19 @@ def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
     """Call the user's own builder `model.target=package.module:function`; it must return an nn.Module."""
     if not target:
         raise UserError("model=custom needs model.target=package.module:function, a callable that builds the module.")
-    builder = load_target(target)
-    accepted = inspect.signature(builder).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-    module = builder(**{k: v for k, v in options.items() if takes_all or k in accepted})
+    builder = load_target(target, "model.target")
+    try:
+        signature = inspect.signature(builder)
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        # What is offered may be left; a model.* key of the user's own that nobody takes would be a silent typo.
+        given = {k: v for k, v in options.items() if takes_all or k in signature.parameters or k not in OFFERED}
+        signature.bind(**given)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"model.target={target} cannot be called ({error}): it is offered {', '.join(OFFERED)} "
+            "and must take your own model.* keys."
+        ) from error
+    module = builder(**given)
     if not isinstance(module, nn.Module):
         raise UserError(f"model.target={target!r} returned {type(module).__name__}: it must return a torch.nn.Module.")
     return module

@@ -1,6 +1,7 @@
 """Plain chains: `mlp` and `cnn`, h^l = W^l φ(h^(l−1)) + b^l."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -8,6 +9,7 @@ from initlab.activations import Activation
 from initlab.errors import UserError
 from initlab.models.layers import Dropout, WeightLayer
 
+Padding = Literal["circular", "zeros"]
 NORMS_1D = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 NORMS_2D = {
     "none": None,
@@ -116,6 +118,20 @@ def mlp(
     )
 
 
+def check_maps(input_shape: Sequence[int], depth: int, kernel: int, padding: str, downsample: int) -> None:
+    """Refuse, with UserError, kernels that do not keep a map's size or do not fit on the smallest one."""
+    if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
+        raise UserError(f"model.kernel={kernel!r} must be odd and positive, so that maps keep their size: say 3.")
+    if not isinstance(downsample, int) or downsample < 0:
+        raise UserError(f"model.downsample={downsample!r} must be a whole number of convolutions with stride 2: say 2.")
+    smallest = -(-min(input_shape[1:]) // 2 ** min(downsample, depth - 1))
+    if padding == "circular" and kernel // 2 > smallest:
+        raise UserError(
+            f"model.kernel={kernel} is too wide to wrap around maps of {smallest} positions, which images of "
+            f"{list(input_shape)} come down to: say model.kernel=3, model.downsample=0 or model.padding=zeros."
+        )
+
+
 def cnn(
     *,
     depth: int,
@@ -126,7 +142,7 @@ def cnn(
     norm: str = "none",
     dropout: float = 0.0,
     kernel: int = 3,
-    padding: str = "circular",
+    padding: Padding = "circular",
     downsample: int = 2,
 ) -> nn.Module:
     """Build `depth` plain convolutions, the first `downsample` with stride 2, then mean pooling and a dense readout."""
@@ -137,8 +153,7 @@ def cnn(
         )
     if padding not in ("circular", "zeros"):
         raise UserError(f"model.padding={padding!r} is unknown: choose circular or zeros.")
-    if kernel < 1 or kernel % 2 == 0:
-        raise UserError(f"model.kernel={kernel} must be odd and positive, so that maps keep their size: say 3.")
+    check_maps(input_shape, depth, kernel, padding, downsample)
     sizes = widths(width, depth)
     hidden = [
         nn.Conv2d(n, m, kernel, stride=2 if k < downsample else 1, padding=kernel // 2, padding_mode=padding)

@@ -137,14 +137,14 @@ class ResNet(nn.Module):
         first: nn.Module,
         norm: nn.Module | None,
         act: nn.Module,
-        stages: Sequence[Sequence[nn.Module]],
+        stages: Sequence[Sequence[ConvBlock]],
         readout: nn.Module,
     ):
         super().__init__()
         self.first = first
         self.norm = norm
         self.act = act
-        self.stages = nn.ModuleList(nn.ModuleList(stage) for stage in stages)
+        self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.readout = readout
         blocks = [(s, k, block) for s, stage in enumerate(stages) for k, block in enumerate(stage)]
@@ -163,8 +163,7 @@ class ResNet(nn.Module):
         x = self.first(x)
         x = self.act(self.norm(x) if self.norm is not None else x)
         for stage in self.stages:
-            for block in stage:
-                x = block(x)
+            x = stage(x)
         return self.readout(self.pool(x))
 
 

@@ -1,0 +1,382 @@
+"""Families of networks: names that stay, roles declared in forward order, refusals in one sentence."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from initlab.activations import ACTIVATIONS
+from initlab.errors import UserError
+from initlab.models import MODELS, Dropout, build
+from initlab.models.residual import branch_multiplier
+
+SHAPES = {"mlp": (2, 5), "cnn": (2, 8, 6), "resmlp": (2, 5), "resnet": (2, 8, 6)}
+OURS = [name for name, model in MODELS.items() if model.shaped and name != "custom"]
+NORMS = ["none", "batch", "layer"]
+
+
+def made(name: str, depth: int = 2, width=6, act="tanh", **options) -> nn.Module:
+    return build(name, depth=depth, width=width, act=act, input_shape=SHAPES[name], classes=3, **options)
+
+
+def inputs(name: str, count: int = 4) -> torch.Tensor:
+    return torch.randn(count, *SHAPES[name], generator=torch.Generator().manual_seed(0))
+
+
+def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in net.named_parameters()}
+
+
+def weights(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    found = shapes(net)
+    return {f"{layer.name}.weight": found[f"{layer.name}.weight"] for layer in net.weight_layers}
+
+
+def varieties() -> list:
+    """Every family with every norm, with and without dropout where it has one."""
+    found = []
+    for name in OURS:
+        for norm in NORMS:
+            found.append(pytest.param(name, {"norm": norm}, id=f"{name}-{norm}"))
+            if "dropout" in MODELS[name].options:
+                found.append(pytest.param(name, {"norm": norm, "dropout": 0.3}, id=f"{name}-{norm}-dropout"))
+    return found
+
+
+def test_every_family_of_ours_is_tested():
+    assert SHAPES.keys() == set(OURS)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resmlp"])
+def test_a_deeper_network_keeps_every_name_and_shape(name, norm):
+    shallow, deep = shapes(made(name, 2, norm=norm)), shapes(made(name, 5, norm=norm))
+    assert shallow.items() <= deep.items()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_norm_and_dropout_leave_the_weights_names_and_shapes(name):
+    plain = weights(made(name, 3, norm="none"))
+    for options in ({"norm": "batch"}, {"norm": "layer"}, {"norm": "none", "dropout": 0.5}):
+        if options.keys() <= MODELS[name].options.keys():
+            assert weights(made(name, 3, **options)) == plain
+
+
+def test_names_are_those_of_the_design():
+    assert weights(made("mlp", 2)) == {
+        "hidden.0.weight": (6, 10),
+        "hidden.1.weight": (6, 6),
+        "readout.weight": (3, 6),
+    }
+
+
+def test_resnet_keeps_the_names_of_the_blocks_it_has():
+    shallow, deep = made("resnet", 1), made("resnet", 3)
+    assert weights(shallow).keys() <= weights(deep).keys()
+
+
+# --- roles ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "options"), varieties())
+def test_declared_layers_are_all_weights_in_forward_order(name, options):
+    """Hooks on every module that owns a matrix or a kernel see just the declared ones, in that order."""
+    net = made(name, 2, **options)
+    order: list[str] = []
+    for key, module in net.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.register_forward_hook(lambda m, args, out, key=key: order.append(key))
+    net(inputs(name))
+    assert [layer.name for layer in net.weight_layers] == order
+
+
+@pytest.mark.parametrize(("name", "options"), varieties())
+def test_a_layer_is_fed_by_what_it_says_and_feeds_its_activation(name, options):
+    net = made(name, 2, act="relu", **options)
+    modules = dict(net.named_modules())
+    came_from: dict[int, str] = {}
+    keep: list[torch.Tensor] = []  # an id is a tensor's own only while it lives
+
+    def note(kind):
+        def hook(module, args, out):
+            came_from[id(out)] = kind
+            keep.append(out)
+
+        return hook
+
+    sources: dict[str, str] = {}
+    for key, module in modules.items():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(note("activation"))
+        elif isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)):
+            module.register_forward_hook(note("norm"))
+        elif isinstance(module, (Dropout, nn.Sequential)):  # pooling is a Sequential: it passes an activation on
+            module.register_forward_hook(note("activation"))
+        elif isinstance(module, nn.Flatten):
+            module.register_forward_hook(note("data"))
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.register_forward_pre_hook(
+                lambda m, args, key=key: sources.__setitem__(key, came_from.get(id(args[0]), "residual"))
+            )
+    x = inputs(name)
+    came_from[id(x)] = "data"
+    net(x)
+    expected = {layer.name: layer.fed_by for layer in net.weight_layers}
+    if name == "resnet":  # the stream passes an activation after every block
+        sources = {k: "activation" if v == "residual" else v for k, v in sources.items()}
+    assert sources == expected
+    for layer in net.weight_layers:
+        assert layer.activation is None or isinstance(modules[layer.activation], nn.ReLU)
+
+
+@pytest.mark.parametrize(("name", "count"), [("mlp", 4), ("cnn", 4), ("resmlp", 8), ("resnet", 22)])
+def test_depth_counts_hidden_layers_or_blocks(name, count):
+    """Depth 3: 3 hidden layers and a readout; 3 blocks of two; 3 × 3 blocks of two, two shortcuts."""
+    assert len(made(name, 3).weight_layers) == count
+
+
+def test_roles():
+    assert [layer.role for layer in made("mlp", 3).weight_layers] == ["first", "hidden", "hidden", "readout"]
+    assert [layer.role for layer in made("resmlp", 1).weight_layers] == ["first", "hidden", "branch_end", "readout"]
+    roles = [layer.role for layer in made("resnet", 1).weight_layers]
+    assert roles == ["first", *["hidden", "branch_end"], *["hidden", "branch_end", "shortcut"] * 2, "readout"]
+
+
+@pytest.mark.parametrize("name", ["resmlp", "resnet"])
+def test_branches_are_numbered(name):
+    numbers = [layer.branch for layer in made(name, 2).weight_layers if layer.role == "branch_end"]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+# --- what is computed -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "options"), varieties())
+def test_outputs_have_the_classes(name, options):
+    assert made(name, 2, **options)(inputs(name)).shape == (4, 3)
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("name", OURS)
+def test_every_activation_fits_every_family(name, act):
+    net = made(name, 1, act=act)
+    assert torch.isfinite(net(inputs(name))).all()
+    assert len({id(m) for m in net.modules()}) == len(list(net.modules()))
+
+
+def test_a_list_of_widths_is_the_shape():
+    net = build("mlp", depth=2, width=[256, 128], act="relu", input_shape=(1, 28, 28), classes=10)
+    assert [tuple(p.shape) for p in net.parameters() if p.dim() == 2] == [(256, 784), (128, 256), (10, 128)]
+    assert [c.out_channels for c in made("cnn", 3, width=[4, 5, 6]).hidden] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("padding", ["circular", "zeros"])
+def test_a_circular_convolution_does_not_know_the_border(padding):
+    """Shifted images give shifted maps, which the mean pool cannot tell apart: with zeros at the border it can."""
+    net = made("cnn", 2, padding=padding, downsample=0)
+    x = inputs("cnn")
+    equal = torch.allclose(net(x), net(x.roll((3, 2), (2, 3))), atol=1e-6)
+    assert equal == (padding == "circular")
+
+
+@pytest.mark.parametrize(("downsample", "sizes"), [(0, [8, 8, 8]), (1, [4, 4, 4]), (2, [4, 2, 2]), (9, [4, 2, 1])])
+def test_downsampling_halves_the_maps(downsample, sizes):
+    net = made("cnn", 3, downsample=downsample)
+    heights: list[int] = []
+    for layer in net.hidden:
+        layer.register_forward_hook(lambda m, args, out: heights.append(out.shape[2]))
+    net(inputs("cnn"))
+    assert heights == sizes
+
+
+@pytest.mark.parametrize("name", ["resmlp", "resnet"])
+def test_a_branch_of_multiplier_0_is_the_stream(name):
+    """With α = 0 what the branches hold does not matter."""
+    net = made(name, 2, norm="none", branch=0.0)
+    before = net(inputs(name))
+    with torch.no_grad():
+        for layer in net.weight_layers:
+            if layer.role == "branch_end":
+                net.get_submodule(layer.name).weight.fill_(7.0)
+    assert torch.equal(net(inputs(name)), before)
+
+
+@pytest.mark.parametrize(
+    ("value", "blocks", "alpha"),
+    [(0.3, 9, 0.3), ("inverse_sqrt_depth", 9, 1 / 3), ("inverse_depth", 9, 1 / 9)],
+)
+def test_branch_multiplier(value, blocks, alpha):
+    assert branch_multiplier(value, blocks) == pytest.approx(alpha)
+
+
+def test_dropout_is_keyed_by_its_generator():
+    layer, x = Dropout(0.3), torch.ones(50, 40)
+    layer.generator = torch.Generator().manual_seed(3)
+    dropped = layer(x)
+    expected = torch.rand(50, 40, generator=torch.Generator().manual_seed(3)) >= 0.3
+    assert torch.equal(dropped, expected / (1 - 0.3))
+    assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("name", [*OURS, "torchvision"])
+def test_building_leaves_the_global_random_state(name):
+    state = torch.get_rng_state()
+    if name == "torchvision":
+        build(name, input_shape=(1, 28, 28), classes=3, arch="squeezenet1_1")
+    else:
+        made(name)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_defaults():
+    net = build("mlp", input_shape=(4,), classes=2)
+    assert len(net.weight_layers) == 6
+    assert [layer.out_features for layer in net.hidden] == [128] * 5
+    assert isinstance(net.acts[0], nn.Tanh)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("mpl", {}, ["model='mpl'", "mlp"]),
+        ("mlp", {"depth": 0}, ["depth=0", "depth=3"]),
+        ("mlp", {"depth": -2}, ["depth=-2", "depth=3"]),
+        ("mlp", {"depth": 2.5}, ["depth=2.5", "depth=3"]),
+        ("mlp", {"width": 0}, ["width=0", "width=128"]),
+        ("mlp", {"width": -1}, ["width=-1", "width=128"]),
+        ("mlp", {"width": 1.5}, ["width=1.5", "width=128"]),
+        ("mlp", {"width": "wide"}, ["width='wide'", "width=128"]),
+        ("mlp", {"width": [8, 8, 8]}, ["width=[8, 8, 8]", "depth=2", "depth=3"]),
+        ("mlp", {"width": [8, 0]}, ["width=0", "width=128"]),
+        ("mlp", {"act": "rleu"}, ["act=rleu", "relu"]),
+        ("mlp", {"norm": "bacth"}, ["model.norm='bacth'", "batch"]),
+        ("mlp", {"dropout": 1.0}, ["model.dropout=1.0", "model.dropout=0.1"]),
+        ("mlp", {"dropout": -0.1}, ["model.dropout=-0.1", "model.dropout=0.1"]),
+        ("mlp", {"dropout": "half"}, ["model.dropout='half'", "model.dropout=0.1"]),
+        ("mlp", {"dropuot": 0.1}, ["model.dropuot", "dropout"]),
+        ("mlp", {"kernel": 3}, ["model.kernel", "model=mlp", "model.norm"]),
+        ("cnn", {"input_shape": (12,)}, ["model=cnn", "[12]", "mlp"]),
+        ("cnn", {"padding": "mirror"}, ["model.padding='mirror'", "circular", "zeros"]),
+        ("cnn", {"kernel": 4}, ["model.kernel=4", "3"]),
+        ("cnn", {"kernel": 2.0}, ["model.kernel=2.0", "3"]),
+        ("cnn", {"kernel": 9, "downsample": 5}, ["model.kernel=9", "3 positions", "model.kernel=3"]),
+        ("cnn", {"downsample": -1}, ["model.downsample=-1", "2"]),
+        ("resmlp", {"width": [8, 8]}, ["width=[8, 8]", "model=resmlp", "width=64"]),
+        ("resmlp", {"branch": "depth"}, ["model.branch='depth'", "inverse_depth"]),
+        ("resnet", {"width": [8, 8]}, ["width=[8, 8]", "model=resnet", "width=64"]),
+        ("resnet", {"input_shape": (12,)}, ["model=resnet", "[12]", "resmlp"]),
+        ("torchvision", {"arch": "resnet81"}, ["model.arch='resnet81'", "resnet18"]),
+        ("torchvision", {"input_shape": (5,)}, ["model=torchvision", "[5]"]),
+        ("torchvision", {"input_shape": (2, 8, 8)}, ["model=torchvision", "[2, 8, 8]"]),
+        ("torchvision", {"depth": 3}, ["depth", "model=torchvision"]),
+        ("torchvision", {"width": 3, "act": "relu"}, ["width", "act", "model=torchvision"]),
+        ("custom", {"target": None}, ["model.target=package.module:function"]),
+        ("custom", {"target": "math:hypot"}, ["model.target=math:hypot", "input_shape"]),
+        ("custom", {"target": "builtins:dict"}, ["model.target=builtins:dict", "signature"]),
+        ("custom", {"target": "types:SimpleNamespace"}, ["model.target=types:SimpleNamespace"]),
+    ],
+    ids=str,
+)
+def test_refusals_name_key_value_and_remedy(name, changes, words):
+    shape = {} if name == "torchvision" else {"depth": 2, "width": 6, "act": "tanh"}
+    asked = {**shape, "input_shape": SHAPES.get(name, (1, 28, 28)), "classes": 3, **changes}
+    with pytest.raises(UserError) as refusal:
+        build(name, **asked)
+    text = str(refusal.value)
+    for word in words:
+        assert word in text
+    assert "\n" not in text
+
+
+# --- models from elsewhere --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+def test_torchvisions_classifiers_by_name(arch, shape):
+    net = build("torchvision", input_shape=shape, classes=7, arch=arch)
+    assert net(torch.zeros(2, *shape)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "vit_b_16"])
+def test_a_size_is_what_images_are_brought_to(arch):
+    with torch.device("meta"):
+        net = build("torchvision", input_shape=(1, 28, 28), classes=7, arch=arch, size=48)
+        seen: list[torch.Size] = []
+        net.net.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape))
+        assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+    assert seen == [(2, 3, 48, 48)]
+
+
+def every_classifier() -> list[str]:
+    import torchvision.models
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", every_classifier())
+def test_every_classifier_of_torchvision(arch):
+    """Built and run on the meta device: shapes are all that is asked."""
+    with torch.device("meta"):
+        net = build("torchvision", input_shape=(1, 28, 28), classes=7, arch=arch)
+        assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+
+
+CUSTOM = """
+from torch import nn
+
+def plain(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[0] * input_shape[1], classes))
+
+def shaped(input_shape, classes, depth, width, act, extra=1):
+    layers = [nn.Flatten(), nn.Linear(input_shape[0] * input_shape[1], width)]
+    for _ in range(depth):
+        layers += [act.build(), nn.Linear(width, width * extra), nn.Linear(width * extra, width)]
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+def anything(**options):
+    module = nn.Linear(1, 1)
+    module.options = sorted(options)
+    return module
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A file of the user's in the current directory, under a name of its own for every test."""
+    name = f"models_of_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(CUSTOM)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def custom(target: str, **options) -> nn.Module:
+    return build("custom", depth=2, width=4, act="relu", input_shape=(2, 5), classes=3, target=target, **options)
+
+
+def test_a_custom_model_takes_what_it_wants(mine):
+    assert custom(f"{mine}:plain")(torch.zeros(4, 2, 5)).shape == (4, 3)
+    assert sum(isinstance(m, nn.ReLU) for m in custom(f"{mine}:shaped").modules()) == 2
+    assert custom(f"{mine}:shaped", extra=3)[3].out_features == 12
+    assert custom(f"{mine}:anything", more=1).options == ["act", "classes", "depth", "input_shape", "more", "width"]
+
+
+def test_an_option_that_a_custom_model_does_not_take_is_refused(mine):
+    with pytest.raises(UserError, match=r"exrta"):
+        custom(f"{mine}:shaped", exrta=3)
+
+
+def test_options_are_the_builders_own_defaults():
+    """The registry's options, which the option files and the help show, are what the functions take."""
+    for name in OURS:
+        accepted = inspect.signature(MODELS[name].build).parameters
+        own = {k: p.default for k, p in accepted.items() if p.default is not inspect.Parameter.empty}
+        assert own == dict(MODELS[name].options), name
