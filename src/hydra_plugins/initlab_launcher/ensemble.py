@@ -1,6 +1,6 @@
 """The shim by which Hydra discovers initlab's launcher and sweeper: no torch here, for every Hydra app imports it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,9 @@ class EnsembleLauncherConf:
     """`hydra/launcher=ensemble`."""
 
     _target_: str = "hydra_plugins.initlab_launcher.ensemble.EnsembleLauncher"
+    executor: str = "inline"  # or process, submitit, ray
+    workers: Any = "auto"  # groups at a time
+    options: dict[str, Any] = field(default_factory=dict)  # of the executor: slurm_partition, address, …
 
 
 @dataclass
@@ -36,15 +39,24 @@ STORE.store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="
 class EnsembleLauncher(Launcher):
     """Hand all jobs of a sweep to `initlab.launcher`, which checks the whole grid before it trains."""
 
+    def __init__(self, executor: str, workers: int | str, options: Mapping[str, Any]) -> None:
+        self.how = {"executor": executor, "workers": workers, "options": dict(options)}
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra gives."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs and return one result for each, in order."""
+        """Run the jobs of a sweeper that is not ours and return one result for each, in order."""
+        from initlab.launcher import compose_jobs
+
+        return self.launch_jobs(compose_jobs(self.hydra_context, self.config, job_overrides, initial_job_idx))
+
+    def launch_jobs(self, jobs: Sequence[Any]) -> Sequence[JobReturn]:
+        """Run jobs that are composed already and return one result for each, in order."""
         from initlab.launcher import launch
 
-        return launch(self.hydra_context, self.config, job_overrides, initial_job_idx)
+        return launch(self.hydra_context, self.config, jobs, self.how)
 
 
 class GridSweeper(BasicSweeper):

@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 class Composer:
     """Composes jobs as Hydra's `load_sweep_config` does, which reads and merges every file anew (about 0.1 s a job).
 
-    Which files are merged depends on the group choices alone, so what Hydra makes of those is kept, and the values of a
-    job are set in a copy of it by Hydra's own function. Wherever anything is out of the ordinary Hydra composes the job.
+    Which files are merged depends on the group choices alone, so what Hydra makes of those is kept, and a job's values
+    are set in a copy of it by Hydra's own function. Wherever anything is out of the ordinary Hydra composes the job.
 
     Arguments: `loader` and `master`, the configuration of the whole sweep, as Hydra hands them to a launcher.
     """

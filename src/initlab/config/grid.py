@@ -1,4 +1,4 @@
-"""From what was asked for to the jobs of a grid: products of lists, ranges and globs, and sub-grids one after another."""
+"""From what was asked for to the jobs of a grid: products of lists, ranges and globs; sub-grids one after another."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

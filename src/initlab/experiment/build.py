@@ -127,3 +127,8 @@ def make_plan(configs: Sequence[Config], data: Dataset, act: Activation | None) 
         dtype=torch.float64 if first.precision == "fp64" else torch.float32,
         saturation=act.saturation if act is not None else None,
     )
+
+
+def planned_steps(config: Config) -> int:
+    """Return how many updates a configuration asks for."""
+    return make_plan([config], load_data(config, torch.device("cpu")), None).steps

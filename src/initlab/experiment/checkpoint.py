@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from initlab.config import Config
 from initlab.config.naming import digest
-from initlab.ensemble import Ensemble, Part
+from initlab.ensemble import Ensemble
 from initlab.records.files import door
-from initlab.training import OPTIMIZERS, State, Stopped
+from initlab.training import State, Stopped
 
-FORMAT = 1
+FORMAT = 2
 RECORDED = ("log", "train")  # not all of it is in a result's hash, but the files of one run must not mix two of them
 
 
@@ -43,7 +43,7 @@ def save(path: Path, ensemble: Ensemble, state: State, configs: Sequence[Config]
         "runs": [same_run(config) for config in configs],
         "state": plain,
         "stopped": [list(astuple(stop)) for stop in state.stopped.values()],
-        "parts": [saved_part(part, slots) for part, slots in zip(ensemble.parts, state.slots, strict=True)],
+        "networks": [saved(network, state.slots.get(m, {})) for m, network in enumerate(ensemble.networks)],
         "members": members,
     }
     beside = path.with_name(f".{path.name}.tmp")
@@ -61,13 +61,10 @@ def save(path: Path, ensemble: Ensemble, state: State, configs: Sequence[Config]
             raise cause if isinstance(cause, OSError) else error from None
 
 
-def saved_part(part: Part, slots: dict[str, list[Tensor]]) -> dict[str, Any]:
-    """Return the tensors of one part, on the CPU, each with a storage of its own."""
+def saved(network: nn.Module, slots: dict[str, list[Tensor]]) -> dict[str, Any]:
+    """Return one network's weights, buffers and optimizer slots, on the CPU, each with a storage of its own."""
     return {
-        "members": list(part.members),
-        "stacked": part.stacked,
-        "names": list(part.names),
-        "weights": {name: own_copy(value) for name, value in part.module.state_dict().items()},
+        "weights": {name: own_copy(value) for name, value in network.state_dict().items()},
         "slots": {slot: [own_copy(value) for value in values] for slot, values in slots.items()},
     }
 
@@ -80,34 +77,27 @@ def own_copy(tensor: Tensor) -> Tensor:
 
 @dataclass
 class Checkpoint:
-    """What was read back: the loop's state without its slots, every member's own, and the tensors by member."""
+    """What was read back: the loop's state without its slots, every member's own in plain values, and its tensors."""
 
     state: dict[str, Any]
     stopped: dict[int, Stopped]
     members: list[dict[str, Any]]
-    places: dict[int, tuple[dict[str, Any], int]]
+    networks: list[dict[str, Any]]
 
     def fill_(self, module: nn.Module, member: int) -> nn.Module:
         """Load one member's weights and buffers into a module and return it."""
-        part, position = self.places[member]
-        module.load_state_dict({k: v[position] if part["stacked"] else v for k, v in part["weights"].items()})
+        module.load_state_dict(self.networks[member]["weights"])
         return module
 
-    def state_for(self, ensemble: Ensemble, optimizer: str) -> State:
+    def state_for(self, ensemble: Ensemble) -> State:
         """Return the state of the loop for an ensemble of these members, however it is divided into parts."""
-        slots = [OPTIMIZERS[optimizer].fresh_state(part.parameters) for part in ensemble.parts]
-        for part, fresh in zip(ensemble.parts, slots, strict=True):
-            for slot, tensors in fresh.items():
-                for name, tensor in zip(part.names, tensors, strict=True):
-                    for position, member in enumerate(part.members):
-                        (tensor[position] if part.stacked else tensor).copy_(self.slot(member, slot, name))
+        slots: dict[int, dict[str, list[Tensor]]] = {}
+        for member, network in enumerate(ensemble.networks):
+            device = next(network.parameters()).device
+            if member not in self.stopped:
+                held = self.networks[member]["slots"]
+                slots[member] = {slot: [t.to(device) for t in tensors] for slot, tensors in held.items()}
         return State(**self.state, stopped=dict(self.stopped), slots=slots)
-
-    def slot(self, member: int, slot: str, name: str) -> Tensor:
-        """Return one member's tensor of one slot."""
-        part, position = self.places[member]
-        tensor: Tensor = part["slots"][slot][part["names"].index(name)]
-        return tensor[position] if part["stacked"] else tensor
 
 
 def load(path: Path, configs: Sequence[Config]) -> Checkpoint:
@@ -122,10 +112,7 @@ def load(path: Path, configs: Sequence[Config]) -> Checkpoint:
         if payload["runs"] != [same_run(config) for config in configs]:
             raise Unusable("it belongs to other runs, or they are recorded otherwise now")
         stops = [Stopped(*values) for values in payload["stopped"]]
-        places = {m: (part, k) for part in payload["parts"] for k, m in enumerate(part["members"])}
-        if sorted(places) != list(range(len(configs))):
-            raise Unusable("it does not hold every member")
-        return Checkpoint(payload["state"], {s.member: s for s in stops}, payload["members"], places)
+        return Checkpoint(payload["state"], {s.member: s for s in stops}, payload["members"], payload["networks"])
     except Unusable:
         raise
     except Exception as error:

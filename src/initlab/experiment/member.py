@@ -122,8 +122,8 @@ class Member:
         return accuracy > ((1 + 1 / self.classes) / 2 if bar is None else bar)
 
 
-def never_began(config: Config, directory: Path, trace: str) -> dict[str, Any]:
-    """Record a network that could not even be built (a bug in the user's own model or scheme); return its summary."""
+def record_failure(config: Config, directory: Path, trace: str) -> dict[str, Any]:
+    """Record a network that never began, or whose process was lost, as failed; return its summary."""
     writer = RunWriter(directory, config.plain(), tensorboard=False)
     writer.log(trace)
     facts = {"error": trace.strip().splitlines()[-1], "steps": 0, "seconds": 0.0, "hash": digest(config)}

@@ -15,7 +15,7 @@ from initlab.ensemble import Ensemble, stack
 from initlab.errors import Interrupted, UserError
 from initlab.experiment import checkpoint
 from initlab.experiment.build import build_module, load_data, make_network, make_plan, pick_activation, pick_device
-from initlab.experiment.member import Member, never_began
+from initlab.experiment.member import Member, record_failure
 from initlab.training import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped, train
 
 Watch = Callable[[dict[str, Any]], None]
@@ -69,7 +69,7 @@ def run(
             raise
         # A bug is not a result: the network is marked failed, with the traceback in its log.
         if not members:
-            return [never_began(first, directories[0], traceback.format_exc())]
+            return [record_failure(first, directories[0], traceback.format_exc())]
         members[0].fail(traceback.format_exc())
     return [member.summary for member in members]
 
@@ -104,7 +104,7 @@ def resumed(
         module = module.to(dtype=torch.float64) if config.precision == "fp64" else module
         modules.append(saved.fill_(module, k).to(device))
     ensemble = stack(modules)
-    state = saved.state_for(ensemble, configs[0].optim["name"])
+    state = saved.state_for(ensemble)
     for k, (config, directory) in enumerate(zip(configs, directories, strict=True)):
         member = Member(config, directory, data.classes)
         try:
@@ -143,9 +143,8 @@ def follow(
     if keeping is not None and kept:
         # Summaries are written one after another: whoever dies between two of them goes on from the very end.
         keep(keeping, ensemble, state, members)
-    for part in ensemble.parts:
-        for position, member in enumerate(part.members):
-            members[member].finish(plan.steps, part.parameters_of(position))
+    for member, network in zip(members, ensemble.networks, strict=True):
+        member.finish(plan.steps, {name: value.detach() for name, value in network.state_dict().items()})
 
 
 def keep(keeping: Keeping, ensemble: Ensemble, state: State, members: list[Member]) -> None:

@@ -1,87 +1,230 @@
-"""A grid of runs: checked first, then run cell by cell, its table rewritten as cells finish."""
+"""A sweep from its checked cells to its table: planned, resumed, run by an executor, tabulated."""
 
+import shutil
+import sys
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from initlab.errors import Interrupted
+from initlab.experiment.build import planned_steps
+from initlab.records import RunWriter
+from initlab.sweep.cells import Cell
+from initlab.sweep.driver import Launch, Signals
+from initlab.sweep.executors import check_executor, make_executor
+from initlab.sweep.lock import alone
+from initlab.sweep.memory import largest_group
+from initlab.sweep.plan import Group, PlanFile, arrange
+from initlab.sweep.progress import Progress, SweepLine
+from initlab.sweep.results import Results
 
-from initlab.config import Config
-from initlab.config.naming import cell_name, digest, run_name
-from initlab.display import ProgressLine, show_cells, show_where
-from initlab.errors import UserError
-from initlab.experiment import impossible, run
-from initlab.records import RunWriter, flatten
-from initlab.sweep.table import axes, cells, rewrite
+if TYPE_CHECKING:
+    import pandas as pd
 
-TABLE_EVERY = 5.0  # seconds between rewritings of sweep.csv while cells finish
+Ended = Callable[[Cell, dict[str, Any], bool], None]
+
+
+@dataclass(frozen=True)
+class How:
+    """Where and how many groups are computed at a time: an executor by name, its workers, its own options."""
+
+    executor: str = "inline"
+    workers: int | str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def sharers(self) -> int:
+        """Return how many groups may share this machine's memory."""
+        if self.executor == "inline" or self.workers == "auto":
+            return 1
+        return int(self.workers)
 
 
 @dataclass
-class Sweep:
-    """The cells of a grid, which of them cannot exist and why, and what became of the others."""
+class Outcome:
+    """What a launch left: the results of all that is in the directory, and why cells were skipped."""
 
-    configs: Sequence[Config]
-    directory: Path
-    skipped: dict[int, str]
-    summaries: dict[int, dict[str, Any]] = field(default_factory=dict)
-    line: ProgressLine | None = None
-    rewritten: float = 0.0
+    cells: list[Cell]
+    results: Results
+    seconds: float
+    before: int
 
-    @classmethod
-    def planned(cls, configs: Sequence[Config], directory: Path) -> "Sweep":
-        """Check the whole grid before anything is written.
+    def frame(self) -> "pd.DataFrame":
+        """Return one row per cell of this grid, in its order."""
+        return self.results.frame(self.cells)
 
-        Raises UserError when two cells are one and the same, or when no cell can exist.
-        """
-        seen: dict[str, int] = {}
-        for k, config in enumerate(configs):
-            if digest(config) in seen:
-                raise UserError(f"two cells of the grid are the same run ({run_name(config)}): leave one out.")
-            seen[digest(config)] = k
-        reasons = {k: reason for k, config in enumerate(configs) if (reason := impossible(config)) is not None}
-        if reasons and (len(reasons) == len(configs) or configs[0].sweep.impossible == "error"):
-            raise UserError(next(iter(reasons.values())))
-        return cls(configs, directory, reasons)
+    def counts(self) -> Counter:
+        """Count the cells of this grid by status."""
+        return Counter(str(status) for status in self.frame()["status"])
 
-    @contextmanager
-    def watched(self) -> Iterator["Sweep"]:
-        """Show one progress line for the whole sweep."""
-        with ProgressLine(f"{len(self.configs)} runs") as self.line:
-            yield self
 
-    def run(self, number: int) -> dict[str, Any]:
-        """Run one cell, or record why it cannot exist."""
-        config = self.configs[number]
-        where = self.directory / cell_name(config)
-        if number in self.skipped:
-            writer = RunWriter(where, config.plain(), tensorboard=False)
-            writer.finish("skipped", reason=self.skipped[number], hash=digest(config))
-            summary = {"status": "skipped", "reason": self.skipped[number], "path": str(where)}
-        else:
-            summary = run([config], [where], watch=lambda now: self._watch(config, now))[0]
-        self.summaries[number] = summary
-        if time.monotonic() - self.rewritten > TABLE_EVERY:
-            rewrite(self.directory)
-            self.rewritten = time.monotonic()
-        return summary
+def in_order(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that can exist in the order to run them: the grid's, or shuffled, always in the same way."""
+    possible = [cell for cell in cells if cell.reason is None]
+    shuffle = cells[0].config.sweep.order == "shuffle"
+    return sorted(possible, key=lambda cell: cell.hash) if shuffle else possible
 
-    def _watch(self, config: Config, now: dict[str, Any]) -> None:
-        if self.line is not None:
-            done = len(self.summaries)
-            total = now["steps"] * len(self.configs)
-            self.line.label = f"run {done + 1}/{len(self.configs)} {run_name(config)}"
-            self.line.update({**now, "step": done * now["steps"] + now["step"], "steps": total})
 
-    def close(self) -> None:
-        """Write the final table and show it."""
-        frame = rewrite(self.directory)
-        keys = list(flatten(self.configs[0].plain()))
-        by = axes(frame, [k.removesuffix(".name") for k in keys])
-        show_cells(cells(frame, by), by)
-        for reason in dict.fromkeys(self.skipped.values()):
-            print(f"skipped: {reason}")
-        show_where(self.directory.absolute(), Console(), " (sweep.csv: one row per run)")
+def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: How) -> list[Group]:
+    """Return the groups that are still to be run."""
+    ordered = in_order(cells)
+
+    def largest(alike: Sequence[Cell]) -> int:
+        fair = -(-len(ordered) // how.sharers())
+        return min(largest_group(alike[0].config, how.sharers()), max(fair, 1))
+
+    return arrange(plan, ordered, lambda cell: results.finished(cell) is not None, largest)
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def run_sweep(
+    cells: Sequence[Cell], directory: Path, how: How, ended: Ended, opened: Callable[[], None] = nothing
+) -> Outcome:
+    """Run what is not done yet of a checked grid and return the outcome.
+
+    Arguments: `ended(cell, summary, fresh)` hears of every cell, in this thread: fresh ones have run just now;
+    `opened()` is called once the directory is ours.
+
+    Raises UserError when another launch runs this sweep, or the disk is full; Interrupted when everything is kept after
+    a signal.
+    """
+    started = time.monotonic()
+    check_executor(how.executor, how.workers)
+    with alone(directory):
+        opened()
+        results = Results(directory)
+        plan = PlanFile.read(directory / "plan.json")
+        line = SweepLine("sweep")
+        for damage in filter(None, [plan.damage, *map(results.damage, cells)]):
+            line.say(f"{damage}.")
+        skip(cells, results, ended)
+        groups = plan_groups(plan, results, cells, how)
+        plan.write()
+        open_cells = {cell.hash for group in groups for cell in group.cells}
+        finished = [cell for cell in in_order(cells) if cell.hash not in open_cells]
+        for cell in finished:
+            ended(cell, results.rows[cell.directory][1], False)
+        if finished:
+            line.say(f"{len(finished)} of {len(finished) + len(open_cells)} networks are done already.")
+        room = directory / ".groups"
+        sweep_room(room, groups)
+        outcome = Outcome(list(cells), results, 0.0, len(finished))
+        try:
+            with line:
+                launch(groups, plan, room, how, line, results, ended, before=len(finished))
+        except Interrupted as stop:
+            done = sum(results.finished(cell) is not None for cell in cells)
+            raise Interrupted(
+                stop.signal, f"{done} of {len(cells)} networks are done. {go_on(cells[0], directory)}"
+            ) from stop
+        finally:
+            for cell in cells:
+                if cell.hash in open_cells and cell.directory not in results.rows and cell.directory.is_dir():
+                    results.read(cell)
+            if sys.exc_info()[0] in (None, Interrupted):
+                results.write()
+        shutil.rmtree(room, ignore_errors=True)
+        outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def launch(
+    groups: list[Group],
+    plan: PlanFile,
+    room: Path,
+    how: How,
+    line: SweepLine,
+    results: Results,
+    ended: Ended,
+    before: int,
+) -> None:
+    """Run the groups, rewriting the table as their cells end."""
+    lengths: dict[str, int] = {}
+
+    def steps(cell: Cell) -> int:
+        key = str((cell.config.train, cell.config.data))
+        if key not in lengths:
+            lengths[key] = planned_steps(cell.config)
+        return lengths[key]
+
+    def told(cell: Cell, summary: dict[str, Any]) -> None:
+        results.read(cell)
+        results.write_if_due()
+        ended(cell, summary, True)
+
+    cells = [cell for group in groups for cell in group.cells]
+    progress = Progress(len(cells), sum(map(steps, cells)), before, line)
+    with Signals().listening() as signals:
+        Launch(
+            groups=groups,
+            plan=plan,
+            room=room,
+            every=cells[0].config.sweep.checkpoint_every if cells else 0.0,
+            name=uuid.uuid4().hex[:8],
+            executor=lambda it: make_executor(
+                how.executor,
+                how.workers,
+                how.options,
+                lambda task: lambda now: progress.note(task.id, now),
+                signals,
+            ),
+            progress=progress,
+            signals=signals,
+            ended=told,
+            steps=steps,
+            say=line.say,
+        ).run()
+
+
+def skip(cells: Sequence[Cell], results: Results, ended: Ended) -> None:
+    """Record the cells that cannot exist, each with its reason."""
+    for cell in cells:
+        if cell.reason is None:
+            continue
+        row = results.rows.get(cell.directory)
+        fresh = row is None or (row[1]["status"], row[1].get("reason")) != ("skipped", cell.reason)
+        if fresh:
+            writer = RunWriter(cell.directory, cell.config.plain(), tensorboard=False)
+            writer.finish("skipped", reason=cell.reason, hash=cell.hash)
+            results.read(cell)
+        ended(cell, results.rows[cell.directory][1], fresh)
+
+
+def sweep_room(room: Path, groups: Sequence[Group]) -> None:
+    """Remove what earlier launches left and no group will go on from."""
+    kept = {f"{group.id}.pt" for group in groups} | {f"{group.id}.lock" for group in groups}
+    if room.is_dir():
+        for path in room.iterdir():
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+
+def go_on(cell: Cell, directory: Path) -> str:
+    """Say how to go on with a sweep that was stopped."""
+    config = cell.config
+    if config.sweep.name is None and directory.parent.resolve() == Path(config.sweep.root).resolve():
+        return f"The same command with sweep.name={directory.name} goes on from here."
+    return "The same command goes on from here."
+
+
+@contextmanager
+def tabulated(cells: Sequence[Cell], directory: Path) -> Iterator[None]:
+    """Hold a sweep's directory while somebody else runs its cells one by one; write and show the table afterwards."""
+    from initlab.sweep.show import show_outcome
+
+    started = time.monotonic()
+    with alone(directory):
+        skip(cells, Results(directory), lambda *_: None)
+        try:
+            yield
+        finally:
+            outcome = Outcome(list(cells), Results(directory), time.monotonic() - started, 0)
+            outcome.results.write()
+            show_outcome(outcome, directory)

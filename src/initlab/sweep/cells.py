@@ -1,0 +1,149 @@
+"""The cells of a grid: which are wanted, whether each can exist, and what it is known by."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from initlab.config import Config
+from initlab.config.files import options
+from initlab.config.naming import cell_name, determining, digest, run_name
+from initlab.config.overrides import option_named
+from initlab.config.schema import GROUPS
+from initlab.errors import UserError, nearest
+from initlab.experiment import impossible
+from initlab.records import flatten
+
+# Keys of `optim` whose values may differ between networks that train together; `init` and `seed` may as a whole.
+PER_NETWORK = ("lr", "weight_decay", "clip_norm")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid: `number` counts in the order of the grid, `reason` says why it cannot exist."""
+
+    number: int
+    config: Config
+    directory: Path
+    hash: str
+    reason: str | None = None
+
+
+def wanted(configs: Sequence[Config], repeats: bool = False) -> list[int]:
+    """Return the positions of the cells that are left when `sweep.exclude` has taken its share.
+
+    Arguments: `repeats`: whether a cell may come twice, as it does where sub-grids overlap; the first one stays.
+
+    Raises UserError when a rule names what no cell has, when two cells are one run, or when nothing is left.
+    """
+    flat = [flatten(config.plain()) for config in configs]
+    rules = [read_rule(rule, flat) for rule in configs[0].sweep.exclude]
+    kept = [k for k, values in enumerate(flat) if not any(matches(values, rule) for rule in rules)]
+    if not kept:
+        raise UserError(f"sweep.exclude={configs[0].sweep.exclude} leaves nothing to run: take a rule out.")
+    first: dict[str, int] = {}
+    for k in kept:
+        if first.setdefault(digest(configs[k]), k) != k and not repeats:
+            raise UserError(f"two cells of the grid are the same run ({run_name(configs[k])}): leave one out.")
+    return sorted(first.values())
+
+
+def read_rule(rule: Any, flat: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return a rule of `sweep.exclude` as key -> values; raises UserError where it can never match."""
+    if not isinstance(rule, Mapping) or not rule:
+        raise UserError(
+            f"sweep.exclude holds {rule!r}, which is no rule: each is a mapping of keys to values or lists, "
+            "for example 'sweep.exclude=[{init:[zeros,ones],act:relu}]'."
+        )
+    known = {key for values in flat for key in values}
+    found = {}
+    for key, values in rule.items():
+        if key not in known:
+            raise UserError(f"sweep.exclude names {key}, which no cell of the grid has.{nearest(str(key), known)}")
+        found[key] = list(values) if isinstance(values, (list, tuple)) else [values]
+        if key in GROUPS:
+            found[key] = [option_named(key, str(value)) for value in found[key]]
+            for value in found[key]:
+                if value not in options(key):
+                    raise UserError(
+                        f"sweep.exclude names {key}={value}, which is unknown.{nearest(value, options(key))}"
+                    )
+    return found
+
+
+def matches(values: Mapping[str, Any], rule: Mapping[str, Sequence[Any]]) -> bool:
+    """Does a cell have one of a rule's values for every key of it?
+
+    >>> matches({"init": "zeros", "optim.lr": 0.1}, {"init": ["zeros", "ones"], "optim.lr": [0.1]})
+    True
+    """
+    return all(key in values and values[key] in found for key, found in rule.items())
+
+
+def checked(configs: Sequence[Config], directories: Sequence[Path]) -> list[Cell]:
+    """Check every cell before any is run; nothing is written.
+
+    Raises UserError when two cells share a directory, when they disagree about the sweep, when none can exist, or with
+    `sweep.impossible=error` when any cannot.
+    """
+    first = configs[0]
+    for config in configs:
+        if (config.sweep, config.dry_run) != (first.sweep, first.dry_run):
+            raise UserError("sweep.* and dry_run concern the grid as a whole: give each of them a single value.")
+    reasons: dict[str, str | None] = {}
+    cells: list[Cell] = []
+    for number, (config, directory) in enumerate(zip(configs, directories, strict=True)):
+        key = network_key(config)
+        if key not in reasons:
+            reasons[key] = find_reason(config)
+        cells.append(Cell(number, config, directory, digest(config), reasons[key]))
+    if len({cell.directory for cell in cells}) < len(cells):
+        raise UserError("two cells of the grid have the same directory: leave hydra.sweep.subdir as it is.")
+    if found := [cell.reason for cell in cells if cell.reason]:
+        if len(found) == len(cells):
+            raise UserError(found[0])
+        if first.sweep.impossible == "error":
+            raise UserError(f"{found[0]} With sweep.impossible=skip such cells are left out ({len(found)} here).")
+    return cells
+
+
+def find_reason(config: Config) -> str | None:
+    """Return why a cell cannot exist, or None; raises UserError for what is wrong in any cell."""
+    try:
+        return impossible(config)
+    except UserError:
+        raise
+    except Exception:
+        # A bug in the user's own code: the run will meet it again and record it with its traceback.
+        return None
+
+
+def network_key(config: Config) -> str:
+    """Return a text that is equal for cells whose networks are built alike and draw from the same scheme."""
+    plain = determining(config)
+    plain.pop("seed")
+    plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in PER_NETWORK}
+    return json.dumps([plain, config.device], sort_keys=True, default=str)
+
+
+def group_key(config: Config) -> str:
+    """Return a text that is equal for cells that may train together.
+
+    >>> group_key(Config(seed=1, init={"name": "zeros"})) == group_key(Config()), group_key(Config(depth=3))[:12]
+    (True, '{"act": {"na')
+    """
+    plain = {k: v for k, v in config.plain().items() if k not in ("init", "seed", "sweep", "dry_run")}
+    plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in PER_NETWORK}
+    return json.dumps(plain, sort_keys=True, default=str)
+
+
+def default_directories(configs: Sequence[Config], directory: Path) -> list[Path]:
+    """Return the directory of each cell of a sweep: its readable name and eight digits of its hash."""
+    return [directory / cell_name(config) for config in configs]
+
+
+def short(cell: Cell) -> str:
+    """Return the readable name of a cell, without the digits of its hash."""
+    return re.sub(r"-[0-9a-f]{8}$", "", cell.directory.name)

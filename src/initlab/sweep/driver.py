@@ -1,0 +1,172 @@
+"""The launch: hands groups to an executor, mends what breaks, and stops when asked to."""
+
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from initlab.errors import Interrupted, UserError
+from initlab.experiment import record_failure
+from initlab.sweep.cells import Cell
+from initlab.sweep.executors import Executor, Job
+from initlab.sweep.plan import Group, PlanFile
+from initlab.sweep.progress import Progress
+from initlab.sweep.work import Done, GroupError, Task, WorkerDied, read_progress
+
+LOOK_EVERY = 0.05  # seconds between two looks at what runs elsewhere
+
+
+@dataclass
+class Signals:
+    """SIGINT and SIGTERM, heard and remembered; a second one acts as if nobody listened."""
+
+    received: int = 0
+    before: dict[int, Any] = field(default_factory=dict)
+
+    def __call__(self) -> int:
+        """Return the number of the signal, 0 while there was none."""
+        return self.received
+
+    def hear(self, number: int, _: FrameType | None) -> None:
+        """Remember a signal, and give the next one its usual effect."""
+        self.received = number
+        self.restore()
+        print("\ninitlab: finishing the step and keeping what there is; once more to leave at once.", file=sys.stderr)
+
+    def restore(self) -> None:
+        """Put the handlers back that were there before."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before.clear()
+
+    @contextmanager
+    def listening(self) -> Iterator["Signals"]:
+        """Listen for the while; not in a thread, where Python does not allow it."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self.hear)
+        try:
+            yield self
+        finally:
+            self.restore()
+
+
+@dataclass
+class Launch:
+    """One launch of a sweep: what is to be run, where, and who hears about it.
+
+    `ended(cell, summary)` is called as cells end, in this thread; `steps(cell)` is how long a cell trains.
+    """
+
+    groups: list[Group]
+    plan: PlanFile
+    room: Path
+    every: float
+    name: str
+    executor: Callable[["Launch"], Executor]
+    progress: Progress
+    signals: Signals
+    ended: Callable[[Cell, dict[str, Any]], None]
+    steps: Callable[[Cell], int]
+    say: Callable[[str], None]
+    deaths: dict[str, int] = field(default_factory=dict)  # group -> what its checkpoint was when its worker died
+
+    def run(self) -> None:
+        """Run all groups.
+
+        Raises Interrupted when a signal asked to stop and everything is kept; UserError when the disk is full.
+        """
+        queue = deque(self.groups)
+        running: list[tuple[Group, Task, Job]] = []
+        executor = self.executor(self)
+        try:
+            while (queue and not self.signals.received) or running:
+                while queue and len(running) < executor.slots and not self.signals.received:
+                    group = queue.popleft()
+                    task = self.task(group)
+                    running.append((group, task, executor.submit(task)))
+                if self.signals.received:
+                    self.ask_to_stop()
+                going_on = [each for each in running if not self.look(*each, queue)]
+                if going_on and len(going_on) == len(running):
+                    self.tell(going_on)
+                    time.sleep(LOOK_EVERY)
+                running = going_on
+        except BaseException:
+            self.ask_to_stop()
+            raise
+        finally:
+            executor.close()
+        if self.signals.received:
+            raise Interrupted(self.signals.received)
+
+    def look(self, group: Group, task: Task, job: Job, queue: deque[Group]) -> bool:
+        """Ask a job for its answer and act on it; return whether it has one."""
+        try:
+            done = job.poll()
+        except Interrupted:
+            self.progress.forget(group.id)
+            queue.appendleft(group)
+        except WorkerDied as death:
+            self.progress.forget(group.id)
+            queue.extendleft(reversed(self.after_death(group, task, str(death))))
+        except GroupError as error:
+            self.progress.forget(group.id)
+            queue.extendleft(reversed(self.after_error(group, str(error), error.trace)))
+        else:
+            if done is None:
+                return False
+            self.finish(group, done)
+        return True
+
+    def finish(self, group: Group, done: Done) -> None:
+        """Tell that a group is done."""
+        for note in done.notes:
+            self.say(note)
+        self.progress.finished(group.id, self.steps(group.cells[0]), [s["status"] for s in done.summaries])
+        for cell, summary in zip(group.cells, done.summaries, strict=True):
+            self.ended(cell, summary)
+
+    def after_death(self, group: Group, task: Task, how: str) -> list[Group]:
+        """Return what to run instead of a group whose worker is gone: itself once more, unless it got no further."""
+        reached = task.checkpoint.stat().st_mtime_ns if task.checkpoint.exists() else 0
+        if self.deaths.get(group.id) != reached:
+            self.deaths[group.id] = reached
+            self.say(f"the worker of group {group.id} was lost ({how}): the group is tried once more.")
+            return [group]
+        task.checkpoint.unlink(missing_ok=True)
+        return self.after_error(group, f"its worker was lost twice ({how})", "")
+
+    def after_error(self, group: Group, error: str, trace: str) -> list[Group]:
+        """Return what to run instead of a group that failed as a whole: its halves, so that one bad cell is found."""
+        if len(group.cells) > 1:
+            self.say(f"group {group.id} of {len(group.cells)} networks failed ({error}): its halves are tried.")
+            return self.plan.split(group)
+        cell = group.cells[0]
+        self.finish(group, Done([record_failure(cell.config, cell.directory, trace or error)]))
+        return []
+
+    def task(self, group: Group) -> Task:
+        """Describe a group for a worker."""
+        configs = [cell.config for cell in group.cells]
+        directories = [cell.directory for cell in group.cells]
+        return Task(group.id, configs, directories, self.room, self.every, self.name)
+
+    def tell(self, running: list[tuple[Group, Task, Job]]) -> None:
+        """Show what workers elsewhere last said."""
+        for group, task, _ in running:
+            if now := read_progress(task):
+                self.progress.note(group.id, now)
+
+    def ask_to_stop(self) -> None:
+        """Ask workers elsewhere to keep their groups and stop."""
+        # On a full disk the wish cannot be written: then the executor ends them when it closes.
+        with suppress(OSError, UserError):
+            (self.room / f"stop-{self.name}").touch()

@@ -1,0 +1,87 @@
+"""`ray`: groups as tasks of a Ray cluster whose nodes share this disk."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from initlab.errors import UserError
+from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
+
+OPTIONS = {"address": None, "num_cpus": 1, "num_gpus": None}
+
+
+@dataclass
+class RayJob:
+    """A group in a task."""
+
+    reference: Any
+
+    def poll(self) -> Done | None:
+        """Look whether the task is done."""
+        import ray
+        from ray.exceptions import RayError
+
+        ready, _ = ray.wait([self.reference], timeout=0)
+        if not ready:
+            return None
+        try:
+            answer = ray.get(self.reference)
+        except RayError as error:
+            raise WorkerDied(str(error).strip().splitlines()[0]) from error
+        if isinstance(answer, Broken):
+            answer.throw()
+        assert isinstance(answer, Done)
+        return answer
+
+
+class RayTasks:
+    """Tasks of a cluster; one is started on this machine where there is none to join."""
+
+    def __init__(self, slots: int, remote: Any, started: bool):
+        self.slots, self.remote, self.started = slots, remote, started
+
+    def submit(self, task: Task) -> RayJob:
+        """Hand a group to the cluster."""
+        return RayJob(self.remote.remote(task))
+
+    def close(self) -> None:
+        """Leave the cluster; the one that was started here ends."""
+        import ray
+
+        if self.started:
+            ray.shutdown()
+
+
+def do(task: Task) -> Done | Broken:
+    """Do the work of a group in a task of the cluster."""
+    return Remote(task)()
+
+
+def executor(
+    workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
+) -> RayTasks:
+    """Make the executor: by default as many groups at a time as the cluster has cards, or cores where it has none."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("hydra.launcher.executor=ray needs Ray: pip install 'initlab[ray]'.") from error
+    from initlab.sweep.executors import refuse_unknown
+
+    refuse_unknown(options, OPTIONS, "ray")
+    chosen = {**OPTIONS, **options}
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(address=chosen["address"], log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"hydra.launcher.options.address={chosen['address']} cannot be reached "
+                f"({str(error).strip().splitlines()[0]}): say address=auto on a node of the cluster."
+            ) from error
+    resources = ray.cluster_resources()
+    cards = int(resources.get("GPU", 0))
+    gpus = chosen["num_gpus"] if chosen["num_gpus"] is not None else (1 if cards else 0)
+    slots = (cards or int(resources.get("CPU", 1) // chosen["num_cpus"])) if workers == "auto" else int(workers)
+    # A task that died is tried again by the launch, which knows how often: Ray itself would not stop.
+    remote = ray.remote(num_cpus=chosen["num_cpus"], num_gpus=gpus, max_retries=0)(do)
+    return RayTasks(max(slots, 1), remote, started)

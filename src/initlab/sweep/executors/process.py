@@ -1,0 +1,178 @@
+"""`process`: processes of this machine, each pinned to cores of its own or to one card; they outlive their groups."""
+
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from initlab.sweep.executors import refuse_unknown
+from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
+
+PATIENCE = 60.0  # seconds that a process has to finish its step and keep its group
+ENTRY = "from initlab.sweep.executors.process import serve; serve()"
+
+
+@dataclass
+class Worker:
+    """One process: tasks go in pickled, answers come out pickled, and its end is an answer, too."""
+
+    cores: set[int]
+    card: str | None
+    threads: int
+    process: "subprocess.Popen[bytes] | None" = None
+    answers: "queue.Queue[Done | Broken | None]" = field(default_factory=queue.Queue)
+    busy: bool = False
+
+    def start(self) -> None:
+        """Start the process, unless it lives."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        environment = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
+        if self.card is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.card
+        # A session of its own: Ctrl-C in the terminal is for the launch, which lets its workers finish their step.
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ENTRY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.answers = queue.Queue()
+        pickle.dump((os.getpid(), self.cores), self.process.stdin)
+        threading.Thread(target=listen, args=(self.process.stdout, self.answers), daemon=True).start()
+
+    def submit(self, task: Task) -> "ProcessJob":
+        """Send a group."""
+        self.start()
+        self.busy = True
+        assert self.process is not None
+        assert self.process.stdin is not None
+        try:
+            pickle.dump(task, self.process.stdin)
+            self.process.stdin.flush()
+        except OSError:
+            # It died just now: its end is on the way as an answer.
+            self.answers.put(None)
+        return ProcessJob(self)
+
+    def close(self) -> None:
+        """End the process: it leaves when it hears no more, after keeping the group that it may have."""
+        if self.process is None:
+            return
+        assert self.process.stdin is not None
+        if self.busy:
+            self.process.terminate()
+        with suppress(OSError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class ProcessJob:
+    """A group in one of the processes."""
+
+    worker: Worker
+
+    def poll(self) -> Done | None:
+        """Look whether there is an answer."""
+        try:
+            answer = self.worker.answers.get_nowait()
+        except queue.Empty:
+            return None
+        self.worker.busy = False
+        if answer is None:
+            assert self.worker.process is not None
+            code = self.worker.process.wait()
+            raise WorkerDied(f"signal {-code}" if code < 0 else f"exit code {code}")
+        if isinstance(answer, Broken):
+            answer.throw()
+        assert isinstance(answer, Done)
+        return answer
+
+
+class Processes:
+    """As many processes as there are slots; each is started when it is first needed, and again when it died."""
+
+    def __init__(self, workers: list[Worker]):
+        self.workers = workers
+        self.slots = len(workers)
+
+    def submit(self, task: Task) -> ProcessJob:
+        """Give a group to a process that has none."""
+        return next(worker for worker in self.workers if not worker.busy).submit(task)
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in self.workers:
+            worker.close()
+
+
+def executor(
+    workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
+) -> Processes:
+    """Make the executor: by default one process for each card, or for each core where there is none."""
+    refuse_unknown(options, {}, "process")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cards = visible_cards()
+    count = (len(cards) or len(cores)) if workers == "auto" else int(workers)
+    share = max(len(cores) // count, 1)
+    return Processes(
+        [
+            Worker(
+                cores={cores[(k * share + i) % len(cores)] for i in range(share)},
+                card=cards[k % len(cards)] if cards else None,
+                threads=share,
+            )
+            for k in range(count)
+        ]
+    )
+
+
+def visible_cards() -> list[str]:
+    """Return the names by which CUDA_VISIBLE_DEVICES chooses among the cards that this process sees."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named[:count] if named else [str(k) for k in range(count)]
+
+
+def listen(pipe: IO[bytes], answers: "queue.Queue[Done | Broken | None]") -> None:
+    """Pass answers on until the process ends, and then None."""
+    while True:
+        try:
+            answers.put(pickle.load(pipe))
+        except (EOFError, OSError, pickle.UnpicklingError):
+            answers.put(None)
+            return
+
+
+def serve() -> None:
+    """Be a worker: read tasks from standard input until it closes, write answers to what was standard output."""
+    # Whatever prints must not end up between two answers.
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    inward = sys.stdin.buffer
+    parent, cores = pickle.load(inward)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    while True:
+        try:
+            task = pickle.load(inward)
+        except EOFError:
+            return
+        pickle.dump(Remote(task, parent)(), out)
+        out.flush()

@@ -1,0 +1,106 @@
+"""`submitit`: groups as jobs of a SLURM cluster, or as processes of this machine where there is none."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from initlab.errors import UserError
+from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
+
+AT_ONCE = 64  # jobs in the queue of a cluster, unless `workers` says otherwise
+
+
+class SlurmTask:
+    """A group as submitit wants it: a call, and what to queue again when its time is up or it is preempted."""
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def __call__(self) -> Done | Broken:
+        """Do the work."""
+        return Remote(self.task)()
+
+    def checkpoint(self) -> Any:
+        """Go on in a new job, from the last checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(SlurmTask(self.task))
+
+
+@dataclass
+class SlurmJob:
+    """A group in a job."""
+
+    job: Any
+
+    def poll(self) -> Done | None:
+        """Look whether the job is done."""
+        from submitit.core.utils import UncompletedJobError
+
+        if not self.job.done():
+            return None
+        try:
+            answer = self.job.result()
+        except (UncompletedJobError, OSError, EOFError) as error:
+            raise WorkerDied(f"job {self.job.job_id}: {str(error).strip().splitlines()[0]}") from error
+        if isinstance(answer, Broken):
+            answer.throw()
+        assert isinstance(answer, Done)
+        return answer
+
+
+class Submitit:
+    """Jobs of a cluster; their logs lie in `.submitit` beside the runs."""
+
+    def __init__(self, slots: int, options: dict[str, Any]):
+        self.slots, self.options = slots, options
+        self.jobs: list[Any] = []
+        self.submitter: Any = None
+
+    def submit(self, task: Task) -> SlurmJob:
+        """Queue a group."""
+        if self.submitter is None:
+            self.submitter = make_submitter(str(task.room.parent / ".submitit"), dict(self.options))
+        job = self.submitter.submit(SlurmTask(task))
+        self.jobs.append(job)
+        return SlurmJob(job)
+
+    def close(self) -> None:
+        """Take back what is still in the queue."""
+        for job in self.jobs:
+            if not job.done():
+                # What has begun keeps itself within a step; a job that is gone by now is no loss.
+                with suppress(Exception):
+                    job.cancel()
+
+
+def make_submitter(folder: str, options: dict[str, Any]) -> Any:
+    """Return submitit's executor; `cluster` chooses slurm or local, every other option is a parameter of its jobs."""
+    import submitit
+
+    cluster = options.pop("cluster", None)
+    try:
+        submitter = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        submitter.update_parameters(**{"timeout_min": 24 * 60, "name": "initlab", **options})
+    except (NameError, ValueError, RuntimeError, AssertionError, TypeError) as error:
+        raise UserError(
+            f"submitit does not accept hydra.launcher.options ({str(error).strip().splitlines()[0]}): "
+            "say for example +hydra.launcher.options.slurm_partition=gpu."
+        ) from error
+    return submitter
+
+
+def executor(
+    workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
+) -> Submitit:
+    """Make the executor; by default 64 jobs of a cluster at a time, on this machine one for each core."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError("hydra.launcher.executor=submitit needs submitit: pip install 'initlab[slurm]'.") from error
+    import os
+
+    local = (options.get("cluster") or submitit.AutoExecutor.which()) != "slurm"
+    auto = (os.cpu_count() or 1) if local else AT_ONCE
+    return Submitit(auto if workers == "auto" else int(workers), dict(options))

@@ -1,0 +1,111 @@
+"""How many networks fit: what one of them takes while it trains, and what is free."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from initlab.config import Config
+from initlab.experiment.build import build_module, load_data, pick_activation, pick_device
+from initlab.training import OPTIMIZERS
+from initlab.training.evaluation import EVAL_BATCH
+
+GIB = 2**30
+SHARE = 0.5  # of what is free: the rest is for data, records, other processes and what an estimate misses
+
+
+def network_bytes(config: Config) -> float:
+    """Estimate the memory that one network of a group takes while it trains, from its parameters and activations.
+
+    Weights, gradients, the optimizer's slots and one temporary of each; every layer's output for one batch, kept for
+    the backward pass, and gradients of the two largest; the same two for a batch of evaluation. Where the network
+    cannot be run without data (a user's own model), its activations are taken to be as large as its parameters.
+    """
+    data = load_data(config, torch.device("cpu"))
+    with torch.device("meta"):
+        module = build_module(config, data, pick_activation(config))
+    size = 8 if config.precision == "fp64" else 4
+    weights = sum(p.numel() for p in module.parameters()) + sum(b.numel() for b in module.buffers())
+    copies = 3 + len(OPTIMIZERS[config.optim["name"]].slots)
+    batch = config.train.batch_size
+    try:
+        outputs = layer_outputs(module, data.input_shape)
+    except Exception:
+        # A user's own model may do anything on a device without data; the estimate is only an estimate.
+        outputs = [weights // batch + 1]
+    largest = sum(sorted(outputs)[-2:])
+    return size * (copies * weights + batch * (sum(outputs) + largest) + EVAL_BATCH * largest)
+
+
+def layer_outputs(module: nn.Module, shape: tuple[int, ...]) -> list[int]:
+    """Return how many values every leaf module puts out for one sample, found on the meta device."""
+    found: list[int] = []
+
+    def note(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            found.append(output.numel() // 2)
+
+    with hooked(module, note), torch.no_grad(), torch.device("meta"):
+        module(torch.empty(2, *shape))
+    return found
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Any) -> Iterator[None]:
+    """Call a hook after every leaf module, for the while."""
+    leaves = [m for m in module.modules() if not any(True for _ in m.children())]
+    handles = [leaf.register_forward_hook(hook) for leaf in leaves]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def free_bytes(device_name: str) -> float:
+    """Return how much memory is free where networks train: the card's, or what the machine and its container leave."""
+    device = pick_device(device_name)
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return float(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return min(machine_bytes(), container_bytes())
+
+
+def machine_bytes() -> float:
+    """Return the machine's free memory; where the system does not tell, half of all there is."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    return 8.0 * GIB
+
+
+def container_bytes() -> float:
+    """Return what a control group of this process leaves, infinity without a limit."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return float(Path(limit).read_text()) - float(Path(used).read_text())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return float("inf")
+
+
+def largest_group(config: Config, workers: int = 1) -> int:
+    """Return how many networks of this kind may train together, by `sweep.max_group`, `sweep.memory` and what is free.
+
+    Arguments: `workers` that share the memory.
+    """
+    budget = config.sweep.memory * GIB if config.sweep.memory else SHARE * free_bytes(config.device) / workers
+    fits = max(int(budget // network_bytes(config)), 1)
+    return min(fits, config.sweep.max_group) if config.sweep.max_group else fits

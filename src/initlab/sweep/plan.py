@@ -1,0 +1,122 @@
+"""The plan of a sweep: which cells train together, fixed in a file so that every launch means the same groups."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from initlab.records.files import replace
+from initlab.sweep.cells import Cell, group_key
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that train together and are checkpointed as one; `id` names its checkpoint."""
+
+    id: str
+    cells: tuple[Cell, ...]
+
+    def halves(self) -> "list[Group]":
+        """Divide the group in two, to find out which of its cells is to blame."""
+        middle = (len(self.cells) + 1) // 2
+        return [Group(self.id + "a", self.cells[:middle]), Group(self.id + "b", self.cells[middle:])]
+
+
+@dataclass
+class PlanFile:
+    """`plan.json`: group id -> hashes of its cells, for all that was ever planned under this name."""
+
+    path: Path
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    damage: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> "PlanFile":
+        """Read the file; where it is damaged, `damage` says so and the groups are planned anew."""
+        try:
+            found = json.loads(path.read_bytes())
+            groups = {str(name): [str(h) for h in hashes] for name, hashes in found["groups"].items()}
+            return cls(path, groups if found["format"] == FORMAT else {})
+        except FileNotFoundError:
+            return cls(path)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return cls(path, damage=f"{path} cannot be read ({error}): its groups are planned anew")
+
+    def write(self) -> None:
+        """Write the file, whole or not at all."""
+        data = {"format": FORMAT, "groups": self.groups}
+        replace(self.path, json.dumps(data, indent=0).encode())
+
+    def split(self, group: Group) -> list[Group]:
+        """Replace a group by its halves, here and in the file."""
+        halves = group.halves()
+        self.groups.pop(group.id, None)
+        self.groups |= {half.id: [cell.hash for cell in half.cells] for half in halves}
+        self.write()
+        return halves
+
+    def next_id(self) -> str:
+        """Return an id that no group has had."""
+        numbers = [int(found.group(1)) for name in self.groups if (found := re.match(r"g(\d+)", name))]
+        return f"g{max(numbers, default=0) + 1:04d}"
+
+
+def arrange(
+    plan: PlanFile, cells: Sequence[Cell], done: Callable[[Cell], bool], largest: Callable[[Sequence[Cell]], int]
+) -> list[Group]:
+    """Return the groups that are still to be run, in the order of their first cells, and note new ones in the plan.
+
+    A group of the plan whose cells are all wanted is run as it is, all of it, if any of its cells is not done: so it
+    can go on from its checkpoint, and ends as if never stopped. What is left is grouped by what may train together, in
+    pieces of even size.
+
+    Arguments: `cells` that are wanted, in the order to run them; `done(cell)`; `largest(cells)`, how many of such
+    cells may train together.
+    """
+    by_hash = {cell.hash: cell for cell in cells}
+    open_hashes = {cell.hash for cell in cells if not done(cell)}
+    groups: list[Group] = []
+    for name, hashes in list(plan.groups.items()):
+        if not open_hashes.intersection(hashes):
+            continue
+        if all(h in by_hash for h in hashes):
+            groups.append(Group(name, tuple(by_hash[h] for h in hashes)))
+            open_hashes.difference_update(hashes)
+        else:
+            # The grid has shrunk: what is left of this group is not the group that its checkpoint knows.
+            plan.groups[name] = [h for h in hashes if h not in open_hashes]
+            if not plan.groups[name]:
+                del plan.groups[name]
+    fresh = [cell for cell in cells if cell.hash in open_hashes]
+    for alike in by_key(fresh):
+        for piece in pieces(alike, largest(alike)):
+            group = Group(plan.next_id(), tuple(piece))
+            plan.groups[group.id] = [cell.hash for cell in piece]
+            groups.append(group)
+    position = {cell.hash: k for k, cell in enumerate(cells)}
+    return sorted(groups, key=lambda group: min(position[cell.hash] for cell in group.cells))
+
+
+def by_key(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Collect cells that may train together, in the order of their first ones."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(group_key(cell.config), []).append(cell)
+    return list(groups.values())
+
+
+def pieces(items: Sequence[Any], largest: int) -> list[Sequence[Any]]:
+    """Cut a list into as few pieces as `largest` allows, of sizes that differ by one at most.
+
+    >>> pieces("abcdefg", 3)
+    ['abc', 'de', 'fg']
+    """
+    count = -(-len(items) // max(largest, 1))
+    size, extra = divmod(len(items), max(count, 1))
+    bounds = [k * size + min(k, extra) for k in range(count + 1)]
+    return [items[a:b] for a, b in pairwise(bounds)]

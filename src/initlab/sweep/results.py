@@ -1,0 +1,69 @@
+"""What has become of a cell, read from its directory; and the table of all of them, written as cells finish."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from initlab.records import read_run, run_directories, tabulate, write_sweep
+from initlab.sweep.cells import Cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = tuple[dict[str, Any], dict[str, Any]]
+FINISHED = ("completed", "diverged")
+TABLE_EVERY = 5.0  # seconds between rewritings of sweep.csv
+TABLE_SHARE = 50  # and at least so many times what one takes: a sweep may have thousands of rows
+
+
+class Results:
+    """The rows of a sweep's table by directory: whatever lies there, read once, and again when a cell ends."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.rows: dict[Path, Row] = {}
+        self.due = 0.0
+        if directory.is_dir():
+            self.rows = {path: read_run(path) for path in run_directories(directory)}
+
+    def finished(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the result of a cell that is done and whole, or None."""
+        row = self.rows.get(cell.directory)
+        return row[1] if row and is_finished(row[1], cell.hash) else None
+
+    def damage(self, cell: Cell) -> str | None:
+        """Return what is wrong with a run that seemed done, or None."""
+        row = self.rows.get(cell.directory)
+        if row is None or row[1]["status"] == "unfinished" or not row[1]["problem"]:
+            return None
+        return f"{cell.directory.name}: {row[1]['problem']}, so it is run again"
+
+    def read(self, cell: Cell) -> dict[str, Any]:
+        """Read a cell's directory anew and return its result."""
+        self.rows[cell.directory] = read_run(cell.directory)
+        return self.rows[cell.directory][1]
+
+    def write_if_due(self) -> None:
+        """Write `sweep.csv` unless that was done a moment ago."""
+        if time.monotonic() >= self.due:
+            self.write()
+
+    def write(self) -> "pd.DataFrame":
+        """Write `sweep.csv`, one row per run that is there, and return it."""
+        started = time.monotonic()
+        frame = self.frame()
+        write_sweep(self.directory, frame)
+        took = time.monotonic() - started
+        self.due = time.monotonic() + max(TABLE_EVERY, TABLE_SHARE * took)
+        return frame
+
+    def frame(self, cells: list[Cell] | None = None) -> "pd.DataFrame":
+        """Return the table of all runs, or of some cells in their order."""
+        paths = sorted(self.rows) if cells is None else [c.directory for c in cells if c.directory in self.rows]
+        return tabulate(self.rows[path] for path in paths)
+
+
+def is_finished(result: Mapping[str, Any], digest: str) -> bool:
+    """Is a run done, whole, and the one that was meant?"""
+    return result["status"] in FINISHED and not result["problem"] and result.get("hash") == digest

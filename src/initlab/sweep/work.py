@@ -1,0 +1,183 @@
+"""What a worker does, here or elsewhere: one group, from its checkpoint if there is one, its progress in a file."""
+
+import json
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from initlab.config import Config
+from initlab.config.naming import digest
+from initlab.errors import Interrupted, UserError
+from initlab.experiment import Keeping, Unusable, run
+from initlab.records import read_run
+from initlab.sweep.lock import group_lock
+from initlab.sweep.results import is_finished
+
+TOLD_EVERY = 0.5  # seconds between two looks at what the launch wants, and two words about how far it is
+Watch = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker has to know about a group; plain enough to travel to another machine that shares the disk."""
+
+    id: str
+    configs: Sequence[Config]
+    directories: Sequence[Path]
+    room: Path  # checkpoints, locks, progress
+    every: float
+    launch: str  # tells this launch's wish to stop from an earlier one's
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the group keeps itself."""
+        return self.room / f"{self.id}.pt"
+
+    @property
+    def progress(self) -> Path:
+        """Where a worker elsewhere says how far it is."""
+        return self.room / f"{self.id}.progress"
+
+    @property
+    def stop(self) -> Path:
+        """The file whose presence asks every worker of this launch to keep its group and stop."""
+        return self.room / f"stop-{self.launch}"
+
+
+@dataclass
+class Done:
+    """What became of a group: one summary per cell, and what the user should hear about."""
+
+    summaries: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Broken:
+    """What went wrong with a group elsewhere, in words: an exception need not survive the journey."""
+
+    kind: str  # user, interrupted, error
+    text: str
+    trace: str = ""
+
+    def throw(self) -> None:
+        """Raise it here."""
+        if self.kind == "user":
+            raise UserError(self.text)
+        if self.kind == "interrupted":
+            raise Interrupted(int(self.text))
+        raise GroupError(self.text, self.trace)
+
+
+class GroupError(Exception):
+    """A group failed as a whole: nothing is known of which of its networks is to blame."""
+
+    def __init__(self, text: str, trace: str):
+        super().__init__(text)
+        self.trace = trace
+
+
+class WorkerDied(Exception):
+    """The process that computed a group is gone; the message says how."""
+
+
+def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
+    """Train a group to its end and return what became of it; a checkpoint that is no use is said and left behind.
+
+    Raises Interrupted after a checkpoint when `stop()` returned a signal's number; UserError when the disk is full;
+    GroupError for all else.
+    """
+    keeping = Keeping(task.checkpoint, task.every, stop)
+    notes = []
+    with group_lock(task.room / f"{task.id}.lock"):
+        if found := another_has_done_it(task):
+            return Done(found)
+        try:
+            try:
+                summaries = run(task.configs, task.directories, watch, keeping)
+            except Unusable as reason:
+                notes.append(f"group {task.id} starts again, its checkpoint is no use: {reason}.")
+                task.checkpoint.unlink()
+                summaries = run(task.configs, task.directories, watch, keeping)
+        except UserError:
+            raise
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise GroupError(f"{type(error).__name__}: {first}", traceback.format_exc()) from error
+        task.checkpoint.unlink(missing_ok=True)
+    return Done(summaries, notes)
+
+
+def another_has_done_it(task: Task) -> list[dict[str, Any]] | None:
+    """Return the results if a worker of an earlier launch finished the group while this one waited for its lock."""
+    found = []
+    for config, directory in zip(task.configs, task.directories, strict=True):
+        if not (directory / "summary.json").exists():
+            return None
+        found.append(read_run(directory)[1])
+        if not is_finished(found[-1], digest(config)):
+            return None
+    return found
+
+
+class Remote:
+    """A worker's own eyes and mouth where the launch is another process: files in the room they share."""
+
+    def __init__(self, task: Task, parent: int = 0):
+        self.task, self.parent = task, parent
+        self.said = self.looked = 0.0
+        self.received = 0
+
+    def __call__(self) -> Done | Broken:
+        """Do the work in this process and return what became of it, whatever that is."""
+        with suppress(ValueError):  # not in the main thread: then the launch alone can stop it
+            signal.signal(signal.SIGTERM, self.hear)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launch, which says stop by a file
+        try:
+            return work(self.task, self.watch, self.stop)
+        except Interrupted as stop:
+            return Broken("interrupted", str(stop.signal))
+        except UserError as error:
+            return Broken("user", str(error))
+        except GroupError as error:
+            return Broken("error", str(error), error.trace)
+        finally:
+            with suppress(OSError):
+                self.task.progress.unlink()
+
+    def hear(self, number: int, _: Any) -> None:
+        """Remember a signal."""
+        self.received = number
+
+    def stop(self) -> int:
+        """Return the number of a signal if one came, if the launch wants to stop, or if it is gone."""
+        if not self.received and time.monotonic() - self.looked > TOLD_EVERY:
+            self.looked = time.monotonic()
+            if self.task.stop.exists() or (self.parent and os.getppid() != self.parent):
+                self.received = int(signal.SIGTERM)
+        return self.received
+
+    def watch(self, now: dict[str, Any]) -> None:
+        """Say how far the group is."""
+        if time.monotonic() - self.said > TOLD_EVERY:
+            self.said = time.monotonic()
+            beside = self.task.progress.with_suffix(".progress.tmp")
+            # A word that is lost, on a full disk too, is no reason to stop.
+            with suppress(OSError):
+                beside.write_text(json.dumps(now))
+                os.replace(beside, self.task.progress)
+
+
+def read_progress(task: Task) -> dict[str, Any] | None:
+    """Return what a worker last said of its group."""
+    try:
+        found = json.loads(task.progress.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
