@@ -2,7 +2,9 @@
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 
+import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError, nearest
@@ -69,7 +71,9 @@ def vision_model(
         options |= {"aux_logits": False, "init_weights": False}
     if size is not None and arch.startswith("vit") and "kwargs" in accepted:
         options["image_size"] = size
-    return Adapted(Adapter(size or default), constructor(**options))
+    # Regnets compute their widths with tensors, which a meta device (to see shapes alone) could not read.
+    with torch.device("cpu") if arch.startswith("regnet") else nullcontext():
+        return Adapted(Adapter(size or default), constructor(**options))
 
 
 def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
@@ -88,7 +92,8 @@ def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
             f"model.target={target} cannot be called ({error}): it is offered {', '.join(OFFERED)} "
             "and must take your own model.* keys."
         ) from error
-    module = builder(**given)
+    with torch.device("cpu"):  # as above: nobody knows what a user's builder reads
+        module = builder(**given)
     if not isinstance(module, nn.Module):
         raise UserError(f"model.target={target!r} returned {type(module).__name__}: it must return a torch.nn.Module.")
     return module
