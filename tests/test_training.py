@@ -20,7 +20,7 @@ from initlab.training import Evaluation, Pause, Plan, Snapshot, State, Steps, St
 from initlab.training import evaluation as evaluation_room
 from initlab.training import loop as loop_room
 from initlab.training.evaluation import member_losses
-from initlab.training.loop import TARGET_WINDOW
+from initlab.training.step import TARGET_WINDOW
 
 PLAN = Plan(20, 16, "sgd", ({"lr": 0.05},), eval_every=7, records=(0, 3, 20))
 
@@ -294,16 +294,16 @@ def test_neighbours_of_a_diverged_network_are_untouched(data):
     together = members()
     events = run(together, data, PLAN)
     assert [stop.member for stop in of(Stopped, events)] == [1]
-    for member in (0, 2):
-        alone = members()[member]
-        expected = run(alone, data, PLAN)
-        assert rows(events, member) == rows(expected)
-        assert same(tensors(together[member]), tensors(alone))
+    apart = [members()[0], members()[2]]
+    expected = run(apart, data, PLAN)
+    for member, place in ((0, 0), (2, 1)):
+        assert rows(events, member) == rows(expected, place)
+        assert same(tensors(together[member]), tensors(apart[place]))
         assert (
             of(Evaluation, events)[-1].values["test_loss"][member]
-            == of(Evaluation, expected)[-1].values["test_loss"][0]
+            == of(Evaluation, expected)[-1].values["test_loss"][place]
         )
-        assert of(Snapshot, events)[-1].rows[member] == of(Snapshot, expected)[-1].rows[0]
+        assert of(Snapshot, events)[-1].rows[member] == of(Snapshot, expected)[-1].rows[place]
     assert 1 not in of(Snapshot, events)[-1].rows
     assert 1 not in of(Evaluation, events)[-1].values["test_loss"]
 

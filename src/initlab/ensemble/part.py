@@ -46,7 +46,7 @@ class Part:
         """Part tensors of the parameters' shapes by position: what one network's optimizer sees."""
         if not self.stacked:
             return [list(tensors)]
-        return [list(own) for own in zip(*(t.detach().unbind(0) for t in tensors), strict=True)]
+        return [list(own) for own in zip(*(t.unbind(0) for t in tensors), strict=True)]
 
     def drop(self, members: Sequence[int]) -> None:
         """Let members go: the others train on, bit for bit as before, and what is gone costs nothing.
@@ -85,15 +85,19 @@ class Part:
     @contextmanager
     def gradients_into(self, sinks: Sequence[Tensor]) -> Iterator[None]:
         """Let the layers that can write their gradients there themselves."""
-        own = {id(p): sink for p, sink in zip(self.parameters, sinks, strict=True)}
-        layers = [m for m in self.module.modules() if isinstance(m, StackedLinear) and id(m.weight) in own]
-        for layer in layers:
-            layer.sinks = own[id(layer.weight)], own.get(id(layer.bias))
+        for layer, weight, bias in self._writers:
+            layer.sinks = sinks[weight], None if bias is None else sinks[bias]
         try:
             yield
         finally:
-            for layer in layers:
+            for layer, _, _ in self._writers:
                 layer.sinks = None
+
+    @cached_property
+    def _writers(self) -> list[tuple[StackedLinear, int, int | None]]:
+        place = {id(p): k for k, p in enumerate(self.parameters)}
+        layers = [m for m in self.module.modules() if isinstance(m, StackedLinear) and id(m.weight) in place]
+        return [(layer, place[id(layer.weight)], place.get(id(layer.bias))) for layer in layers]
 
     def key_dropout(self, generators: Sequence[torch.Generator]) -> None:
         """Give every dropout layer, in order, the generator of its mask for this step."""

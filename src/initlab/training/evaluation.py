@@ -1,26 +1,32 @@
 """What a batch says of every member: losses and accuracies, on a training batch or on whole splits."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from initlab.data import Dataset
-from initlab.ensemble import Ensemble, Part
+from initlab.ensemble import Part
 from initlab.initialize import stream
+from initlab.training.crew import Crew
 from initlab.training.events import Evaluation, Plan
 
-EVAL_BATCH = 2000
+EVAL_BATCH = 512
+GLOBAL_STATE = threading.Lock()  # torch has one global random state for all threads
 
 
-def member_losses(logits: Tensor, y: Tensor) -> Tensor:
-    """Return each member's mean loss [N] from outputs [N, B, C]: cross-entropy for labels, squared error for values."""
+def member_losses(logits: Tensor, y: Tensor, stacked: bool = False) -> Tensor:
+    """Return each member's mean loss [N] from outputs [N, B, C]: cross-entropy for labels, squared error for values.
+
+    The shorter way of a lone network rounds otherwise: a stack that is down to one member does not take it.
+    """
     n, batch = logits.shape[:2]
     if y.is_floating_point():
         return (logits - y).square().flatten(1).mean(1)
-    if n == 1:
+    if n == 1 and not stacked:
         return nn.functional.cross_entropy(logits[0], y).view(1)
     flat = nn.functional.cross_entropy(logits.flatten(0, 1), y.repeat(n), reduction="none")
     return flat.view(n, batch).mean(1)
@@ -38,40 +44,50 @@ def autocast(x: Tensor, enabled: bool) -> Any:
     return torch.autocast(x.device.type, dtype=torch.bfloat16) if enabled else nullcontext()
 
 
-def evaluate(ensemble: Ensemble, data: Dataset, step: int, members: set[int], plan: Plan) -> Evaluation:
-    """Measure loss and accuracy on the validation and test sets, in evaluation mode, of some members."""
+def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: Plan, crew: Crew) -> Evaluation:
+    """Measure loss and accuracy of every member on the validation and test sets, in evaluation mode."""
     values: dict[str, dict[int, float]] = {}
-    for split, xs, ys in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
-        if len(xs) == 0:
-            continue
-        for part in ensemble.parts:
-            if members.isdisjoint(part.members):
+    members = [m for part in parts for m in part.members]
+    with ExitStack() as modes:
+        for part in parts:
+            modes.enter_context(evaluation_mode(part.module))
+        for split, xs, ys in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
+            if len(xs) == 0:
                 continue
-            with evaluation_mode(part.module):
-                loss, right = over_split(part, data, xs, ys, plan, f"evaluation/{step}/{split}")
-            for position, member in enumerate(part.members):
-                if member in members:
-                    values.setdefault(f"{split}_loss", {})[member] = loss[position]
-                    if data.task == "classification":
-                        values.setdefault(f"{split}_accuracy", {})[member] = right[position] / len(xs)
+            loss, right = over_split(parts, data, xs, ys, plan, f"evaluation/{step}/{split}", crew)
+            values[f"{split}_loss"] = dict(zip(members, loss, strict=True))
+            if data.task == "classification":
+                values[f"{split}_accuracy"] = dict(zip(members, [r / len(xs) for r in right], strict=True))
     return Evaluation(step, values)
 
 
-@torch.no_grad()
 def over_split(
-    part: Part, data: Dataset, xs: Tensor, ys: Tensor, plan: Plan, key: str
+    parts: Sequence[Part], data: Dataset, xs: Tensor, ys: Tensor, plan: Plan, key: str, crew: Crew
 ) -> tuple[list[float], list[float]]:
     """Return each member's mean loss and number of right labels (0 for regression) over a whole split, in pieces."""
-    loss, right = torch.zeros(len(part.members), dtype=torch.float64), torch.zeros(len(part.members))
+
+    def look(part: Part) -> tuple[list[float], list[float]]:
+        with (
+            torch.no_grad(),
+            keyed_randomness(part, x, plan.data_seed, f"{key}/{start}"),
+            autocast(x, plan.autocast),
+        ):
+            logits = part.forward(x)
+            losses = member_losses(logits, y, part.stacked).tolist()
+        right = (logits.argmax(-1) == y).sum(-1) if data.task == "classification" else torch.zeros(len(losses))
+        return losses, right.tolist()
+
+    members = sum(len(part.members) for part in parts)
+    loss, right = [0.0] * members, [0.0] * members
     for start in range(0, len(xs), EVAL_BATCH):
         x = data.prepare(xs[start : start + EVAL_BATCH], plan.dtype)
         y = data.targets(ys[start : start + EVAL_BATCH], plan.dtype)
-        with keyed_randomness(part, x, plan.data_seed, f"{key}/{start}"), autocast(x, plan.autocast):
-            logits = part.forward(x)
-            loss += member_losses(logits, y).double().cpu() * (len(x) / len(xs))
-        if data.task == "classification":
-            right += (logits.argmax(-1) == y).sum(-1).cpu()
-    return loss.tolist(), right.tolist()
+        found = crew.each(look, parts)
+        pairs = [pair for part in found for pair in zip(*part, strict=True)]
+        for k, (mean, count) in enumerate(pairs):
+            loss[k] += mean * (len(x) / len(xs))
+            right[k] += count
+    return loss, right
 
 
 @contextmanager
@@ -109,7 +125,7 @@ def keyed_randomness(part: Part, x: Tensor, seed: int, step: str) -> Iterator[No
     if not part.draws_globally:
         yield
         return
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+    with GLOBAL_STATE, torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         generator = stream(seed, f"forward/{step}")
         if x.is_cuda:
             torch.cuda.manual_seed(int(torch.randint(2**62, (), generator=generator)))

@@ -45,7 +45,7 @@ class State:
 
     step: int = 0  # updates done
     evaluated: int = -1  # the last step whose evaluation was yielded
-    slots: list[dict[str, list[Tensor]]] = field(default_factory=list)  # one per part
+    slots: dict[int, dict[str, list[Tensor]]] = field(default_factory=dict)  # by member, while it trains
     stopped: dict[int, "Stopped"] = field(default_factory=dict)  # by member
     recent: dict[int, list[float]] = field(default_factory=dict)  # last losses, where a target is set
 

@@ -1,0 +1,61 @@
+"""Threads that share the parts of an ensemble, each computing whole parts on one core."""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from initlab.ensemble import Part
+
+Work = TypeVar("Work")
+Found = TypeVar("Found")
+
+
+def one_core() -> None:
+    """Let torch's operations in this thread use one core."""
+    # Asked for the first time in a thread, torch sets the number of the process; only then does a thread's own hold.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
+class Crew:
+    """Do the same to every part, on as many cores as torch was given.
+
+    A lone network on a CPU has all cores for each of its operations. Of several, each is computed by one thread from
+    start to end: threads need not wait for each other after every operation, and sums have one order, whatever the
+    number of threads. Torch releases Python's lock while it computes.
+    """
+
+    def __init__(self, networks: int, device: torch.device):
+        threads = torch.get_num_threads()
+        alone = networks == 1 or device.type != "cpu" or threads == 1
+        self.pool = None if alone else ThreadPoolExecutor(threads, "initlab", initializer=one_core)
+        self.threads = threads
+        self.own = threading.local()
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+    def each(self, work: Callable[[Work], Found], parts: Iterable[Work]) -> list[Found]:
+        """Return `work(part)` for every part, in their order; an exception is raised when all have ended."""
+        if self.pool is None:
+            return [work(part) for part in parts]
+        started: list[Future[Any]] = [self.pool.submit(work, part) for part in parts]
+        # A new thread's number of cores is the last one set anywhere: leave the process its own.
+        torch.set_num_threads(self.threads)
+        wait(started)
+        return [future.result() for future in started]
+
+    def sinks(self, part: Part) -> list[Tensor]:
+        """Return this thread's memory for the gradients of a stacked part: one part after another writes there."""
+        count, held = len(part.members), getattr(self.own, "sinks", None)
+        if held is None or len(held[0]) < count:
+            held = self.own.sinks = part.sinks()
+        return [rows[:count] for rows in held]
