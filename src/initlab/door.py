@@ -115,14 +115,7 @@ def refuse_impossible(composed: DictConfig) -> None:
     """Raise UserError for a configuration that cannot run."""
     from initlab.experiment import impossible
 
-    config = to_config(composed, composed.hydra.overrides.task)
-    try:
-        reason = impossible(config)
-    except UserError:
-        raise
-    except Exception:
-        # A bug in the user's own code: the run will meet it again and record it with its traceback.
-        return
+    reason = impossible(to_config(composed, composed.hydra.overrides.task))
     if reason is not None:
         raise UserError(reason)
 

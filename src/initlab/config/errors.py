@@ -35,10 +35,8 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, MissingConfigException):
         return missing_option(error)
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override} cannot be read as key=value ({text}): "
-            f"check its brackets and quotes, for example 'width=[256,128]'."
-        )
+        why = "" if "Exception" in text else f" ({text})"
+        return f"{error.override} cannot be read as key=value{why}: check its brackets and quotes, as in 'width=[8,4]'."
     if isinstance(error, InterpolationResolutionError):
         return f"{error.full_key} refers to what is not there ({text}): name another key in ${{…}}."
     if found := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):

@@ -11,6 +11,7 @@ from initlab import data as datasets
 from initlab import models
 from initlab.activations import Activation, activation
 from initlab.config import Config
+from initlab.config.checks import OWN_SHAPE
 from initlab.data import Dataset
 from initlab.errors import Impossible, UserError
 from initlab.initialize import impossible as find_impossible
@@ -86,9 +87,16 @@ def impossible(config: Config) -> str | None:
     try:
         with torch.device("meta"):
             module = build_module(config, data, act)
-        return find_impossible(module, **scheme_arguments(config, act))
     except Impossible as reason:
         return str(reason)
+    except UserError:
+        raise
+    except Exception:
+        # The user's own model, or torchvision's, may do without the meta device; the run itself records a bug.
+        if config.model["name"] not in OWN_SHAPE:
+            raise
+        return None
+    return find_impossible(module, **scheme_arguments(config, act))
 
 
 def make_network(config: Config, data: Dataset, act: Activation | None, device: torch.device) -> tuple[nn.Module, Any]:
