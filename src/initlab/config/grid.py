@@ -6,6 +6,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
 
 from initlab.config.overrides import canonical
 from initlab.errors import UserError
@@ -31,11 +32,26 @@ def expand(
                 "for example 'sweep.grids=[{init:he_normal,act:relu},{init:siren,act:sin}]'."
             )
         own = canonical(override_text(str(key), value) for key, value in grid.items())
-        parsed = parser.parse_overrides([*defaults, *own, *arguments])
+        parsed = [known(override, parser) for override in parser.parse_overrides([*defaults, *own, *arguments])]
         jobs += [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
     if not jobs:
         raise UserError("the grid is empty: a glob, a range or a list matched nothing.")
     return jobs
+
+
+def known(override: Override, parser: OverridesParser) -> Override:
+    """Replace a glob by the options that it matches, `custom` left out: that one is the user's own and has to be named.
+
+    Raises UserError when it matches nothing.
+    """
+    if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+        return override
+    names = [name for name in override.sweep_string_iterator() if name != "custom"]
+    if not names:
+        raise UserError(
+            f"{override.input_line} matches no option: write for example {override.key_or_group}='glob(*)'."
+        )
+    return parser.parse_overrides([f"{override.get_key_element()}={','.join(names)}"])[0]
 
 
 def override_text(key: str, value: Any) -> str:
