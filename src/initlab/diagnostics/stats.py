@@ -87,6 +87,7 @@ STATS: dict[str, Stat] = {
         Stat("duplicate_units", "units", duplicate_units, "units that are copies of another one"),
         Stat("jacobian_mean", "spectrum", lambda x: x.mean((1, 2)), "mean squared singular value of ∂h/∂input"),
         Stat("jacobian_var", "spectrum", spread, "variance of the squared singular values"),
+        Stat("jacobian_max", "spectrum", lambda x: x.amax(2).mean(1), "largest squared singular value"),
     )
 }
 

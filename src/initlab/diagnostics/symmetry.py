@@ -1,5 +1,7 @@
 """Symmetry of weights: units that are copies of one another, and how many directions a weight really uses."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -49,11 +51,15 @@ def _spread(values: Tensor, weights: Tensor) -> Tensor:
 def _estimated(blocks: Tensor) -> Tensor:
     nodes, weights = [], []
     for block in blocks:
-        tall = block if block.shape[0] <= block.shape[1] else block.T
-        found = lanczos(lambda v, a=tall: a @ (a.T @ v), tall.shape[0], steps=STEPS, probes=PROBES, like=tall)
+        wide = block if block.shape[0] <= block.shape[1] else block.T
+        found = lanczos(partial(_gram, wide), wide.shape[0], steps=STEPS, probes=PROBES, like=wide)
         nodes.append(found.nodes)
-        weights.append(found.weights * tall.shape[0])
+        weights.append(found.weights * wide.shape[0])
     return _spread(torch.cat(nodes).sqrt(), torch.cat(weights))
+
+
+def _gram(a: Tensor, v: Tensor) -> Tensor:
+    return a @ (a.T @ v)
 
 
 def duplicate_units(x: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""Squared singular values of the Jacobians ∂h/∂input of single samples: all of them, or estimates by iteration."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from initlab.diagnostics.calls import Call
+from initlab.diagnostics.spectrum import Spectrum, lanczos
+from initlab.diagnostics.symmetry import singular_squares
+
+CHUNK = 64
+"""Rows of a Jacobian that are computed by one batched backward pass."""
+
+LARGEST = 1024
+"""Outputs of a layer up to which its whole Jacobian is computed."""
+
+
+def exact_squares(outputs: Tensor, inputs: Tensor, samples: int) -> Tensor:
+    """Return the squared singular values [S, k] of ∂outputs[s]/∂inputs[s], k = min(outputs, inputs) of one sample.
+
+    Source: Pennington, Schoenholz and Ganguli 2017, *Resurrecting the sigmoid in deep learning through dynamical
+    isometry*. Every row takes one backward pass; rows go through together, `CHUNK` at a time.
+
+    Arguments: `outputs` [B, …], a function of `inputs` [B, …] that requires grad, one sample of another (no batch
+    norm in training mode); the first `samples` are looked at.
+
+    >>> x = torch.ones(2, 3, requires_grad=True)
+    >>> exact_squares(x * torch.tensor([1.0, 2.0, 3.0]), x, samples=1).tolist()
+    [[1.0, 4.0, 9.0]]
+    """
+    flat = outputs.flatten(1)
+    rows = []
+    for start in range(0, flat.shape[1], CHUNK):
+        width = min(CHUNK, flat.shape[1] - start)
+        pick = torch.zeros(width, *flat.shape, dtype=flat.dtype, device=flat.device)
+        pick[torch.arange(width), :samples, start + torch.arange(width)] = 1
+        (found,) = torch.autograd.grad(flat, inputs, pick, retain_graph=True, is_grads_batched=True)
+        rows.append(found[:, :samples].flatten(2))
+    jacobians = torch.cat(rows).transpose(0, 1).double()
+    return singular_squares(jacobians)
+
+
+def estimated_spectra(
+    outputs: Tensor, inputs: Tensor, samples: int, steps: int = 24, probes: int = 2
+) -> list[Spectrum]:
+    """Estimate the spectrum of J Jᵀ (or Jᵀ J, the smaller) of each of the first samples by Lanczos iteration.
+
+    Jᵀ u is a backward pass; J v is a backward pass through that one, which is linear in u. The largest squared
+    singular value converges in a few steps.
+
+    >>> x = torch.ones(1, 3, requires_grad=True)
+    >>> round(estimated_spectra(x * torch.tensor([1.0, 2.0, 3.0]), x, samples=1)[0].largest, 5)
+    9.0
+    """
+    cotangent = torch.zeros_like(outputs, requires_grad=True)
+    (pulled,) = torch.autograd.grad(outputs, inputs, cotangent, create_graph=True)
+    spectra = []
+    for sample in range(samples):
+
+        def transposed(u: Tensor, sample: int = sample) -> Tensor:
+            whole = torch.zeros_like(outputs)
+            whole[sample] = u.view_as(outputs[sample])
+            return torch.autograd.grad(outputs, inputs, whole, retain_graph=True)[0][sample].flatten()
+
+        def forward(v: Tensor, sample: int = sample) -> Tensor:
+            whole = torch.zeros_like(inputs)
+            whole[sample] = v.view_as(inputs[sample])
+            return torch.autograd.grad(pulled, cotangent, whole, retain_graph=True)[0][sample].flatten()
+
+        wide = outputs[sample].numel() <= inputs[sample].numel()
+        size = min(outputs[sample].numel(), inputs[sample].numel())
+        first, then = (transposed, forward) if wide else (forward, transposed)
+        like = outputs.detach()
+        spectra.append(
+            lanczos(lambda v, f=first, g=then: g(f(v)), size, steps=steps, probes=probes, like=like)  # type: ignore
+        )
+    return spectra
+
+
+def moments(spectra: Sequence[Spectrum]) -> dict[str, float]:
+    """Return mean, variance and maximum of squared singular values by the names of their statistics.
+
+    >>> moments([Spectrum(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5]))])
+    {'jacobian_mean': 2.0, 'jacobian_var': 1.0, 'jacobian_max': 3.0}
+    """
+    means = [float((s.weights * s.nodes).sum()) for s in spectra]
+    squares = [float((s.weights * s.nodes.square()).sum()) for s in spectra]
+    variances = [square - mean**2 for square, mean in zip(squares, means, strict=True)]
+    count = len(spectra)
+    largest = sum(s.largest for s in spectra) / count
+    return {"jacobian_mean": sum(means) / count, "jacobian_var": sum(variances) / count, "jacobian_max": largest}
+
+
+def write_jacobians(calls: Sequence[Call], kept: Mapping[int, Tensor], inputs: Tensor, budget: float | None) -> None:
+    """Write Jacobian statistics into the calls whose preactivations were kept.
+
+    Exact where a layer has at most `LARGEST` outputs and, with a `budget` in multiplications, as long as that lasts;
+    without one, the last layer is estimated by iteration where it is larger.
+
+    Arguments: `kept`: index of a call -> its preactivations [S, …], connected to `inputs` [S, …] by autograd.
+    """
+    samples = len(inputs)
+    below = spent = 0.0
+    for call in calls:
+        below += call.samples * call.weight.tensor.numel() if call.weight is not None else 0
+        tensor = kept.get(call.index)
+        if tensor is None or len(tensor) != samples or not _connected(tensor, inputs):
+            continue
+        outputs = tensor[0].numel()
+        spent += 2 * outputs * below
+        if outputs <= LARGEST and (budget is None or spent <= budget):
+            call.write("spectrum", exact_squares(tensor, inputs, samples)[None])
+        elif budget is None and call.index == max(kept):
+            call.stats.update(moments(estimated_spectra(tensor, inputs, samples)))
+
+
+def _connected(tensor: Tensor, inputs: Tensor) -> bool:
+    if not tensor.requires_grad:
+        return False
+    (found,) = torch.autograd.grad(tensor.sum(), inputs, retain_graph=True, allow_unused=True)
+    return found is not None

@@ -1,0 +1,154 @@
+"""The weights of a module as diagnostics see them: one record per layer that owns one, with its bias beside it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from initlab.errors import UserError
+from initlab.fans import Block, Fans, Parameter, walk
+
+LAYERS = (
+    nn.Linear,
+    nn.modules.conv._ConvNd,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+)
+"""Modules whose output is a preactivation; other owners of weights are heard where they call a linear function."""
+
+
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight: the layer it belongs to in rows, its tensor, the matrix-like blocks it is made of, and its bias.
+
+    Attributes:
+        name: of the parameter; `layer`: of the layer (`encoder.self_attn.q` for a part of a packed weight).
+        kind: as in `fans`: dense, conv, transposed_conv, bilinear, packed, embedding, parametrized, unknown.
+        owner: the module that holds it.
+        blocks: parts with fans; empty where initlab does not know which way the weight is used.
+        tied: name under which the same tensor is listed first, or "".
+    """
+
+    name: str
+    layer: str
+    kind: str
+    tensor: Tensor = field(repr=False)
+    owner: nn.Module = field(repr=False)
+    blocks: tuple[Block, ...] = field(default=(), repr=False)
+    bias: Tensor | None = field(default=None, repr=False)
+    tied: str = ""
+
+    @property
+    def fans(self) -> Fans | None:
+        """Fans that all blocks share, else None."""
+        return self.blocks[0].fans if len({block.fans for block in self.blocks}) == 1 else None
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """Return the rows of the stored tensor (or of its gradient) that belong to this layer."""
+        rows = self.blocks[0].rows if len(self.blocks) == 1 else None
+        return tensor if rows is None else tensor[rows]
+
+    def matrix(self) -> Tensor:
+        """Return the blocks as float64 [G, out, in]: convolutions flattened, gates of a recurrent layer one matrix."""
+        values = self.tensor.detach().double()
+        if not self.blocks or (self.kind == "packed" and len(self.blocks) > 1):
+            return values.reshape(1, values.shape[0], -1)
+        blocks = [block.view(values) for block in self.blocks]
+        return torch.stack([block.reshape(block.shape[0], -1) for block in blocks])
+
+    def units(self) -> Tensor:
+        """Return the weights of each unit, its bias a further column: [G, out, in + 1], groups and gates apart."""
+        values = self.tensor.detach().double()
+        blocks = [b.view(values) for b in self.blocks] if self.blocks else [values]
+        rows = torch.stack([block.reshape(block.shape[0], -1) for block in blocks])
+        if self.bias is None or self.bias.numel() != rows.shape[0] * rows.shape[1]:
+            return rows
+        bias = self.bias.detach().double().reshape(rows.shape[0], rows.shape[1], 1)
+        return torch.cat([rows, bias], dim=2)
+
+
+def weights_of(module: nn.Module) -> list[Weight]:
+    """List the weights of a module in order of registration.
+
+    Raises:
+        UserError: a parameter is lazy or on the meta device, or there are none.
+
+    >>> [weight.layer for weight in weights_of(nn.MultiheadAttention(4, 2))]
+    ['q', 'k', 'v', 'out_proj']
+    """
+    parameters = list(walk(module))
+    if not parameters:
+        raise UserError(f"{type(module).__name__} has no parameters, so that there is nothing to diagnose.")
+    for p in parameters:
+        if p.kind == "lazy":
+            raise UserError(f"{p.name} is lazy and has no shape yet: pass one batch through the module first.")
+        if p.tensor.is_meta:
+            raise UserError(f"{p.name} is on the meta device and has no values: call to_empty and initialize it first.")
+    places = {plain_name(name): owner for name, owner in module.named_modules()}
+    found: list[Weight] = []
+    for p in parameters:
+        if p.tensor.is_floating_point():
+            found += _weights(p, parameters)
+            found += [weight for alias in p.aliases for weight in _tied(p, alias, places)]
+    return found + list(_computed(module))
+
+
+def plain_name(name: str) -> str:
+    """Return a module's name without the parts that wrappers such as torch.compile's put into it.
+
+    >>> plain_name("net._orig_mod.head")
+    'net.head'
+    """
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _weights(parameter: Parameter, siblings: list[Parameter]) -> Iterator[Weight]:
+    p = parameter
+    if p.kind == "unknown" and p.tensor.dim() >= 2:
+        yield Weight(p.name, p.name, "unknown", p.tensor, p.owner)
+    if not p.is_weight:
+        return
+    prefix, _, own = p.name.rpartition(".")
+    attention = isinstance(p.owner, nn.MultiheadAttention)
+    wanted = "in_proj_bias" if attention else own.replace("weight", "bias")
+    bias = next((b for b in siblings if b.owner is p.owner and b.name.rpartition(".")[2] == wanted), None)
+    if attention:
+        for block in p.blocks:
+            rows = next((b.rows for b in bias.blocks if b.label == block.label), None) if bias else None
+            part = bias.tensor[rows] if bias is not None and rows is not None else None
+            layer = f"{prefix}.{block.label}" if prefix else block.label
+            yield Weight(p.name, layer, p.kind, p.tensor, p.owner, (block,), part)
+        return
+    recurrent = isinstance(p.owner, (nn.RNNBase, nn.RNNCellBase))
+    layer = p.name if recurrent else prefix
+    yield Weight(p.name, layer, p.kind, p.tensor, p.owner, p.blocks, bias.tensor if bias else None)
+
+
+def _tied(parameter: Parameter, alias: str, places: dict[str, nn.Module]) -> Iterator[Weight]:
+    # The same tensor in another layer (a head that reuses the embedding): other fans, another place in the signal.
+    prefix, _, own = alias.rpartition(".")
+    owner = places.get(prefix)
+    if owner is None or owner is parameter.owner or not isinstance(owner, LAYERS):
+        return
+    alone = [p for p in walk(owner) if p.owner is owner]
+    for weight in (w for p in alone if p.name == own for w in _weights(p, alone)):
+        layer = ".".join(filter(None, (prefix, weight.layer)))
+        yield replace(weight, name=alias, layer=layer, tied=parameter.name)
+
+
+def _computed(module: nn.Module) -> Iterator[Weight]:
+    # weight_norm, spectral_norm and other parametrizations: the weight is not a parameter but a function of some.
+    for name, owner in module.named_modules():
+        if isinstance(owner, LAYERS) and "weight" not in owner._parameters:
+            value = getattr(owner, "weight", None)
+            if isinstance(value, Tensor) and value.dim() >= 2 and value.is_floating_point():
+                plain = plain_name(name)
+                yield Weight(f"{plain}.weight", plain, "parametrized", value, owner)
