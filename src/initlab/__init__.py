@@ -16,7 +16,7 @@ _HOMES = {
     "load": "records",
     "load_layers": "records",
 }
-_ROOMS = {"models", "activations", "schemes", "fans", "data", "theory", "initialize", "records"}
+_ROOMS = {"sweep", "models", "activations", "schemes", "fans", "data", "theory", "initialize", "records"}
 __all__ = [*_HOMES, *sorted(_ROOMS)]
 
 

@@ -152,7 +152,7 @@ def show_where(directory: Path, console: Console, note: str = "") -> None:
 
 
 def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: Console | None = None) -> None:
-    """Print one line per cell of a sweep, as `sweep.cells` made them: mean ± std over seeds, best first."""
+    """Print one line per cell of a sweep, as `sweep.by_cell` made them: mean ± std over seeds, best first."""
     console = console or Console()
     if not console.is_terminal:
         console = Console(width=WIDE)

@@ -1,14 +1,22 @@
 """From what was asked for to the jobs of a grid: products of lists, ranges and globs; sub-grids one after another."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from initlab.config.overrides import canonical
+from initlab.config.compose import own_hydra, register, to_config
+from initlab.config.composer import Composer
+from initlab.config.errors import translated
+from initlab.config.overrides import canonical, refuse_malformed
+from initlab.config.schema import Config
 from initlab.errors import UserError
 
 
@@ -37,6 +45,29 @@ def expand(
     if not jobs:
         raise UserError("the grid is empty: a glob, a range or a list matched nothing.")
     return jobs
+
+
+def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
+    """Compose every job of a grid as `train.py -m` would, for Python and notebooks; return them and their directory.
+
+    Raises UserError naming the key, the value and the remedy.
+
+    >>> configs, directory = compose_grid(["init=glob(he_*)", "seed=0,1", "sweep.name=two"])
+    >>> [(config.init["name"], config.seed) for config in configs], directory.name
+    ([('he_normal', 0), ('he_normal', 1), ('he_uniform', 0), ('he_uniform', 1)], 'two')
+    """
+    register()
+    rewritten = canonical(overrides)
+    refuse_malformed(rewritten)
+    with translated(), own_hydra():
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", rewritten, RunMode.MULTIRUN, from_shell=False)
+        grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
+        assert isinstance(grids, list)
+        jobs = expand(loader, master.hydra.overrides.task, master.hydra.sweeper.params or {}, grids)
+        composer = Composer(loader, master)
+        configs = [to_config(composer.job(job, number), job) for number, job in enumerate(jobs)]
+    return configs, Path(composer.directory).absolute()
 
 
 def known(override: Override, parser: OverridesParser) -> Override:

@@ -3,23 +3,38 @@
 The module itself can be called: `initlab.sweep(init=[...], seed=range(5))`.
 """
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from initlab.sweep.cells import Cell, checked, default_directories, wanted
+from initlab.sweep.face import sweep
 from initlab.sweep.run import How, Outcome, run_sweep, tabulated
 from initlab.sweep.show import dry_run, show_outcome
-from initlab.sweep.table import axes, cells, rewrite
+from initlab.sweep.table import axes, by_cell
 
 __all__ = [
     "Cell",
     "How",
     "Outcome",
     "axes",
-    "cells",
+    "by_cell",
     "checked",
     "default_directories",
     "dry_run",
-    "rewrite",
     "run_sweep",
     "show_outcome",
+    "sweep",
     "tabulated",
     "wanted",
 ]
+
+
+class _Callable(ModuleType):
+    """A room that is a function as well: Python puts the module where `initlab.sweep` is looked up."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return sweep(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

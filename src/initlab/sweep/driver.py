@@ -51,7 +51,9 @@ class Signals:
         """Listen for the while; not in a thread, where Python does not allow it."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.hear)
+                # Whoever started this in the background may have decided that it shall not hear.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self.before[number] = signal.signal(number, self.hear)
         try:
             yield self
         finally:

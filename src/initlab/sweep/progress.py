@@ -32,6 +32,11 @@ class SweepLine(ProgressLine):
             facts = " · ".join(now["facts"])
             self.console.print(f"{self.label}: {facts}", soft_wrap=True, highlight=False, markup=False)
 
+    @classmethod
+    def quiet(cls) -> "SweepLine":
+        """Return a line that shows nothing."""
+        return cls("", Console(quiet=True, stderr=True))
+
     def say(self, text: str) -> None:
         """Print a sentence above the line."""
         self.console.print(f"initlab: {text}", soft_wrap=True, highlight=False, markup=False)

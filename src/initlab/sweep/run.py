@@ -85,12 +85,17 @@ def nothing() -> None:
 
 
 def run_sweep(
-    cells: Sequence[Cell], directory: Path, how: How, ended: Ended, opened: Callable[[], None] = nothing
+    cells: Sequence[Cell],
+    directory: Path,
+    how: How,
+    ended: Ended,
+    opened: Callable[[], None] = nothing,
+    quiet: bool = False,
 ) -> Outcome:
     """Run what is not done yet of a checked grid and return the outcome.
 
     Arguments: `ended(cell, summary, fresh)` hears of every cell, in this thread: fresh ones have run just now;
-    `opened()` is called once the directory is ours.
+    `opened()` is called once the directory is ours; `quiet` shows no progress.
 
     Raises UserError when another launch runs this sweep, or the disk is full; Interrupted when everything is kept after
     a signal.
@@ -101,7 +106,7 @@ def run_sweep(
         opened()
         results = Results(directory)
         plan = PlanFile.read(directory / "plan.json")
-        line = SweepLine("sweep")
+        line = SweepLine.quiet() if quiet else SweepLine("sweep")
         for damage in filter(None, [plan.damage, *map(results.damage, cells)]):
             line.say(f"{damage}.")
         skip(cells, results, ended)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +19,7 @@ from initlab.sweep.memory import GIB, network_bytes
 from initlab.sweep.plan import Group, PlanFile
 from initlab.sweep.results import Results
 from initlab.sweep.run import How, Outcome, plan_groups
-from initlab.sweep.table import axes, cells
+from initlab.sweep.table import axes, by_cell
 from initlab.training.evaluation import member_losses
 
 LONGEST = 40  # lines of a table on the screen; sweep.csv has them all
@@ -30,7 +31,7 @@ def show_outcome(outcome: Outcome, directory: Path) -> None:
     """Print the table of a sweep, what failed and what was skipped, and where everything is."""
     frame = outcome.frame()
     by = axes(frame, keys(outcome.cells))
-    rows = cells(frame, by)
+    rows = by_cell(frame, by)
     show_cells(rows[:LONGEST], by)
     if len(rows) > LONGEST:
         print(f"… {len(rows) - LONGEST} more in sweep.csv")
@@ -60,8 +61,8 @@ def keys(grid: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(key for cell in grid for key in flatten(cell.config.plain())))
 
 
-def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> None:
-    """Print what would be run, in which groups, with what memory and time; write nothing."""
+def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
+    """Print what would be run, in which groups, with what memory and time; write nothing and return what is there."""
     results = Results(directory)
     groups = plan_groups(PlanFile.read(directory / "plan.json"), results, grid, how)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -93,6 +94,7 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> None:
     print(f"{told}{f'; {done} are done already' if done else ''}.")
     show_skipped(grid)
     print(f"They would go to {directory}. Nothing was written.")
+    return results.frame(list(grid))
 
 
 def estimated_seconds(group: Group) -> float:

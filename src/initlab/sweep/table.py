@@ -1,23 +1,13 @@
 """What a sweep says at the end: one row per run in `sweep.csv`, one line per cell on the screen."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from initlab.records import load, write_sweep
-
 METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
 # Columns that describe a result, or where it lies: never an axis of the grid.
 NOT_AXES = {"seed", "path", "name", "status", "seconds", "problem", "hash", "steps", "fingerprint", "trained", "reason"}
-
-
-def rewrite(directory: Path) -> pd.DataFrame:
-    """Write `sweep.csv` anew from the run directories that are there; called as cells finish."""
-    frame = load(directory)
-    write_sweep(directory, frame)
-    return frame
 
 
 def axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
@@ -31,7 +21,7 @@ def axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     return [k for k in found if k not in follows] or [k for k in ("init", "act", "depth") if k in frame]
 
 
-def cells(frame: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
+def by_cell(frame: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
     """Summarise replicates: mean and standard deviation over seeds of every metric, best first, failures visible."""
     rows = []
     text = frame.assign(**{axis: frame[axis].astype(str) for axis in by})
