@@ -10,6 +10,7 @@ import argparse
 import gzip
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def network(depth: int, width: int) -> nn.Module:
     """Build `depth` hidden tanh layers and a readout, Glorot-uniform weights and zero biases."""
     sizes = [784, *[width] * depth, 10]
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         linear = nn.Linear(inputs, outputs)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -44,10 +45,10 @@ def network(depth: int, width: int) -> nn.Module:
 def train(
     x: Tensor, y: Tensor, *, depth: int, width: int, batch: int, steps: int, lr: float = 0.01, momentum: float = 0.9
 ) -> dict[str, Any]:
-    """Train for `steps` updates; return wall and CPU seconds from the first line to the last, and the final loss."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    """Train for `steps` updates; return wall and CPU seconds of the loop, and the final loss."""
     net = network(depth, width)
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
+    wall, cpu = time.perf_counter(), time.process_time()
     per_epoch = len(x) // batch
     done = 0
     while done < steps:
@@ -87,7 +88,5 @@ if __name__ == "__main__":
     torch.manual_seed(given.seed)
     images, labels = read(given.data_root, "train")
     updates = max(math.ceil(given.epochs * (len(images) // given.batch)), 1)
-    result = train(
-        images, labels, depth=given.depth, width=given.width, batch=given.batch, steps=updates, lr=given.lr
-    )
+    result = train(images, labels, depth=given.depth, width=given.width, batch=given.batch, steps=updates, lr=given.lr)
     print(f"{updates} updates in {result['seconds']:.2f} s, {1e6 * result['seconds'] / updates:.0f} µs each")
