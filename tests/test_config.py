@@ -321,7 +321,7 @@ def test_shape_may_be_null_only_for_models_with_their_own(default, key):
         (["lr=0.1"], "lr is not a key. Did you mean 'optim.lr'"),
         (["trian.epochs=1"], "Did you mean 'train.epochs'"),
         (["train.epoch=1"], "Did you mean 'train.epochs'.*The keys of train are train.epochs, train.steps"),
-        (["act.omega=3"], r"act=tanh has no act.omega \(a key of act=sin\); it has no keys of its own"),
+        (["act.omega=3"], r"act=tanh has no act.omega \(a key of act=sin\); it has no keys"),
         (["init=custom", "init.target=a:b", "init.slope=2"], r"a plus sign: \+init.slope="),
     ],
 )

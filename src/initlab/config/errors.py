@@ -44,7 +44,8 @@ def sentence(error: BaseException) -> str:
     if found := re.match(r"Could not delete from config. '([^']+)'", text):
         return f"~{found.group(1)} takes out what is not there: leave it out."
     if isinstance(cause, ValidationError) and cause.full_key:
-        return wrong_kind(str(cause.full_key), cause)
+        name = text.removeprefix("Error merging override ").lstrip("+").partition("=")[0]
+        return wrong_kind(name, str(cause.full_key), cause)
     if found := re.match(r"Could not override '([^']+)'", text):
         return unknown(found.group(1), cause.parent_node if isinstance(cause, OmegaConfBaseException) else None)
     why = f" ({first_line(cause)})" if cause is not None else ""
@@ -77,9 +78,12 @@ def several(override: str) -> str:
     return f"{override} names several values: add -m to run each of them, or choose one{listed}."
 
 
-def wrong_kind(key: str, cause: ValidationError) -> str:
-    """Say what a value must be; the key's own rule knows it best."""
-    key = key if key in RULES else next((rule for rule in RULES if key.startswith(f"{rule}.")), key)
+def wrong_kind(name: str, key: str, cause: ValidationError) -> str:
+    """Say what the value of a key must be, which its own rule knows best; `name` is what was typed."""
+    if name.startswith(f"{key}."):
+        return (
+            f"{name} is not a key: {key} is a single value{f', for example {RULES[key][2]}' if key in RULES else ''}."
+        )
     if key in RULES:
         return refusal(key, cause.value)
     return f"{key}={typed(cause.value)} has a value of the wrong kind ({first_line(cause)})."
@@ -93,15 +97,17 @@ def unknown(key: str, siblings: Any) -> str:
         own = [f"{group}.{name!s}" for name in siblings if name != "name"]
         return unknown_of_option(key, f"{group}={siblings['name']}", own)
     own = [k for k in known if k.startswith(f"{group}.")] if leaf and group not in GROUPS else []
-    rest = f" The keys of {group} are {', '.join(own)}." if own else f" {ALL[0]}{ALL[1:]}."
+    rest = f" The keys of {group} are {', '.join(own)}." if own else f" {ALL}."
+    if group == "hydra":
+        return f"{key} is not a key: `python train.py --cfg hydra` shows Hydra's own."
     return f"{key} is not a key.{nearest_key(key, own or known)}{rest}"
 
 
 def unknown_of_option(key: str, chosen: str, own: list[str]) -> str:
     """Say that the chosen option has no such key, and where it is at home."""
-    has = f"its keys are {', '.join(own)}" if own else "it has no keys of its own"
+    has = f"its keys are {', '.join(own)}" if own[1:] else f"its only key is {own[0]}" if own else "it has no keys"
     plus = f"; a parameter of your own function needs a plus sign: +{key}=…" if chosen.endswith("=custom") else ""
-    if elsewhere := [option for option in having(key) if option != chosen]:
+    if elsewhere := [option for option in having(key) if option != chosen and not option.endswith("=custom")]:
         others = f"{', '.join(elsewhere[:4])}{' and others' if len(elsewhere) > 4 else ''}"
         return f"{chosen} has no {key} (a key of {others}); {has}{plus}."
     return f"{chosen} has no {key}; {has}{plus}.{nearest(key, own)}"

@@ -71,7 +71,7 @@ def refuse_malformed(overrides: Iterable[str]) -> None:
         if not bare:
             raise UserError(f"{override} has no key: write key=value, for example depth=3.")
         if not equals and not override.startswith("~"):
-            raise UserError(f"{override} has no value: {how_to_write(bare)}.")
+            raise UserError(f"{override} has no value: {how_to_write(bare)}")
         if bare in GROUPS and equals and (NO_NAME.fullmatch(value) or value in ("null", "None")):
             raise UserError(
                 f"{override} names no option of {bare}: choose one of {', '.join(options(bare))}, "
@@ -82,10 +82,10 @@ def refuse_malformed(overrides: Iterable[str]) -> None:
 def how_to_write(word: str) -> str:
     """Say how a word that stands alone was probably meant: a key without a value, or an option without its group."""
     if homes := [group for group in (*GROUPS, "experiment") if option_named(group, word) in options(group)]:
-        return f"write {homes[0]}={option_named(homes[0], word)}"
+        return f"write {homes[0]}={option_named(homes[0], word)}."
     if word in EXAMPLES:
-        return f"write {word}=…, for example {EXAMPLES[word].split()[0]}"
-    return f"write key=value, for example depth=3.{nearest_key(word, [*GROUPS, *known_keys()])}".removesuffix(".")
+        return f"write {word}=…, for example {EXAMPLES[word].split()[0]}."
+    return f"write key=value, for example depth=3.{nearest_key(word, known_keys())}"
 
 
 def option_named(group: str, word: str) -> str:
