@@ -150,8 +150,8 @@ def task(composed: DictConfig) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train one network or a grid: compose with Hydra, run, and return the exit code.
 
-    2 for what the user got wrong, 1 for what failed while running, 130 or 143 for an interruption, 0 otherwise: divergence is
-    a result. With HYDRA_FULL_ERROR=1 in the environment the traceback is shown beside the sentence.
+    2 for what the user got wrong, 1 for what failed while running, 130 or 143 for an interruption, 0 otherwise:
+    divergence is a result. With HYDRA_FULL_ERROR=1 in the environment the traceback is shown beside the sentence.
     """
     SESSION.__init__()  # type: ignore[misc]
     full = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
@@ -165,12 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"initlab: {error}{kept()}", file=sys.stderr)
             return 2
         except Interrupted as stop:
-            print(f"\ninitlab: interrupted. {stop.remedy}".rstrip(), file=sys.stderr)
+            print(f"\ninitlab: interrupted: {stop.remedy}", file=sys.stderr)
             return 128 + stop.signal
-        except Interrupted as stop:
-        print(f"initlab: interrupted: {stop.remedy}", file=sys.stderr)
-        return 128 + stop.signal
-    except KeyboardInterrupt:
+        except KeyboardInterrupt:
             print(f"\ninitlab: interrupted.{kept()}", file=sys.stderr)
             return 130
     return 1 if "failed" in SESSION.statuses else 0
