@@ -1,5 +1,6 @@
 """How many networks fit: what one of them takes while it trains, and what is free."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +27,12 @@ def network_bytes(config: Config) -> float:
     cannot be run without data (a user's own model), its activations are taken to be as large as its parameters.
     """
     data = load_data(config, torch.device("cpu"))
-    with torch.device("meta"):
-        module = build_module(config, data, pick_activation(config))
+    try:
+        with torch.device("meta"):
+            module = build_module(config, data, pick_activation(config))
+    except Exception:
+        # A user's own model that cannot be built without memory, or at all: it runs alone, where a bug is recorded.
+        return math.inf
     size = 8 if config.precision == "fp64" else 4
     weights = sum(p.numel() for p in module.parameters()) + sum(b.numel() for b in module.buffers())
     copies = 3 + len(OPTIMIZERS[config.optim["name"]].slots)
