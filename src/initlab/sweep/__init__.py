@@ -3,6 +3,7 @@
 The module itself can be called: `initlab.sweep(init=[...], seed=range(5))`.
 """
 
+import inspect
 import sys
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,8 @@ __all__ = [
 
 class _Callable(ModuleType):
     """A room that is a function as well: Python puts the module where `initlab.sweep` is looked up."""
+
+    __signature__ = inspect.signature(sweep)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return sweep(*args, **kwargs)

@@ -36,18 +36,22 @@ def wanted(configs: Sequence[Config], repeats: bool = False) -> list[int]:
 
     Arguments: `repeats`: whether a cell may come twice, as it does where sub-grids overlap; the first one stays.
 
-    Raises UserError when a rule names what no cell has, when two cells are one run, or when nothing is left.
+    Raises UserError when cells disagree about the sweep, when a rule names what no cell has, when two cells are one
+    run, or when nothing is left.
     """
+    first = configs[0]
+    if any((config.sweep, config.dry_run) != (first.sweep, first.dry_run) for config in configs):
+        raise UserError("sweep.* and dry_run concern the grid as a whole: give each of them a single value.")
     flat = [flatten(config.plain()) for config in configs]
-    rules = [read_rule(rule, flat) for rule in configs[0].sweep.exclude]
+    rules = [read_rule(rule, flat) for rule in first.sweep.exclude]
     kept = [k for k, values in enumerate(flat) if not any(matches(values, rule) for rule in rules)]
     if not kept:
-        raise UserError(f"sweep.exclude={configs[0].sweep.exclude} leaves nothing to run: take a rule out.")
-    first: dict[str, int] = {}
+        raise UserError(f"sweep.exclude={first.sweep.exclude} leaves nothing to run: take a rule out.")
+    found: dict[str, int] = {}
     for k in kept:
-        if first.setdefault(digest(configs[k]), k) != k and not repeats:
+        if found.setdefault(digest(configs[k]), k) != k and not repeats:
             raise UserError(f"two cells of the grid are the same run ({run_name(configs[k])}): leave one out.")
-    return sorted(first.values())
+    return sorted(found.values())
 
 
 def read_rule(rule: Any, flat: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -85,13 +89,10 @@ def matches(values: Mapping[str, Any], rule: Mapping[str, Sequence[Any]]) -> boo
 def checked(configs: Sequence[Config], directories: Sequence[Path]) -> list[Cell]:
     """Check every cell before any is run; nothing is written.
 
-    Raises UserError when two cells share a directory, when they disagree about the sweep, when none can exist, or with
-    `sweep.impossible=error` when any cannot.
+    Raises UserError when two cells share a directory, when none can exist, or with `sweep.impossible=error` when any
+    cannot.
     """
     first = configs[0]
-    for config in configs:
-        if (config.sweep, config.dry_run) != (first.sweep, first.dry_run):
-            raise UserError("sweep.* and dry_run concern the grid as a whole: give each of them a single value.")
     reasons: dict[str, str | None] = {}
     cells: list[Cell] = []
     for number, (config, directory) in enumerate(zip(configs, directories, strict=True)):

@@ -87,6 +87,5 @@ class Progress:
         facts = [f"{self.before + done}/{self.before + self.total} networks"]
         facts += [f"{n} {what}" for n, what in ((diverged, "diverged"), (self.counts["failed"], "failed")) if n]
         if rate:
-            facts.append(f"{duration((self.steps - now) / rate)} left")
-        facts.append(f"{rate:,.0f} network-steps/s")
+            facts += [f"{duration((self.steps - now) / rate)} left", f"{rate:,.0f} network-steps/s"]
         self.line.update({"facts": facts, "share": now / max(self.steps, 1)})

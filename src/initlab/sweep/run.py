@@ -120,6 +120,8 @@ def run_sweep(
             line.say(f"{len(finished)} of {len(finished) + len(open_cells)} networks are done already.")
         room = directory / ".groups"
         sweep_room(room, groups)
+        if kept := sum((room / f"{group.id}.pt").exists() for group in groups):
+            line.say(f"{kept} of {len(groups)} groups go on from their checkpoints.")
         outcome = Outcome(list(cells), results, 0.0, len(finished))
         try:
             with line:

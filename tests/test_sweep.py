@@ -1,0 +1,416 @@
+"""Grids: which cells, in which groups, how many at a time, and what becomes of those that cannot be or fail."""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import initlab
+from initlab.config import Config
+from initlab.config.compose import compose_config
+from initlab.config.grid import compose_grid
+from initlab.errors import UserError
+from initlab.sweep import How, checked, default_directories, run_sweep, wanted
+from initlab.sweep.cells import group_key
+from initlab.sweep.memory import largest_group, network_bytes
+from initlab.sweep.plan import PlanFile, arrange, pieces
+
+TINY = {"depth": 1, "width": 4, "train.steps": 3, "log.histograms": 0, "data": "gaussian", "data.train_size": 300}
+TINY |= {"data.test_size": 50}
+ALL_ON_ONE_KEY = ("init", "seed", "optim.lr", "optim.weight_decay", "optim.clip_norm", "init.gain")
+
+
+def sweep(root: Path, *others: dict, **axes):
+    return initlab.sweep({**TINY, "sweep.root": str(root), "sweep.name": "s", **dict(*others)}, quiet=True, **axes)
+
+
+def grid(tmp_path, **axes):
+    overrides = [f"{key}={value}" for key, value in {**TINY, **axes}.items()]
+    configs, directory = compose_grid([*overrides, f"sweep.root={tmp_path}", "sweep.name=s"])
+    return checked(configs, default_directories(configs, directory)), directory
+
+
+# --- which cells
+
+
+def test_a_grid_is_a_product_in_the_order_of_its_keys():
+    configs, _ = compose_grid(["init=zeros,ones", "seed=range(2)", "act=glob(tan*)"])
+    assert [(c.init["name"], c.seed, c.act["name"]) for c in configs] == [
+        ("zeros", 0, "tanh"), ("zeros", 1, "tanh"), ("ones", 0, "tanh"), ("ones", 1, "tanh"),
+    ]  # fmt: skip
+
+
+def test_a_glob_finds_every_scheme_but_the_users_own():
+    configs, _ = compose_grid(["init=glob(*)"])
+    assert [c.init["name"] for c in configs] == sorted(set(initlab.SCHEMES) - {"custom"})
+
+
+def test_sub_grids_follow_each_other_and_the_command_line_overrules_them():
+    grids = '[{init:zeros,depth:"1,2"},{init:[siren,he_normal],act:sin,seed:"range(2)",width:[[4],8]}]'
+    configs, _ = compose_grid([f"sweep.grids={grids}", "depth=1"])
+    found = [(c.init["name"], c.act["name"], c.depth, c.seed, c.width) for c in configs]
+    assert found[0] == ("zeros", "tanh", 1, 0, 128)
+    assert len(found) == 1 + 2 * 2 * 2
+    assert found[1:4] == [("siren", "sin", 1, 0, [4]), ("siren", "sin", 1, 0, 8), ("siren", "sin", 1, 1, [4])]
+
+
+def test_where_sub_grids_overlap_a_cell_comes_once():
+    configs, _ = compose_grid(['sweep.grids=[{init:"zeros,ones"},{init:"ones,he_normal"}]'])
+    assert [configs[k].init["name"] for k in wanted(configs, repeats=True)] == ["zeros", "ones", "he_normal"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "left"),
+    [
+        ("[{init:zeros}]", ["ones-relu", "ones-tanh"]),
+        ("[{init:[zeros,ones],act:relu}]", ["zeros-tanh", "ones-tanh"]),
+        ("[{init:zeros,act:relu},{init:ones,act:tanh}]", ["zeros-tanh", "ones-relu"]),
+        ("[{depth:[1,2],seed:0,act:[ReLU]}]", ["zeros-tanh", "ones-tanh"]),
+        ("[{depth:7}]", ["zeros-relu", "zeros-tanh", "ones-relu", "ones-tanh"]),
+        ("[{init.sigma_b:0,act:relu}]", ["zeros-tanh", "ones-tanh"]),
+    ],
+)
+def test_exclude_matches_what_was_resolved(rules, left):
+    configs, _ = compose_grid(["init=zeros,ones", "act=relu,tanh", "depth=1", f"sweep.exclude={rules}"])
+    assert [f"{configs[k].init['name']}-{configs[k].act['name']}" for k in wanted(configs)] == left
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["sweep.exclude=[{init:he_norml}]"], "he_normal"),
+        (["sweep.exclude=[{dept:3}]"], "depth"),
+        (["sweep.exclude=[zeros]"], "which is no rule"),
+        (["sweep.exclude=[{init:glorot_uniform}]"], "leaves nothing to run"),
+        (["seed=1,1"], "the same run"),
+        (["init=xavier_uniform,glorot_uniform"], "the same run"),
+        (["init=dirac,delta_orthogonal"], "needs convolutions"),
+        (["init=dirac,zeros", "sweep.impossible=error"], "sweep.impossible=skip"),
+        (["sweep.order=grid,shuffle"], "single value"),
+        (["sweep.grids=[{}]"], "no sub-grid"),
+        (["sweep.grids=[3]"], "no sub-grid"),
+        (["sweep.grids=[{seed:[]}]"], "empty list"),
+        (["init=glob(nothing*)"], "matches no option"),
+        (["seed=0,1", "sed=0"], "seed"),
+        (["train.batch_size=128,100000"], "train.batch_size"),
+        (["data.root=/nowhere", "data=custom,gaussian"], "data"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_and_nothing_is_written(tmp_path, overrides, says):
+    def run():
+        configs, directory = compose_grid([*overrides, f"sweep.root={tmp_path}"])
+        configs = [configs[k] for k in wanted(configs)]
+        run_sweep(checked(configs, default_directories(configs, directory)), directory, How(), lambda *_: None)
+
+    with pytest.raises(UserError) as refused:
+        run()
+    assert says in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_executor_is_refused(tmp_path):
+    with pytest.raises(UserError, match="Did you mean 'process'"):
+        sweep(tmp_path, seed=[0, 1], executor="proces")
+    with pytest.raises(UserError, match=r"hydra\.launcher\.workers=0"):
+        sweep(tmp_path, seed=[0, 1], executor="process", workers=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- which groups
+
+
+@pytest.mark.parametrize("key", ALL_ON_ONE_KEY)
+def test_what_may_differ_inside_a_group(key):
+    pair = {"init": "zeros,he_normal", "seed": "0,1", "init.gain": "1,2"}.get(key, "0.1,0.2")
+    configs, _ = compose_grid([f"{key}={pair}"])
+    assert group_key(configs[0]) == group_key(configs[1])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("act=relu", "depth=2", "width=5", "model.norm=batch", "data.seed=1", "data.root=/tmp", "optim=adam"),
+        *("optim.momentum=0.5", "train.steps=7", "train.target_loss=1", "precision=fp64", "log.every=2", "device=cpu"),
+    ],
+)
+def test_what_makes_another_group(override):
+    assert group_key(compose_config([override])) != group_key(compose_config([]))
+
+
+@pytest.mark.parametrize(("count", "largest"), [(1, 1), (7, 3), (8, 8), (9, 8), (5, 100), (10, 1)])
+def test_pieces_are_even_and_as_few_as_can_be(count, largest):
+    sizes = [len(piece) for piece in pieces(range(count), largest)]
+    assert sum(sizes) == count
+    assert len(sizes) == -(-count // largest)
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_groups_keep_their_cells_while_the_grid_grows(tmp_path):
+    plan, done = PlanFile(tmp_path / "plan.json"), lambda cell: False
+    small, _ = grid(tmp_path, seed="0,1", depth="1,2")
+    first = arrange(plan, small, done, lambda _: 10)
+    assert [(g.id, len(g.cells)) for g in first] == [("g0001", 2), ("g0002", 2)]
+    plan.write()
+    again = PlanFile.read(tmp_path / "plan.json")
+    grown, _ = grid(tmp_path, seed="range(5)", depth="1,2")
+    second = arrange(again, grown, done, lambda _: 10)
+    assert {g.id: len(g.cells) for g in second} == {"g0001": 2, "g0002": 2, "g0003": 3, "g0004": 3}
+    assert [c.hash for c in first[0].cells] == [c.hash for c in second[0].cells]
+    assert len({cell.hash for group in second for cell in group.cells}) == len(grown)
+
+
+def test_a_group_with_one_cell_undone_is_run_as_a_whole_and_a_shrunken_one_is_not(tmp_path):
+    plan = PlanFile(tmp_path / "plan.json")
+    cells, _ = grid(tmp_path, seed="0,1,2")
+    arrange(plan, cells, lambda _: False, lambda _: 10)
+    undone = arrange(plan, cells, lambda cell: cell.number != 1, lambda _: 10)
+    assert [(g.id, len(g.cells)) for g in undone] == [("g0001", 3)]
+    fewer, _ = grid(tmp_path, seed="1,2")
+    regrouped = arrange(plan, fewer, lambda _: False, lambda _: 10)
+    assert [(g.id, len(g.cells)) for g in regrouped] == [("g0002", 2)]
+
+
+def test_shuffled_order_is_always_the_same_and_not_the_grids(tmp_path):
+    frames = [sweep(tmp_path / name, seed=range(8), sweep={"order": "shuffle", "max_group": 1}) for name in "ab"]
+    ended = [[path.name for path in by_time(tmp_path / name / "s")] for name in "ab"]
+    assert ended[0] == ended[1]
+    assert ended[0] != sorted(ended[0])
+    assert frames[0]["seed"].tolist() == list(range(8))
+
+
+def by_time(directory: Path) -> list[Path]:
+    summaries = sorted(directory.glob("*/summary.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [path.parent for path in summaries]
+
+
+# --- how many at a time
+
+
+def test_a_network_takes_more_when_it_is_larger():
+    base = {"data": "fashion_mini", "depth": "3", "width": "64"}
+
+    def taken(**others):
+        return network_bytes(compose_config([f"{k}={v}" for k, v in {**base, **others}.items()]))
+
+    assert taken() < taken(width="128") < taken(depth="10", width="128")
+    assert taken() < taken(optim="adam")
+    assert taken() < taken(**{"train.batch_size": "512"})
+    assert taken(precision="fp64") == 2 * taken()
+    assert taken(model="cnn", width="16") > 4 * 128 * 28 * 28 / 4 * 16
+
+
+def test_the_estimate_holds_what_training_really_takes():
+    from initlab.experiment.build import load_data, make_network, pick_activation
+
+    config = compose_config(["depth=4", "width=256", "data=gaussian"])
+    data, act = load_data(config, torch.device("cpu")), pick_activation(config)
+    module, _ = make_network(config, data, act, torch.device("cpu"))
+    kept: dict[int, int] = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(torch.randn(config.train.batch_size, *data.input_shape)).sum()
+    real = sum(kept.values()) + 3 * sum(p.numel() for p in module.parameters()) * 4
+    assert real < network_bytes(config) < 6 * real
+
+
+def test_memory_and_max_group_bound_a_group():
+    config = compose_config([])
+    one = network_bytes(config) / 2**30
+    assert largest_group(replace(config, sweep=replace(config.sweep, memory=10.5 * one))) == 10
+    assert largest_group(replace(config, sweep=replace(config.sweep, memory=10.5 * one, max_group=3))) == 3
+    assert largest_group(replace(config, sweep=replace(config.sweep, memory=0.1 * one))) == 1
+    assert largest_group(config, workers=4) <= largest_group(config) / 3
+
+
+def test_max_group_cuts_the_plan(tmp_path):
+    sweep(tmp_path, seed=range(5), sweep={"max_group": 2})
+    groups = json.loads((tmp_path / "s" / "plan.json").read_text())["groups"]
+    assert [len(hashes) for hashes in groups.values()] == [2, 2, 1]
+
+
+# --- what becomes of them
+
+
+def test_a_frame_with_one_row_per_cell_and_a_table_on_disk(tmp_path):
+    frame = sweep(tmp_path, init=["zeros", "he_normal"], seed=range(2), optim={"lr": [0.1, 0.01]})
+    assert frame["status"].tolist() == ["completed"] * 8
+    assert frame["init"].tolist() == ["zeros"] * 4 + ["he_normal"] * 4
+    written = (tmp_path / "s" / "sweep.csv").read_text().splitlines()
+    assert len(written) == 9
+    assert initlab.load(tmp_path / "s")["loss"].tolist() == pytest.approx(
+        frame.sort_values("path")["loss"].tolist(), abs=0
+    )
+
+
+def test_the_same_call_runs_nothing_twice_and_a_grown_one_only_what_is_new(tmp_path):
+    sweep(tmp_path, seed=range(2))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("*/summary.json")}
+    sweep(tmp_path, seed=range(2))
+    grown = sweep(tmp_path, seed=range(4))
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("*/summary.json")}
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(grown) == 4
+
+
+def test_a_changed_configuration_is_kept_apart(tmp_path):
+    first = sweep(tmp_path, seed=[0, 1])
+    second = sweep(tmp_path, seed=[0, 1], train__steps=4)
+    assert set(first["path"]).isdisjoint(second["path"])
+    table = initlab.load(tmp_path / "s")
+    assert sorted(table["train.steps"]) == [3, 3, 4, 4]
+
+
+def test_cells_that_cannot_exist_are_recorded_with_their_reason(tmp_path):
+    frame = sweep(tmp_path, init=["zeros", "dirac"], seed=[0, 1])
+    assert frame["status"].tolist() == ["completed"] * 2 + ["skipped"] * 2
+    assert frame["reason"].tolist()[2:] == [frame["reason"].iloc[2]] * 2
+    assert "needs convolutions" in frame["reason"].iloc[2]
+
+
+def test_divergence_is_a_result_and_is_not_run_again(tmp_path):
+    call = {"init": ["constant", "he_normal"], "act": "relu", "depth": 3, "optim.lr": 1e30}
+    frame = sweep(tmp_path, call)
+    assert "diverged" in frame["status"].tolist()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("*/summary.json")}
+    assert sweep(tmp_path, call)["status"].tolist() == frame["status"].tolist()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("*/summary.json")} == before
+
+
+@pytest.fixture
+def own_scheme(tmp_path, monkeypatch):
+    """A scheme of the user's own that breaks for one seed, as long as the file `broken` is there."""
+    (tmp_path / "own_scheme.py").write_text(
+        "from pathlib import Path\n"
+        "def fill_(weight, *, generator, **_):\n"
+        "    weight.normal_(0, 0.1, generator=generator)\n"
+        "    if float(weight.flatten()[0]) > 0 and Path('broken').exists():\n"
+        "        raise RuntimeError('a bug of mine')\n"
+        "    return weight\n"
+    )
+    (tmp_path / "broken").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield {"init": "custom", "init.target": "own_scheme:fill_"}
+    sys.modules.pop("own_scheme", None)
+
+
+def test_one_bad_cell_costs_speed_and_not_the_sweep(tmp_path, own_scheme):
+    frame = sweep(tmp_path / "out", own_scheme, seed=range(6), train__steps=5)
+    failed = frame["status"] == "failed"
+    assert 0 < failed.sum() < 6
+    assert set(frame["status"]) == {"failed", "completed"}
+    assert frame["error"][failed].str.contains("a bug of mine").all()
+    logs = [(Path(path) / "run.log").read_text() for path in frame["path"][failed]]
+    assert all("Traceback" in log and "own_scheme.py" in log for log in logs)
+
+
+def test_failed_cells_are_tried_again_and_others_are_not(tmp_path, own_scheme):
+    first = sweep(tmp_path / "out", own_scheme, seed=range(6))
+    (tmp_path / "broken").unlink()
+    before = {path: (Path(path) / "summary.json").stat().st_mtime_ns for path in first["path"]}
+    second = sweep(tmp_path / "out", own_scheme, seed=range(6))
+    assert second["status"].tolist() == ["completed"] * 6
+    again = [(Path(path) / "summary.json").stat().st_mtime_ns != before[path] for path in second["path"]]
+    assert again == (first["status"] == "failed").tolist()
+
+
+def test_another_directory_for_every_hash_and_none_for_device_and_logging(tmp_path):
+    first = sweep(tmp_path, seed=[0])
+    second = sweep(tmp_path, seed=[0], device="cpu", log={"every": 2}, threads=1)
+    assert first["path"].tolist() == second["path"].tolist()
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_be(tmp_path, capsys):
+    frame = sweep(tmp_path, seed=range(3), depth=[1, 2], init=["zeros", "dirac"], dry_run=True)
+    said = capsys.readouterr().out
+    assert len(frame) == 0
+    assert list(tmp_path.iterdir()) == []
+    for text in ("g0001", "g0002", "depth=1", "depth=2", "6 networks in 2 groups", "GiB", "6 × init=dirac"):
+        assert text in said
+
+
+def test_the_table_is_rewritten_while_cells_end_but_not_for_each(tmp_path, monkeypatch):
+    from initlab.sweep import results
+
+    written = []
+    monkeypatch.setattr(results, "write_sweep", lambda directory, frame: written.append(len(frame)))
+    monkeypatch.setattr(results, "TABLE_EVERY", 0.0)
+    sweep(tmp_path / "often", seed=range(6), sweep={"max_group": 1})
+    assert 2 <= len(written) <= 7
+    assert written == sorted(written)
+    written.clear()
+    monkeypatch.setattr(results, "TABLE_EVERY", 1e9)
+    sweep(tmp_path / "seldom", seed=range(6), sweep={"max_group": 1})
+    assert written in ([6], [1, 6])
+
+
+def test_progress_counts_networks_and_steps():
+    from io import StringIO
+
+    from rich.console import Console
+
+    from initlab.sweep.progress import Progress, SweepLine
+
+    out = StringIO()
+    line = SweepLine("sweep", Console(file=out, width=200))
+    line.pause = 0.0
+    progress = Progress(total=4, steps=400, before=3, line=line, started=time.monotonic() - 10)
+    progress.note("g0001", {"step": 50, "members": 2, "diverged": 1})
+    progress.note("g0001", {"step": 100, "members": 2, "diverged": 1})
+    line.pause = 0.0
+    progress.finished("g0002", 100, ["completed", "failed"])
+    said = out.getvalue().splitlines()
+    assert "3/7 networks · 1 diverged" in said[0]
+    assert "5/7 networks · 1 diverged · 1 failed" in said[-1]
+    # 400 steps done, of which the checkpoint brought 100 along, in 10 seconds
+    assert "30 network-steps/s" in said[-1]
+
+
+def test_progress_in_a_file_comes_ever_more_seldom(monkeypatch):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from initlab import display
+    from initlab.sweep import progress
+
+    clock = [0.0]
+    for module in (display, progress):
+        monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    out = StringIO()
+    line = progress.SweepLine("sweep", Console(file=out))
+    for clock[0] in range(3600):
+        line.update({"facts": ["x"], "share": 0.5})
+    assert 50 < len(out.getvalue().splitlines()) < 80
+
+
+def test_the_room_is_callable_and_has_the_functions_signature():
+    import inspect
+
+    assert "executor" in inspect.signature(initlab.sweep).parameters
+    assert "quiet" in inspect.signature(initlab.sweep.sweep).parameters
+    assert isinstance(initlab.sweep.How(), How)
+
+
+def test_nested_dotted_and_underscored_keys_are_one(tmp_path):
+    ways = [{"optim": {"lr": [0.5]}}, {"optim.lr": [0.5]}]
+    frames = [
+        initlab.sweep({**TINY, "sweep.root": str(tmp_path), "sweep.name": "s", **way}, quiet=True) for way in ways
+    ]
+    frames.append(sweep(tmp_path, optim__lr=[0.5]))
+    assert len({frame["path"].iloc[0] for frame in frames}) == 1
+    assert frames[0]["optim.lr"].tolist() == [0.5]
+
+
+def test_config_of_a_cell_is_the_command_lines(tmp_path):
+    configs, _ = compose_grid(["init=he_normal,zeros", "optim.lr=0.3", "width=[8]", "depth=1"])
+    assert configs[0] == compose_config(["init=he_normal", "optim.lr=0.3", "width=[8]", "depth=1"])
+    assert isinstance(configs[1], Config)
