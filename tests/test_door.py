@@ -165,7 +165,7 @@ REFUSALS = [
     ("-m init=zeros,he_norml", "init=he_norml is unknown"),
     ("-m depth=1,0", "depth=0 must be"),
     ("-m optim.lr=0.1,abc", "optim.lr=abc must be"),
-    ("-m init=glob(foo*)", "matched nothing"),
+    ("-m init=glob(foo*)", r"init=glob\(foo\*\) matches no option"),
     ("-m init=dirac,delta_orthogonal", "needs convolutions and the model has none"),
     ("-m init=dirac", "init=dirac needs convolutions and the model has none"),
 ]

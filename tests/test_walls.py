@@ -65,7 +65,7 @@ def imported(path: Path, source: Path) -> list[str]:
             start = here[: len(here) + 1 - node.level] if node.level else []
             module = ".".join([*start, *([node.module] if node.module else [])])
             found += [f"{module}.{alias.name}" for alias in node.names] if module == package else [module]
-    return [name for name in found if name.split(".")[0] == package and "." in name]
+    return [name for name in found if name.startswith(f"{package}.") and "__" not in name]
 
 
 def breaches(source: Path, numbers: dict[str, int]) -> list[str]:
