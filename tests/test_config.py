@@ -17,7 +17,7 @@ from initlab.config.files import conf_dir, option_keys, options
 from initlab.config.help import key_rows, markdown
 from initlab.config.naming import cell_name, digest, run_name
 from initlab.config.overrides import canonical, option, split
-from initlab.config.schema import EXAMPLES, GROUPS, OPTION_KEYS
+from initlab.config.schema import EXAMPLES, GROUPS, LAUNCHER_KEYS, OPTION_KEYS
 from initlab.data import DATASETS
 from initlab.errors import UserError
 from initlab.experiment import impossible
@@ -142,7 +142,7 @@ def test_experiment_composes(name):
     compose_config([f"experiment={name}"])
 
 
-# DESIGN.md, section 8. The launcher's keys are checked where the launcher is.
+# DESIGN.md, section 8, but for the launcher's keys.
 DEFAULTS = {
     "init": "glorot_uniform",
     "init.gain": "paper",
@@ -214,6 +214,12 @@ def test_schema_defaults_are_those_of_the_files(default):
 @pytest.mark.parametrize("key", OPTION_KEYS)
 def test_common_keys_and_their_defaults_are_those_of_the_default_options(default, key):
     assert typed(lookup(default, key)) == typed(yaml.safe_load(OPTION_KEYS[key][0]))
+
+
+@pytest.mark.parametrize("key", LAUNCHER_KEYS)
+def test_keys_of_the_launcher(hydra_conf, key):
+    composed = compose("config", return_hydra_config=True)
+    assert OmegaConf.select(composed, key) == LAUNCHER_KEYS[key][0]
 
 
 def test_key_table_holds_every_key_once(default):

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from initlab.config.compose import register, to_config
 from initlab.config.errors import translated
 from initlab.config.files import conf_dir
+from initlab.config.help import program
 from initlab.config.naming import run_name
 from initlab.config.overrides import canonical, refuse_malformed, split
 from initlab.errors import Interrupted, UserError, nearest, reader_may_leave
@@ -231,11 +232,11 @@ def refuse_flags(flags: list[str]) -> None:
     def refuse(message: str) -> NoReturn:
         flag = next((f for f in flags if f.startswith("-") and f.partition("=")[0] not in known), None)
         if flag is None:
-            raise UserError(f"{message}: `python train.py --hydra-help` explains the flags.")
+            raise UserError(f"{message}: `{program()} --hydra-help` explains the flags.")
         name, _, value = flag.lstrip("-").partition("=")
         raise UserError(
             f"{flag} is no flag: keys are written without dashes ({name}={value or '…'}), and "
-            f"`python train.py --hydra-help` lists the flags.{nearest(flag, known)}"
+            f"`{program()} --hydra-help` lists the flags.{nearest(flag, known)}"
         )
 
     parser.error = refuse  # type: ignore[method-assign]

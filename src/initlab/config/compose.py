@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from initlab.config.checks import check, known_keys, nearest_key
 from initlab.config.errors import translated, unknown_of_option
 from initlab.config.files import conf_dir, option_keys
-from initlab.config.help import examples_text, keys_text
+from initlab.config.help import examples_text, keys_text, program
 from initlab.config.naming import cell_name, run_name
 from initlab.config.overrides import canonical, refuse_malformed
 from initlab.config.schema import GROUPS, Config
@@ -56,6 +56,7 @@ RESOLVERS: dict[str, Callable[..., str]] = {
     "sweep_dir": sweep_directory,
     "keys": keys_text,
     "examples": examples_text,
+    "program": program,
 }
 
 

@@ -12,11 +12,11 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from initlab.config.checks import RULES, known_keys, nearest_key, refusal, typed
 from initlab.config.files import option_keys, options
+from initlab.config.help import program
 from initlab.config.schema import GROUPS
 from initlab.errors import UserError, nearest
 from initlab.names import ALIASES
 
-ALL = "`python train.py --help` lists all keys"
 CATALOGUES = {"init": "`initlab schemes` lists all", "act": "`initlab activations` lists all"}
 
 
@@ -49,7 +49,7 @@ def sentence(error: BaseException) -> str:
     if found := re.match(r"Could not override '([^']+)'", text):
         return unknown(found.group(1), cause.parent_node if isinstance(cause, OmegaConfBaseException) else None)
     why = f" ({first_line(cause)})" if cause is not None else ""
-    return f"{text.rstrip('.')}{why}: {ALL}."
+    return f"{text.rstrip('.')}{why}: {all_keys()}."
 
 
 def missing_option(error: MissingConfigException) -> str:
@@ -57,7 +57,7 @@ def missing_option(error: MissingConfigException) -> str:
     missing = (error.missing_cfg_file or "").removesuffix(".yaml")
     group, _, option = missing.rpartition("/")
     if not group:
-        return f"{first_line(error)}: {ALL}."
+        return f"{first_line(error)}: {all_keys()}."
     return unknown_option(group, option, sorted(o.removesuffix(".yaml") for o in error.options or []))
 
 
@@ -97,9 +97,9 @@ def unknown(key: str, siblings: Any) -> str:
         own = [f"{group}.{name!s}" for name in siblings if name != "name"]
         return unknown_of_option(key, f"{group}={siblings['name']}", own)
     own = [k for k in known if k.startswith(f"{group}.")] if leaf and group not in GROUPS else []
-    rest = f" The keys of {group} are {', '.join(own)}." if own else f" {ALL}."
+    rest = f" The keys of {group} are {', '.join(own)}." if own else f" {all_keys()}."
     if group == "hydra":
-        return f"{key} is not a key: `python train.py --cfg hydra` shows Hydra's own."
+        return f"{key} is not a key: `{program()} --cfg hydra` shows Hydra's own."
     return f"{key} is not a key.{nearest_key(key, own or known)}{rest}"
 
 
@@ -118,6 +118,11 @@ def having(key: str) -> list[str]:
     """List the options that have a key: `act.omega` belongs to `act=sin`."""
     group, _, leaf = key.partition(".")
     return [f"{group}={option}" for option in options(group) if leaf in (option_keys(group, option) or ())]
+
+
+def all_keys() -> str:
+    """Say where all keys are listed."""
+    return f"`{program()} --help` lists all keys"
 
 
 def first_line(error: BaseException | None) -> str:

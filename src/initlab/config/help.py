@@ -1,13 +1,15 @@
 """The table of keys: one source for `--help` and the README."""
 
 import dataclasses
+import sys
+from pathlib import Path
 from typing import Any
 
-from initlab.config.schema import EXAMPLES, GROUPS, OPTION_KEYS, Config
+from initlab.config.schema import EXAMPLES, GROUPS, LAUNCHER_KEYS, OPTION_KEYS, Config
 
 
 def key_rows(cls: Any = Config, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Return (key, default, what it is) for every key: the groups and what their options share, then the schema's.
+    """Return (key, default, what it is) for every key: of groups, of their options, of the schema, of the launcher.
 
     >>> key_rows()[0], key_rows()[1][0]
     (('init', 'glorot_uniform', 'init scheme'), 'init.gain')
@@ -21,7 +23,7 @@ def key_rows(cls: Any = Config, prefix: str = "") -> list[tuple[str, str, str]]:
             rows += [(k, default, text) for k, (default, text) in OPTION_KEYS.items() if k.startswith(f"{f.name}.")]
         else:
             rows.append((prefix + f.name, shown(f), f.metadata["help"]))
-    return rows
+    return rows if prefix else rows + [(key, *facts) for key, facts in LAUNCHER_KEYS.items()]
 
 
 def shown(f: dataclasses.Field) -> str:
@@ -30,6 +32,11 @@ def shown(f: dataclasses.Field) -> str:
     if isinstance(value, dict):
         value = value["name"]
     return "null" if value is None else str(value).lower()
+
+
+def program() -> str:
+    """Say how the door was called: from a checkout, or as installed."""
+    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "initlab train"
 
 
 def keys_text() -> str:

@@ -98,6 +98,12 @@ OPTION_KEYS: dict[str, tuple[str, str]] = {
     "optim.clip_norm": ("null", "largest norm of the whole gradient"),
 }
 
+# The launcher's keys belong to Hydra's own node; a test compares them with the launcher.
+LAUNCHER_KEYS: dict[str, tuple[str, str]] = {
+    "hydra.launcher.executor": ("inline", "what runs a sweep: inline, process, submitit or ray"),
+    "hydra.launcher.workers": ("auto", "how many groups of networks at a time"),
+}
+
 # One example for every axis, shown by --help and in the README.
 EXAMPLES = {
     "init": "init=he_normal init.gain=1.2",
