@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from initlab.diagnostics.batch import Batch, arguments, batch_size, copied, in_order, moments_of, tokens_of, unwrapped
 from initlab.diagnostics.calls import Call, Sum
-from initlab.diagnostics.jacobian import write_jacobians
+from initlab.diagnostics.jacobian import affordable, write_jacobians
 from initlab.diagnostics.listen import Listener
 from initlab.diagnostics.objective import Objective, objective
 from initlab.diagnostics.scene import Scene
@@ -208,6 +208,9 @@ def _jacobians(
     mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
     if mixes or not (isinstance(batch, Tensor) and batch.is_floating_point() and len(batch) == size):
         return  # no single sample to differentiate
+    exact, estimated = affordable(scene.calls, size, SAMPLES, budget)
+    if not exact and not estimated:
+        return
     inputs = batch[:SAMPLES].detach().clone().requires_grad_()
     torch.manual_seed(look.seed)
     listener = Listener(module, weights, len(inputs), [])
@@ -216,7 +219,7 @@ def _jacobians(
     with listener:
         module(inputs.clone())  # a copy: the first operation may work in place
     listener.scene.close()
-    write_jacobians(listener.scene.calls, listener.scene.kept, inputs, budget)
+    write_jacobians(listener.scene.calls, listener.scene.kept, inputs, exact, estimated)
     for call, other in zip(scene.calls, listener.scene.calls, strict=False):
         if call.layer == other.layer:
             call.stats.update({k: v for k, v in other.stats.items() if k.startswith("jacobian_")})

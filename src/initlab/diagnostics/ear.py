@@ -47,7 +47,7 @@ class Ear(TorchFunctionMode):
         used = self._weight_among(args, kwargs) if name in LINEAR else None
         if used is not None:
             self._bare_weight(name, *used, traced, out)
-        elif isinstance(out, (Tensor, tuple, list)):
+        elif isinstance(out, Tensor) or (isinstance(out, (tuple, list)) and any(isinstance(x, Tensor) for x in out)):
             self._step(name, args, traced, out)
         return out
 
@@ -122,9 +122,13 @@ class Ear(TorchFunctionMode):
             if weight is None and (viewed := self.views.traced([value])):
                 weight = self.parameters[next(iter(viewed[0][1]))]
             if weight is not None:
-                heard = isinstance(weight.owner, LAYERS) and any(m is weight.owner for m, _, _ in self.scene.running)
-                return None if heard else (weight, value, position == 0)
+                return None if self._heard(weight) else (weight, value, position == 0)
         return None
+
+    def _heard(self, weight: Weight) -> bool:
+        # A layer that runs now, and whose weight this is (its own or a tied one), is heard by its hook.
+        layers = (module for module, _, _ in self.scene.running if isinstance(module, LAYERS))
+        return any(weight.tensor is tensor for module in layers for tensor in module._parameters.values())
 
     def _view_of_parameter(self, name: str, args: Sequence[Any], out: Any) -> None:
         if args and isinstance(args[0], Tensor) and isinstance(out, Tensor) and step_of(name, 1) is None:

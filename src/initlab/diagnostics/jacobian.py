@@ -1,6 +1,6 @@
 """Squared singular values of the Jacobians ∂h/∂input of single samples: all of them, or estimates by iteration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -55,26 +55,21 @@ def estimated_spectra(
     """
     cotangent = torch.zeros_like(outputs, requires_grad=True)
     (pulled,) = torch.autograd.grad(outputs, inputs, cotangent, create_graph=True)
+    wide = outputs[0].numel() <= inputs[0].numel()
+    size = min(outputs[0].numel(), inputs[0].numel())
     spectra = []
     for sample in range(samples):
 
-        def transposed(u: Tensor, sample: int = sample) -> Tensor:
-            whole = torch.zeros_like(outputs)
-            whole[sample] = u.view_as(outputs[sample])
-            return torch.autograd.grad(outputs, inputs, whole, retain_graph=True)[0][sample].flatten()
+        def through(result: Tensor, source: Tensor, v: Tensor, sample: int = sample) -> Tensor:
+            whole = torch.zeros_like(result)
+            whole[sample] = v.view_as(result[sample])
+            return torch.autograd.grad(result, source, whole, retain_graph=True)[0][sample].flatten()
 
-        def forward(v: Tensor, sample: int = sample) -> Tensor:
-            whole = torch.zeros_like(inputs)
-            whole[sample] = v.view_as(inputs[sample])
-            return torch.autograd.grad(pulled, cotangent, whole, retain_graph=True)[0][sample].flatten()
+        def gram(columns: Tensor, through: Callable[..., Tensor] = through) -> Tensor:
+            first, then = ((outputs, inputs), (pulled, cotangent))[:: 1 if wide else -1]
+            return torch.stack([through(*then, through(*first, v)) for v in columns.T], 1)
 
-        wide = outputs[sample].numel() <= inputs[sample].numel()
-        size = min(outputs[sample].numel(), inputs[sample].numel())
-        first, then = (transposed, forward) if wide else (forward, transposed)
-        like = outputs.detach()
-        spectra.append(
-            lanczos(lambda v, f=first, g=then: g(f(v)), size, steps=steps, probes=probes, like=like)  # type: ignore
-        )
+        spectra.append(lanczos(gram, size, steps=steps, probes=probes, like=outputs.detach()))
     return spectra
 
 
@@ -92,26 +87,43 @@ def moments(spectra: Sequence[Spectrum]) -> dict[str, float]:
     return {"jacobian_mean": sum(means) / count, "jacobian_var": sum(variances) / count, "jacobian_max": largest}
 
 
-def write_jacobians(calls: Sequence[Call], kept: Mapping[int, Tensor], inputs: Tensor, budget: float | None) -> None:
-    """Write Jacobian statistics into the calls whose preactivations were kept.
+def affordable(calls: Sequence[Call], batch: int, samples: int, budget: float | None) -> tuple[set[int], set[int]]:
+    """Choose the calls whose Jacobians to compute exactly, and those to estimate, by index.
 
-    Exact where a layer has at most `LARGEST` outputs and, with a `budget` in multiplications, as long as that lasts;
-    without one, the last layer is estimated by iteration where it is larger.
+    Exact where one sample has at most `LARGEST` outputs and, with a `budget` in multiplications, as long as that
+    lasts; without one, the last layer is estimated where it is larger.
+    """
+    exact: set[int] = set()
+    below = spent = 0.0  # multiplications of a forward pass up to here, and of the Jacobians so far
+    for call in calls:
+        if call.weight is not None:
+            below += call.samples * call.weight.tensor.numel() / batch
+        outputs = call.samples * call.units / batch
+        cost = 2 * outputs * below * samples
+        if 0 < outputs <= LARGEST and (budget is None or spent + cost <= budget):
+            exact.add(call.index)
+            spent += cost
+    last = max((call.index for call in calls if call.samples), default=0)
+    return exact, {last} - exact if budget is None and last else set()
+
+
+def write_jacobians(
+    calls: Sequence[Call], kept: Mapping[int, Tensor], inputs: Tensor, exact: set[int], estimated: set[int]
+) -> None:
+    """Write Jacobian statistics into the chosen calls.
 
     Arguments: `kept`: index of a call -> its preactivations [S, …], connected to `inputs` [S, …] by autograd.
     """
     samples = len(inputs)
-    below = spent = 0.0
     for call in calls:
-        below += call.samples * call.weight.tensor.numel() if call.weight is not None else 0
         tensor = kept.get(call.index)
-        if tensor is None or len(tensor) != samples or not _connected(tensor, inputs):
+        if tensor is None or len(tensor) != samples or call.index not in exact | estimated:
             continue
-        outputs = tensor[0].numel()
-        spent += 2 * outputs * below
-        if outputs <= LARGEST and (budget is None or spent <= budget):
+        if not _connected(tensor, inputs):
+            continue
+        if call.index in exact:
             call.write("spectrum", exact_squares(tensor, inputs, samples)[None])
-        elif budget is None and call.index == max(kept):
+        else:
             call.stats.update(moments(estimated_spectra(tensor, inputs, samples)))
 
 

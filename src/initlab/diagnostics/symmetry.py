@@ -10,7 +10,10 @@ from initlab.diagnostics.spectrum import lanczos
 EXACT = 1024
 """Smaller side up to which all singular values are computed; beyond it their distribution is estimated."""
 
-STEPS, PROBES = 48, 4
+ESTIMATED = 2**24
+"""Elements up to which it is estimated; a larger matrix gets no effective rank."""
+
+STEPS, PROBES = 24, 4
 
 
 def effective_rank(x: Tensor) -> Tensor:
@@ -18,7 +21,8 @@ def effective_rank(x: Tensor) -> Tensor:
 
     Between 1 (a rank-one matrix, such as ones) and min(out, in) (an orthogonal one); 0 for a zero matrix. Source: Roy
     and Vetterli 2007, *The effective rank: a measure of effective dimensionality*. Where the smaller side exceeds
-    `EXACT`, an estimate good to about 1 % by stochastic Lanczos quadrature.
+    `EXACT`, an estimate by stochastic Lanczos quadrature, good to a few per cent for random matrices; NaN beyond
+    `ESTIMATED` elements.
 
     Arguments: `x` [N, G, out, in], float64: G blocks of a block-diagonal matrix (the groups of a convolution).
 
@@ -27,7 +31,7 @@ def effective_rank(x: Tensor) -> Tensor:
     [1.0, 3.0, 0.0]
     """
     if min(x.shape[-2:]) > EXACT:
-        return torch.stack([_estimated(member) for member in x])
+        return torch.stack([_estimated(m) if m.numel() <= ESTIMATED else torch.tensor(torch.nan) for m in x])
     squares = singular_squares(x)
     return _spread(squares.flatten(1).sqrt(), torch.ones(()))
 
@@ -51,10 +55,15 @@ def _spread(values: Tensor, weights: Tensor) -> Tensor:
 def _estimated(blocks: Tensor) -> Tensor:
     nodes, weights = [], []
     for block in blocks:
-        wide = block if block.shape[0] <= block.shape[1] else block.T
+        wide = (block if block.shape[0] <= block.shape[1] else block.T).float()  # half the memory to move
         found = lanczos(partial(_gram, wide), wide.shape[0], steps=STEPS, probes=PROBES, like=wide)
         nodes.append(found.nodes)
-        weights.append(found.weights * wide.shape[0])
+        noise = torch.finfo(torch.float32).eps * wide.shape[0] * found.nodes.max()
+        nodes[-1] = torch.where(found.nodes > noise, found.nodes, torch.zeros(()))
+        # The trace is known exactly: Σσ² is the sum of squares.
+        estimate = (found.weights * nodes[-1]).sum()
+        scale = wide.double().square().sum().cpu() / torch.where(estimate > 0, estimate, torch.ones(()))
+        weights.append(found.weights * scale)
     return _spread(torch.cat(nodes).sqrt(), torch.cat(weights))
 
 
