@@ -35,7 +35,8 @@ def moments(act: Any, q: Any) -> Moments:
     """Integrate φ and φ′ over N(0, q).
 
     Arguments: `act`: activation by name, record or callable. `q`: second moments ≥ 0, a number or an array; 0 stands
-    for the limit q → 0.
+    for the limit q → 0. NaN where φ grows so fast that the integral is out of reach. Where φ(0) ≠ 0, `growth` carries
+    rounding of about 1e-16/√q.
 
     >>> round(float(moments("relu", 2.0).square), 12)
     1.0
@@ -54,7 +55,9 @@ _EDGE = 1e-6  # of E[φ²] from the outermost tenth of the nodes: more, and φ g
 
 def _integrands(rule: Rule) -> np.ndarray:
     square, slope_square = rule.phi * rule.phi, rule.slope * rule.slope
-    edge = np.where(np.abs(rule.u) > 0.9 * rule.u[-1], square, 0.0)
+    far = np.abs(rule.u) > 0.9 * rule.u[-1]
+    dead = not square[np.abs(rule.u) < 0.25 * rule.u[-1]].any()  # φ = 0 but far out, where next to nothing falls
+    edge = np.where(far & (not dead), square, 0.0)
     return np.stack([rule.phi, square, slope_square, slope_square * slope_square, rule.u * rule.phi * rule.slope, edge])
 
 

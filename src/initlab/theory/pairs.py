@@ -108,7 +108,8 @@ def _panels(act: Activation, across: float, along: float, edges: np.ndarray, kin
     outermost = REACH * across
     crossings = {abs(a - b) / 2 for a, b in combinations(kinks, 2)} | {abs(k) for k in kinks}
     cuts = {0.0, 1.5 * across, 4.5 * across, outermost} | {x for x in crossings if 0 < x < outermost}
-    low, high, _ = refine(over_s, np.array(sorted(cuts)), f"activation {act.name!r}")
+    steepest = float((evaluate(act, np.append(edges - 1e-9, edges + 1e-9))[1] ** 2).max())
+    low, high, _ = refine(over_s, np.array(sorted(cuts)), f"activation {act.name!r}", floor=1e-6 * steepest)
     d, weight = place(np.append(low, high[-1]))
     weight = weight * np.exp(-0.5 * (d / across) ** 2) * (2 / (across * np.sqrt(2 * np.pi)))
     secant, slopes = over_s(d)

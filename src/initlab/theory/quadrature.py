@@ -29,6 +29,7 @@ SMALLEST_Q, LARGEST_Q = 1e-280, 1e280
 _TAIL = 1e-7  # product integrals of analytic functions converge like the cube of the coefficient tail
 _FLOOR = 1e-6  # far out tanh′ is rounding noise, which must not be chased
 _PANELS = 1 << 18  # more panels than this and φ oscillates too fast for the interval
+_KINKS = 256  # more found than this, and their panels are good enough as they are
 _WIDTH = 2.0**-46  # a panel this narrow, relative to its place, holds a kink and next to no mass
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER)
@@ -71,13 +72,13 @@ def place(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def refine(
-    function: Callable[[np.ndarray], np.ndarray], edges: np.ndarray, what: str
+    function: Callable[[np.ndarray], np.ndarray], edges: np.ndarray, what: str, floor: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """Split the panels between `edges` until `function` is resolved on each.
 
     `function` maps nodes [P, ORDER] to values [K, P, ORDER]. A panel is resolved when the upper half of its Legendre
     coefficients is below 1e-7 of its own largest value, or of a millionth of the largest in the inner quarter, where
-    the Gaussian has its mass. Panels that stay unresolved down to a relative width of 2⁻⁴⁶ hold a
+    the Gaussian has its mass, or of `floor`. Panels that stay unresolved down to a relative width of 2⁻⁴⁶ hold a
     kink: they are kept, and their places are returned so that the caller can start over with them as edges.
 
     Returns the panels' lower and upper ends, and the kinks found. Raises `UserError` where φ oscillates too fast.
@@ -94,8 +95,9 @@ def refine(
         values = function(nodes)
         values = np.where(np.isfinite(values), values, 0.0)  # overflow is no reason to split
         sizes = np.abs(values)
-        largest = np.maximum(largest, np.where(np.abs(nodes) <= bulk, sizes, 0.0).max(axis=(1, 2)))
-        scale = np.maximum(sizes.max(axis=2), _FLOOR * np.expand_dims(largest, 1))
+        inner = np.where(np.abs(nodes) <= bulk, sizes, 0.0).max(axis=(1, 2))
+        largest = np.maximum(largest, np.where(inner > 0, inner, sizes.max(axis=(1, 2))))
+        scale = np.maximum(sizes.max(axis=2), np.maximum(_FLOOR * np.expand_dims(largest, 1), floor))
         rough = (np.abs(values @ _HIGH).max(axis=2) > _TAIL * scale).any(axis=0)
         size = np.maximum(np.maximum(np.abs(low), np.abs(high)), min(span, 1.0))
         narrow = rough & (high - low <= _WIDTH * size)
@@ -124,11 +126,12 @@ def partition(act: Activation, reach: float, inner: tuple[float, ...] = ()) -> t
     while True:
         edges = np.array(sorted({-reach, *(-x for x in steps), *inner, *kinks, *steps, reach}))
         low, high, found = refine(lambda u: np.stack(evaluate(act, u)), edges, f"activation {act.name!r}")
-        # neighbours at the same kink are one place; a kink already declared to the last bit is not found again
-        fresh = {k for k in found if all(abs(k - known) > 1e-12 * reach for known in kinks)}
-        if not fresh:
+        before = len(kinks)
+        for kink in found:  # unresolved neighbours of one kink are one place
+            if all(abs(kink - known) > 1e-12 * reach for known in kinks):
+                kinks.add(kink)
+        if len(kinks) == before or len(kinks) > _KINKS:
             return np.append(low, high[-1]), tuple(sorted(kinks))
-        kinks |= {k for i, k in enumerate(sorted(fresh)) if i == 0 or k - sorted(fresh)[i - 1] > 1e-12 * reach}
 
 
 @lru_cache(maxsize=4096)
