@@ -1,58 +1,69 @@
 """Does a tensor obey the law that a scheme promises? Each check returns the probability of a result as bad as this.
 
-Continuous laws are tested through u = cdf(x), uniform if the law holds, and z = Φ⁻¹(u), normal: the mean and the
-variance of z have exact laws for every number of elements, and Kolmogorov–Smirnov's p is bounded by Dvoretzky, Kiefer,
-Wolfowitz and Massart's 2·exp(−2nD²) (Massart 1990, "The tight constant in the DKW inequality"), exact too. Facts that
-hold exactly (zeros, Gram matrices, mirrored halves) get 0 or 1. So a false alarm's rate is what the caller asks for.
+Continuous laws of independent elements are tested exactly (`samples`). Sums that flipping signs leaves unchanged in law
+are bounded by Hoeffding's 2·exp(−t²/2) (Hoeffding 1963, "Probability inequalities for sums of bounded random
+variables"). Facts that hold exactly (zeros, Gram matrices, mirrored halves) get 0 or 1. So a false alarm's rate is at
+most what the caller asks for.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.special import chdtr, chdtrc, ndtr, ndtri
+from scipy.special import ndtr
 from torch import Tensor
 
 from .laws import flat
 from .record import Law
+from .rounding import SIXTEEN_BITS, cells
+from .samples import sample_p_values
 
-CLIP = 2.0**-25
-"""u is kept this far from 0 and 1: float32 draws have no more resolution there."""
+EXACT = ("finite", "support", "structure", "orthogonal", "second moment")
+"""Checks whose result is 0 or 1: they can give no false alarm."""
 
 SLACK = 16
-"""Exact facts may be off by this many units of rounding."""
+"""Exact facts may be off by this many units of float32's rounding, and by 2 of a coarser format's."""
 
 
-def p_values(weight: Tensor, law: Law) -> dict[str, float]:
+def p_values(weight: Tensor, law: Law, units: Sequence[Tensor] | None = None) -> dict[str, float]:
     """Return, per check that applies, the probability that a block obeying `law` looks as bad as `weight` does.
 
     Args:
         weight: one block, shape (out, in, *receptive), or all elements of a tensor whose elements are independent.
         law: what its scheme promises.
+        units: the blocks of `weight` that have units as their rows (default: `weight` itself).
 
     >>> from initlab.schemes.laws import normal
     >>> w = torch.randn(4000, generator=torch.Generator().manual_seed(0))
     >>> min(p_values(w, normal(0, 1)).values()) > 0.001, p_values(w, normal(0, 2))["variance"] < 1e-9
     (True, True)
     """
-    epsilon = SLACK * torch.finfo(weight.dtype).eps
-    w = weight.detach().to("cpu", torch.float64)
-    if not bool(w.isfinite().all()):
+    values = weight.detach()
+    if not bool(values.isfinite().all()):
         return {"finite": 0.0}
-    p = {"finite": 1.0, "support": _support(w, law, epsilon)}
+    p = {"finite": 1.0}
+    if math.isnan(law.variance):  # a user's own scheme promises nothing
+        return p
+    epsilon = _epsilon(values.dtype)
+    p["support"] = _support(values, law, epsilon)
     if law.defect is not None:
-        p["structure"] = float(law.defect(w) <= epsilon * _size(law))
+        p["structure"] = float(law.defect(values.cpu().double()) <= epsilon * _size(law))
     if law.orthogonal is not None:
-        matrix = flat(w) if law.part is None else law.part(w)
+        double = values.cpu().double()
+        matrix = flat(double) if law.part is None else law.part(double)
         p["orthogonal"] = _orthogonal(matrix, law.orthogonal, epsilon)
         p |= {"mean": _symmetric_mean(matrix), "haar": _haar(matrix, law.orthogonal)}
     elif law.cdf is not None:
-        free = (w if law.free is None else law.free(w)).flatten().numpy()
-        p |= _independent(free, law)
+        p |= sample_p_values(values if law.free is None else law.free(values), law)
     elif not law.deterministic:
-        p |= {"mean": _symmetric_mean(w - law.mean), "variance": _second_moment(w, law, epsilon)}
-    if not law.deterministic and w.dim() > 1 and w[0].numel() > 1:
-        p["units differ"] = float(_distinct(w))
+        double = values.cpu().double()
+        p["mean"] = _symmetric_mean(double - law.mean)
+        p["second moment"] = _second_moment(double, law, epsilon)
+    if not law.deterministic:
+        blocks = [values] if units is None else units
+        if _has_units(blocks):
+            p["units differ"] = min(1.0, len(blocks) * min(repeated_units(block, law) for block in blocks))
     return p
 
 
@@ -82,9 +93,63 @@ def independence(first: Tensor, second: Tensor) -> float:
     x, y = x - x.mean(), y - y.mean()
     products = x * y
     norm = math.sqrt(float(products @ products))
-    # Given the products' magnitudes their signs are fair where the tensors are independent and symmetric, so the sum
-    # over the norm is normal, for sparse tensors and heavy tails too.
-    return 1.0 if norm == 0 else float(2 * ndtr(-abs(float(products.sum())) / norm))
+    # Given the products' magnitudes their signs are fair where the tensors are independent and symmetric, for sparse
+    # tensors and heavy tails too.
+    return 1.0 if norm == 0 else hoeffding(float(products.sum()) / norm)
+
+
+def hoeffding(t: float) -> float:
+    """Return the bound 2·exp(−t²/2) on the probability that a sum of fair signs times weights of norm 1 reaches |t|.
+
+    >>> hoeffding(0.5), round(hoeffding(6), 10)
+    (1.0, 3.05e-08)
+    """
+    return min(1.0, 2 * math.exp(-t * t / 2))
+
+
+def repeated_units(weight: Tensor, law: Law | None = None) -> float:
+    """Return a bound on the probability that as many rows (out, …) are equal to another as are in `weight`.
+
+    >>> repeated_units(torch.tensor([[1.0, 2.0], [1.0, 2.0]])) < 1e-9
+    True
+    """
+    rows = weight.detach().cpu().reshape(weight.shape[0], -1)
+    again = _equal_to_another(rows)
+    if not len(again):
+        return 1.0
+    # Zeros may be part of the law (sparse rows): only the others are chosen freely.
+    free = int((rows[again] != 0).sum(1).min())
+    expected = math.log(math.comb(len(rows), 2)) + free * math.log(_collision(rows.dtype, law))
+    # Pairs that agree by chance are all but independent: P(at least k of mean λ) ≤ λᵏ/k!.
+    bound = len(again) * expected - math.lgamma(len(again) + 1)
+    return 1.0 if expected >= 0 else math.exp(max(bound, -700.0))
+
+
+def _equal_to_another(rows: Tensor) -> Tensor:
+    # Indices of rows that repeat one before them. A fixed projection brings equal rows together.
+    keys = rows.double() @ torch.linspace(1, 2, rows.shape[1], dtype=torch.float64, device="cpu").sqrt()
+    ranked, order = keys.sort()
+    near = (ranked.diff() <= 1e-9 * keys.abs().max()).nonzero().flatten()
+    return order[near + 1][(rows[order[near]] == rows[order[near + 1]]).all(1)]
+
+
+def _collision(dtype: torch.dtype, law: Law | None) -> float:
+    # Bound on the probability that two elements are equal by chance.
+    if dtype not in SIXTEEN_BITS:
+        return 2.0**-22
+    if law is None or law.cdf is None:
+        return 1 / 64
+    found = cells(dtype)
+    return float(np.nansum((law.cdf(found.upper) - law.cdf(found.lower)) ** 2))
+
+
+def _has_units(blocks: Sequence[Tensor]) -> bool:
+    return any(block.dim() > 1 and block.shape[0] > 1 and block[0].numel() > 1 for block in blocks)
+
+
+def _epsilon(dtype: torch.dtype) -> float:
+    # Rounding two rows moves their product by at most one unit: |Δ| ≤ ε/2 · |a||b| twice.
+    return SLACK * torch.finfo(torch.float32).eps + (2 * torch.finfo(dtype).eps if dtype in SIXTEEN_BITS else 0.0)
 
 
 def _size(law: Law) -> float:
@@ -98,41 +163,16 @@ def _support(w: Tensor, law: Law, epsilon: float) -> float:
     return float(float(w.min()) >= low - slack and float(w.max()) <= high + slack)
 
 
-def _independent(x: np.ndarray, law: Law) -> dict[str, float]:
-    assert law.cdf is not None
-    exact = law.cdf(x)
-    u = np.clip(exact, CLIP, 1 - CLIP)
-    z = ndtri(u)
-    n = z.size
-    p = {"mean": float(2 * ndtr(-abs(z.mean()) * math.sqrt(n))), "variance": _chi_square(float(z @ z), n)}
-    ranked = np.sort(u)
-    steps = np.arange(n + 1) / n
-    distance = max(float((steps[1:] - ranked).max()), float((ranked - steps[:-1]).max()))
-    p["ks"] = min(1.0, 2 * math.exp(-2 * n * distance**2))
-    p["extremes"] = min(1.0, 2 * min(_largest(exact, n, law.support[1]), _largest(1 - exact, n, law.support[0])))
-    return p
-
-
-def _largest(u: np.ndarray, n: int, bound: float) -> float:
-    # P(max u ≤ t) = tⁿ. A float32 draw can lie on a finite bound itself, so there only "too small" counts.
-    below = float(u.max()) ** n
-    return below if math.isfinite(bound) else min(1.0, 2 * min(below, 1 - below))
-
-
-def _chi_square(total: float, n: int) -> float:
-    return min(1.0, 2 * float(min(chdtr(n, total), chdtrc(n, total))))
-
-
 def _symmetric_mean(w: Tensor) -> float:
-    # Exact up to the normal limit wherever flipping signs changes nothing: given the magnitudes, Var Σx = Σx².
+    # Flipping signs changes nothing in law: given the magnitudes, Var Σx = Σx².
     norm = float(w.norm())
-    return 1.0 if norm == 0 else float(2 * ndtr(-abs(float(w.sum())) / norm))
+    return 1.0 if norm == 0 else hoeffding(float(w.sum()) / norm)
 
 
 def _haar(q: Tensor, gain: float) -> float:
     # The trace of a Haar matrix is all but normal; QR without the sign fix piles its diagonal up below 0.
     rows, columns = q.shape
-    std = gain * math.sqrt(min(rows, columns) / max(rows, columns))
+    std = abs(gain) * math.sqrt(min(rows, columns) / max(rows, columns))
     return float(2 * ndtr(-abs(float(q.diagonal().sum())) / std))
 
 
@@ -146,11 +186,3 @@ def _second_moment(w: Tensor, law: Law, epsilon: float) -> float:
     # Laws with fixed row norms: the second moment is exact.
     promised = law.variance + law.mean**2
     return float(abs(float(w.square().mean()) - promised) <= 2 * epsilon * promised)
-
-
-def _distinct(w: Tensor) -> bool:
-    # A random projection differs between units that differ.
-    rows = flat(w)
-    weights = torch.linspace(1, 2, rows.shape[1], dtype=rows.dtype).sqrt()
-    keys = rows @ weights
-    return len(keys.unique()) == len(keys)

@@ -51,7 +51,7 @@ def normal(mean: float, std: float) -> Law:
 
         return ndtr((x - mean) / std)
 
-    return Law("normal", mean, std**2, cdf=cdf)
+    return Law("normal", mean, std**2, cdf=cdf, score=lambda x: (x - mean) / std)
 
 
 def truncated_normal(mean: float, std: float, a: float, b: float) -> Law:

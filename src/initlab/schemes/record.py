@@ -39,6 +39,7 @@ class Law:
         mean, variance: of an element, averaged over the block; `kurtosis` is E(x − mean)⁴ / variance².
         support: smallest interval that holds every element.
         cdf: distribution function of the independent elements, or None where elements are not independent.
+        score: x -> z, standard normal under the law, where that is simpler than Φ⁻¹(cdf(x)).
         free: which elements are independent and follow `cdf` (all of them if None).
         orthogonal: g where the smaller side's Gram matrix is g² I, of the matrix that `part` takes out of the block.
         part: the matrix to which `orthogonal` applies, as a function of the block (None: flattened to (out, rest)).
@@ -52,6 +53,7 @@ class Law:
     support: tuple[float, float] = (-math.inf, math.inf)
     kurtosis: float = 3.0
     cdf: Callable[[Any], Any] | None = field(default=None, repr=False)
+    score: Callable[[Any], Any] | None = field(default=None, repr=False)
     free: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     orthogonal: float | None = None
     part: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)

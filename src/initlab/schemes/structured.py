@@ -120,6 +120,7 @@ def _sparse_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], *, n
         share * std**2,
         kurtosis=3 / share,
         cdf=laws.normal(0, std).cdf,
+        score=laws.normal(0, std).score,
         free=lambda w: w[w != 0],
         defect=lambda w: float(((flat(w) != 0).sum(1) - count).abs().max()),
     )
