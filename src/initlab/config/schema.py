@@ -81,7 +81,7 @@ GROUPS = ("data", "model", "optim", "act", "init")
 # The keys that the options of a group share: their defaults (those of the group's default option) and what they are.
 # An option's other keys stand in its file, conf/<group>/<option>.yaml.
 OPTION_KEYS: dict[str, tuple[str, str]] = {
-    "init.gain": ("paper", "factor on the std of every weight layer: paper (the scheme's own) or a number"),
+    "init.gain": ("paper", "factor on the std: paper (the scheme's own), forward, backward, critical, or a number"),
     "init.sigma_b": ("0.0", "std of the biases, for every scheme that does not set its own"),
     "init.distribution": ("uniform", "normal, uniform or truncated_normal, for the rules by fan"),
     "model.norm": ("none", "none, batch or layer"),
