@@ -1,7 +1,7 @@
 """The loop over an ensemble: it computes and yields, and logs nothing."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from initlab.data import Dataset, batches
@@ -47,10 +47,13 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
                 state.evaluated = step
                 yield evaluate(ensemble.parts, data, step, plan, crew)
             began = time.monotonic()
-            ahead = [prepared(data, next(order), plan) for _ in range(steps_ahead(plan, step, length))]
+            count = steps_ahead(plan, step, length)
+            ahead: Iterable[Batch] = (prepared(data, next(order), plan) for _ in range(count))
+            # One part alone takes each batch while it is still in the cache.
+            ahead = ahead if len(ensemble.parts) == 1 else list(ahead)
             found = crew.each(lambda part: advance_block(part, step, ahead, plan, state, crew), ensemble.parts)  # noqa: B023
-            length = steps_within(YIELD_EVERY, (time.monotonic() - began) / len(ahead))
-            state.step += len(ahead)
+            length = steps_within(YIELD_EVERY, (time.monotonic() - began) / count)
+            state.step += count
             rows.extend(found, plan)
             stopped = settled(found, ensemble, state)
             if stopped or step in plan.records:
@@ -75,7 +78,9 @@ def start_slots(ensemble: Ensemble, plan: Plan, state: State) -> None:
 
 def prepared(data: Dataset, index: Any, plan: Plan) -> Batch:
     """Return one batch as the networks take it."""
-    return data.prepare(data.train_x[index], plan.dtype), data.targets(data.train_y[index], plan.dtype)
+    # Not `train_x[index]`, which goes byte by byte through images of bytes.
+    x, y = data.train_x.index_select(0, index), data.train_y.index_select(0, index)
+    return data.prepare(x, plan.dtype), data.targets(y, plan.dtype)
 
 
 def steps_ahead(plan: Plan, step: int, length: int) -> int:

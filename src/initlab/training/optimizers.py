@@ -5,10 +5,12 @@ The updates equal torch.optim's, whose fused kernels they call: torch.optim itse
 hyperparameters; an element's new value depends on nothing but its own old one, gradient and slots.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,7 +142,17 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
-    """Return the norm of one network's whole gradient, from one pass over it."""
-    # A dot product is several times faster than a norm on tensors of this size.
-    return torch.stack([torch.dot(flat, flat) for flat in (g.reshape(-1) for g in grads)]).sum().sqrt()
+def gradient_norms(networks: Sequence[Tensors]) -> list[float]:
+    """Return the norm of each network's whole gradient, from one pass over it."""
+    # A dot product is several times faster than a norm on tensors of this size, and numpy's is called at half the cost.
+    if networks[0][0].is_cpu:
+        with np.errstate(all="ignore"):
+            return [math.sqrt(sum(float(np.dot(v, v)) for v in map(flat_array, grads))) for grads in networks]
+    squares = [[torch.dot(flat, flat) for flat in (g.reshape(-1) for g in grads)] for grads in networks]
+    return torch.stack([torch.stack(own).sum().sqrt() for own in squares]).tolist()
+
+
+def flat_array(tensor: Tensor) -> np.ndarray:
+    """View a tensor on the CPU as an array of one axis."""
+    array: np.ndarray = tensor.numpy().reshape(-1)
+    return array

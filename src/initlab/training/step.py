@@ -1,7 +1,7 @@
 """One step, and a block of steps, of one part: what a thread of the crew does at a time."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from initlab.ensemble import Part
 from initlab.training.crew import Crew
 from initlab.training.evaluation import accuracies, autocast, buffers_kept, keyed_randomness, member_losses
 from initlab.training.events import Plan, State, Stopped
-from initlab.training.optimizers import OPTIMIZERS, Hyper, Slots, Tensors, gradient_norm
+from initlab.training.optimizers import OPTIMIZERS, Hyper, Slots, Tensors, gradient_norms
 from initlab.training.schedules import rate_factor
 
 TARGET_WINDOW = 10  # steps whose mean loss is compared with the target
@@ -76,7 +76,7 @@ def member_hyper(plan: Plan, member: int) -> dict[str, Any]:
 
 
 def advance_block(
-    part: Part, start: int, batches: Sequence[Batch], plan: Plan, state: State, crew: Crew
+    part: Part, start: int, batches: Iterable[Batch], plan: Plan, state: State, crew: Crew
 ) -> list[Found]:
     """Take consecutive steps with one part, letting members go as they stop.
 
@@ -148,7 +148,7 @@ def apply(
     own = update.sinks_of_member if part.stacked else [grads]
     norms = None
     if logged or min(update.clip_norms) < math.inf:
-        norms = torch.stack([gradient_norm(tensors) for tensors in own]).tolist()
+        norms = gradient_norms(own)
         for tensors, norm, limit in zip(own, norms, update.clip_norms, strict=True):
             scale = limit / (norm + 1e-6)
             if limit < math.inf and not scale >= 1:
