@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from initlab.activations import Activation
+from initlab.diagnostics.facts import Facts, facts_of
 from initlab.diagnostics.stats import STATS, saturated_fraction, underflow
 from initlab.diagnostics.weights import Weight
 
@@ -31,6 +32,7 @@ class Call:
         into: words for what its preactivations go into before an activation (`norm`, `sum`, …).
         samples, units: how many values each unit has, and how many units.
         ran: False for a weight that took no part in the pass.
+        facts: about the weight; at the first call of a layer.
     """
 
     index: int
@@ -44,6 +46,7 @@ class Call:
     units: int = 0
     channels_first: bool = False
     ran: bool = True
+    facts: Facts | None = None
 
     @property
     def sources(self) -> list[int]:
@@ -83,6 +86,7 @@ class Call:
             self.write("weight", part[None].double())
             self.write("matrix", self.weight.matrix()[None])
             self.write("units", self.weight.units()[None])
+            self.facts = facts_of(self.weight)
 
     def measure_gradient(self, gradient: Tensor) -> None:
         """Write the statistics of the weight's gradient, given as stored."""

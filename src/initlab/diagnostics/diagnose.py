@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from initlab.diagnostics.batch import Batch, arguments, batch_size, copied, in_order, moments_of, tokens_of, unwrapped
 from initlab.diagnostics.calls import Call, Sum
+from initlab.diagnostics.facts import with_twins
 from initlab.diagnostics.jacobian import affordable, write_jacobians
 from initlab.diagnostics.listen import Listener
 from initlab.diagnostics.objective import Objective, objective
@@ -131,6 +132,7 @@ def examine(
                 call = scene.call(weight.layer, weight, {})
                 call.ran = False
                 call.measure_weight()
+        _note_twins(scene.calls)
         value = float(found.loss.detach()) if found is not None else None
         inputs = moments_of(in_order((args, kwargs)), size)
     frame = _frame(scene.calls, value, found, inputs)
@@ -178,6 +180,12 @@ def _write_gradients(calls: Sequence[Call], gradients: Mapping[int, Tensor | Non
             if gradient is not None:
                 call.measure_gradient(gradient)
             seen.add(call.layer)
+
+
+def _note_twins(calls: Sequence[Call]) -> None:
+    known = [(call, call.weight, call.facts) for call in calls if call.weight is not None and call.facts is not None]
+    for (call, _, _), facts in zip(known, with_twins([w for _, w, _ in known], [f for _, _, f in known]), strict=True):
+        call.facts = facts
 
 
 def _second_look(

@@ -30,10 +30,17 @@ def effective_rank(x: Tensor) -> Tensor:
     >>> effective_rank(three.double()).round(decimals=9).tolist()
     [1.0, 3.0, 0.0]
     """
+    if not bool(torch.isfinite(x).all()):
+        return torch.stack([_of_finite(member) for member in x])
     if min(x.shape[-2:]) > EXACT:
         return torch.stack([_estimated(m) if m.numel() <= ESTIMATED else torch.tensor(torch.nan) for m in x])
     squares = singular_squares(x)
     return _spread(squares.flatten(1).sqrt(), torch.ones(()))
+
+
+def _of_finite(member: Tensor) -> Tensor:
+    whole = bool(torch.isfinite(member).all())
+    return effective_rank(member[None])[0] if whole else torch.tensor(torch.nan, dtype=member.dtype)
 
 
 def singular_squares(x: Tensor) -> Tensor:
