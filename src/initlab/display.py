@@ -4,6 +4,7 @@ Where the output is not a terminal, the line becomes an ordinary line every few 
 """
 
 import os
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -153,27 +154,60 @@ def show_where(directory: Path, console: Console, note: str = "") -> None:
     )
 
 
+# What a table of cells can do without, first to last, where the terminal is narrow.
+LEAVE_OUT = ("val accuracy", "loss", "runs", "test accuracy")
+
+
 def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: Console | None = None) -> None:
-    """Print one line per cell of a sweep, as `sweep.by_cell` made them: mean ± std over seeds, best first."""
+    """Print one line per cell of a sweep, as `sweep.cells` made them: mean ± std over seeds, best first.
+
+    Axes and status are always there; metrics that nothing measured are not, nor those that do not fit.
+    """
     console = console or Console()
     if not console.is_terminal:
         console = Console(width=WIDE)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for axis in axes:
-        table.add_column(axis, no_wrap=True)
-    for column in ("runs", "test accuracy", "val accuracy", "loss"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("status")
-    for row in rows:
-        table.add_row(
-            *(Text(str(row[axis])) for axis in axes),
-            str(row["runs"]),
-            spread(row, "test_accuracy", percent=True),
-            spread(row, "val_accuracy", percent=True),
-            spread(row, "loss"),
-            Text(row["status"], style=STATUS_STYLE.get(row["status"].split(" ")[-1], "")),
-        )
-    console.print(table)
+    columns = {
+        **{axis: [Text(short_number(str(row[axis]))) for row in rows] for axis in axes},
+        "runs": [Text(str(row["runs"])) for row in rows],
+        "test accuracy": [Text(spread(row, "test_accuracy", percent=True)) for row in rows],
+        "val accuracy": [Text(spread(row, "val_accuracy", percent=True)) for row in rows],
+        "loss": [Text(spread(row, "loss")) for row in rows],
+        "status": [Text(row["status"], style=STATUS_STYLE.get(row["status"].split(" ")[-1], "")) for row in rows],
+    }
+    columns = {name: cells for name, cells in columns.items() if name not in LEAVE_OUT or any(map(len, cells))}
+    left_out = []
+    for name in LEAVE_OUT:
+        if natural_width(columns) > console.width and name in columns:
+            del columns[name]
+            left_out.append(name)
+    console.print(cell_table(columns, axes))
+    if left_out:
+        console.print(f"not enough columns for {', '.join(left_out)}: see sweep.csv", style="dim", highlight=False)
+
+
+def short_number(text: str) -> str:
+    """Write a number of an axis as short as it can be; anything else is left alone.
+
+    >>> short_number("1000000000.0"), short_number("10"), short_number("he_normal"), short_number("nan")
+    ('1e+09', '10', 'he_normal', 'nan')
+    """
+    return f"{float(text):g}" if re.fullmatch(r"-?\d+\.\d*(e[+-]?\d+)?", text) else text
+
+
+def natural_width(columns: Mapping[str, Sequence[Text]]) -> int:
+    """Return how wide a table of these columns is when nothing in it is cut."""
+    return sum(max(len(name), *map(len, cells)) + 2 for name, cells in columns.items()) - 2
+
+
+def cell_table(columns: Mapping[str, Sequence[Text]], axes: Sequence[str]) -> Table:
+    """Lay columns out: words to the left, numbers to the right; what does not fit goes on in a second line."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        words = name in axes or name == "status"
+        table.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
+    return table
 
 
 def spread(row: Mapping[str, Any], metric: str, percent: bool = False) -> str:

@@ -1,0 +1,184 @@
+"""What the terminal shows, at several widths, and what a file shows instead."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from initlab import display
+from initlab.display import ProgressLine, one_line, show_cells, show_run, show_where
+
+FACTS = ["290/1400", "loss 0.3326", "val 86.0%", "5 min 1 s left", "200 steps/s"]
+NOW = {"step": 290, "steps": 1400, "loss": 0.3326, "val_accuracy": 0.86}
+
+
+def console(width: int = 80, terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+
+
+def text(of: Console) -> str:
+    return of.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
+@pytest.mark.parametrize("done", [0.0, 0.3, 1.0, 1.2])
+def test_the_line_fits(width, done):
+    line = one_line("glorot_uniform-tanh-d5-s0", FACTS, done, width)
+    # What is longer still is cut by the terminal, for it must not wrap.
+    assert line.no_wrap
+    assert len(line.plain) <= max(width, len("glorot_uniform-tanh-d5-s0 290/1400"))
+    assert "290/1400" in line.plain
+
+
+def test_the_line_shows_how_far_it_is():
+    def full(done: float) -> float:
+        bar = one_line("a", ["1/2"], done, 80).plain.split(" ")[1]
+        return bar.count("━") / len(bar)
+
+    assert [full(x) for x in (0, 0.5, 1, 2)] == [0, 0.5, 1, 1]
+
+
+def test_a_terminal_gets_one_line_in_place(monkeypatch):
+    monkeypatch.setattr(display, "REDRAW_EVERY", 0.0)
+    out = console(terminal=True)
+    with ProgressLine("label", out) as line:
+        for step in range(1, 5):
+            line.update({**NOW, "step": step, "steps": 4})
+    drawn = text(out)
+    assert "1/4 · loss 0.3326 · val 86.0%" in drawn
+    assert "4/4" in drawn
+    assert drawn.count("\n") <= 1  # nothing goes to a second line,
+    assert drawn.rindex("\x1b[2K") > drawn.rindex("4/4")  # and nothing is left of the first
+
+
+def test_a_file_gets_readable_lines_now_and_then(monkeypatch):
+    out = console()
+    with ProgressLine("label", out) as line:
+        line.update(NOW)
+        assert text(out) == ""
+        monkeypatch.setattr(display, "PLAIN_EVERY", 0.0)
+        line.update(NOW)
+    (said,) = text(out).splitlines()
+    assert said.startswith("label: step 290/1400 · loss 0.3326 · val 86.0% · ")
+    assert "\x1b" not in said
+
+
+RESULT = {
+    "loss": 0.3326,
+    "accuracy": 0.9,
+    "val_loss": 0.4,
+    "val_accuracy": 0.86,
+    "test_loss": 0.41,
+    "test_accuracy": 0.8,
+}
+
+
+def test_the_table_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = console()
+    path = tmp_path / "outputs" / "runs" / "x"
+    show_run("label", {**RESULT, "status": "completed", "steps": 70, "seconds": 75.2, "path": str(path)}, out)
+    assert text(out).splitlines() == [
+        "label",
+        "                      loss  accuracy",
+        "train (last steps)  0.3326     90.0%",
+        "validation             0.4     86.0%",
+        "test                  0.41     80.0%",
+        "completed · 70 steps in 1 min 15 s",
+        "files        outputs/runs/x",
+        "look at it   tensorboard --logdir outputs/runs",
+    ]
+
+
+def test_a_run_without_validation_or_classes(tmp_path):
+    out = console()
+    show_run("label", {"loss": 1.0, "test_loss": 2.0, "status": "completed", "seconds": 1, "path": str(tmp_path)}, out)
+    assert "accuracy" not in text(out)
+    rows = [line.split()[0] for line in text(out).splitlines()]
+    assert rows == ["label", "loss", "train", "test", "completed", "files", "look"]
+
+
+def test_a_failed_run_has_no_table(tmp_path):
+    out = console()
+    show_run("label", {"status": "failed", "error": "ValueError: [x]", "seconds": 1, "path": str(tmp_path)}, out)
+    assert "failed: ValueError: [x] · 0 steps in 1 s" in text(out)
+    assert "loss" not in text(out)
+
+
+@pytest.mark.parametrize(
+    ("path", "logdir"),
+    [("outputs/runs/x", "outputs/runs"), ("elsewhere/x", "elsewhere/x"), ("with space/x", "'with space/x'")],
+)
+def test_where_to_look(tmp_path, monkeypatch, path, logdir):
+    monkeypatch.chdir(tmp_path)
+    out = console()
+    show_where(tmp_path / path, out)
+    assert text(out).splitlines() == [f"files        {path}", f"look at it   tensorboard --logdir {logdir}"]
+
+
+def test_where_to_look_outside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = console()
+    show_where(Path("/elsewhere/x"), out)
+    assert "--logdir /elsewhere/x" in text(out)
+
+
+ROWS = [
+    {
+        "init": "glorot_uniform",
+        "act": "tanh",
+        "optim.lr": "1000000000.0",
+        "runs": 2,
+        "test_accuracy_mean": 0.784,
+        "test_accuracy_std": 0.008,
+        "val_accuracy_mean": 0.79,
+        "val_accuracy_std": 0.018,
+        "loss_mean": 0.599,
+        "loss_std": 0.01,
+        "status": "1 completed, 1 diverged",
+    },
+    {"init": "dirac", "act": "tanh", "optim.lr": "0.01", "runs": 2, "status": "skipped"},
+]
+AXES = ["init", "act", "optim.lr"]
+
+
+@pytest.mark.parametrize(
+    ("width", "metrics"),
+    [
+        (120, ["runs", "test accuracy", "val accuracy", "loss"]),
+        (100, ["runs", "test accuracy", "loss"]),
+        (80, ["runs", "test accuracy"]),
+        (70, ["test accuracy"]),
+        (60, []),
+    ],
+)
+def test_cells_keep_axes_and_status_at_any_width(width, metrics):
+    out = console(width, terminal=True)
+    show_cells(ROWS, AXES, out)
+    header, *lines = text(out).splitlines()
+    assert header.split() == " ".join([*AXES, *metrics, "status"]).split()
+    assert lines[0].startswith("glorot_uniform  tanh  1e+09")
+    assert lines[0].rstrip().endswith("1 completed, 1 diverged")
+    assert lines[1].rstrip().endswith("skipped")
+    assert max(map(len, [header, *lines])) <= width
+    assert ("see sweep.csv" in text(out)) == (width < 120)
+
+
+def test_cells_fold_where_even_the_axes_do_not_fit():
+    out = console(30, terminal=True)
+    show_cells(ROWS, AXES, out)
+    whole = "".join(text(out).split())
+    assert "diverged" in whole
+    assert max(map(len, text(out).splitlines()[:-2])) <= 30
+
+
+def test_cells_leave_out_what_nothing_measured():
+    out = console(120, terminal=True)
+    show_cells([{"init": "siren", "runs": 1, "loss_mean": 0.1, "status": "completed"}], ["init"], out)
+    assert text(out).split("\n")[0].split() == ["init", "runs", "loss", "status"]
+
+
+def test_cells_in_a_file_are_wide(capsys):
+    show_cells(ROWS, AXES)
+    assert "val accuracy" in capsys.readouterr().out
