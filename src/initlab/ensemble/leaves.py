@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from initlab.activations import ACTIVATIONS, Elementwise
-from initlab.ensemble.products import Affine, affine, even, member_rows
+from initlab.ensemble.products import Affine, even, member_rows, multiply
 from initlab.models.layers import Dropout, Multiplier
 
 
@@ -69,8 +69,11 @@ class StackedLinear(nn.Module):
             bias = None if self.bias is None else self.bias.flatten()
             flat = F.linear(x[0], self.weight.flatten(0, 1), bias)
             return flat.unflatten(1, (len(x), -1)).transpose(0, 1)
-        if self.sinks is None or not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
-            return affine(x, self.weight, self.bias)
+        turned = self.weight.transpose(1, 2)
+        if torch.is_autocast_enabled(x.device.type) or (self.sinks is None and torch.is_grad_enabled()):
+            return torch.bmm(x, turned) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), x, turned)
+        if not torch.is_grad_enabled():
+            return multiply(x, turned, self.bias)
         return Affine.apply(x, self.weight, self.bias, self.sinks)
 
 

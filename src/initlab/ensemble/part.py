@@ -84,14 +84,15 @@ class Part:
 
     @contextmanager
     def gradients_into(self, sinks: Sequence[Tensor]) -> Iterator[None]:
-        """Let the layers that can write their gradients there themselves."""
+        """Let the layers that can write their gradients there: those of passes that begin and end in here."""
         for layer, weight, bias in self._writers:
-            layer.sinks = sinks[weight], None if bias is None else sinks[bias]
+            # Past nn.Module's own __setattr__, which takes longer than a small layer's product.
+            vars(layer)["sinks"] = sinks[weight], None if bias is None else sinks[bias]
         try:
             yield
         finally:
             for layer, _, _ in self._writers:
-                layer.sinks = None
+                vars(layer)["sinks"] = None
 
     @cached_property
     def _writers(self) -> list[tuple[StackedLinear, int, int | None]]:

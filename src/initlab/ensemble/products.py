@@ -7,12 +7,16 @@ it. Where a shape breaks this, members are multiplied one by one, from aligned c
 ([B, in] × [in, N·out]) is no way out: there the order of summation changes with N.
 """
 
+import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 BOUNDARY = 64  # bytes: a cache line, and the widest vector
+WIDE = 4e6  # operations from which on oneDNN's longer way to a product pays; twice that for aᵀ b, which copies a
 
 
 def even(elements: int, like: Tensor, vectors: int = 1) -> bool:
@@ -36,37 +40,56 @@ def member_rows(members: int, shape: torch.Size, like: Tensor) -> Tensor:
     return flat[:, :elements].view(members, *shape)
 
 
-def in_one_call(x: Tensor, weight: Tensor) -> bool:
-    """May the products of a layer, x [N, B, in] with weight [N, out, in], be batched?"""
-    if x.device.type != "cpu":
-        return True
-    batch, (outputs, inputs) = x.shape[1], weight.shape[1:]
-    sizes = (batch * inputs, batch * outputs, inputs * outputs)
-    return min(batch, inputs, outputs) > 1 and all(even(size, x) for size in sizes)
+def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """Return a b (+ bias) of every member, [N, p, q] × [N, q, r] + [N, r], on one of three ways that the shape decides.
 
-
-def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x Wᵀ + b of every member: x [N, B, in], weight [N, out, in], bias [N, out] -> [N, B, out]."""
-    if in_one_call(x, weight):
-        turned = weight.transpose(1, 2)
-        return torch.bmm(x, turned) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, turned)
-    biases = [None] * len(x) if bias is None else bias
-    return torch.stack(
-        [torch.nn.functional.linear(aligned(h), aligned(w), b) for h, w, b in zip(x, weight, biases, strict=True)]
+    On a CPU the members' bits do not depend on N; no gradients flow through it.
+    """
+    (p, q), r = a.shape[1:], b.shape[2]
+    wide = (
+        a.device.type == "cpu"
+        and a.dtype == torch.float32
+        and 2 * p * q * r >= WIDE * (1 + (a.stride(2) != 1))
+        and narrow_library()
     )
+    alike = min(p, q, r) > 1 and all(even(size, a) for size in (p * q, q * r, p * r))
+    if a.device.type != "cpu" or (alike and not wide):
+        if bias is not None:
+            return torch.baddbmm(bias.unsqueeze(1), a, b, out=out)
+        return torch.bmm(a, b, out=out)
+    lone = wide_product if wide else lone_product
+    out = a.new_empty(len(a), p, r) if out is None else out
+    for k, row in enumerate(out):
+        row.copy_(lone(a[k], b[k], None if bias is None else bias[k]))
+    return out
 
 
-def multiply(a: Tensor, b: Tensor, batched: bool, out: Tensor | None = None) -> Tensor:
-    """Return the product of every member, [N, p, q] × [N, q, r]."""
-    if batched:
-        return torch.bmm(a, b) if out is None else torch.bmm(a, b, out=out)
-    products = [aligned(u) @ aligned(v) for u, v in zip(a, b, strict=True)]
-    return torch.stack(products) if out is None else torch.stack(products, out=out)
+def lone_product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply two matrices from a boundary on."""
+    a, b = (m if m.data_ptr() % BOUNDARY == 0 else m.clone() for m in (a, b))
+    return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
-def aligned(matrix: Tensor) -> Tensor:
-    """Return the matrix, or a copy of the same strides, that begins on a boundary."""
-    return matrix if matrix.data_ptr() % BOUNDARY == 0 else matrix.clone()
+def wide_product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply two matrices with oneDNN, which torch has at hand for convolutions and compiled linear layers."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b.t(), bias, "none", [], "")
+    return product
+
+
+@cache
+def narrow_library() -> bool:
+    """Does the library of torch.mm leave half of this processor idle, while oneDNN does not?
+
+    MKL takes its 256-bit code on processors that are not Intel's. From AMD's family 26 (Zen 5) on, vectors of 512 bits
+    are as fast as two of those: oneDNN's products were twice as fast. A rule, not a measurement: the bits depend on it.
+    """
+    described = Path("/proc/cpuinfo")
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and described.exists()):
+        return False
+    facts = dict(re.findall(r"^(vendor_id|cpu family)\s*:\s*(\S+)$", described.read_text(), re.MULTILINE))
+    amd = facts.get("vendor_id") == "AuthenticAMD" and int(facts.get("cpu family", 0)) >= 26
+    known = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return amd and known and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Affine(torch.autograd.Function):
@@ -83,16 +106,14 @@ class Affine(torch.autograd.Function):
         """Compute x [N, B, in], weight [N, out, in], bias [N, out] -> [N, B, out]; `sinks` take the gradients."""
         ctx.save_for_backward(x, weight)
         ctx.sinks = sinks
-        return affine(x, weight, bias)
+        return multiply(x, weight.transpose(1, 2), bias)
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple:
         """Return the gradients of x, W and b."""
         x, weight = ctx.saved_tensors
         into_weight, into_bias = ctx.sinks
-        batched = in_one_call(x, weight)
-        multiply(delta.transpose(1, 2), x, batched, out=into_weight)
+        multiply(delta.transpose(1, 2), x, out=into_weight)
         if into_bias is not None:
             torch.sum(delta, 1, out=into_bias)
-        back = multiply(delta, weight, batched) if ctx.needs_input_grad[0] else None
-        return back, into_weight, into_bias, None
+        return multiply(delta, weight) if ctx.needs_input_grad[0] else None, into_weight, into_bias, None

@@ -18,7 +18,7 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, Chain, DenseBlock, ResMLP, ConvBlock
 
 # Weights of one part on a CPU, in bytes. With gradients and momentum they are three times as much, for every core, and
 # should stay in the cache from the forward pass to the update; a part much smaller pays for more calls than it saves.
-PART_BYTES = 4 * 2**20
+PART_BYTES = 16 * 2**20
 PART_MEMBERS = 64
 
 
@@ -28,7 +28,7 @@ def part_sizes(networks: Sequence[nn.Module], threads: int) -> list[int]:
     The results do not depend on it, so threads and cache may differ between a run and its continuation.
 
     >>> part_sizes([nn.Linear(784, 128)] * 45, threads=2)
-    [8, 8, 8, 7, 7, 7]
+    [23, 22]
     """
     count = len(networks)
     each = sum(p.numel() * p.element_size() for p in networks[0].parameters())

@@ -152,6 +152,12 @@ def gradient_norms(networks: Sequence[Tensors]) -> list[float]:
     return torch.stack([torch.stack(own).sum().sqrt() for own in squares]).tolist()
 
 
+def stacked_norms(grads: Sequence[Tensor]) -> list[float]:
+    """Return the same of N networks from their stacked gradients [N, …]."""
+    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0).tolist()
+
+
 def flat_array(tensor: Tensor) -> np.ndarray:
     """View a tensor on the CPU as an array of one axis."""
     array: np.ndarray = tensor.numpy().reshape(-1)

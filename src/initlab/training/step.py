@@ -14,7 +14,7 @@ from initlab.ensemble import Part
 from initlab.training.crew import Crew
 from initlab.training.evaluation import accuracies, autocast, buffers_kept, keyed_randomness, member_losses
 from initlab.training.events import Plan, State, Stopped
-from initlab.training.optimizers import OPTIMIZERS, Hyper, Slots, Tensors, gradient_norms
+from initlab.training.optimizers import OPTIMIZERS, Hyper, Slots, Tensors, gradient_norms, stacked_norms
 from initlab.training.schedules import rate_factor
 
 TARGET_WINDOW = 10  # steps whose mean loss is compared with the target
@@ -102,7 +102,7 @@ def advance(part: Part, x: Tensor, y: Tensor, plan: Plan, step: int, update: Upd
     tape = Tape(part, step=step, interval=plan.saturation) if step in plan.records else None
     last, logged = step == plan.steps, step % plan.log_every == 0
     measured: dict[str, Any] = {}
-    with tape if tape is not None else nullcontext():
+    with tape if tape is not None else nullcontext(), part.gradients_into(update.sinks):
         with keyed_randomness(part, x, plan.data_seed, f"{step}"), autocast(x, plan.autocast):
             logits = part.forward(x)
             losses = member_losses(logits, y, part.stacked)
@@ -129,8 +129,7 @@ def advance(part: Part, x: Tensor, y: Tensor, plan: Plan, step: int, update: Upd
 
 def gradients(part: Part, losses: Tensor, update: Update) -> Tensors:
     """Return the gradients of every parameter of a part, laid out as the parameters are."""
-    with part.gradients_into(update.sinks):
-        grads = torch.autograd.grad(losses.sum(), part.parameters, allow_unused=True, materialize_grads=True)
+    grads = torch.autograd.grad(losses.sum(), part.parameters, allow_unused=True, materialize_grads=True)
     if not part.stacked:
         # Fused updates pair elements by their place in memory.
         pairs = zip(grads, part.parameters, strict=True)
@@ -148,7 +147,7 @@ def apply(
     own = update.sinks_of_member if part.stacked else [grads]
     norms = None
     if logged or min(update.clip_norms) < math.inf:
-        norms = gradient_norms(own)
+        norms = stacked_norms(grads) if part.stacked else gradient_norms(own)
         for tensors, norm, limit in zip(own, norms, update.clip_norms, strict=True):
             scale = limit / (norm + 1e-6)
             if limit < math.inf and not scale >= 1:

@@ -1,0 +1,125 @@
+"""Time stacked training against a plain loop and the machine's own matrix products, side by side.
+
+For every width, depth and number of networks: milliseconds per network and step of `initlab.training.train` on an
+ensemble, of a hand-written loop over the same networks one by one (data in memory, nn.Module, torch.optim.SGD), and
+the share of the best float32 matrix-product rate that the ensemble reaches, counting only the products that training
+needs. All three take turns, and medians over the rounds are shown, so that other work on the machine weighs on all.
+
+    python scripts/bench_ensemble.py --width 32 64 128 256 --depth 3 10 --networks 16 160
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from initlab.data import Dataset
+from initlab.ensemble import stack
+from initlab.initialize import initialize_
+from initlab.models import build
+from initlab.training import Plan, train
+
+INPUTS, CLASSES = 784, 10
+
+
+def make_data(batch: int) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (16 * batch, INPUTS), dtype=torch.uint8, generator=generator)
+    y = torch.randint(CLASSES, (16 * batch,), generator=generator)
+    return Dataset("random", x, y, x[:0], y[:0], x[:0], y[:0], CLASSES, (0.5,), (0.3,))
+
+
+def make_networks(count: int, width: int, depth: int, act: str) -> list[nn.Module]:
+    shape = {"depth": depth, "width": width, "act": act, "input_shape": (INPUTS,), "classes": CLASSES}
+    networks = [build("mlp", **shape) for _ in range(count)]
+    for seed, network in enumerate(networks):
+        initialize_(network, "glorot_normal", act=act, seed=seed)
+    return networks
+
+
+def needed_flops(width: int, depth: int, batch: int) -> int:
+    """Count forward, weight-gradient and, but for the first layer, input-gradient products of one network's step."""
+    return 2 * batch * (2 * INPUTS * width + 3 * (depth - 1) * width**2 + 3 * width * CLASSES)
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Return seconds by the clock and of all cores' work."""
+    clock, cores = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - clock, time.process_time() - cores
+
+
+def matmul_rate(sizes: Sequence[int] = (1024, 2048, 4096)) -> float:
+    """Return the best rate of a square product over a few sizes, in floating-point operations per second."""
+    best = 0.0
+    for n in sizes:
+        a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+        for _ in range(2 if n > 2048 else 5):
+            seconds, _ = timed(lambda a=a, b=b, out=out: torch.mm(a, b, out=out))
+            best = max(best, 2 * n**3 / seconds)
+    return best
+
+
+def plain_loop(networks: Sequence[nn.Module], data: Dataset, batch: int, steps: int) -> None:
+    for network in networks:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+        for step in range(steps):
+            at = step % 16 * batch
+            x = (data.train_x[at : at + batch].float() / 255 - 0.5) / 0.3
+            loss = nn.functional.cross_entropy(network(x), data.train_y[at : at + batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+
+def measure(width: int, depth: int, count: int, arguments: argparse.Namespace) -> str:
+    data = make_data(arguments.batch)
+    steps = max(2, min(arguments.steps, int(arguments.steps * 64 / count)))
+    plan = Plan(steps, arguments.batch, arguments.optimizer, ({"lr": 0.01},) * count, log_every=arguments.log_every)
+    ensemble = stack(make_networks(count, width, depth, arguments.act))
+    few = make_networks(min(count, arguments.plain), width, depth, arguments.act)
+    rounds: list[tuple[float, float, float, float, float]] = []
+    list(train(ensemble, data, plan))
+    for _ in range(arguments.rounds):
+        clock, cores = timed(lambda: list(train(ensemble, data, plan)))
+        lone, lone_cores = timed(lambda: plain_loop(few, data, arguments.batch, steps))
+        each, lone_each = 1e3 / count / steps, 1e3 / len(few) / steps
+        rounds.append((clock * each, lone * lone_each, cores * each, lone_cores * lone_each, matmul_rate()))
+    ours, lone, cores, lone_cores, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
+    rate = needed_flops(width, depth, arguments.batch) / ours * 1e3
+    return (
+        f"{width:5} {depth:5} {count:8} {ours:9.3f} {lone:9.3f} {lone / ours:6.2f} "
+        f"{cores:9.3f} {lone_cores:9.3f} {rate / 1e9:7.0f} {peak / 1e9:7.0f} {rate / peak:5.2f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--depth", type=int, nargs="+", default=[3, 10, 30])
+    parser.add_argument("--networks", type=int, nargs="+", default=[10, 100])
+    parser.add_argument("--plain", type=int, default=8, help="networks of the plain loop")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=16, help="fewer where there are more than 64 networks")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--act", default="tanh")
+    parser.add_argument("--optimizer", default="sgd")
+    parser.add_argument("--log-every", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch decides")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; ms per network and step; cores: their time")
+    print("width depth networks  ensemble     plain  ratio     cores plain cores  GFLOP/s   peak share")
+    for width in arguments.width:
+        for depth in arguments.depth:
+            for count in arguments.networks:
+                print(measure(width, depth, count, arguments), flush=True)
+
+
+if __name__ == "__main__":
+    main()
