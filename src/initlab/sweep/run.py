@@ -101,7 +101,7 @@ def run_sweep(
     a signal.
     """
     started = time.monotonic()
-    check_executor(how.executor, how.workers)
+    check_executor(how.executor, how.workers, how.options)
     with alone(directory):
         opened()
         results = Results(directory)

@@ -4,17 +4,30 @@ An executor takes tasks, as many at a time as it has `slots`, and gives jobs; a 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from initlab.errors import UserError, nearest
 from initlab.sweep.work import Done, Task, Watch
 
-HOMES = {
-    "inline": "here",
-    "process": "process",
-    "submitit": "slurm",
-    "ray": "cluster",
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of executor: the module it lives in, the options it knows (None: any), what has to be installed."""
+
+    home: str
+    options: tuple[str, ...] | None = ()
+    package: str = "initlab"
+    extra: str = ""
+
+
+KINDS = {
+    "inline": Kind("here"),
+    "process": Kind("process"),
+    "submitit": Kind("slurm", None, "submitit", "slurm"),
+    "ray": Kind("cluster", ("address", "num_cpus", "num_gpus"), "ray", "ray"),
 }
 
 
@@ -48,27 +61,26 @@ def make_executor(
     Arguments: `workers`, how many groups at a time, or `auto`; `options` of that kind of executor; `watch` and `stop`
     are for what is computed in this very process.
 
-    Raises UserError for an unknown name, or when what it needs is not installed.
+    Raises UserError where it cannot be had.
     """
-    check_executor(name, workers)
-    module = import_module(f"initlab.sweep.executors.{HOMES[name]}")
+    module = import_module(f"initlab.sweep.executors.{KINDS[name].home}")
     executor: Executor = module.executor(workers, dict(options), watch, stop)
     return executor
 
 
-def check_executor(name: str, workers: int | str) -> None:
-    """Raise UserError for an executor or a number of workers that cannot be."""
-    if name not in HOMES:
+def check_executor(name: str, workers: int | str, options: Mapping[str, Any]) -> None:
+    """Raise UserError for an executor, a number of workers or options that cannot be; nothing is started."""
+    if name not in KINDS:
         raise UserError(
-            f"hydra.launcher.executor={name} is unknown.{nearest(name, HOMES)} Choose one of {', '.join(HOMES)}."
+            f"hydra.launcher.executor={name} is unknown.{nearest(name, KINDS)} Choose one of {', '.join(KINDS)}."
         )
+    kind = KINDS[name]
+    if find_spec(kind.package) is None:
+        raise UserError(f"hydra.launcher.executor={name} needs {kind.package}: pip install 'initlab[{kind.extra}]'.")
     if workers != "auto" and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
         raise UserError(f"hydra.launcher.workers={workers} must be auto or a whole number of at least 1.")
 
-
-def refuse_unknown(options: Mapping[str, Any], known: Mapping[str, Any], name: str) -> None:
-    """Raise UserError for an option that an executor has not."""
     for option in options:
-        if option not in known:
-            has = f"it has {', '.join(known)}" if known else "it has none"
+        if kind.options is not None and option not in kind.options:
+            has = f"it has {', '.join(kind.options)}" if kind.options else "it has none"
             raise UserError(f"hydra.launcher.options.{option} is unknown to executor={name}: {has}.")

@@ -1,5 +1,6 @@
 """`ray`: groups as tasks of a Ray cluster whose nodes share this disk."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from initlab.errors import UserError
 from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
 
-OPTIONS = {"address": None, "num_cpus": 1, "num_gpus": None}
+DEFAULTS: dict[str, Any] = {"address": None, "num_cpus": 1, "num_gpus": None}
 
 
 @dataclass
@@ -61,18 +62,13 @@ def executor(
     workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
 ) -> RayTasks:
     """Make the executor: by default as many groups at a time as the cluster has cards, or cores where it has none."""
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("hydra.launcher.executor=ray needs Ray: pip install 'initlab[ray]'.") from error
-    from initlab.sweep.executors import refuse_unknown
+    import ray
 
-    refuse_unknown(options, OPTIONS, "ray")
-    chosen = {**OPTIONS, **options}
+    chosen = {**DEFAULTS, **options}
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(address=chosen["address"], log_to_driver=False, logging_level="ERROR")
+            ray.init(address=chosen["address"], log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"hydra.launcher.options.address={chosen['address']} cannot be reached "

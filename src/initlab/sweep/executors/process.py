@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from initlab.sweep.executors import refuse_unknown
 from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
 
 PATIENCE = 60.0  # seconds that a process has to finish its step and keep its group
@@ -124,7 +123,6 @@ def executor(
     workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
 ) -> Processes:
     """Make the executor: by default one process for each card, or for each core where there is none."""
-    refuse_unknown(options, {}, "process")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     cards = visible_cards()
     count = (len(cards) or len(cores)) if workers == "auto" else int(workers)

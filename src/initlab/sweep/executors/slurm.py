@@ -1,5 +1,6 @@
 """`submitit`: groups as jobs of a SLURM cluster, or as processes of this machine where there is none."""
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,11 +96,7 @@ def executor(
     workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
 ) -> Submitit:
     """Make the executor; by default 64 jobs of a cluster at a time, on this machine one for each core."""
-    try:
-        import submitit
-    except ImportError as error:
-        raise UserError("hydra.launcher.executor=submitit needs submitit: pip install 'initlab[slurm]'.") from error
-    import os
+    import submitit
 
     local = (options.get("cluster") or submitit.AutoExecutor.which()) != "slurm"
     auto = (os.cpu_count() or 1) if local else AT_ONCE
