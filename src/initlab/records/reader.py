@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,14 +88,21 @@ def load_layers(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd
     return _tables(runs, "layers.csv", LAYERS, keys)
 
 
-def load_histograms(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd.DataFrame":
+def load_histograms(
+    runs: "Paths | pd.DataFrame",
+    keys: Sequence[str] = KEYS,
+    choose: "Callable[[pd.DataFrame], np.ndarray] | None" = None,
+) -> "pd.DataFrame":
     """Return the histograms of all runs: `path`, the run's `keys`, step, layer, index, kind, low, high, …, `counts`.
 
-    `counts` is an int64 array [64] per row. Arguments as `load_layers`.
+    `counts` is an int64 array [64] per row. Arguments as `load_layers`; `choose` says of a frame whose `counts` are
+    still text which rows are wanted (bool [rows]): reading the others costs most of the time.
     """
     import pandas as pd
 
     frame = _tables(runs, "histograms.csv", HISTOGRAMS, keys)
+    if choose is not None:
+        frame = frame[choose(frame)].reset_index(drop=True)
     counts = [_counts(text) for text in frame["counts"]]
     frame["counts"] = pd.Series(counts, dtype=object)
     return frame[np.array([len(row) == BUCKETS for row in counts], dtype=bool)].reset_index(drop=True)

@@ -1,0 +1,18 @@
+"""Tidy frames -> one self-contained page, tables for papers, and the sweep's own run in TensorBoard; no torch."""
+
+from typing import Any
+
+_HOMES = {
+    "write_report": "write",
+    "write_sweep_run": "tensorboard",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    # What draws for TensorBoard needs no plotly, and the other way round: each loads its own library alone.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"initlab.report.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'initlab.report' has no attribute {name!r}")

@@ -1,0 +1,129 @@
+// Tables that sort and filter; all text goes in as text.
+
+const number = (key, title, show = short) => ({ key, title, show, numeric: true });
+const words = (key, title) => ({ key, title, show: (v) => (v == null ? "" : String(v)), numeric: false });
+const share = (key, title) => number(key, title, percent);
+const metricColumn = (metric) => (isShare(metric) ? share : number)(metric, said(metric));
+const only = (columns, rows) => columns.filter((column) => rows.some((row) => row[column.key] != null && row[column.key] !== ""));
+
+const CELL_COLUMNS = [words("scheme", "init"), words("activation", "act"), { ...words("depth", "depth"), numeric: true },
+  words("setting", "setting"), number("rate", "rate")];
+const inView = (row) => picks("activation", row.activation) && picks("depth", row.depth || "none") &&
+  picks("setting", row.setting);
+const asText = (value) => (value == null || value === "" ? "none" : String(value));
+
+const TABLES = {
+  pairs: {
+    caption: () => `Differences in ${said(data.metric || "")} paired by seed, each scheme at the best rate of its cell, ` +
+      `with intervals and verdicts that allow for all ${data.pairs.length} comparisons of this page together (Holm). ` +
+      "A diverged run counts as the worst completed one of its data. With fewer than five common seeds nothing is " +
+      "decided: “cannot tell”. The filter by seed has no say here.",
+    columns: () => [words("first", "init"), words("verdict", "is"), words("second", "than"), words("activation", "act"),
+      { ...words("depth", "depth"), numeric: true }, words("setting", "setting"), ...["difference", "low", "high"].map((k) =>
+        (isShare(data.metric || "") ? share : number)(k, k === "difference" ? k : `${k} (95 %)`)),
+      number("p", "p, corrected", (v) => (v == null ? "" : v < 1e-3 ? "< 0.001" : v.toFixed(3))), number("n", "seeds"),
+      words("seeds", "which seeds")],
+    rows: () => data.pairs.filter((row) => inView({ ...row, depth: asText(row.depth) }) && picks("scheme", row.first) &&
+      picks("scheme", row.second)),
+    classOf: (row) => `verdict ${row.verdict.split(" ")[0]}`,
+  },
+  windows: {
+    caption: () => "From the smallest to the largest rate of the widest unbroken range at which at least half of the " +
+      "seeds trained (without accuracies: ended at most 10 % above the cell's least loss). “At the edge” means that " +
+      "the range touches the end of the tried rates, so it may be wider. All seeds count.",
+    columns: () => [...CELL_COLUMNS.slice(0, 4), number("low", "from rate"), number("high", "to rate"),
+      number("decades", "decades"), number("usable", "usable"), number("tried", "tried"), number("best", "best rate"),
+      words("edge", "at the edge")],
+    rows: () => data.windows.filter((row) => inView({ ...row, depth: asText(row.depth) }) && picks("scheme", row.scheme))
+      .map((row) => ({ ...row, edge: row.edge ? "yes" : "" })),
+  },
+  cells: {
+    caption: () => (data.metric ? `The mean ${said(data.metric)} of completed runs over all seeds, its standard ` +
+      "deviation, and the 95 % interval of the mean (Hall's, which allows for skewness). The filter by seed has no say." :
+      "No run has completed."),
+    columns: () => [...CELL_COLUMNS, words("ended", "ended"),
+      ...["mean", "std", "low", "high"].map((k) => (isShare(data.metric || "") ? share : number)(k,
+        { mean: said(data.metric || "mean"), std: "± std", low: "low (95 %)", high: "high (95 %)" }[k])),
+      number("n", "seeds")],
+    rows: () => data.cells.filter((row) => inView({ ...row, depth: asText(row.depth) }) && picks("scheme", row.scheme) &&
+      picks("rateText", row.rate == null ? "none" : short(row.rate)) && (!bestOnly || row.best_rate))
+      .map((row) => ({ ...row, ended: OUTCOMES.filter((o) => row[o]).map((o) => `${row[o]} ${o}`).join(", ") })),
+    sort: ["mean", !data.metric || isShare(data.metric) ? -1 : 1],
+  },
+  runs: {
+    caption: () => "One row per run, after the filters.",
+    columns: () => [words("name", "run"), ...CELL_COLUMNS.slice(0, 3), { ...words("seed", "seed"), numeric: true },
+      ...CELL_COLUMNS.slice(3), words("outcome", "outcome"), ...METRICS.map(metricColumn), number("steps", "steps"),
+      number("seconds", "seconds"), number("first_bad_step", "diverged at"), number("trainable_depth", "trainable depth"),
+      words("sweep", "sweep"), words("path", "path")],
+    rows: () => view(),
+    classOf: (row) => `outcome ${row.outcome}`,
+  },
+  failures: {
+    caption: () => "Every run that did not train, with what its records say about the cause.",
+    columns: () => [words("name", "run"), words("outcome", "outcome"), { ...words("failure", "diagnosis"), long: true }],
+    rows: () => view().filter((run) => run.failure),
+    classOf: (row) => `outcome ${row.outcome}`,
+  },
+  unread: {
+    caption: () => "Whatever lies beside the runs but is not one, or not all of one.",
+    columns: () => [words("name", "directory"), words("status", "status"), { ...words("reason", "reason"), long: true }],
+    rows: () => data.unread,
+  },
+};
+
+const MOST_ROWS = 100;
+
+function mountTable(section) {
+  const spec = TABLES[section.dataset.table], place = section.querySelector(".scroll");
+  const state = { sort: spec.sort ? spec.sort[0] : null, way: spec.sort ? spec.sort[1] : 1, find: "", most: MOST_ROWS };
+  section.querySelector(".caption").textContent = spec.caption();
+  const box = element("input", { type: "search", placeholder: "find text …", "aria-label": "find text in this table",
+    oninput: () => { state.find = box.value.toLowerCase(); draw(); } });
+  section.querySelector(".controls").append(box);
+  const columns = only(spec.columns(), spec.rows().length ? spec.rows() : []);
+
+  function rows() {
+    let found = spec.rows();
+    if (state.find) found = found.filter((row) => columns.some((c) => c.show(row[c.key]).toLowerCase().includes(state.find)));
+    const column = columns.find((c) => c.key === state.sort);
+    return column ? [...found].sort((a, b) => compare(a[column.key], b[column.key], column) * state.way) : found;
+  }
+
+  // Blanks come last, whichever way; a factor of `way` is undone for them.
+  function compare(a, b, column) {
+    const value = (v) => (column.numeric && v != null && v !== "" && !Number.isNaN(Number(v)) ? Number(v) : v);
+    const [x, y] = [value(a), value(b)], gone = (v) => v == null || v === "" || Number.isNaN(v);
+    if (gone(x) || gone(y)) return ((gone(x) ? 1 : 0) - (gone(y) ? 1 : 0)) * state.way;
+    if (typeof x === "number" && typeof y === "number") return x - y;
+    return String(x).localeCompare(String(y), "en", { numeric: true });
+  }
+
+  function draw() {
+    const found = rows();
+    const head = element("tr", {}, ...columns.map((column) => element("th", {
+      scope: "col", className: column.numeric ? "number" : "",
+      "aria-sort": state.sort === column.key ? (state.way > 0 ? "ascending" : "descending") : "none",
+    }, element("button", { type: "button", onclick: () => {
+      state.way = state.sort === column.key ? -state.way : 1;
+      state.sort = column.key;
+      draw();
+    } }, column.title))));
+    const body = found.slice(0, state.most).map((row) => element("tr", { className: spec.classOf ? spec.classOf(row) : "" },
+      ...columns.map((column) => element("td", { className: `${column.numeric ? "number" : ""} ${column.long ? "long" : ""} ${column.key}`,
+        title: column.long ? "" : column.show(row[column.key]) }, column.show(row[column.key])))));
+    place.replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, ...body)));
+    const note = section.querySelector(".note");
+    note.replaceChildren(`${found.length} row${found.length === 1 ? "" : "s"}`);
+    if (found.length > state.most) {
+      note.append(`, the first ${state.most} shown. `, element("button", { type: "button", className: "small more",
+        onclick: () => { state.most = Infinity; draw(); } }, "show all"));
+    }
+  }
+  section.querySelector("button.csv").addEventListener("click", () => save(`${section.dataset.table}.csv`,
+    "text/csv;charset=utf-8", csvText(columns.map((c) => c.title), rows().map((row) => columns.map((c) => {
+      const value = row[c.key];
+      return c.numeric && value != null && value !== "" && !Number.isNaN(Number(value)) ? Number(value) : value;
+    })))));
+  return draw;
+}

@@ -1,0 +1,112 @@
+// Colours, and the grid of panels that all pictures share.
+
+const SCHEME_COLOURS = ["#2f7ed8", "#e8710a", "#1a9e5c", "#d93a4a", "#9467d6", "#a8703a", "#d65db1", "#7f8a93",
+  "#9a9a00", "#13a5b5"];
+const DASHES = ["solid", "dot", "dashdot", "longdash"];
+const OUTCOME_COLOURS = { trained: "#1a9e5c", stuck: "#c9a227", finished: "#2f7ed8", diverged: "#d9480f",
+  failed: "#b5179e", skipped: "#9aa5ad", unfinished: "#6c757d", damaged: "#495057" };
+const OUTCOMES = Object.keys(OUTCOME_COLOURS);
+const MOST_PANELS = 6;
+
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+let printing = false;
+
+function theme() {
+  const night = dark.matches && !printing;
+  return night
+    ? { night, ink: "#e6e6e6", muted: "#a0a4a8", grid: "#33373c", paper: "#16181b", scale: "Viridis" }
+    : { night, ink: "#1d2126", muted: "#5c6670", grid: "#e3e6e9", paper: "#ffffff", scale: "Viridis" };
+}
+
+function schemeStyle(scheme) {
+  const place = rank.scheme.get(scheme) || 0;
+  return { colour: SCHEME_COLOURS[place % SCHEME_COLOURS.length],
+    dash: DASHES[Math.floor(place / SCHEME_COLOURS.length) % DASHES.length] };
+}
+
+// Ordered things (depths) get neighbouring colours.
+function orderedStyle(place, count) {
+  const stops = [[47, 126, 216], [26, 158, 92], [232, 113, 10], [201, 42, 82]];
+  const at = count > 1 ? (place / (count - 1)) * (stops.length - 1) : 0;
+  const low = Math.min(Math.floor(at), stops.length - 2), part = at - low;
+  const mixed = stops[low].map((v, k) => Math.round(v + part * (stops[low + 1][k] - v)));
+  return { colour: `rgb(${mixed.join(",")})`, dash: "solid" };
+}
+
+function faint(colour, alpha) {
+  const parts = colour.startsWith("#") ? [1, 3, 5].map((k) => parseInt(colour.slice(k, k + 2), 16))
+    : colour.match(/\d+/g).slice(0, 3);
+  return `rgba(${parts.join(",")},${alpha})`;
+}
+
+function swatch(scheme) {
+  const { colour, dash } = schemeStyle(scheme);
+  return element("i", { className: "swatch", style: `border-top: 3px ${dash === "solid" ? "solid" : dash === "dot" ?
+    "dotted" : "dashed"} ${colour}` });
+}
+
+// The plotting library reads some markup in its labels: a name must not be taken for any.
+const plain = (text) => String(text).replace(/\s+/g, " ").replace(/&/g, "&amp;").replace(/</g, "&lt;")
+  .replace(/>/g, "&gt;");
+const brief = (text, most = 26) => plain(cut(String(text), most));
+
+const HOVER = { hoverlabel: { align: "left", namelength: -1 } };
+
+// The layout of a grid of panels, and for each panel the names of its axes.
+function grid(list, width, t, options = {}) {
+  const { rowHeight = 230, left = 62, right = 16, gapX = 66, gapY = 74, bottom = 46, top = 30, wide = 3 } = options;
+  const columns = Math.max(1, Math.min(list.length, width > 1050 ? wide : width > 620 ? Math.min(2, wide) : 1));
+  const rows = Math.max(1, Math.ceil(list.length / columns));
+  const inside = Math.max(120, width - left - right), tall = rows * rowHeight + (rows - 1) * gapY;
+  const cell = (inside - (columns - 1) * gapX) / columns;
+  const layout = { width, height: tall + top + bottom, margin: { l: left, r: right, t: top, b: bottom, pad: 0 },
+    paper_bgcolor: t.paper, plot_bgcolor: t.paper, showlegend: false, annotations: [], shapes: [],
+    font: { family: "system-ui, sans-serif", size: 12, color: t.ink }, hovermode: "closest",
+    dragmode: window.matchMedia("(pointer: coarse)").matches ? false : "zoom", ...HOVER };
+  const placed = list.map((panel, k) => {
+    const column = k % columns, row = Math.floor(k / columns), id = k ? String(k + 1) : "";
+    const x0 = (column * (cell + gapX)) / inside, y1 = 1 - (row * (rowHeight + gapY)) / tall;
+    const x = [x0, Math.min(1, x0 + cell / inside)], y = [Math.max(0, y1 - rowHeight / tall), y1];
+    const common = { gridcolor: t.grid, zerolinecolor: t.grid, linecolor: t.muted, tickcolor: t.muted, showline: true,
+      ticks: "outside", ticklen: 4, automargin: false, title: { standoff: 8 } };
+    layout[`xaxis${id}`] = { ...common, domain: x, anchor: `y${id}` };
+    layout[`yaxis${id}`] = { ...common, domain: y, anchor: `x${id}` };
+    if (panel.title) layout.annotations.push({ text: `<b>${brief(panel.title, Math.max(16, Math.floor(cell / 7)))}</b>`,
+      xref: "paper", yref: "paper", x: x[0], y: y[1], xanchor: "left", yanchor: "bottom", showarrow: false, yshift: 3,
+      hovertext: plain(panel.title) });
+    return { ...panel, x: `x${id}`, y: `y${id}`, xaxis: layout[`xaxis${id}`], yaxis: layout[`yaxis${id}`], cell,
+      bottom: row === rows - 1 || k + columns >= list.length, left: column === 0 };
+  });
+  return { layout, placed };
+}
+
+// A logarithmic axis whose ticks are few enough to be read.
+const logAxis = { type: "log", exponentformat: "power", nticks: 7 };
+
+function categories(axis, texts, most = 18, angle) {
+  const every = Math.max(1, Math.ceil(texts.length / 40));
+  const kept = texts.map((text, k) => [text, k]).filter(([, k]) => k % every === 0);
+  Object.assign(axis, { type: "linear", tickmode: "array", tickvals: kept.map(([, k]) => k),
+    ticktext: kept.map(([text]) => brief(text, most)), showgrid: false, zeroline: false,
+    range: [-0.5, texts.length - 0.5] });
+  if (angle !== undefined) axis.tickangle = angle;
+}
+
+// Values for a colour: logarithms where they span decades. Returns how to map them and how to label the bar.
+function colouring(values, logarithmic) {
+  const good = finite(values).filter((v) => !logarithmic || v > 0);
+  if (!good.length) return { of: () => null, low: 0, high: 1, bar: {} };
+  const of = logarithmic ? (v) => (v > 0 && Number.isFinite(v) ? Math.log10(v) : null)
+    : (v) => (v != null && Number.isFinite(v) ? v : null);
+  const mapped = good.map(of);
+  let low = Math.min(...mapped), high = Math.max(...mapped);
+  if (high - low < 1e-9) { low -= 0.5 * Math.max(1e-6, Math.abs(low)); high += 0.5 * Math.max(1e-6, Math.abs(high)); }
+  const bar = {};
+  if (logarithmic) {
+    const apart = Math.max(1, Math.ceil((high - low) / 6)), ticks = [];
+    for (let k = Math.ceil(low); k <= high; k += apart) ticks.push(k);
+    if (ticks.length < 2) ticks.splice(0, ticks.length, low, high);
+    Object.assign(bar, { tickmode: "array", tickvals: ticks, ticktext: ticks.map((k) => short(10 ** k, 2)) });
+  }
+  return { of, low, high, bar };
+}

@@ -1,0 +1,143 @@
+"""Everything a page shows, gathered from run directories a few at a time, so that a thousand runs fit the memory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from initlab.errors import UserError
+from initlab.records import load, load_histograms, load_layers, load_metrics
+from initlab.report.curves import Curves, planned_steps, targets
+from initlab.report.diagnosis import diagnose
+from initlab.report.histograms import Histograms, chosen, share
+from initlab.report.layers import BUDGET, Blocks, Layers, blocks
+from initlab.report.pack import numbers
+from initlab.report.pairs import cells, comparisons, judged_by, windows
+from initlab.report.runs import METRICS, TRAINABLE, Study, column, ordered, rows_of, study, text
+
+CHUNK = 50  # runs whose tables are in memory at once
+NUMBERS = (*METRICS, "rate", "seconds", "steps", "first_bad_step", TRAINABLE)
+TEXTS = ("name", "sweep", "scheme", "activation", "setting", "outcome", "path")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the page gets (`payload`, plain values only) and the frames it rests on."""
+
+    payload: dict[str, Any]
+    study: Study
+    cells: pd.DataFrame
+    metric: str | None
+
+
+def gather(paths: Sequence[Path]) -> Gathered:
+    """Read all runs at or below `paths`.
+
+    Raises:
+        UserError: a path does not exist, or there is no run.
+    """
+    found = study(load(paths), paths)
+    if found.runs.empty and found.unread.empty:
+        where = ", ".join(map(str, paths))
+        raise UserError(
+            f"There is no run in {where}: give a run's or a sweep's directory, such as outputs/sweeps/NAME."
+        )
+    runs = found.runs
+    metric = judged_by(runs)
+    table = cells(runs, metric)
+    pairs = comparisons(runs, metric) if metric else pd.DataFrame()
+    payload = {
+        "runs": run_columns(runs),
+        "metric": metric,
+        "rates": found.rates,
+        "twice": found.twice,
+        "unread": records(found.unread),
+        "pairs": records(pairs),
+        "windows": records(windows(runs)),
+        "cells": records(table),
+        **tables(runs),
+    }
+    return Gathered(payload, found, table, metric)
+
+
+def tables(runs: pd.DataFrame) -> dict[str, Any]:
+    """Read the tables of all runs and return the packed curves, layers, histograms and the diagnoses."""
+    asked = pd.to_numeric(column(runs, "train.target_loss"), errors="coerce").dropna().astype("float64").tolist()
+    curves = Curves(targets(runs.loc[runs["status"] == "completed", "loss"].tolist(), asked))
+    layers = Layers(BUDGET // max(len(runs), 1))
+    of = share(len(runs))
+    histograms = Histograms(of)
+    diagnoses: dict[int, str] = {}
+    planned = planned_steps(runs)
+    rows = rows_of(runs)
+    for start in range(0, len(runs), CHUNK):
+        some = runs.iloc[start : start + CHUNK]
+        metrics = by_path(load_metrics(some, keys=()))
+        measured = by_path(load_layers(some, keys=()))
+        bins = by_path(load_histograms(some, keys=(), choose=lambda frame: chosen(frame, of)))
+        for number, path in zip(range(start, start + len(some)), some["path"], strict=True):
+            block: Blocks | None = None
+            if path in metrics:
+                curves.add(number, metrics[path], planned[number])
+            if path in measured:
+                block = blocks(measured[path])
+                layers.add(number, block)
+            if path in bins:
+                histograms.add(number, bins[path])
+            if said := diagnose(rows[number], block):
+                diagnoses[number] = text(said)
+    return {
+        "curves": curves.packed(),
+        "layers": layers.packed(),
+        "histograms": histograms.packed(),
+        "diagnoses": diagnoses,
+    }
+
+
+def by_path(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Split a frame of many runs into one per run."""
+    return {str(path): part for path, part in frame.groupby("path", sort=False)}
+
+
+def run_columns(runs: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns that the page knows of every run; texts as a list of distinct ones and codes."""
+    found: dict[str, Any] = {"count": len(runs)}
+    for name in TEXTS:
+        codes, distinct = pd.factorize(pd.Series([text(value) for value in runs[name]], dtype=object), sort=True)
+        found[name] = {"texts": distinct.tolist(), "codes": codes.tolist()}
+    for name in ("depth", "seed"):
+        values = ordered(runs[name])
+        places = {text(value): place for place, value in enumerate(values)}
+        found[name] = {
+            "texts": [text(value) or "none" for value in values],
+            "codes": [places[text(value)] for value in runs[name]],
+        }
+    for name in NUMBERS:
+        if name in runs and runs[name].notna().any():
+            found[name] = numbers(pd.to_numeric(runs[name], errors="coerce").astype("float64"))
+    found["best_rate"] = [int(value) for value in runs["best_rate"]]
+    return found
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a small frame as plain values, None for blanks."""
+    return [{name: plain(value) for name, value in row.items()} for row in rows_of(frame)]
+
+
+def plain(value: Any) -> Any:
+    """Return a value that JSON knows."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, float, np.number)):
+        return numbers([value])[0]
+    return text(value)
+
+
+def described(payload: Mapping[str, Any]) -> dict[str, int]:
+    """Count the runs of a page by how they ended, most frequent first."""
+    found = payload["runs"]["outcome"]
+    counts = np.bincount(np.asarray(found["codes"], dtype=np.intp), minlength=len(found["texts"]))
+    return {found["texts"][k]: int(counts[k]) for k in np.argsort(-counts, kind="stable") if counts[k]}

@@ -1,0 +1,107 @@
+"""The pictures of the page as data: what each shows, in which order, and what it needs. How they are drawn is the
+business of `assets/`, which knows them by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: `needs` is a path into the page's data without which there is nothing to draw."""
+
+    name: str
+    title: str
+    caption: str
+    needs: str
+
+
+PICTURES: dict[str, Picture] = {
+    p.name: p
+    for p in (
+        Picture(
+            "heat",
+            "Depth × scheme",
+            "Every cell is the mean over its seeds. Outcomes: the most frequent one gives the colour, the text says "
+            "how many of how many. Diverged runs have no accuracy of their own and are left out of means; outcomes "
+            "count them. A line over a column is the depth to which the forecast lets that scheme train.",
+            "runs.scheme",
+        ),
+        Picture(
+            "curves",
+            "Training curves",
+            "Lines are means over seeds, bands the whole range or ± one standard deviation. A cross is where a network "
+            "diverged; from there on the mean is over the others. Long curves are thinned: a point is the mean of the "
+            "steps since the point before.",
+            "curves.metrics.loss",
+        ),
+        Picture(
+            "signal",
+            "Signal by layer: predicted and measured",
+            "Solid lines and bands: measured, median and range over seeds. Dashed lines: what theory predicted before "
+            "a weight was drawn (step 0 only).",
+            "layers.run",
+        ),
+        Picture(
+            "histograms",
+            "Histograms of different runs, overlaid",
+            "One line per run, coloured by scheme; the area under each is 1. The page has some steps and layers of "
+            "every run; histograms.csv of a run has all of them.",
+            "histograms.run",
+        ),
+        Picture(
+            "maps",
+            "Layer × step",
+            "The median over seeds, layer by layer from the input (below) to the output, at the steps that were "
+            "recorded.",
+            "layers.run",
+        ),
+        Picture(
+            "target",
+            "Time to a target loss",
+            "The first step at which the mean training loss of ten steps is at or below the target: median over seeds, "
+            "bars from the fastest to the slowest. Triangles at the top count the seeds that never got there.",
+            "curves.metrics.loss",
+        ),
+        Picture(
+            "visible",
+            "How long the initialization stays visible",
+            "The share of the variance between runs that the scheme explains, the rest being the seed's (intraclass "
+            "correlation of the logarithm of a loss, or of an accuracy). At 1 only the scheme matters, at 0 a run does "
+            "not remember its scheme. It takes two schemes with two seeds each.",
+            "curves.metrics.loss",
+        ),
+        Picture(
+            "distance",
+            "How far the weights are from their start",
+            "√Σ(‖W‖ − ‖W₀‖)² / √Σ‖W₀‖² over the layers: at least how far the weights have moved, in units of their "
+            "own length. The true distance may be larger: weights can turn without growing, and runs record norms.",
+            "layers.run",
+        ),
+        Picture(
+            "rates",
+            "Learning rates",
+            "The mean over seeds at every rate that was tried; filled points are usable rates (at least half of the "
+            "seeds trained). Wide windows are robust schemes. The filter “best rate only” has no say here.",
+            "rates",
+        ),
+    )
+}
+
+
+def drawable(payload: Mapping[str, Any]) -> list[Picture]:
+    """Return the pictures for which there is something to draw.
+
+    >>> [p.name for p in drawable({"runs": {"scheme": {"texts": ["zeros"]}}, "rates": False})]
+    ['heat']
+    """
+
+    def has(path: str) -> bool:
+        value: Any = payload
+        for part in path.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return False
+            value = value[part]
+        return bool(value)
+
+    return [picture for picture in PICTURES.values() if has(picture.needs)]

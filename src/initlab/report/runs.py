@@ -1,0 +1,238 @@
+"""What a frame of runs is about: which keys differ, what each run is called in pictures, and how it ended."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from initlab.config.naming import INCIDENTAL, INCIDENTAL_INSIDE
+
+METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
+OUTCOMES = ("trained", "stuck", "finished", "diverged", "failed", "skipped", "unfinished", "damaged")
+CELL = ["scheme", "activation", "depth", "setting"]
+# What a forecast may have left in the summary: the depth to which a network should train.
+TRAINABLE = "trainable_depth"
+
+_SILENT = {*INCIDENTAL, *(f"{group}.{key}" for group, keys in INCIDENTAL_INSIDE.items() for key in keys)}
+_OWN_AXES = {"seed", "optim.lr", "depth", "init", "act"}
+# A run that is there twice is counted once: the one that got furthest.
+_RANK = {"completed": 0, "diverged": 1, "failed": 2, "skipped": 3, "unfinished": 4, "damaged": 5}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of one or several sweeps, ready for tables and pictures.
+
+    runs: the columns of `load`, and of our own: `name`, `sweep`, `scheme`, `activation`, `setting` (labels with every
+        key that tells runs apart), `rate`, `outcome`, `best_rate` (is it run at its cell's best rate?), `reason`.
+    unread: name, status, reason of what is no whole run.
+    twice: how many runs were left out because they are there twice.
+    rates: whether some cell was run at several learning rates.
+    """
+
+    runs: pd.DataFrame
+    unread: pd.DataFrame
+    twice: int
+    rates: bool
+
+
+def study(frame: pd.DataFrame, roots: Sequence[Path] = ()) -> Study:
+    """Label every run of a frame of `load`; `roots` are searched for directories that are no run.
+
+    >>> from initlab.records import load
+    >>> len(study(load([])).runs)
+    0
+    """
+    runs = frame.reset_index(drop=True)
+    runs = runs.assign(**{key: None for key in ("depth", "seed") if key not in runs})
+    keys = [key for key in list(frame.columns)[: list(frame.columns).index("status")] if telling(key)]
+    runs["name"] = names(runs["path"])
+    runs["sweep"] = [Path(path).parent.name for path in runs["path"]]
+    runs["outcome"] = [outcome(*row) for row in zip(runs["status"], column(runs, "trained"), strict=True)]
+    runs["reason"] = [reason(row) for row in rows_of(runs)]
+    told = (runs["problem"].fillna("") != "") | runs["status"].isin(["failed", "skipped", "unfinished", "damaged"])
+    unread = runs.loc[told, ["name", "status", "reason"]]
+    strangers = [{"name": path.name, "status": "no run", "reason": why} for path, why in no_runs(roots, runs["path"])]
+    unread = pd.concat([unread, pd.DataFrame(strangers, columns=unread.columns)], ignore_index=True)
+    before = len(runs)
+    runs = once(runs[runs["status"] != "damaged"])
+    told_apart = varying(runs, keys)
+    runs["scheme"] = labels(runs, "init", [key for key in told_apart if key.startswith("init.")])
+    runs["activation"] = labels(runs, "act", [key for key in told_apart if key.startswith("act.")])
+    rest = [key for key in told_apart if not key.startswith(("init.", "act."))]
+    runs["setting"] = labels(runs, None, rest)
+    runs["rate"] = pd.to_numeric(column(runs, "optim.lr"), errors="coerce").astype("float64")
+    per_cell = runs.groupby(CELL, dropna=False)["rate"].nunique()
+    runs["best_rate"] = best_rates(runs)
+    lost = int((frame["status"] == "damaged").sum())
+    return Study(runs, unread, before - lost - len(runs), bool((per_cell > 1).any()))
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a frame as dictionaries."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def telling(key: str) -> bool:
+    """Does a configuration key have a say in the result?
+
+    >>> telling("model.norm"), telling("sweep.name"), telling("train.save")
+    (True, False, False)
+    """
+    return key not in _SILENT and key.split(".")[0] not in _SILENT
+
+
+def column(frame: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column, or blanks where no run has it."""
+    return frame[name] if name in frame else pd.Series([None] * len(frame), index=frame.index, dtype=object)
+
+
+def text(value: Any) -> str:
+    """Write a value of a configuration as it is typed; a blank for none.
+
+    >>> text(3.0), text(0.1), text(None), text("he_normal")
+    ('3', '0.1', '', 'he_normal')
+    """
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:g}"
+    # What no text file can hold (half a surrogate pair in a path) is shown as a question mark.
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def names(paths: Iterable[str]) -> list[str]:
+    """Return the last part of every path; where two agree, the two last parts."""
+    found = [Path(path) for path in paths]
+    counts = pd.Series([path.name for path in found], dtype=object).value_counts()
+    return [text(path.name if counts[path.name] == 1 else f"{path.parent.name}/{path.name}") for path in found]
+
+
+def varying(runs: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """Return the keys beside init, act, depth, seed and rate that differ, but for those that follow from an option."""
+    as_text = pd.DataFrame({key: runs[key].map(text) for key in keys}, index=runs.index)
+    found = [key for key in keys if key not in _OWN_AXES and as_text[key].nunique() > 1]
+
+    def follows(key: str) -> bool:
+        group = key.split(".")[0]
+        # A list of widths has the length of the depth: it says what the depth says.
+        owner = "depth" if key == "width" else group
+        if owner == key or owner not in as_text:
+            return False
+        return bool(as_text.groupby(owner)[key].nunique().max() == 1)
+
+    return [key for key in found if not follows(key)]
+
+
+def labels(runs: pd.DataFrame, group: str | None, keys: Sequence[str]) -> list[str]:
+    """Return `name, key=value, …` for every run, with the keys that differ among the runs of the same name."""
+    if group is None:
+        own = {"": list(keys)}
+        heads = [""] * len(runs)
+    else:
+        heads = [text(value) or "none" for value in column(runs, group)]
+        own = {
+            head: [key for key in keys if runs.loc[[h == head for h in heads], key].map(text).nunique() > 1]
+            for head in dict.fromkeys(heads)
+        }
+    prefix = 0 if group is None else len(group) + 1
+    found = []
+    for head, row in zip(heads, rows_of(runs), strict=True):
+        parts = [f"{key[prefix:]}={text(row[key]) or 'none'}" for key in own.get(head, [])]
+        found.append(", ".join([head, *parts] if head else parts))
+    return found
+
+
+def outcome(status: str, trained: Any) -> str:
+    """Say how a run ended: a completed one trained or is stuck, or just finished where there is no accuracy.
+
+    >>> outcome("completed", True), outcome("completed", None), outcome("diverged", None)
+    ('trained', 'finished', 'diverged')
+    """
+    if status != "completed":
+        return status
+    if trained is None or trained != trained:
+        return "finished"
+    return "trained" if trained in (True, "True", "true", 1) else "stuck"
+
+
+def reason(row: dict[str, Any]) -> str:
+    """Say what is wrong with a run, as far as its summary knows."""
+    parts = [text(row.get(key)) for key in ("reason", "error", "problem")]
+    if row["status"] == "unfinished":
+        parts.append("no summary.json: it still runs, or was stopped")
+    return "; ".join(part for part in parts if part)
+
+
+def no_runs(roots: Sequence[Path], paths: Iterable[str]) -> list[tuple[Path, str]]:
+    """Return the directories beside runs that hold none, with the reason."""
+    runs = {Path(path) for path in paths}
+    above = {parent for path in runs for parent in path.parents}
+    places = {*roots, *(path.parent for path in runs)} - runs
+    found = []
+    for place in sorted(places):
+        for child in sorted(place.iterdir()) if place.is_dir() else []:
+            events = any(child.glob("events.out.tfevents*")) if child.is_dir() else False
+            if child.is_dir() and not child.name.startswith(".") and child not in runs | above and not events:
+                found.append((child, "it has neither config.yaml nor summary.json"))
+    return found
+
+
+def once(runs: pd.DataFrame) -> pd.DataFrame:
+    """Leave out runs that are there twice (the same hash of what determines the result)."""
+    rank = runs["status"].map(_RANK)
+    order = runs.assign(_rank=rank).sort_values("_rank", kind="stable")
+    again = order["hash"].notna() & order.duplicated("hash")
+    return runs.loc[sorted(order.index[~again])].reset_index(drop=True)
+
+
+def fresh_seeds(runs: pd.DataFrame) -> pd.Series:
+    """Say for every run whether its seed had no part in choosing its cell's rate (bool [rows]).
+
+    A seed chose when its cell ran it at more than one rate.
+    """
+    return runs.groupby([*CELL, "seed"], dropna=False)["rate"].transform("nunique") <= 1
+
+
+def best_rates(runs: pd.DataFrame) -> list[bool]:
+    """Say for every run whether its rate is its cell's best; runs of a cell with one rate are all at their best.
+
+    The best rate has the least mean validation loss over the seeds that were run at several rates, divergence worst;
+    where there is no validation loss the training loss decides. A cell whose further seeds were all run at one rate
+    has been tuned already: that rate is its best.
+    """
+    judged = runs["val_loss"].where(runs["val_loss"].notna(), runs["loss"])
+    judged = judged.where(runs["status"] == "completed", np.inf).fillna(np.inf)
+    fresh = fresh_seeds(runs)
+    table = runs[[*CELL, "rate"]].assign(judged=judged, fresh=fresh)
+    found = pd.Series(True, index=runs.index)
+    for _, cell in table.groupby(CELL, dropna=False, sort=False):
+        if cell["rate"].nunique() < 2:
+            continue
+        chosen = cell.loc[cell["fresh"], "rate"].unique()
+        if len(chosen) != 1 or cell["fresh"].all():
+            means = (cell if cell["fresh"].all() else cell[~cell["fresh"]]).groupby("rate")["judged"].mean()
+            chosen = [means.idxmin()]
+        found[cell.index] = cell["rate"] == chosen[0]
+    return found.tolist()
+
+
+def ordered(values: Iterable[Any]) -> list[Any]:
+    """Return distinct values, numbers in their order before texts in theirs, blanks last.
+
+    >>> ordered([30, "x", 3, None, 10])
+    [3, 10, 30, 'x', None]
+    """
+
+    def place(value: Any) -> tuple[int, float, str]:
+        if value is None or value != value:
+            return (2, 0.0, "")
+        if isinstance(value, (int, float, np.number)):
+            return (0, float(value), "")
+        return (1, 0.0, str(value))
+
+    distinct = {("" if value != value else str(value)): value for value in values}
+    return sorted(distinct.values(), key=place)
