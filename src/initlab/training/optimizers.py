@@ -145,3 +145,9 @@ def gradient_norms(networks: Sequence[Tensors]) -> list[float]:
     # A dot product is several times faster than a norm on tensors of this size (numpy's would start its own threads).
     squares = [[torch.dot(flat, flat) for flat in (g.reshape(-1) for g in grads)] for grads in networks]
     return torch.stack([torch.stack(own).sum() for own in squares]).sqrt().tolist()
+
+
+def stacked_norms(grads: Sequence[Tensor]) -> list[float]:
+    """Return the same of N networks from their stacked gradients [N, …]."""
+    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0).tolist()
