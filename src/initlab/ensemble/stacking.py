@@ -40,7 +40,9 @@ def part_sizes(networks: Sequence[nn.Module], threads: int) -> list[int]:
 def leaves_of(module: nn.Module) -> dict[str, nn.Module]:
     """Return the modules that are no containers by name, a shared one under each of its names."""
     found: dict[str, nn.Module] = {}
-    for name, child in module.named_children():
+    for name, child in module._modules.items():
+        if child is None:
+            continue
         if type(child) in CONTAINERS:
             found |= {f"{name}.{leaf}": m for leaf, m in leaves_of(child).items()}
         else:

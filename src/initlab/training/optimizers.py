@@ -5,10 +5,12 @@ The updates equal torch.optim's, whose fused kernels they call: torch.optim itse
 hyperparameters; an element's new value depends on nothing but its own old one, gradient and slots.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,13 +143,20 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def gradient_norms(networks: Sequence[Tensors]) -> list[float]:
-    """Return the norm of each network's whole gradient, from one pass over it."""
-    # A dot product is several times faster than a norm on tensors of this size (numpy's would start its own threads).
-    squares = [[torch.dot(flat, flat) for flat in (g.reshape(-1) for g in grads)] for grads in networks]
-    return torch.stack([torch.stack(own).sum() for own in squares]).sqrt().tolist()
+    """Return the norm of each network's whole gradient, on a CPU, from one pass over it."""
+    # A dot product is several times faster than a norm on tensors of this size, and numpy's is called at half the cost.
+    # Nor does it depend on where in memory a vector begins, which torch's does.
+    with np.errstate(all="ignore"):
+        return [math.sqrt(sum(float(np.dot(v, v)) for v in map(flat_array, grads))) for grads in networks]
 
 
 def stacked_norms(grads: Sequence[Tensor]) -> list[float]:
-    """Return the same of N networks from their stacked gradients [N, …]."""
+    """Return the same from stacked gradients [N, …] on any device, in a few operations for all networks."""
     norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
     return torch.linalg.vector_norm(torch.stack(norms), dim=0).tolist()
+
+
+def flat_array(tensor: Tensor) -> np.ndarray:
+    """View a tensor on the CPU as an array of one axis."""
+    array: np.ndarray = tensor.numpy().reshape(-1)
+    return array

@@ -147,7 +147,10 @@ def apply(
     own = update.sinks_of_member if part.stacked else [grads]
     norms = None
     if logged or min(update.clip_norms) < math.inf:
-        norms = stacked_norms(grads) if part.stacked else gradient_norms(own)
+        if grads[0].is_cpu:
+            norms = gradient_norms(own)
+        else:
+            norms = stacked_norms(grads if part.stacked else [g.unsqueeze(0) for g in grads])
         for tensors, norm, limit in zip(own, norms, update.clip_norms, strict=True):
             scale = limit / (norm + 1e-6)
             if limit < math.inf and not scale >= 1:
