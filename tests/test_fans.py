@@ -137,11 +137,11 @@ KINDS = {
     "lazy": (nn.LazyLinear(3), {"weight": "lazy", "bias": "lazy"}),
     "weight norm": (
         parametrizations.weight_norm(nn.Linear(2, 3, bias=False)),
-        {"parametrizations.weight.original0": "parametrized", "parametrizations.weight.original1": "parametrized"},
+        {"weight": "dense"},
     ),
     "spectral norm": (
         parametrizations.spectral_norm(nn.Linear(2, 3, bias=False)),
-        {"parametrizations.weight.original": "parametrized"},
+        {"weight": "parametrized"},
     ),
     "own": (nn.ParameterList([nn.Parameter(torch.zeros(2))]), {"0": "unknown"}),
 }

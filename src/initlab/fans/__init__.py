@@ -11,8 +11,23 @@ input unit feeds only 1/stride of those; a strided transposed convolution counts
 otherwise its output's variance would be wrong by the stride. An embedding looks one row up: `fan_in = 1`.
 """
 
-from .kinds import NORMS
-from .records import WEIGHT_KINDS, Block, Fans, Parameter
+from .kinds import NORMS, cell
+from .records import REFUSED_KINDS, TABLE_KINDS, WEIGHT_KINDS, Block, Fans, Held, Parameter
+from .shapes import NAMED, table
 from .tree import canonical_names, walk
 
-__all__ = ["NORMS", "WEIGHT_KINDS", "Block", "Fans", "Parameter", "canonical_names", "walk"]
+__all__ = [
+    "NAMED",
+    "NORMS",
+    "REFUSED_KINDS",
+    "TABLE_KINDS",
+    "WEIGHT_KINDS",
+    "Block",
+    "Fans",
+    "Held",
+    "Parameter",
+    "canonical_names",
+    "cell",
+    "table",
+    "walk",
+]

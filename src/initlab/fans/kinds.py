@@ -2,153 +2,197 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import ParametrizationList
 
+from .held import held_weights
+from .named import named_kind
 from .records import Block, Fans
+from .shapes import bias, dense, embedding, packed, packed_bias
 
-Described = Mapping[str, tuple[str, tuple[Block, ...]]]
+Shapes = Mapping[str, torch.Size]
+Family = Mapping[str, tuple[str, tuple[Block, ...]]]
 
 
-def describe(owner: nn.Module, name: str, tensor: Tensor) -> tuple[str, tuple[Block, ...], float]:
-    """Return kind, blocks and constant start of the parameter that `owner` calls `name`."""
+class Described(NamedTuple):
+    """What `owner` keeps under a name: kind, blocks, the constant it starts from, and why it cannot be written."""
+
+    kind: str
+    blocks: tuple[Block, ...] = ()
+    start: float = 0.0
+    refusal: str = ""
+
+
+def describe(owner: nn.Module, name: str, tensor: Tensor, called: str = "") -> Described:
+    """Return what the parameter (or held weight) that `owner`, itself `called` so by its parent, calls `name` is."""
     if is_lazy(tensor):
-        return "lazy", (), 0.0
-    if isinstance(owner, ParametrizationList):
-        return "parametrized", (), 0.0
+        return Described("lazy", refusal="it is lazy and has no shape yet: pass one batch through the module first")
+    if type(tensor).__name__ == "FlatParameter":
+        remedy = "initialize the module before it is wrapped, or shard it with fully_shard"
+        return Described("flattened", refusal=f"it is several parameters flattened into one: {remedy}")
+    found = _known(owner, name, tensor, called)
+    if _is_quantized(tensor, found.kind):
+        remedy = "initialize the module before it is quantized"
+        return Described("quantized", refusal=f"it is quantized ({_dtype(tensor)}), codes without a law: {remedy}")
+    return found
+
+
+def _known(owner: nn.Module, name: str, tensor: Tensor, called: str) -> Described:
     if isinstance(owner, NORMS):
-        return ("norm_shift", (), 0.0) if name == "bias" else ("norm_scale", (), 1.0)
+        return Described("norm_shift") if name == "bias" else Described("norm_scale", start=1.0)
     if isinstance(owner, nn.PReLU):
-        return "activation", (), float(owner.init)
-    for kinds, family in _DESCRIBERS:
-        if isinstance(owner, kinds):
-            described = family(owner)
-            if name in described:
-                return described[name][0], described[name][1], 0.0
-            # torch's older weight_norm and spectral_norm replace the weight by weight_g, weight_v or weight_orig.
-            return ("parametrized" if name.startswith("weight_") else "unknown"), (), 0.0
-    return "unknown", (), 0.0
+        return Described("activation", start=float(owner.init))
+    for known, family in _FAMILIES:
+        if known(owner):
+            found = family(owner, _shapes(owner), called).get(name)
+            return Described("unknown") if found is None else Described(*found)
+    named = named_kind(owner, name, tensor)
+    return Described("unknown") if named is None else Described(*named)
 
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
+QUANTIZED_TYPES = ("torchao.", "bitsandbytes.")
+"""Homes of tensor types that look like floats and store codes."""
 
-def _sizes(owner: nn.Module) -> dict[str, torch.Size]:
+
+def _is_quantized(tensor: Tensor, kind: str) -> bool:
+    dtype = tensor.dtype
+    if tensor.is_quantized or type(tensor).__module__.startswith(QUANTIZED_TYPES):
+        return True
+    codes = not dtype.is_floating_point and not dtype.is_complex
+    return (dtype.itemsize == 1 and dtype.is_floating_point) or (codes and kind != "unknown")
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _shapes(owner: nn.Module) -> dict[str, torch.Size]:
     # Through `_parameters`: the attribute of a parametrized weight would compute it.
-    return {name: tensor.shape for name, tensor in owner._parameters.items() if tensor is not None}
+    shapes = {name: tensor.shape for name, tensor in owner._parameters.items() if tensor is not None}
+    return shapes | {name: example.shape for name, _, example, _ in held_weights(owner)}
 
 
 def _whole_number(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def _dense(owner: nn.Module) -> Described:
-    described: dict[str, tuple[str, tuple[Block, ...]]] = {}
-    sizes = _sizes(owner)
-    if "weight" not in sizes:
-        return described
-    out, inputs = sizes["weight"]
-    fans = Fans(inputs, out)
-    described["weight"] = ("dense", (Block(fans, (out, inputs)),))
-    if "bias" in sizes:
-        described["bias"] = ("bias", (Block(fans, tuple(sizes["bias"])),))
-    return described
+STACKED_QKV = ("qkv", "to_qkv", "in_proj", "c_attn", "wqkv", "qkv_proj")
+"""What libraries call a dense layer that holds q, k and v one above the other (timm, torchvision, GPT-2)."""
 
 
-def _bilinear(owner: nn.Module) -> Described:
-    sizes = _sizes(owner)
-    if "weight" not in sizes:
+def _dense(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+    return _matrix(shapes, called)
+
+
+def _input_first(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+    # transformers.pytorch_utils.Conv1D: a dense layer that stores (in, out).
+    return _matrix(shapes, called, swapped=True)
+
+
+def _matrix(shapes: Shapes, called: str, swapped: bool = False) -> Family:
+    if "weight" not in shapes:
+        return {}
+    out, inputs = reversed(shapes["weight"]) if swapped else shapes["weight"]
+    if called.lower() in STACKED_QKV and out == 3 * inputs:
+        blocks = packed(shapes["weight"], swapped=swapped)
+        return {"weight": ("packed", blocks), "bias": ("bias", packed_bias(blocks))}
+    blocks = dense(shapes["weight"], swapped)
+    return {"weight": ("dense", blocks), "bias": ("bias", bias(blocks[0].fans, (out,)))}
+
+
+def _bilinear(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+    if "weight" not in shapes:
         return {}
     # A dense layer over the products x₁ᵢ·x₂ⱼ.
-    out, first, second = sizes["weight"]
-    fans = Fans(first * second, out)
-    return {
-        "weight": ("bilinear", (Block(fans, (out, first * second)),)),
-        "bias": ("bias", (Block(fans, (out,)),)),
-    }
+    out, first, second = shapes["weight"]
+    blocks = dense((out, first * second))
+    return {"weight": ("bilinear", blocks), "bias": ("bias", bias(blocks[0].fans, (out,)))}
 
 
-def _conv(owner: nn.Module) -> Described:
-    assert isinstance(owner, nn.modules.conv._ConvNd)
-    sizes = _sizes(owner)
-    if "weight" not in sizes:
+def _conv(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+    if "weight" not in shapes:
         return {}
-    stored, groups, swapped = sizes["weight"], owner.groups, owner.transposed
+    groups: int = owner.groups  # type: ignore[assignment]
+    stored, swapped = shapes["weight"], bool(getattr(owner, "transposed", False))
     taps = math.prod(stored[2:])
     rows, columns = stored[0] // groups, stored[1]
     out, inputs = (columns, rows) if swapped else (rows, columns)
-    reach = taps / math.prod(owner.stride) if swapped else taps
+    reach = taps / math.prod(owner.stride) if swapped else taps  # type: ignore[arg-type]
     fans = Fans(_whole_number(inputs * reach), out * taps, taps)
     shape = (out, inputs, *stored[2:])
     parts = [slice(g * rows, (g + 1) * rows) for g in range(groups)] if groups > 1 else [None]
     blocks = tuple(Block(fans, shape, part, swapped) for part in parts)
     kind = "transposed_conv" if swapped else "conv"
-    return {"weight": (kind, blocks), "bias": ("bias", (Block(fans, (out * groups,)),))}
+    return {"weight": (kind, blocks), "bias": ("bias", bias(fans, (out * groups,)))}
 
 
-def _embedding(owner: nn.Module) -> Described:
-    sizes = _sizes(owner)
-    if "weight" not in sizes:
-        return {}
-    rows, size = sizes["weight"]
-    return {"weight": ("embedding", (Block(Fans(1, size), (size, rows), swapped=True),))}
+def _embedding(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+    return {"weight": ("embedding", embedding(shapes["weight"]))} if "weight" in shapes else {}
 
 
-def _packed(shape: torch.Size, labels: tuple[str, ...]) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
-    # Row blocks of a stored (labels · out, in) weight, and of the bias that goes with it.
-    out, inputs = shape[0] // len(labels), shape[1]
-    fans = Fans(inputs, out)
-    parts = [slice(i * out, (i + 1) * out) for i in range(len(labels))]
-    weight = tuple(Block(fans, (out, inputs), rows, label=label) for rows, label in zip(parts, labels, strict=True))
-    bias = tuple(Block(fans, (out,), rows, label=label) for rows, label in zip(parts, labels, strict=True))
-    return weight, bias
-
-
-def _attention(owner: nn.Module) -> Described:
-    sizes = _sizes(owner)
-    described: dict[str, tuple[str, tuple[Block, ...]]] = {}
-    if "in_proj_weight" in sizes:
-        weight, bias = _packed(sizes["in_proj_weight"], ("q", "k", "v"))
-        described = {"in_proj_weight": ("packed", weight), "in_proj_bias": ("bias", bias)}
-    elif "q_proj_weight" in sizes:
-        biases = []
-        for index, label in enumerate("qkv"):
-            out, inputs = sizes[f"{label}_proj_weight"]
-            fans = Fans(inputs, out)
-            described[f"{label}_proj_weight"] = ("dense", (Block(fans, (out, inputs), label=label),))
-            biases.append(Block(fans, (out,), slice(index * out, (index + 1) * out), label=label))
-        described["in_proj_bias"] = ("bias", tuple(biases))
+def _attention(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+    family: dict[str, tuple[str, tuple[Block, ...]]] = {}
+    if "in_proj_weight" in shapes:
+        blocks = packed(shapes["in_proj_weight"])
+        family = {"in_proj_weight": ("packed", blocks), "in_proj_bias": ("bias", packed_bias(blocks))}
+    elif "q_proj_weight" in shapes:
+        parts = [(label, dense(shapes[f"{label}_proj_weight"])[0]) for label in "qkv"]
+        blocks = tuple(replace(block, label=label) for label, block in parts)
+        family = {f"{block.label}_proj_weight": ("dense", (block,)) for block in blocks}
+        family["in_proj_bias"] = ("bias", packed_bias(blocks))
     for name in ("bias_k", "bias_v"):
-        if name in sizes:
-            described[name] = ("bias", (Block(Fans(1, sizes[name][-1]), tuple(sizes[name])),))
-    return described
+        if name in shapes:
+            family[name] = ("bias", bias(Fans(1, shapes[name][-1]), shapes[name]))
+    return family
 
 
-_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("h",)}
+GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("h",)}
+"""Gates of torch's recurrent layers in the order of their rows: input, forget, cell, output; reset, update, new."""
 
 
-def _recurrent(owner: nn.Module) -> Described:
-    sizes = _sizes(owner)
-    family = getattr(owner, "mode", type(owner).__name__).partition("_")[0].removesuffix("Cell")
-    described: dict[str, tuple[str, tuple[Block, ...]]] = {}
-    for name, shape in sizes.items():
+def cell(owner: nn.Module) -> str:
+    """Return LSTM, GRU or RNN of a recurrent layer or cell.
+
+    >>> cell(nn.GRUCell(1, 1)), cell(nn.RNN(1, 1))
+    ('GRU', 'RNN')
+    """
+    return str(getattr(owner, "mode", type(owner).__name__)).partition("_")[0].removesuffix("Cell")
+
+
+def _recurrent(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+    family: dict[str, tuple[str, tuple[Block, ...]]] = {}
+    for name, shape in shapes.items():
         if name.startswith("weight_hr"):
-            described[name] = ("dense", (Block(Fans(shape[1], shape[0]), tuple(shape)),))
+            family[name] = ("dense", dense(shape))
         elif name.startswith("weight_"):
-            weight, bias = _packed(shape, _GATES[family])
-            described[name] = ("packed", weight)
-            described[name.replace("weight", "bias")] = ("bias", bias)
-    return described
+            blocks = packed(shape, GATES[cell(owner)])
+            family[name] = ("packed", blocks)
+            family[name.replace("weight", "bias")] = ("bias", packed_bias(blocks))
+    return family
 
 
-_DESCRIBERS: tuple[tuple[type | tuple[type, ...], Callable[[nn.Module], Described]], ...] = (
-    (nn.Linear, _dense),
-    (nn.modules.conv._ConvNd, _conv),
-    (nn.Bilinear, _bilinear),
-    ((nn.Embedding, nn.EmbeddingBag), _embedding),
-    (nn.MultiheadAttention, _attention),
-    ((nn.RNNBase, nn.RNNCellBase), _recurrent),
+def _is(*types: type) -> Callable[[nn.Module], bool]:
+    return lambda owner: isinstance(owner, types)
+
+
+def _called(name: str, *needs: str) -> Callable[[nn.Module], bool]:
+    # A layer of a library that is not imported for it.
+    return lambda owner: type(owner).__name__ == name and all(hasattr(owner, need) for need in needs)
+
+
+_FAMILIES: tuple[tuple[Callable[[nn.Module], bool], Callable[[nn.Module, Shapes, str], Family]], ...] = (
+    (_is(nn.Linear), _dense),
+    (_is(nn.modules.conv._ConvNd), _conv),
+    (_called("DeformConv2d", "groups", "stride"), _conv),
+    (_is(nn.Bilinear), _bilinear),
+    (_is(nn.Embedding, nn.EmbeddingBag), _embedding),
+    (_is(nn.MultiheadAttention), _attention),
+    (_is(nn.RNNBase, nn.RNNCellBase), _recurrent),
+    (_called("Conv1D", "nf"), _input_first),
 )

@@ -1,11 +1,19 @@
-"""The records: connections, a block of a parameter, a parameter."""
+"""The records: connections, a block of a parameter, a weight that other parameters hold, a parameter."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 WEIGHT_KINDS = ("dense", "conv", "transposed_conv", "bilinear", "packed", "embedding")
 """Kinds of parameters that a scheme fills; the others have a rule of their own or are left alone."""
+
+TABLE_KINDS = ("token", "position", "relative_position")
+"""Kinds that are added to a signal rather than multiplied with it: they have a small law of their own."""
+
+REFUSED_KINDS = ("lazy", "parametrized", "quantized", "flattened")
+"""Kinds that cannot be written as they are; `Parameter.refusal` says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +36,45 @@ class Block:
     Attributes:
         fans: connections of this part's units.
         shape: canonical shape; of a bias (out,).
-        rows: slice of the stored tensor's first dimension, or None for all of it.
+        rows: slice of the stored tensor's first dimension, one index of it, or None for all of it.
+        columns: slice of the stored tensor's second dimension, or None for all of it.
         swapped: stored as (in, out, ...).
         label: "q", "k", "v", a gate, or "".
     """
 
     fans: Fans
     shape: tuple[int, ...]
-    rows: slice | None = None
+    rows: slice | int | None = None
     swapped: bool = False
     label: str = ""
+    columns: slice | None = None
 
     def view(self, tensor: Tensor) -> Tensor:
         """Return the part of `tensor` (the parameter as stored) that this block is; it shares the memory."""
         part = tensor if self.rows is None else tensor[self.rows]
+        part = part if self.columns is None else part[:, self.columns]
         return (part.transpose(0, 1) if self.swapped else part).view(self.shape)
+
+
+@dataclass(frozen=True)
+class Held:
+    """How a weight is computed from the parameters that hold it (weight_norm's magnitude and direction, …).
+
+    Attributes:
+        by: what computes it, for messages: "weight_norm".
+        originals: the modules' own names of the parameters that hold it.
+        tensors: those parameters.
+        read: computes the effective weight.
+        write: sets the parameters so that the effective weight becomes the tensor given, or raises.
+        rehearse: returns what the effective weight would become, and changes nothing.
+    """
+
+    by: str
+    originals: tuple[str, ...]
+    tensors: tuple[Tensor, ...] = field(repr=False)
+    read: Callable[[], Tensor] = field(repr=False)
+    write: Callable[[Tensor], None] = field(repr=False)
+    rehearse: Callable[[Tensor], Tensor] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -51,13 +83,16 @@ class Parameter:
 
     Attributes:
         name: canonical: wrappers' prefixes (`module.`, `_orig_mod.`) are stripped.
-        kind: dense, conv, transposed_conv, bilinear, packed, embedding; bias, norm_scale, norm_shift, activation;
-            parametrized, lazy, unknown.
-        tensor: the parameter itself.
+        kind: dense, conv, transposed_conv, bilinear, packed, embedding; bias, norm_scale, norm_shift, activation,
+            layer_scale, temperature; token, position, relative_position; lazy, parametrized, quantized, flattened;
+            unknown.
+        tensor: the parameter itself; of a held weight, one of its shape and dtype.
         owner: the module it belongs to.
         blocks: matrix-like parts of a weight; of a bias, its parts with the fans of the weights they go with.
-        start: the constant that a norm scale, a norm shift or an activation's parameter starts from.
+        start: the constant that a scale, a shift or an activation's parameter starts from.
         aliases: canonical names of other places the same parameter stands at (tied weights).
+        held: how other parameters hold it, or None for an ordinary parameter.
+        refusal: why it cannot be written and what to do, or "".
     """
 
     name: str
@@ -67,10 +102,12 @@ class Parameter:
     blocks: tuple[Block, ...] = field(default=(), repr=False)
     start: float = 0.0
     aliases: tuple[str, ...] = ()
+    held: Held | None = field(default=None, repr=False)
+    refusal: str = field(default="", repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape as stored."""
+        """Shape as stored; of a sharded parameter, of the whole."""
         return tuple(self.tensor.shape)
 
     @property
@@ -89,3 +126,15 @@ class Parameter:
         if not self.blocks or any(block.fans != self.blocks[0].fans for block in self.blocks):
             return None
         return self.blocks[0].fans
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name and its aliases."""
+        return (self.name, *self.aliases)
+
+    def values(self) -> Tensor:
+        """Return its values, detached: the tensor itself, the effective weight of a held one, the whole of a shard."""
+        with torch.no_grad():
+            tensor = self.held.read() if self.held is not None else self.tensor.detach()
+            whole = getattr(tensor, "full_tensor", None)
+            return tensor if whole is None else whole()

@@ -1,39 +1,45 @@
 """Every parameter of a module once, under its canonical name."""
 
-from collections.abc import Iterator
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
+from initlab.errors import UserError, nearest
+
+from .held import held_weights, originals
 from .kinds import describe
-from .records import Parameter
+from .records import Held, Parameter
+from .shapes import named_by_user
 
 
-def walk(module: nn.Module) -> Iterator[Parameter]:
+def walk(module: nn.Module, kinds: Mapping[str, str] | None = None) -> Iterator[Parameter]:
     """Yield every parameter of `module` once, tied ones under the first of their names, in order of registration.
+
+    A weight that other parameters hold (weight_norm's) comes once, in their place and under its own name.
 
     Args:
         module: any module; on the meta device too (nothing is read but shapes).
+        kinds: {glob over names: kind} for parameters that initlab cannot know: dense, dense_in_out, conv, embedding,
+            qkv, qkv_in_out, stack, stack_in_out, bias, norm_scale, norm_shift, layer_scale, token, position,
+            relative_position, unknown.
+
+    Raises:
+        UserError: a glob that matches nothing, or a kind that does not fit the shape.
 
     >>> [(p.name, p.kind, p.fans) for p in walk(nn.Conv2d(4, 6, 3, groups=2, bias=False))]
     [('weight', 'conv', Fans(fan_in=18, fan_out=27, receptive=9))]
     """
-    places: dict[int | tuple, list[tuple[str, Tensor, nn.Module, str]]] = {}
-    names = canonical_names(module)
-    for prefix, owner in module.named_modules():
-        for own_name, tensor in owner._parameters.items():
-            if tensor is not None:
-                name = names[f"{prefix}.{own_name}" if prefix else own_name]
-                places.setdefault(_identity(tensor), []).append((name, tensor, owner, own_name))
-    # Modules reached by two paths are listed once by named_modules; their other names come from the full listing.
-    others: dict[int | tuple, list[str]] = {}
-    for full, tensor in module.named_parameters(remove_duplicate=False):
-        others.setdefault(_identity(tensor), []).append(names[full])
-    for key, found in places.items():
-        name, tensor, owner, own_name = found[0]
-        kind, blocks, start = describe(owner, own_name, tensor)
-        aliases = tuple(other for other in others[key] if other != name)
-        yield Parameter(name, kind, tensor, owner, blocks, start, aliases)
+    canonical = _namer(module)
+    places: dict[int | tuple, list[_Place]] = {}
+    for place in _places(module):
+        places.setdefault(_identity(place.held.tensors[-1] if place.held else place.tensor), []).append(place)
+    found = [_parameter(at, canonical) for at in places.values()]
+    yield from _renamed(found, kinds) if kinds else found
 
 
 def canonical_names(module: nn.Module) -> dict[str, str]:
@@ -45,21 +51,95 @@ def canonical_names(module: nn.Module) -> dict[str, str]:
     >>> canonical_names(nn.Sequential(nn.ReLU(), nn.Linear(1, 1)))
     {'1.weight': '1.weight', '1.bias': '1.bias'}
     """
-    full = [name for name, _ in module.named_parameters(remove_duplicate=False)]
-    short = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in full]
-    while short and all(name.startswith("module.") for name in short):
-        short = [name.removeprefix("module.") for name in short]
-    return dict(zip(full, short, strict=True))
+    canonical = _namer(module)
+    return {name: canonical(name) for name, _ in module.named_parameters(remove_duplicate=False)}
 
+
+class _Place(NamedTuple):
+    prefix: str
+    own: str
+    tensor: Tensor
+    owner: nn.Module
+    held: Held | None = None
+    refusal: str = ""
+
+    @property
+    def full(self) -> str:
+        return f"{self.prefix}.{self.own}" if self.prefix else self.own
+
+
+def _modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    # As named_modules(remove_duplicate=False), several times faster.
+    waiting = [("", module)]
+    while waiting:
+        prefix, owner = waiting.pop()
+        yield prefix, owner
+        dotted = f"{prefix}." if prefix else ""
+        children = [(dotted + name, child) for name, child in owner._modules.items() if child is not None]
+        waiting += reversed(children)
+
+
+def _places(module: nn.Module) -> Iterator[_Place]:
+    for prefix, owner in _modules(module):
+        hidden: set[str] = set()
+        if "parametrizations" in owner._modules or owner._forward_pre_hooks:
+            for own, held, tensor, refusal in held_weights(owner):
+                yield _Place(prefix, own, tensor, owner, held, refusal)
+            hidden = originals(owner)
+        is_list = isinstance(owner, ParametrizationList)
+        for own, parameter in owner._parameters.items():
+            if parameter is not None and own not in hidden and not (is_list and own.startswith("original")):
+                yield _Place(prefix, own, parameter, owner)
+
+
+def _parameter(places: list[_Place], canonical: Callable[[str], str]) -> Parameter:
+    first, *others = places
+    name, aliases = canonical(first.full), tuple(canonical(other.full) for other in others)
+    if first.refusal:
+        return Parameter(name, "parametrized", first.tensor, first.owner, aliases=aliases, refusal=first.refusal)
+    found = describe(first.owner, first.own, first.tensor, first.prefix.rpartition(".")[2])
+    return Parameter(
+        name, found.kind, first.tensor, first.owner, found.blocks, found.start, aliases, first.held, found.refusal
+    )
+
+
+def _renamed(parameters: list[Parameter], kinds: Mapping[str, str]) -> Iterator[Parameter]:
+    for glob in kinds:
+        if not any(fnmatch.fnmatchcase(name, glob) for parameter in parameters for name in parameter.names):
+            near = nearest(glob, [parameter.name for parameter in parameters])
+            raise UserError(f"kinds: {glob!r} matches no parameter of the module.{near}")
+    for parameter in parameters:
+        wanted = next((k for glob, k in kinds.items() for n in parameter.names if fnmatch.fnmatchcase(n, glob)), "")
+        if not wanted or parameter.refusal:
+            yield parameter
+            continue
+        kind, blocks = named_by_user(wanted, parameter.name, parameter.shape)
+        start = parameter.start if kind == parameter.kind else STARTS.get(kind, 0.0)
+        yield replace(parameter, kind=kind, blocks=blocks, start=start)
+
+
+STARTS = {"norm_scale": 1.0, "layer_scale": 1e-6}
+"""Constants that kinds named by the user start from, where it is not 0."""
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
+def _namer(module: nn.Module) -> Callable[[str], str]:
+    # Returns what strips wrappers' prefixes from a full name.
+    def short(name: str) -> str:
+        return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+    wrapped, depth = [short(prefix) + "." for prefix, owner in _modules(module) if owner._parameters], 0
+    while wrapped and all(name.startswith("module.") for name in wrapped):
+        wrapped, depth = [name.removeprefix("module.") for name in wrapped], depth + 1
+    return lambda name: short(name).removeprefix("module." * depth)
+
+
 def _identity(tensor: Tensor) -> int | tuple:
     # Two Parameter objects over one storage are tied as well (`head.weight = nn.Parameter(table.weight.data)`).
-    if is_lazy(tensor) or tensor.is_meta or tensor.numel() == 0:
+    if is_lazy(tensor) or tensor.is_meta or tensor.numel() == 0 or hasattr(tensor, "full_tensor"):
         return id(tensor)
     try:
         return (tensor.device, tensor.data_ptr(), tensor.numel(), tensor.dtype)
-    except RuntimeError:  # a tensor without storage of its own, such as a distributed one
+    except RuntimeError:  # a tensor without storage of its own
         return id(tensor)

@@ -1,21 +1,29 @@
 """Initialize any module by a scheme: every parameter from its own stream, in place, one row each.
 
-`plan` decides and checks, `fill` writes, `streams` draws and identifies.
+`request` resolves what is asked, `plan` decides and checks, `draw` fills, `meta` gives memory, `rows` reports,
+`streams` keys the random numbers and identifies values.
 """
 
-from .fill import COLUMNS, initialize_, promised
-from .plan import DERIVED_GAINS, Request, Task, impossible, plan, request
+from .fill import initialize_, promised
+from .plan import Plan, Task, impossible, plan, plan_parameters
+from .request import DERIVED_GAINS, Request, Roles, Spec, request
+from .rows import COLUMNS, measured
 from .streams import fingerprint, stream
 
 __all__ = [
     "COLUMNS",
     "DERIVED_GAINS",
+    "Plan",
     "Request",
+    "Roles",
+    "Spec",
     "Task",
     "fingerprint",
     "impossible",
     "initialize_",
+    "measured",
     "plan",
+    "plan_parameters",
     "promised",
     "request",
     "stream",

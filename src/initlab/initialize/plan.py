@@ -1,35 +1,45 @@
 """What `initialize_` would do to each parameter, decided and checked before anything is written."""
 
-import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
-from initlab.activations import Activation, activation
-from initlab.errors import Impossible, UserError, nearest
-from initlab.fans import NORMS, Block, Parameter, walk
+from initlab.errors import Impossible, UserError
+from initlab.fans import TABLE_KINDS, Block, Parameter, table, walk
 from initlab.models.layers import WeightLayer
-from initlab.schemes import Scheme
-from initlab.schemes import scheme as find_scheme
-from initlab.theory.gains import derived_gain
+from initlab.schemes import SCHEMES, Law, Scheme, laws
 
-Spec = str | Scheme
-Roles = Mapping[str, str | Sequence[str]]
+from .gates import KEEPING, gate_laws, is_gated
+from .request import DERIVED_GAINS, Request, Roles, Rule, Spec, assign, request
+from .roles import layers_of
 
-DERIVED_GAINS = ("forward", "backward", "critical")
-"""Gains that theory derives from the activation: they apply to hidden layers that an activation feeds, 1 elsewhere."""
+__all__ = ["DERIVED_GAINS", "Plan", "Request", "Roles", "Spec", "Task", "impossible", "plan", "request"]
 
 GAINLESS_ROLES = ("first", "readout")
 """Roles whose layers get gain 1 where the gain is derived."""
 
+TABLE = SCHEMES["normal"].bind(std=0.02)
+"""Tokens and tables that are added to a signal: Devlin et al. 2019 (BERT), Dosovitskiy et al. 2021 (ViT), Liu et al.
+2021 (Swin)."""
+
 
 @dataclass(frozen=True)
 class Task:
-    """What happens to one parameter: `rule` is scheme, bias (by the scheme's rule), normal (sigma_b), constant, left.
+    """What happens to one parameter.
 
-    `gains` has one entry per block; `role` is the layer's, `roles` those of the blocks (q, k and v have their own).
+    Attributes:
+        parameter: the parameter.
+        rule: scheme, bias (by the scheme's rule), normal (sigma_b), constant; left (nothing is known of it), unmatched
+            (no rule means it), skipped (`only` or `skip`), refused (it cannot be written; `parameter.refusal`).
+        scheme: the scheme that fills it or sets its bias.
+        role: its layer's.
+        roles, gains: one per block; q, k and v have roles of their own.
+        sigma_b: std of a bias with rule normal.
+        glob: the rule that decided.
+        gates: laws of the gates in a bias whose values an option sets.
+        blocks: parts that the scheme fills.
     """
 
     parameter: Parameter
@@ -39,83 +49,84 @@ class Task:
     roles: tuple[str, ...] = ()
     gains: tuple[float, ...] = ()
     sigma_b: float = 0.0
+    glob: str = ""
+    gates: Mapping[str, Law] = field(default_factory=dict)
+    blocks: tuple[Block, ...] = ()
+
+    @property
+    def writes(self) -> bool:
+        """Whether the parameter gets new values."""
+        return self.rule in ("scheme", "bias", "normal", "constant")
+
+    def promised(self) -> list[Law]:
+        """Return the law of each block (one for all where there are no blocks); [] where nothing is promised."""
+        if self.rule == "constant":
+            found = [laws.constant(self.parameter.start)]
+        elif self.rule == "normal":
+            found = [laws.normal(0.0, self.sigma_b)]
+        elif self.rule == "bias" and self.scheme is not None:
+            found = [law for block in self.blocks if (law := self.scheme.bias_law(block.fans)) is not None]
+        elif self.rule == "scheme" and self.scheme is not None:
+            found = self._by_scheme(self.scheme)
+        else:
+            return []
+        if self.gates:
+            found = found * len(self.blocks) if len(found) == 1 else found
+            found = [self.gates.get(block.label, law) for block, law in zip(self.blocks, found, strict=True)]
+        return found
+
+    def _by_scheme(self, scheme: Scheme) -> list[Law]:
+        # Hundreds of groups may share one law.
+        known: dict[Any, Law] = {}
+        for block, gain, role in zip(self.blocks, self.gains, self.roles, strict=True):
+            key = (block.fans, gain, role, block.shape)
+            if key not in known:
+                known[key] = scheme.law(block.fans, gain, role, block.shape)
+        return [
+            known[(block.fans, gain, role, block.shape)]
+            for block, gain, role in zip(self.blocks, self.gains, self.roles, strict=True)
+        ]
 
 
-@dataclass(frozen=True)
-class Request:
-    """The arguments of `initialize_` that decide the plan, resolved."""
+class Plan(list[Task]):
+    """One task per parameter; `several` lists, for parameters that more than one rule matches, the globs in order."""
 
-    rules: tuple[tuple[str, Scheme], ...]
-    act: Activation
-    gain: float | str
-    number: float
-    sigma_b: float
-    roles: Roles = field(default_factory=dict)
-
-    def scheme_of(self, name: str) -> Scheme | None:
-        """Return the scheme of the first glob that matches a parameter's name."""
-        return next((scheme for glob, scheme in self.rules if fnmatch.fnmatchcase(name, glob)), None)
+    several: dict[str, list[str]]
 
 
-def request(
-    scheme: Spec | Mapping[str, Spec],
-    *,
-    act: Any = "linear",
-    gain: float | str = "paper",
-    sigma_b: float = 0.0,
-    roles: Roles | None = None,
-    parameters: Mapping[str, Any] | None = None,
-) -> Request:
-    """Resolve names to records and refuse what no module could make right."""
-    if isinstance(sigma_b, bool) or not isinstance(sigma_b, (int, float)) or not 0 <= sigma_b < float("inf"):
-        raise UserError(f"init.sigma_b={sigma_b} must be a standard deviation: 0 or a positive number.")
-    record = activation(act)
-    number = _number(gain, record, float(sigma_b))
-    specs = scheme if isinstance(scheme, Mapping) else {"*": scheme}
-    rules = []
-    for glob, spec in specs.items():
-        found = find_scheme(spec, **(parameters or {}))
-        if "sigma_b" in found.parameters:
-            found = found.bind(sigma_b=sigma_b)
-        elif sigma_b and found.bias is not None:
-            raise Impossible(
-                f"init={found.name} draws its own biases, so init.sigma_b={sigma_b} cannot be: leave it 0."
-            )
-        if gain != "paper":
-            found.check_gain(number)
-        rules.append((glob, found))
-    return Request(tuple(rules), record, gain, number, float(sigma_b), dict(roles or {}))
-
-
-def _number(gain: float | str, act: Activation, sigma_b: float) -> float:
-    # The gain as a number: the user's, or the one that theory derives from the activation; 1 stands for "paper".
-    if not isinstance(gain, str):
-        return gain
-    if gain in DERIVED_GAINS:
-        try:
-            return derived_gain(gain, act, sigma_b)
-        except UserError as reason:  # in a grid, a cell that cannot exist
-            raise Impossible(f"init.gain={gain} cannot be: {reason}") from reason
-    if gain != "paper":
-        choices = ("paper", *DERIVED_GAINS)
-        raise UserError(f"init.gain={gain} must be a number or one of {', '.join(choices)}.{nearest(gain, choices)}")
-    return 1.0
-
-
-def plan(module: nn.Module, wanted: Request) -> list[Task]:
+def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> Plan:
     """Return one task per parameter; `module` may be on the meta device, nothing is written.
+
+    Args:
+        module: any module.
+        wanted: what to do.
+        refuse: raise at the first parameter that cannot be written; else it gets the rule "refused".
 
     Raises:
         Impossible: the scheme cannot fill some weight of this module; the message names the first.
-        UserError: a parameter that must not be written as it is (lazy, parametrized), or a role glob without a match.
+        UserError: a parameter that cannot be written as it is (lazy, spectral_norm, …), or a glob without a match.
     """
-    parameters = list(walk(module))
-    for parameter in parameters:
-        _refuse(parameter)
-    layers = _layers(module, parameters, wanted)
-    tasks = [_task(parameter, layers.get(parameter.layer), wanted) for parameter in parameters]
-    _check_convolutions(tasks)
-    return tasks
+    for name, part in module.named_modules():
+        if type(part).__module__.startswith(QUANTIZED) and refuse and wanted.means(f"{name}.weight"):
+            raise UserError(f"{name or 'the module'} is quantized: initialize the module before it is quantized.")
+    return plan_parameters(list(walk(module, wanted.kinds)), wanted, module, refuse)
+
+
+QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+
+
+def plan_parameters(
+    parameters: Sequence[Parameter], wanted: Request, module: nn.Module | None, refuse: bool = True
+) -> Plan:
+    """Return one task per parameter; without a module there are no roles but those that globs give."""
+    rules, several = assign(parameters, wanted)
+    schemes = {name: rule.scheme for name, rule in rules.items()}
+    layers = layers_of(module, parameters, wanted, schemes)
+    found = Plan(_task(p, rules.get(p.name), layers.get(p.layer), wanted, refuse) for p in parameters)
+    found.several = several
+    _check_convolutions(found)
+    _check_gates(found, wanted)
+    return found
 
 
 def impossible(module: nn.Module, scheme: Spec | Mapping[str, Spec], **arguments: Any) -> str | None:
@@ -123,7 +134,7 @@ def impossible(module: nn.Module, scheme: Spec | Mapping[str, Spec], **arguments
 
     Args:
         module: any module, on the meta device too.
-        scheme: as in `initialize_`; `arguments` are its act, gain, sigma_b, roles and parameters.
+        scheme: as in `initialize_`; `arguments` are those of it that decide the plan (act, gain, roles, …).
 
     >>> impossible(nn.Linear(3, 3), "dirac")
     'init=dirac needs convolutions and the model has none: use init=identity or a model with convolutions.'
@@ -135,90 +146,73 @@ def impossible(module: nn.Module, scheme: Spec | Mapping[str, Spec], **arguments
     return None
 
 
-def _refuse(parameter: Parameter) -> None:
-    if parameter.kind == "lazy":
-        raise UserError(f"{parameter.name} is lazy and has no shape yet: pass one batch through the module first.")
-    if parameter.kind == "parametrized":
-        raise UserError(
-            f"{parameter.name} belongs to a parametrized weight, which the next forward pass would recompute: "
-            "initialize the module before weight_norm, spectral_norm or another parametrization is registered."
-        )
+def _task(parameter: Parameter, rule: Rule | None, layer: WeightLayer | None, wanted: Request, refuse: bool) -> Task:
+    if not wanted.means(*parameter.names):
+        return Task(parameter, "skipped")
+    if rule is None:
+        return Task(parameter, "unmatched")
+    if parameter.refusal:
+        if refuse:
+            raise UserError(f"{parameter.name} cannot be initialized: {parameter.refusal}.")
+        return Task(parameter, "refused", glob=rule.glob)
+    return replace(_decided(parameter, rule, layer, wanted), glob=rule.glob)
 
 
-def _layers(module: nn.Module, parameters: Iterable[Parameter], wanted: Request) -> dict[str, WeightLayer]:
-    declared = _declared(module)
-    weights = [p for p in parameters if p.is_weight]
-    inner = _unwrapped(module)
-    if declared is None and isinstance(inner, nn.Sequential):
-        declared = _in_sequence(inner, weights)
-    layers = {layer.name: layer for layer in declared or ()}
-    for role, globs in wanted.roles.items():
-        for glob in [globs] if isinstance(globs, str) else globs:
-            matched = [p for p in weights if fnmatch.fnmatchcase(p.name, glob) or fnmatch.fnmatchcase(p.layer, glob)]
-            if not matched:
-                near = nearest(glob, [p.layer for p in weights])
-                raise UserError(f"roles: {role}={glob} matches no weight of the module.{near}")
-            for p in matched:
-                fed_by = "data" if role == "first" else layers[p.layer].fed_by if p.layer in layers else "unknown"
-                layers[p.layer] = WeightLayer(p.layer, role, fed_by)
-    used = {scheme.name for p in weights if (scheme := wanted.scheme_of(p.name)) and "role" in scheme.needs}
-    if used and not layers and len(weights) > 1:
-        raise Impossible(
-            f"init={min(used)} must know which layer comes first and the module does not declare it: "
-            "give roles={'first': 'name', 'readout': 'name'} or the module a `weight_layers`."
-        )
-    return layers
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    while len(children := dict(module.named_children())) == 1 and (inner := children.get("module")) is not None:
-        module = inner
-    return getattr(module, "_orig_mod", module)
-
-
-def _declared(module: nn.Module) -> Sequence[WeightLayer] | None:
-    return getattr(_unwrapped(module), "weight_layers", None)
-
-
-def _in_sequence(module: nn.Sequential, weights: Sequence[Parameter]) -> list[WeightLayer]:
-    # In a Sequential the order of registration is the order of the forward pass.
-    names = list(dict.fromkeys(p.layer for p in weights))
-    layers, fed_by = [], "data"
-    for name, child in module.named_modules():
-        if name in names:
-            role = "first" if name == names[0] else "readout" if name == names[-1] else "hidden"
-            layers.append(WeightLayer(name, role, fed_by))
-            fed_by = "unknown"
-        elif isinstance(child, NORMS):
-            fed_by = "norm"
-        elif type(child).__module__ == "torch.nn.modules.activation":
-            fed_by = "activation"
-    return layers
-
-
-def _task(parameter: Parameter, layer: WeightLayer | None, wanted: Request) -> Task:
-    scheme = wanted.scheme_of(parameter.name)
-    if scheme is None or not parameter.tensor.dtype.is_floating_point:
-        return Task(parameter, "left")
+def _decided(parameter: Parameter, rule: Rule, layer: WeightLayer | None, wanted: Request) -> Task:
+    scheme, role = rule.scheme, layer.role if layer else ""
     if parameter.is_weight:
         return _weight_task(parameter, layer, wanted, scheme)
+    if rule.own and scheme.own_gain is None and scheme.elementwise:
+        return _plain_task(parameter, scheme, role)
+    dtype = parameter.tensor.dtype
+    if parameter.kind == "unknown" or not (dtype.is_floating_point or dtype.is_complex):
+        if rule.own:
+            raise UserError(
+                f"init={scheme.name} needs fans and {parameter.name} is of no kind that initlab knows: say what it is "
+                f"with kinds={{{parameter.name!r}: 'dense'}}, or choose normal, uniform, constant or zeros."
+            )
+        return Task(parameter, "left")
     if parameter.kind == "bias":
-        role = layer.role if layer else ""
-        rule = "bias" if scheme.bias is not None else "normal" if wanted.sigma_b else "constant"
-        return Task(parameter, rule, scheme, role, sigma_b=wanted.sigma_b)
-    return Task(parameter, "left" if parameter.kind == "unknown" else "constant")
+        how = "bias" if scheme.bias is not None else "normal" if wanted.sigma_b else "constant"
+        gates = gate_laws(parameter, wanted.forget_bias, wanted.chrono) if is_gated(parameter) else {}
+        return Task(parameter, how, scheme, role, sigma_b=wanted.sigma_b, gates=gates, blocks=parameter.blocks)
+    if parameter.kind in TABLE_KINDS:
+        return _plain_task(parameter, TABLE, role)
+    return Task(parameter, "constant")
+
+
+def _plain_task(parameter: Parameter, scheme: Scheme, role: str) -> Task:
+    # A law that looks at no fan, for the parameter as a whole.
+    return Task(parameter, "scheme", scheme, role, (role,), (1.0,), blocks=table(parameter.shape))
 
 
 def _weight_task(parameter: Parameter, layer: WeightLayer | None, wanted: Request, scheme: Scheme) -> Task:
     default = "embedding" if parameter.kind == "embedding" else "hidden"
     role = layer.role if layer else default
     roles = tuple(block.label if block.label in ("q", "k", "v") else role for block in parameter.blocks)
-    gains = []
+    gains: list[float] = []
+    known: dict[Any, float] = {}
     for block, own in zip(parameter.blocks, roles, strict=True):
-        if reason := scheme.structural(parameter.kind, block.shape, own):
-            raise Impossible(f"init={scheme.name} cannot fill {parameter.name}: {reason}.")
-        gains.append(_gain(wanted, scheme, block, own, layer))
-    return Task(parameter, "scheme", scheme, role, roles, tuple(gains))
+        key = (block.fans, block.shape, own)
+        if key not in known:
+            if reason := scheme.structural(parameter.kind, block.shape, own):
+                raise Impossible(f"init={scheme.name} cannot fill {parameter.name}: {reason}.")
+            known[key] = _gain(wanted, scheme, block, own, layer)
+        gains.append(known[key])
+    task = Task(parameter, "scheme", scheme, role, roles, tuple(gains), blocks=parameter.blocks)
+    if parameter.tensor.dtype.is_complex:
+        _check_complex(task, scheme)
+    return task
+
+
+def _check_complex(task: Task, scheme: Scheme) -> None:
+    # Independent elements have real and imaginary parts of half the variance each; a real pattern stays real.
+    law = task.promised()[0]
+    if not law.deterministic and not (scheme.elementwise and law.mean == 0):
+        raise Impossible(
+            f"init={scheme.name} cannot fill {task.parameter.name}: it is complex, and only schemes of independent "
+            "elements with mean 0 (he_normal, glorot_uniform, …) and fixed patterns say what that means."
+        )
 
 
 def _gain(wanted: Request, scheme: Scheme, block: Block, role: str, layer: WeightLayer | None) -> float:
@@ -231,7 +225,7 @@ def _gain(wanted: Request, scheme: Scheme, block: Block, role: str, layer: Weigh
 
 
 def _check_convolutions(tasks: Sequence[Task]) -> None:
-    weights = [task for task in tasks if task.rule == "scheme"]
+    weights = [task for task in tasks if task.rule == "scheme" and task.parameter.is_weight]
     if any(task.parameter.kind in ("conv", "transposed_conv") for task in weights):
         return
     for task in weights:
@@ -241,3 +235,10 @@ def _check_convolutions(tasks: Sequence[Task]) -> None:
                 f"init={task.scheme.name} needs convolutions and the model has none: "
                 f"use init={counterpart} or a model with convolutions."
             )
+
+
+def _check_gates(tasks: Sequence[Task], wanted: Request) -> None:
+    for key, value in (("forget_bias", wanted.forget_bias), ("chrono", wanted.chrono)):
+        if value is not None and not any(task.gates for task in tasks):
+            kinds = " or ".join(KEEPING)
+            raise Impossible(f"{key}={value} needs an {kinds} with biases and the module has none: leave it out.")

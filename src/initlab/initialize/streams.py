@@ -88,7 +88,10 @@ def fingerprint(values: "nn.Module | Mapping[str, Tensor] | Tensor") -> str:
 
 
 def _digest(tensor: Tensor) -> bytes:
+    # A sharded tensor is gathered: every rank of it must ask.
+    whole = getattr(tensor, "full_tensor", None)
+    tensor = tensor if whole is None else whole()
     header = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}".encode()
     digest = hashlib.sha256(header)
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(tensor.detach().cpu().resolve_conj().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()[:8]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,6 +78,51 @@ def truncated_normal(mean: float, std: float, a: float, b: float) -> Law:
         return ((ndtr((x - mean) / std) - _ndtr(low)) / mass).clip(0, 1)
 
     return Law("truncated_normal", mean + std * m1, std**2 * variance, (a, b), kurtosis=fourth / variance**2, cdf=cdf)
+
+
+def log_uniform(high: float) -> Law:
+    """The law of log U for U ~ U(1, high): what Tallec and Ollivier (2018) give to the biases of gates.
+
+    >>> round(log_uniform(100).mean, 4)
+    3.6517
+    """
+    top = math.log(high)
+    # ∫ logᵏ u du over [1, high], by parts.
+    moments = [high - 1.0]
+    for k in range(1, 5):
+        moments.append(high * top**k - k * moments[-1])
+    m1, m2, m3, m4 = (moment / (high - 1) for moment in moments[1:])
+    variance = m2 - m1**2
+    fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+
+    def cdf(x: Any) -> Any:
+        return ((np.exp(np.clip(x, 0, top)) - 1) / (high - 1)).clip(0, 1)
+
+    return Law("log_uniform", m1, variance, (0.0, top), kurtosis=fourth / variance**2, cdf=cdf)
+
+
+def scaled(law: Law, factor: float) -> Law:
+    """Return the law of `factor` times an element of `law`, for laws that say nothing but how single elements fall.
+
+    >>> scaled(uniform(0, 1), -2).support
+    (-2, 0)
+    """
+    cdf, score = law.cdf, law.score
+
+    def scaled_cdf(x: Any) -> Any:
+        assert cdf is not None
+        return cdf(x / factor) if factor > 0 else 1 - cdf(x / factor)
+
+    return Law(
+        law.distribution,
+        factor * law.mean,
+        factor**2 * law.variance,
+        (min(factor * end for end in law.support), max(factor * end for end in law.support)),
+        law.kurtosis,
+        cdf=None if cdf is None else scaled_cdf,
+        score=None if score is None else (lambda x: score(x / factor)),
+        deterministic=law.deterministic,
+    )
 
 
 def _ndtr(x: float) -> float:

@@ -1,0 +1,130 @@
+"""Weights that other parameters hold: torch's weight_norm in its new and its old form, and other parametrizations."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from .records import Held
+
+BEFORE = "initialize the module before the parametrization is registered"
+
+
+def held_weights(owner: nn.Module) -> Iterator[tuple[str, Held | None, Tensor, str]]:
+    """Yield (own name, how it is held or None, a tensor of its shape and dtype, refusal) of a module's held weights."""
+    if parametrize.is_parametrized(owner):
+        assert isinstance(owner.parametrizations, nn.ModuleDict)
+        for name, parametrization in owner.parametrizations.items():
+            assert isinstance(parametrization, ParametrizationList)
+            yield (name, *_parametrized(owner, name, parametrization))
+    for hook in owner._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            direction = owner._parameters[f"{hook.name}_v"]
+            assert direction is not None
+            yield hook.name, _old_weight_norm(owner, hook), direction, ""
+        elif isinstance(hook, SpectralNorm):
+            original = owner._parameters[f"{hook.name}_orig"]
+            assert original is not None
+            yield hook.name, None, original, _normalized_away(hook.name)
+
+
+def originals(owner: nn.Module) -> set[str]:
+    """Return the own names of the parameters of `owner` that merely hold a weight (old weight_norm, spectral_norm).
+
+    >>> originals(nn.Linear(2, 2))
+    set()
+    """
+    found = set()
+    for hook in owner._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            found |= {f"{hook.name}_g", f"{hook.name}_v"}
+        elif isinstance(hook, SpectralNorm):
+            found.add(f"{hook.name}_orig")
+    return found
+
+
+def _parametrized(owner: nn.Module, name: str, steps: ParametrizationList) -> tuple[Held | None, Tensor, str]:
+    names = ["original"] if steps.is_tensor else [f"original{i}" for i in range(steps.ntensors)]
+    tensors = tuple(getattr(steps, each) for each in names)
+    kinds = [type(step).__name__.removeprefix("_") for step in steps]
+    by = "weight_norm" if kinds == ["WeightNorm"] else " of ".join(reversed(kinds))
+    if any(isinstance(step, _SpectralNorm) for step in steps):
+        return None, tensors[0], _normalized_away(name)
+    if any(not hasattr(step, "right_inverse") for step in steps):
+        return None, tensors[0], f"its parametrization {by} has no right_inverse: {BEFORE}"
+    one = len(kinds) == 1 and isinstance(steps[0], _WeightNorm)
+    example = tensors[1] if one else _effective(steps)
+    held = Held(
+        by,
+        tuple(f"parametrizations.{name}.{each}" for each in names),
+        tensors,
+        lambda: _effective(steps),
+        lambda value: _assign(steps, value),
+        lambda value: _rehearse(steps, value),
+    )
+    return held, example, ""
+
+
+def _effective(steps: ParametrizationList) -> Tensor:
+    # In training mode a parametrization may update its buffers: reading must not.
+    training = [module for module in steps.modules() if module.training]
+    try:
+        steps.eval()
+        with torch.no_grad():
+            return steps()
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _assign(steps: ParametrizationList, value: Tensor) -> None:
+    # Values are copied into the originals, as for every parameter: optimizers and captured graphs keep their storage.
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # some right inverses complete a basis at random
+        for step in reversed(list(steps)):
+            value = step.right_inverse(value)  # type: ignore[operator]
+        values = [value] if steps.is_tensor else list(value)
+        names = ["original"] if steps.is_tensor else [f"original{i}" for i in range(steps.ntensors)]
+        for name, each in zip(names, values, strict=True):
+            getattr(steps, name).copy_(each)
+
+
+def _rehearse(steps: ParametrizationList, value: Tensor) -> Tensor:
+    rehearsal = copy.deepcopy(steps)
+    _assign(rehearsal, value.clone())
+    return _effective(rehearsal)
+
+
+def _old_weight_norm(owner: nn.Module, hook: WeightNorm) -> Held:
+    magnitude, direction = owner._parameters[f"{hook.name}_g"], owner._parameters[f"{hook.name}_v"]
+    assert magnitude is not None
+    assert direction is not None
+
+    def read() -> Tensor:
+        with torch.no_grad():
+            return hook.compute_weight(owner)
+
+    def write(value: Tensor) -> None:
+        with torch.no_grad():
+            direction.copy_(value)
+            magnitude.copy_(torch.norm_except_dim(value, 2, hook.dim))
+        setattr(owner, hook.name, hook.compute_weight(owner))
+
+    def rehearse(value: Tensor) -> Tensor:
+        return torch._weight_norm(value, torch.norm_except_dim(value, 2, hook.dim), hook.dim)
+
+    names = (f"{hook.name}_g", f"{hook.name}_v")
+    return Held("weight_norm", names, (magnitude, direction), read, write, rehearse)
+
+
+def _normalized_away(name: str) -> str:
+    return (
+        f"spectral_norm divides {name} by its largest singular value, so no scheme's variance could hold: {BEFORE}, "
+        "or leave it out with skip="
+    )

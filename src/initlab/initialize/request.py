@@ -1,0 +1,176 @@
+"""What a user asks for, resolved: schemes by rules, the gain as a number, which parameters are meant."""
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from initlab.activations import Activation, activation
+from initlab.errors import Impossible, UserError, nearest
+from initlab.fans import Parameter
+from initlab.schemes import Scheme
+from initlab.schemes import scheme as find_scheme
+from initlab.theory.gains import derived_gain
+
+Spec: TypeAlias = str | Scheme | tuple[str, Mapping[str, Any]]
+Globs: TypeAlias = str | Sequence[str]
+Roles: TypeAlias = Mapping[str, Globs]
+
+DERIVED_GAINS = ("forward", "backward", "critical")
+"""Gains that theory derives from the activation: they apply to hidden layers that an activation feeds, 1 elsewhere."""
+
+
+class Rule(NamedTuple):
+    """A glob over parameter names and its scheme; `own`: it matches no weight, so it means what it matches itself."""
+
+    glob: str
+    scheme: Scheme
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `initialize_` that decide the plan, resolved."""
+
+    rules: tuple[tuple[str, Scheme], ...]
+    act: Activation
+    gain: float | str
+    number: float
+    sigma_b: float
+    roles: Roles = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    forget_bias: float | None = None
+    chrono: float | None = None
+    mapped: bool = False
+
+    def scheme_of(self, name: str) -> Scheme | None:
+        """Return the scheme of the first glob that matches a parameter's name."""
+        return next((scheme for glob, scheme in self.rules if fnmatch.fnmatchcase(name, glob)), None)
+
+    def means(self, *names: str) -> bool:
+        """Return whether `only` and `skip` let a parameter of these names be touched."""
+        chosen = not self.only or matches(self.only, names)
+        return chosen and not matches(self.skip, names)
+
+
+def request(
+    scheme: Spec | Mapping[str, Spec],
+    *,
+    act: Any = "linear",
+    gain: float | str = "paper",
+    sigma_b: float = 0.0,
+    roles: Roles | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    only: Globs = (),
+    skip: Globs = (),
+    kinds: Mapping[str, str] | None = None,
+    forget_bias: float | None = None,
+    chrono: float | None = None,
+) -> Request:
+    """Resolve names to records and refuse what no module could make right."""
+    if isinstance(sigma_b, bool) or not isinstance(sigma_b, (int, float)) or not 0 <= sigma_b < float("inf"):
+        raise UserError(f"init.sigma_b={sigma_b} must be a standard deviation: 0 or a positive number.")
+    record = activation(act)
+    number = _number(gain, record, float(sigma_b))
+    mapped = isinstance(scheme, Mapping)
+    specs = scheme if isinstance(scheme, Mapping) else {"*": scheme}
+    if not specs:
+        raise UserError("the mapping of rules is empty: give {'*': 'he_normal'} or the name of a scheme.")
+    rules = [(glob, _resolved(spec, parameters or {}, gain, number, float(sigma_b))) for glob, spec in specs.items()]
+    _check_gates(forget_bias, chrono)
+    return Request(
+        tuple(rules),
+        record,
+        gain,
+        number,
+        float(sigma_b),
+        dict(roles or {}),
+        listed(only),
+        listed(skip),
+        dict(kinds or {}),
+        forget_bias,
+        chrono,
+        mapped,
+    )
+
+
+def _resolved(spec: Spec, parameters: Mapping[str, Any], gain: float | str, number: float, sigma_b: float) -> Scheme:
+    name, own = spec if isinstance(spec, tuple) else (spec, {})
+    found = find_scheme(name, **{**parameters, **own})
+    if "sigma_b" in found.parameters:
+        found = found.bind(sigma_b=sigma_b)
+    elif sigma_b and found.bias is not None:
+        raise Impossible(f"init={found.name} draws its own biases, so init.sigma_b={sigma_b} cannot be: leave it 0.")
+    if gain != "paper":
+        found.check_gain(number)
+    return found
+
+
+def _number(gain: float | str, act: Activation, sigma_b: float) -> float:
+    # The gain as a number: the user's, or the one that theory derives from the activation; 1 stands for "paper".
+    if not isinstance(gain, str):
+        return gain
+    if gain in DERIVED_GAINS:
+        try:
+            return derived_gain(gain, act, sigma_b)
+        except UserError as reason:  # in a grid, a cell that cannot exist
+            raise Impossible(f"init.gain={gain} cannot be: {reason}") from reason
+    if gain != "paper":
+        choices = ("paper", *DERIVED_GAINS)
+        raise UserError(f"init.gain={gain} must be a number or one of {', '.join(choices)}.{nearest(gain, choices)}")
+    return 1.0
+
+
+def _check_gates(forget_bias: float | None, chrono: float | None) -> None:
+    if forget_bias is not None and chrono is not None:
+        raise UserError(f"forget_bias={forget_bias} and chrono={chrono} set the same biases: give one of them.")
+    for key, value, least in (("forget_bias", forget_bias, -math.inf), ("chrono", chrono, 2)):
+        wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not least < value < math.inf
+        if value is not None and wrong:
+            meant = "a number" if key == "forget_bias" else "the longest time lag in steps, more than 2"
+            raise UserError(f"{key}={value} must be {meant}.")
+
+
+def listed(globs: Globs) -> tuple[str, ...]:
+    """Return one glob or several as a tuple.
+
+    >>> listed("head.*"), listed(["a", "b"])
+    (('head.*',), ('a', 'b'))
+    """
+    return (globs,) if isinstance(globs, str) else tuple(globs)
+
+
+def matches(globs: Sequence[str], names: Sequence[str]) -> bool:
+    """Return whether one of the globs matches one of the names.
+
+    >>> matches(("*.bias",), ("head.weight", "head.bias"))
+    True
+    """
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in names)
+
+
+def assign(parameters: Sequence[Parameter], wanted: Request) -> tuple[dict[str, Rule], dict[str, list[str]]]:
+    """Return each parameter's rule, and for those that several rules match the globs in order (a last `*` apart).
+
+    Raises:
+        UserError: a glob of the rules, of `only` or of `skip` matches no parameter.
+    """
+    for key, globs in (("rules", [glob for glob, _ in wanted.rules]), ("only", wanted.only), ("skip", wanted.skip)):
+        for glob in globs:
+            if glob != "*" and not any(matches((glob,), p.names) for p in parameters):
+                near = nearest(glob, [name for p in parameters for name in (p.name, p.layer)])
+                raise UserError(f"{key}: {glob!r} matches no parameter of the module.{near}")
+    weighty = {g: any(p.is_weight and matches((g,), p.names) for p in parameters) for g, _ in wanted.rules if g != "*"}
+    rules = [Rule(glob, scheme, wanted.mapped and not weighty.get(glob, True)) for glob, scheme in wanted.rules]
+    found: dict[str, Rule] = {}
+    several: dict[str, list[str]] = {}
+    for p in parameters:
+        hits = [rule for rule in rules if rule.glob == "*" or matches((rule.glob,), p.names)]
+        if hits:
+            found[p.name] = hits[0]
+        if len(named := [rule.glob for rule in hits if rule.glob != "*"]) > 1:
+            several[p.name] = named
+    return found, several

@@ -1,0 +1,68 @@
+"""Which layer plays which part: declared by the module, read off a Sequential, or said by globs."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from initlab.errors import Impossible, UserError, nearest
+from initlab.fans import NORMS, Parameter
+from initlab.models.layers import WeightLayer
+from initlab.schemes import Scheme
+
+from .request import Request, listed
+
+
+def layers_of(
+    module: nn.Module | None, parameters: Sequence[Parameter], wanted: Request, schemes: Mapping[str, Scheme]
+) -> dict[str, WeightLayer]:
+    """Return what is known of each weight layer, by name.
+
+    Raises:
+        UserError: a role's glob matches no weight.
+        Impossible: a scheme must know which layer comes first, and nothing says it.
+    """
+    inner = None if module is None else _unwrapped(module)
+    weights = [p for p in parameters if p.is_weight]
+    declared: Sequence[WeightLayer] | None = getattr(inner, "weight_layers", None)
+    if declared is None and isinstance(inner, nn.Sequential):
+        declared = _in_sequence(inner, weights)
+    layers = {layer.name: layer for layer in declared or ()}
+    for role, globs in wanted.roles.items():
+        for glob in listed(globs):
+            matched = [p for p in weights if fnmatch.fnmatchcase(p.name, glob) or fnmatch.fnmatchcase(p.layer, glob)]
+            if not matched:
+                near = nearest(glob, [p.layer for p in weights])
+                raise UserError(f"roles: {role}={glob} matches no weight of the module.{near}")
+            for p in matched:
+                fed_by = "data" if role == "first" else layers[p.layer].fed_by if p.layer in layers else "unknown"
+                layers[p.layer] = WeightLayer(p.layer, role, fed_by)
+    used = {schemes[p.name].name for p in weights if p.name in schemes and "role" in schemes[p.name].needs}
+    if used and not layers and len(weights) > 1:
+        raise Impossible(
+            f"init={min(used)} must know which layer comes first and the module does not declare it: "
+            "give roles={'first': 'name', 'readout': 'name'} or the module a `weight_layers`."
+        )
+    return layers
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    while len(children := dict(module.named_children())) == 1 and (inner := children.get("module")) is not None:
+        module = inner
+    return getattr(module, "_orig_mod", module)
+
+
+def _in_sequence(module: nn.Sequential, weights: Sequence[Parameter]) -> list[WeightLayer]:
+    # In a Sequential the order of registration is the order of the forward pass.
+    names = list(dict.fromkeys(p.layer for p in weights))
+    layers, fed_by = [], "data"
+    for name, child in module.named_modules():
+        if name in names:
+            role = "first" if name == names[0] else "readout" if name == names[-1] else "hidden"
+            layers.append(WeightLayer(name, role, fed_by))
+            fed_by = "unknown"
+        elif isinstance(child, NORMS):
+            fed_by = "norm"
+        elif type(child).__module__ == "torch.nn.modules.activation":
+            fed_by = "activation"
+    return layers
