@@ -4,6 +4,7 @@ Tensors at samples are [N, S, U]: N networks, S samples (positions of a map coun
 weight are [N, …]. Sums run in float64, so that squares of 1e-30 are small numbers and not zeros.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from initlab.diagnostics.symmetry import duplicate_units, effective_rank
+from initlab.histograms import Histogram
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,16 @@ class Stat:
     `inputs` [N, B, …], the preactivations by input of the batch; `matrix` [N, G, out, in], the blocks of a weight, and
     `units`, the same with the bias as a further column; `spectrum` [N, S, k], squared singular values of the Jacobians
     ∂h/∂input of S samples. Adding a statistic is one row of `STATS`.
+
+    `counted` reads the same number off a histogram of the tensor, which training counts anyway, if it can (else None);
+    it is asked only where every value is finite.
     """
 
     name: str
     of: str
     measure: Callable[[Tensor], Tensor]
     meaning: str
+    counted: Callable[[Histogram], float | None] = lambda record: None
 
 
 def mean_square(x: Tensor) -> Tensor:
@@ -42,7 +48,7 @@ def norm(x: Tensor) -> Tensor:
 
 def silent_units(x: Tensor) -> Tensor:
     """Fraction of units whose postactivation is exactly 0 on every sample."""
-    return (x == 0).all(dim=1).double().mean(1)
+    return ((x.amax(1) == 0) & (x.amin(1) == 0)).double().mean(1)
 
 
 def nonfinite(x: Tensor) -> Tensor:
@@ -71,18 +77,37 @@ def spread(x: Tensor) -> Tensor:
     return x.var(dim=2, correction=0).mean(1)
 
 
+# fmt: off
 STATS: dict[str, Stat] = {
     s.name: s
     for s in (
-        Stat("mean", "preactivation", lambda x: x.flatten(1).mean(1), "mean of the preactivations"),
+        Stat(
+            "mean", "preactivation", lambda x: x.flatten(1).mean(1), "mean of the preactivations",
+            counted=lambda record: record.sum / record.num,
+        ),
         Stat("std", "preactivation", lambda x: x.flatten(1).std(1, correction=0), "their standard deviation"),
-        Stat("q", "preactivation", mean_square, "their second moment"),
-        Stat("nonfinite", "preactivation", nonfinite, "how many of them are NaN or infinite"),
+        Stat(
+            "q", "preactivation", mean_square, "their second moment",
+            counted=lambda record: record.sum_squares / record.num,
+        ),
+        Stat(
+            "nonfinite", "preactivation", nonfinite, "how many of them are NaN or infinite",
+            counted=lambda record: float(record.nonfinite),
+        ),
         Stat("c", "inputs", correlation, "mean cosine between the preactivations of two different inputs"),
-        Stat("dead_fraction", "postactivation", silent_units, "units silent on every sample"),
+        Stat(
+            "dead_fraction", "postactivation", silent_units, "units silent on every sample",
+            counted=lambda record: 0.0 if record.low > 0 or record.high < 0 else None,
+        ),
         Stat("grad_mean_square", "delta", mean_square, "mean square of the loss gradient at the preactivations"),
-        Stat("weight_norm", "weight", norm, "Euclidean norm of the weight"),
-        Stat("grad_norm", "gradient", norm, "Euclidean norm of the weight's gradient"),
+        Stat(
+            "weight_norm", "weight", norm, "Euclidean norm of the weight",
+            counted=lambda record: math.sqrt(record.sum_squares),
+        ),
+        Stat(
+            "grad_norm", "gradient", norm, "Euclidean norm of the weight's gradient",
+            counted=lambda record: math.sqrt(record.sum_squares),
+        ),
         Stat("effective_rank", "matrix", effective_rank, "how many directions the weight uses"),
         Stat("duplicate_units", "units", duplicate_units, "units that are copies of another one"),
         Stat("jacobian_mean", "spectrum", lambda x: x.mean((1, 2)), "mean squared singular value of ∂h/∂input"),
@@ -95,7 +120,8 @@ STATS: dict[str, Stat] = {
 def saturated_fraction(x: Tensor, interval: tuple[float, float]) -> Tensor:
     """Fraction of preactivations outside the interval in which the activation still answers."""
     low, high = interval
-    return ((x < low) | (x > high)).flatten(1).double().mean(1)
+    outside = ((x < low) | (x > high)).flatten(1)
+    return outside.sum(1).double() / outside.shape[1]
 
 
 def underflow(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.diagnostics.stats import STATS, saturated_fraction
+from initlab.diagnostics.stats import STATS, norm, saturated_fraction
 from initlab.histograms import Histogram, histograms
 from initlab.models import WeightLayer
 
@@ -96,20 +96,31 @@ class Tape:
 
     def _measure(self, tap: Tap, kind: str, tensor: Tensor) -> None:
         x = units_last(self.part.by_member(tensor.detach()), tap)
-        self._write(tap, kind, x)
+        counted = self._write(tap, kind, x)
         if kind == "preactivation" and self.interval is not None and tap.layer.activation is not None:
-            self._add(tap, "saturated_fraction", saturated_fraction(x, self.interval))
+            low, high = self.interval
+            within = counted and all(low <= h.low and h.high <= high and not h.nonfinite for h in counted)
+            values = [0.0] * len(x) if within else saturated_fraction(x.double(), self.interval).tolist()
+            self._add(tap, "saturated_fraction", values)
 
-    def _write(self, tap: Tap, kind: str, x: Tensor) -> None:
-        for stat in STATS.values():
-            if stat.of == kind:
-                self._add(tap, stat.name, stat.measure(x))
-        if self.histogram and kind != "delta":
-            for member, counted in enumerate(histograms(x.cpu().numpy())):
-                self.histograms[member][kind, tap.index, tap.layer.name] = counted
+    def _write(self, tap: Tap, kind: str, x: Tensor) -> list[Histogram]:
+        """Count histograms, one per member, and write the statistics of this kind: read off them where they tell."""
+        x = x if x.dtype in (torch.float32, torch.float64) else x.float()  # numpy knows no bfloat16
+        counted = histograms(x.cpu().numpy()) if self.histogram and kind != "delta" else []
+        for member, record in enumerate(counted):
+            self.histograms[member][kind, tap.index, tap.layer.name] = record
+        finite = bool(counted) and not any(record.nonfinite or not record.num for record in counted)
+        precise: Tensor | None = None
+        for stat in (stat for stat in STATS.values() if stat.of == kind):
+            values = [stat.counted(record) for record in counted] if finite else [None]
+            if None in values:
+                precise = x.double() if precise is None else precise
+                values = stat.measure(precise).tolist()
+            self._add(tap, stat.name, values)
+        return counted
 
-    def _add(self, tap: Tap, stat: str, values: Tensor) -> None:
-        for member, value in enumerate(values.tolist()):
+    def _add(self, tap: Tap, stat: str, values: list) -> None:
+        for member, value in enumerate(values):
             self.rows[member].append((self.step, tap.layer.name, tap.index, stat, value, "measured"))
 
     def gradients(self, named: dict[str, Tensor]) -> None:
@@ -117,8 +128,8 @@ class Tape:
         parameters = dict(zip(self.part.names, self.part.parameters, strict=True))
         for tap in self.taps:
             if tap.weight in named:
-                self._write(tap, "weight", self._stacked(parameters[tap.weight]).double())
-                self._write(tap, "gradient", self._stacked(named[tap.weight]).double())
+                self._write(tap, "weight", self._stacked(parameters[tap.weight]))
+                self._write(tap, "gradient", self._stacked(named[tap.weight]))
 
     def before_update(self) -> None:
         """Remember the weights, to know how far the update moves them."""
@@ -132,9 +143,9 @@ class Tape:
         parameters = dict(zip(self.part.names, self.part.parameters, strict=True))
         for tap in self.taps:
             if tap.weight in self.weights_before:
-                before = self._stacked(self.weights_before[tap.weight]).double().flatten(1)
-                moved = self._stacked(parameters[tap.weight]).double().flatten(1) - before
-                self._add(tap, "update_ratio", moved.norm(dim=1) / before.norm(dim=1))
+                before = self._stacked(self.weights_before[tap.weight]).double()
+                moved = self._stacked(parameters[tap.weight]) - before
+                self._add(tap, "update_ratio", (norm(moved) / norm(before)).tolist())
 
     def _stacked(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
@@ -142,8 +153,7 @@ class Tape:
 
 
 def units_last(x: Tensor, tap: Tap) -> Tensor:
-    """View [N, B, …] as float64 [N, samples, units]: channels of a map are units, its positions samples."""
-    x = x.double()
+    """View [N, B, …] as [N, samples, units]: channels of a map are units, its positions samples."""
     if x.dim() > 3 and isinstance(tap.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         x = x.movedim(2, -1)
     return x.reshape(x.shape[0], -1, x.shape[-1])
