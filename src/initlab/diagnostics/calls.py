@@ -98,7 +98,11 @@ class Call:
         for stat in STATS.values():
             if stat.of == kind:
                 value = float(stat.measure(x)[0])
-                if value == value or kind not in ("inputs", "matrix"):  # there NaN says that there is no answer
+                if value == value or kind not in (
+                    "inputs",
+                    "matrix",
+                    "spectrum",
+                ):  # there NaN says that there is no answer
                     self.stats[stat.name] = value
 
     def _by_unit(self, tensor: Tensor) -> Tensor:

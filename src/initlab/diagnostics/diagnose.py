@@ -191,8 +191,8 @@ def _note_twins(calls: Sequence[Call]) -> None:
 def _second_look(
     look: _Look, weights: Sequence[Weight], scene: Scene, args: Sequence[Any], kwargs: Mapping[str, Any], size: int
 ) -> None:
-    """Where a layer's signal or gradient came out as exactly 0, look again in float64: was it 0 or only too small?"""
-    if not any(call.stats.get(name) == 0 for call in scene.calls for name in _LOST):
+    """Where a signal or gradient is 0 or nearly lost in rounding, look again in float64: 0, or only too small?"""
+    if not any(_too_small(call, name) for call in scene.calls for name in _LOST):
         return
     try:
         with in_double(look.module):
@@ -201,12 +201,20 @@ def _second_look(
         return  # a module that computes in one precision only: what was measured stands
     for call, better in zip(scene.calls, again.calls, strict=False):
         for name, (also, mark) in _LOST.items():
-            if call.layer == better.layer and call.stats.get(name) == 0 and better.stats.get(name, 0) > 0:
+            if call.layer == better.layer and _too_small(call, name) and better.stats.get(name, 0) > 0:
+                if call.stats[name] == 0:
+                    call.stats[mark] = float(call.samples * call.units)
                 call.stats.update({k: better.stats[k] for k in (name, *also) if k in better.stats})
-                call.stats[mark] = float(call.samples * call.units)
 
 
-_LOST = {"q": (("mean", "std", "c"), "underflow"), "grad_mean_square": ((), "grad_underflow")}
+_LOST = {
+    "q": (("mean", "std", "c", "dead_fraction", "saturated_fraction"), "underflow"),
+    "grad_mean_square": ((), "grad_underflow"),
+}
+
+
+def _too_small(call: Call, name: str) -> bool:
+    return call.stats.get(name) == 0 or call.stats.get(_LOST[name][1], 0) > 0
 
 
 def _jacobians(

@@ -85,16 +85,17 @@ def facts_of(weight: Weight) -> Facts:
 
 
 def left_at_default(weight: Weight) -> bool:
-    """Whether a weight looks drawn by torch's own rule for its kind, U(±1/√n): variance and distribution agree.
+    """Whether a weight looks drawn by torch's own rule for its kind: variance and distribution agree.
+
+    U(±1/√n), n the fan_in (the hidden size of a recurrent layer); for attention U(±√(6/(rows + columns))).
 
     A weight that was drawn so passes but once in a million; one with another variance fails as soon as a few hundred
     elements tell it. Too few elements: False.
     """
-    n = _default_fan(weight)
+    bound = _default_bound(weight)
     part = weight.part(weight.tensor.detach())
-    if n is None or part.numel() < ENOUGH or not bool(torch.isfinite(part).all()):
+    if bound is None or part.numel() < ENOUGH or not bool(torch.isfinite(part).all()):
         return False
-    bound = n**-0.5
     values = part.flatten()
     spread = float(values.double().square().mean()) / (bound**2 / 3)
     if abs(spread - 1) > 6 * (0.8 / values.numel()) ** 0.5 + 1e-6:  # Var of u² is 0.8 of its squared mean
@@ -103,14 +104,16 @@ def left_at_default(weight: Weight) -> bool:
     return not violations(values[::step], uniform(-bound, bound), alpha=1e-6)
 
 
-def _default_fan(weight: Weight) -> float | None:
+def _default_bound(weight: Weight) -> float | None:
     owner, shape = weight.owner, weight.tensor.shape
+    if isinstance(owner, nn.MultiheadAttention):
+        return (6 / (shape[0] + shape[1])) ** 0.5  # of the stored tensor, q, k and v together
     if isinstance(owner, (nn.RNNBase, nn.RNNCellBase)):
-        return owner.hidden_size
+        return owner.hidden_size**-0.5
     if weight.kind == "bilinear":
-        return shape[1]
+        return shape[1] ** -0.5
     if isinstance(owner, (nn.Linear, nn.modules.conv._ConvNd)) and weight.kind in ("dense", "conv", "transposed_conv"):
-        return shape[1:].numel()  # torch takes a transposed convolution's fan off the stored shape too
+        return shape[1:].numel() ** -0.5  # torch takes a transposed convolution's fan off the stored shape too
     return None
 
 

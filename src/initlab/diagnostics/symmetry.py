@@ -30,25 +30,25 @@ def effective_rank(x: Tensor) -> Tensor:
     >>> effective_rank(three.double()).round(decimals=9).tolist()
     [1.0, 3.0, 0.0]
     """
-    if not bool(torch.isfinite(x).all()):
-        return torch.stack([_of_finite(member) for member in x])
     if min(x.shape[-2:]) > EXACT:
         return torch.stack([_estimated(m) if m.numel() <= ESTIMATED else torch.tensor(torch.nan) for m in x])
     squares = singular_squares(x)
     return _spread(squares.flatten(1).sqrt(), torch.ones(()))
 
 
-def _of_finite(member: Tensor) -> Tensor:
-    whole = bool(torch.isfinite(member).all())
-    return effective_rank(member[None])[0] if whole else torch.tensor(torch.nan, dtype=member.dtype)
-
-
 def singular_squares(x: Tensor) -> Tensor:
-    """Squared singular values [..., min(out, in)] of matrices [..., out, in]; those lost in rounding are 0."""
+    """Squared singular values [..., min(out, in)] of matrices [..., out, in]; those lost in rounding are 0.
+
+    NaN for a matrix that holds NaN or infinity.
+    """
+    size = x.abs().amax((-2, -1), keepdim=True)
+    usable = torch.isfinite(size) & (size > 0)
+    x = torch.where(usable, x / size, torch.zeros(()))  # squares of what is very large or small stay in range
     gram = x @ x.mT if x.shape[-2] <= x.shape[-1] else x.mT @ x
     found = torch.linalg.eigvalsh(gram)
     noise = found.shape[-1] * torch.finfo(found.dtype).eps * found[..., -1:].clamp(min=0)
-    return torch.where(found > noise, found, torch.zeros(()))
+    size = size[..., 0]
+    return torch.where(torch.isfinite(size), torch.where(found > noise, found, torch.zeros(())) * size**2, torch.nan)
 
 
 def _spread(values: Tensor, weights: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def _spread(values: Tensor, weights: Tensor) -> Tensor:
     total = (weights * values).sum(-1)
     logs = torch.where(values > 0, values, torch.ones(())).log()
     entropy = total.log() - (weights * values * logs).sum(-1) / total
-    return torch.where(total > 0, entropy.exp(), torch.zeros(()))
+    return torch.where(total > 0, entropy.exp(), total * 0)
 
 
 def _estimated(blocks: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def weights_of(module: nn.Module) -> list[Weight]:
     places = {plain_name(name): owner for name, owner in module.named_modules()}
     found: list[Weight] = []
     for p in parameters:
-        if p.tensor.is_floating_point():
+        if p.held is None and p.tensor.is_floating_point():
             found += _weights(p, parameters)
             found += [weight for alias in p.aliases for weight in _tied(p, alias, places)]
     return found + list(_computed(module))

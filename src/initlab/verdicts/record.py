@@ -1,0 +1,72 @@
+"""What a verdict is: how bad, where, a sentence that a student understands, and what would mend it."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+SEVERITIES = ("fault", "warning", "note")
+"""A fault keeps the network from learning or does so soon; a warning costs; a note is worth knowing."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One finding.
+
+    Attributes:
+        severity: `fault`, `warning` or `note`.
+        name: what kind of finding, a key: `zero_layer`, `signal_dies`, …
+        layers: the layers it is about, the first one first.
+        sentence: what is the case.
+        remedy: what would mend it, or "".
+    """
+
+    severity: str
+    name: str
+    layers: tuple[str, ...]
+    sentence: str
+    remedy: str = ""
+
+
+def ordered(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Sort by severity, and keep the order otherwise.
+
+    >>> [v.name for v in ordered([Verdict("note", "a", (), ""), Verdict("fault", "b", (), "")])]
+    ['b', 'a']
+    """
+    return sorted(verdicts, key=lambda v: SEVERITIES.index(v.severity))
+
+
+def power_of_ten(x: float) -> str:
+    """Say a factor: `2.5×` near 1, `10^-7.3` far from it.
+
+    >>> power_of_ten(2.5), power_of_ten(1e-7), power_of_ten(3e12)
+    ('2.5×', '10^-7', '10^12.5')
+    """
+    if x <= 0 or not math.isfinite(x):
+        return "0" if x == 0 else str(x)
+    if 1e-2 <= x <= 1e3:
+        return f"{x:.3g}×"
+    return f"10^{round(math.log10(x), 1):g}"
+
+
+def listed(layers: Sequence[str], most: int = 3) -> str:
+    """Name layers in a sentence, at most `most` of them.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(list("abcdef"))
+    ('layer a', 'layers a and b', 'layers a, b, c and 3 more')
+    """
+    names = list(dict.fromkeys(layers))
+    if len(names) == 1:
+        return f"layer {names[0] or '(the module itself)'}"
+    if len(names) <= most:
+        return f"layers {', '.join(names[:-1])} and {names[-1]}"
+    return f"layers {', '.join(names[:most])} and {len(names) - most} more"
+
+
+def capital(text: str) -> str:
+    """Begin a sentence; names inside it keep their case.
+
+    >>> capital("layer fc.Head")
+    'Layer fc.Head'
+    """
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,76 @@
+"""What would mend a scale, by theory: the gain that keeps signal and gradient, for the activation that is there."""
+
+import math
+
+from initlab.activations import Activation, slope
+from initlab.errors import UserError
+from initlab.theory import default_critical, gains
+
+FAR = 3.0
+"""A critical σ_w beyond this is no advice: saturation and noise come first."""
+
+RECTIFIERS = ("relu", "leaky_relu", "prelu")
+
+
+def good_gain(act: Activation) -> tuple[float, float] | None:
+    """Return the (σ_w, σ_b) that keeps gradients alive under an activation, or None where theory has no answer.
+
+    The critical point where there is a usable one, else the gain that keeps second moments. A layer's σ_w is
+    std(W)·√fan_in.
+
+    >>> from initlab.activations import ACTIVATIONS
+    >>> tuple(round(x, 3) for x in good_gain(ACTIVATIONS["relu"])), good_gain(ACTIVATIONS["sigmoid"])
+    ((1.414, 0.0), None)
+    """
+    try:
+        point = default_critical(act)
+        return (point.sigma_w, point.sigma_b) if point.sigma_w <= FAR else None
+    except UserError:
+        pass  # no critical point (softplus): theory still knows the gain that keeps second moments
+    try:
+        forward = gains(act).forward
+    except UserError:
+        return None
+    return (forward, 0.0) if math.isfinite(forward) else None
+
+
+def remedy_for(act: Activation | None) -> str:
+    """Say which call initializes a network for an activation; "" where theory has no answer.
+
+    >>> from initlab.activations import ACTIVATIONS
+    >>> remedy_for(ACTIVATIONS["relu"])
+    'initialize with he_normal: initlab.initialize_(model, "he_normal", act="relu")'
+    """
+    if act is None:
+        return ""
+    if act.name in RECTIFIERS:
+        return f'initialize with he_normal: initlab.initialize_(model, "he_normal", {_named(act)})'
+    found = good_gain(act)
+    if found is None:
+        return f"{act.name} has no gain that keeps gradients over many layers: use tanh or relu, or fewer layers"
+    sigma_w, sigma_b = found
+    bias = f", sigma_b={sigma_b:.3g}" if sigma_b else ""
+    return (
+        f"give the weights std {sigma_w:.3g}/√fan_in: "
+        f'initlab.initialize_(model, "lecun_normal", {_named(act)}, gain={sigma_w:.4g}{bias})'
+    )
+
+
+def _named(act: Activation) -> str:
+    if slope(act):
+        return f'act=("{act.name}", {{"negative_slope": {slope(act):g}}})'
+    return f'act="{act.name}"'
+
+
+def needed(act: Activation | None) -> str:
+    """Say the std of weights that an activation needs, as part of a sentence; "" where theory has no answer.
+
+    >>> from initlab.activations import ACTIVATIONS
+    >>> needed(ACTIVATIONS["relu"])
+    'relu needs 1.41/√fan_in'
+    """
+    found = good_gain(act) if act is not None else None
+    if act is None or found is None:
+        return ""
+    bias = f" and biases of std {found[1]:.2g}" if found[1] else ""
+    return f"{act.name} needs {found[0]:.3g}/√fan_in{bias}"

@@ -1,0 +1,126 @@
+"""Verdicts on units: overflow, silent units, saturated ones, and why."""
+
+import math
+from collections.abc import Sequence
+
+from initlab.diagnostics import Call, Diagnosis
+from initlab.verdicts.record import Verdict, capital, listed
+from initlab.verdicts.remedy import good_gain, needed, remedy_for
+
+SILENT = {"relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish"}
+"""Activations that are silent far on the left."""
+
+DEAD = 0.8
+"""Fraction of silent units that no healthy ReLU layer reaches: with all inputs alike it tends to a half."""
+
+TOLD_BY, FAR_LEFT = 8, -4.0
+"""Samples from which silence is told by counting; mean/std of preactivations from which it is told without."""
+
+SATURATED = 0.25
+"""Fraction of preactivations outside the interval, beyond that of N(0, 1), that counts as a saturated layer."""
+
+TOO_LARGE = 1.5
+"""Factor on the std that an activation needs from which on the weights are to blame, not what comes in."""
+
+
+def of_units(found: Diagnosis) -> list[Verdict]:
+    """Judge what the units do."""
+    return [*overflow(found.calls), *dead(found.calls), *saturated(found.calls)]
+
+
+def overflow(calls: Sequence[Call]) -> list[Verdict]:
+    """Signals that are no numbers any more."""
+    bad = [call for call in calls if call.stats.get("nonfinite", 0) > 0]
+    if not bad or (bad[0].facts is not None and not bad[0].facts.finite):
+        return []
+    name = bad[0].layer
+    text = f"NaN or infinite values first appear behind {listed([name])}, and in {len(bad)} layers altogether."
+    remedy = remedy_for(bad[0].activation) or "make the weights before it smaller"
+    return [Verdict("fault", "overflow", (name,), text, remedy)]
+
+
+def is_dead(call: Call) -> bool:
+    """Whether (nearly) all units of a layer are silent on every input, although something comes in."""
+    if call.activation is None or call.activation.name not in SILENT or not call.stats.get("q", 0) > 0:
+        return False
+    if call.stats.get("underflow", 0) > 0:
+        return False  # what looks silent is only too small
+    counted = call.samples >= TOLD_BY and call.stats.get("dead_fraction", 0) >= DEAD
+    return counted or _shift(call) < FAR_LEFT
+
+
+def _shift(call: Call) -> float:
+    mean, std = call.stats.get("mean", 0.0), call.stats.get("std", 0.0)
+    return mean / std if std > 0 else (-float("inf") if mean < 0 else 0.0)
+
+
+def dead(calls: Sequence[Call]) -> list[Verdict]:
+    """Layers whose units are silent on every input."""
+    bad = [call for call in calls if is_dead(call)]
+    if not bad:
+        return []
+    first = bad[0]
+    assert first.activation is not None
+    bias = first.facts.bias_mean if first.facts is not None else 0.0
+    spread = first.stats.get("std", 0.0)
+    share = first.stats.get("dead_fraction", 1.0)
+    many = f"{share:.0%} of the units" if share >= DEAD else "nearly all units"
+    names = tuple(dict.fromkeys(call.layer for call in bad))
+    text = (
+        f"{capital(listed(names))} {'are' if len(names) > 1 else 'is'} dead: {many} of {first.layer} are silent on "
+        "every input, so they pass on nothing and get no gradient."
+    )
+    remedy = "start biases at 0"
+    if bias < min(-1.0, -2 * spread) and bias < 0.5 * first.stats.get("mean", 0.0):
+        text += f" Its bias is {bias:.3g} on average, and the weighted inputs only spread by ±{spread:.2g} around it."
+    else:
+        remedy = remedy_for(first.activation) or remedy
+    return [Verdict("fault", "dead_units", names, text, remedy)]
+
+
+def is_saturated(call: Call) -> bool:
+    """Whether most preactivations of a layer lie where its activation is flat."""
+    act = call.activation
+    usual = sum(math.erfc(abs(b) / math.sqrt(2)) / 2 for b in act.saturation) if act and act.saturation else 0.0
+    return call.stats.get("saturated_fraction", 0.0) >= SATURATED + usual and not is_dead(call)
+
+
+def _smaller_input(call: Call) -> str:
+    words = {word for trace in call.fed.values() for word in trace}
+    if "sum" in words:
+        return "scale the residual branches down (1/√depth), or put a norm before the layer"
+    return (
+        "normalise the data: (x − mean) / std" if 0 in call.fed else "make the weights of the layers before it smaller"
+    )
+
+
+def saturated(calls: Sequence[Call]) -> list[Verdict]:
+    """Layers whose activations are stuck on their plateaus."""
+    bad = [call for call in calls if is_saturated(call)]
+    if not bad:
+        return []
+    worst = max(bad, key=lambda call: call.stats["saturated_fraction"])
+    act = worst.activation
+    assert act is not None
+    names = tuple(dict.fromkeys(call.layer for call in bad))
+    mean, std = worst.stats["mean"], worst.stats["std"]
+    text = (
+        f"{capital(listed(names))} {'are' if len(names) > 1 else 'is'} saturated: "
+        f"{worst.stats['saturated_fraction']:.0%} of the inputs of {act.name} in {worst.layer} lie where it is flat, "
+        "its slope under 5 % of the largest, and gradients hardly pass."
+    )
+    remedy = "make the weights smaller"
+    if abs(mean) > 2 * std:
+        text += f" They are pushed to one side: mean {mean:.3g}, std {std:.2g}."
+        remedy = "start biases at 0, and give the layer inputs of mean 0"
+    elif worst.facts is not None and worst.facts.square > 0 and worst.facts.fan_in == worst.facts.fan_in:
+        sigma = (worst.facts.square * worst.facts.fan_in) ** 0.5
+        good = good_gain(act)
+        text += f" Their std is {std:.2g}; the weights have std {sigma:.3g}/√fan_in."
+        if sigma > TOO_LARGE * (good[0] if good else 1.0):
+            remedy = f"make the weights smaller: {needed(act) or 'std 1/√fan_in is the usual start'}"
+        else:
+            text += f" That is not too much: what comes in is large, of size {std / sigma:.2g}."
+            remedy = _smaller_input(worst)
+    severity = "fault" if 2 * len(bad) >= sum(c.activation is not None for c in calls) else "warning"
+    return [Verdict(severity, "saturated_units", names, text, remedy)]
