@@ -52,6 +52,36 @@ def train(context: typer.Context) -> None:
     raise typer.Exit(door(context.args))
 
 
+Paths = Annotated[list[str], typer.Argument(help="Directories of runs or sweeps.", metavar="DIRECTORY...")]
+
+
+@app.command(short_help="Write one page that shows what runs did.")
+def report(
+    paths: Paths,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="The file; else report.html in the directory.")] = None,
+) -> None:
+    """Write one self-contained page about runs or sweeps, and print the table it rests on."""
+    from initlab.report import say_report
+
+    say_report(paths, out)
+
+
+@app.command(short_help="Tabulate runs: mean and std over seeds.")
+def table(
+    paths: Paths,
+    by: Annotated[str, typer.Option(help="Keys to group by, with commas; else all that differ but the seed.")] = "",
+    metric: Annotated[str, typer.Option(help="Metrics, with commas; else the test accuracy.")] = "",
+    across: Annotated[str | None, typer.Option(help="A key whose values become columns.")] = None,
+    form: Annotated[str, typer.Option("--format", help="text, csv, markdown or latex.")] = "text",
+    best: Annotated[bool, typer.Option("--best", help="Mark the best of those that differ in the first key.")] = False,
+    best_rate: Annotated[bool, typer.Option("--best-rate", help="Only runs at their cell's best rate.")] = False,
+) -> None:
+    """Tabulate runs: mean ± standard deviation over seeds, grouped as you like."""
+    from initlab.report import say_table
+
+    say_table(paths, by.split(","), metric.split(","), across, form, best, best_rate)
+
+
 @app.command(short_help="List the initialization schemes.")
 def schemes(as_json: AsJson = False) -> None:
     """List the initialization schemes: name, law, what they need, year, reference."""

@@ -4,6 +4,8 @@ from typing import Any
 
 _HOMES = {
     "write_report": "write",
+    "say_report": "say",
+    "say_table": "say",
     "write_sweep_run": "tensorboard",
 }
 __all__ = [*_HOMES]

@@ -76,7 +76,10 @@ def comparisons(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
         for c in some
     ]
     columns = [*PLACE, "first", "second", "difference", "low", "high", "p", "n", "verdict", "seeds"]
-    return pd.DataFrame(found, columns=columns)
+    table = pd.DataFrame(found, columns=columns)
+    # The interval of an undecided pair of two seeds spans more than all accuracies there are.
+    table.loc[table["verdict"] == "cannot tell", ["low", "high", "p"]] = np.nan
+    return table
 
 
 def pair(found: Comparison) -> dict[str, Any]:

@@ -125,7 +125,8 @@ pictures.target = {
       const schemes = grouped(panel.runs, ["scheme"]), top = Math.log10(longest * 1.6);
       categories(panel.xaxis, depths, 10);
       if (panel.bottom) panel.xaxis.title = { text: "depth", standoff: 6 };
-      Object.assign(panel.yaxis, logAxis, { range: [-0.1, top + 0.15] });
+      const fastest = Math.min(longest, ...finite(panel.runs.map((run) => data.curves.reached[run.i][place])));
+      Object.assign(panel.yaxis, logAxis, { range: [Math.log10(Math.max(fastest, 1)) - 0.12, top + 0.12] });
       if (panel.left) panel.yaxis.title = { text: "steps", standoff: 6 };
       schemes.forEach(({ values: { scheme }, runs: own }, k) => {
         const style = schemeStyle(scheme), shift = schemes.length > 1 ? 0.5 * (k / (schemes.length - 1) - 0.5) : 0;

@@ -119,7 +119,10 @@ function short(value, digits = 3) {
 }
 
 const isShare = (metric) => /accuracy|fraction|share/.test(metric);
-const percent = (value, digits = 1) => (value == null || Number.isNaN(value) ? "" : `${(100 * value).toFixed(digits)} %`);
+// Adding 0 turns -0 into 0.
+const points = (value, digits = 1) => (value == null || Number.isNaN(value) ? "" :
+  (Number((100 * value).toFixed(digits)) + 0).toFixed(digits));
+const percent = (value, digits = 1) => (value == null || Number.isNaN(value) ? "" : `${points(value, digits)} %`);
 const shown = (metric, value) => (isShare(metric) ? percent(value) : short(value));
 const said = (name) => name.replace(/_/g, " ").replace(/^val /, "validation ");
 const finite = (values) => values.filter((v) => v != null && Number.isFinite(v));

@@ -48,6 +48,8 @@ pictures.curves = {
       if (panel.left) panel.yaxis.title = { text: said(metric), standoff: 6 };
       Object.assign(panel.yaxis, logarithmic ? logAxis : { tickformat: ".0%" });
       const ends = { x: [], y: [], color: [], text: [] };
+      const top = logarithmic ? ceiling(panel.runs, known) : Infinity;
+      if (top < Infinity) Object.assign(panel.yaxis, { range: [floorOf(panel.runs, known, top), Math.log10(top)] });
       for (const { values: { scheme }, runs: own } of grouped(panel.runs, ["scheme"])) {
         const points = bySteps(own.map((run) => known.get(run.i))), style = schemeStyle(scheme), hover = [];
         const xs = [], middle = [], low = [], high = [];
@@ -66,18 +68,36 @@ pictures.curves = {
         for (const run of own.filter((r) => r.outcome === "diverged")) {
           const { steps, values } = known.get(run.i), at = values.findLastIndex((v) => Number.isFinite(v));
           if (at < 0) continue;
-          ends.x.push(stepPlace(steps[at], logSteps)); ends.y.push(values[at]); ends.color.push(style.colour);
+          ends.x.push(stepPlace(steps[at], logSteps)); ends.y.push(Math.min(values[at], top)); ends.color.push(style.colour);
           ends.text.push(`${brief(run.name, 60)} diverged${run.first_bad_step == null ? "" :
             ` at step ${run.first_bad_step}`}`);
         }
       }
       traces.push({ type: "scatter", mode: "markers", x: ends.x, y: ends.y, text: ends.text, hoverinfo: "text",
-        xaxis: panel.x, yaxis: panel.y, marker: { symbol: "x-thin", size: 9, line: { width: 2, color: ends.color } } });
+        xaxis: panel.x, yaxis: panel.y, cliponaxis: false, marker: { symbol: "x-thin", size: 9, line: { width: 2, color: ends.color } } });
     }
     return { traces, layout, rows, of: all.length, legend: schemeLegend(legend),
       header: ["activation", "depth", "setting", "rate", "scheme", "step", "mean", "std", "least", "largest", "n"] };
   },
 };
+
+// Where a picture ends above: a network that diverges would squeeze all others into a line.
+function ceiling(some, known) {
+  let calm = -Infinity, wild = -Infinity;
+  for (const run of some) {
+    for (const v of known.get(run.i).values) {
+      if (!Number.isFinite(v)) continue;
+      if (run.outcome === "diverged") wild = Math.max(wild, v); else calm = Math.max(calm, v);
+    }
+  }
+  return calm > 0 && wild > 3 * calm ? 3 * calm : Infinity;
+}
+
+function floorOf(some, known, top) {
+  let least = top;
+  for (const run of some) for (const v of known.get(run.i).values) if (v > 0) least = Math.min(least, v);
+  return Math.log10(least) - 0.05 * Math.log10(top / least);
+}
 
 // The share of the variance of values that their group explains: the intraclass correlation of a one-way layout.
 function explained(groups) {

@@ -39,12 +39,16 @@ function mountPicture(section) {
     section.querySelector(".legend").replaceChildren(...state.found.legend.map(legendEntry));
     if (!state.found.rows.length) {
       Plotly.purge(plot);
+      state.listens = false;
       plot.replaceChildren(element("p", { className: "empty" }, state.found.empty ||
         "Nothing to draw for these filters."));
       return;
     }
     if (plot.querySelector(".empty")) plot.replaceChildren();
+    finish(state.found);
     Plotly.react(plot, state.found.traces, state.found.layout, CONFIG);
+    if (!state.listens) plot.on("plotly_relayout", (change) => retick(plot, change));
+    state.listens = true;
     if (state.found.of > state.most) {
       note.append(` ${state.most} of ${state.found.of} panels are shown. `, element("button", { type: "button",
         className: "small more", onclick: () => { state.most *= 3; draw(); } }, "show more"));
@@ -63,6 +67,7 @@ function mountPicture(section) {
     printing = true;
     const made = found(theme(), 1000, state.most);
     printing = false;
+    finish(made);
     withLegend(made);
     const source = await Plotly.toImage({ data: made.traces, layout: made.layout, config: CONFIG },
       { format: "svg", width: made.layout.width, height: made.layout.height });
@@ -70,6 +75,19 @@ function mountPicture(section) {
   });
   function show() { state.seen = true; if (state.dirty) draw(); }
   drawers.push({ section, draw, show });
+}
+
+// Whoever zooms into a logarithmic axis needs ticks there.
+function retick(plot, change) {
+  const update = {};
+  for (const key of new Set(Object.keys(change).map((k) => k.split(".")[0]))) {
+    const axis = /^[xy]axis/.test(key) && Object.keys(change).some((k) => /range/.test(k)) && plot._fullLayout[key];
+    if (!axis || axis.type !== "log") continue;
+    const made = ticked(...axis.range.map((v) => 10 ** v));
+    update[`${key}.tickvals`] = made.tickvals;
+    update[`${key}.ticktext`] = made.ticktext;
+  }
+  if (Object.keys(update).length) Plotly.relayout(plot, update);
 }
 
 function legendEntry(entry) {

@@ -12,19 +12,35 @@ const inView = (row) => picks("activation", row.activation) && picks("depth", ro
   picks("setting", row.setting);
 const asText = (value) => (value == null || value === "" ? "none" : String(value));
 
+const VERDICTS = ["better", "smaller than seed noise", "cannot tell"];
+
+// Seeds of one cell mostly fail alike: one row for each cause, told with the numbers of its first run.
+function causes() {
+  const found = new Map();
+  for (const run of view().filter((r) => r.failure)) {
+    const own = [run.scheme, run.activation, run.depth, run.setting, run.rateText, run.outcome];
+    const id = JSON.stringify([...own, run.failure.replace(/[\d.,%]+(e[+-]?\d+)?/g, "#").replace(/hidden\S*/g, "#")]);
+    if (found.has(id)) found.get(id).seeds.push(run.seed);
+    else found.set(id, { ...run, seeds: [run.seed] });
+  }
+  return [...found.values()].map((row) => ({ ...row, runs: row.seeds.length, seeds: row.seeds.join(" ") }));
+}
+
 const TABLES = {
   pairs: {
     caption: () => `Differences in ${said(data.metric || "")} paired by seed, each scheme at the best rate of its cell, ` +
       `with intervals and verdicts that allow for all ${data.pairs.length} comparisons of this page together (Holm). ` +
       "A diverged run counts as the worst completed one of its data. With fewer than five common seeds nothing is " +
-      "decided: “cannot tell”. The filter by seed has no say here.",
+      "decided: “cannot tell”. From … to holds the true difference at 95 %, for all pairs at once. The filter by seed " +
+      "has no say here.",
     columns: () => [words("first", "init"), words("verdict", "is"), words("second", "than"), words("activation", "act"),
       { ...words("depth", "depth"), numeric: true }, words("setting", "setting"), ...["difference", "low", "high"].map((k) =>
-        (isShare(data.metric || "") ? share : number)(k, k === "difference" ? k : `${k} (95 %)`)),
+        (isShare(data.metric || "") ? number(k, { difference: "difference, points", low: "from", high: "to" }[k], points) :
+          number(k, { difference: k, low: "from", high: "to" }[k]))),
       number("p", "p, corrected", (v) => (v == null ? "" : v < 1e-3 ? "< 0.001" : v.toFixed(3))), number("n", "seeds"),
       words("seeds", "which seeds")],
     rows: () => data.pairs.filter((row) => inView({ ...row, depth: asText(row.depth) }) && picks("scheme", row.first) &&
-      picks("scheme", row.second)),
+      picks("scheme", row.second)).sort((a, b) => VERDICTS.indexOf(a.verdict) - VERDICTS.indexOf(b.verdict)),
     classOf: (row) => `verdict ${row.verdict.split(" ")[0]}`,
   },
   windows: {
@@ -60,9 +76,11 @@ const TABLES = {
     classOf: (row) => `outcome ${row.outcome}`,
   },
   failures: {
-    caption: () => "Every run that did not train, with what its records say about the cause.",
-    columns: () => [words("name", "run"), words("outcome", "outcome"), { ...words("failure", "diagnosis"), long: true }],
-    rows: () => view().filter((run) => run.failure),
+    caption: () => "Every run that did not train, with what its records say about the cause. Seeds that share a cause " +
+      "share a row; its numbers are those of the first.",
+    columns: () => [...CELL_COLUMNS.slice(0, 4), words("outcome", "outcome"), number("runs", "runs"),
+      words("seeds", "seeds"), { ...words("failure", "diagnosis"), long: true }, words("name", "first run")],
+    rows: causes,
     classOf: (row) => `outcome ${row.outcome}`,
   },
   unread: {

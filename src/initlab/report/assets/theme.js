@@ -55,7 +55,7 @@ const HOVER = { hoverlabel: { align: "left", namelength: -1 } };
 // The layout of a grid of panels, and for each panel the names of its axes.
 function grid(list, width, t, options = {}) {
   const { rowHeight = 230, left = 62, right = 16, gapX = 66, gapY = 74, bottom = 46, top = 30, wide = 3 } = options;
-  const columns = Math.max(1, Math.min(list.length, width > 1050 ? wide : width > 620 ? Math.min(2, wide) : 1));
+  const columns = Math.max(1, Math.min(list.length, width > 880 ? wide : width > 560 ? Math.min(2, wide) : 1));
   const rows = Math.max(1, Math.ceil(list.length / columns));
   const inside = Math.max(120, width - left - right), tall = rows * rowHeight + (rows - 1) * gapY;
   const cell = (inside - (columns - 1) * gapX) / columns;
@@ -80,8 +80,51 @@ function grid(list, width, t, options = {}) {
   return { layout, placed };
 }
 
-// A logarithmic axis whose ticks are few enough to be read.
-const logAxis = { type: "log", exponentformat: "power", nticks: 7 };
+// A logarithmic axis; its ticks are found when all that it shows is known.
+const logAxis = { type: "log" };
+
+function logTicks(low, high) {
+  const decades = Math.log10(high / low), found = [];
+  if (decades > 1.6) {
+    const apart = Math.max(1, Math.ceil(decades / 6));
+    for (let k = Math.ceil(Math.log10(low) - 0.2); k <= Math.log10(high) + 0.2; k += apart) found.push(10 ** k);
+    return found;
+  }
+  for (const steps of [[1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7], [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9]]) {
+    found.length = 0;
+    for (let k = Math.floor(Math.log10(low)); k <= Math.log10(high); k++) {
+      for (const step of steps) if (step * 10 ** k >= low * 0.97 && step * 10 ** k <= high * 1.03) found.push(step * 10 ** k);
+    }
+    if (found.length > 2) return found;
+  }
+  return [low, Math.sqrt(low * high), high];
+}
+
+function tickText(value) {
+  const size = Math.abs(value);
+  return size !== 0 && (size >= 1e4 || size < 1e-3) && Math.abs(Math.log10(size) % 1) < 1e-9
+    ? `10<sup>${String(Math.round(Math.log10(size))).replace("-", "−")}</sup>` : short(value, 2);
+}
+
+const ticked = (low, high) => {
+  const values = logTicks(low, high);
+  return { tickmode: "array", tickvals: values, ticktext: values.map(tickText) };
+};
+
+// Give every logarithmic axis its ticks, from its range or from all that is drawn on it.
+function finish({ layout, traces }) {
+  for (const [key, axis] of Object.entries(layout)) {
+    if (!/^[xy]axis/.test(key) || axis.type !== "log") continue;
+    const way = key[0], id = way + key.slice(5);
+    let low = Infinity, high = -Infinity;
+    if (axis.range) [low, high] = axis.range.map((v) => 10 ** v);
+    else for (const trace of traces) {
+      if ((trace[`${way}axis`] || way) !== id) continue;
+      for (const v of trace[way]) if (v > 0 && Number.isFinite(v)) { low = Math.min(low, v); high = Math.max(high, v); }
+    }
+    if (high >= low) Object.assign(axis, ticked(low, high));
+  }
+}
 
 function categories(axis, texts, most = 18, angle) {
   const every = Math.max(1, Math.ceil(texts.length / 40));

@@ -56,7 +56,7 @@ function panels(some, keys) {
 function filterBar(place) {
   const count = element("span", { className: "count" });
   const body = element("div", { className: "axes" });
-  const wide = window.matchMedia("(min-width: 760px)").matches;
+  const wide = window.matchMedia("(min-width: 1000px)").matches;
   const box = element("details", { open: wide }, element("summary", {}, "Filters ", count), body);
   for (const axis of AXES) body.append(axisChips(axis));
   if (data.rates) {

@@ -1,0 +1,88 @@
+"""What `initlab report` and `initlab table` print."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from initlab.errors import UserError, nearest
+from initlab.records import load
+from initlab.report.runs import Study, study
+from initlab.report.table import FORMATS, as_text, tabulated
+
+MOST = 40  # lines of a table on the screen; the page has them all
+
+
+def say_report(paths: Sequence[str], out: str | None) -> None:
+    """Write the page, then print the table it rests on, what is not whole, and where the page is.
+
+    Raises:
+        UserError: a path does not exist, there is no run, or the page cannot be written.
+    """
+    from initlab.report.write import write_report
+
+    found = write_report(paths, out)
+    runs = found.gathered.study
+    if len(runs.runs):
+        lines = tabulated(runs)
+        print(as_text(lines, most=MOST), end="")
+        if len(lines.lines) > MOST:
+            print(f"… {len(lines.lines) - MOST} more in the page")
+    for row in runs.unread.head(MOST).to_dict("records"):
+        print(as_line(f"{row['name']}: {row['status']}: {row['reason']}"))
+    if len(runs.unread) > MOST:
+        print(f"… {len(runs.unread) - MOST} more that are not whole, listed in the page")
+    size = found.path.stat().st_size / 1e6
+    print(f"report       {short(found.path)} ({size:.1f} MB; opens in any browser, needs no network)")
+
+
+def say_table(
+    paths: Sequence[str],
+    by: Sequence[str],
+    metrics: Sequence[str],
+    across: str | None,
+    form: str,
+    best: bool,
+    best_rate: bool,
+) -> None:
+    """Print one table; what is mixed in it goes to stderr.
+
+    Raises:
+        UserError: a path, a key, a metric or a format is unknown, or there is no run.
+    """
+    if form not in FORMATS:
+        raise UserError(f"--format={form} is unknown; there are {', '.join(FORMATS)}.{nearest(form, FORMATS)}")
+    roots = [Path(path) for path in paths]
+    found = study(load(roots), roots)
+    if found.runs.empty:
+        raise UserError(f"There is no run to tabulate in {', '.join(paths)}: give a run's or a sweep's directory.")
+    if best_rate:
+        found = at_best(found)
+    table = tabulated(found, split(by), split(metrics), across, best)
+    print(FORMATS[form](table), end="")
+    if table.mixed:
+        print(
+            f"initlab: lines also mix {', '.join(table.mixed)}: their std is not over seeds alone; add it to --by.",
+            file=sys.stderr,
+        )
+
+
+def at_best(found: Study) -> Study:
+    """Return a study of the runs at their cell's best rate."""
+    return replace(found, runs=found.runs[found.runs["best_rate"]].reset_index(drop=True), rates=False)
+
+
+def split(words: Sequence[str]) -> list[str]:
+    """Leave out what is empty."""
+    return [word.strip() for word in words if word.strip()]
+
+
+def as_line(words: str) -> str:
+    """Return text that stays on its line of a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in words)
+
+
+def short(path: Path) -> str:
+    """Return a path from here where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)

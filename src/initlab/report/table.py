@@ -1,0 +1,331 @@
+"""`initlab table`: mean ± std over seeds, grouped as the user likes, as text, CSV, Markdown or LaTeX."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.cells import cell_len
+
+from initlab.errors import UserError, nearest
+from initlab.records.tables import disarm
+from initlab.report.pairs import judged_by, larger_is_better
+from initlab.report.runs import METRICS, Study, ordered, telling, text, varying
+
+EXTRA = ("seconds", "steps", "trained", "first_bad_step")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Mean and standard deviation over the completed runs of one group; `best` among those it competes with."""
+
+    mean: float
+    std: float
+    n: int
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table: the values of its keys, how its runs ended, and an entry per column (None: no run)."""
+
+    keys: tuple[Any, ...]
+    ended: str
+    entries: tuple[Entry | None, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`keys` name the first columns; `columns` are (metric, value of the key across, or None) for the others."""
+
+    keys: tuple[str, ...]
+    across: str | None
+    columns: tuple[tuple[str, Any], ...]
+    lines: tuple[Line, ...]
+    mixed: tuple[str, ...]
+    marked: bool
+
+    def heading(self, column: tuple[str, Any]) -> str:
+        """Return the heading of a column, with its unit."""
+        metric, value = column
+        shown = f"{metric.replace('_', ' ')}{' (%)' if is_share(metric) else ''}"
+        if self.across is None:
+            return shown
+        several = len({m for m, _ in self.columns}) > 1
+        return f"{self.across}={text(value) or 'none'}" + (f" {shown}" if several else "")
+
+
+def is_share(metric: str) -> bool:
+    """Is it told in percent?"""
+    return "accuracy" in metric or metric == "trained"
+
+
+def tabulated(
+    study: Study,
+    by: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    across: str | None = None,
+    best: bool = False,
+) -> Table:
+    """Group runs and summarise metrics over what is left, which should be the seeds.
+
+    Arguments: `by`: configuration keys; by default all that differ between runs, but for the seed. `metrics`: by
+    default the test accuracy, or what there is. `across`: one of the keys whose values become columns. `best`: mark the
+    best entry among those that differ in the first key only.
+
+    Raises:
+        UserError: a key or a metric is unknown.
+    """
+    runs = study.runs
+    known = [str(key) for key in list(runs.columns)[: list(runs.columns).index("status")]]
+    differ = [key for key in varying(runs, [key for key in known if telling(key)]) if key in known]
+    keys = list(dict.fromkeys(by)) or [
+        *(key for key in ("init", "act", "depth") if key in runs and runs[key].map(text).nunique() > 1),
+        *differ,
+        *(["optim.lr"] if study.rates else []),
+    ]
+    keys = keys or ["init"]
+    if across is not None and across not in keys:
+        keys.append(across)
+    for key in keys:
+        if key not in known:
+            raise UserError(f"--by names {key}, which no run has.{nearest(key, known)}")
+    told = [metric for metric in (*METRICS, *EXTRA) if metric in runs and runs[metric].notna().any()]
+    wanted = list(dict.fromkeys(metrics)) or [judged_by(runs) or "loss"]
+    for metric in wanted:
+        if metric not in told and metrics:
+            raise UserError(
+                f"--metric names {metric}, which no run has; there are {', '.join(told) or 'none'}."
+                f"{nearest(metric, told)}"
+            )
+    rows = [key for key in keys if key != across]
+    values = ordered(runs[across]) if across else [None]
+    columns = tuple((metric, value) for value in values for metric in wanted)
+    lines = sorted_lines(runs, rows, across, columns)
+    grouped = runs.groupby([runs[key].map(text) for key in keys], sort=False)
+    rest = [key for key in [*differ, "init", "act", "depth", "optim.lr"] if key in runs and key not in keys]
+    mixed = tuple(k for k in rest if grouped[k].agg(lambda part: part.map(text).nunique()).max() > 1)
+    return Table(tuple(rows), across, columns, mark(lines, columns) if best else lines, mixed, best)
+
+
+def sorted_lines(
+    runs: pd.DataFrame, rows: Sequence[str], across: str | None, columns: Sequence[tuple[str, Any]]
+) -> tuple[Line, ...]:
+    """Return a line per combination of the rows' keys, in the order of their values."""
+    places = {key: {text(value): place for place, value in enumerate(ordered(runs[key]))} for key in rows}
+    as_text = pd.DataFrame({key: runs[key].map(text) for key in rows}, index=runs.index)
+    groups = as_text.groupby(list(rows), sort=False).groups if rows else {(): runs.index}
+    found = []
+    for name, index in groups.items():
+        group = runs.loc[index]
+        own = tuple(group[key].iloc[0] for key in rows)
+        label = name if isinstance(name, tuple) else (name,)
+        entries = tuple(entry(group if across is None else group[of(group[across], v)], m) for m, v in columns)
+        place = [places[key][value] for key, value in zip(rows, label, strict=True)]
+        found.append((place, Line(own, ended(group), entries)))
+    return tuple(line for _, line in sorted(found, key=lambda pair: pair[0]))
+
+
+def of(values: pd.Series, wanted: Any) -> pd.Series:
+    """Say which values are the wanted one, blanks among themselves alike."""
+    return values.map(text) == text(wanted)
+
+
+def entry(group: pd.DataFrame, metric: str) -> Entry | None:
+    """Summarise one metric of one group; None where there is no run at all."""
+    if group.empty:
+        return None
+    done = group[group["status"] == "completed"] if metric in METRICS else group
+    values = np.array([float(v) for v in done[metric] if v is not None and v == v], dtype=float)
+    values = values[np.isfinite(values)]
+    n = len(values)
+    if not n:
+        return Entry(float("nan"), float("nan"), 0)
+    same = n > 1 and bool((values == values[0]).all())
+    # Summing equal numbers leaves a rounding error that is no spread.
+    mean = float(values[0] if same else values.mean())
+    return Entry(mean, 0.0 if same else float(values.std(ddof=1)) if n > 1 else float("nan"), n)
+
+
+def ended(group: pd.DataFrame) -> str:
+    """Say how the runs of a group ended: a number when all completed."""
+    counts = group["status"].value_counts()
+    if list(counts.index) == ["completed"]:
+        return str(counts.iloc[0])
+    return ", ".join(f"{n} {status}" for status, n in counts.items())
+
+
+def mark(lines: Sequence[Line], columns: Sequence[tuple[str, Any]]) -> tuple[Line, ...]:
+    """Mark in every column the best entry among the lines that differ in the first key only; ties are all marked."""
+    tops: dict[tuple[Any, ...], float] = {}
+
+    def worth(line: Line, place: int) -> float:
+        found = line.entries[place]
+        sign = 1.0 if larger_is_better(columns[place][0]) and columns[place][0] not in ("seconds", "steps") else -1.0
+        return float("-inf") if found is None or not found.n else sign * found.mean
+
+    for place in range(len(columns)):
+        for line in lines:
+            rivals = (place, *map(text, line.keys[1:]))
+            tops[rivals] = max(tops.get(rivals, float("-inf")), worth(line, place))
+    marked = []
+    for line in lines:
+        entries = []
+        for place, found in enumerate(line.entries):
+            top = found is not None and found.n > 0 and worth(line, place) == tops[(place, *map(text, line.keys[1:]))]
+            entries.append(Entry(found.mean, found.std, found.n, top) if found is not None else None)
+        marked.append(Line(line.keys, line.ended, tuple(entries)))
+    return tuple(marked)
+
+
+# ---- how it is written
+
+
+def numbers(metric: str, found: Entry, plus_minus: str = " ± ") -> str:
+    """Write mean ± std, both with the same number of decimals; the mean alone for one run, a dash for none.
+
+    >>> numbers("test_accuracy", Entry(0.8451, 0.0031, 3)), numbers("loss", Entry(0.51234, float("nan"), 1))
+    ('84.5 ± 0.3', '0.512')
+    """
+    if not found.n:
+        return "–"
+    factor = 100 if is_share(metric) else 1
+    digits = ".1f" if is_share(metric) or abs(found.mean) >= 100 else ".3f" if abs(found.mean) >= 1e-3 else ".2e"
+    mean = f"{factor * found.mean:{digits}}"
+    return mean if found.std != found.std else f"{mean}{plus_minus}{factor * found.std:{digits}}"
+
+
+def cells(
+    table: Table, write: Callable[[str], str], bold: Callable[[str], str], plus_minus: str = " ± "
+) -> list[list[str]]:
+    """Return every line as texts: keys and how it ended by `write`, numbers as they are, the best ones in bold."""
+
+    def one(column: tuple[str, Any], found: Entry | None) -> str:
+        shown = "" if found is None else numbers(column[0], found, plus_minus)
+        return bold(shown) if found is not None and found.best else shown
+
+    return [
+        [
+            *(write(text(value)) for value in line.keys),
+            write(line.ended),
+            *(one(column, found) for column, found in zip(table.columns, line.entries, strict=True)),
+        ]
+        for line in table.lines
+    ]
+
+
+def headings(table: Table) -> list[str]:
+    """Return the headings of all columns."""
+    return [*table.keys, "runs", *(table.heading(column) for column in table.columns)]
+
+
+def as_text(table: Table, most: int | None = None) -> str:
+    """Write columns that line up; the best entries have a star. What would steer a terminal becomes a question mark."""
+
+    def tame(value: str) -> str:
+        return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", value)
+
+    left = len(table.keys) + 1
+    lines = [headings(table), *cells(table, tame, lambda shown: f"{shown} *")][: None if most is None else most + 1]
+    if table.marked:
+        lines = [[*line[:left], *(v if v.endswith("*") else f"{v}  " for v in line[left:])] for line in lines]
+    widths = [max(cell_len(line[k]) for line in lines) for k in range(len(lines[0]))]
+
+    def padded(value: str, k: int) -> str:
+        space = " " * (widths[k] - cell_len(value))
+        return value + space if k < left else space + value
+
+    return "\n".join("  ".join(padded(value, k) for k, value in enumerate(line)).rstrip() for line in lines) + "\n"
+
+
+def as_csv(table: Table) -> str:
+    """Write mean, std and n of every column as numbers; no text can start a formula."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    heads = [f"{m}{'' if table.across is None else f' {table.across}={text(v)}'}" for m, v in table.columns]
+    parts = ("mean", "std", "n", "best") if table.marked else ("mean", "std", "n")
+    writer.writerow(map(disarm, [*table.keys, "runs", *(f"{head} {part}" for head in heads for part in parts)]))
+    for line in table.lines:
+        row: list[Any] = [value if is_number(value) else disarm(text(value)) for value in line.keys]
+        row.append(line.ended)
+        for found in line.entries:
+            told = ["", "", 0, False] if found is None else [blank(found.mean), blank(found.std), found.n, found.best]
+            row += told[: len(parts)]
+        writer.writerow(row)
+    return out.getvalue()
+
+
+def is_number(value: Any) -> bool:
+    """Is it a number that is not blank?"""
+    return isinstance(value, (int, float, np.number)) and value == value
+
+
+def blank(value: float) -> float | str:
+    """Return a number, or a blank for none."""
+    return value if value == value else ""
+
+
+def as_markdown(table: Table) -> str:
+    """Write a table of GitHub's Markdown, the best entries in bold; nothing in a name is markup."""
+    head = [markdown_text(value) for value in headings(table)]
+    rule = ["---"] * (len(table.keys) + 1) + ["---:"] * len(table.columns)
+    lines = [head, rule, *cells(table, markdown_text, lambda shown: f"**{shown}**")]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def markdown_text(value: str) -> str:
+    r"""Escape what Markdown or HTML would take for markup; underscores inside words are none.
+
+    >>> print(markdown_text("he_normal | *<b>"))
+    he_normal \| \*&lt;b>
+    """
+    escaped = re.sub(r"([\\|*`\[\]~$#])", r"\\\1", re.sub(r"\s+", " ", value))
+    escaped = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def as_latex(table: Table) -> str:
+    """Write a booktabs table, the best entries in bold."""
+    columns = "l" * (len(table.keys) + 1) + "r" * len(table.columns)
+    first = len(table.keys) + 1
+    lines = cells(table, latex_text, lambda shown: rf"\mathbf{{{shown}}}", r" \pm ")
+    # A dash is no formula.
+    maths = [[*line[:first], *(f"${v}$" if v not in ("", "–") else v.replace("–", "--") for v in line[first:])]
+             for line in lines]  # fmt: skip
+    body = [" & ".join(line) + r" \\" for line in maths]
+    head = " & ".join(latex_text(value) for value in headings(table)) + r" \\"
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def latex_text(value: str) -> str:
+    r"""Escape what LaTeX would take for commands.
+
+    >>> print(latex_text("he_normal 50% {x}"))
+    he\_normal 50\% \{x\}
+    """
+    named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+             ">": r"\textgreater{}", "|": r"\textbar{}"}  # fmt: skip
+    return "".join(named.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in re.sub(r"\s+", " ", value))
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "text": as_text,
+    "csv": as_csv,
+    "markdown": as_markdown,
+    "latex": as_latex,
+}
