@@ -14,7 +14,7 @@ from initlab.ensemble import Part
 from initlab.training.crew import Crew
 from initlab.training.evaluation import accuracies, autocast, buffers_kept, keyed_randomness, member_losses
 from initlab.training.events import Plan, State, Stopped
-from initlab.training.optimizers import OPTIMIZERS, Hyper, Slots, Tensors, gradient_norms, stacked_norms
+from initlab.training.optimizers import OPTIMIZERS, Hyper, Slots, Tensors, gradient_norm, stacked_norms
 from initlab.training.schedules import rate_factor
 
 TARGET_WINDOW = 10  # steps whose mean loss is compared with the target
@@ -147,10 +147,7 @@ def apply(
     own = update.sinks_of_member if part.stacked else [grads]
     norms = None
     if logged or min(update.clip_norms) < math.inf:
-        if grads[0].is_cpu:
-            norms = gradient_norms(own)
-        else:
-            norms = stacked_norms(grads if part.stacked else [g.unsqueeze(0) for g in grads])
+        norms = stacked_norms(grads, own) if part.stacked else [gradient_norm(grads)]
         for tensors, norm, limit in zip(own, norms, update.clip_norms, strict=True):
             scale = limit / (norm + 1e-6)
             if limit < math.inf and not scale >= 1:
