@@ -92,12 +92,14 @@ def arrange(
             plan.groups[name] = [h for h in hashes if h not in open_hashes]
             if not plan.groups[name]:
                 del plan.groups[name]
-    fresh = [cell for cell in cells if cell.hash in open_hashes]
+    # Where the plan was lost, what is done helps to find the groups that there were.
+    fresh = [cell for cell in cells if cell.hash in open_hashes or plan.damage]
     for alike in by_key(fresh):
         for piece in pieces(alike, largest(alike)):
             group = Group(plan.next_id(), tuple(piece))
             plan.groups[group.id] = [cell.hash for cell in piece]
-            groups.append(group)
+            if any(cell.hash in open_hashes for cell in piece):
+                groups.append(group)
     position = {cell.hash: k for k, cell in enumerate(cells)}
     return sorted(groups, key=lambda group: min(position[cell.hash] for cell in group.cells))
 

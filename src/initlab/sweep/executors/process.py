@@ -27,11 +27,13 @@ class Worker:
     process: "subprocess.Popen[bytes] | None" = None
     answers: "queue.Queue[Done | Broken | None]" = field(default_factory=queue.Queue)
     busy: bool = False
+    listener: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the process, unless it lives."""
         if self.process is not None and self.process.poll() is None:
             return
+        self.close()
         environment = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
         if self.card is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.card
@@ -47,7 +49,8 @@ class Worker:
         assert self.process.stdout is not None
         self.answers = queue.Queue()
         pickle.dump((os.getpid(), self.cores), self.process.stdin)
-        threading.Thread(target=listen, args=(self.process.stdout, self.answers), daemon=True).start()
+        self.listener = threading.Thread(target=listen, args=(self.process.stdout, self.answers), daemon=True)
+        self.listener.start()
 
     def submit(self, task: Task) -> "ProcessJob":
         """Send a group."""
@@ -68,6 +71,7 @@ class Worker:
         if self.process is None:
             return
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         if self.busy:
             self.process.terminate()
         with suppress(OSError):
@@ -77,6 +81,10 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.listener is not None:
+            # It has heard the end; then nobody reads any more.
+            self.listener.join()
+            self.process.stdout.close()
 
 
 @dataclass
