@@ -48,9 +48,11 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
                 yield evaluate(ensemble.parts, data, step, plan, crew)
             began = time.monotonic()
             count = steps_ahead(plan, step, length)
-            ahead: Iterable[Batch] = (prepared(data, next(order), plan) for _ in range(count))
-            # One part alone takes each batch while it is still in the cache.
-            ahead = ahead if len(ensemble.parts) == 1 else list(ahead)
+            if len(ensemble.parts) == 1:
+                # One part alone takes each batch while it is still in the cache.
+                ahead: Iterable[Batch] = (prepared(data, next(order), plan) for _ in range(count))
+            else:
+                ahead = crew.each(lambda index: prepared(data, index, plan), [next(order) for _ in range(count)])
             found = crew.each(lambda part: advance_block(part, step, ahead, plan, state, crew), ensemble.parts)  # noqa: B023
             length = steps_within(YIELD_EVERY, (time.monotonic() - began) / count)
             state.step += count
