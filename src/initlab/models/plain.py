@@ -58,11 +58,12 @@ class Chain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map a batch [B, *input_shape] to outputs [B, classes]."""
         x = self.entry(x) if self.entry is not None else x
-        for k, layer in enumerate(self.hidden):
+        norms, dropouts = self.norms, self.dropouts
+        for k, (layer, act) in enumerate(zip(self.hidden, self.acts, strict=True)):
             x = layer(x)
-            x = self.norms[k](x) if self.norms is not None else x
-            x = self.acts[k](x)
-            x = self.dropouts[k](x) if self.dropouts is not None else x
+            x = norms[k](x) if norms is not None else x
+            x = act(x)
+            x = dropouts[k](x) if dropouts is not None else x
         x = self.pool(x) if self.pool is not None else x
         return self.readout(x)
 

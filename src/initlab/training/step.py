@@ -129,7 +129,8 @@ def advance(part: Part, x: Tensor, y: Tensor, plan: Plan, step: int, update: Upd
 
 def gradients(part: Part, losses: Tensor, update: Update) -> Tensors:
     """Return the gradients of every parameter of a part, laid out as the parameters are."""
-    grads = torch.autograd.grad(losses.sum(), part.parameters, allow_unused=True, materialize_grads=True)
+    each = torch.ones_like(losses)
+    grads = torch.autograd.grad(losses, part.parameters, each, allow_unused=True, materialize_grads=True)
     if not part.stacked:
         # Fused updates pair elements by their place in memory.
         pairs = zip(grads, part.parameters, strict=True)
