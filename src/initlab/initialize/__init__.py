@@ -5,7 +5,7 @@
 """
 
 from .fill import initialize_, promised
-from .plan import Plan, Task, impossible, plan, plan_parameters
+from .plan import Plan, Task, impossible, plan
 from .request import DERIVED_GAINS, Request, Roles, Spec, request
 from .rows import COLUMNS, measured
 from .streams import fingerprint, stream
@@ -23,7 +23,6 @@ __all__ = [
     "initialize_",
     "measured",
     "plan",
-    "plan_parameters",
     "promised",
     "request",
     "stream",

@@ -109,16 +109,7 @@ def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> Plan:
     for name, part in module.named_modules():
         if type(part).__module__.startswith(QUANTIZED) and refuse and wanted.means(f"{name}.weight"):
             raise UserError(f"{name or 'the module'} is quantized: initialize the module before it is quantized.")
-    return plan_parameters(list(walk(module, wanted.kinds)), wanted, module, refuse)
-
-
-QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
-
-
-def plan_parameters(
-    parameters: Sequence[Parameter], wanted: Request, module: nn.Module | None, refuse: bool = True
-) -> Plan:
-    """Return one task per parameter; without a module there are no roles but those that globs give."""
+    parameters = list(walk(module, wanted.kinds))
     rules, several = assign(parameters, wanted)
     schemes = {name: rule.scheme for name, rule in rules.items()}
     layers = layers_of(module, parameters, wanted, schemes)
@@ -127,6 +118,9 @@ def plan_parameters(
     _check_convolutions(found)
     _check_gates(found, wanted)
     return found
+
+
+QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
 
 def impossible(module: nn.Module, scheme: Spec | Mapping[str, Spec], **arguments: Any) -> str | None:

@@ -14,7 +14,7 @@ from .request import Request, listed
 
 
 def layers_of(
-    module: nn.Module | None, parameters: Sequence[Parameter], wanted: Request, schemes: Mapping[str, Scheme]
+    module: nn.Module, parameters: Sequence[Parameter], wanted: Request, schemes: Mapping[str, Scheme]
 ) -> dict[str, WeightLayer]:
     """Return what is known of each weight layer, by name.
 
@@ -22,7 +22,7 @@ def layers_of(
         UserError: a role's glob matches no weight.
         Impossible: a scheme must know which layer comes first, and nothing says it.
     """
-    inner = None if module is None else _unwrapped(module)
+    inner = _unwrapped(module)
     weights = [p for p in parameters if p.is_weight]
     declared: Sequence[WeightLayer] | None = getattr(inner, "weight_layers", None)
     if declared is None and isinstance(inner, nn.Sequential):

@@ -35,7 +35,11 @@ SAID = {"left": "left alone", "unmatched": "no rule", "skipped": "skipped", "ref
 
 def frame_of(tasks: Sequence[Task], measure: bool) -> pd.DataFrame:
     """Return a frame with `COLUMNS`; mean, std and fingerprint are missing unless `measure`."""
-    frame = pd.DataFrame([row(task, measure) for task in tasks], columns=list(COLUMNS))
+    return whole_fans(pd.DataFrame([row(task, measure) for task in tasks], columns=list(COLUMNS)))
+
+
+def whole_fans(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give the columns fan_in and fan_out a type that has whole numbers and knows what is missing; return the frame."""
     for column in ("fan_in", "fan_out"):
         values = frame[column].tolist()
         whole = all(value is None or value != value or value == int(value) for value in values)

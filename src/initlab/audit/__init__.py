@@ -1,0 +1,22 @@
+"""Is this module initialized as promised? One row per parameter, with p-values, and what a broken one looks like.
+
+`engine` puts the frame together, `checks` tests one parameter, `duplicates` compares layers, `looks` and `reasons` say
+what is wrong, `sources` reads files, `show` writes text, JSON and JUnit XML. The room is callable:
+`initlab.audit(model, "he_normal")`.
+"""
+
+import sys
+from types import ModuleType
+
+from .engine import COLUMNS, FALSE_ALARMS, audit
+from .show import as_json, as_junit, as_text
+
+__all__ = ["COLUMNS", "FALSE_ALARMS", "as_json", "as_junit", "as_text", "audit"]
+
+
+class _Callable(ModuleType):
+    # `initlab.audit` is this module as soon as anything has imported it, and the function's name as well.
+    __call__ = staticmethod(audit)
+
+
+sys.modules[__name__].__class__ = _Callable
