@@ -145,9 +145,9 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     from initlab.sweep import How, checked, dry_run, run_sweep, show_outcome
 
+    chosen = How(**how)
     directory = Path(str(master.hydra.sweep.dir)).absolute()
     cells = checked([job.config for job in jobs], [job.directory for job in jobs])
-    chosen = How(**how)
     if jobs[0].config.dry_run:
         dry_run(cells, directory, chosen)
         return []

@@ -96,6 +96,7 @@ class Launch:
                     running.append((group, task, executor.submit(task)))
                 if self.signals.received:
                     self.ask_to_stop()
+                    running = [each for each in running if not self.taken_back(*each)]
                 going_on = [each for each in running if not self.look(*each, queue)]
                 if going_on and len(going_on) == len(running):
                     self.tell(going_on)
@@ -108,6 +109,10 @@ class Launch:
             executor.close()
         if self.signals.received:
             raise Interrupted(self.signals.received)
+
+    def taken_back(self, group: Group, task: Task, job: Job) -> bool:
+        """Take a group out of the queue of its executor if it has not begun; return whether that could be."""
+        return not task.progress.exists() and job.cancel()
 
     def look(self, group: Group, task: Task, job: Job, queue: deque[Group]) -> bool:
         """Ask a job for its answer and act on it; return whether it has one."""

@@ -46,11 +46,11 @@ def sweep(
     >>> frame[["init", "status", "steps"]].values.tolist()
     [['zeros', 'completed', 2], ['he_normal', 'completed', 2]]
     """
+    how = How(executor, workers, options or {})
     given = dict(flat(config or {})) | dict(flat({key.replace("__", "."): value for key, value in axes.items()}))
     configs, directory = compose_grid([override_text(key, value) for key, value in given.items()])
     configs = [configs[k] for k in wanted(configs, repeats=bool(configs[0].sweep.grids))]
     cells = checked(configs, default_directories(configs, directory))
-    how = How(executor, workers, options or {})
     if configs[0].dry_run:
         from initlab.sweep.show import dry_run
 

@@ -3,15 +3,18 @@
 import json
 import os
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from initlab.errors import UserError
+from initlab.errors import Interrupted, UserError
 from initlab.records.files import door, replace
+
+PATIENCE = 5.0  # seconds before a wait is mentioned
 
 
 @contextmanager
@@ -50,15 +53,27 @@ def described(holder: Path) -> str:
 
 
 @contextmanager
-def group_lock(path: Path) -> Iterator[None]:
+def group_lock(path: Path, stop: Callable[[], int]) -> Iterator[None]:
     """Hold a group while it is computed; wait for whoever does already.
 
     A launch that dies may leave a worker behind, on a cluster for hours: two must not write the same files.
+
+    Raises Interrupted when `stop()` returns a signal's number meanwhile.
     """
+    began, told = time.monotonic(), False
     with door(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        lock.acquire(poll_interval=0.2)
+        lock = FileLock(path, timeout=0.2)
+        while True:
+            try:
+                lock.acquire()
+                break
+            except Timeout:
+                if signal := stop():
+                    raise Interrupted(signal) from None
+                if not told and time.monotonic() - began > PATIENCE:
+                    told = True
+                    print(f"initlab: waiting for the worker of another launch, which has {path.stem}.", file=sys.stderr)
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """A sweep from its checked cells to its table: planned, resumed, run by an executor, tabulated."""
 
+import os
 import shutil
 import sys
 import time
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from initlab.errors import Interrupted
 from initlab.experiment.build import planned_steps
@@ -37,11 +40,15 @@ class How:
     workers: int | str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_executor(self.executor, self.workers, self.options)
+
     def sharers(self) -> int:
-        """Return how many groups may share this machine's memory."""
-        if self.executor == "inline" or self.workers == "auto":
+        """Return how many groups are computed at a time by one machine, and share its memory."""
+        if self.executor == "inline" or (self.executor == "submitit" and not self.options.get("cluster")):
             return 1
-        return int(self.workers)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return (torch.cuda.device_count() or cores) if self.workers == "auto" else int(self.workers)
 
 
 @dataclass
@@ -75,7 +82,8 @@ def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: Ho
 
     def largest(alike: Sequence[Cell]) -> int:
         fair = -(-len(ordered) // how.sharers())
-        return min(largest_group(alike[0].config, how.sharers()), max(fair, 1))
+        cards = torch.cuda.device_count() if alike[0].config.device in ("auto", "cuda") else 0
+        return min(largest_group(alike[0].config, -(-how.sharers() // max(cards, 1))), max(fair, 1))
 
     return arrange(plan, ordered, lambda cell: results.finished(cell) is not None, largest)
 
@@ -101,7 +109,6 @@ def run_sweep(
     a signal.
     """
     started = time.monotonic()
-    check_executor(how.executor, how.workers, how.options)
     with alone(directory):
         opened()
         results = Results(directory)

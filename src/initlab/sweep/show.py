@@ -71,13 +71,15 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
             column, justify="left" if column in ("group", "what differs from the other groups") else "right"
         )
     total = 0.0
-    differing = [k for k in keys(grid) if len({str(flatten(g.cells[0].config.plain()).get(k)) for g in groups}) > 1]
+    flats = {cell.number: flatten(cell.config.plain()) for group in groups for cell in group.cells}
+    firsts = [flats[group.cells[0].number] for group in groups]
+    differing = [k for k in keys(grid) if len({str(flat.get(k)) for flat in firsts}) > 1]
     for group in groups:
         config = group.cells[0].config
         seconds = estimated_seconds(group)
         total += seconds
-        flat = flatten(config.plain())
-        shared = [k for k in differing if len({str(flatten(c.config.plain()).get(k)) for c in group.cells}) == 1]
+        flat = flats[group.cells[0].number]
+        shared = [k for k in differing if all(flats[cell.number].get(k) == flat.get(k) for cell in group.cells)]
         table.add_row(
             group.id,
             str(len(group.cells)),

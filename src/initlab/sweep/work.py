@@ -33,6 +33,7 @@ class Task:
     room: Path  # checkpoints, locks, progress
     every: float
     launch: str  # tells this launch's wish to stop from an earlier one's
+    home: Path = field(default_factory=Path.cwd)  # where the user's own modules and relative paths are looked up
 
     @property
     def checkpoint(self) -> Path:
@@ -95,7 +96,7 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
     """
     keeping = Keeping(task.checkpoint, task.every, stop)
     notes = []
-    with group_lock(task.room / f"{task.id}.lock"):
+    with group_lock(task.room / f"{task.id}.lock", stop):
         if found := another_has_done_it(task):
             return Done(found)
         try:
@@ -136,6 +137,8 @@ class Remote:
 
     def __call__(self) -> Done | Broken:
         """Do the work in this process and return what became of it, whatever that is."""
+        os.chdir(self.task.home)
+        self.watch({})
         with suppress(ValueError):  # not in the main thread: then the launch alone can stop it
             signal.signal(signal.SIGTERM, self.hear)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launch, which says stop by a file
@@ -180,4 +183,4 @@ def read_progress(task: Task) -> dict[str, Any] | None:
         found = json.loads(task.progress.read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and found else None

@@ -34,11 +34,15 @@ KINDS = {
 class Job(Protocol):
     """A group that is being computed somewhere."""
 
+    def cancel(self) -> bool:
+        """Take it back if it waits in a queue of its own, before it began; return whether that could be."""
+
     def poll(self) -> Done | None:
         """Return what became of it, or None while it runs.
 
         Raises WorkerDied, GroupError, Interrupted or UserError instead.
         """
+        ...
 
 
 class Executor(Protocol):

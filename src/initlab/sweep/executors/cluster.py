@@ -17,6 +17,13 @@ class RayJob:
 
     reference: Any
 
+    def cancel(self) -> bool:
+        """Take the task back."""
+        import ray
+
+        ray.cancel(self.reference, force=True)
+        return True
+
     def poll(self) -> Done | None:
         """Look whether the task is done."""
         import ray

@@ -15,6 +15,10 @@ class InlineJob:
     watch: Watch
     stop: Callable[[], int]
 
+    def cancel(self) -> bool:
+        """Nothing waits."""
+        return False
+
     def poll(self) -> Done:
         """Compute it."""
         return work(self.task, self.watch, self.stop)

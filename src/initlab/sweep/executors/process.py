@@ -93,6 +93,10 @@ class ProcessJob:
 
     worker: Worker
 
+    def cancel(self) -> bool:
+        """Nothing waits."""
+        return False
+
     def poll(self) -> Done | None:
         """Look whether there is an answer."""
         try:

@@ -35,6 +35,11 @@ class SlurmJob:
 
     job: Any
 
+    def cancel(self) -> bool:
+        """Take the job out of the queue."""
+        self.job.cancel()
+        return True
+
     def poll(self) -> Done | None:
         """Look whether the job is done."""
         from submitit.core.utils import UncompletedJobError
