@@ -86,7 +86,7 @@ class Call:
             self.write("weight", part[None].double())
             self.write("matrix", self.weight.matrix()[None])
             self.write("units", self.weight.units()[None])
-            self.facts = facts_of(self.weight)
+            self.facts = facts_of(self.weight, copies=self.stats["duplicate_units"] > 0)
 
     def measure_gradient(self, gradient: Tensor) -> None:
         """Write the statistics of the weight's gradient, given as stored."""

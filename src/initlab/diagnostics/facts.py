@@ -1,6 +1,7 @@
 """Facts about one weight that verdicts need: how large its elements are, whether they are constant, copied, default."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,7 @@ class Facts:
         key: equal for equal values of equal shape; tied: see `Weight`; part: `q`, `k` or `v` of a packed weight.
         bias_mean: mean of the bias, 0 without one.
         twins: layers with the same values in tensors of their own.
+        patterned: made by a scheme that draws nothing, such as an identity; looked at where units or layers are copies.
     """
 
     parameter: str
@@ -48,10 +50,11 @@ class Facts:
     bias_mean: float
     part: str = ""
     twins: tuple[str, ...] = ()
+    patterned: bool = False
 
 
-def facts_of(weight: Weight) -> Facts:
-    """Take the facts of a weight.
+def facts_of(weight: Weight, copies: bool = False) -> Facts:
+    """Take the facts of a weight, `copies` telling whether some of its units are.
 
     >>> from initlab.diagnostics.weights import weights_of
     >>> facts = facts_of(weights_of(nn.Linear(64, 64))[0])
@@ -59,9 +62,9 @@ def facts_of(weight: Weight) -> Facts:
     (True, False, 64)
     """
     part = weight.part(weight.tensor.detach())
-    x = part.double()
     fans = weight.fans
     bias = weight.bias
+    square = float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 / max(part.numel(), 1)
     labels = [block.label for block in weight.blocks]
     return Facts(
         parameter=weight.name,
@@ -72,15 +75,16 @@ def facts_of(weight: Weight) -> Facts:
         groups=max(len(weight.blocks), 1),
         units=weight.blocks[0].shape[0] if weight.blocks else part.shape[0],
         elements=part.numel(),
-        square=float(x.square().mean()),
-        mean=float(x.mean()),
-        constant=bool((x == x.flatten()[0]).all()) if x.numel() else True,
-        finite=bool(torch.isfinite(x).all()),
+        square=square,
+        mean=float(part.mean(dtype=torch.float64)),
+        constant=bool((part == part.flatten()[0]).all()) if part.numel() else True,
+        finite=math.isfinite(square),
         default=left_at_default(weight),
         key=_key(part),
         tied=weight.tied,
         bias_mean=float(bias.detach().double().mean()) if bias is not None and bias.numel() else 0.0,
         part=labels[0] if len(labels) == 1 else "",
+        patterned=copies and by_rule(weight),
     )
 
 
@@ -94,11 +98,11 @@ def left_at_default(weight: Weight) -> bool:
     """
     bound = _default_bound(weight)
     part = weight.part(weight.tensor.detach())
-    if bound is None or part.numel() < ENOUGH or not bool(torch.isfinite(part).all()):
+    if bound is None or part.numel() < ENOUGH:
         return False
     values = part.flatten()
-    spread = float(values.double().square().mean()) / (bound**2 / 3)
-    if abs(spread - 1) > 6 * (0.8 / values.numel()) ** 0.5 + 1e-6:  # Var of u² is 0.8 of its squared mean
+    spread = float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2 / values.numel() / (bound**2 / 3)
+    if not abs(spread - 1) <= 6 * (0.8 / values.numel()) ** 0.5 + 1e-6:  # Var of u² is 0.8 of its squared mean
         return False
     step = -(-values.numel() // DRAWN)
     return not violations(values[::step], uniform(-bound, bound), alpha=1e-6)
@@ -140,18 +144,18 @@ def with_twins(weights: Sequence[Weight], found: Sequence[Facts]) -> list[Facts]
             groups.setdefault(facts.key, []).append(i)
     result = list(found)
     for members in groups.values():
-        if len(members) > 1 and not by_rule(weights[members[0]], found[members[0]]):
+        if len(members) > 1 and not found[members[0]].patterned and not by_rule(weights[members[0]]):
             for i in members:
                 result[i] = replace(found[i], twins=tuple(weights[j].layer for j in members if j != i))
     return result
 
 
-def by_rule(weight: Weight, facts: Facts) -> bool:
+def by_rule(weight: Weight) -> bool:
     """Whether a scheme that draws nothing made these values: equal ones are then no accident."""
     x = weight.part(weight.tensor.detach()).double().cpu()
     if len(x.unique()) <= 3:
         return True
-    if not weight.blocks or len(weight.blocks) > 1 or not facts.finite:
+    if len(weight.blocks) != 1 or not bool(torch.isfinite(x).all()):
         return False
     block = weight.blocks[0]
     values = block.view(weight.tensor.detach()).double().cpu()

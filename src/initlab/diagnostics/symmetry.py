@@ -13,6 +13,9 @@ EXACT = 1024
 ESTIMATED = 2**24
 """Elements up to which it is estimated; a larger matrix gets no effective rank."""
 
+HASHED = 2**20
+"""Elements that are hashed at once."""
+
 STEPS, PROBES = 24, 4
 
 
@@ -74,6 +77,11 @@ def _estimated(blocks: Tensor) -> Tensor:
     return _spread(torch.cat(nodes).sqrt(), torch.cat(weights))
 
 
+def _keys(rows: Tensor, odd: Tensor) -> Tensor:
+    bits = (rows.double() + 0.0).view(torch.int64)  # −0 counts as 0
+    return ((bits ^ (bits >> 29)) * odd).sum(-1)
+
+
 def _gram(a: Tensor, v: Tensor) -> Tensor:
     return a @ (a.T @ v)
 
@@ -92,10 +100,9 @@ def duplicate_units(x: Tensor) -> Tensor:
     """
     if x.shape[-2] == 1:
         return torch.zeros(x.shape[0], dtype=torch.float64)
-    bits = (x.double() + 0.0).view(torch.int64)  # −0 counts as 0
     # A hash in wrapping integers: equal rows have equal keys however the sum is ordered, unlike a float projection.
     generator = torch.Generator().manual_seed(0)
     odd = torch.randint(-(2**62), 2**62, (x.shape[-1],), generator=generator).to(x.device) * 2 + 1
-    keys = ((bits ^ (bits >> 29)) * odd).sum(-1)
+    keys = torch.cat([_keys(rows, odd) for rows in x.split(max(1, HASHED // x[..., 0, :].numel()), dim=-2)], dim=-1)
     copies = (keys.sort(dim=-1).values.diff(dim=-1) == 0).sum(-1)
     return copies.sum(-1).double()

@@ -58,21 +58,24 @@ class Weight:
 
     def matrix(self) -> Tensor:
         """Return the blocks as float64 [G, out, in]: convolutions flattened, gates of a recurrent layer one matrix."""
-        values = self.tensor.detach().double()
+        values = self.tensor.detach()
         if not self.blocks or (self.kind == "packed" and len(self.blocks) > 1):
-            return values.reshape(1, values.shape[0], -1)
-        blocks = [block.view(values) for block in self.blocks]
-        return torch.stack([block.reshape(block.shape[0], -1) for block in blocks])
+            return values.reshape(1, values.shape[0], -1).double()
+        return self._rows()
 
     def units(self) -> Tensor:
         """Return the weights of each unit, its bias a further column: [G, out, in + 1], groups and gates apart."""
-        values = self.tensor.detach().double()
-        blocks = [b.view(values) for b in self.blocks] if self.blocks else [values]
-        rows = torch.stack([block.reshape(block.shape[0], -1) for block in blocks])
+        rows = self._rows()
         if self.bias is None or self.bias.numel() != rows.shape[0] * rows.shape[1]:
             return rows
         bias = self.bias.detach().double().reshape(rows.shape[0], rows.shape[1], 1)
         return torch.cat([rows, bias], dim=2)
+
+    def _rows(self) -> Tensor:
+        values = self.tensor.detach()
+        blocks = [block.view(values) for block in self.blocks] if self.blocks else [values]
+        rows = [block.reshape(block.shape[0], -1) for block in blocks]
+        return (rows[0][None] if len(rows) == 1 else torch.stack(rows)).double()
 
 
 def weights_of(module: nn.Module) -> list[Weight]:

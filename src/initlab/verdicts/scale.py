@@ -35,10 +35,11 @@ class Law:
 def fan(mode: str, facts: Facts) -> float:
     """The number by which a mode divides."""
     n, m = facts.fan_in, facts.fan_out
-    return {"fan_in": n, "fan_out": m, "fan_avg": (n + m) / 2, "fan_max": max(n, m), "1": 1.0}[mode]
+    known = {"fan_in": n, "fan_out": m, "fan_avg": (n + m) / 2, "fan_max": max(n, m), "1": 1.0}
+    return known[mode] if mode in known else m * facts.groups
 
 
-MODES = ("fan_in", "fan_avg", "fan_out", "fan_max", "1")
+MODES = ("fan_in", "fan_avg", "fan_out", "fan_max", "1", "fan_out·groups")
 
 
 def factor(x: float) -> str:
@@ -62,8 +63,8 @@ def neighbours(calls: Sequence[Call]) -> list[tuple[Call, Law, float]]:
     for call in calls:
         facts = _scaled(call)
         if facts is not None:
-            depthwise = facts.groups > 1 and facts.groups == facts.units * facts.groups
-            groups.setdefault(f"{KINDS[facts.kind]}{' depthwise' if depthwise else ''}", []).append((call, facts))
+            # most libraries count the fans of grouped convolutions as if they had one group: a law of their own
+            groups.setdefault(KINDS[facts.kind] + (" in groups" if facts.groups > 1 else ""), []).append((call, facts))
     if all(len(group) < 3 for group in groups.values()):
         groups = {"all": [pair for group in groups.values() for pair in group]}
     return [found for group in groups.values() for found in _outliers(group)]

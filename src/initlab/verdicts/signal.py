@@ -21,8 +21,8 @@ LONG = 3
 WARNS, FAULTS = 1e3, 1e6
 """Factors on a mean square, over the whole chain, from which on it is a warning and a fault."""
 
-ALIKE = 1e-4
-"""1 − c below which two inputs cannot be told apart any more."""
+ALIKE, LOST = 1e-4, 1e-6
+"""1 − c below which two inputs can hardly be told apart, and below which not at all."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,19 @@ class Chain:
         """ln of last over first of a mean square, without the steps whose cause is known; None where it cannot be."""
         total = 0.0
         for one, two in zip(self.calls, self.calls[1:], strict=False):
-            a, b = one.stats.get(stat), two.stats.get(stat)
+            a, b = (_size(call, stat) for call in (one, two))
             if two.layer in self.explained or one.layer in self.explained:
                 continue
             if a is None or b is None or not (0 < a < math.inf and 0 < b < math.inf):
                 return None
             total += math.log(b / a)
         return total
+
+
+def _size(call: Call, stat: str) -> float | None:
+    # Of gradients the sum over units and positions: a map that shrinks spreads the same gradient over fewer of them.
+    value = call.stats.get(stat)
+    return value if value is None or stat == "q" else value * call.samples * call.units
 
 
 def chains(found: Diagnosis, explained: frozenset[str]) -> list[Chain]:
@@ -139,18 +145,20 @@ def gradient(chain: Chain) -> list[Verdict]:
     steps = len(chain.calls) - 1
     grows = change < 0  # larger at the first layer than at the last: it grows on its way down
     text = (
-        f"The gradient {'explodes' if grows else 'dies'} on its way down: it changes by "
+        f"The gradient {'explodes' if grows else 'dies'} on its way down: its length changes by "
         f"{math.exp(-change / 2 / steps):.2g}× per layer from {last.layer} to {first.layer}, "
         f"{power_of_ten(math.exp(-change / 2))} over {steps} layers.{_why(chain)}"
     )
-    low = [call for call in chain.calls if call.stats.get("grad_underflow", 0) > 0]
-    if low:
-        text += (
-            f" At {low[0].layer} it is {power_of_ten(math.sqrt(low[0].stats['grad_mean_square']))}, not zero, but too "
-            "small for its precision: it underflows."
-        )
+    if underflows(first):
+        size = math.sqrt(first.stats["grad_mean_square"])
+        text += f" At {first.layer} its size is {size:.1e}: not zero, but too small for its precision, it underflows."
     name = "gradient_explodes" if grows else "gradient_dies"
     return [Verdict(severity, name, (first.layer, last.layer), text, remedy_for(chain.act))]
+
+
+def underflows(call: Call) -> bool:
+    """Whether all of a layer's gradient is too small for its precision."""
+    return call.stats.get("grad_underflow", 0) >= call.samples * call.units > 0
 
 
 def _why(chain: Chain) -> str:
@@ -171,7 +179,8 @@ def alike(chain: Chain) -> list[Verdict]:
         f"All inputs look the same from {listed([where.layer])} on: the correlation of two different inputs rises from "
         f"{before:.2f} to {after:.6f}, so the layers behind cannot tell them apart.{_why(chain)}"
     )
-    return [Verdict("fault", "inputs_alike", (where.layer,), text, remedy_for(chain.act))]
+    severity = "fault" if 1 - after <= LOST else "warning"
+    return [Verdict(severity, "inputs_alike", (where.layer,), text, remedy_for(chain.act))]
 
 
 def stream(found: Diagnosis) -> list[Verdict]:
@@ -227,7 +236,7 @@ def lost(found: Diagnosis) -> list[Verdict]:
     if zero:
         text = f"No gradient reaches {listed(zero)}: it is exactly zero there, and these layers cannot learn."
         return [Verdict("warning", "no_gradient", zero, text)]
-    small = tuple(c.layer for c in found.calls if c.stats.get("grad_underflow", 0) >= c.samples * c.units > 0)
+    small = tuple(call.layer for call in found.calls if underflows(call))
     if small:
         text = f"The gradient at {listed(small)} is not zero, but too small for its precision: it underflows."
         return [Verdict("warning", "underflow", small, text)]

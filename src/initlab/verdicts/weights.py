@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from initlab.diagnostics import Call, Diagnosis
-from initlab.verdicts.record import Verdict, capital, listed, power_of_ten
+from initlab.verdicts.record import SEVERITIES, Verdict, capital, listed, power_of_ten
 from initlab.verdicts.scale import Law, factor, lawful, neighbours
 
 MANY = 0.5
@@ -81,8 +81,8 @@ def last_layers(found: Diagnosis) -> set[int]:
 def copies(calls: Sequence[Call]) -> list[Verdict]:
     """Units that start as copies of one another."""
     verdicts = []
-    for severity, chosen in (("fault", True), ("warning", False)):
-        bad = [c for c in calls if _copied(c) > 0 and (_copied(c) >= MANY) == chosen and not is_zero(c)]
+    for severity in SEVERITIES:
+        bad = [call for call in calls if _copied(call) == severity]
         if not bad:
             continue
         names = _names(bad)
@@ -99,10 +99,14 @@ def copies(calls: Sequence[Call]) -> list[Verdict]:
     return verdicts
 
 
-def _copied(call: Call) -> float:
-    if call.facts is None or call.facts.kind in ("unknown", "embedding"):
-        return 0.0
-    return call.stats.get("duplicate_units", 0.0) / max(call.facts.units * call.facts.groups, 1)
+def _copied(call: Call) -> str | None:
+    """How bad copies in this layer are, None if there are none; in an identity or another pattern they are meant."""
+    facts, count = call.facts, call.stats.get("duplicate_units", 0)
+    if facts is None or facts.kind in ("unknown", "embedding") or not count or is_zero(call):
+        return None
+    if facts.patterned and not facts.constant:
+        return "note"
+    return "fault" if count >= MANY * facts.units * facts.groups or facts.constant else "warning"
 
 
 def twins(calls: Sequence[Call]) -> list[Verdict]:
@@ -149,10 +153,13 @@ def out_of_scale(calls: Sequence[Call]) -> list[Verdict]:
             f"{capital(listed([call.layer]))} has weights {times} {'larger' if larger else 'smaller'} than the "
             f"other layers, which follow {law.text}."
         )
+        normed = "norm" in call.into
+        if normed:
+            text += " The norm behind it hides that from the signal, but not from the size of its gradient."
         remedy = (
             f"{'divide' if larger else 'multiply'} its weights by {times.rstrip('×')}, or initialize it like the others"
         )
-        verdicts.append(Verdict("fault", "out_of_scale", (call.layer,), text, remedy))
+        verdicts.append(Verdict("warning" if normed else "fault", "out_of_scale", (call.layer,), text, remedy))
     return verdicts
 
 
