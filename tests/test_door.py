@@ -255,11 +255,13 @@ def test_no_network(refused, monkeypatch, tmp_path, name):
 def test_below_a_regular_file(refused, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert "cannot be written (Not a directory): choose another directory" in refused("hydra.run.dir=file/run")
+    assert "cannot be written (Not a directory)" in refused("-m", "init=zeros,ones", "sweep.root=file/sweeps")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
 def test_below_proc(refused):
     assert "/proc/none/run cannot be written" in refused("hydra.run.dir=/proc/none/run")
+    assert "cannot be written" in refused("-m", "init=zeros,ones", "sweep.root=/proc/none")
 
 
 @pytest.fixture
@@ -279,13 +281,14 @@ def mounted(tmp_path):
 
 
 def test_read_only(refused, mounted):
-    place = mounted("ro,size=64k")
+    place = mounted("ro,size=8m")
     assert "cannot be written (Read-only file system)" in refused(f"hydra.run.dir={place}/run")
 
 
 def test_full_disk(refused, mounted):
     place = mounted("size=64k")
     assert "No space is left for" in refused(*QUICK, f"hydra.run.dir={place}/run")
+    assert "No space is left for" in refused(*QUICK, "-m", "init=zeros,ones", f"sweep.root={place}/sweeps")
 
 
 def test_a_disk_that_fills_while_training_keeps_what_was_recorded(mounted, capsys):
@@ -363,6 +366,15 @@ def test_what_cannot_exist_is_skipped_in_a_list(capsys):
     frame = pd.read_csv("outputs/sweeps/s/sweep.csv").set_index("init")
     assert frame["status"].to_dict() == {"dirac": "skipped", "zeros": "completed"}
     assert "init=dirac needs convolutions" in out
+
+
+def test_a_dry_run_writes_nothing(capsys, tmp_path):
+    with pytest.raises(SystemExit) as leaving:
+        main([*QUICK, "dry_run=true"])
+    assert leaving.value.code == 0
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"glorot_uniform-tanh-d1-s0 would go to /.*-d1-s0\. Nothing was written\.\n", out)
+    assert tree(tmp_path) == set()
 
 
 def test_two_runs_in_one_second_are_two_runs(monkeypatch, trained):

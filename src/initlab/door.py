@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from initlab.config import Config
 from initlab.config.compose import register, to_config
 from initlab.config.errors import translated
 from initlab.config.files import conf_dir
@@ -31,7 +32,6 @@ DISK = {
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
     if hasattr(errno, name)
 }
-ENOUGH = 2**20  # bytes: less than any run leaves behind
 
 
 class PastHydra(BaseException):
@@ -53,14 +53,14 @@ class Session:
     def make(self, wanted: Path, exactly: bool) -> Path:
         """Make the run's directory and return it; unless it is wanted exactly, one that no other run has taken."""
         from initlab.records.files import door as writing
+        from initlab.records.files import require_room
 
+        require_room(wanted)
         with writing(wanted):
             for parent in reversed([path for path in wanted.parents if not path.exists()]):
                 parent.mkdir(exist_ok=True)
                 self.made.append(parent)
             self.directory = self.take(wanted, exactly)
-            if shutil.disk_usage(self.directory).free < ENOUGH:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return self.directory
 
     def take(self, wanted: Path, exactly: bool) -> Path:
@@ -101,8 +101,7 @@ class Gate(Callback):
         """Refuse what cannot run; take a directory that no other run has."""
         try:
             with translated():
-                refuse_impossible(config)
-                take_directory(config)
+                take_directory(config, checked(config))
         except Exception as error:
             raise PastHydra(error) from error
 
@@ -112,22 +111,27 @@ class Gate(Callback):
         SESSION.statuses.append(summary.get("status", "completed") if isinstance(summary, dict) else "completed")
 
 
-def refuse_impossible(composed: DictConfig) -> None:
-    """Raise UserError for a configuration that cannot run."""
+def checked(composed: DictConfig) -> Config:
+    """Return the configuration of a single run; raises UserError if it cannot run."""
     from initlab.experiment import impossible
 
-    reason = impossible(to_config(composed, composed.hydra.overrides.task))
+    config = to_config(composed, composed.hydra.overrides.task)
+    reason = impossible(config)
     if reason is not None:
         raise UserError(reason)
+    return config
 
 
-def take_directory(config: DictConfig) -> None:
+def take_directory(composed: DictConfig, config: Config) -> None:
     """Make the run's directory and tell Hydra; the one that the user named is taken as it is."""
-    HydraConfig.instance().set_config(config)
-    wanted = Path(str(OmegaConf.select(config, "hydra.run.dir")))
-    named = any(override.lstrip("+").startswith("hydra.run.dir=") for override in config.hydra.overrides.hydra)
-    with read_write(config.hydra):
-        config.hydra.run.dir = str(SESSION.make(wanted, exactly=named))
+    HydraConfig.instance().set_config(composed)
+    wanted = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
+    if config.dry_run:
+        print(f"{run_name(config)} would go to {wanted.absolute()}. Nothing was written.")
+        raise SystemExit(0)
+    named = any(override.lstrip("+").startswith("hydra.run.dir=") for override in composed.hydra.overrides.hydra)
+    with read_write(composed.hydra):
+        composed.hydra.run.dir = str(SESSION.make(wanted, exactly=named))
 
 
 def task(composed: DictConfig) -> dict[str, Any]:

@@ -143,6 +143,7 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     Raises UserError before anything is written when a cell cannot be; Interrupted after a signal.
     """
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
+    from initlab.records.files import require_room
     from initlab.sweep import How, checked, dry_run, run_sweep, show_outcome
 
     chosen = How(**how)
@@ -151,6 +152,7 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     if jobs[0].config.dry_run:
         dry_run(cells, directory, chosen)
         return []
+    require_room(directory)
     returns: dict[int, JobReturn] = {}
 
     def ended(cell: Any, summary: dict[str, Any], fresh: bool) -> None:

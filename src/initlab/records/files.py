@@ -2,12 +2,14 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from initlab.errors import UserError
 
+ENOUGH = 2**20  # bytes: less than any run leaves behind
 _ELSEWHERE = "choose another directory (hydra.run.dir=…, or sweep.root=… for a sweep)"
 
 
@@ -29,6 +31,15 @@ def _sentence(error: OSError, directory: Path) -> str:
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return f"{directory} cannot be written ({reason}): raise the limit (ulimit -n) and start again."
     return f"{directory} cannot be written ({reason}): {_ELSEWHERE}."
+
+
+def require_room(directory: Path) -> None:
+    """Raise UserError when the disk that would hold a directory is as good as full, before anything is written."""
+    place = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    usage = shutil.disk_usage(place)
+    if usage.total and usage.free < ENOUGH:  # /proc and its like have no size at all
+        with door(directory):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def append(path: Path, data: bytes, header: bytes = b"") -> None:
