@@ -16,7 +16,7 @@ _HOMES = {
     "load": "records",
     "load_layers": "records",
 }
-_ROOMS = {"sweep", "models", "activations", "schemes", "fans", "data", "theory", "initialize", "records"}
+_ROOMS = {*"activations audit data fans initialize models records schemes sweep testing theory".split()}
 __all__ = [*_HOMES, *sorted(_ROOMS)]
 
 

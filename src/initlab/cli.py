@@ -82,6 +82,39 @@ def table(
     say_table(paths, by.split(","), metric.split(","), across, form, best, best_rate)
 
 
+Several = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="May be given several times.")]
+
+
+@app.command(short_help="Is this module initialized as promised?")
+def audit(
+    target: Annotated[str, typer.Argument(help="package.module:callable, or a .safetensors or state_dict file.")],
+    init: Annotated[str | None, typer.Option(help="The scheme that is promised.")] = None,
+    rules: Annotated[str | None, typer.Option(metavar="FILE", help="YAML: {glob: scheme}; the first wins.")] = None,
+    mode: Annotated[str | None, typer.Option(help="fan_in, fan_out, fan_avg or fan_geo_avg.")] = None,
+    key: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another init.KEY.")] = None,
+    act: Annotated[str, typer.Option(help="The activation that the scheme's gain looks at.")] = "linear",
+    gain: Annotated[str, typer.Option(help="paper, forward, backward, critical or a number.")] = "paper",
+    sigma_b: Annotated[float, typer.Option(help="Std of the biases.")] = 0.0,
+    role: Annotated[list[str] | None, typer.Option(metavar="ROLE=GLOB", help="first=stem, readout=head.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(metavar="GLOB=KIND", help="What an unknown one is.")] = None,
+    only: Several = None,
+    skip: Several = None,
+    forget_bias: Annotated[float | None, typer.Option(help="Promised bias of forget gates.")] = None,
+    chrono: Annotated[float | None, typer.Option(help="Longest time lag of chrono initialization.")] = None,
+    module: Annotated[str | None, typer.Option(help="package.module:callable that a file's values are of.")] = None,
+    arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument for the callable.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="What is left alone is broken.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="A line for every parameter.")] = False,
+    as_json: AsJson = False,
+    junit: Annotated[str | None, typer.Option(metavar="FILE", help="Write JUnit XML for a CI job.")] = None,
+) -> None:
+    """Test every parameter against what is promised: exit code 1 when a promise is broken, 2 for bad input."""
+    given = locals()
+    from initlab.audit.command import run
+
+    raise typer.Exit(run(**given))
+
+
 @app.command(short_help="List the initialization schemes.")
 def schemes(as_json: AsJson = False) -> None:
     """List the initialization schemes: name, law, what they need, year, reference."""
