@@ -16,7 +16,8 @@ _HOMES = {
     "load": "records",
     "load_layers": "records",
 }
-_ROOMS = {*"activations audit data fans initialize models records schemes sweep testing theory".split()}
+_ROOMS = {"sweep", "models", "activations", "schemes", "fans", "data", "theory"}
+_ROOMS |= {"initialize", "audit", "testing", "records"}
 __all__ = [*_HOMES, *sorted(_ROOMS)]
 
 
