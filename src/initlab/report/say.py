@@ -8,8 +8,9 @@ from pathlib import Path
 
 from initlab.errors import UserError, nearest
 from initlab.records import load
+from initlab.report.formats import FORMATS, as_text
 from initlab.report.runs import Study, study
-from initlab.report.table import FORMATS, as_text, tabulated
+from initlab.report.table import tabulated
 
 MOST = 40  # lines of a table on the screen; the page has them all
 
