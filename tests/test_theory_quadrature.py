@@ -1,6 +1,7 @@
 """Gaussian expectations against independent slow quadratures, for every activation of the registry."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def double_exponential(act: Activation, q: float, step: float) -> np.ndarray:
     places = [*act.kinks, *(s * x for s in (-1, 1) for x in (0.3, 1, 3, 10, 30))]
     breaks = sorted({-12.0, 0.0, 12.0, *(x / root for x in places if abs(x / root) < 12)})
     total = np.zeros(5)
-    for a, b in zip(breaks, breaks[1:], strict=False):
+    for a, b in pairwise(breaks):
         # inside the piece, so that φ′ is the piece's own where it jumps at an end
         z = np.clip((a + b) / 2 + (b - a) / 2 * place, a + 1e-15 * (b - a), b - 1e-15 * (b - a))
         phi, slope = with_slope(act, root * z)
@@ -77,7 +78,7 @@ def hermite_squares(act: Activation, q: float, terms: int) -> tuple[np.ndarray, 
     root = math.sqrt(q)
     breaks = sorted({-11.0, 11.0, *(k / root for k in act.kinks if abs(k / root) < 11)})
     phi_sum, slope_sum = np.zeros(terms), np.zeros(terms)
-    for a, b in zip(breaks, breaks[1:], strict=False):
+    for a, b in pairwise(breaks):
         count = 2 * round(2500 * (b - a)) + 3
         z = np.linspace(a, b, count)
         weight = np.full(count, 2.0)

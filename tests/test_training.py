@@ -25,14 +25,6 @@ from initlab.training.step import TARGET_WINDOW
 PLAN = Plan(20, 16, "sgd", ({"lr": 0.05},), eval_every=7, records=(0, 3, 20))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data() -> Dataset:
     return load("gaussian", train_size=200, test_size=60, dimension=8, classes=3)

@@ -25,14 +25,6 @@ STEPS, BATCH, DATA_SEED = 50, 12, 3
 DEPTH, WIDTH = 2, 6
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def images(channels: int = 1, size: int = 8) -> Dataset:
     """Forty training images: three batches of twelve an epoch, so that the order and the dropped rest count."""
     draw = torch.Generator().manual_seed(1)
