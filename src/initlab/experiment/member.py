@@ -1,5 +1,6 @@
 """One network's records while it trains: what goes into its run directory, and when."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -91,7 +92,8 @@ class Member:
             "steps": steps if self.stopped is None else self.stopped.updates,
             "seconds": time.monotonic() - self.started,
             **{k: sum(v) / len(v) for k, v in self.recent.items() if v},
-            **self.latest,
+            # What was evaluated before a divergence says nothing of the network it ended as.
+            **(self.latest if bad is None else dict.fromkeys(self.latest, math.nan)),
             "first_bad_step": bad.step if bad else None,
             "first_bad_layer": bad.layer if bad else None,
             "trained": None if bad else self.trained(),
