@@ -12,6 +12,8 @@ _HOMES = {
     # initialize
     "initialize_": "initialize",
     "fingerprint": "initialize",
+    # diagnose
+    "diagnose": "diagnostics",
     # records
     "load": "records",
     "load_layers": "records",

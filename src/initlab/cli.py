@@ -85,6 +85,29 @@ def table(
 Several = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="May be given several times.")]
 
 
+@app.command(short_help="What is wrong with this model at initialization?")
+def diagnose(
+    target: Annotated[str, typer.Argument(help="package.module:callable that gives a torch.nn.Module.")],
+    shapes: Annotated[list[str], typer.Option("--input", "-i", metavar="SHAPE", help="1,3,224,224, or module:batch.")],
+    batch: Annotated[int | None, typer.Option(help="How many inputs; for a first axis of 1 chosen by itself.")] = None,
+    tokens: Annotated[int | None, typer.Option(metavar="VOCABULARY", help="Inputs are whole numbers below it.")] = None,
+    targets: Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="Labels; else random ones.")] = None,
+    classes: Annotated[int | None, typer.Option(help="The output holds logits of so many classes.")] = None,
+    arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument for the callable.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, inputs and labels.")] = 0,
+    evaluate: Annotated[bool, typer.Option("--eval", help="Look at it in evaluation mode.")] = False,
+    jacobian: Annotated[bool | None, typer.Option(help="Jacobians: always, never; else where they are cheap.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="A line for every layer.")] = False,
+    as_json: AsJson = False,
+    csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write the measured rows there.")] = None,
+) -> None:
+    """Run a model once, forward and backward, and say where signals die and which layers are at fault."""
+    given = locals()
+    from initlab.verdicts.command import run
+
+    run(given.pop("target"), given.pop("shapes"), keywords=given.pop("arg") or (), **given)
+
+
 @app.command(short_help="Is this module initialized as promised?")
 def audit(
     target: Annotated[str, typer.Argument(help="package.module:callable, or a .safetensors or state_dict file.")],

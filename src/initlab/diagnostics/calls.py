@@ -115,10 +115,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum of two signals: a branch joins a stream. Second moments of both and of the result, in module `name`."""
+    """A sum of two signals in module `name`: a branch joins a stream.
+
+    `after` and `before` are the latest calls in the branch and in the stream, the moments second ones.
+    """
 
     name: str
     after: int
+    before: int
     stream: float
     branch: float
     total: float

@@ -72,10 +72,16 @@ class Ear(TorchFunctionMode):
         return out
 
     def _unactivated(self, trace: Trace) -> Call | None:
-        # An activation belongs to the latest layer among those that no other activation has touched on the way here.
-        fresh = [i for i, words in trace.items() if i and "activation" not in words]
-        call = self.scene.calls[max(fresh) - 1] if fresh else None
-        return call if call is not None and call.activation is None else None
+        # An activation belongs to the latest layer among those that no other activation has touched on the way here;
+        # behind a sum to the branch, not to a projection in the shortcut that happens to be computed after it.
+        fresh = {i for i, words in trace.items() if i and "activation" not in words}
+        if not fresh:
+            return None
+        joined = {self.scene.sums[-1].after, self.scene.sums[-1].before} & fresh if self.scene.sums else set()
+        open_ends = [i for i in joined if self.scene.calls[i - 1].activation is None]
+        latest = min(open_ends) if len(open_ends) == 2 else max(fresh)
+        call = self.scene.calls[latest - 1]
+        return call if call.activation is None else None
 
     # --- everything between a layer and the next ----------------------------------------------------------------------
 
@@ -105,11 +111,11 @@ class Ear(TorchFunctionMode):
         if one.shape != two.shape or not measurable(out) or max(first) == max(second):
             return
         if max(first) > max(second):  # the branch holds the latest layer
-            one, two, second = two, one, first
+            one, two, first, second = two, one, second, first
         scene = self.scene
         with scene.deaf():
             moments = mean_square(one), mean_square(two), mean_square(out)
-        scene.sums.append(Sum(scene.running[-1][1] if scene.running else "", max(second), *moments))
+        scene.sums.append(Sum(scene.running[-1][1] if scene.running else "", max(second), max(first), *moments))
 
     # --- weights that are no layers -----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 @contextmanager
@@ -28,8 +29,8 @@ def as_found(module: nn.Module) -> Iterator[None]:
     ([0.0, 0.0], 0)
     """
     attributes = [(vars(m), _contents(vars(m))) for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    learns = [(p, p.requires_grad) for p in module.parameters()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers() if not is_lazy(buffer)]
+    learns = [(p, p.requires_grad) for p in module.parameters() if not is_lazy(p)]
     with _generators_kept():
         try:
             yield

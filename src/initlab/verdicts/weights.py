@@ -15,16 +15,9 @@ MANY = 0.5
 def of_weights(found: Diagnosis) -> list[Verdict]:
     """Judge the weights; in a fixed order, causes before what follows from them."""
     calls = [call for call in found.calls if call.facts is not None]
-    return [
-        *nonfinite(calls),
-        *zeros(found),
-        *copies(calls),
-        *twins(calls),
-        *out_of_scale(calls),
-        *wrong_fan(found),
-        *defaults(found),
-        *unheard(found.calls),
-    ]
+    bad = [*nonfinite(calls), *zeros(found), *copies(calls), *out_of_scale(calls)]
+    blamed = frozenset(layer for verdict in bad for layer in verdict.layers)
+    return [*bad, *twins(calls), *wrong_fan(found), *defaults(found, blamed), *unheard(found.calls)]
 
 
 def nonfinite(calls: Sequence[Call]) -> list[Verdict]:
@@ -182,13 +175,14 @@ def wrong_fan(found: Diagnosis) -> list[Verdict]:
     return [Verdict("warning", "scaled_by_fan_out", tuple(n for n, _ in law.ratios), text, remedy)]
 
 
-def defaults(found: Diagnosis) -> list[Verdict]:
-    """Layers that still hold torch's own draw."""
+def defaults(found: Diagnosis, blamed: frozenset[str] = frozenset()) -> list[Verdict]:
+    """Layers that still hold torch's own draw; those `blamed` for something else are no comparison."""
     ends = last_layers(found)
     drawn = [
         c
         for c in found.calls
         if c.ran and c.facts is not None and c.facts.kind not in ("unknown", "embedding") and c.index not in ends
+        if c.layer not in blamed
     ]
     left = [call for call in drawn if call.facts is not None and call.facts.default]
     if drawn and len(left) == len(drawn):
@@ -198,9 +192,11 @@ def defaults(found: Diagnosis) -> list[Verdict]:
     if not left:
         return []
     names = _names(left)
+    rest = len(drawn) - len(left)
+    others = f"the other {rest} layers were" if rest > 1 else "the other layer was"
     text = (
         f"{capital(listed(names))} still {'hold' if len(names) > 1 else 'holds'} torch's default weights, "
-        f"U(±1/√fan_in), while the other {len(drawn) - len(left)} layers were initialized differently."
+        f"U(±1/√fan_in), while {others} initialized differently."
     )
     severity = "note" if all("norm" in call.into for call in left) else "warning"
     return [Verdict(severity, "left_at_default", names, text, "initialize the whole module, not a part of it")]
