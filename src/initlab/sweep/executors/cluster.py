@@ -1,6 +1,7 @@
 """`ray`: groups as tasks of a Ray cluster whose nodes share this disk."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,10 @@ def executor(
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(address=chosen["address"], log_to_driver=False, logging_level=logging.ERROR)
+            own: dict[str, Any] = (
+                {} if chosen["address"] or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+            )
+            ray.init(address=chosen["address"], log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"hydra.launcher.options.address={chosen['address']} cannot be reached "
