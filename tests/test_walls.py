@@ -32,6 +32,7 @@ NUMBERS = {
     "ensemble": 3,
     "procedures": 4,
     "verdicts": 4,
+    "prediction": 4,
     "audit": 4,
     "training": 4,
     "records": 4,

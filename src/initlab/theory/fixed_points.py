@@ -24,6 +24,8 @@ NOISE = 1e-13
 """Relative differences below this are rounding."""
 TOUCH = 1e-9
 """|V(q)/q − 1| below which a q-map that touches the diagonal without crossing it counts as a fixed point."""
+NEAR = 0.01
+"""|V(q)/q − 1| on the grid below which it is looked at more closely: it has eight points to an octave."""
 CRITICAL = 1e-9
 """|χ₁ − 1| below which a point is called critical."""
 TRAINABLE = 6.0
@@ -200,7 +202,7 @@ def _with_touches(x: np.ndarray, ratio: np.ndarray, excess: Any) -> tuple[np.nda
     """Add to the grid the places where V comes nearest to the diagonal without crossing it on the grid."""
     from scipy.optimize import minimize_scalar
 
-    for i in np.flatnonzero(_turning(ratio)):
+    for i in np.flatnonzero(_turning(ratio) & (np.abs(ratio) < NEAR)):
         sign = np.sign(ratio[i - 1])
         found = minimize_scalar(
             lambda y, sign=sign: float(sign * excess(np.array([y]))[0]),

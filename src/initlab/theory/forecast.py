@@ -15,7 +15,7 @@ unknown inputs, weights with a mean), rows are left out rather than guessed.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from initlab.activations import Activation
 from initlab.theory.jacobian import Chain
 from initlab.theory.loss import logit_gradient
 from initlab.theory.network import Branch, Inputs, Layer, Node, Pool
-from initlab.theory.response import Response, product, response
+from initlab.theory.response import Response, through_activation
 from initlab.theory.silence import silent_fraction
 
 COLUMNS = ("step", "layer", "index", "stat", "value", "source")
@@ -77,6 +77,22 @@ def forecast(nodes: Sequence[Node], inputs: Inputs, classes: int | None = None) 
     >>> forecast([he], standard_inputs(1.0)).query("stat == 'q'").value.round(9).tolist()
     [2.0]
     """
+    rows: list[tuple[Any, ...]] = []
+    for index, (layer, trace) in enumerate(flat(propagate(nodes, inputs, classes)), start=1):
+        rows += [(0, layer.name, index, stat, value, "predicted") for stat, value in _stats(layer, trace, inputs)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def propagate(nodes: Sequence[Node], inputs: Inputs, classes: int | None = None) -> list[Trace]:
+    """Send second moments and products forward and gradients back, and return what each node saw.
+
+    Raises nothing: where theory has no answer, the fields of a trace stay empty.
+
+    >>> from initlab.theory.network import standard_inputs
+    >>> (trace,) = propagate([Layer("a", 2, 2, 0.5, fed_by="data")], standard_inputs(3.0))
+    >>> trace.q.tolist()
+    [3.0, 3.0]
+    """
     signal: Signal | None = Signal(inputs.squares, inputs.products, np.zeros_like(inputs.squares))
     chain: Chain | None = Chain.start(inputs.squares)
     traces: list[Trace] = []
@@ -89,10 +105,7 @@ def forecast(nodes: Sequence[Node], inputs: Inputs, classes: int | None = None) 
         traces.append(trace)
     if classes is not None and signal is not None and isinstance(nodes[-1], Layer) and nodes[-1].act is None:
         _backward(traces, _readout_gradient(traces[-1], classes) / inputs.batch**2)
-    rows: list[tuple[Any, ...]] = []
-    for index, (layer, trace) in enumerate(_flat(traces), start=1):
-        rows += [(0, layer.name, index, stat, value, "predicted") for stat, value in _stats(layer, trace, inputs)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return traces
 
 
 def _forward(node: Node, signal: Signal | None, inputs: Inputs) -> tuple[Trace, Signal | None]:
@@ -135,21 +148,15 @@ def _activate(trace: Trace, act: Activation | None, inputs: Inputs) -> Signal | 
         return Signal(trace.q, trace.products, np.zeros_like(trace.q), trace.lowest)
     if trace.lowest is not None:
         return None  # after a pooled layer q is not known well enough to go on
-    found = trace.response = response(act, trace.q)
-    crossed = None
-    if trace.products is not None:
-        one, two = (Response(*(x[side] for x in found)) for side in inputs.pairs.T)
-        lengths = np.sqrt(one.q * two.q)
-        c = np.divide(trace.products, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-        crossed = product(one, two, np.clip(c, -1, 1))
-    return Signal(found.square, crossed, found.mean)
+    trace.response, crossed = through_activation(act, trace.q, trace.products, inputs.pairs)
+    return Signal(trace.response.square, crossed, trace.response.mean)
 
 
 def _pool(signal: Signal) -> Signal:
     axes = tuple(range(1, signal.squares.ndim))
     if not axes or math.prod(signal.squares.shape[1:]) == 1:
-        flat = [None if x is None else x.reshape(len(x)) for x in (signal.squares, signal.products, signal.means)]
-        return Signal(flat[0], flat[1], flat[2])  # type: ignore[arg-type]
+        products = None if signal.products is None else signal.products.reshape(len(signal.products))
+        return Signal(signal.squares.reshape(-1), products, signal.means.reshape(-1))
     # positions of one map are correlated by an amount theory does not follow: between not at all and fully
     means, squares = signal.means.mean(axis=axes), signal.squares.mean(axis=axes)
     spread = (signal.squares - signal.means**2).mean(axis=axes)
@@ -174,11 +181,14 @@ def _through_branch(node: Branch, signal: Signal, inputs: Inputs) -> tuple[Trace
         trace.products = direct.products + weight * along.products
     if node.act is None:
         return trace, Signal(trace.q, trace.products, direct.means)
+    if node.shortcut is None:
+        return trace, None  # what comes through φ and an identity is no Gaussian: its sum's q is known, φ of it is not
     return trace, _activate(trace, node.act, inputs)
 
 
 def _readout_gradient(readout: Trace, classes: int) -> np.ndarray:
-    assert readout.q is not None
+    if readout.q is None:
+        return np.full(1, np.nan)
     highest = logit_gradient(readout.q, classes)
     if readout.lowest is None:
         return highest
@@ -219,18 +229,19 @@ def _to_inputs(layer: Layer, gradient: np.ndarray, map_: tuple[int, ...]) -> np.
     return scale * below.numpy()
 
 
-def _flat(traces: Sequence[Trace]) -> list[tuple[Layer, Trace]]:
+def flat(traces: Sequence[Trace]) -> list[tuple[Layer, Trace]]:
+    """Every layer with its trace, in forward order; the shortcut of a branch after its layers."""
     found: list[tuple[Layer, Trace]] = []
     for trace in traces:
         if isinstance(trace.node, Layer):
             found.append((trace.node, trace))
         elif isinstance(trace.node, Branch):
-            inner = _flat(trace.inner)
+            inner = flat(trace.inner)
             if trace.node.act is not None and trace.q is not None:
                 layer, last = inner[-1]
-                inner[-1] = (layer, Trace(layer, last.map, trace.q, None, trace.products, trace.response))
-                inner[-1][1].gradient = last.gradient
-            found += inner + _flat([trace.shortcut] if trace.shortcut else [])
+                whole = Trace(layer, last.map, trace.q, None, trace.products, gradient=last.gradient)
+                inner[-1] = (replace(layer, act=trace.node.act), whole)
+            found += inner + flat([trace.shortcut] if trace.shortcut else [])
     return found
 
 

@@ -77,7 +77,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Branch:
-    """x ↦ φ(shortcut(x) + multiplier · layers(x)); the shortcut is the identity and φ absent unless given."""
+    """x ↦ φ(shortcut(x) + multiplier · layers(x)); the shortcut is the identity and φ absent unless given.
+
+    Behind φ of a sum with an identity, theory has no answer: x itself came through a φ and is not Gaussian.
+    """
 
     layers: tuple[Layer, ...]
     multiplier: float = 1.0

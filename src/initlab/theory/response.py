@@ -71,6 +71,45 @@ def _interpolate(act: Activation, q: np.ndarray, columns: slice) -> np.ndarray:
     return answer.reshape(*np.shape(q), -1)
 
 
+def through_activation(
+    act: Activation, q: np.ndarray, products: np.ndarray | None, pairs: np.ndarray
+) -> tuple[Response, np.ndarray | None]:
+    """Pass samples [S, *map] of second moments `q`, and `products` of `pairs` [P, 2] of them, through φ.
+
+    Small ones are remembered: the layers of a grid's networks see the same numbers over and over.
+
+    >>> from initlab.activations import ACTIVATIONS
+    >>> found = through_activation(ACTIVATIONS["linear"], np.ones(2), np.array([0.3]), np.array([[0, 1]]))
+    >>> found[1].round(9).tolist()
+    [0.3]
+    """
+    if q.size > 16:
+        return _pass(act, q, products, pairs)
+    given = None if products is None else products.tobytes()
+    return _remembered(act, q.tobytes(), q.shape, given, pairs.tobytes())
+
+
+@lru_cache(maxsize=4096)
+def _remembered(
+    act: Activation, q: bytes, shape: tuple[int, ...], products: bytes | None, pairs: bytes
+) -> tuple[Response, np.ndarray | None]:
+    index = np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2)
+    given = None if products is None else np.frombuffer(products).reshape(len(index), *shape[1:])
+    return _pass(act, np.frombuffer(q).reshape(shape), given, index)
+
+
+def _pass(
+    act: Activation, q: np.ndarray, products: np.ndarray | None, pairs: np.ndarray
+) -> tuple[Response, np.ndarray | None]:
+    found = response(act, q)
+    if products is None:
+        return found, None
+    one, two = (Response(*(x[side] for x in found)) for side in pairs.T)
+    lengths = np.sqrt(one.q * two.q)
+    c = np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    return found, product(one, two, np.clip(c, -1, 1))
+
+
 def product(one: Response, two: Response, c: np.ndarray) -> np.ndarray:
     """E[φ(u₁)φ(u₂)] for inputs of correlation `c`, whose responses are given: Mehler's sum."""
     powers = np.ones((*np.shape(c), TERMS))

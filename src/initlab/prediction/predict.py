@@ -1,0 +1,208 @@
+"""Predict before a weight is drawn: a network, a scheme and an activation in, one row per layer and statistic out."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from initlab.activations import Activation, activation
+from initlab.errors import UserError
+from initlab.initialize import Task, plan, promised, request
+from initlab.models import build
+from initlab.schemes import Law
+from initlab.theory import FixedPoint, fixed_point
+from initlab.theory.describe import UNKNOWN, Drawn, describe, hidden_law
+from initlab.theory.forecast import COLUMNS, forecast
+from initlab.theory.network import Inputs, Layer, Node, inputs_of, layers_of, standard_inputs
+
+CENTRED = ("delta_orthogonal",)
+"""Schemes that fill the centre tap of a convolution alone."""
+MIRRORED = ("looks_linear",)
+"""Schemes whose elements repeat each other, so that sums over inputs are not Gaussian with the promised variance."""
+
+
+def predict(
+    act: Any,
+    init: Any,
+    depth: int | None = None,
+    width: int | Sequence[int] | None = None,
+    *,
+    model: str = "mlp",
+    input_shape: Sequence[int] = (784,),
+    classes: int = 10,
+    gain: float | str = "paper",
+    sigma_b: float = 0.0,
+    parameters: Mapping[str, Any] | None = None,
+    inputs: Any = None,
+    second_moment: float = 1.0,
+    correlation: float = 0.0,
+    batch: int = 128,
+    **options: Any,
+) -> pd.DataFrame:
+    """Predict what each layer will measure at step 0, from the scheme's promised variances and real fans.
+
+    Args:
+        act: activation by name, record or callable.
+        init: scheme by name, alias or record; gain, sigma_b and parameters are those of `initialize_`.
+        depth, width, model, options: the network, as in `models.build`.
+        input_shape: shape of one sample; `classes`: outputs.
+        inputs: a batch [B, *input_shape] to read second moments and correlations off; without one, every sample has
+            `second_moment`, and every two the `correlation`.
+        batch: samples that the loss averages over (with `inputs`, their number).
+
+    Returns:
+        A frame with columns step (0), layer, index, stat, value, source (predicted), empty where theory has no answer.
+        Its `attrs`, for plain chains of layers: sigma_w and sigma_b of the hidden layers, q_star, kind, phase, chi_1,
+        xi_c and trainable_depth (about 6 ξ_c).
+
+    Raises:
+        UserError: a name, key or value that cannot be; `Impossible`: the scheme cannot fill this network.
+
+    >>> frame = predict("relu", "he_normal", depth=3, width=64)
+    >>> frame[frame.stat == "q"].value.round(6).tolist()
+    [2.0, 2.0, 2.0, 2.0]
+    >>> frame.attrs["phase"], frame.attrs["kind"]
+    ('critical', 'any')
+    """
+    record = activation(act)
+    shape = tuple(input_shape) if inputs is None else tuple(torch.as_tensor(inputs).shape[1:])
+    module = skeleton(model, depth, _hashable(width), shape, classes, tuple(sorted(options.items())))
+    tasks = plan(module, request(init, act=record, gain=gain, sigma_b=sigma_b, parameters=parameters))
+    nodes = describe(module, drawn_of(tasks), record)
+    fed = _inputs(nodes, inputs, shape, second_moment, correlation, batch)
+    frame = forecast(nodes, fed, classes) if nodes else pd.DataFrame(columns=list(COLUMNS))
+    point = phase_point(nodes, record)
+    if point is not None:
+        names = ("sigma_w", "sigma_b", "q_star", "kind", "phase", "chi_1", "xi_c", "trainable_depth")
+        frame.attrs.update({name: getattr(point, name) for name in names})
+    return frame
+
+
+def predicted_rows(
+    module: nn.Module, tasks: Iterable[Task], inputs: Any, *, act: Any = None, classes: int | None = None
+) -> pd.DataFrame:
+    """Predict the rows of a module at hand: `tasks` from `initialize.plan`, `inputs` a batch that it will be fed.
+
+    Arguments: `act`: the activation of a network of ours (read from the module if left out); `classes`: outputs, for
+    gradients of softmax cross-entropy. Returns the frame of `predict`, empty where theory has no answer.
+
+    >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    >>> frame = predicted_rows(net, plan(net, request("he_normal", act="relu")), torch.ones(4, 8), classes=3)
+    >>> frame.stat.unique().tolist()[:3], len(frame.layer.unique())
+    (['q', 'mean', 'std'], 2)
+    """
+    nodes = describe(module, drawn_of(tasks), None if act is None else activation(act))
+    if not nodes:
+        return pd.DataFrame(columns=list(COLUMNS))
+    return forecast(nodes, inputs_of(inputs, maps=on_maps(nodes)), classes)
+
+
+def drawn_of(tasks: Iterable[Task]) -> dict[str, Drawn]:
+    """Say of each layer how its weight and bias are drawn, from what the tasks promise.
+
+    >>> drawn_of(plan(nn.Linear(4, 4), request("orthogonal")))[""].orthogonal
+    True
+    """
+    listed = list(tasks)
+    biases = {task.parameter.layer: _bias_variance(task) for task in listed if task.parameter.kind == "bias"}
+    return {
+        task.parameter.layer: _drawn(task, biases.get(task.parameter.layer, 0.0))
+        for task in listed
+        if task.parameter.is_weight
+    }
+
+
+def _bias_variance(task: Task) -> float:
+    found = promised(task)
+    if len(found) != 1 or found[0].mean != 0:
+        return math.nan
+    return found[0].variance
+
+
+def _drawn(task: Task, bias_variance: float) -> Drawn:
+    found = promised(task)
+    if len(found) != 1 or task.scheme is None or not math.isfinite(bias_variance):
+        return UNKNOWN
+    law = found[0]
+    return Drawn(
+        law.variance,
+        law.mean,
+        bias_variance,
+        orthogonal=law.orthogonal is not None,
+        centred=task.scheme.name in CENTRED and task.parameter.kind == "conv",
+        known=_random(law) and task.scheme.name not in MIRRORED,
+    )
+
+
+def _random(law: Law) -> bool:
+    return not law.deterministic or (law.mean == 0 and law.variance == 0)
+
+
+@lru_cache(maxsize=64)
+def skeleton(
+    model: str,
+    depth: int | None,
+    width: int | tuple[int, ...] | None,
+    shape: tuple[int, ...],
+    classes: int,
+    options: tuple[tuple[str, Any], ...] = (),
+) -> nn.Module:
+    """Build a network without memory for its weights: names and shapes are all that a prediction needs.
+
+    >>> skeleton("mlp", 1, 2, (3,), 2).readout.weight.is_meta
+    True
+    """
+    with torch.device("meta"):
+        return build(model, depth=depth, width=width, input_shape=shape, classes=classes, **dict(options))
+
+
+def _hashable(width: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+    return width if width is None or isinstance(width, int) else tuple(width)
+
+
+def phase_point(nodes: Sequence[Node] | None, act: Activation) -> FixedPoint | None:
+    """Return the fixed point of a plain chain's hidden layers, or None."""
+    law = hidden_law(nodes) if nodes else None
+    return None if law is None else _point(act, *law)
+
+
+@lru_cache(maxsize=4096)
+def _point(act: Activation, sigma_w: float, sigma_b: float) -> FixedPoint | None:
+    try:
+        return fixed_point(act, sigma_w, sigma_b)
+    except UserError:  # φ jumps or cannot be integrated: the layers' rows, if any, stand without a phase
+        return None
+
+
+def on_maps(nodes: Sequence[Node]) -> bool:
+    """Say whether the first layer reads its input position by position.
+
+    >>> on_maps([Layer("a", 1, 1, 1.0)])
+    False
+    """
+    first = next(iter(layers_of(nodes)), None)
+    return isinstance(first, Layer) and first.taps is not None
+
+
+def _inputs(
+    nodes: Sequence[Node] | None,
+    data: Any,
+    shape: tuple[int, ...],
+    second_moment: float,
+    correlation: float,
+    batch: int,
+) -> Inputs:
+    maps = on_maps(nodes or ())
+    if data is not None:
+        return inputs_of(data, maps=maps)
+    flat = standard_inputs(second_moment, correlation, batch)
+    if not maps:
+        return flat
+    ones = np.ones((1, *shape[1:]))
+    squares, products = (x.reshape(-1, *[1] * (ones.ndim - 1)) * ones for x in (flat.squares, flat.products))
+    return Inputs(squares, products, flat.pairs, flat.batch)
