@@ -444,15 +444,25 @@ def test_the_global_random_state_neither_matters_nor_moves(data, make):
     assert rows(run(twin, data, PLAN)) == found
 
 
-def test_masks_differ_from_step_to_step_and_follow_the_data_seed(data):
+def test_masks_differ_from_step_to_step_and_follow_the_data_seed():
+    """All samples are the same one, so that nothing but the masks can tell two steps apart."""
+    x, y = torch.ones(64, 8), torch.zeros(64, dtype=torch.long)
+    data = Dataset("same", x, y, x[:0], y[:0], x, y, 3)
     torch.manual_seed(0)
     net = Noisy()
     a, b, c = (copy.deepcopy(net) for _ in range(3))
-    frozen = replace(PLAN, hyper=({"lr": 0.0, "momentum": 0.0},), batch_size=len(data.train_x), records=())
+    frozen = replace(PLAN, hyper=({"lr": 0.0, "momentum": 0.0},), records=())
     losses = rows(run(a, data, frozen))["loss"]
     assert len(set(losses)) == len(losses)
     assert rows(run(b, data, frozen))["loss"] == losses
     assert rows(run(c, data, replace(frozen, data_seed=1)))["loss"] != losses
+
+
+def test_running_statistics_have_seen_one_batch_for_each_update(data):
+    """The look after the last update leaves them alone."""
+    net = network(data, norm="batch")
+    run(net, data, PLAN)
+    assert [int(norm.num_batches_tracked) for norm in net.norms] == [PLAN.steps] * 3
 
 
 def test_recording_changes_nothing(data):
