@@ -106,6 +106,8 @@ def write_run(directory: Path, cell: Cell, steps: int = 300, records: int = 10, 
     run.scalars(last, {key: finals[key] for key in finals if key.startswith(("val", "test"))})
     bad = {"first_bad_step": last, "first_bad_layer": "hidden.0"} if status == "diverged" else {}
     trained = None if status == "diverged" else bool(finals["val_accuracy"] > 0.55)
+    forecast = 6 / abs(math.log(factor)) if factor > 0 and factor != 1 else math.inf
+    finals |= {"trainable_depth": forecast} if factor > 0 else {}
     run.finish(status, steps=last, seconds=1.5, **finals, **bad, trained=trained, hash=directory.name)
 
 

@@ -24,7 +24,8 @@ PICTURES: dict[str, Picture] = {
             "Depth × scheme",
             "Every cell is the mean over its seeds. Outcomes: the most frequent one gives the colour, the text says "
             "how many of how many. Diverged runs have no accuracy of their own and are left out of means; outcomes "
-            "count them. A line over a column is the depth to which the forecast lets that scheme train.",
+            "count them. A line over a column is the depth to which the forecast lets that "
+            "scheme train, at the upper edge when that is deeper than all.",
             "runs.scheme",
         ),
         Picture(

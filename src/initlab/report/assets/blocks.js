@@ -46,7 +46,7 @@ pictures.signal = {
           const low = points.map((p) => Math.min(...p.values)), high = points.map((p) => Math.max(...p.values));
           if (logarithmic) zeros += middle.filter((v) => v === 0).length;
           points.forEach((p, k) =>
-            rows.push([...panel.columns, scheme, source, step, p.step, middle[k], low[k], high[k], p.values.length]));
+            rows.push([...panel.told(own), scheme, source, step, p.step, middle[k], low[k], high[k], p.values.length]));
           const hover = points.map((p, k) => `${brief(scheme, 60)} · layer ${p.step}, ${source}<br>` +
             `${short(middle[k])} (${short(low[k])} to ${short(high[k])}, n = ${p.values.length})`);
           const positive = (values) => values.map((v) => (logarithmic && !(v > 0) ? null : v));
@@ -130,14 +130,14 @@ pictures.histograms = {
         if (reach && (h.high / unit > reach || h.low / unit < -reach)) beyond += 1;
         if (!(wide > 0)) {
           spikes += 1;
-          rows.push([...panel.columns, run.scheme, run.seed, h.layer, h.step, h.low, h.high, null]);
+          rows.push([...panel.told([run]), run.scheme, run.seed, h.layer, h.step, h.low, h.high, null]);
           layout.shapes.push({ type: "line", xref: panel.x, yref: `${panel.y} domain`, x0: h.low / unit, x1: h.low / unit,
             y0: 0, y1: 1, line: { color: faint(style.colour, 0.8), width: 1.3, dash: "dot" } });
           continue;
         }
         const heights = counts(h).map((n) => n / (h.num * wide));
         const xs = heights.map((_, b) => h.low / unit + (b + 0.5) * wide);
-        heights.forEach((v, b) => rows.push([...panel.columns, run.scheme, run.seed, h.layer, h.step,
+        heights.forEach((v, b) => rows.push([...panel.told([run]), run.scheme, run.seed, h.layer, h.step,
           Number((xs[b] - wide / 2).toPrecision(6)), Number((xs[b] + wide / 2).toPrecision(6)), Number(v.toPrecision(4))]));
         traces.push({ ...base, x: xs, y: c.y === "log" ? heights.map((v) => (v > 0 ? v : null)) : heights });
       }
@@ -186,7 +186,7 @@ pictures.maps = {
       if (panel.bottom) panel.xaxis.title = { text: "step", standoff: 6 };
       if (panel.left) panel.yaxis.title = { text: "layer", standoff: 6 };
       z.forEach((row, y) => row.forEach((value, x) => value == null ||
-        rows.push([...panel.columns, steps[x], indices[y], value, panel.runs.length])));
+        rows.push([...panel.told(panel.runs), steps[x], indices[y], value, panel.runs.length])));
       return { type: "heatmap", z: z.map((row) => row.map(scale.of)), xaxis: panel.x, yaxis: panel.y,
         coloraxis: "coloraxis", hoverinfo: "text", hoverongaps: false, hovertext: z.map((row, y) => row.map((value, x) =>
           `${brief(panel.title, 80)}<br>layer ${indices[y]} · step ${steps[x]}<br>${shown(c.stat, value)}`)) };

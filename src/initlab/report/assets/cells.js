@@ -32,7 +32,7 @@ pictures.heat = {
       traces.push(...trainableLines(panel, t));
       for (const cell of tables[k]) {
         const good = finite(cell.runs.map((run) => run[metric]));
-        rows.push([...panel.columns, cell.depth, cell.scheme, cell.runs.length, byOutcome ? null : cell.value,
+        rows.push([...panel.told(cell.runs), cell.depth, cell.scheme, cell.runs.length, byOutcome ? null : cell.value,
           byOutcome || good.length < 2 ? null : deviation(good), tallied(cell.runs)]);
       }
     });
@@ -63,13 +63,13 @@ function heatTrace(panel, table, metric, scale, t) {
   if (panel.left) panel.yaxis.title = { text: "depth", standoff: 6 };
   const empty = () => depths.map(() => schemes.map(() => null));
   const z = empty(), text = empty(), hover = empty(), byOutcome = metric === "outcome";
-  const roomy = panel.cell / schemes.length > (byOutcome ? 30 : 38);
   for (const cell of table) {
     const y = depths.indexOf(cell.depth), x = schemes.indexOf(cell.scheme), [first] = tally(cell.runs);
     z[y][x] = byOutcome ? OUTCOMES.indexOf(first[0]) : scale.of(cell.value);
     if (byOutcome) text[y][x] = `${first[1]}/${cell.runs.length}`;
     else if (cell.value != null) text[y][x] = isShare(metric) ? (100 * cell.value).toFixed(1) : short(cell.value);
-    else text[y][x] = cut(first[0], 9);
+    else text[y][x] = first[0];
+    if (text[y][x].length * 6.4 > panel.cell / schemes.length) text[y][x] = byOutcome || cell.value != null ? "" : "×";
     const good = finite(cell.runs.map((run) => run[metric]));
     hover[y][x] = `${brief(cell.scheme, 60)}<br>${plain(panel.title)} · depth ${plain(cell.depth)}<br>` +
       (byOutcome || cell.value == null ? "" : `${said(metric)} ${shown(metric, cell.value)}` +
@@ -77,7 +77,7 @@ function heatTrace(panel, table, metric, scale, t) {
   }
   const trace = { type: "heatmap", z, xaxis: panel.x, yaxis: panel.y, xgap: 1, ygap: 1, hoverinfo: "text",
     hovertext: hover, hoverongaps: false };
-  if (roomy) Object.assign(trace, { text: text.map((row) => row.map((v) => v ?? "")), texttemplate: "%{text}",
+  Object.assign(trace, { text: text.map((row) => row.map((v) => v ?? "")), texttemplate: "%{text}",
     textfont: { size: 11 } });
   if (!byOutcome) return { ...trace, coloraxis: "coloraxis" };
   const n = OUTCOMES.length;
@@ -135,7 +135,7 @@ pictures.target = {
           const steps = own.filter((run) => run.depth === depth).map((run) => data.curves.reached[run.i][place]);
           const good = finite(steps), lost = steps.length - good.length;
           if (!steps.length) return;
-          rows.push([...panel.columns, depth, scheme, data.curves.targets[place], good.length ? median(good) : null,
+          rows.push([...panel.told(own), depth, scheme, data.curves.targets[place], good.length ? median(good) : null,
             good.length ? Math.min(...good) : null, good.length ? Math.max(...good) : null, good.length, lost]);
           if (good.length) {
             const m = median(good);
@@ -183,7 +183,7 @@ pictures.rates = {
           return { rate: point.runs[0].rate, n: judged.length, usable: trained >= 0.5, trained,
             value: metric === "trained" ? trained : values.length ? mean(values) : null, runs: judged };
         }).filter((point) => point.rate != null && point.n);
-        for (const p of points) rows.push([...panel.columns, scheme, p.rate, p.value, p.n, p.trained, tallied(p.runs)]);
+        for (const p of points) rows.push([...panel.told(p.runs), scheme, p.rate, p.value, p.n, p.trained, tallied(p.runs)]);
         legend.add(scheme);
         traces.push({ type: "scatter", mode: "lines+markers", xaxis: panel.x, yaxis: panel.y, x: points.map((p) => p.rate),
           y: points.map((p) => p.value), line: { color: style.colour, dash: style.dash, width: 1.5 },

@@ -61,7 +61,7 @@ pictures.curves = {
           high.push(c.band === "std" && s === s ? m + s : largest);
           hover.push(`${brief(scheme, 60)} · step ${step}<br>${said(metric)} ${shown(metric, m)} ` +
             `(${shown(metric, least)} to ${shown(metric, largest)}, n = ${values.length})`);
-          rows.push([...panel.columns, scheme, step, m, s, least, largest, values.length]);
+          rows.push([...panel.told(own), scheme, step, m, s, least, largest, values.length]);
         }
         traces.push(...banded(panel, scheme, style, xs, middle, low, high, hover));
         legend.add(scheme);
@@ -146,7 +146,7 @@ pictures.visible = {
         const points = [...steps].sort((a, b) => a[0] - b[0])
           .map(([step, groups]) => [step, explained([...groups.values()]), groups.size])
           .filter(([, value]) => !Number.isNaN(value));
-        for (const [step, value, count] of points) rows.push([...panel.columns, depth, step, value, count]);
+        for (const [step, value, count] of points) rows.push([...panel.told(own), depth, step, value, count]);
         if (!points.length) continue;
         if (!legend.some((entry) => entry.name === `depth ${depth}`)) legend.push({ name: `depth ${depth}`, ...style });
         traces.push({ type: "scatter", mode: points.length > 1 ? "lines" : "markers", xaxis: panel.x, yaxis: panel.y,
@@ -195,7 +195,7 @@ pictures.distance = {
         const points = bySteps(own.map((run) => series.get(run.i)));
         const middle = points.map((p) => median(p.values));
         const low = points.map((p) => Math.min(...p.values)), high = points.map((p) => Math.max(...p.values));
-        points.forEach((p, k) => rows.push([...panel.columns, scheme, p.step, middle[k], low[k], high[k], p.values.length]));
+        points.forEach((p, k) => rows.push([...panel.told(own), scheme, p.step, middle[k], low[k], high[k], p.values.length]));
         traces.push(...banded(panel, scheme, schemeStyle(scheme), points.map((p) => stepPlace(p.step, logSteps)), middle,
           low, high, points.map((p, k) => `${brief(scheme, 60)} · step ${p.step}<br>${short(middle[k])}`)));
         legend.add(scheme);

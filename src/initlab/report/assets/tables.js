@@ -10,6 +10,13 @@ const CELL_COLUMNS = [words("scheme", "init"), words("activation", "act"), { ...
   words("setting", "setting"), number("rate", "rate")];
 const inView = (row) => picks("activation", row.activation) && picks("depth", row.depth || "none") &&
   picks("setting", row.setting);
+const inOrder = (a, b) => {
+  for (const key of ["activation", "depth", "setting", "scheme"]) {
+    const gap = (rank[key].get(asText(a[key])) ?? 0) - (rank[key].get(asText(b[key])) ?? 0);
+    if (gap) return gap;
+  }
+  return 0;
+};
 const asText = (value) => (value == null || value === "" ? "none" : String(value));
 
 const VERDICTS = ["better", "smaller than seed noise", "cannot tell"];
@@ -40,7 +47,7 @@ const TABLES = {
       number("p", "p, corrected", (v) => (v == null ? "" : v < 1e-3 ? "< 0.001" : v.toFixed(3))), number("n", "seeds"),
       words("seeds", "which seeds")],
     rows: () => data.pairs.filter((row) => inView({ ...row, depth: asText(row.depth) }) && picks("scheme", row.first) &&
-      picks("scheme", row.second)).sort((a, b) => VERDICTS.indexOf(a.verdict) - VERDICTS.indexOf(b.verdict)),
+      picks("scheme", row.second)).sort((a, b) => VERDICTS.indexOf(a.verdict) - VERDICTS.indexOf(b.verdict) || inOrder(a, b)),
     classOf: (row) => `verdict ${row.verdict.split(" ")[0]}`,
   },
   windows: {
@@ -51,7 +58,7 @@ const TABLES = {
       number("decades", "decades"), number("usable", "usable"), number("tried", "tried"), number("best", "best rate"),
       words("edge", "at the edge")],
     rows: () => data.windows.filter((row) => inView({ ...row, depth: asText(row.depth) }) && picks("scheme", row.scheme))
-      .map((row) => ({ ...row, edge: row.edge ? "yes" : "" })),
+      .map((row) => ({ ...row, edge: row.edge ? "yes" : "" })).sort(inOrder),
   },
   cells: {
     caption: () => (data.metric ? `The mean ${said(data.metric)} of completed runs over all seeds, its standard ` +
@@ -120,7 +127,7 @@ function mountTable(section) {
   function draw() {
     const found = rows();
     const head = element("tr", {}, ...columns.map((column) => element("th", {
-      scope: "col", className: column.numeric ? "number" : "",
+      scope: "col", className: `${column.numeric ? "number" : ""} ${column.long ? "long" : ""} ${column.key}`,
       "aria-sort": state.sort === column.key ? (state.way > 0 ? "ascending" : "descending") : "none",
     }, element("button", { type: "button", onclick: () => {
       state.way = state.sort === column.key ? -state.way : 1;
@@ -129,7 +136,7 @@ function mountTable(section) {
     } }, column.title))));
     const body = found.slice(0, state.most).map((row) => element("tr", { className: spec.classOf ? spec.classOf(row) : "" },
       ...columns.map((column) => element("td", { className: `${column.numeric ? "number" : ""} ${column.long ? "long" : ""} ${column.key}`,
-        title: column.long ? "" : column.show(row[column.key]) }, column.show(row[column.key])))));
+        "data-title": column.title, title: column.long ? "" : column.show(row[column.key]) }, column.show(row[column.key])))));
     place.replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, ...body)));
     const note = section.querySelector(".note");
     note.replaceChildren(`${found.length} row${found.length === 1 ? "" : "s"}`);

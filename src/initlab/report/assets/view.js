@@ -43,11 +43,14 @@ const NAMES = {
 
 // Panels: one per combination of those keys that differ among the runs. The first names what is always told.
 function panels(some, keys) {
-  const telling = keys.filter((key, k) => k === 0 || new Set(some.map((run) => run[key])).size > 1);
+  // At the best rate of each cell, rates differ between schemes that are to be compared: they make no panels then.
+  const telling = keys.filter((key, k) => k === 0 ||
+    (!(key === "rateText" && bestOnly) && new Set(some.map((run) => run[key])).size > 1));
   return grouped(some, telling).map((panel) => ({
     ...panel,
     title: telling.map((key) => NAMES[key](panel.values[key])).filter(Boolean).join(" · "),
-    columns: keys.map((key) => (key in panel.values ? panel.values[key] : panel.runs[0][key])),
+    // The cells of a CSV line about some of the panel's runs.
+    told: (own) => keys.map((key) => [...new Set(own.map((run) => run[key]))].join(" ")),
   }));
 }
 

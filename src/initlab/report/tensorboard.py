@@ -1,0 +1,83 @@
+"""A sweep's own run in TensorBoard: heat maps as images, the table as text, results over depth as charts."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from initlab.records import EventFile, load
+from initlab.records.files import door
+from initlab.records.writer import EVENTS
+from initlab.report.formats import as_markdown
+from initlab.report.images import grid, heat_map, outcome_map
+from initlab.report.pairs import judged_by
+from initlab.report.runs import Study, study
+from initlab.report.table import tabulated
+
+RUN = "sweep"
+
+
+def write_sweep_run(directory: str | Path, frame: pd.DataFrame | None = None) -> Path | None:
+    """Write `<directory>/sweep/`, a run that TensorBoard shows beside those of the sweep, and return its directory.
+
+    It has, for every activation (and setting), a depth × scheme heat map of the judged metric and one of outcomes
+    (Images), the table of `initlab table` (Text), and charts of the metric over depth, one line per scheme (Custom
+    Scalars, whose axis counts depths). What an earlier call left is replaced. Nothing is written for less than two
+    runs.
+
+    Arguments: `frame`: the runs as `load` gives them, where they have been read already.
+
+    Raises:
+        UserError: the directory does not exist, or cannot be written.
+    """
+    root = Path(directory)
+    found = study(load(root) if frame is None else frame)
+    if len(found.runs) < 2:
+        return None
+    place = root / RUN
+    with door(place):
+        place.mkdir(exist_ok=True)
+        (place / EVENTS).unlink(missing_ok=True)
+    events = EventFile(place / EVENTS)
+    fill(events, found)
+    events.flush()
+    return place
+
+
+def fill(events: EventFile, found: Study) -> None:
+    """Add images, text and charts to the events of a sweep's run."""
+    at_best = found.runs[found.runs["best_rate"]]
+    metric = judged_by(at_best)
+    charts: dict[str, list[str]] = {}
+    for (act, setting), group in at_best.groupby(["activation", "setting"], sort=True):
+        title = ", ".join(part for part in (str(act), str(setting)) if part)
+        tag = plain_tag(title)
+        events.image(f"outcomes/{tag}", outcome_map(group, title))
+        if metric:
+            events.image(f"{metric}/{tag}", heat_map(group, metric, title))
+            over_depth(events, group, metric, tag)
+            charts[title] = [f"{re.escape(f'over_depth/{tag}/')}.*"]
+    table = as_markdown(tabulated(found, best=True))
+    note = "Mean ± standard deviation over seeds; bold is the best of those that differ in the first column.\n\n"
+    events.text("all_runs", note + table)
+    if charts and metric:
+        events.layout({f"{metric.replace('_', ' ')} over depth (the axis counts layers)": charts})
+
+
+def over_depth(events: EventFile, group: pd.DataFrame, metric: str, tag: str) -> None:
+    """Add the metric of every scheme as a scalar whose steps are depths; depths that are no numbers have no place."""
+    depths, schemes, means = grid(group, metric)
+    for depth, row in zip(depths, means, strict=True):
+        if isinstance(depth, (int, float, np.integer)) and depth == depth:
+            values = {f"over_depth/{tag}/{plain_tag(s)}": float(v) for s, v in zip(schemes, row, strict=True) if v == v}
+            events.scalars(int(depth), values)
+
+
+def plain_tag(words: str) -> str:
+    """Return a name that TensorBoard takes as one part of a tag.
+
+    >>> plain_tag("normal, std=0.1"), plain_tag("</b> é")
+    ('normal,_std=0.1', '_b_é')
+    """
+    return re.sub(r"[^\w.,=+-]+", "_", words) or "_"
