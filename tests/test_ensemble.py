@@ -235,10 +235,13 @@ def assert_bits_do_not_depend(
     hyper = hypers(largest, lr)
     whole = [make(seed) for seed in range(largest)]
     expected = trained(whole, data, plan, hyper)
-    for size in sizes:
-        chosen = list(np.random.default_rng(size).permutation(largest)[:size])
+    for size in (*sizes, -2):
+        chosen = list(np.random.default_rng(abs(size)).permutation(largest)[: abs(size)])
         networks = [make(seed) for seed in chosen]
-        events = trained(networks, data, plan, [hyper[seed] for seed in chosen])
+        with pytest.MonkeyPatch.context() as patch:
+            # At last, two networks that are a part each: what is left of a stack when all but one have stopped.
+            patch.setattr(stacking, "PART_MEMBERS", 1 if size < 0 else stacking.PART_MEMBERS)
+            events = trained(networks, data, plan, [hyper[seed] for seed in chosen])
         for place, seed in enumerate(chosen):
             assert rows(events, place) == rows(expected, seed), (size, seed)
             assert evaluations(events, place) == evaluations(expected, seed), (size, seed)

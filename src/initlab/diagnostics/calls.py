@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -59,8 +60,11 @@ class Call:
         for name in ("saturated_fraction", "dead_fraction"):
             self.stats.pop(name, None)
 
-    def measure(self, kind: str, tensor: Tensor, batch: int) -> None:
-        """Write the statistics of preactivations, postactivations or gradients at preactivations."""
+    def measure(self, kind: str, tensor: Tensor, batch: int, precision: torch.dtype | None = None) -> None:
+        """Write the statistics of preactivations, postactivations or gradients at preactivations.
+
+        `batch`: number of inputs; `precision` to judge underflow by, the tensor's own if None.
+        """
         x = self._by_unit(tensor.detach())
         self.write(kind, x)
         if kind == "preactivation":
@@ -69,7 +73,7 @@ class Call:
             if by_input is not None:
                 self.write("inputs", by_input[None].double())
         if kind in ("preactivation", "delta"):
-            lost = float(underflow(tensor.detach()[None])[0])
+            lost = float(underflow(tensor.detach()[None], precision)[0])
             if lost:
                 self.stats["underflow" if kind == "preactivation" else "grad_underflow"] = lost
 

@@ -151,13 +151,21 @@ class _Look:
     seed: int
 
     def __call__(
-        self, weights: Sequence[Weight], args: Sequence[Any], kwargs: Mapping[str, Any], size: int, double: bool = False
+        self,
+        weights: Sequence[Weight],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        size: int,
+        instead_of: torch.dtype | None = None,
     ) -> tuple[Scene, Objective | None]:
+        """Look in the module's own precision, or in float64 `instead_of` it."""
+        double = instead_of is not None
         torch.manual_seed(self.seed)
         learned = [p.requires_grad_() for p in self.module.parameters() if p.is_floating_point()]
         fresh_args, fresh_kwargs = copied(list(args), double), copied(dict(kwargs), double)
         listener = Listener(self.module, weights, size, in_order((fresh_args, fresh_kwargs)))
         scene = listener.scene
+        scene.precision = instead_of
         with listener:
             output = self.module(*fresh_args, **fresh_kwargs)
         targets = copied(self.targets, double)
@@ -192,19 +200,18 @@ def _second_look(
     look: _Look, weights: Sequence[Weight], scene: Scene, args: Sequence[Any], kwargs: Mapping[str, Any], size: int
 ) -> None:
     """Where a signal or gradient is 0 or nearly lost in rounding, look again in float64: 0, or only too small?"""
-    if not any(_too_small(call, name) for call in scene.calls for name in _LOST):
+    if not weights or not any(_too_small(call, name) for call in scene.calls for name in _LOST):
         return
+    own = weights[0].tensor.dtype
     try:
         with in_double(look.module):
-            again, _ = look(weights, args, kwargs, size, double=True)
+            again, _ = look(weights, args, kwargs, size, instead_of=own)
     except (RuntimeError, TypeError, NotImplementedError):
         return  # a module that computes in one precision only: what was measured stands
     for call, better in zip(scene.calls, again.calls, strict=False):
         for name, (also, mark) in _LOST.items():
             if call.layer == better.layer and _too_small(call, name) and better.stats.get(name, 0) > 0:
-                if call.stats[name] == 0:
-                    call.stats[mark] = float(call.samples * call.units)
-                call.stats.update({k: better.stats[k] for k in (name, *also) if k in better.stats})
+                call.stats.update({k: better.stats[k] for k in (name, mark, *also) if k in better.stats})
 
 
 _LOST = {

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from initlab.diagnostics.batch import in_order
@@ -15,6 +16,7 @@ class Scene:
     """One pass through a network: `batch` inputs, held by the tensors `data`."""
 
     def __init__(self, weights: Sequence[Weight], batch: int, data: Sequence[Tensor]):
+        self.precision: torch.dtype | None = None  # to judge underflow by; None: each tensor's own
         self.weights = weights
         self.batch = batch
         self.calls: list[Call] = []
@@ -56,7 +58,7 @@ class Scene:
         """Write the statistics of a tensor into a call."""
         if measurable(tensor):
             with self.deaf():
-                call.measure(kind, tensor, self.batch)
+                call.measure(kind, tensor, self.batch, self.precision)
 
     def preactivation(self, call: Call, tensor: Any) -> None:
         """Measure preactivations now, and the gradient at them when it comes."""
@@ -70,7 +72,7 @@ class Scene:
 
     def _delta(self, call: Call, grad: Tensor) -> None:
         if self.grading:
-            call.measure("delta", grad, self.batch)
+            call.measure("delta", grad, self.batch, self.precision)
 
     def close(self) -> None:
         """Take the hooks off the tensors."""

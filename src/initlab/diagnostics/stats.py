@@ -124,11 +124,13 @@ def saturated_fraction(x: Tensor, interval: tuple[float, float]) -> Tensor:
     return outside.sum(1).double() / outside.shape[1]
 
 
-def underflow(x: Tensor) -> Tensor:
-    """Number of entries of a raw tensor [N, …] that are not 0 but too small for its precision to hold in full.
+def underflow(x: Tensor, precision: torch.dtype | None = None) -> Tensor:
+    """Number of entries of a raw tensor [N, …] that are not 0 but too small for a precision to hold in full.
+
+    The precision is the tensor's own unless another is given, to judge it by the same signal computed in float64.
 
     >>> underflow(torch.tensor([[0.0, 1e-40, 1.0]]))
     tensor([1.], dtype=torch.float64)
     """
     size = x.abs()
-    return ((size > 0) & (size < torch.finfo(x.dtype).tiny)).flatten(1).sum(1).double()
+    return ((size > 0) & (size < torch.finfo(precision or x.dtype).tiny)).flatten(1).sum(1).double()

@@ -85,6 +85,8 @@ class Launch:
 
         Raises Interrupted when a signal asked to stop and everything is kept; UserError when the disk is full.
         """
+        if not self.groups:
+            return
         queue = deque(self.groups)
         running: list[tuple[Group, Task, Job]] = []
         executor = self.executor(self)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections import Counter
@@ -58,7 +57,6 @@ class Outcome:
     cells: list[Cell]
     results: Results
     seconds: float
-    before: int
 
     def frame(self) -> "pd.DataFrame":
         """Return one row per cell of this grid, in its order."""
@@ -129,24 +127,20 @@ def run_sweep(
         sweep_room(room, groups)
         if kept := sum((room / f"{group.id}.pt").exists() for group in groups):
             line.say(f"{kept} of {len(groups)} groups go on from their checkpoints.")
-        outcome = Outcome(list(cells), results, 0.0, len(finished))
         try:
             with line:
                 launch(groups, plan, room, how, line, results, ended, before=len(finished))
         except Interrupted as stop:
-            done = sum(results.finished(cell) is not None for cell in cells)
-            raise Interrupted(
-                stop.signal, f"{done} of {len(cells)} networks are done. {go_on(cells[0], directory)}"
-            ) from stop
-        finally:
             for cell in cells:
-                if cell.hash in open_cells and cell.directory not in results.rows and cell.directory.is_dir():
+                if cell.directory not in results.rows and cell.directory.is_dir():
                     results.read(cell)
-            if sys.exc_info()[0] in (None, Interrupted):
-                results.write()
+            results.write()
+            done = sum(results.finished(cell) is not None for cell in cells)
+            told = f"{done} of {len(cells)} networks are done. {go_on(cells[0], directory)}"
+            raise Interrupted(stop.signal, told) from stop
+        results.write()
         shutil.rmtree(room, ignore_errors=True)
-        outcome.seconds = time.monotonic() - started
-    return outcome
+    return Outcome(list(cells), results, time.monotonic() - started)
 
 
 def launch(
@@ -239,6 +233,6 @@ def tabulated(cells: Sequence[Cell], directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            outcome = Outcome(list(cells), Results(directory), time.monotonic() - started, 0)
+            outcome = Outcome(list(cells), Results(directory), time.monotonic() - started)
             outcome.results.write()
             show_outcome(outcome, directory)

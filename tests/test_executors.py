@@ -1,0 +1,371 @@
+"""The same table from every executor: processes, SLURM's jobs (here submitit's local ones), tasks of a Ray cluster."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import initlab
+from initlab.errors import Interrupted, UserError
+from initlab.sweep import How
+from initlab.sweep.driver import Launch, Signals
+from initlab.sweep.executors import KINDS, check_executor, make_executor
+from initlab.sweep.plan import Group, PlanFile
+from initlab.sweep.progress import Progress, SweepLine
+from initlab.sweep.work import Broken, Done, GroupError, Remote, Task, WorkerDied, read_progress
+
+SAME = [
+    "init",
+    "act",
+    "seed",
+    "status",
+    "hash",
+    "fingerprint",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "test_accuracy",
+    "steps",
+]
+
+
+def axes(root, **others):
+    tiny = {"depth": 2, "width": 16, "data": "gaussian", "data.train_size": 2000, "data.test_size": 100}
+    grid = {"init": ["he_normal", "zeros"], "act": ["tanh", "relu"], "seed": [0, 1], "train.steps": 60}
+    sweep = {"sweep.root": str(root), "sweep.name": "s", "sweep.max_group": 2, "log.histograms": 3}
+    return {**tiny, **grid, **sweep, **others}
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory):
+    return initlab.sweep(axes(tmp_path_factory.mktemp("inline")), quiet=True)
+
+
+def assert_same(one, other):
+    pd.testing.assert_frame_equal(one[SAME], other[SAME], check_exact=True)
+    for mine, yours in zip(one["path"], other["path"], strict=True):
+        for name in ("metrics.csv", "layers.csv", "parameters.csv"):
+            assert Path(mine, name).read_bytes() == Path(yours, name).read_bytes()
+
+
+def test_processes_give_the_same_table(tmp_path, inline):
+    assert_same(inline, initlab.sweep(axes(tmp_path), executor="process", workers=2, quiet=True))
+
+
+@pytest.mark.slow
+def test_jobs_give_the_same_table(tmp_path, inline):
+    pytest.importorskip("submitit")
+    options = {"cluster": "local"}
+    assert_same(inline, initlab.sweep(axes(tmp_path), executor="submitit", workers=2, options=options, quiet=True))
+
+
+@pytest.fixture
+def two_nodes():
+    """A Ray cluster of two nodes, processes of this machine."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_tasks_on_two_nodes_give_the_same_table_also_when_a_node_is_lost(tmp_path, inline, two_nodes):
+    import threading
+
+    options = {"address": two_nodes.address}
+    whole = initlab.sweep(axes(tmp_path / "a"), executor="ray", options=options, quiet=True)
+    assert_same(inline, whole)
+    long = {"train.steps": 2000, "log.every": 50, "sweep.checkpoint_every": 0.2}
+    undisturbed = initlab.sweep(axes(tmp_path / "b", **long), quiet=True)
+
+    def lose_a_node():
+        room = tmp_path / "c" / "s" / ".groups"
+        while len(list(room.glob("*.pt"))) < 2:
+            time.sleep(0.05)
+        two_nodes.remove_node(next(iter(two_nodes.worker_nodes)), allow_graceful=False)
+
+    loser = threading.Thread(target=lose_a_node, daemon=True)
+    loser.start()
+    frame = initlab.sweep(axes(tmp_path / "c", **long), executor="ray", options=options, quiet=True)
+    loser.join(timeout=1)
+    assert not loser.is_alive()
+    assert_same(undisturbed, frame)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_is_tried_again(tmp_path):
+    pytest.importorskip("submitit")
+    import threading
+
+    long = {"train.steps": 2000, "log.every": 50, "sweep.checkpoint_every": 0.2}
+    undisturbed = initlab.sweep(axes(tmp_path / "a", **long), quiet=True)
+    killed = []
+
+    def kill_one():
+        room = tmp_path / "b" / "s" / ".groups"
+        while not list(room.glob("*.pt")):
+            time.sleep(0.05)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().split(b"\0")
+                if b"submitit.core._submit" in words and str(tmp_path / "b").encode() in b" ".join(words):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+                    killed.append(path.parent.name)
+                    return
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    options = {"cluster": "local"}
+    frame = initlab.sweep(axes(tmp_path / "b", **long), executor="submitit", workers=1, options=options, quiet=True)
+    killer.join(timeout=1)
+    assert len(killed) == 1
+    assert_same(undisturbed, frame)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (("rayy", "auto", {}), "Did you mean 'ray'"),
+        (("process", 0, {}), "workers=0"),
+        (("process", True, {}), "workers=True"),
+        (("process", "two", {}), "workers=two"),
+        (("process", 2, {"partition": "gpu"}), "options.partition is unknown to executor=process: it has none"),
+        (("ray", 2, {"adress": "x"}), "it has address, num_cpus, num_gpus"),
+    ],
+)
+def test_executors_are_checked_before_anything_starts(monkeypatch, how, says):
+    monkeypatch.setattr("initlab.sweep.executors.find_spec", lambda name: name)
+    with pytest.raises(UserError) as refused:
+        How(*how)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("submitit", "initlab[slurm]"), ("ray", "initlab[ray]")])
+def test_what_is_not_installed_is_said_with_its_remedy(monkeypatch, name, extra):
+    monkeypatch.setattr("initlab.sweep.executors.find_spec", lambda package: None)
+    with pytest.raises(UserError) as refused:
+        check_executor(name, "auto", {})
+    assert f"pip install '{extra}'" in str(refused.value)
+
+
+def test_options_that_submitit_does_not_know_are_one_sentence(tmp_path):
+    pytest.importorskip("submitit")
+    options = {"cluster": "local", "slurm_partitionn": "gpu", "colour": "red"}
+    with pytest.raises(UserError, match="submitit does not accept"):
+        initlab.sweep(axes(tmp_path), executor="submitit", options=options, quiet=True)
+
+
+def test_every_kind_is_a_module_with_the_same_door():
+    for kind in KINDS.values():
+        if kind.package == "initlab":
+            assert make_executor("inline", "auto", {}, lambda task: lambda now: None, lambda: 0).slots == 1
+            assert kind.home
+
+
+# --- what the launch does with what executors say
+
+
+class Scripted:
+    """An executor whose jobs say what a script tells them."""
+
+    def __init__(self, script, slots=1):
+        self.script, self.slots, self.closed, self.submitted = script, slots, 0, []
+
+    def submit(self, task):
+        self.submitted.append(task.id)
+        answer = self.script(task, self.submitted.count(task.id))
+
+        class Job:
+            def poll(self):
+                if isinstance(answer, BaseException):
+                    raise answer
+                return answer
+
+            def cancel(self):
+                return False
+
+        return Job()
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Run three cells as one group on a scripted executor; return what became of them, and who was asked."""
+    from initlab.config.grid import compose_grid
+    from initlab.sweep import checked, default_directories
+
+    small = [f"{k}={v}" for k, v in axes(tmp_path).items() if k not in ("init", "act", "seed")]
+    configs, directory = compose_grid([*small, "seed=0,1,2"])
+    cells = checked(configs, default_directories(configs, directory))
+    directory.mkdir(parents=True)
+
+    def start(script, signals=None):
+        executor, ended, said = Scripted(script), {}, []
+        line = SweepLine.quiet()
+        plan = PlanFile(directory / "plan.json", {"g0001": [cell.hash for cell in cells]})
+        parts = {"plan": plan, "room": directory / ".groups", "every": 60.0, "name": "x"}
+        parts |= {"progress": Progress(3, 180, 0, line), "signals": signals or Signals(), "say": said.append}
+        parts |= {"ended": lambda cell, summary: ended.update({cell.number: summary["status"]})}
+        parts["room"].mkdir(exist_ok=True)
+        it = Launch([Group("g0001", tuple(cells))], executor=lambda _: executor, steps=lambda _: 60, **parts)
+        return it, executor, ended, said
+
+    return start
+
+
+def good(task):
+    return Done([{"status": "completed"} for _ in task.configs])
+
+
+def test_a_lost_worker_is_retried_once_for_each_failure_and_then_its_group_is_halved(launch):
+    def script(task, times):
+        if task.checkpoint.exists():
+            task.checkpoint.unlink()
+        return WorkerDied("signal 9") if task.id == "g0001" else good(task)
+
+    it, executor, ended, said = launch(script)
+    it.run()
+    assert executor.submitted == ["g0001", "g0001", "g0001a", "g0001b"]
+    assert ended == {0: "completed", 1: "completed", 2: "completed"}
+    assert it.plan.groups.keys() == {"g0001a", "g0001b"}
+    assert "tried once more" in said[0]
+    assert "halves are tried" in said[1]
+
+
+def test_a_group_that_gets_further_each_time_is_retried_each_time(launch):
+    def script(task, times):
+        if times > 5:
+            return good(task)
+        task.checkpoint.write_text("")
+        os.utime(task.checkpoint, ns=(times, times * 10**9))
+        return WorkerDied("signal 9")
+
+    it, executor, ended, _ = launch(script)
+    it.run()
+    assert executor.submitted == ["g0001"] * 6
+    assert len(ended) == 3
+
+
+def test_one_bad_cell_is_found_by_halving(launch):
+    def script(task, times):
+        bad = any(config.seed == 1 for config in task.configs)
+        return GroupError("RuntimeError: it", "Traceback: it") if bad else good(task)
+
+    it, executor, ended, _ = launch(script)
+    it.run()
+    assert executor.submitted == ["g0001", "g0001a", "g0001aa", "g0001ab", "g0001b"]
+    assert ended == {0: "completed", 1: "failed", 2: "completed"}
+
+
+def test_a_worker_that_was_told_to_stop_by_somebody_else_is_asked_again(launch):
+    it, executor, ended, _ = launch(lambda task, times: Interrupted(15) if times == 1 else good(task))
+    it.run()
+    assert executor.submitted == ["g0001", "g0001"]
+    assert len(ended) == 3
+
+
+def test_a_full_disk_ends_the_launch_and_everyone_is_asked_to_stop(launch):
+    it, executor, ended, _ = launch(lambda task, times: UserError("No space is left."))
+    with pytest.raises(UserError, match="No space"):
+        it.run()
+    assert (executor.closed, ended) == (1, {})
+    assert (it.room / "stop-x").exists()
+
+
+def test_after_a_signal_nothing_more_is_begun(launch):
+    signals = Signals()
+
+    def script(task, times):
+        signals.received = int(signal.SIGTERM)
+        return Interrupted(15)
+
+    it, executor, ended, _ = launch(script, signals)
+    with pytest.raises(Interrupted):
+        it.run()
+    assert (executor.submitted, executor.closed, ended) == (["g0001"], 1, {})
+
+
+# --- a worker elsewhere
+
+
+@pytest.fixture
+def task(tmp_path):
+    from initlab.config.compose import compose_config
+
+    small = [f"{k}={v}" for k, v in axes(tmp_path).items() if k not in ("init", "act", "seed") and "sweep" not in k]
+    config = compose_config([*small, "train.steps=5"])
+    (tmp_path / "room").mkdir()
+    return Task("g0001", [config], [tmp_path / "run"], tmp_path / "room", 60.0, "x", tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    home = Path.cwd()
+    yield
+    os.chdir(home)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_worker_answers_in_words_whatever_happens(task, monkeypatch):
+    done = Remote(task)()
+    assert isinstance(done, Done)
+    assert [s["status"] for s in done.summaries] == ["completed"]
+    for error, kind in ((UserError("full"), "user"), (RuntimeError("bug"), "error"), (Interrupted(15), "interrupted")):
+        (task.directories[0] / "summary.json").unlink(missing_ok=True)
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("initlab.sweep.work.run", fail)
+        answer = Remote(task)()
+        assert isinstance(answer, Broken)
+        assert answer.kind == kind
+        with pytest.raises((UserError, GroupError, Interrupted)):
+            answer.throw()
+    assert read_progress(task) is None
+
+
+def test_what_another_worker_finished_is_not_computed_again(task, monkeypatch):
+    first = Remote(task)()
+    monkeypatch.setattr("initlab.sweep.work.run", None)
+    second = Remote(task)()
+    assert [s["test_loss"] for s in first.summaries] == [s["test_loss"] for s in second.summaries]
+
+
+def test_a_worker_hears_the_launchs_wish_and_its_end(task):
+    remote = Remote(task)
+    assert remote.stop() == 0
+    task.stop.touch()
+    remote.looked = 0.0
+    assert remote.stop() == signal.SIGTERM
+    task.stop.unlink()
+    assert Remote(task, parent=os.getppid()).stop() == 0
+    assert Remote(task, parent=1 if os.getppid() != 1 else 2).stop() == signal.SIGTERM
+
+
+def test_a_group_that_is_held_is_waited_for_until_a_signal(task, capsys, monkeypatch):
+    from initlab.sweep import lock
+
+    monkeypatch.setattr(lock, "PATIENCE", 0.3)
+    path = task.room / "g0001.lock"
+    with lock.group_lock(path, lambda: 0):
+        asked = iter([0, 0, 0, 15])
+        with pytest.raises(Interrupted), lock.group_lock(path, lambda: next(asked)):
+            pass
+    assert "waiting for the worker of another launch, which has g0001" in capsys.readouterr().err
