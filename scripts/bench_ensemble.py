@@ -5,7 +5,7 @@ ensemble, of a hand-written loop over the same networks one by one (data in memo
 the share of the best float32 matrix-product rate that the ensemble reaches, counting only the products that training
 needs. All three take turns, and medians over the rounds are shown, so that other work on the machine weighs on all.
 
-    python scripts/bench_ensemble.py --width 32 64 128 256 --depth 3 10 --networks 16 160
+    python scripts/bench.py ensemble --width 32 64 128 256 --depth 3 10 --networks 16 160
 """
 
 import argparse
@@ -76,50 +76,52 @@ def plain_loop(networks: Sequence[nn.Module], data: Dataset, batch: int, steps: 
             loss.item()
 
 
-def measure(width: int, depth: int, count: int, arguments: argparse.Namespace) -> str:
-    data = make_data(arguments.batch)
-    steps = max(2, min(arguments.steps, int(arguments.steps * 64 / count)))
-    plan = Plan(steps, arguments.batch, arguments.optimizer, ({"lr": 0.01},) * count, log_every=arguments.log_every)
-    ensemble = stack(make_networks(count, width, depth, arguments.act))
-    few = make_networks(min(count, arguments.plain), width, depth, arguments.act)
+def measure(width: int, depth: int, count: int, given: argparse.Namespace) -> str:
+    data = make_data(given.batch)
+    steps = max(2, min(given.steps, int(given.steps * 64 / count)))
+    plan = Plan(steps, given.batch, given.optimizer, ({"lr": 0.01},) * count, log_every=given.log_every)
+    ensemble = stack(make_networks(count, width, depth, given.act))
+    few = make_networks(min(count, given.plain), width, depth, given.act)
     rounds: list[tuple[float, float, float, float, float]] = []
     list(train(ensemble, data, plan))
-    for _ in range(arguments.rounds):
+    for _ in range(given.rounds):
         clock, cores = timed(lambda: list(train(ensemble, data, plan)))
-        lone, lone_cores = timed(lambda: plain_loop(few, data, arguments.batch, steps))
+        lone, lone_cores = timed(lambda: plain_loop(few, data, given.batch, steps))
         each, lone_each = 1e3 / count / steps, 1e3 / len(few) / steps
         rounds.append((clock * each, lone * lone_each, cores * each, lone_cores * lone_each, matmul_rate()))
     ours, lone, cores, lone_cores, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
-    rate = needed_flops(width, depth, arguments.batch) / ours * 1e3
+    rate = needed_flops(width, depth, given.batch) / ours * 1e3
     return (
         f"{width:5} {depth:5} {count:8} {ours:9.3f} {lone:9.3f} {lone / ours:6.2f} "
         f"{cores:9.3f} {lone_cores:9.3f} {rate / 1e9:7.0f} {peak / 1e9:7.0f} {rate / peak:5.2f}"
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, nargs="+", default=[32, 64, 128, 256])
-    parser.add_argument("--depth", type=int, nargs="+", default=[3, 10, 30])
-    parser.add_argument("--networks", type=int, nargs="+", default=[10, 100])
-    parser.add_argument("--plain", type=int, default=8, help="networks of the plain loop")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=16, help="fewer where there are more than 64 networks")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--act", default="tanh")
-    parser.add_argument("--optimizer", default="sgd")
-    parser.add_argument("--log-every", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch decides")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+def arguments(sub: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    sub.add_argument("--width", type=int, nargs="+", default=[32, 64, 128, 256])
+    sub.add_argument("--depth", type=int, nargs="+", default=[3, 10, 30])
+    sub.add_argument("--networks", type=int, nargs="+", default=[10, 100])
+    sub.add_argument("--plain", type=int, default=8, help="networks of the plain loop")
+    sub.add_argument("--batch", type=int, default=128)
+    sub.add_argument("--steps", type=int, default=16, help="fewer where there are more than 64 networks")
+    sub.add_argument("--rounds", type=int, default=5)
+    sub.add_argument("--act", default="tanh")
+    sub.add_argument("--optimizer", default="sgd")
+    sub.add_argument("--log-every", type=int, default=1)
+    sub.add_argument("--threads", type=int, default=0, help="0: as torch decides")
+
+
+def run(given: argparse.Namespace) -> list[str]:
+    """Measure every size, and print as it goes."""
+    if given.threads:
+        torch.set_num_threads(given.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; ms per network and step; cores: their time")
     print("width depth networks  ensemble     plain  ratio     cores plain cores  GFLOP/s   peak share")
-    for width in arguments.width:
-        for depth in arguments.depth:
-            for count in arguments.networks:
-                print(measure(width, depth, count, arguments), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    lines = []
+    for width in given.width:
+        for depth in given.depth:
+            for count in given.networks:
+                lines.append(measure(width, depth, count, given))
+                print(lines[-1], flush=True)
+    return lines

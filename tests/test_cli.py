@@ -6,7 +6,8 @@ import pytest
 
 import initlab
 from initlab.activations import ACTIVATIONS
-from initlab.cli import cell, main, plain_numbers
+from initlab.cli import main
+from initlab.cli.catalogue import cell, plain_numbers
 from initlab.schemes import SCHEMES
 
 

@@ -1,12 +1,7 @@
 """The `initlab` console script: thin verbs, nothing heavy imported before one is chosen."""
 
-import json
-import math
-import os
-import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -141,134 +136,17 @@ def audit(
 @app.command(short_help="List the initialization schemes.")
 def schemes(as_json: AsJson = False) -> None:
     """List the initialization schemes: name, law, what they need, year, reference."""
-    from initlab.schemes import SCHEMES
+    from initlab.cli.catalogue import show_schemes
 
-    rows = [
-        {
-            "name": s.name,
-            "law": s.formula,
-            "variance": layer_variance(s),
-            "needs": ", ".join(s.needs),
-            "keys": [f"init.{k}" for k in s.parameters],
-            "aliases": aliases("init", s.name),
-            "year": s.year,
-            "reference": s.reference,
-        }
-        for s in SCHEMES.values()
-    ]
-    show(rows, as_json, hide=("keys", "aliases"))
-    if not as_json:
-        print(f"\nvariance: fan_in · Var[W] of a hidden {LAYER} → {LAYER} layer under ReLU; needs: W the weight alone.")
-        print(
-            "--json adds each scheme's own keys, its aliases (xavier_*, kaiming_*, torch's names) and full references."
-        )
-
-
-LAYER = 128  # units of the layer whose variance is shown
-NARROW = 100  # columns of a terminal below which a table goes without references
-
-
-def aliases(group: str, name: str) -> list[str]:
-    """List the other names that a scheme or an activation is known by."""
-    from initlab.names import ALIASES
-
-    return [alias for alias, canonical in ALIASES[group].items() if canonical == name]
-
-
-def layer_variance(scheme: Any) -> float | None:
-    """Return σ_w² = fan_in · Var[W] that a scheme promises in a square hidden layer, under ReLU where that matters."""
-    from initlab.activations import ACTIVATIONS
-    from initlab.fans import Fans
-
-    if scheme.structural("dense", (LAYER, LAYER)) is not None:
-        return None
-    fans = Fans(LAYER, LAYER)
-    variance = scheme.law(fans, scheme.gain(ACTIVATIONS["relu"], fans)).variance
-    return round(LAYER * variance, 4) if math.isfinite(variance) else None
+    show_schemes(as_json)
 
 
 @app.command(short_help="List the activation functions.")
 def activations(as_json: AsJson = False) -> None:
     """List the activation functions: name, formula, saturation interval, kinks, reference."""
-    from initlab.activations import ACTIVATIONS
+    from initlab.cli.catalogue import show_activations
 
-    show(
-        [
-            {
-                "name": a.name,
-                "formula": a.formula,
-                "keys": [f"act.{k}" for k in a.parameters],
-                "aliases": aliases("act", a.name),
-                "saturated outside": None if a.saturation is None else [round(x, 4) for x in a.saturation],
-                "kinks": list(a.kinks),
-                "reference": a.reference,
-            }
-            for a in ACTIVATIONS.values()
-        ],
-        as_json,
-        hide=("keys", "aliases"),
-    )
-    if not as_json:
-        print("\n--json adds each activation's own keys, its aliases and full references.")
-
-
-def show(rows: Sequence[Mapping[str, Any]], as_json: bool, hide: Sequence[str] = ()) -> None:
-    """Print records as a table that fits the terminal, or whole as JSON."""
-    if as_json:
-        print(json.dumps(plain_numbers(rows), indent=2, ensure_ascii=False))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from initlab.display import WIDE
-
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=WIDE)
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    # On a narrow terminal the formulas need the room; whole references are in the JSON anyway.
-    hide = (*hide, "reference") if console.width < NARROW else hide
-    columns = [column for column in rows[0] if column not in hide]
-    for column in columns:
-        table.add_column(column, no_wrap=column == "name", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell(row[column], column)) for column in columns))
-    console.print(table)
-
-
-def cell(value: Any, column: str = "") -> str:
-    """Write one value of a table; the whole reference is in the JSON."""
-    if value is None or value == []:
-        return ""
-    if column == "reference":
-        return short_reference(str(value))
-    if isinstance(value, list):
-        return ", ".join(x if isinstance(x, str) else f"{x:g}" for x in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def short_reference(text: str) -> str:
-    """Cut a reference after its year, and its authors after the first of three.
-
-    >>> short_reference("He, Zhang, Ren & Sun 2015, Delving Deep into Rectifiers"), short_reference("rule of thumb")
-    ('He et al. 2015', 'rule of thumb')
-    """
-    found = re.match(r"(.*?)\s*\b((?:1[89]|20)\d\d)\b", text)
-    if found is None:
-        return text
-    authors, year = found.groups()
-    return f"{authors.split(',')[0]} et al. {year}" if "," in authors else f"{authors} {year}"
-
-
-def plain_numbers(value: Any) -> Any:
-    """Replace infinities, which JSON has not, by their names."""
-    if isinstance(value, Mapping):
-        return {k: plain_numbers(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_numbers(v) for v in value]
-    return str(value) if isinstance(value, float) and abs(value) == float("inf") else value
+    show_activations(as_json)
 
 
 def main() -> None:
