@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from initlab.config import Config
 from initlab.config.naming import digest
+from initlab.diagnostics import HistogramKey
+from initlab.experiment.forecast import Forecast, Row
+from initlab.histograms import Histogram
 from initlab.initialize import fingerprint
 from initlab.records import RunWriter
 from initlab.records.files import replace
@@ -34,6 +37,7 @@ class Member:
     latest: dict[str, float] = field(default_factory=dict)
     recent: dict[str, deque] = field(default_factory=lambda: {k: deque(maxlen=LAST) for k in ("loss", "accuracy")})
     summary: dict[str, Any] = field(default_factory=dict)
+    expected: Sequence[Row] = ()
 
     def begin(self, module: nn.Module, rows: Any, device: torch.device) -> None:
         """Open the run directory and write what is known at step 0; `rows` describe the module's parameters."""
@@ -69,6 +73,17 @@ class Member:
             self.recent[name].extend(values)
         self.stopped = stopped
         self.writer.log(f"resumed at step {self.step}")
+
+    def expects(self, forecast: Forecast) -> None:
+        """Keep what theory says of step 0, to be written beside what is measured there."""
+        self.expected = forecast.rows
+        if forecast.remark:
+            self.writer.log(forecast.remark)
+
+    def measured(self, step: int, rows: Sequence[Row], counted: Mapping[HistogramKey, Histogram]) -> None:
+        """Record the layers of one step; those of step 0 together with their forecast, as TensorBoard lays them out."""
+        self.writer.layers([*(self.expected if step == 0 else ()), *rows])
+        self.writer.histograms(step, counted)
 
     def stepped(self, columns: Mapping[str, list]) -> None:
         """Record a block of steps."""

@@ -15,6 +15,7 @@ from initlab.ensemble import Ensemble, stack
 from initlab.errors import Interrupted, UserError
 from initlab.experiment import checkpoint
 from initlab.experiment.build import build_module, load_data, make_network, make_plan, pick_activation, pick_device
+from initlab.experiment.forecast import forecasts
 from initlab.experiment.member import Member, record_failure
 from initlab.training import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped, train
 
@@ -63,6 +64,9 @@ def run(
             ensemble, state = resumed(configs, directories, members, keeping.path, data, device)
         else:
             ensemble, state = begun(configs, directories, members, data, device)
+        if state.step == 0:
+            for member, found in zip(members, forecasts(configs, ensemble.networks, data, act, plan), strict=True):
+                member.expects(found)
         follow(ensemble, data, plan, state, members, watch, keeping)
     except Exception as error:
         if len(configs) > 1 or isinstance(error, (UserError, checkpoint.Unusable)):
@@ -161,8 +165,7 @@ def hand_out(event: Event, members: list[Member]) -> None:
         deal(event, members)
     elif isinstance(event, Snapshot):
         for i, rows in event.rows.items():
-            members[i].writer.layers(rows)
-            members[i].writer.histograms(event.step, event.histograms[i])
+            members[i].measured(event.step, rows, event.histograms[i])
     elif isinstance(event, Stopped):
         members[event.member].stopped = event
 

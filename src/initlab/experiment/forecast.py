@@ -1,0 +1,75 @@
+"""What theory says of every network of an ensemble at step 0, on the very batch that its first row is measured on."""
+
+import json
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from initlab.activations import Activation
+from initlab.config import Config
+from initlab.data import Dataset, batches
+from initlab.errors import UserError
+from initlab.experiment.build import scheme_arguments
+from initlab.initialize import plan as plan_of
+from initlab.initialize import request
+from initlab.prediction import predicted_rows
+from initlab.training import Plan
+
+Row = tuple[int, str, int, str, float, str]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Rows (step 0, layer, index, stat, value, predicted), and a line for the log where there is something to say."""
+
+    rows: tuple[Row, ...] = ()
+    remark: str = ""
+
+
+def forecasts(
+    configs: Sequence[Config], modules: Sequence[nn.Module], data: Dataset, act: Activation | None, plan: Plan
+) -> list[Forecast]:
+    """Return one forecast per network; networks that differ in their seeds or rates alone share one.
+
+    Nothing is forecast where step 0 is not recorded, or theory has no answer. A forecast that fails costs the network
+    nothing but its forecast, and says so in the log.
+    """
+    if 0 not in plan.records:
+        return [Forecast() for _ in configs]
+    inputs = first_batch(data, plan)
+    known: dict[str, Forecast] = {}
+    for config, module in zip(configs, modules, strict=True):
+        key = decisive(config)
+        if key not in known:
+            known[key] = forecast_of(module, scheme_arguments(config, act), inputs, act, data.classes)
+    return [known[decisive(config)] for config in configs]
+
+
+def first_batch(data: Dataset, plan: Plan) -> Tensor:
+    """Return the inputs of step 0, as the loop prepares them."""
+    rows = next(batches(len(data.train_x), plan.batch_size, seed=plan.data_seed, device=data.train_x.device))
+    return data.prepare(data.train_x.index_select(0, rows), plan.dtype)
+
+
+def decisive(config: Config) -> str:
+    """Return what decides a forecast inside one ensemble, whose members share architecture and data."""
+    return json.dumps([config.init, config.act], sort_keys=True, default=str)
+
+
+def forecast_of(
+    module: nn.Module, arguments: dict[str, Any], inputs: Tensor, act: Activation | None, classes: int | None
+) -> Forecast:
+    """Return the forecast of one network; `arguments` are those of its scheme."""
+    try:
+        tasks = plan_of(module, request(arguments.pop("scheme"), **arguments))
+        frame = predicted_rows(module, tasks, inputs, act=act, classes=classes)
+    except UserError as reason:  # a φ that jumps, say: the network trains all the same
+        return Forecast(remark=f"no forecast: {reason}")
+    except Exception:  # a bug here must not cost anybody a training
+        return Forecast(remark=f"no forecast, for it failed:\n{traceback.format_exc()}")
+    if frame.empty:
+        return Forecast(remark="no forecast: theory has no answer for this network")
+    return Forecast(tuple(frame.itertuples(index=False, name=None)))
