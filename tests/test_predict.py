@@ -54,7 +54,8 @@ def test_every_predicted_layer_is_a_measured_one(tmp_path, family):
     assert both["value_y"].notna().all()
     layers = rows[(rows.source == "measured") & (rows.step == 0) & (rows.stat == "q")]
     first = both[(both["index"] == 1) & (both.stat == "q")]
-    assert len(first) == 1 and len(layers) >= 3
+    assert len(first) == 1
+    assert len(layers) >= 3
     # 8 to 48 units average q, with a relative spread of √(2/units) for each: five of them at 4 units is the loosest
     assert np.log(first.value_x / first.value_y).abs().item() < 1.2
 
@@ -77,7 +78,8 @@ def test_a_network_has_the_same_forecast_alone_and_among_others(tmp_path):
             [line for line in (place / "layers.csv").read_text().splitlines() if line.endswith("predicted")]
             for place in (tmp_path / f"alone{k}" / "0", tmp_path / "together" / str(k))
         ]
-        assert lines[0] == lines[1] and len(lines[0]) > 20
+        assert lines[0] == lines[1]
+        assert len(lines[0]) > 20
         assert len(alone) == len(together[k])
     pd.testing.assert_frame_equal(predicted(together[0]), predicted(together[1]))  # seeds share one
     assert not predicted(together[0])["value"].equals(predicted(together[2])["value"])
@@ -96,7 +98,8 @@ def test_seeds_share_one_forecast(monkeypatch):
     modules = [build_module(config, data, act) for config in configs]
     found = forecasts(configs, modules, data, act, make_plan(configs, data, act))
     assert calls == [32, 32]
-    assert len(found) == 10 and all(len(one.rows) == 1 for one in found)
+    assert len(found) == 10
+    assert all(len(one.rows) == 1 for one in found)
 
 
 def test_the_forecast_is_fed_what_the_network_is_fed(monkeypatch):
@@ -130,7 +133,8 @@ def test_a_forecast_that_fails_costs_no_training(tmp_path, monkeypatch, error, s
 
     monkeypatch.setattr("initlab.experiment.forecast.predicted_rows", failing)
     (rows,) = trained(tmp_path, "init=he_normal")
-    assert not len(predicted(rows)) and len(rows)
+    assert not len(predicted(rows))
+    assert len(rows)
     assert said in (tmp_path / "0" / "run.log").read_text()
 
 
@@ -144,7 +148,8 @@ def test_a_model_that_theory_cannot_describe_trains_and_says_so(tmp_path, monkey
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     (rows,) = trained(tmp_path, "model=custom model.target=own_model:net")
-    assert not len(predicted(rows)) and len(rows)
+    assert not len(predicted(rows))
+    assert len(rows)
     assert "theory has no answer" in (tmp_path / "0" / "run.log").read_text()
 
 

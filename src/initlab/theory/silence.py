@@ -20,8 +20,8 @@ def silent_fraction(act: Activation, q: np.ndarray, c: float, samples: int) -> f
     >>> from initlab.activations import ACTIVATIONS
     >>> round(silent_fraction(ACTIVATIONS["relu"], np.ones(4), 0.0, 4), 6)
     0.0625
-    >>> silent_fraction(ACTIVATIONS["tanh"], np.ones(4), 0.0, 4), silent_fraction(ACTIVATIONS["tanh"], np.zeros(4), 0, 4)
-    (0.0, 1.0)
+    >>> [silent_fraction(ACTIVATIONS["tanh"], q, 0.0, 4) for q in (np.ones(4), np.zeros(4))]
+    [0.0, 1.0]
     """
     if not q.any():  # every unit is at φ(0), always
         return float(value(act, np.zeros(1))[0] == 0)
