@@ -69,7 +69,7 @@ def scheme_arguments(config: Config, act: Activation | None) -> dict[str, Any]:
         "scheme": config.init["name"],
         "act": act or "linear",
         "gain": config.init.get("gain", "paper"),
-        "sigma_b": config.init.get("sigma_b") or 0.0,
+        "sigma_b": config.init.get("sigma_b"),
         "parameters": {k: v for k, v in config.init.items() if k not in own},
     }
 

@@ -26,7 +26,7 @@ def initialize_(
     act: Any = "linear",
     gain: float | str = "paper",
     seed: int = 0,
-    sigma_b: float = 0.0,
+    sigma_b: float | None = None,
     roles: Roles | None = None,
     parameters: Mapping[str, Any] | None = None,
     only: Globs = (),
@@ -58,7 +58,7 @@ def initialize_(
         gain: "paper" for the scheme's own; a positive number that replaces it in every weight layer; or "forward",
             "backward", "critical", derived from `act`, in hidden layers that an activation feeds (1 elsewhere).
         seed: the init seed.
-        sigma_b: std of the biases of every scheme that has no rule for them.
+        sigma_b: std of the biases of every scheme that has no rule for them (default 0); where `critical` is to look.
         roles: {role: glob or globs} for modules that do not declare `weight_layers`.
         parameters: the scheme's own (mode, distribution, mean, std, …).
         only, skip: globs of the parameters that are meant, and of those that are not; the others stay as they are.

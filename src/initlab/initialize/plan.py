@@ -11,6 +11,7 @@ from initlab.fans import TABLE_KINDS, Block, Parameter, table, walk
 from initlab.models.layers import WeightLayer
 from initlab.schemes import SCHEMES, Law, Scheme, laws
 
+from .derived import followed
 from .gates import KEEPING, gate_laws, is_gated
 from .request import DERIVED_GAINS, Request, Roles, Rule, Spec, assign, request
 from .roles import layers_of
@@ -113,6 +114,8 @@ def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> Plan:
     rules, several = assign(parameters, wanted)
     schemes = {name: rule.scheme for name, rule in rules.items()}
     layers = layers_of(module, parameters, wanted, schemes)
+    flows = followed(module, parameters, wanted.act) if any(s.derived == "moments" for s in schemes.values()) else {}
+    wanted = replace(wanted, flows=flows)
     found = Plan(_task(p, rules.get(p.name), layers.get(p.layer), wanted, refuse) for p in parameters)
     found.several = several
     _check_convolutions(found)
@@ -191,7 +194,7 @@ def _weight_task(parameter: Parameter, layer: WeightLayer | None, wanted: Reques
         if key not in known:
             if reason := scheme.structural(parameter.kind, block.shape, own):
                 raise Impossible(f"init={scheme.name} cannot fill {parameter.name}: {reason}.")
-            known[key] = _gain(wanted, scheme, block, own, layer)
+            known[key] = _gain(wanted, scheme, parameter, block, own, layer)
         gains.append(known[key])
     task = Task(parameter, "scheme", scheme, role, roles, tuple(gains), blocks=parameter.blocks)
     if parameter.tensor.dtype.is_complex:
@@ -209,7 +212,11 @@ def _check_complex(task: Task, scheme: Scheme) -> None:
         )
 
 
-def _gain(wanted: Request, scheme: Scheme, block: Block, role: str, layer: WeightLayer | None) -> float:
+def _gain(
+    wanted: Request, scheme: Scheme, parameter: Parameter, block: Block, role: str, layer: WeightLayer | None
+) -> float:
+    if scheme.derived == "moments":
+        return wanted.flows[parameter.layer]
     if wanted.gain == "paper":
         return scheme.gain(wanted.act, block.fans, role)
     fed_by_activation = layer is None or layer.fed_by in ("activation", "unknown")

@@ -13,6 +13,8 @@ from initlab.schemes import Scheme
 from initlab.schemes import scheme as find_scheme
 from initlab.theory.gains import derived_gain
 
+from .derived import settled
+
 Spec: TypeAlias = str | Scheme | tuple[str, Mapping[str, Any]]
 Globs: TypeAlias = str | Sequence[str]
 Roles: TypeAlias = Mapping[str, Globs]
@@ -31,7 +33,7 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `initialize_` that decide the plan, resolved."""
+    """The arguments of `initialize_` that decide the plan, resolved; `flows`: gains that follow from the module."""
 
     rules: tuple[tuple[str, Scheme], ...]
     act: Activation
@@ -45,6 +47,7 @@ class Request:
     forget_bias: float | None = None
     chrono: float | None = None
     mapped: bool = False
+    flows: Mapping[str, float] = field(default_factory=dict)
 
     def scheme_of(self, name: str) -> Scheme | None:
         """Return the scheme of the first glob that matches a parameter's name."""
@@ -61,7 +64,7 @@ def request(
     *,
     act: Any = "linear",
     gain: float | str = "paper",
-    sigma_b: float = 0.0,
+    sigma_b: float | None = None,
     roles: Roles | None = None,
     parameters: Mapping[str, Any] | None = None,
     only: Globs = (),
@@ -71,22 +74,21 @@ def request(
     chrono: float | None = None,
 ) -> Request:
     """Resolve names to records and refuse what no module could make right."""
-    if isinstance(sigma_b, bool) or not isinstance(sigma_b, (int, float)) or not 0 <= sigma_b < float("inf"):
-        raise UserError(f"init.sigma_b={sigma_b} must be a standard deviation: 0 or a positive number.")
+    asked = None if sigma_b is None else _sigma_b(sigma_b)
     record = activation(act)
-    number = _number(gain, record, float(sigma_b))
+    number = _number(gain, record, asked or 0.0)
     mapped = isinstance(scheme, Mapping)
     specs = scheme if isinstance(scheme, Mapping) else {"*": scheme}
     if not specs:
         raise UserError("the mapping of rules is empty: give {'*': 'he_normal'} or the name of a scheme.")
-    rules = [(glob, _resolved(spec, parameters or {}, gain, number, float(sigma_b))) for glob, spec in specs.items()]
+    rules = [(glob, _resolved(spec, parameters or {}, gain, number, asked, record)) for glob, spec in specs.items()]
     _check_gates(forget_bias, chrono)
     return Request(
         tuple(rules),
         record,
         gain,
         number,
-        float(sigma_b),
+        asked or 0.0,
         dict(roles or {}),
         listed(only),
         listed(skip),
@@ -97,15 +99,30 @@ def request(
     )
 
 
-def _resolved(spec: Spec, parameters: Mapping[str, Any], gain: float | str, number: float, sigma_b: float) -> Scheme:
+def _sigma_b(sigma_b: Any) -> float:
+    if isinstance(sigma_b, bool) or not isinstance(sigma_b, (int, float)) or not 0 <= sigma_b < float("inf"):
+        raise UserError(f"init.sigma_b={sigma_b} must be a standard deviation: 0 or a positive number.")
+    return float(sigma_b)
+
+
+def _resolved(
+    spec: Spec,
+    parameters: Mapping[str, Any],
+    gain: float | str,
+    number: float,
+    sigma_b: float | None,
+    act: Activation,
+) -> Scheme:
     name, own = spec if isinstance(spec, tuple) else (spec, {})
     found = find_scheme(name, **{**parameters, **own})
-    if "sigma_b" in found.parameters:
-        found = found.bind(sigma_b=sigma_b)
-    elif sigma_b and found.bias is not None:
-        raise Impossible(f"init={found.name} draws its own biases, so init.sigma_b={sigma_b} cannot be: leave it 0.")
     if gain != "paper":
         found.check_gain(number)
+    if found.derived:
+        return settled(found, act, sigma_b)
+    if "sigma_b" in found.parameters:
+        found = found.bind(sigma_b=sigma_b or 0.0)
+    elif sigma_b and found.bias is not None:
+        raise Impossible(f"init={found.name} draws its own biases, so init.sigma_b={sigma_b} cannot be: leave it 0.")
     return found
 
 

@@ -9,13 +9,15 @@ from typing import Any
 from initlab.errors import UserError, nearest
 from initlab.names import SCHEME_ALIASES
 
-from . import orthogonal, plain, scaling, structured
+from . import derived, orthogonal, plain, scaling, structured
 from .custom import custom_scheme
 from .record import DISTRIBUTIONS, MODES, BiasRule, Law, Scheme
 
 __all__ = ["DISTRIBUTIONS", "MODES", "SCHEMES", "SCHEME_ALIASES", "BiasRule", "Law", "Scheme", "scheme"]
 
-SCHEMES: dict[str, Scheme] = {row.name: row for row in (*plain.ROWS, *scaling.ROWS, *orthogonal.ROWS, *structured.ROWS)}
+SCHEMES: dict[str, Scheme] = {
+    row.name: row for row in (*plain.ROWS, *scaling.ROWS, *orthogonal.ROWS, *derived.ROWS, *structured.ROWS)
+}
 
 
 def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:

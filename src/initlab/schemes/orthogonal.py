@@ -44,16 +44,21 @@ def _orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) 
     return _semi_orthogonal_law(gain, shape[0], math.prod(shape[1:]))
 
 
-def _widening(shape: tuple[int, ...]) -> float:
+def widening(shape: tuple[int, ...]) -> float:
+    """Return max(√(m/n), 1): what an orthogonal layer of m units and n inputs lacks where it widens.
+
+    >>> widening((8, 2)), widening((2, 8))
+    (2.0, 1.0)
+    """
     return max(math.sqrt(shape[0] / math.prod(shape[1:])), 1.0)
 
 
 def _scaled_orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
-    return _orthogonal(weight, gain=gain * _widening(tuple(weight.shape)), generator=generator)
+    return _orthogonal(weight, gain=gain * widening(tuple(weight.shape)), generator=generator)
 
 
 def _scaled_orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
-    return _semi_orthogonal_law(gain * _widening(shape), shape[0], math.prod(shape[1:]))
+    return _semi_orthogonal_law(gain * widening(shape), shape[0], math.prod(shape[1:]))
 
 
 def _delta_orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
@@ -70,6 +75,15 @@ def off_centre(weight: Tensor) -> float:
 
 
 def _delta_orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
+    return delta_law(gain, shape)
+
+
+def delta_law(gain: float, shape: tuple[int, ...]) -> Law:
+    """Return the law of gain·Q at the centre tap and 0 elsewhere; of a matrix, of gain·Q.
+
+    >>> delta_law(1.0, (4, 4)).variance, delta_law(1.0, (4, 4, 3, 3)).variance * 9
+    (0.25, 0.25)
+    """
     taps = math.prod(shape[2:])
     law = _semi_orthogonal_law(gain, shape[0], shape[1], part=lambda w: flat(centre(w)), defect=off_centre)
     if taps == 1:

@@ -89,10 +89,12 @@ class Scheme:
         own_gain: `own_gain(act, fans, role, **parameters)`, or None where a gain has no meaning.
         instead: what to set where a gain has no meaning.
         bias: rule for biases, where the scheme has one; else they are 0 or N(0, sigma_b²).
-        needs: W the weight alone, role the layer's place, act the activation.
+        needs: W the weight alone, role the layer's place, act the activation, F the structure of the network.
         structure: `structure(kind, shape, role) -> reason` why a block cannot be filled, or None.
         conv_only: makes sense only in a model that has convolutions.
         elementwise: elements are independent and of one law, so that blocks of equal fans may be filled at once.
+        derived: what theory says before it fills: `critical` (σ_w and σ_b for the activation), `moments` (a gain for
+            each layer from what those before it do), or "".
     """
 
     name: str
@@ -109,6 +111,7 @@ class Scheme:
     structure: Callable[..., str | None] | None = field(default=None, repr=False)
     conv_only: bool = False
     elementwise: bool = False
+    derived: str = ""
 
     def bind(self, **parameters: Any) -> "Scheme":
         """Return the record with these parameters in place of its own.
@@ -209,7 +212,9 @@ class Scheme:
 MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS = ("normal", "uniform", "truncated_normal")
 _CHOICES: dict[str, tuple[str, ...]] = {"mode": MODES, "distribution": DISTRIBUTIONS}
-_POSITIVE = ("std", "scale", "beta", "nonzeros")
+_POSITIVE = ("std", "scale", "beta", "nonzeros", "q_star")
+_NOT_NEGATIVE = ("sigma_b",)
+_OPTIONAL = ("sigma_b", "q_star")
 _WHOLE = ("nonzeros",)
 LARGEST = 1e30
 """Magnitude that parameters and gains must not pass, so that weights stay float32 numbers."""
@@ -221,8 +226,12 @@ def _check(scheme: str, key: str, value: Any) -> None:
             near = nearest(str(value), _CHOICES[key])
             raise UserError(f"init.{key}={value} must be one of {', '.join(_CHOICES[key])} for init={scheme}.{near}")
         return
+    if value is None and key in _OPTIONAL:
+        return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
         raise UserError(f"init.{key}={value} must be a number that float32 can hold for init={scheme}.")
+    if key in _NOT_NEGATIVE and value < 0:
+        raise UserError(f"init.{key}={value} must be a standard deviation: 0 or a positive number.")
     if key in _POSITIVE and value <= 0:
         raise UserError(f"init.{key}={value} must be positive for init={scheme}.")
     if key in _WHOLE and value != int(value):

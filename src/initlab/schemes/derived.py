@@ -1,0 +1,105 @@
+"""Schemes whose scale theory derives before they fill: from the activation (critical), or layer by layer (autoinit).
+
+Here they are filled with whatever gain they are given; `initialize.derived` says which.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import init
+
+from initlab.fans import Fans
+
+from . import laws
+from .laws import centre
+from .orthogonal import delta_law, haar, widening
+from .record import BiasRule, Law, Scheme
+from .scaling import fill_scaled, scaled_law
+
+CRITICAL_KEYS: dict[str, Any] = {"sigma_b": None, "q_star": None}
+
+
+def _bias(bias: Tensor, *, generator: torch.Generator, sigma_b: float | None, **_: Any) -> Tensor:
+    return init.normal_(bias, 0, sigma_b or 0.0, generator=generator)
+
+
+def _bias_law(fans: Fans, *, sigma_b: float | None, **_: Any) -> Law:
+    return laws.normal(0.0, sigma_b) if sigma_b else laws.constant(0.0)
+
+
+BIAS = BiasRule(_bias, _bias_law)
+
+
+def _gaussian(weight: Tensor, *, fans: Fans, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
+    return init.normal_(weight, 0, gain / math.sqrt(fans.fan_in), generator=generator)
+
+
+def _gaussian_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], **_: Any) -> Law:
+    return laws.normal(0.0, gain / math.sqrt(fans.fan_in))
+
+
+def _scale(shape: tuple[int, ...]) -> float:
+    # χ₁ is fan_in · Var[W]: a layer that widens would lose it, because Q has columns of norm 1 there.
+    return widening(shape[:2])
+
+
+def _orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
+    weight.zero_()
+    scale = gain * _scale(tuple(weight.shape))
+    centre(weight).copy_(scale * haar(weight.shape[0], weight.shape[1], generator))
+    return weight
+
+
+def _orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], **_: Any) -> Law:
+    return delta_law(gain * _scale(shape), shape)
+
+
+INSTEAD = "σ_w follows from init.sigma_b or init.q_star; for a gain of your own use init=normal_rule or init=orthogonal"
+
+ROWS = (
+    Scheme(
+        "critical",
+        "N(0, σ_w²/n), bias N(0, σ_b²), χ₁(σ_w, σ_b) = 1",
+        _gaussian,
+        _gaussian_law,
+        "Poole et al. 2016, Exponential expressivity in deep neural networks; Schoenholz et al. 2017, Deep Information "
+        "Propagation; Hayou et al. 2019, On the impact of the activation function on deep neural networks training",
+        2016,
+        CRITICAL_KEYS,
+        instead=INSTEAD,
+        bias=BIAS,
+        needs=("W", "act"),
+        elementwise=True,
+        derived="critical",
+    ),
+    Scheme(
+        "critical_orthogonal",
+        "σ_w·max(√(m/n), 1)·Q, at a convolution's centre tap; bias N(0, σ_b²), χ₁(σ_w, σ_b) = 1",
+        _orthogonal,
+        _orthogonal_law,
+        "Pennington, Schoenholz & Ganguli 2017, Resurrecting the sigmoid in deep learning through dynamical isometry; "
+        "Xiao et al. 2018, Dynamical Isometry and a Mean Field Theory of CNNs",
+        2017,
+        CRITICAL_KEYS,
+        instead=INSTEAD,
+        bias=BIAS,
+        needs=("W", "act"),
+        derived="critical",
+    ),
+    Scheme(
+        "autoinit",
+        "Var = 1/(n·(µ²+ν)), µ and ν the mean and variance of a layer's inputs, followed through the network",
+        partial(fill_scaled, scale=1.0, mode="fan_in"),
+        partial(scaled_law, scale=1.0, mode="fan_in"),
+        "Bingham & Miikkulainen 2023, AutoInit: Analytic Signal-Preserving Weight Initialization for Neural Networks",
+        2023,
+        {"distribution": "normal"},
+        instead="every layer's gain follows from what the layers before it do; use init=lecun_normal init.gain=…",
+        needs=("W", "act", "F"),
+        elementwise=True,
+        derived="moments",
+    ),
+)
