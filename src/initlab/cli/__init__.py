@@ -112,7 +112,7 @@ def audit(
     key: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another init.KEY.")] = None,
     act: Annotated[str, typer.Option(help="The activation that the scheme's gain looks at.")] = "linear",
     gain: Annotated[str, typer.Option(help="paper, forward, backward, critical or a number.")] = "paper",
-    sigma_b: Annotated[float, typer.Option(help="Std of the biases.")] = 0.0,
+    sigma_b: Annotated[float | None, typer.Option(help="Std of the biases.")] = None,
     role: Annotated[list[str] | None, typer.Option(metavar="ROLE=GLOB", help="first=stem, readout=head.")] = None,
     kind: Annotated[list[str] | None, typer.Option(metavar="GLOB=KIND", help="What an unknown one is.")] = None,
     only: Several = None,

@@ -20,7 +20,7 @@ from initlab.theory.describe import UNKNOWN, Drawn, describe, hidden_law
 from initlab.theory.forecast import COLUMNS, forecast
 from initlab.theory.network import Inputs, Layer, Node, inputs_of, layers_of, standard_inputs
 
-CENTRED = ("delta_orthogonal",)
+CENTRED = ("delta_orthogonal", "critical_orthogonal")
 """Schemes that fill the centre tap of a convolution alone."""
 MIRRORED = ("looks_linear",)
 """Schemes whose elements repeat each other, so that sums over inputs are not Gaussian with the promised variance."""
@@ -36,7 +36,7 @@ def predict(
     input_shape: Sequence[int] = (784,),
     classes: int = 10,
     gain: float | str = "paper",
-    sigma_b: float = 0.0,
+    sigma_b: float | None = None,
     parameters: Mapping[str, Any] | None = None,
     inputs: Any = None,
     second_moment: float = 1.0,

@@ -44,7 +44,7 @@ def rank(
     input_shape: Sequence[int] = (784,),
     classes: int = 10,
     gain: float | str = "paper",
-    sigma_b: float = 0.0,
+    sigma_b: float | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Forecast every cell of act × init × depth, and order them by how well signal and gradient come through.
@@ -86,7 +86,7 @@ def _cell(
     shape: tuple[int, ...],
     classes: int,
     gain: float | str,
-    sigma_b: float,
+    sigma_b: float | None,
     options: dict[str, Any],
 ) -> tuple[Any, ...]:
     name = init if isinstance(init, str) else init.name
