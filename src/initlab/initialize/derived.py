@@ -1,19 +1,20 @@
 """What theory decides before a scheme fills: σ_w and σ_b at criticality, and AutoInit's gain of every layer."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from torch import nn
 
-from initlab.activations import Activation
+from initlab.activations import Activation, activation
 from initlab.errors import Impossible, UserError
-from initlab.fans import Parameter
+from initlab.fans import NORMS, Parameter
+from initlab.models.layers import Dropout, WeightLayer
 from initlab.schemes import Scheme
 from initlab.theory.critical import Critical, critical, default_critical
-from initlab.theory.describe import describe
+from initlab.theory.describe import describe, is_activation
 from initlab.theory.maps import moments
 from initlab.theory.network import Branch, Layer, Node
 
@@ -68,7 +69,9 @@ class Flow(NamedTuple):
     variance: float = 1.0
 
 
-def followed(module: nn.Module, parameters: Sequence[Parameter], act: Activation) -> dict[str, float]:
+def followed(
+    module: nn.Module, parameters: Sequence[Parameter], layers: Mapping[str, WeightLayer], act: Activation
+) -> dict[str, float]:
     """Return AutoInit's gain of every weight layer: 1/√(µ² + ν) of its inputs, so that its outputs have variance 1.
 
     Data and what comes out of a norm have mean 0 and variance 1; a layer gives N(0, 1); an activation of it gives the
@@ -81,48 +84,67 @@ def followed(module: nn.Module, parameters: Sequence[Parameter], act: Activation
 
     >>> from initlab.activations import ACTIVATIONS
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> {name: round(gain, 4) for name, gain in followed(net, [], ACTIVATIONS["relu"]).items()}
+    >>> {name: round(gain, 4) for name, gain in followed(net, [], {}, ACTIVATIONS["relu"]).items()}
     {'0': 1.0, '2': 1.4142}
     """
+    found: dict[str, float] = {}
+    if isinstance(module, nn.Sequential) and _sequence(module, found):
+        return found
     nodes = describe(module, {}, act)
     if nodes is None:
-        layers = {p.layer for p in parameters if p.is_weight}
-        if len(layers) == 1:
-            return {layers.pop(): 1.0}
+        alone = {p.layer for p in parameters if p.is_weight}
+        if len(alone) == 1:
+            return {alone.pop(): 1.0}
         raise Impossible(
             f"init=autoinit follows the signal from layer to layer and does not know how it runs through "
             f"{type(module).__name__}: use mlp, cnn, resmlp, resnet or nn.Sequential, or a scheme that looks at no "
             "other layer, such as init=he_normal."
         )
-    found: dict[str, float] = {}
-    _through(nodes, Flow(), found)
+    _through(nodes, Flow(), found, normed={name for name, layer in layers.items() if layer.fed_by == "norm"})
     return found
 
 
-def _through(nodes: Iterable[Node], flow: Flow, found: dict[str, float]) -> Flow:
+def _through(nodes: Iterable[Node], flow: Flow, found: dict[str, float], normed: Set[str]) -> Flow:
     for node in nodes:
         if isinstance(node, Layer):
-            flow = _layer(node, flow, found)
+            flow = _layer(node, flow, found, normed)
         elif isinstance(node, Branch):
-            along = _through(node.layers, flow, found)
-            direct = flow if node.shortcut is None else _layer(node.shortcut, flow, found)
-            total = Flow(
-                direct.mean + node.multiplier * along.mean, direct.variance + node.multiplier**2 * along.variance
-            )
+            along = _through(node.layers, flow, found, normed)
+            direct = flow if node.shortcut is None else _layer(node.shortcut, flow, found, normed)
+            mean = direct.mean + node.multiplier * along.mean
+            total = Flow(mean, direct.variance + node.multiplier**2 * along.variance)
             flow = total if node.act is None else _activated(node.act, total)
     return flow
 
 
-def _layer(layer: Layer, flow: Flow, found: dict[str, float]) -> Flow:
-    if layer.fed_by == "norm":
-        flow = Flow()
-    square = (flow.variance + flow.mean**2) / layer.keep
-    if not 0 < square < math.inf:
-        raise Impossible(
-            f"init=autoinit finds inputs of mean square {square:g} at {layer.name}, which no gain brings to 1."
-        )
-    found[layer.name] = 1 / math.sqrt(square)
+def _layer(layer: Layer, flow: Flow, found: dict[str, float], normed: Set[str]) -> Flow:
+    found[layer.name] = _gain(layer.name, Flow() if layer.name in normed else flow, layer.keep)
     return Flow() if layer.act is None else _activated(layer.act, Flow())
+
+
+def _sequence(module: nn.Sequential, found: dict[str, float]) -> bool:
+    """Follow a plain sequence, norms included; False where it holds a module that initlab does not know."""
+    flow, keep = Flow(), 1.0
+    for name, child in module.named_children():
+        if isinstance(child, (nn.Linear, nn.modules.conv._ConvNd)):
+            found[name] = _gain(name, flow, keep)
+            flow, keep = Flow(), 1.0
+        elif is_activation(child):
+            flow = _activated(activation(child), flow)
+        elif isinstance(child, NORMS):
+            flow = Flow()
+        elif isinstance(child, (nn.Dropout, Dropout)):
+            keep = 1.0 - child.p
+        elif not isinstance(child, (nn.Flatten, nn.Identity, nn.AdaptiveAvgPool2d)):
+            return False
+    return True
+
+
+def _gain(name: str, flow: Flow, keep: float) -> float:
+    square = (flow.variance + flow.mean**2) / keep
+    if not 0 < square < math.inf:
+        raise Impossible(f"init=autoinit finds inputs of mean square {square:g} at {name}, which no gain brings to 1.")
+    return 1 / math.sqrt(square)
 
 
 def _activated(act: Activation, flow: Flow) -> Flow:

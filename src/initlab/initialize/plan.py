@@ -114,8 +114,8 @@ def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> Plan:
     rules, several = assign(parameters, wanted)
     schemes = {name: rule.scheme for name, rule in rules.items()}
     layers = layers_of(module, parameters, wanted, schemes)
-    flows = followed(module, parameters, wanted.act) if any(s.derived == "moments" for s in schemes.values()) else {}
-    wanted = replace(wanted, flows=flows)
+    if any(scheme.derived == "moments" for scheme in schemes.values()):
+        wanted = replace(wanted, flows=followed(module, parameters, layers, wanted.act))
     found = Plan(_task(p, rules.get(p.name), layers.get(p.layer), wanted, refuse) for p in parameters)
     found.several = several
     _check_convolutions(found)

@@ -101,7 +101,7 @@ def _sequence(module: nn.Sequential, drawn: Mapping[str, Drawn], act: Activation
         if isinstance(child, (nn.Linear, nn.modules.conv._ConvNd)):
             nodes.append(layer(name, child, drawn, fed_by, None, keep))
             fed_by, keep = "residual", 1.0  # without an activation between, what comes in is linear
-        elif _is_activation(child) and isinstance(last, Layer) and last.act is None and fed_by == "residual":
+        elif is_activation(child) and isinstance(last, Layer) and last.act is None and fed_by == "residual":
             nodes[-1] = Layer(**{**last.__dict__, "act": activation(child)})
             fed_by = "activation"
         elif isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
@@ -123,7 +123,12 @@ _READERS: dict[type[nn.Module], Callable[[Any, Mapping[str, Drawn], Activation |
 }
 
 
-def _is_activation(child: nn.Module) -> bool:
+def is_activation(child: nn.Module) -> bool:
+    """Say whether a module of torch's applies one function to every element.
+
+    >>> is_activation(nn.GELU()), is_activation(nn.Softmax(-1))
+    (True, False)
+    """
     of_torch = type(child).__module__ == "torch.nn.modules.activation"
     return of_torch and not isinstance(child, (nn.Softmax, nn.LogSoftmax, nn.MultiheadAttention, nn.GLU, nn.RReLU))
 
