@@ -8,6 +8,7 @@ import initlab
 from initlab.activations import ACTIVATIONS
 from initlab.cli import main
 from initlab.cli.catalogue import cell, plain_numbers
+from initlab.procedures import PROCEDURES
 from initlab.schemes import SCHEMES
 
 
@@ -60,7 +61,7 @@ def test_refusals_are_one_sentence(run, arguments, sentence):
 @pytest.mark.parametrize(
     ("verb", "registry", "columns"),
     [
-        ("schemes", SCHEMES, ["name", "law", "variance", "needs", "year", "reference"]),
+        ("schemes", {**SCHEMES, **PROCEDURES}, ["name", "law", "variance", "needs", "year", "reference"]),
         ("activations", ACTIVATIONS, ["name", "formula", "saturated outside", "kinks", "reference"]),
     ],
 )

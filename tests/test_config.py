@@ -24,10 +24,12 @@ from initlab.experiment import impossible
 from initlab.experiment.build import build_module, load_data, pick_activation
 from initlab.models import MODELS
 from initlab.names import ALIASES
+from initlab.procedures import PROCEDURES
 from initlab.schemes import SCHEMES
 from initlab.training import OPTIMIZERS
 
-REGISTRIES = {"init": SCHEMES, "act": ACTIVATIONS, "model": MODELS, "data": DATASETS, "optim": OPTIMIZERS}
+RULES_OF_INIT = {**SCHEMES, **PROCEDURES}
+REGISTRIES = {"init": RULES_OF_INIT, "act": ACTIVATIONS, "model": MODELS, "data": DATASETS, "optim": OPTIMIZERS}
 NOT_OF_THE_RECORD = {
     "init": ("gain", "sigma_b"),
     "act": (),
@@ -96,7 +98,8 @@ def test_option_composes_resolves_and_builds(group, name, hydra_conf, mine):
     assert getattr(config, group)["name"] == name
     if name not in ELSEWHERE:
         reason = impossible(config)
-        assert reason is None or name in ("dirac", "delta_orthogonal")
+        structured = group == "init" and name in PROCEDURES and PROCEDURES[name].roles
+        assert reason is None or name in ("dirac", "delta_orthogonal") or structured
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,9 @@ def test_option_file_holds_the_defaults_of_its_record(group, name):
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_option_file_has_the_common_keys(group, name):
     common = set(NOT_OF_THE_RECORD[group])
-    if group == "init" and name != "custom" and SCHEMES[name].own_gain is None:
+    if group == "init" and name in PROCEDURES:
+        common.clear()
+    elif group == "init" and name != "custom" and SCHEMES[name].own_gain is None:
         common.discard("gain")
     assert common <= set(option_file(group, name))
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from initlab.errors import UserError
 from initlab.initialize import initialize_
+from initlab.procedures import PROCEDURES
 from initlab.schemes import SCHEME_ALIASES, SCHEMES, scheme
 
 CONF = Path(__file__).parents[1] / "conf" / "init"
@@ -32,7 +33,7 @@ def test_every_scheme_has_an_option_file_with_its_own_keys_and_defaults(name):
 
 
 def test_no_option_file_is_without_a_scheme():
-    assert {path.stem for path in CONF.glob("*.yaml")} == {*SCHEMES, "custom"}
+    assert {path.stem for path in CONF.glob("*.yaml")} == {*SCHEMES, *PROCEDURES, "custom"}
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_grid_is_a_product_in_the_order_of_its_keys():
 
 def test_a_glob_finds_every_scheme_but_the_users_own():
     configs, _ = compose_grid(["init=glob(*)"])
-    assert [c.init["name"] for c in configs] == sorted(set(initlab.SCHEMES) - {"custom"})
+    assert [c.init["name"] for c in configs] == sorted({*initlab.SCHEMES, *initlab.PROCEDURES} - {"custom"})
 
 
 def test_sub_grids_follow_each_other_and_the_command_line_overrules_them():

@@ -8,9 +8,10 @@ __version__ = "0.1.0"
 _HOMES = {
     # the catalogues
     "SCHEMES": "schemes",
+    "PROCEDURES": "procedures",
     "ACTIVATIONS": "activations",
     # initialize
-    "initialize_": "initialize",
+    "initialize_": "procedures",
     "fingerprint": "initialize",
     # diagnose
     "diagnose": "diagnostics",
@@ -19,7 +20,7 @@ _HOMES = {
     "load_layers": "records",
 }
 _ROOMS = {"sweep", "models", "activations", "schemes", "fans", "data", "theory"}
-_ROOMS |= {"initialize", "audit", "testing", "records"}
+_ROOMS |= {"initialize", "procedures", "audit", "testing", "records"}
 __all__ = [*_HOMES, *sorted(_ROOMS)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 def show_schemes(as_json: bool) -> None:
     """List the initialization schemes: name, law, what they need, year, reference."""
+    from initlab.procedures import PROCEDURES
     from initlab.schemes import SCHEMES
 
     rows = [
@@ -25,9 +26,23 @@ def show_schemes(as_json: bool) -> None:
         }
         for s in SCHEMES.values()
     ]
+    rows += [
+        {
+            "name": p.name,
+            "law": p.formula,
+            "variance": None,
+            "needs": ", ".join(p.needs),
+            "keys": [f"init.{k}" for k in p.parameters],
+            "aliases": aliases("init", p.name),
+            "year": p.year,
+            "reference": p.reference,
+        }
+        for p in PROCEDURES.values()
+    ]
     show(rows, as_json, hide=("keys", "aliases"))
     if not as_json:
-        print(f"\nvariance: fan_in · Var[W] of a hidden {LAYER} → {LAYER} layer under ReLU; needs: W the weight alone.")
+        print(f"\nvariance: fan_in · Var[W] of a hidden {LAYER} → {LAYER} layer under ReLU; needs: W the weight alone,")
+        print("else what a scheme looks at (structure, data, loss) or brings with it (architecture, rates).")
         print(
             "--json adds each scheme's own keys, its aliases (xavier_*, kaiming_*, torch's names) and full references."
         )
@@ -48,8 +63,10 @@ def layer_variance(scheme: Any) -> float | None:
     """Return σ_w² = fan_in · Var[W] that a scheme promises in a square hidden layer, under ReLU where that matters."""
     from initlab.activations import ACTIVATIONS
     from initlab.fans import Fans
+    from initlab.initialize.derived import settled
 
-    if scheme.structural("dense", (LAYER, LAYER)) is not None:
+    scheme = settled(scheme, ACTIVATIONS["relu"], None)
+    if scheme.derived == "moments" or scheme.structural("dense", (LAYER, LAYER)) is not None:
         return None
     fans = Fans(LAYER, LAYER)
     variance = scheme.law(fans, scheme.gain(ACTIVATIONS["relu"], fans)).variance

@@ -14,8 +14,9 @@ from initlab.config import Config
 from initlab.config.checks import OWN_SHAPE
 from initlab.data import Dataset
 from initlab.errors import Impossible, UserError
+from initlab.experiment.start import model_options, procedure_of, shaped, start_
 from initlab.initialize import impossible as find_impossible
-from initlab.initialize import initialize_
+from initlab.procedures import impossible as procedure_impossible
 from initlab.training import Plan, log_spaced
 
 
@@ -40,7 +41,7 @@ def pick_activation(config: Config) -> Activation | None:
     if config.model["name"] == "torchvision":
         return None
     parameters = {k: v for k, v in config.act.items() if k != "name"}
-    return activation((config.act["name"], parameters))
+    return shaped(config, activation((config.act["name"], parameters)))
 
 
 def load_data(config: Config, device: torch.device) -> Dataset:
@@ -58,7 +59,7 @@ def build_module(config: Config, data: Dataset, act: Activation | None) -> nn.Mo
         act=act,
         input_shape=data.input_shape,
         classes=data.outputs,
-        **{k: v for k, v in config.model.items() if k != "name"},
+        **model_options(config),
     )
 
 
@@ -82,7 +83,10 @@ def impossible(config: Config) -> str | None:
     """
     pick_device(config.device)
     data = load_data(config, torch.device("cpu"))
-    act = pick_activation(config)
+    try:
+        act = pick_activation(config)
+    except Impossible as reason:
+        return str(reason)
     make_plan([config], data, act)
     try:
         with torch.device("meta"):
@@ -96,6 +100,8 @@ def impossible(config: Config) -> str | None:
         if config.model["name"] not in OWN_SHAPE:
             raise
         return None
+    if (found := procedure_of(config)) is not None:
+        return procedure_impossible(module, found, act=act or "linear")
     return find_impossible(module, **scheme_arguments(config, act))
 
 
@@ -103,7 +109,7 @@ def make_network(config: Config, data: Dataset, act: Activation | None, device: 
     """Build one network and initialize it; return it with one row per parameter."""
     module = build_module(config, data, act)
     module = module.to(dtype=torch.float64) if config.precision == "fp64" else module
-    rows = initialize_(module, seed=config.seed, **scheme_arguments(config, act))
+    rows = start_(module, config, data, scheme_arguments(config, act))
     return module.to(device), rows
 
 

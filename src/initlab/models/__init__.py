@@ -46,9 +46,9 @@ MODELS: dict[str, Model] = {
             "resmlp",
             resmlp,
             "He et al. 2016; Hanin & Rolnick 2018 for the multiplier",
-            {"norm": "none", "dropout": 0.0, "branch": 1.0},
+            {"norm": "none", "dropout": 0.0, "branch": 1.0, "shifts": False},
         ),
-        Model("resnet", resnet, "He et al. 2015, the CIFAR form", {"norm": "batch", "branch": 1.0}),
+        Model("resnet", resnet, "He et al. 2015, the CIFAR form", {"norm": "batch", "branch": 1.0, "shifts": False}),
         Model(
             "torchvision", vision_model, "torchvision's classifiers", {"arch": "resnet18", "size": None}, shaped=False
         ),

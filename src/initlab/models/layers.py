@@ -78,3 +78,51 @@ class Multiplier(nn.Module):
     def extra_repr(self) -> str:
         """Show α."""
         return f"value={self.value}"
+
+
+class LearnedMultiplier(nn.Module):
+    """A branch multiplier that is learned: x ↦ α · x with one α, as in ReZero, SkipInit and Fixup.
+
+    >>> LearnedMultiplier()(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+
+    init_value = 1.0  # where schemes that know nothing of branches start it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.res_scale = nn.Parameter(torch.ones(1))
+
+    @property
+    def value(self) -> float:
+        """α as a number."""
+        return self.init_value if self.res_scale.is_meta else float(self.res_scale.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the branch."""
+        return x * self.res_scale
+
+
+class Shift(nn.Module):
+    """A learned scalar bias: x ↦ x + b with one b, as Fixup puts before every layer of a branch.
+
+    >>> Shift()(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the bias to every entry."""
+        return x + self.shift
+
+
+def multiplier(value: float | None) -> Multiplier | LearnedMultiplier:
+    """Return a fixed multiplier of this value, or a learned one for None.
+
+    >>> multiplier(None), multiplier(0.5)
+    (LearnedMultiplier(), Multiplier(value=0.5))
+    """
+    return LearnedMultiplier() if value is None else Multiplier(value)

@@ -6,12 +6,14 @@ from torch import Tensor, nn
 
 from initlab.activations import Activation
 from initlab.errors import UserError
-from initlab.models.layers import Dropout, Multiplier, WeightLayer
+from initlab.models.layers import Dropout, Shift, WeightLayer, multiplier
 from initlab.models.plain import NORMS_1D, NORMS_2D, norm_of
 
 
-def branch_multiplier(value: float | str, blocks: int) -> float:
+def branch_multiplier(value: float | str, blocks: int) -> float | None:
     """Return α of x + α f(x): a number, or `inverse_sqrt_depth` (1/√L) and `inverse_depth` (1/L) over L blocks.
+
+    None stands for `learned`: one parameter per branch.
 
     Source: Hanin & Rolnick 2018, "How to Start Training: The Effect of Initialization and Architecture".
 
@@ -19,29 +21,54 @@ def branch_multiplier(value: float | str, blocks: int) -> float:
     (0.25, 1.0)
     """
     named = {"inverse_sqrt_depth": blocks**-0.5, "inverse_depth": 1 / blocks}
+    if value == "learned":
+        return None
     if isinstance(value, str) and value not in named:
-        raise UserError(f"model.branch={value!r} is unknown: give a number, or one of {', '.join(named)}.")
+        raise UserError(f"model.branch={value!r} is unknown: give a number, or one of {', '.join(named)}, learned.")
     return named[value] if isinstance(value, str) else float(value)
 
 
 class DenseBlock(nn.Module):
-    """x + α · outer(φ(inner([norm](x))))."""
+    """x + α · outer(φ(inner([norm](x)))), with scalar shifts before inner, φ and outer where they are asked for."""
 
-    def __init__(self, width: int, act: Activation, norm: nn.Module | None, dropout: float, branch: float):
+    def __init__(
+        self,
+        width: int,
+        act: Activation,
+        norm: nn.Module | None,
+        dropout: float,
+        branch: float | None,
+        shifts: bool = False,
+    ):
         super().__init__()
         self.norm = norm
         self.inner = nn.Linear(width, width)
         self.act = act.build()
         self.dropout = Dropout(dropout) if dropout else None
         self.outer = nn.Linear(width, width)
-        self.branch = Multiplier(branch)
+        self.branch = multiplier(branch)
+        self.shifts = three_shifts() if shifts else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the branch to the stream [B, width]."""
         h = self.norm(x) if self.norm is not None else x
-        h = self.act(self.inner(h))
+        if self.shifts is not None:
+            h = self.shifts[2](self.act(self.shifts[1](self.inner(self.shifts[0](h)))))
+        else:
+            h = self.act(self.inner(h))
         h = self.dropout(h) if self.dropout is not None else h
         return x + self.branch(self.outer(h))
+
+
+def three_shifts() -> nn.ModuleList:
+    """Return the scalar biases of one branch of two layers: before the first, before φ, before the second.
+
+    Source: Zhang, Dauphin & Ma 2019, "Fixup Initialization: Residual Learning Without Normalization".
+
+    >>> len(three_shifts())
+    3
+    """
+    return nn.ModuleList(Shift() for _ in range(3))
 
 
 class ResMLP(nn.Module):
@@ -86,6 +113,7 @@ def resmlp(
     norm: str = "none",
     dropout: float = 0.0,
     branch: float | str = 1.0,
+    shifts: bool = False,
 ) -> nn.Module:
     """Build a residual MLP: `depth` blocks x + α W₂ φ(W₁ x), pre-norm where a norm is asked for."""
     width = single_width(width, "resmlp")
@@ -94,7 +122,9 @@ def resmlp(
         inputs *= extent
     make_norm = norm_of(norm, NORMS_1D)
     alpha = branch_multiplier(branch, depth)
-    blocks = [DenseBlock(width, act, make_norm(width) if make_norm else None, dropout, alpha) for _ in range(depth)]
+    blocks = [
+        DenseBlock(width, act, make_norm(width) if make_norm else None, dropout, alpha, shifts) for _ in range(depth)
+    ]
     return ResMLP(nn.Linear(inputs, width), blocks, nn.Linear(width, classes), make_norm(width) if make_norm else None)
 
 
@@ -108,7 +138,16 @@ def single_width(width: int | Sequence[int], model: str) -> int:
 class ConvBlock(nn.Module):
     """φ(shortcut(x) + α · [norm](conv2(φ([norm](conv1(x))))))."""
 
-    def __init__(self, inputs: int, width: int, stride: int, act: Activation, norm: type | None, branch: float):
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        act: Activation,
+        norm: type | None,
+        branch: float | None,
+        shifts: bool = False,
+    ):
         super().__init__()
         bias = norm is None
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=bias)
@@ -116,15 +155,17 @@ class ConvBlock(nn.Module):
         self.act1 = act.build()
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=bias)
         self.norm2 = norm(width) if norm else None
-        self.branch = Multiplier(branch)
+        self.branch = multiplier(branch)
+        self.shifts = three_shifts() if shifts else None
         self.shortcut = nn.Conv2d(inputs, width, 1, stride, bias=False) if stride != 1 or inputs != width else None
         self.act2 = act.build()
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the branch to the shortcut of the maps [B, C, H, W], then apply φ."""
-        h = self.conv1(x)
-        h = self.act1(self.norm1(h) if self.norm1 is not None else h)
-        h = self.conv2(h)
+        h = self.conv1(x if self.shifts is None else self.shifts[0](x))
+        h = self.norm1(h) if self.norm1 is not None else h
+        h = self.act1(h if self.shifts is None else self.shifts[1](h))
+        h = self.conv2(h if self.shifts is None else self.shifts[2](h))
         h = self.branch(self.norm2(h) if self.norm2 is not None else h)
         return self.act2(h + (self.shortcut(x) if self.shortcut is not None else x))
 
@@ -187,6 +228,7 @@ def resnet(
     classes: int,
     norm: str = "batch",
     branch: float | str = 1.0,
+    shifts: bool = False,
 ) -> nn.Module:
     """Build the CIFAR ResNet of He et al. 2015 ("Deep Residual Learning"): `depth` blocks in each of three stages."""
     if len(input_shape) != 3:
@@ -202,7 +244,7 @@ def resnet(
         outputs = width * 2**s
         stage = []
         for k in range(depth):
-            stage.append(ConvBlock(inputs, outputs, 2 if s and k == 0 else 1, act, make_norm, alpha))
+            stage.append(ConvBlock(inputs, outputs, 2 if s and k == 0 else 1, act, make_norm, alpha, shifts))
             inputs = outputs
         stages.append(stage)
     return ResNet(

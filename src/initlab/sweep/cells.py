@@ -14,6 +14,7 @@ from initlab.config.overrides import option_named
 from initlab.config.schema import GROUPS
 from initlab.errors import UserError, nearest
 from initlab.experiment import impossible
+from initlab.experiment.start import procedure_of
 from initlab.records import flatten
 
 # Keys of `optim` whose values may differ between networks that train together; `init` and `seed` may as a whole.
@@ -137,6 +138,9 @@ def group_key(config: Config) -> str:
     """
     plain = {k: v for k, v in config.plain().items() if k not in ("init", "seed", "sweep", "dry_run")}
     plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in PER_NETWORK}
+    found = procedure_of(config)
+    if found is not None and "architecture" in found.needs:
+        plain["init"] = config.init
     return json.dumps(plain, sort_keys=True, default=str)
 
 
