@@ -133,6 +133,19 @@ def audit(
     raise typer.Exit(run(**given))
 
 
+@app.command(short_help="Run a paper's experiment and judge its claim.")
+def reproduce(
+    chosen: Annotated[list[str] | None, typer.Argument(help="Experiments, or all; without one: the list.")] = None,
+    full: Annotated[bool, typer.Option("--full/--quick", help="More seeds and depths, or the quick version.")] = False,
+    root: Annotated[str, typer.Option(help="Where runs, reports and verdicts go.")] = "outputs/reproduce",
+    as_json: AsJson = False,
+) -> None:
+    """List the experiments, or run some and say whether their papers' claims hold here."""
+    from initlab.reproduce.command import run
+
+    run(chosen or (), "full" if full else "quick", root, as_json)
+
+
 @app.command(short_help="List the initialization schemes.")
 def schemes(as_json: AsJson = False) -> None:
     """List the initialization schemes: name, law, what they need, year, reference."""

@@ -1,6 +1,9 @@
 """From what was asked for to the jobs of a grid: products of lists, ranges and globs; sub-grids one after another."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,12 @@ from initlab.config.errors import translated
 from initlab.config.overrides import canonical, refuse_malformed
 from initlab.config.schema import Config
 from initlab.errors import UserError
+
+LISTS = ("sweep.exclude", "sweep.grids")
+"""Keys whose values are lists and are never swept: they concern the grid as a whole."""
+
+APART = ("init", "act")
+WHOLE = re.compile(r"\$\{|^model=torchvision")
 
 
 def expand(
@@ -66,8 +75,32 @@ def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
         assert isinstance(grids, list)
         jobs = expand(loader, master.hydra.overrides.task, master.hydra.sweeper.params or {}, grids)
         composer = Composer(loader, master)
-        configs = [to_config(composer.job(job, number), job) for number, job in enumerate(jobs)]
+        configs = list(composed_apart(composer, jobs))
     return configs, Path(composer.directory).absolute()
+
+
+def composed_apart(composer: Composer, jobs: Iterable[Sequence[str]]) -> Iterator[Config]:
+    """Compose every job; schemes and activations apart, for a product of many is one composition for each of them.
+
+    Their files know nothing of other groups. A job in which something might (an experiment, an interpolation, a model
+    that refuses an activation) is composed as a whole.
+    """
+    found: dict[tuple[str, ...], Config] = {}
+
+    def composed(overrides: tuple[str, ...]) -> Config:
+        if overrides not in found:
+            found[overrides] = to_config(composer.job(overrides, len(found)), overrides)
+        return found[overrides]
+
+    for job in jobs:
+        keys = [override.lstrip("+~").partition("=")[0] for override in job]
+        if any(key.startswith(("experiment", "model.arch")) for key in keys) or any(map(WHOLE.search, job)):
+            yield copy.deepcopy(composed(tuple(job)))
+            continue
+        groups = [key.partition(".")[0] for key in keys]
+        rest = tuple(o for o, group in zip(job, groups, strict=True) if group not in APART)
+        own = {g: tuple(o for o, group in zip(job, groups, strict=True) if group == g) for g in APART if g in groups}
+        yield copy.deepcopy(replace(composed(rest), **{g: getattr(composed(part), g) for g, part in own.items()}))
 
 
 def known(override: Override, parser: OverridesParser) -> Override:
@@ -92,11 +125,15 @@ def override_text(key: str, value: Any) -> str:
     ('depth=3,10', 'seed=0,1,2', 'init=glob(*)')
     >>> override_text("width", [[256, 128], 64]), override_text("optim.clip_norm", None)
     ('width=[256,128],64', 'optim.clip_norm=null')
+    >>> override_text("sweep.exclude", [{"init": "zeros"}])
+    'sweep.exclude=[{init:zeros}]'
     """
     if isinstance(value, Mapping):
         raise UserError(f"{key}={dict(value)!r} cannot be one value of a grid: write its keys with dots, {key}.name=….")
     if isinstance(value, str):
         return f"{key}={value}"
+    if key in LISTS:  # the list itself is the value
+        return f"{key}={literal(list(value))}"
     if isinstance(value, Iterable):
         values = [literal(each) for each in value]
         if not values:

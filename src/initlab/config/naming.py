@@ -8,7 +8,7 @@ from typing import Any
 from initlab.config.schema import Config
 
 # What may change without changing the result: where it runs, what is written down, what it is called.
-INCIDENTAL = ("device", "threads", "log", "sweep", "dry_run")
+INCIDENTAL = ("device", "threads", "log", "sweep", "race", "tune", "dry_run", "verdict")
 INCIDENTAL_INSIDE = {"train": ("save", "trained_above"), "data": ("root",)}
 
 

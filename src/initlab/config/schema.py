@@ -52,6 +52,16 @@ class SweepConfig:
 
 
 @dataclass
+class TuneConfig:
+    """How a race finds the rate of every cell."""
+
+    rates: list[Any] | None = key(
+        None, "rates that a race tries; null: half a decade apart around optim.lr, further where the best is at the end"
+    )
+    seeds: int = key(3, "seeds that choose a rate by validation loss (1000, 1001, …); `seed` has those that compare")
+
+
+@dataclass
 class Config:
     """One run: a network, its initialization, its data, its training."""
 
@@ -69,11 +79,14 @@ class Config:
     precision: str = key("fp32", "fp32, bf16 (autocast) or fp64")
     threads: Any = key("auto", "torch threads of this process; auto: torch's own choice")
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    race: Any = key(False, "tune the rate of every cell of a sweep, then compare on fresh seeds")
+    tune: TuneConfig = field(default_factory=TuneConfig)
     dry_run: bool = key(False, "print the plan of a sweep and stop")
+    verdict: dict[str, Any] = key({}, "of an experiment file: question, claim and criteria of `initlab reproduce`")
 
     def plain(self) -> dict[str, Any]:
-        """Return nested plain dictionaries, as written to `config.yaml`."""
-        return asdict(self)
+        """Return nested plain dictionaries, as written to `config.yaml`: what concerns the run itself."""
+        return {name: value for name, value in asdict(self).items() if name != "verdict"}
 
 
 GROUPS = ("data", "model", "optim", "act", "init")
@@ -117,5 +130,6 @@ EXAMPLES = {
     "train": "train.epochs=10, or train.steps=500",
     "log": "log.every=10 log.histograms=0",
     "device": "device=cpu precision=fp64 threads=1",
+    "race": "-m race=true init=he_normal,orthogonal 'seed=range(5)'",
     "experiment": "experiment=wandb_five_methods",
 }

@@ -1,0 +1,131 @@
+"""`initlab reproduce`: the list of experiments, one of them, or the whole table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from initlab.display import WIDE, duration
+from initlab.errors import UserError
+from initlab.reproduce.experiment import Experiment, experiment, names
+
+STYLE = {"holds": "green", "does not hold": "red", "undecided": "yellow", "holds only at the untuned rate": "yellow"}
+
+
+def run(chosen: Sequence[str], mode: str, root: str, as_json: bool = False) -> None:
+    """List the experiments when none is chosen; else run and judge those chosen, one after another.
+
+    Raises:
+        UserError: a name is no experiment's.
+    """
+    if not chosen:
+        say_list(Path(root), as_json)
+        return
+    from initlab.reproduce.run import reproduce
+
+    wanted = names() if list(chosen) == ["all"] else list(chosen)
+    if "all" in wanted:
+        raise UserError("`all` stands for every experiment: give it alone, or names.")
+    for name in wanted:
+        experiment(name)  # a wrong name is said before anything runs
+    console = Console(stderr=True)
+    records = []
+    for number, name in enumerate(wanted, start=1):
+        console.print(f"{name} ({number} of {len(wanted)}): {experiment(name).question}", highlight=False, markup=False)
+        verdict = reproduce(name, mode, root)
+        records.append(verdict.record())
+        if not as_json:
+            say(records[-1], verdict.directory)
+    if as_json:
+        print(json.dumps(records, indent=1, default=str, ensure_ascii=False))
+    elif len(records) > 1:
+        say_table(records)
+
+
+def screen() -> Console:
+    """Return a console that is wide where the output goes to a file."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=WIDE, highlight=False)
+
+
+def say(record: dict[str, Any], directory: Path) -> None:
+    """Print one verdict with its criteria."""
+    console = screen()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("criterion", "bound", "measured", "by halves", ""):
+        table.add_column(column, overflow="fold")
+    for heading, rows in (("", record["criteria"]), ("at tuned rates: ", record["tuned_criteria"] or [])):
+        for row in rows:
+            mark = Text(row["verdict"], STYLE[row["verdict"]])
+            table.add_row(heading + row["says"], bound(row), figure(row["value"]), by_halves(row), mark)
+    console.print(table)
+    console.print(Text.assemble((record["claim"], ""), " → ", (record["verdict"], STYLE[record["verdict"]])))
+    console.print(Text(f"{len(record['seeds'])} seeds, {record['runs']} networks, {duration(record['seconds'])}"))
+    console.print(Text(f"{directory / 'report.html'}\n{directory / 'verdict.json'}\n"))
+
+
+def bound(row: dict[str, Any]) -> str:
+    """Write a criterion's bound.
+
+    >>> bound({"above": None, "below": 1.5}), bound({"above": 1, "below": 2})
+    ('< 1.5', '1 to 2')
+    """
+    if row["above"] is not None and row["below"] is not None:
+        return f"{row['above']:g} to {row['below']:g}"
+    return f"> {row['above']:g}" if row["below"] is None else f"< {row['below']:g}"
+
+
+def figure(value: Any) -> str:
+    """Write a measured number; what could not be measured is a dash.
+
+    >>> figure(0.12345), figure(float("nan"))
+    ('0.1235', '–')
+    """
+    return "–" if value != value else f"{float(value):.4g}"
+
+
+def by_halves(row: dict[str, Any]) -> str:
+    """Write what each half of the seeds gave."""
+    return row.get("problem") or " / ".join(figure(value) for value in row["halves"])
+
+
+def say_table(records: Sequence[dict[str, Any]]) -> None:
+    """Print claim and verdict of several experiments."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("experiment", "claim", "untuned", "tuned", "verdict", "took"):
+        table.add_column(column, no_wrap=column == "experiment", overflow="fold")
+    for r in records:
+        verdict = Text(r["verdict"], STYLE[r["verdict"]])
+        table.add_row(r["name"], r["claim"], r["untuned"], r["tuned"] or "", verdict, duration(r["seconds"]))
+    screen().print(table)
+
+
+def say_list(root: Path, as_json: bool) -> None:
+    """Print every experiment with its paper, its claim, and what it cost here or, before that, on two cores."""
+    rows = [about(experiment(name), root) for name in names()]
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "paper", "claim", "cost", "last verdict"):
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
+    for row in rows:
+        last = Text(row["verdict"], STYLE[row["verdict"]]) if row["verdict"] else ""
+        table.add_row(row["name"], row["paper"], row["claim"], row["cost"], last)
+    screen().print(table)
+    print("\n`initlab reproduce NAME` runs one and judges it; `initlab reproduce all --quick` the whole table.")
+
+
+def about(found: Experiment, root: Path) -> dict[str, Any]:
+    """Return one row of the list."""
+    row = {"name": found.name, "paper": found.paper, "claim": found.claim, "verdict": ""}
+    last = root / f"{found.name}-quick" / "verdict.json"
+    if last.is_file():
+        record = json.loads(last.read_text(encoding="utf-8"))
+        return row | {"cost": f"{duration(record['seconds'])} here", "verdict": record["verdict"]}
+    minutes = found.minutes.get("quick")
+    return row | {"cost": f"about {duration(60 * minutes)}" if minutes else "not yet measured"}

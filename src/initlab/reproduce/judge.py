@@ -1,0 +1,90 @@
+"""From runs to a verdict: every criterion on all seeds and on two disjoint halves of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from initlab.reproduce.experiment import Criterion, Experiment
+from initlab.reproduce.measures import MEASURES
+
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+UNTUNED_ONLY = "holds only at the untuned rate"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One criterion as measured: on all seeds and on each half; `problem` says why it could not be."""
+
+    criterion: Criterion
+    value: float
+    halves: tuple[float, float]
+    problem: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Holds or not where both halves agree, else undecided."""
+        return agreed([self.criterion.holds(value) for value in self.halves])
+
+    def row(self) -> dict[str, Any]:
+        """Return it as one row of `verdict.json`."""
+        about = asdict(self.criterion)
+        return about | {"value": self.value, "halves": list(self.halves), "verdict": self.verdict} | self._problem()
+
+    def _problem(self) -> dict[str, str]:
+        return {"problem": self.problem} if self.problem else {}
+
+
+def judge(experiment: Experiment, runs: pd.DataFrame, layers: pd.DataFrame) -> list[Judged]:
+    """Judge every criterion of an experiment on its runs and their layer rows."""
+    first, second = halves(sorted(int(seed) for seed in runs["seed"].unique()))
+    return [_judged(criterion, runs, layers, first, second) for criterion in experiment.criteria]
+
+
+def halves(seeds: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Cut seeds into two disjoint halves, every other one.
+
+    >>> halves([1, 2, 3, 4, 5])
+    ([1, 3, 5], [2, 4])
+    """
+    return list(seeds[::2]), list(seeds[1::2])
+
+
+def _judged(
+    criterion: Criterion, runs: pd.DataFrame, layers: pd.DataFrame, first: Sequence[int], second: Sequence[int]
+) -> Judged:
+    def measured(seeds: Sequence[int] | None) -> float:
+        some, rows = (f if seeds is None else f[f["seed"].isin(seeds)] for f in (runs, layers))
+        return float(MEASURES[criterion.measure](some, rows, **criterion.arguments))
+
+    try:
+        return Judged(criterion, measured(None), (measured(first), measured(second)))
+    except ValueError as reason:  # runs that failed or were left out: said in the verdict, which cannot hold
+        return Judged(criterion, math.nan, (math.nan, math.nan), str(reason))
+
+
+def agreed(holding: Sequence[bool]) -> str:
+    """Say what halves that were judged apart say together.
+
+    >>> agreed([True, True]), agreed([False, False]), agreed([True, False])
+    ('holds', 'does not hold', 'undecided')
+    """
+    return HOLDS if all(holding) else UNDECIDED if any(holding) else FAILS
+
+
+def overall(judged: Sequence[Judged]) -> str:
+    """Return the verdict of an experiment: a half says yes when all of its criteria hold there."""
+    return agreed([all(j.criterion.holds(j.halves[half]) for j in judged) for half in (0, 1)])
+
+
+def headline(untuned: str, tuned: str | None) -> str:
+    """Return the last word, where rates were tuned as well.
+
+    >>> headline("holds", "does not hold"), headline("does not hold", "holds"), headline("holds", None)
+    ('holds only at the untuned rate', 'holds', 'holds')
+    """
+    if tuned is None:
+        return untuned
+    return UNTUNED_ONLY if untuned == HOLDS and tuned == FAILS else tuned

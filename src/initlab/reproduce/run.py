@@ -1,0 +1,157 @@
+"""Run an experiment on fresh seeds, with rates tuned beside it where schemes are compared, and judge it."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from initlab import __version__
+from initlab.records import load, load_layers
+from initlab.records.files import replace
+from initlab.report import write_report
+from initlab.reproduce.experiment import Experiment, experiment
+from initlab.reproduce.judge import Judged, headline, judge, overall
+from initlab.sweep import sweep
+
+FRESH, TUNING = 1000, 9000
+"""First seed of those that are judged, and of those on which rates are chosen: nobody tuned anything on the former."""
+TUNING_SEEDS = {"quick": 1, "full": 3}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an experiment came to: `tuned` criteria and verdict are None where no rate was tuned."""
+
+    experiment: Experiment
+    mode: str
+    headline: str
+    untuned: str
+    tuned: str | None
+    criteria: list[Judged]
+    tuned_criteria: list[Judged] | None
+    rates: list[dict[str, Any]]
+    seeds: list[int]
+    runs: int
+    seconds: float
+    made: str
+    directory: Path
+
+    def record(self) -> dict[str, Any]:
+        """Return what `verdict.json` holds."""
+        about = self.experiment
+        return {
+            "name": about.name,
+            "paper": about.paper,
+            "question": about.question,
+            "claim": about.claim,
+            "printed": about.printed,
+            "verdict": self.headline,
+            "untuned": self.untuned,
+            "tuned": self.tuned,
+            "criteria": [j.row() for j in self.criteria],
+            "tuned_criteria": None if self.tuned_criteria is None else [j.row() for j in self.tuned_criteria],
+            "rates": self.rates,
+            "remarks": about.remarks,
+            "mode": self.mode,
+            "seeds": self.seeds,
+            "runs": self.runs,
+            "seconds": round(self.seconds, 1),
+            "date": self.made,
+            "version": __version__,
+        }
+
+
+def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reproduce", quiet: bool = False) -> Verdict:
+    """Run one experiment, judge it, write `verdict.json` and `report.html` into `<root>/<name>-<mode>`.
+
+    What was finished by an earlier call is not run again.
+
+    Args:
+        name: an experiment that `names()` lists.
+        mode: `quick` (at least 6 seeds per cell) or `full` (at least 10).
+        root: where directories of experiments lie.
+        quiet: show no progress.
+
+    Raises:
+        UserError: there is no such experiment, or the directory cannot be written.
+    """
+    start = time.monotonic()
+    about = experiment(name)
+    directory = Path(root) / f"{name}-{mode}"
+    seeds = list(range(FRESH, FRESH + about.seeds_in(mode)))
+    shared = {"experiment": name, **about.overrides(mode), "sweep.root": str(directory.absolute())}
+    sweep({**shared, "seed": seeds, "sweep.name": "untuned"}, quiet=quiet)
+    parts = [directory / "untuned"]
+    rates: list[dict[str, Any]] = []
+    if about.tune:
+        rates = tuned_rates(about, mode, shared, directory, quiet)
+        sweep({**shared, "sweep.name": "tuned", "sweep.grids": [{**r, "seed": seeds} for r in rates]}, quiet=quiet)
+        parts.append(directory / "tuned")
+    found = [judged_at(about, part, seeds) for part in parts]
+    verdicts = [overall(each) for each in found]
+    verdict = Verdict(
+        experiment=about,
+        mode=mode,
+        headline=headline(verdicts[0], verdicts[1] if about.tune else None),
+        untuned=verdicts[0],
+        tuned=verdicts[1] if about.tune else None,
+        criteria=found[0],
+        tuned_criteria=found[1] if about.tune else None,
+        rates=rates,
+        seeds=seeds,
+        runs=sum(len(load(part)) for part in parts),
+        seconds=time.monotonic() - start,
+        made=time.strftime("%Y-%m-%d"),
+        directory=directory,
+    )
+    text = json.dumps(finite(verdict.record()), indent=1, ensure_ascii=False)
+    replace(directory / "verdict.json", text.encode())
+    write_report(parts, directory)
+    return verdict
+
+
+def tuned_rates(
+    about: Experiment, mode: str, shared: Mapping[str, Any], directory: Path, quiet: bool
+) -> list[dict[str, Any]]:
+    """Choose each cell's rate by the median validation loss over seeds of its own; one mapping of keys per cell."""
+    seeds = list(range(TUNING, TUNING + TUNING_SEEDS[mode]))
+    given = {**shared, "seed": seeds, "optim.lr": list(about.tune), "sweep.name": "tuning"}
+    sweep({**given, "log.histograms": 0, "log.tensorboard": False}, quiet=quiet)
+    return best_rates(load(directory / "tuning"), about.axes)
+
+
+def best_rates(runs: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return of each cell its keys and its rate of least median validation loss; what diverged is infinitely bad.
+
+    >>> runs = pd.DataFrame({"init": "zeros", "optim.lr": [0.1, 1.0], "val_loss": [2.3, 1.0]})
+    >>> best_rates(runs.assign(status=["completed", "diverged"]), ["init"])
+    [{'init': 'zeros', 'optim.lr': 0.1}]
+    """
+    runs = runs[runs["status"] != "skipped"]
+    loss = runs["val_loss"].where(runs["status"] == "completed", math.inf).fillna(math.inf)
+    keys = [axis for axis in axes if axis != "optim.lr"]
+    medians = runs.assign(loss=loss).groupby([*keys, "optim.lr"], sort=False)["loss"].median().reset_index()
+    best = medians.loc[medians.groupby(keys, sort=False)["loss"].idxmin()]
+    return [{**{str(k): v for k, v in row.items() if k != "loss"}} for row in best.to_dict("records")]
+
+
+def judged_at(about: Experiment, directory: Path, seeds: Sequence[int]) -> list[Judged]:
+    """Judge the runs of one sweep: those of these seeds, for an earlier call may have left others."""
+    runs = load(directory)
+    runs = runs[runs["seed"].isin(seeds)]
+    keys = list(dict.fromkeys(["init", "act", "depth", "seed", *about.axes]))
+    return judge(about, runs, load_layers(runs, keys))
+
+
+def finite(value: Any) -> Any:
+    """Write what JSON has no number for as text."""
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
