@@ -16,6 +16,7 @@ from initlab.experiment.build import scheme_arguments
 from initlab.initialize import plan as plan_of
 from initlab.initialize import request
 from initlab.prediction import predicted_rows
+from initlab.schemes import SCHEMES
 from initlab.training import Plan
 
 Row = tuple[int, str, int, str, float, str]
@@ -63,6 +64,8 @@ def forecast_of(
     module: nn.Module, arguments: dict[str, Any], inputs: Tensor, act: Activation | None, classes: int | None
 ) -> Forecast:
     """Return the forecast of one network; `arguments` are those of its scheme."""
+    if arguments["scheme"] not in (*SCHEMES, "custom"):
+        return Forecast(remark=f"no forecast: init={arguments['scheme']} looks at more than theory knows")
     try:
         tasks = plan_of(module, request(arguments.pop("scheme"), **arguments))
         frame = predicted_rows(module, tasks, inputs, act=act, classes=classes)

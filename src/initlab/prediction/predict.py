@@ -22,6 +22,8 @@ from initlab.theory.network import Inputs, Layer, Node, inputs_of, layers_of, st
 
 CENTRED = ("delta_orthogonal", "critical_orthogonal")
 """Schemes that fill the centre tap of a convolution alone."""
+SAMPLES = 1024
+"""Inputs of a batch that a forecast looks at, each by itself."""
 MIRRORED = ("looks_linear",)
 """Schemes whose elements repeat each other, so that sums over inputs are not Gaussian with the promised variance."""
 
@@ -75,7 +77,7 @@ def predict(
     tasks = plan(module, request(init, act=record, gain=gain, sigma_b=sigma_b, parameters=parameters))
     nodes = describe(module, drawn_of(tasks), record)
     fed = _inputs(nodes, inputs, shape, second_moment, correlation, batch)
-    frame = forecast(nodes, fed, classes) if nodes else pd.DataFrame(columns=list(COLUMNS))
+    frame = _answers(nodes, fed, classes)
     point = phase_point(nodes, record)
     if point is not None:
         names = ("sigma_w", "sigma_b", "q_star", "kind", "phase", "chi_1", "xi_c", "trainable_depth")
@@ -97,9 +99,16 @@ def predicted_rows(
     (['q', 'mean', 'std'], 2)
     """
     nodes = describe(module, drawn_of(tasks), None if act is None else activation(act))
+    return _answers(nodes, inputs_of(inputs, maps=on_maps(nodes or ()), samples=SAMPLES), classes)
+
+
+def _answers(nodes: Sequence[Node] | None, inputs: Inputs, classes: int | None) -> pd.DataFrame:
+    """Forecast what theory has an answer for; a signal that passes the largest float is inf, and says so as such."""
     if not nodes:
         return pd.DataFrame(columns=list(COLUMNS))
-    return forecast(nodes, inputs_of(inputs, maps=on_maps(nodes)), classes)
+    with np.errstate(all="ignore"):
+        frame = forecast(nodes, inputs, classes)
+    return frame[frame.value.notna()].reset_index(drop=True)
 
 
 def drawn_of(tasks: Iterable[Task]) -> dict[str, Drawn]:
@@ -199,7 +208,7 @@ def _inputs(
 ) -> Inputs:
     maps = on_maps(nodes or ())
     if data is not None:
-        return inputs_of(data, maps=maps)
+        return inputs_of(data, maps=maps, samples=SAMPLES)
     flat = standard_inputs(second_moment, correlation, batch)
     if not maps:
         return flat
