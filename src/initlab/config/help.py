@@ -30,7 +30,7 @@ def shown(f: dataclasses.Field) -> str:
     """Write a default as it is typed on the command line; a group's is the name of its option."""
     value = f.default_factory() if callable(f.default_factory) else f.default
     if isinstance(value, dict):
-        value = value["name"]
+        value = value.get("name", "{}")
     return "null" if value is None else str(value).lower()
 
 

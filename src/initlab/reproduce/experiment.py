@@ -88,7 +88,7 @@ def experiment(name: str) -> Experiment:
         ValueError: its section `verdict` has a key or a measure that does not exist.
 
     >>> experiment("he_2015").paper[:8]
-    'He et al'
+    'He, Zhan'
     """
     known = names()
     if name not in known:
