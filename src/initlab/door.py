@@ -116,6 +116,8 @@ def checked(composed: DictConfig) -> Config:
     from initlab.experiment import impossible
 
     config = to_config(composed, composed.hydra.overrides.task)
+    if config.race:
+        raise UserError("race=true compares the cells of a sweep, and this is a single run: add -m and what differs.")
     reason = impossible(config)
     if reason is not None:
         raise UserError(reason)

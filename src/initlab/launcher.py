@@ -145,9 +145,16 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     from initlab.records.files import require_room
     from initlab.sweep import How, checked, dry_run, run_sweep, show_outcome
+    from initlab.sweep.race import dry_race
 
     chosen = How(**how)
     directory = Path(str(master.hydra.sweep.dir)).absolute()
+    remark = ""
+    if jobs[0].config.race:
+        if jobs[0].config.dry_run:
+            dry_race([job.config for job in jobs], directory, chosen)
+            return []
+        jobs, remark = tuned(context, master, jobs, directory, chosen)
     cells = checked([job.config for job in jobs], [job.directory for job in jobs])
     if jobs[0].config.dry_run:
         dry_run(cells, directory, chosen)
@@ -161,7 +168,40 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     with env_override(master.hydra.job.env_set):
         outcome = run_sweep(cells, directory, chosen, ended, lambda: save_master(master, directory))
     show_outcome(outcome, directory)
+    if remark:
+        print(remark)
+    if jobs[0].config.log.tensorboard:
+        from initlab.report import write_sweep_run
+
+        write_sweep_run(directory, outcome.results.frame())
     return [returns[number] for number in range(len(jobs))]
+
+
+def tuned(
+    context: HydraContext, master: DictConfig, jobs: Sequence[Job], directory: Path, how: Any
+) -> tuple[list[Job], str]:
+    """Tune the rate of every cell of a race; return its jobs at those rates, and what to say of the tuning.
+
+    Raises UserError before anything is written when the cells cannot race; Interrupted after a signal.
+    """
+    from initlab.records.files import require_room
+    from initlab.sweep.race import entered, final, tune
+
+    configs = [job.config for job in jobs]
+    entered(configs, directory)
+    require_room(directory)
+    with env_override(master.hydra.job.env_set):
+        found = tune(configs, directory, how, lambda: save_master(master, directory))
+    texts = [
+        [text for text in job.overrides if not text.startswith("optim.lr=")] + [f"optim.lr={rate!r}"]
+        if rate is not None
+        else job.overrides
+        for job, rate in zip(jobs, found.rates, strict=True)
+    ]
+    again = compose_jobs(context, master, texts, 0)
+    for job, rate in zip(again, found.rates, strict=True):
+        job.config = final(job.config, rate)
+    return again, found.said()
 
 
 def save_master(master: DictConfig, directory: Path) -> None:
@@ -211,6 +251,8 @@ def launch_elsewhere(launcher: Any, master: DictConfig, jobs: Sequence[Job]) -> 
     """Check the grid, let another launcher of Hydra's run it job by job, and write the table."""
     from initlab.sweep import How, checked, dry_run, tabulated
 
+    if jobs[0].config.race:
+        raise UserError("race=true needs initlab's own launcher: leave hydra/launcher as it is.")
     directory = Path(str(master.hydra.sweep.dir)).absolute()
     cells = checked([job.config for job in jobs], [job.directory for job in jobs])
     if jobs[0].config.dry_run:

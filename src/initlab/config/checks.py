@@ -99,6 +99,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "sweep.max_group": (optional(positive_int), "a whole number of networks, or null", "sweep.max_group=64"),
     "sweep.memory": (optional(positive), "a positive number of GiB, or null", "sweep.memory=4"),
     "sweep.checkpoint_every": (positive, "a positive number of seconds", "sweep.checkpoint_every=60"),
+    "race": (*TRUTH, "race=true"),
+    "tune.rates": (
+        optional(lambda v: isinstance(v, list) and len(v) > 1 and all(map(positive, v)) and len(set(v)) == len(v)),
+        "at least two different positive rates, or null",
+        "'tune.rates=[0.01,0.03,0.1]'",
+    ),
+    "tune.seeds": (positive_int, "a whole number of at least 1 seed", "tune.seeds=3"),
     "dry_run": (*TRUTH, "dry_run=true"),
 }
 MISSING = object()

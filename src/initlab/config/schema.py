@@ -130,6 +130,6 @@ EXAMPLES = {
     "train": "train.epochs=10, or train.steps=500",
     "log": "log.every=10 log.histograms=0",
     "device": "device=cpu precision=fp64 threads=1",
-    "race": "-m race=true init=he_normal,orthogonal 'seed=range(5)'",
+    "race": "race=true, or -m race=true init=he_normal,orthogonal 'seed=range(5)'",
     "experiment": "experiment=wandb_five_methods",
 }

@@ -15,7 +15,7 @@ from initlab.report.diagnosis import diagnose
 from initlab.report.histograms import Histograms, chosen, share
 from initlab.report.layers import BUDGET, Blocks, Layers, blocks
 from initlab.report.pack import numbers
-from initlab.report.pairs import cells, comparisons, judged_by, windows
+from initlab.report.pairs import cells, comparisons, judged_by, robustness, windows
 from initlab.report.runs import METRICS, TRAINABLE, Study, column, ordered, rows_of, study, text
 
 CHUNK = 50  # runs whose tables are in memory at once
@@ -48,7 +48,8 @@ def gather(paths: Sequence[Path]) -> Gathered:
     runs = found.runs
     metric = judged_by(runs)
     table = cells(runs, metric)
-    pairs = comparisons(runs, metric) if metric else pd.DataFrame()
+    usable = windows(runs)
+    pairs = robustness(comparisons(runs, metric), usable) if metric else pd.DataFrame()
     payload = {
         "runs": run_columns(runs),
         "metric": metric,
@@ -56,7 +57,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
         "twice": found.twice,
         "unread": records(found.unread),
         "pairs": records(pairs),
-        "windows": records(windows(runs)),
+        "windows": records(usable),
         "cells": records(table),
         **tables(runs),
     }

@@ -124,6 +124,20 @@ def windows(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*CELL, "low", "high", "decades", "usable", "tried", "best", "edge"])
 
 
+def robustness(pairs: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """Add to every pair how wide the windows of its two schemes are, in decades: `first_window`, `second_window`."""
+    wide = {tuple(row[:-1]): row[-1] for row in found[[*CELL, "decades"]].itertuples(index=False, name=None)}
+    places = list(pairs[PLACE].itertuples(index=False, name=None))
+    return pairs.assign(
+        **{
+            f"{side}_window": [
+                wide.get((scheme, *place), np.nan) for scheme, place in zip(pairs[side], places, strict=True)
+            ]
+            for side in ("first", "second")
+        }
+    )
+
+
 def usable(runs: pd.DataFrame) -> pd.Series:
     """Return by rate whether the runs of one cell are usable."""
     if runs["outcome"].isin(["trained", "stuck"]).any():
@@ -158,6 +172,8 @@ def cells(runs: pd.DataFrame, metric: str | None) -> pd.DataFrame:
     found = []
     for place, group in runs.groupby([*CELL, "rate"], dropna=False, sort=False):
         row: dict[str, Any] = dict(zip([*CELL, "rate"], place, strict=True))
+        # Of a rate that was tuned the fresh seeds tell; those that chose it are biased.
+        group = group[group["best_rate"]] if group["best_rate"].any() else group
         row |= {"best_rate": bool(group["best_rate"].all()), "runs": len(group)}
         row |= {str(outcome): int(n) for outcome, n in group["outcome"].value_counts().items()}
         values = group[metric].to_numpy(dtype=float) if metric else np.zeros(0)

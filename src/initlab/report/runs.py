@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from initlab.config.naming import INCIDENTAL, INCIDENTAL_INSIDE
+from initlab.statistics import best_rate
 
 METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
 OUTCOMES = ("trained", "stuck", "finished", "diverged", "failed", "skipped", "unfinished", "damaged")
@@ -27,7 +28,7 @@ class Study:
     """The runs of one or several sweeps, ready for tables and pictures.
 
     runs: the columns of `load`, and of our own: `name`, `sweep`, `scheme`, `activation`, `setting` (labels with every
-        key that tells runs apart), `rate`, `outcome`, `best_rate` (is it run at its cell's best rate?), `reason`.
+        key that tells runs apart), `rate`, `outcome`, `best_rate` (does it stand for its cell?), `reason`.
     unread: name, status, reason of what is no whole run.
     twice: how many runs were left out because they are there twice.
     rates: whether some cell was run at several learning rates.
@@ -192,31 +193,37 @@ def once(runs: pd.DataFrame) -> pd.DataFrame:
 def fresh_seeds(runs: pd.DataFrame) -> pd.Series:
     """Say for every run whether its seed had no part in choosing its cell's rate (bool [rows]).
 
-    A seed chose when its cell ran it at more than one rate.
+    The records of a race say it. In other sweeps a seed chose when its cell ran it at more than one rate.
     """
-    return runs.groupby([*CELL, "seed"], dropna=False)["rate"].transform("nunique") <= 1
+    inferred = runs.groupby([*CELL, "seed"], dropna=False)["rate"].transform("nunique") <= 1
+    part = column(runs, "race")
+    return (inferred & (part != "tuning")) | (part == "final")
 
 
 def best_rates(runs: pd.DataFrame) -> list[bool]:
-    """Say for every run whether its rate is its cell's best; runs of a cell with one rate are all at their best.
+    """Say for every run whether it stands for its cell: at the cell's best rate and, where there are such, on a seed
+    that had no part in choosing it. In a cell with one rate all runs do.
 
-    The best rate has the least mean validation loss over the seeds that were run at several rates, divergence worst;
+    The best rate has the least mean validation loss over the seeds that were run at several rates, lost seeds first;
     where there is no validation loss the training loss decides. A cell whose further seeds were all run at one rate
     has been tuned already: that rate is its best.
     """
     judged = runs["val_loss"].where(runs["val_loss"].notna(), runs["loss"])
     judged = judged.where(runs["status"] == "completed", np.inf).fillna(np.inf)
-    fresh = fresh_seeds(runs)
-    table = runs[[*CELL, "rate"]].assign(judged=judged, fresh=fresh)
+    table = runs[[*CELL, "rate"]].assign(judged=judged, fresh=fresh_seeds(runs))
     found = pd.Series(True, index=runs.index)
-    for _, cell in table.groupby(CELL, dropna=False, sort=False):
+    for _, cell in table.dropna(subset="rate").groupby(CELL, dropna=False, sort=False):
         if cell["rate"].nunique() < 2:
             continue
-        chosen = cell.loc[cell["fresh"], "rate"].unique()
-        if len(chosen) != 1 or cell["fresh"].all():
-            means = (cell if cell["fresh"].all() else cell[~cell["fresh"]]).groupby("rate")["judged"].mean()
-            chosen = [means.idxmin()]
-        found[cell.index] = cell["rate"] == chosen[0]
+        fresh = cell.loc[cell["fresh"], "rate"].unique()
+        if len(fresh) != 1 or cell["fresh"].all():
+            some = cell if cell["fresh"].all() else cell[~cell["fresh"]]
+            best = best_rate({float(str(rate)): part["judged"].tolist() for rate, part in some.groupby("rate")})
+        else:
+            best = float(fresh[0])
+        at_best = cell["rate"] == best
+        compared = at_best & cell["fresh"]
+        found[cell.index] = compared if compared.any() else at_best
     return found.tolist()
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from initlab.errors import UserError, nearest
 from initlab.records import load
 from initlab.report.formats import FORMATS, as_text
-from initlab.report.runs import Study, study
-from initlab.report.table import tabulated
+from initlab.report.gather import Gathered
+from initlab.report.runs import Study, study, text
+from initlab.report.table import is_share, tabulated
+from initlab.statistics import ENOUGH, VERDICTS
 
 MOST = 40  # lines of a table on the screen; the page has them all
 
@@ -26,10 +28,17 @@ def say_report(paths: Sequence[str], out: str | None) -> None:
     found = write_report(paths, out)
     runs = found.gathered.study
     if len(runs.runs):
-        lines = tabulated(runs)
+        if runs.rates:
+            print("every cell at its best rate, on the seeds that had no part in choosing it where there are such")
+        lines = tabulated(at_best(runs))
         print(as_text(lines, most=MOST), end="")
         if len(lines.lines) > MOST:
             print(f"… {len(lines.lines) - MOST} more in the page")
+    said = verdicts(found.gathered)
+    for line in said[:MOST]:
+        print(as_line(line))
+    if len(said) > MOST:
+        print(f"… {len(said) - MOST} more pairs in the page")
     for row in runs.unread.head(MOST).to_dict("records"):
         print(as_line(f"{row['name']}: {row['status']}: {row['reason']}"))
     if len(runs.unread) > MOST:
@@ -67,6 +76,28 @@ def say_table(
             f"initlab: lines also mix {', '.join(table.mixed)}: their std is not over seeds alone; add it to --by.",
             file=sys.stderr,
         )
+
+
+def verdicts(found: Gathered) -> list[str]:
+    """Return a sentence for every pair of schemes that was compared: who is better first, undecided pairs last."""
+    metric = (found.metric or "").replace("_", " ")
+    factor, unit = (100, " points") if is_share(metric) else (1, "")
+    said = []
+    for row in sorted(found.payload["pairs"], key=lambda row: VERDICTS.index(row["verdict"])):
+        place = [text(row["activation"]), f"depth {text(row['depth'])}", text(row["setting"])]
+        where = ", ".join(part for part in place if part)
+        first, second = row["first"], row["second"]
+        if row["verdict"] == "cannot tell":
+            said.append(f"{where}: {first} or {second}: cannot tell from {row['n']} common seeds, it takes {ENOUGH}")
+            continue
+        gap, low, high = (f"{factor * (row[key] or 0):+.3g}" for key in ("difference", "low", "high"))
+        told = f"{gap}{unit} of {metric} [{low}, {high}], p {row['p'] or 0:.2g}, {row['n']} seeds"
+        told += "" if row["seeds"] == "all seeds" else f", {row['seeds']}"
+        if row["verdict"] == "better":
+            said.append(f"{where}: {first} is better than {second}: {told}")
+        else:
+            said.append(f"{where}: {first} against {second}: smaller than seed noise: {told}")
+    return said
 
 
 def at_best(found: Study) -> Study:

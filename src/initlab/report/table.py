@@ -113,14 +113,13 @@ def sorted_lines(
     """Return a line per combination of the rows' keys, in the order of their values."""
     places = {key: {text(value): place for place, value in enumerate(ordered(runs[key]))} for key in rows}
     as_text = pd.DataFrame({key: runs[key].map(text) for key in rows}, index=runs.index)
-    groups = as_text.groupby(list(rows), sort=False).groups if rows else {(): runs.index}
+    parts = {label: part.index for label, part in as_text.groupby(list(rows), sort=False)} if rows else {(): runs.index}
     found = []
-    for name, index in groups.items():
+    for label, index in parts.items():
         group = runs.loc[index]
         own = tuple(group[key].iloc[0] for key in rows)
-        label = name if isinstance(name, tuple) else (name,)
         entries = tuple(entry(group if across is None else group[of(group[across], v)], m) for m, v in columns)
-        place = [places[key][value] for key, value in zip(rows, label, strict=True)]
+        place = [places[key][str(value)] for key, value in zip(rows, label, strict=True)]
         found.append((place, Line(own, ended(group), entries)))
     return tuple(line for _, line in sorted(found, key=lambda pair: pair[0]))
 

@@ -27,7 +27,8 @@ def sweep(
     (`optim={"lr": [0.01, 0.1]}`). A list, tuple, range or array is swept; a text may sweep as it does on the command
     line (`"glob(*)"`, `"range(5)"`); a list that is one value stands in a list (`width=[[256, 128]]`). Nothing is
     written before the whole grid has been checked. With `sweep__name="depths"` the same call goes on where an earlier
-    one was stopped, and adds what is new.
+    one was stopped, and adds what is new. With `race=True` the rate of every cell is tuned first, on seeds of its own,
+    and the rows are those of the comparison; `load` has both.
 
     Args:
         config: keys and values as a mapping, `{"optim.lr": [0.01, 0.1]}`.
@@ -50,6 +51,12 @@ def sweep(
     given = dict(flat(config or {})) | dict(flat({key.replace("__", "."): value for key, value in axes.items()}))
     configs, directory = compose_grid([override_text(key, value) for key, value in given.items()])
     configs = [configs[k] for k in wanted(configs, repeats=bool(configs[0].sweep.grids))]
+    if configs[0].race:
+        from initlab.sweep.race import dry_race, race
+
+        if configs[0].dry_run:
+            return dry_race(configs, directory, how)
+        return race(configs, directory, how, quiet).frame()
     cells = checked(configs, default_directories(configs, directory))
     if configs[0].dry_run:
         from initlab.sweep.show import dry_run

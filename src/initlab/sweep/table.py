@@ -7,7 +7,20 @@ import pandas as pd
 
 METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
 # Columns that describe a result, or where it lies: never an axis of the grid.
-NOT_AXES = {"seed", "path", "name", "status", "seconds", "problem", "hash", "steps", "fingerprint", "trained", "reason"}
+NOT_AXES = {
+    "seed",
+    "path",
+    "name",
+    "status",
+    "seconds",
+    "problem",
+    "hash",
+    "steps",
+    "fingerprint",
+    "trained",
+    "reason",
+    "race",
+}
 
 
 def axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:

@@ -69,7 +69,7 @@ function heatTrace(panel, table, metric, scale, t) {
     if (byOutcome) text[y][x] = `${first[1]}/${cell.runs.length}`;
     else if (cell.value != null) text[y][x] = isShare(metric) ? (100 * cell.value).toFixed(1) : short(cell.value);
     else text[y][x] = first[0];
-    if (text[y][x].length * 6.4 > panel.cell / schemes.length) text[y][x] = byOutcome || cell.value != null ? "" : "×";
+    if (text[y][x].length * 7 > panel.cell / schemes.length) text[y][x] = byOutcome || cell.value != null ? "" : "×";
     const good = finite(cell.runs.map((run) => run[metric]));
     hover[y][x] = `${brief(cell.scheme, 60)}<br>${plain(panel.title)} · depth ${plain(cell.depth)}<br>` +
       (byOutcome || cell.value == null ? "" : `${said(metric)} ${shown(metric, cell.value)}` +
@@ -94,9 +94,12 @@ function trainableLines(panel, t) {
     const told = finite(panel.runs.filter((run) => run.scheme === scheme).map((run) => run.trainable_depth));
     if (!told.length) return;
     const limit = median(told), y = between(depths, limit);
+    // Through the middle of a row it would strike out that row's numbers: there it marks both sides of the cell.
+    const inside = Math.abs(y - Math.round(y)) < 0.25 && panel.cell / panel.schemes.length > 24;
+    const xs = inside ? [x - 0.46, x - 0.3, null, x + 0.3, x + 0.46] : [x - 0.46, x + 0.46];
     for (const [colour, width] of [["#000", 5], ["#fff", 2.5]]) {
-      found.push({ type: "scatter", mode: "lines", x: [x - 0.46, x + 0.46], y: [y, y], xaxis: panel.x, yaxis: panel.y,
-        line: { color: colour, width }, hoverinfo: "text", showlegend: false, cliponaxis: false,
+      found.push({ type: "scatter", mode: "lines", x: xs, y: xs.map((v) => (v === null ? null : y)), xaxis: panel.x,
+        yaxis: panel.y, line: { color: colour, width }, hoverinfo: "text", showlegend: false, cliponaxis: false,
         text: `forecast: ${brief(scheme, 60)} trains to depth ${short(limit, 2)}` });
     }
   });

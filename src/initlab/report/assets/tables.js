@@ -38,14 +38,16 @@ const TABLES = {
     caption: () => `Differences in ${said(data.metric || "")} paired by seed, each scheme at the best rate of its cell, ` +
       `with intervals and verdicts that allow for all ${data.pairs.length} comparisons of this page together (Holm). ` +
       "A diverged run counts as the worst completed one of its data. With fewer than five common seeds nothing is " +
-      "decided: “cannot tell”. From … to holds the true difference at 95 %, for all pairs at once. The filter by seed " +
+      "decided: “cannot tell”. From … to holds the true difference at 95 %, for all pairs at once; the verdicts go by p, " +
+      "whose steps decide a little more, so the range of a decided pair may reach past zero. The filter by seed " +
       "has no say here.",
     columns: () => [words("first", "init"), words("verdict", "is"), words("second", "than"), words("activation", "act"),
       { ...words("depth", "depth"), numeric: true }, words("setting", "setting"), ...["difference", "low", "high"].map((k) =>
         (isShare(data.metric || "") ? number(k, { difference: "difference, points", low: "from", high: "to" }[k], points) :
           number(k, { difference: k, low: "from", high: "to" }[k]))),
       number("p", "p, corrected", (v) => (v == null ? "" : v < 1e-3 ? "< 0.001" : v.toFixed(3))), number("n", "seeds"),
-      words("seeds", "which seeds")],
+      words("seeds", "which seeds"), number("first_window", "its usable decades of rates"),
+      number("second_window", "the other's")],
     rows: () => data.pairs.filter((row) => inView({ ...row, depth: asText(row.depth) }) && picks("scheme", row.first) &&
       picks("scheme", row.second)).sort((a, b) => VERDICTS.indexOf(a.verdict) - VERDICTS.indexOf(b.verdict) || inOrder(a, b)),
     classOf: (row) => `verdict ${row.verdict.split(" ")[0]}`,

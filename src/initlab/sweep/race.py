@@ -1,0 +1,211 @@
+"""Fair races: the rate of every cell is tuned on seeds of its own, then schemes meet on fresh seeds at those rates.
+
+A comparison at one rate for all compares how well each scheme suits that rate. Here every cell (all but seed and rate)
+is first run at rates on a logarithmic grid, on `tune.seeds` seeds that nobody compares on; the rate with the least mean
+validation loss is its own. The test set has no part in the choice. Both parts are ordinary sweeps in one directory, so
+a race resumes, trains in ensembles and runs on every executor as they do.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from initlab.config import Config
+from initlab.config.checks import typed
+from initlab.config.naming import digest, run_name
+from initlab.errors import UserError
+from initlab.statistics import best_rate
+from initlab.sweep.cells import Cell, checked, default_directories
+from initlab.sweep.run import How, Outcome, nothing, run_sweep
+
+TUNING, FINAL = "tuning", "final"  # what `race` is in the records of a run: which part it had
+FIRST_SEED = 1000  # of those that tune
+EACH_WAY = 3  # half decades on each side of optim.lr
+FURTHER = 2  # half decades that are added where the best rate is at the end of those tried
+EXTENSIONS = 2  # how often they are
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What the tuning found: the rate of every cell asked about (None: it cannot exist), and how it was found.
+
+    tried: cell -> rate -> validation losses over the tuning seeds (not finite where one diverged).
+    """
+
+    rates: tuple[float | None, ...]
+    tried: Mapping[str, Mapping[float, Sequence[float]]]
+    seeds: range
+    networks: int
+
+    def said(self) -> str:
+        """Say it in one line."""
+        least, most = self.seeds[0], self.seeds[-1]
+        return (
+            f"race: {len(self.tried)} rates were chosen by validation loss on {self.networks} networks of their own "
+            f"(seeds {least} to {most}); `initlab report` says which scheme is better, and by how much"
+        )
+
+
+def tune(
+    configs: Sequence[Config],
+    directory: Path,
+    how: How,
+    opened: Callable[[], None] = nothing,
+    quiet: bool = False,
+) -> Tuned:
+    """Find the rate of every cell of a race; what an earlier launch has found is not run again.
+
+    Raises:
+        UserError: it cannot be a race, or the tuning seeds have no validation loss; and what `run_sweep` raises.
+    """
+    entrants = entered(configs, directory)
+    tried = {key: first_rates(config) for key, config in entrants.items()}
+    own = next(iter(entrants.values())).tune.rates is not None if entrants else True
+    for extension in range(EXTENSIONS + 1):
+        cells = tuning_cells(entrants, tried, directory)
+        outcome = run_sweep(cells, directory, how, lambda *_: None, opened, quiet)
+        losses = measured(entrants, cells, outcome)
+        chosen = {key: best_rate(found) for key, found in losses.items()}
+        more = {key: further(chosen[key], tried[key]) for key in entrants}
+        if own or extension == EXTENSIONS or not any(more.values()):
+            break
+        tried = {key: [*tried[key], *more[key]] for key in entrants}
+    rates = tuple(chosen.get(key_of(config)) for config in configs)
+    return Tuned(rates, losses, tuning_seeds(configs[0]), len(cells))
+
+
+def entered(configs: Sequence[Config], directory: Path) -> dict[str, Config]:
+    """Return one configuration for each cell that can exist, by what tells it apart from the others.
+
+    Raises:
+        UserError: the cells cannot race.
+    """
+    first = configs[0]
+    if any((config.race, config.tune) != (first.race, first.tune) for config in configs):
+        raise UserError("race and tune.* concern the grid as a whole: give each of them a single value.")
+    seeds = tuning_seeds(first)
+    for config in configs:
+        if config.seed in seeds:
+            raise UserError(
+                f"seed={config.seed} is one that tunes in a race (seeds {seeds[0]} to {seeds[-1]}), so it cannot "
+                "compare as well: choose other seeds."
+            )
+        if config.data.get("validation") == 0:
+            raise UserError(
+                "data.validation=0 leaves a race nothing to choose rates by, for the test set only reports: "
+                "say for example data.validation=0.1."
+            )
+        if not config.optim["lr"] > 0 and config.tune.rates is None:
+            raise UserError(f"optim.lr={typed(config.optim['lr'])} has no rates around it: give tune.rates a list.")
+    cells = checked(configs, default_directories(configs, directory))
+    found: dict[str, Config] = {}
+    for cell in cells:
+        if cell.reason is None:
+            rival = found.setdefault(key_of(cell.config), cell.config)
+            if rival.optim["lr"] != cell.config.optim["lr"]:
+                raise UserError(
+                    f"{run_name(cell.config)} is given several rates, which a race finds by itself: leave optim.lr "
+                    "out, or say which are tried by 'tune.rates=[0.01,0.03,0.1]'."
+                )
+    return found
+
+
+def key_of(config: Config) -> str:
+    """Return what is equal for all runs of one cell: the hash without seed and rate."""
+    return digest(replace(config, seed=0, optim={**config.optim, "lr": 0}))
+
+
+def tuning_seeds(config: Config) -> range:
+    """Return the seeds that choose, which nobody compares on."""
+    return range(FIRST_SEED, FIRST_SEED + config.tune.seeds)
+
+
+def first_rates(config: Config) -> list[float]:
+    """Return the rates to begin with: the user's, or half a decade apart around optim.lr.
+
+    >>> first_rates(Config(optim={"name": "sgd", "lr": 0.01}))
+    [0.00032, 0.001, 0.0032, 0.01, 0.032, 0.1, 0.32]
+    """
+    if config.tune.rates is not None:
+        return [float(rate) for rate in config.tune.rates]
+    return [half_decades(config.optim["lr"], k) for k in range(-EACH_WAY, EACH_WAY + 1)]
+
+
+def half_decades(rate: float, count: int) -> float:
+    """Move a rate by half decades, rounded so that it reads well."""
+    return float(f"{rate * 10 ** (count / 2):.2g}")
+
+
+def further(best: float, tried: Sequence[float]) -> list[float]:
+    """Return what to try next where the best rate is at the end of those tried.
+
+    >>> further(0.32, [0.1, 0.32]), further(0.1, [0.03, 0.1, 0.3])
+    ([1.0, 3.2], [])
+    """
+    way = (best == max(tried)) - (best == min(tried))
+    return [half_decades(best, way * k) for k in range(1, FURTHER + 1)] if way else []
+
+
+def tuning_cells(entrants: Mapping[str, Config], tried: Mapping[str, Iterable[float]], directory: Path) -> list[Cell]:
+    """Return the cells that tune: every rate of every entrant on every tuning seed."""
+    configs = [
+        replace(config, seed=seed, optim={**config.optim, "lr": rate}, race=TUNING)
+        for key, config in entrants.items()
+        for rate in tried[key]
+        for seed in tuning_seeds(config)
+    ]
+    return checked(configs, default_directories(configs, directory))
+
+
+def measured(
+    entrants: Mapping[str, Config], cells: Sequence[Cell], outcome: Outcome
+) -> dict[str, dict[float, list[float]]]:
+    """Return the validation losses: cell -> rate -> one for each seed, NaN where it diverged.
+
+    Raises:
+        UserError: there is none at all.
+    """
+    found: dict[str, dict[float, list[float]]] = {key: {} for key in entrants}
+    ended = []
+    for cell in cells:
+        _, summary = outcome.results.rows[cell.directory]
+        whole = summary["status"] == "completed"
+        loss = summary.get("val_loss") if whole else None
+        ended += [loss] if whole else []
+        rates = found[key_of(cell.config)]
+        rates.setdefault(cell.config.optim["lr"], []).append(float("nan") if loss is None else float(loss))
+    if ended and not any(loss is not None and loss == loss for loss in ended):
+        raise UserError(
+            "the data have no validation split, so that a race has nothing to choose rates by: the test set only "
+            "reports."
+        )
+    return found
+
+
+def final(config: Config, rate: float | None) -> Config:
+    """Return a run of the comparison at its cell's rate; one that cannot exist keeps its own."""
+    return replace(config, optim={**config.optim, "lr": config.optim["lr"] if rate is None else rate}, race=FINAL)
+
+
+def race(configs: Sequence[Config], directory: Path, how: How, quiet: bool = False) -> Outcome:
+    """Tune and compare; the outcome has the runs of the comparison, the directory those that tuned as well."""
+    tuned = tune(configs, directory, how, quiet=quiet)
+    finals = [final(config, rate) for config, rate in zip(configs, tuned.rates, strict=True)]
+    cells = checked(finals, default_directories(finals, directory))
+    return run_sweep(cells, directory, how, lambda *_: None, quiet=quiet)
+
+
+def dry_race(configs: Sequence[Config], directory: Path, how: How) -> Any:
+    """Print the plan of the tuning, and how many networks compare afterwards; write nothing."""
+    from initlab.sweep.show import dry_run
+
+    entrants = entered(configs, directory)
+    cells = tuning_cells(entrants, {key: first_rates(config) for key, config in entrants.items()}, directory)
+    frame = dry_run(cells, directory, how)
+    fresh = sum(key_of(config) in entrants for config in configs)
+    print(
+        f"That tunes {len(entrants)} rates, with more where the best one is at the end of those tried; then {fresh} "
+        "networks compare on fresh seeds."
+    )
+    return frame
