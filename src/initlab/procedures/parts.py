@@ -44,7 +44,7 @@ def case_of(
         if task.parameter.is_weight:
             at = declared.get(task.parameter.layer, WeightLayer("", task.role, "unknown"))
             own = tuple(biases.get(task.parameter.layer, ()))
-            layers.append(Layer(task.parameter, at.role, at.branch, own))
+            layers.append(Layer(task.parameter, at.role, at.branch, at.fed_by, own))
     case = Case(module, found, record, seed, layers, _named(parameters, globs))
     _check_roles(case)
     if found.possible is not None and (reason := found.possible(case)):

@@ -18,11 +18,12 @@ from initlab.schemes import scheme as find_scheme
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight of a module: its parameter, the part it plays, and the branch it stands in (0 outside)."""
+    """One weight of a module: its parameter, the part it plays, its branch (0 outside), what feeds it, its biases."""
 
     parameter: Parameter
     role: str
     branch: int = 0
+    fed_by: str = "unknown"
     biases: tuple[Parameter, ...] = ()
 
     @property
@@ -173,6 +174,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "momentum": (lambda value: _number(value) and 0 <= value < 1, "a number in [0, 1)"),
     "eta": (lambda value: _number(value) and 0 < value < 1, "a correlation in (0, 1)"),
     "zeta": (lambda value: _number(value) and value > 1, "a slope above 1"),
+    "equal_rates": (lambda value: isinstance(value, bool), "true or false"),
     "optimizer": (lambda value: value in ("sgd", "adam"), "sgd or adam"),
 }
 """Key -> test, and what it must be; other keys are positive numbers."""
