@@ -134,7 +134,7 @@ def entry(group: pd.DataFrame, metric: str) -> Entry | None:
     if group.empty:
         return None
     done = group[group["status"] == "completed"] if metric in METRICS else group
-    values = np.array([float(v) for v in done[metric] if v is not None and v == v], dtype=float)
+    values = np.array([float(v) for v in done[metric] if pd.notna(v)], dtype=float)
     values = values[np.isfinite(values)]
     n = len(values)
     if not n:
