@@ -9,6 +9,7 @@ it. Where a shape breaks this, members are multiplied one by one, from aligned c
 
 import re
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +58,31 @@ def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | Non
         if bias is not None:
             return torch.baddbmm(bias.unsqueeze(1), a, b, out=out)
         return torch.bmm(a, b, out=out)
-    lone = wide_product if wide else lone_product
     out = a.new_empty(len(a), p, r) if out is None else out
-    for k, row in enumerate(out):
-        row.copy_(lone(a[k], b[k], None if bias is None else bias[k]))
+    lone = wide_product if wide else lone_product
+    # All views of a tensor at once: one by one, they would cost as much time as a small product.
+    shifts = repeat(None) if bias is None else bias.unbind()
+    for row, left, right, shift in zip(out.unbind(), a.unbind(), b.transpose(1, 2).unbind(), shifts, strict=False):
+        row.copy_(lone(left, right, shift))
     return out
 
 
-def lone_product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply two matrices from a boundary on."""
-    a, b = (m if m.data_ptr() % BOUNDARY == 0 else m.clone() for m in (a, b))
+def lone_product(a: Tensor, turned: Tensor, bias: Tensor | None) -> Tensor:
+    """Return a turnedᵀ (+ bias) of two matrices, from a boundary on."""
+    a, b = (m if m.data_ptr() % BOUNDARY == 0 else m.clone() for m in (a, turned.t()))
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
-def wide_product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply two matrices with oneDNN, which torch has at hand for convolutions and compiled linear layers."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b.t(), bias, "none", [], "")
+def wide_product(a: Tensor, turned: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the same by oneDNN, which torch has at hand for convolutions and compiled linear layers."""
+    product: Tensor = linear_of_onednn()(a, turned, bias, "none", [], "")
     return product
+
+
+@cache
+def linear_of_onednn() -> Any:
+    """Return oneDNN's linear layer; looking it up takes longer than a small product."""
+    return torch.ops.mkldnn._linear_pointwise.default
 
 
 @cache

@@ -1,8 +1,11 @@
 """Threads that share the parts of an ensemble, each computing whole parts on one core."""
 
+import ctypes
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +24,19 @@ def one_core() -> None:
     torch.set_num_threads(1)
 
 
+@cache
+def keep_pages() -> None:
+    """Let the C library keep memory that is freed, where it has a word for that: each step wants the same again.
+
+    glibc gives the free end of its memory back to the system after every step: taking it anew was up to a fifth of the
+    time of a deep ensemble.
+    """
+    settings = {"M_TRIM_THRESHOLD": (-1, 2**29), "M_TOP_PAD": (-2, 2**26), "M_MMAP_THRESHOLD": (-3, 2**25)}
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        for number, value in settings.values():
+            library.mallopt(number, value)
+
+
 class Crew:
     """Do the same to every part, on as many cores as torch was given.
 
@@ -31,6 +47,8 @@ class Crew:
 
     def __init__(self, networks: int, device: torch.device):
         threads = torch.get_num_threads()
+        if device.type == "cpu":
+            keep_pages()
         alone = networks == 1 or device.type != "cpu" or threads == 1
         self.pool = None if alone else ThreadPoolExecutor(threads, "initlab", initializer=one_core)
         self.threads = threads

@@ -18,11 +18,19 @@ EVAL_BATCH = 512
 GLOBAL_STATE = threading.Lock()  # torch has one global random state for all threads
 
 
+def one_label_each(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """View outputs [N, B, T, C] with labels [B, T] as [N, B·T, C] with [B·T]; others stay as they are."""
+    if y.is_floating_point() or y.dim() < 2:
+        return logits, y
+    return logits.flatten(1, -2), y.flatten()
+
+
 def member_losses(logits: Tensor, y: Tensor, stacked: bool = False) -> Tensor:
     """Return each member's mean loss [N] from outputs [N, B, C]: cross-entropy for labels, squared error for values.
 
     The shorter way of a lone network rounds otherwise: a stack that is down to one member does not take it.
     """
+    logits, y = one_label_each(logits, y)
     n, batch = logits.shape[:2]
     if y.is_floating_point():
         return (logits - y).square().flatten(1).mean(1)
@@ -37,6 +45,7 @@ def accuracies(logits: Tensor, y: Tensor) -> list[float] | None:
     """Return each member's fraction of right labels, or None for regression."""
     if y.is_floating_point():
         return None
+    logits, y = one_label_each(logits, y)
     return [right / len(y) for right in (logits.detach().argmax(-1) == y).sum(-1).tolist()]
 
 
@@ -58,7 +67,7 @@ def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: Plan, crew: 
             loss, right = over_split(parts, data, xs, ys, plan, f"evaluation/{step}/{split}", crew)
             values[f"{split}_loss"] = dict(zip(members, loss, strict=True))
             if data.task == "classification":
-                values[f"{split}_accuracy"] = dict(zip(members, [r / len(xs) for r in right], strict=True))
+                values[f"{split}_accuracy"] = dict(zip(members, [r / ys.numel() for r in right], strict=True))
     return Evaluation(step, values)
 
 
@@ -75,7 +84,8 @@ def over_split(
         ):
             logits = part.forward(x)
             losses = member_losses(logits, y, part.stacked).tolist()
-        right = (logits.argmax(-1) == y).sum(-1) if data.task == "classification" else torch.zeros(len(losses))
+        logits, labels = one_label_each(logits, y)
+        right = (logits.argmax(-1) == labels).sum(-1) if data.task == "classification" else torch.zeros(len(losses))
         return losses, right.tolist()
 
     members = sum(len(part.members) for part in parts)
