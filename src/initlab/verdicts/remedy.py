@@ -4,7 +4,7 @@ import math
 
 from initlab.activations import Activation, slope
 from initlab.errors import UserError
-from initlab.theory import default_critical, gains
+from initlab.theory import Critical, default_critical, gains
 
 FAR = 3.0
 """A critical σ_w beyond this is no advice: saturation and noise come first."""
@@ -22,16 +22,22 @@ def good_gain(act: Activation) -> tuple[float, float] | None:
     >>> tuple(round(x, 3) for x in good_gain(ACTIVATIONS["relu"])), good_gain(ACTIVATIONS["sigmoid"])
     ((1.414, 0.0), None)
     """
-    try:
-        point = default_critical(act)
+    point = critical_at(act)
+    if point is not None:
         return (point.sigma_w, point.sigma_b) if point.sigma_w <= FAR else None
-    except UserError:
-        pass  # no critical point (softplus): theory still knows the gain that keeps second moments
     try:
         forward = gains(act).forward
     except UserError:
         return None
     return (forward, 0.0) if math.isfinite(forward) else None
+
+
+def critical_at(act: Activation) -> Critical | None:
+    """Return the critical point that `init=critical` uses, or None where there is none (softplus)."""
+    try:
+        return default_critical(act)
+    except UserError:
+        return None
 
 
 def remedy_for(act: Activation | None) -> str:
@@ -48,12 +54,11 @@ def remedy_for(act: Activation | None) -> str:
     found = good_gain(act)
     if found is None:
         return f"{act.name} has no gain that keeps gradients over many layers: use tanh or relu, or fewer layers"
-    sigma_w, sigma_b = found
-    bias = f", sigma_b={sigma_b:.3g}" if sigma_b else ""
-    return (
-        f"give the weights std {sigma_w:.3g}/√fan_in: "
-        f'initlab.initialize_(model, "lecun_normal", {_named(act)}, gain={sigma_w:.4g}{bias})'
-    )
+    if critical_at(act) is None:
+        return f"initialize with autoinit's gain: weights of std {found[0]:.3g}/√fan_in, and no biases"
+    bias = f" and biases of std {found[1]:.3g}" if found[1] else ""
+    call = f'initlab.initialize_(model, "critical", {_named(act)})'
+    return f"initialize with critical, weights of std {found[0]:.3g}/√fan_in{bias}: {call}"
 
 
 def _named(act: Activation) -> str:
