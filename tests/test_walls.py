@@ -44,6 +44,7 @@ NUMBERS = {
     "launcher": 7,
     "door": 7,
     "reproduce": 7,
+    "predicting": 7,
     "cli": 8,
 }
 DRAWERS = {"utils", "util", "helpers", "common", "core", "base", "misc", "tools"}

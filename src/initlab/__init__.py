@@ -13,7 +13,8 @@ _HOMES = {
     # initialize
     "initialize_": "procedures",
     "fingerprint": "initialize",
-    # diagnose
+    # predict and diagnose
+    "predict": "prediction",
     "diagnose": "diagnostics",
     # records
     "load": "records",

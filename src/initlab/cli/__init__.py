@@ -77,6 +77,42 @@ def table(
     say_table(paths, by.split(","), metric.split(","), across, form, best, best_rate)
 
 
+@app.command(short_help="What does theory say of a network, a grid or a plane of (σ_w, σ_b)?")
+def predict(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="As for train.")] = None,
+    chart: Annotated[bool, typer.Option("--map", help="Draw the phases of act= over (σ_w, σ_b).")] = False,
+    sigma_w: Annotated[str | None, typer.Option(metavar="LOW..HIGH", help="Of the map; else 0.5..4.")] = None,
+    sigma_b: Annotated[str | None, typer.Option(metavar="LOW..HIGH", help="Of the map; else 0..1.")] = None,
+    points: Annotated[int | None, typer.Option(help="Of the map, along each axis; else 200.")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="FILE", help="The page; a CSV beside it.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="A line for every layer, or every cell.")] = False,
+    as_json: AsJson = False,
+    csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write the rows there.")] = None,
+    multirun: Annotated[bool, typer.Option("--multirun", "-m", hidden=True)] = False,
+) -> None:
+    """Say what theory expects of a network before a weight is drawn; with lists, rank a grid without training it.
+
+    initlab predict act=tanh init=he_normal depth=50 width=128
+
+    initlab predict act=tanh,relu,gelu init=glorot_normal,he_normal,critical depth=10,30,100
+
+    initlab predict --map act=tanh --sigma-b 0..1 --sigma-w 0.5..4
+    """
+    from initlab.predicting.command import run
+
+    run(
+        overrides or (),
+        chart=chart,
+        sigma_w=sigma_w,
+        sigma_b=sigma_b,
+        points=points,
+        out=out,
+        every=every,
+        as_json=as_json,
+        csv=csv,
+    )
+
+
 Several = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="May be given several times.")]
 
 

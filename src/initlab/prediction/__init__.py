@@ -1,6 +1,7 @@
 """What theory promises of a network under a scheme: the rows beside the measured ones, and the rank of a grid."""
 
+from initlab.prediction.outlook import Outlook, factor, outlook
 from initlab.prediction.predict import drawn_of, predict, predicted_rows
-from initlab.prediction.rank import rank
+from initlab.prediction.rank import Cell, ordered, rank, scored
 
-__all__ = ["drawn_of", "predict", "predicted_rows", "rank"]
+__all__ = ["Cell", "Outlook", "drawn_of", "factor", "ordered", "outlook", "predict", "predicted_rows", "rank", "scored"]

@@ -77,7 +77,7 @@ def predict(
     tasks = plan(module, request(init, act=record, gain=gain, sigma_b=sigma_b, parameters=parameters))
     nodes = describe(module, drawn_of(tasks), record)
     fed = _inputs(nodes, inputs, shape, second_moment, correlation, batch)
-    frame = _answers(nodes, fed, classes)
+    frame = answers(nodes, fed, classes)
     point = phase_point(nodes, record)
     if point is not None:
         names = ("sigma_w", "sigma_b", "q_star", "kind", "phase", "chi_1", "xi_c", "trainable_depth")
@@ -99,10 +99,10 @@ def predicted_rows(
     (['q', 'mean', 'std'], 2)
     """
     nodes = describe(module, drawn_of(tasks), None if act is None else activation(act))
-    return _answers(nodes, inputs_of(inputs, maps=on_maps(nodes or ()), samples=SAMPLES), classes)
+    return answers(nodes, inputs_of(inputs, maps=on_maps(nodes or ()), samples=SAMPLES), classes)
 
 
-def _answers(nodes: Sequence[Node] | None, inputs: Inputs, classes: int | None) -> pd.DataFrame:
+def answers(nodes: Sequence[Node] | None, inputs: Inputs, classes: int | None) -> pd.DataFrame:
     """Forecast what theory has an answer for; a signal that passes the largest float is inf, and says so as such."""
     if not nodes:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -183,7 +183,8 @@ def phase_point(nodes: Sequence[Node] | None, act: Activation) -> FixedPoint | N
 @lru_cache(maxsize=4096)
 def _point(act: Activation, sigma_w: float, sigma_b: float) -> FixedPoint | None:
     try:
-        return fixed_point(act, sigma_w, sigma_b)
+        with np.errstate(all="ignore"):  # far out, q passes the largest float
+            return fixed_point(act, sigma_w, sigma_b)
     except UserError:  # φ jumps or cannot be integrated: the layers' rows, if any, stand without a phase
         return None
 
