@@ -30,24 +30,37 @@ def read(root: Path, split: str) -> tuple[Tensor, Tensor]:
     return x.float().div_(255).sub_(MEAN).div_(STD), y
 
 
-def network(depth: int, width: int) -> nn.Module:
-    """Build `depth` hidden tanh layers and a readout, Glorot-uniform weights and zero biases."""
+def network(depth: int, width: int, act: str = "tanh") -> nn.Module:
+    """Build `depth` hidden layers and a readout, Glorot-uniform weights and zero biases."""
     sizes = [784, *[width] * depth, 10]
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         linear = nn.Linear(inputs, outputs)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
-        layers += [linear, nn.Tanh()]
+        layers += [linear, nn.ReLU() if act == "relu" else nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
 
 def train(
-    x: Tensor, y: Tensor, *, depth: int, width: int, batch: int, steps: int, lr: float = 0.01, momentum: float = 0.9
+    x: Tensor,
+    y: Tensor,
+    *,
+    depth: int,
+    width: int,
+    batch: int,
+    steps: int,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    act: str = "tanh",
+    fused: bool = False,
 ) -> dict[str, Any]:
-    """Train for `steps` updates; return wall and CPU seconds of the loop, and the final loss."""
-    net = network(depth, width)
-    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
+    """Train for `steps` updates; return wall and CPU seconds of the loop, and the final loss.
+
+    Arguments: `fused` takes torch's update in one kernel, which is not what SGD does on a CPU unless it is asked to.
+    """
+    net = network(depth, width, act)
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum, fused=fused)
     wall, cpu = time.perf_counter(), time.process_time()
     per_epoch = len(x) // batch
     done = 0

@@ -2,8 +2,9 @@
 
 For every width, depth and number of networks: milliseconds per network and step of `initlab.training.train` on an
 ensemble, of a hand-written loop over the same networks one by one (data in memory, nn.Module, torch.optim.SGD), and
-the share of the best float32 matrix-product rate that the ensemble reaches, counting only the products that training
-needs. All three take turns, and medians over the rounds are shown, so that other work on the machine weighs on all.
+the shares of torch.mm's and of the machine's best float32 matrix-product rate that the ensemble reaches, counting only
+the products that training needs. All take turns, and medians over the rounds are shown, so that other work on the
+machine weighs on all.
 
     python scripts/bench.py ensemble --width 32 64 128 256 --depth 3 10 --networks 16 160
 """
@@ -52,14 +53,21 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - clock, time.process_time() - cores
 
 
-def matmul_rate(sizes: Sequence[int] = (1024, 2048, 4096)) -> float:
-    """Return the best rate of a square product over a few sizes, in floating-point operations per second."""
-    best = 0.0
+def matmul_rates(sizes: Sequence[int] = (1024, 2048, 4096)) -> dict[str, float]:
+    """Return the best rate of a square product over a few sizes, in operations per second, by library.
+
+    torch.mm is not always the fastest that torch has: on some processors oneDNN, beside it, is twice as fast.
+    """
+    products: dict[str, Callable[..., object]] = {"torch.mm": torch.mm}
+    if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        products["oneDNN"] = lambda a, b: torch.ops.mkldnn._linear_pointwise.default(a, b, None, "none", [], "")
+    best = dict.fromkeys(products, 0.0)
     for n in sizes:
-        a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+        a, b = torch.randn(n, n), torch.randn(n, n)
         for _ in range(2 if n > 2048 else 5):
-            seconds, _ = timed(lambda a=a, b=b, out=out: torch.mm(a, b, out=out))
-            best = max(best, 2 * n**3 / seconds)
+            for name, product in products.items():
+                seconds, _ = timed(lambda a=a, b=b, product=product: product(a, b))
+                best[name] = max(best[name], 2 * n**3 / seconds)
     return best
 
 
@@ -82,18 +90,21 @@ def measure(width: int, depth: int, count: int, given: argparse.Namespace) -> st
     plan = Plan(steps, given.batch, given.optimizer, ({"lr": 0.01},) * count, log_every=given.log_every)
     ensemble = stack(make_networks(count, width, depth, given.act))
     few = make_networks(min(count, given.plain), width, depth, given.act)
-    rounds: list[tuple[float, float, float, float, float]] = []
+    rounds: list[tuple[float, ...]] = []
     list(train(ensemble, data, plan))
     for _ in range(given.rounds):
         clock, cores = timed(lambda: list(train(ensemble, data, plan)))
         lone, lone_cores = timed(lambda: plain_loop(few, data, given.batch, steps))
         each, lone_each = 1e3 / count / steps, 1e3 / len(few) / steps
-        rounds.append((clock * each, lone * lone_each, cores * each, lone_cores * lone_each, matmul_rate()))
-    ours, lone, cores, lone_cores, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
+        rates = matmul_rates()
+        peaks = rates["torch.mm"], max(rates.values())
+        rounds.append((clock * each, lone * lone_each, cores * each, lone_cores * lone_each, *peaks))
+    ours, lone, cores, lone_cores, mm, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
     rate = needed_flops(width, depth, given.batch) / ours * 1e3
     return (
         f"{width:5} {depth:5} {count:8} {ours:9.3f} {lone:9.3f} {lone / ours:6.2f} "
-        f"{cores:9.3f} {lone_cores:9.3f} {rate / 1e9:7.0f} {peak / 1e9:7.0f} {rate / peak:5.2f}"
+        f"{cores:9.3f} {lone_cores:9.3f} {rate / 1e9:7.0f} {mm / 1e9:7.0f} {peak / 1e9:7.0f} "
+        f"{rate / mm:5.2f} {rate / peak:5.2f}"
     )
 
 
@@ -117,7 +128,9 @@ def run(given: argparse.Namespace) -> list[str]:
     if given.threads:
         torch.set_num_threads(given.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; ms per network and step; cores: their time")
-    print("width depth networks  ensemble     plain  ratio     cores plain cores  GFLOP/s   peak share")
+    print(
+        "width depth networks  ensemble     plain  ratio     cores plain cores GFLOP/s      mm    best shares of both"
+    )
     lines = []
     for width in given.width:
         for depth in given.depth:

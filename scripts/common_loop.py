@@ -38,15 +38,15 @@ def unpacked(source: Path, target: Path) -> Path:
     return target
 
 
-def network(depth: int, width: int) -> nn.Sequential:
-    """Build `depth` hidden tanh layers and a readout, Glorot-uniform weights and zero biases."""
+def network(depth: int, width: int, act: str = "tanh") -> nn.Sequential:
+    """Build `depth` hidden layers and a readout, Glorot-uniform weights and zero biases."""
     sizes = [784, *[width] * depth, 10]
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in pairwise(sizes):
         linear = nn.Linear(inputs, outputs)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
-        layers += [linear, nn.Tanh()]
+        layers += [linear, nn.ReLU() if act == "relu" else nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -72,12 +72,13 @@ def train(
     workers: int = 0,
     lr: float = 0.01,
     momentum: float = 0.9,
+    act: str = "tanh",
 ) -> dict[str, Any]:
     """Train for `steps` updates; return wall and CPU seconds of the loop and the final loss."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
     data = datasets.FashionMNIST(str(root), train=True, transform=transform, download=False)
     loader = DataLoader(data, batch_size=batch, shuffle=True, drop_last=True, num_workers=workers)
-    net = network(depth, width)
+    net = network(depth, width, act)
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
     recorded = {0, *(round(steps ** (k / max(records - 2, 1))) for k in range(records - 1))}
     wall, cpu = time.perf_counter(), time.process_time()

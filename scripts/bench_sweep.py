@@ -1,0 +1,260 @@
+"""What a whole grid costs by the real command line, beside the common way and beside loops written by hand.
+
+    python scripts/bench.py sweep      # 160 networks, one epoch of Fashion-MNIST each; --quick: does it run?
+
+In one run, taking turns: (a) `train.py -m` over 8 schemes × tanh, relu × 2 depths × 5 seeds with every record on, from
+the start of the process to its end; (b) `common_app.py`, Hydra's basic launcher around torchvision's data set, a
+DataLoader and `add_histogram`, a few whole jobs of the same grid, imports left out; (c) `bare_loop.py`, everything in
+memory and no records, in two processes of one thread each, a few networks of the same grid, imports and the reading of
+the data left out. All are given per network, for the mean over the grid's depths and activations.
+
+Then the share of the machine's matrix-product rate that training reaches (the products that training needs, per second,
+over the best rate of a square product of 1,024 to 4,096), measured beside each other; and where the rest goes.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bare_loop
+import bench_ensemble
+import torch
+
+from initlab.ensemble import stack
+from initlab.training import Plan, train
+
+HOME = Path(__file__).parent
+SCHEMES = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal", "orthogonal", "torch_default")
+SCHEMES = (*SCHEMES, "normal_rule")
+ACTS = ("tanh", "relu")
+BARS = {"common loop": 20.0, "bare loop": 1.4}
+SHARE_BAR = 0.5
+TRAINING_IMAGES = 60_000
+BARE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import bare_loop, torch
+from pathlib import Path
+torch.set_num_threads(1)
+x, y = bare_loop.read(Path(sys.argv[2]), "train")
+trial = dict(depth=3, width=128, batch=128, steps=60)
+bare_loop.train(x, y, **trial)
+fused = min((bare_loop.train(x, y, fused=f, **trial)["seconds"], f) for f in (False, True, False, True))[1]
+print("fused" if fused else "plain", flush=True)
+for line in sys.stdin:
+    for cell in json.loads(line):
+        bare_loop.train(x, y, fused=fused, **cell)
+    print("done", flush=True)
+"""
+KINDS = {
+    "products": ("mm", "bmm", "addmm", "baddbmm", "_linear_pointwise"),
+    "activations": ("tanh", "tanh_backward", "relu", "threshold_backward", "clamp_min"),
+    "update": ("_fused_sgd_",),
+    "gradient norms": ("linalg_vector_norm", "_foreach_norm", "dot"),
+    "loss and accuracy": (
+        *("_log_softmax", "_log_softmax_backward_data", "nll_loss2d_forward", "nll_loss2d_backward"),
+        *("argmax", "mean", "eq"),
+    ),
+    "bias gradients": ("sum",),
+    "batches and copies": ("copy_", "index_select", "clone", "mul_", "add_"),
+}
+
+
+class BareLoops:
+    """Two processes of one thread each that hold the data and train what they are told."""
+
+    def __init__(self, data_root: Path):
+        command = [sys.executable, "-c", BARE, str(HOME), str(data_root)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self.workers = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]  # type: ignore[call-overload]
+        found = [worker.stdout.readline().strip() for worker in self.workers]
+        self.update = found[0]
+
+    def seconds(self, cells: Sequence[dict[str, Any]]) -> float:
+        """Let both train these networks at the same time; return seconds per network."""
+        started = time.perf_counter()
+        for worker in self.workers:
+            worker.stdin.write(json.dumps(list(cells)) + "\n")
+            worker.stdin.flush()
+        for worker in self.workers:
+            if worker.stdout.readline() != "done\n":
+                raise SystemExit("a process of the bare loop is gone")
+        return (time.perf_counter() - started) / len(cells) / len(self.workers)
+
+    def close(self) -> None:
+        """End both."""
+        for worker in self.workers:
+            worker.stdin.close()
+            worker.wait()
+            worker.stdout.close()
+
+
+def ours(given: argparse.Namespace, folder: Path, *others: str) -> float:
+    """Run the grid by the command line; return seconds per network, everything included."""
+    grid = [f"init={','.join(given.schemes)}", f"act={','.join(ACTS)}", f"depth={','.join(map(str, given.depths))}"]
+    grid += [f"seed=range({given.seeds})", f"width={given.width}", f"train.batch_size={given.batch}"]
+    grid += [f"train.steps={given.steps}", "data=fashion_mnist", f"data.root={given.data_root}", "data.validation=0"]
+    grid += [f"sweep.root={folder}", "sweep.name=grid", "optim=sgd", "device=cpu"]
+    command = [sys.executable, str(HOME.parent / "train.py"), "-m", *grid, *others]
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    ended = [json.loads(path.read_text())["status"] for path in (folder / "grid").glob("*/summary.json")]
+    if done.returncode or len(ended) != networks(given) or not set(ended) <= {"completed", "diverged"}:
+        raise SystemExit(f"the sweep failed:\n{done.stdout}\n{done.stderr}")
+    shutil.rmtree(folder / "grid")
+    return seconds / len(ended)
+
+
+def networks(given: argparse.Namespace) -> int:
+    return len(given.schemes) * len(ACTS) * len(given.depths) * given.seeds
+
+
+def common(given: argparse.Namespace, root: Path, folder: Path) -> float:
+    """Run one whole job for each depth and activation by Hydra's own launcher; return seconds per network."""
+    axes = [f"depth={','.join(map(str, given.depths))}", f"act={','.join(ACTS)}"]
+    facts = [f"root={root}", f"width={given.width}", f"batch={given.batch}", f"steps={given.steps}"]
+    command = [sys.executable, str(HOME / "common_app.py"), "-m", *axes, *facts, f"hydra.sweep.dir={folder / 'common'}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    found = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("all ")]
+    if done.returncode or not found:
+        raise SystemExit(f"the common loop failed:\n{done.stdout}\n{done.stderr}")
+    shutil.rmtree(folder / "common")
+    return found[0] / len(given.depths) / len(ACTS)
+
+
+def compare(given: argparse.Namespace) -> dict[str, Any]:
+    """Let the three take turns, and print seconds per network and the ratios of each round."""
+    import common_loop
+
+    cells = [
+        {"depth": depth, "width": given.width, "batch": given.batch, "steps": given.steps, "act": act}
+        for depth in given.depths
+        for act in ACTS
+    ]
+    taken: dict[str, list[float]] = {"initlab": [], "common loop": [], "bare loop": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        root = common_loop.unpacked(given.data_root, folder / "torchvision")
+        bare = BareLoops(given.data_root)
+        print(f"bare loop: torch.optim.SGD, its {bare.update} update (the faster one here)")
+        before = bare.seconds(cells)
+        for _ in range(given.rounds):
+            taken["initlab"].append(ours(given, folder))
+            after = bare.seconds(cells)
+            taken["bare loop"].append((before + after) / 2)
+            taken["common loop"].append(common(given, root, folder))
+            before = bare.seconds(cells)
+        bare.close()
+        unrecorded = ours(given, folder, "log.histograms=0", "log.every=1000000000", "log.tensorboard=false")
+    print(f"seconds per network, {given.steps} steps each: median (smallest–largest) of {given.rounds} rounds")
+    notes = {"initlab": f"all {networks(given)} networks, start to end of the command, two evaluations of the test set"}
+    notes["common loop"] = f"{len(cells)} whole jobs, Hydra's basic launcher included, imports left out"
+    notes["bare loop"] = f"{2 * len(cells)} networks, two processes of one thread, no records, no evaluation"
+    for side, seconds in taken.items():
+        print(f"  {side:12} {spread(seconds)}   {notes[side]}")
+    records = 1 - unrecorded / statistics.median(taken["initlab"])
+    print(f"  without rows, histograms and TensorBoard {unrecorded:.3f}: records are {records:.0%} of initlab's time")
+    ratios = {}
+    for side, bar in BARS.items():
+        ratios[side] = [other / own for own, other in zip(taken["initlab"], taken[side], strict=True)]
+        print(f"  {side} / initlab: {spread(ratios[side])}, bar {bar}: {verdict(ratios[side], bar)}")
+    return {"seconds": taken, "ratios": ratios, "unrecorded": unrecorded}
+
+
+def shares(given: argparse.Namespace, width: int) -> dict[str, list[float]]:
+    """Print the share of the machine's rate that training reaches over the grid's depths, by either of its libraries.
+
+    The best of torch.mm and oneDNN (which torch has beside it) is the machine's own; it decides.
+    """
+    count = len(given.schemes) * given.seeds
+    plan = Plan(given.engine_steps, given.batch, "sgd", ({"lr": 0.01},) * count)
+    data = bench_ensemble.make_data(given.batch)
+    found: dict[str, list[float]] = {"torch.mm": [], "best": []}
+    for _ in range(given.rounds):
+        seconds = 0.0
+        for depth in given.depths:
+            for act in ACTS:
+                ensemble = stack(bench_ensemble.make_networks(count, width, depth, act))
+                list(train(ensemble, data, replace(plan, steps=2)))
+                seconds += bench_ensemble.timed(lambda e=ensemble: list(train(e, data, plan)))[0]
+        needed = sum(bench_ensemble.needed_flops(width, depth, given.batch) for depth in given.depths)
+        rate = needed * len(ACTS) * count * plan.steps / seconds
+        rates = bench_ensemble.matmul_rates(given.sizes)
+        found["torch.mm"].append(rate / rates["torch.mm"])
+        found["best"].append(rate / max(rates.values()))
+    every = ", ".join(f"{name} {each / 1e9:.0f}" for name, each in rates.items())
+    print(f"width {width}: {rate / 1e9:.0f} GFLOP/s during training, square products {every}")
+    print(f"  share of torch.mm's rate {spread(found['torch.mm'])}")
+    print(f"  share of the best rate   {spread(found['best'])}, bar {SHARE_BAR}: {verdict(found['best'], SHARE_BAR)}")
+    return found
+
+
+def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, float]:
+    """Print where a thread's time goes during training, by torch's profiler: shares of the whole."""
+    from torch.profiler import ProfilerActivity, profile
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    data, count = bench_ensemble.make_data(given.batch), min(16, len(given.schemes) * given.seeds)
+    ensemble = stack(bench_ensemble.make_networks(count, given.width, depth, act))
+    plan = Plan(10, given.batch, "sgd", ({"lr": 0.01},) * count)
+    list(train(ensemble, data, plan))
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        _, cores = bench_ensemble.timed(lambda: list(train(ensemble, data, plan)))
+    torch.set_num_threads(threads)
+    own = {event.key.split("::")[-1]: event.self_cpu_time_total / 1e6 for event in profiled.key_averages()}
+    found = {kind: sum(own.get(name, 0.0) for name in names) / cores for kind, names in KINDS.items()}
+    found["views, calls, Python"] = 1 - sum(found.values())
+    print(f"depth {depth}, {act}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in found.items()))
+    return found
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+
+
+def verdict(values: Sequence[float], bar: float) -> str:
+    return "met" if statistics.median(values) >= bar else "MISSED"
+
+
+def arguments(sub: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    sub.add_argument("--quick", action="store_true", help="8 networks and 30 steps, one round: does it run?")
+    sub.add_argument("--schemes", nargs="+", default=list(SCHEMES))
+    sub.add_argument("--depths", type=int, nargs="+", default=[3, 10])
+    sub.add_argument("--seeds", type=int, default=5)
+    sub.add_argument("--width", type=int, default=128)
+    sub.add_argument("--widths", type=int, nargs="+", default=[128, 256], help="for the share of the machine's rate")
+    sub.add_argument("--batch", type=int, default=128)
+    sub.add_argument("--steps", type=int, help="default: one epoch")
+    sub.add_argument("--engine-steps", type=int, default=32, help="steps whose rate is measured")
+    sub.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], help="of the square products")
+    sub.add_argument("--rounds", type=int, default=3)
+    sub.add_argument("--data-root", type=Path, default=bare_loop.DEBIAN, help="directory of Fashion-MNIST's idx files")
+
+
+def run(given: argparse.Namespace) -> dict[str, Any]:
+    """Measure, and print as it goes."""
+    if given.quick:
+        given.schemes, given.seeds, given.rounds, given.engine_steps = given.schemes[:2], 1, 1, 4
+        given.widths, given.sizes = given.widths[:1], given.sizes[:1]
+    given.steps = given.steps or (30 if given.quick else TRAINING_IMAGES // given.batch)
+    told = f"{torch.get_num_threads()} threads, {networks(given)} networks of width {given.width}"
+    print(f"torch {torch.__version__}, {told}")
+    found: dict[str, Any] = {"compared": compare(given)}
+    found["shares"] = {width: shares(given, width) for width in given.widths}
+    print("where the time of training goes, one thread, under the profiler:")
+    found["breakdown"] = {f"{d} {act}": breakdown(given, d, act) for d in given.depths for act in ACTS}
+    return found
