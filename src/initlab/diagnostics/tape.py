@@ -95,8 +95,12 @@ class Tape:
             self.handles.append(tensor.register_hook(lambda grad: self._measure(tap, "delta", grad)))
 
     def _measure(self, tap: Tap, kind: str, tensor: Tensor) -> None:
-        x = units_last(self.part.by_member(tensor.detach()), tap)
+        by_input = self.part.by_member(tensor.detach())
+        x = units_last(by_input, tap)
         counted = self._write(tap, kind, x)
+        if kind == "preactivation" and self.step == 0:
+            # What theory forecasts before training; afterwards it would cost a pass in float64 at every record.
+            self._write(tap, "inputs", by_input)
         if kind == "preactivation" and self.interval is not None and tap.layer.activation is not None:
             low, high = self.interval
             within = counted and all(low <= h.low and h.high <= high and not h.nonfinite for h in counted)
@@ -106,7 +110,7 @@ class Tape:
     def _write(self, tap: Tap, kind: str, x: Tensor) -> list[Histogram]:
         """Count histograms, one per member, and write the statistics of this kind: read off them where they tell."""
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()  # numpy knows no bfloat16
-        counted = histograms(x.cpu().numpy()) if self.histogram and kind != "delta" else []
+        counted = histograms(x.cpu().numpy()) if self.histogram and kind not in ("delta", "inputs") else []
         for member, record in enumerate(counted):
             self.histograms[member][kind, tap.index, tap.layer.name] = record
         finite = bool(counted) and not any(record.nonfinite or not record.num for record in counted)

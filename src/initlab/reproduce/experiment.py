@@ -96,7 +96,9 @@ def experiment(name: str) -> Experiment:
     values = _read(name)
     given = dict(values["verdict"])
     criteria = tuple(_criterion(name, row) for row in given.pop("criteria"))
-    axes = [key for key in values["hydra"]["sweeper"]["params"] if key != "seed"]
+    grids = values.get("sweep", {}).get("grids", [])
+    swept = [*values["hydra"]["sweeper"]["params"], *(key for grid in grids for key in grid)]
+    axes = [key for key in dict.fromkeys(swept) if key != "seed"]
     tune = tuple(float(rate) for rate in given.pop("tune", None) or ())
     unknown = set(given) - set(Experiment.__dataclass_fields__)
     if unknown:

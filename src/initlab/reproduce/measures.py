@@ -1,43 +1,17 @@
 """Numbers that criteria speak of: name -> function of the runs and their layer rows. Adding one is one row."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-At = Mapping[str, Any]
+from initlab.reproduce import layers as by_layer
+from initlab.reproduce.cells import At, chosen
+from initlab.theory import fixed_point
+
 Measure = Callable[..., float]
-
-
-def chosen(frame: pd.DataFrame, at: At | None) -> pd.DataFrame:
-    """Return the rows where every key has the value, or one of the values, asked for.
-
-    Raises:
-        ValueError: there is no such column, or no such row: the criterion is about runs that there are not.
-
-    >>> chosen(pd.DataFrame({"init": ["zeros", "ones"], "loss": [2.3, 9.0]}), {"init": "ones"}).loss.tolist()
-    [9.0]
-    """
-    for key, value in (at or {}).items():
-        wanted = value if isinstance(value, (list, tuple)) else [value]
-        if key not in frame:
-            raise ValueError(f"no run has a key {key}")
-        frame = frame[frame[key].map(plain).isin([plain(x) for x in wanted])]
-    if frame.empty:
-        raise ValueError(f"no run has {dict(at or {})}")
-    return frame
-
-
-def plain(value: Any) -> Any:
-    """Make values of files and of frames comparable: numbers as floats, the rest as text.
-
-    >>> plain(3) == plain(3.0), plain([16, 8]) == plain("[16, 8]")
-    (True, True)
-    """
-    return float(value) if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else str(value)
 
 
 def values(runs: pd.DataFrame, metric: str, at: At | None) -> pd.Series:
@@ -97,87 +71,40 @@ def rank_correlation(
     return float(np.mean(found))
 
 
-def layer_rows(layers: pd.DataFrame, stat: str, at: At | None, source: str, step: int = 0) -> pd.DataFrame:
-    """Return the rows of one statistic, source and step at a cell."""
-    wanted = (layers["stat"] == stat) & (layers["source"] == source) & (layers["step"] == step)
-    rows = chosen(layers, at)
-    return rows[wanted.loc[rows.index]]
+def least_over(runs: pd.DataFrame, layers: pd.DataFrame, *, metric: str, key: str, at: At | None = None) -> float:
+    """Least, over the values of a key, of the medians of a metric."""
+    rows = chosen(runs, at)
+    return float(rows.assign(value=values(runs, metric, at)).groupby(key)["value"].median().min())
 
 
-def layer_means(layers: pd.DataFrame, stat: str, at: At | None, source: str = "measured", step: int = 0) -> pd.Series:
-    """Return a statistic's mean over seeds by the layer's index, the hidden layers alone."""
-    rows = layer_rows(layers, stat, at, source, step)
-    rows = rows[rows["layer"] != "readout"]
-    if rows.empty:
-        raise ValueError(f"no run wrote {source} rows of {stat} at step {step}")
-    return rows.groupby("index")["value"].mean().sort_index()
+def trainable(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return one row per cell of dense networks: depth over theory's trainable depth 6 ξ_c, and the median metric."""
+    keys = ["act", "init.gain", "init.sigma_b", "depth"]
+    medians = runs.assign(value=values(runs, metric, None)).groupby(keys)["value"].median().reset_index()
+    points = [
+        fixed_point(row["act"], float(row["init.gain"]), float(row["init.sigma_b"])) for _, row in medians.iterrows()
+    ]
+    return medians.assign(over=medians["depth"].astype(float) / [point.trainable_depth for point in points])
 
 
-def recursion(
-    runs: pd.DataFrame, layers: pd.DataFrame, *, stat: str, at: At | None = None, by: Sequence[str] = ()
-) -> float:
-    """Largest relative distance, over hidden layers and cells, of the measured mean over seeds from its prediction."""
-    cells = [at or {}]
-    if by:
-        keys = chosen(layers, at)[list(by)].drop_duplicates()
-        cells = [{**(at or {}), **{str(k): v for k, v in row.items()}} for row in keys.to_dict("records")]
-    worst = 0.0
-    for cell in cells:
-        measured, predicted = (layer_means(layers, stat, cell, source) for source in ("measured", "predicted"))
-        shared = measured.index.intersection(predicted.index)
-        worst = max(worst, float((measured[shared] / predicted[shared] - 1).abs().max()))
-    return worst
+def beside_trainable_depth(runs: pd.DataFrame, layers: pd.DataFrame, *, metric: str, side: str, factor: float) -> float:
+    """Least median of the cells shallower than `factor` times 6 ξ_c, or largest of the cells deeper than that."""
+    cells = trainable(runs, metric)
+    if side == "shallower":
+        return float(cells[cells["over"] < factor]["value"].min())
+    return float(cells[cells["over"] > factor]["value"].max())
 
 
-def across_layers(runs: pd.DataFrame, layers: pd.DataFrame, *, stat: str, at: At | None = None) -> float:
-    """Ratio of the first hidden layer's mean over seeds of a statistic to the last one's."""
-    means = layer_means(layers, stat, at)
-    return float(means.iloc[0] / means.iloc[-1])
+def rank_with_trainable_depth(runs: pd.DataFrame, layers: pd.DataFrame, *, metric: str) -> float:
+    """Spearman's rank correlation of the cells' medians with depth over 6 ξ_c."""
+    cells = trainable(runs, metric)
+    return float(stats.spearmanr(cells["over"], cells["value"]).statistic)
 
 
-def across_layers_ratio(runs: pd.DataFrame, layers: pd.DataFrame, *, stat: str, at: At, than: At) -> float:
-    """`across_layers` of one cell over that of another."""
-    return across_layers(runs, layers, stat=stat, at=at) / across_layers(runs, layers, stat=stat, at=than)
-
-
-def last_layer(runs: pd.DataFrame, layers: pd.DataFrame, *, stat: str, at: At | None = None) -> float:
-    """Mean over seeds of a statistic at the last hidden layer of step 0."""
-    return float(layer_means(layers, stat, at).iloc[-1])
-
-
-def log_slope(
-    runs: pd.DataFrame, layers: pd.DataFrame, *, stat: str, at: At | None = None, per: str = "index", step: int = 0
-) -> float:
-    """Slope of ln(statistic), mean over seeds, per hidden layer; or of log against log over another key (`per`)."""
-    if per == "index":
-        means = layer_means(layers, stat, at, step=step)
-        return float(np.polyfit(means.index.to_numpy(dtype=float), np.log(means.to_numpy()), 1)[0])
-    rows = chosen(layers, at)
-    rows = rows[(rows["stat"] == stat) & (rows["step"] == step) & (rows["source"] == "measured")]
-    logs = np.log(rows.groupby(per)["value"].mean())
-    return float(np.polyfit(np.log(logs.index.to_numpy(dtype=float)), logs.to_numpy(), 1)[0])
-
-
-def log_variance(runs: pd.DataFrame, layers: pd.DataFrame, *, stat: str, layer: int, at: At | None = None) -> float:
-    """Variance over seeds of ln(statistic) at the layer of this index."""
-    rows = layer_rows(layers, stat, at, "measured")
-    return float(np.log(rows[rows["index"] == layer]["value"]).var(ddof=1))
-
-
-def extreme(
-    runs: pd.DataFrame,
-    layers: pd.DataFrame,
-    *,
-    stat: str,
-    at: At | None = None,
-    largest: bool = True,
-    root: bool = False,
-) -> float:
-    """Largest (or smallest) value of a statistic over hidden layers and runs at step 0; `root`: of its square root."""
-    rows = layer_rows(layers, stat, at, "measured")
-    found = rows[rows["layer"] != "readout"]["value"]
-    value = float(found.max() if largest else found.min())
-    return math.sqrt(value) if root else value
+def best_key_at_largest_depth(runs: pd.DataFrame, layers: pd.DataFrame, *, metric: str, key: str) -> float:
+    """Value of a key with the best median at the largest depth."""
+    deepest = runs[runs["depth"] == runs["depth"].max()]
+    return float(deepest.assign(value=values(deepest, metric, None)).groupby(key)["value"].median().idxmax())
 
 
 MEASURES: dict[str, Measure] = {
@@ -191,12 +118,17 @@ MEASURES: dict[str, Measure] = {
         ratio,
         distance,
         rank_correlation,
-        recursion,
-        across_layers,
-        across_layers_ratio,
-        last_layer,
-        log_slope,
-        log_variance,
-        extreme,
+        least_over,
+        beside_trainable_depth,
+        rank_with_trainable_depth,
+        best_key_at_largest_depth,
+        by_layer.recursion,
+        by_layer.across_layers,
+        by_layer.across_layers_ratio,
+        by_layer.last_layer,
+        by_layer.log_slope,
+        by_layer.log_variance_per,
+        by_layer.extreme,
     )
 }
+"""Every measure takes the frame of `load`, that of `load_layers` and what its criterion gives; it returns a number."""
