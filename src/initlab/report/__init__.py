@@ -7,6 +7,7 @@ _HOMES = {
     "say_report": "say",
     "say_table": "say",
     "write_sweep_run": "tensorboard",
+    "write_phases": "phases",
 }
 __all__ = [*_HOMES]
 
