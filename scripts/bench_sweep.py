@@ -212,10 +212,10 @@ def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, floa
     plan = Plan(10, given.batch, "sgd", ({"lr": 0.01},) * count)
     list(train(ensemble, data, plan))
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        _, cores = bench_ensemble.timed(lambda: list(train(ensemble, data, plan)))
+        clock, _ = bench_ensemble.timed(lambda: list(train(ensemble, data, plan)))
     torch.set_num_threads(threads)
     own = {event.key.split("::")[-1]: event.self_cpu_time_total / 1e6 for event in profiled.key_averages()}
-    found = {kind: sum(own.get(name, 0.0) for name in names) / cores for kind, names in KINDS.items()}
+    found = {kind: sum(own.get(name, 0.0) for name in names) / clock for kind, names in KINDS.items()}
     found["views, calls, Python"] = 1 - sum(found.values())
     print(f"depth {depth}, {act}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in found.items()))
     return found
