@@ -67,7 +67,7 @@ GRIDS = {
             ("lecun_normal", 2.5),
         ),
     ),
-    # No activation and no scheme of the first one.
+    # No activation, no scheme and no depth of the first one.
     "second": Grid(
         ("elu", "silu", "softsign", "erf", "leaky_relu", "softplus"),
         (
@@ -78,6 +78,7 @@ GRIDS = {
             ("autoinit", None),
             ("orthogonal", 2.5),
         ),
+        (8, 16, 32),
     ),
     "quick": Grid(("tanh", "relu"), (("torch_default", None), ("he_normal", None)), (3, 30)),
 }

@@ -9,7 +9,17 @@ import torch
 
 from initlab.activations import ACTIVATIONS, Activation, activation
 from initlab.errors import UserError
-from initlab.theory import c_map, c_map_slope, chi_1, chi_q, gains, moments, q_map
+from initlab.theory import (
+    c_map,
+    c_map_slope,
+    chi_1,
+    chi_q,
+    critical,
+    fixed_point,
+    gains,
+    moments,
+    q_map,
+)
 from initlab.theory.pairs import pair_moments
 
 RECORDS = list(ACTIVATIONS.values())
@@ -251,3 +261,34 @@ def test_declared_kinks_do_matter(act):
     exact = slow_moments(ACTIVATIONS[act], 1.0)[1]
     assert float(moments(act, 1.0).square) == pytest.approx(exact, rel=1e-12)
     assert (abs(plain / exact - 1) > 1e-7) == (act in ("hardtanh", "elu"))
+
+
+WITH_A_LINE = [a for a in RECORDS if a.name not in ("linear", "relu", "leaky_relu", "prelu", "softplus")]
+
+
+@pytest.mark.parametrize("sigma_b", [0.05, 0.4])
+@pytest.mark.parametrize("act", WITH_A_LINE, ids=lambda a: a.name)
+def test_critical_points_hold_under_the_slow_quadrature(act, sigma_b):
+    point = critical(act, sigma_b=sigma_b)
+    slow = slow_moments(act, point.q_star)
+    assert point.sigma_w**2 * slow[2] == pytest.approx(1, rel=TIGHT)
+    assert point.sigma_w**2 * slow[1] + sigma_b**2 == pytest.approx(point.q_star, rel=TIGHT)
+    assert point.sigma_w**2 * slow[4] == pytest.approx(point.chi_q, rel=TIGHT, abs=1e-12)
+
+
+GROWS = {"linear", "relu", "leaky_relu", "prelu", "elu", "celu", "selu", "gelu", "gelu_tanh", "silu", "mish"}
+GROWS |= {"hardswish", "softplus"}
+
+
+@pytest.mark.parametrize("sigma_w", [0.8, 1.35, 2.2])
+@BY_NAME
+def test_fixed_points_hold_under_the_slow_quadrature(act, sigma_w):
+    point = fixed_point(act, sigma_w, 0.25)
+    if point.kind == "infinite":  # q grows for ever
+        assert act.name in GROWS
+        return
+    slow = slow_moments(act, point.q_star)
+    assert sigma_w**2 * slow[1] + 0.25**2 == pytest.approx(point.q_star, rel=TIGHT)
+    assert point.chi_1 == pytest.approx(sigma_w**2 * slow[2], rel=TIGHT)
+    assert point.chi_1 >= 0
+    assert point.phase == ("critical" if abs(point.chi_1 - 1) < 1e-6 else "ordered" if point.chi_1 < 1 else "chaotic")
