@@ -1,0 +1,239 @@
+"""A network of an ensemble beside the same job alone: step 0 for every scheme and model, and float32's rounding.
+
+The yardstick of rounding is a loop of nn.Module and torch.optim written here. Two such loops that see the samples of
+each batch in different orders differ by the order of their sums alone; a network of an ensemble may differ from one of
+them by no more than four times as much.
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from initlab.config.compose import compose_config
+from initlab.config.files import options
+from initlab.data import Dataset
+from initlab.ensemble import stack
+from initlab.errors import UserError
+from initlab.experiment import impossible, run
+from initlab.initialize import initialize_
+from initlab.models import build
+from initlab.training import OPTIMIZERS, Plan, Steps, train
+
+DATA_SEED = 3
+QUICK = ["depth=2", "width=8", "train.steps=1", "train.batch_size=10", "data.train_size=200", "data.test_size=20"]
+QUICK += ["log.histograms=2", "log.tensorboard=false"]
+DENSE = ["data=gaussian", "model=mlp"]
+SPATIAL = ["model=cnn", "data=fashion_mini", "log.eval_every=100"]
+MODELS = {
+    "mlp": DENSE,
+    "mlp, widths, layer norm": [*DENSE, "width=[8,6]", "model.norm=layer"],
+    "mlp, batch norm, dropout": [*DENSE, "model.norm=batch", "model.dropout=0.2"],
+    "resmlp": ["data=gaussian", "model=resmlp"],
+    "cnn": SPATIAL,
+    "resnet": ["model=resnet", "data=fashion_mini", "width=4", "depth=1", "log.eval_every=100"],
+    "torchvision": ["model=torchvision", "model.size=32", "model.arch=mobilenet_v3_small", "data=fashion_mini"],
+}
+FEW = ("he_normal", "orthogonal", "torch_default", "zeros", "dirac")
+
+
+# --- step 0
+
+
+def configuration(model: str, *others: str):
+    own = MODELS[model]
+    keys = {override.partition("=")[0] for override in own}
+    image = "data=fashion_mini" in own
+    base = [
+        override
+        for override in QUICK
+        if (key := override.partition("=")[0]) not in keys
+        and not (image and key.endswith("_size") and key.startswith("data."))
+        and not (model == "torchvision" and key in ("depth", "width"))
+    ]
+    return compose_config([*own, *base, *others])
+
+
+def possible(model: str, names) -> list:
+    found = []
+    for name in names:
+        try:
+            config = configuration(model, f"init={name}")
+            reason = impossible(config)
+        except UserError:
+            continue
+        if reason is None:
+            found.append(config)
+    return found
+
+
+def at_step_0(directory: Path) -> tuple:
+    parameters = pd.read_csv(directory / "parameters.csv")
+    layers = pd.read_csv(directory / "layers.csv")
+    predicted = layers[(layers["source"] == "predicted") & (layers["step"] == 0)]
+    return parameters.to_csv(), predicted.to_csv()
+
+
+def assert_step_0_is_that_of_the_job_alone(configs, place: Path) -> None:
+    """Weights by their fingerprints, which are of the bits, and whatever was predicted of them."""
+    together = [place / f"together-{k}" for k in range(len(configs))]
+    assert {one["status"] for one in run(configs, together)} <= {"completed", "diverged"}
+    for k, config in enumerate(configs):
+        alone = place / f"alone-{k}"
+        run([config], [alone])
+        assert at_step_0(together[k]) == at_step_0(alone), config.init
+        assert (together[k] / "summary.json").exists()
+
+
+def schemes() -> list[str]:
+    return [name for name in options("init") if name != "custom"]
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m not in ("torchvision", "resnet")])
+def test_step_0_of_a_few_schemes_is_that_of_the_job_alone(tmp_path, model):
+    configs = possible(model, FEW)
+    assert len(configs) >= 4
+    assert_step_0_is_that_of_the_job_alone(configs, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("model", MODELS)
+def test_step_0_of_every_scheme_is_that_of_the_job_alone(tmp_path, model):
+    configs = possible(model, schemes() if model != "torchvision" else FEW)
+    assert len(configs) >= (20 if model != "torchvision" else 2)
+    alike: dict[str, list] = {}
+    for config in configs:  # some schemes change the architecture: they train with their like
+        alike.setdefault(str((config.model, config.act)), []).append(config)
+    for number, group in enumerate(alike.values()):
+        assert_step_0_is_that_of_the_job_alone(group, tmp_path / str(number))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("model", [m for m in MODELS if m != "torchvision"])
+def test_step_0_does_not_depend_on_the_optimizer(tmp_path, model, optimizer):
+    configs = [configuration(model, f"optim={optimizer}", "init=he_normal", f"seed={seed}") for seed in range(3)]
+    assert_step_0_is_that_of_the_job_alone(configs, tmp_path)
+
+
+# --- float32
+
+
+def images(count: int = 240, classes: int = 5) -> Dataset:
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8, generator=draw)
+    y = torch.randint(classes, (count,), generator=draw)
+    return Dataset("images", x, y, x[:9], y[:9], x[:9], y[:9], classes, (0.4,), (0.3,))
+
+
+FAMILIES = {
+    "mlp": {"width": 48},
+    "mlp, odd widths, layer norm": {"width": 37, "norm": "layer"},
+    "mlp, batch norm": {"width": 48, "norm": "batch"},
+    "resmlp, layer norm": {"width": 32, "norm": "layer"},
+    "cnn": {"width": 8},
+    "resnet": {"width": 4},
+}
+RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001, "adagrad": 0.01, "rmsprop": 0.0003}
+
+
+def network(data: Dataset, family: str, seed: int) -> torch.nn.Module:
+    shape = {"depth": 2 if "resnet" not in family else 1, "act": "tanh", "input_shape": data.input_shape}
+    module = build(family.split(",")[0], classes=data.outputs, **shape, **FAMILIES[family])
+    initialize_(module, "glorot_normal", act="tanh", seed=seed)
+    return module
+
+
+def optimizer_of(name: str, module: torch.nn.Module) -> torch.optim.Optimizer:
+    kind = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "adagrad": "Adagrad", "rmsprop": "RMSprop"}[name]
+    own = {"sgd": {"momentum": 0.9}, "adamw": {"weight_decay": 0.0}}.get(name, {})
+    return getattr(torch.optim, kind)(module.parameters(), lr=RATES[name], **own)
+
+
+def reference(module: torch.nn.Module, data: Dataset, steps: int, batch: int, optimizer: str, shuffle: int) -> list:
+    """Losses of a plain loop in float32; another number of `shuffle` is another order of the samples of a batch."""
+    update = optimizer_of(optimizer, module)
+    mixed = np.random.default_rng(shuffle)
+    per_epoch = len(data.train_x) // batch
+    losses = []
+    for step in range(steps):
+        epoch, k = divmod(step, per_epoch)
+        index = np.random.default_rng((DATA_SEED, epoch)).permutation(len(data.train_x))[k * batch : (k + 1) * batch]
+        index = mixed.permutation(index) if shuffle else index
+        x = (data.train_x[index].float() / 255 - 0.4) / 0.3
+        loss = F.cross_entropy(module(x), data.train_y[index])
+        update.zero_grad()
+        loss.backward()
+        update.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("family", "optimizer"),
+    [
+        *((family, "sgd") for family in FAMILIES),
+        *(("mlp", optimizer) for optimizer in OPTIMIZERS if optimizer != "sgd"),
+        *(
+            pytest.param(family, optimizer, marks=pytest.mark.slow)
+            for family in FAMILIES
+            for optimizer in OPTIMIZERS
+            if optimizer != "sgd" and family != "mlp"
+        ),
+    ],
+)
+def test_in_float32_a_network_differs_by_no_more_than_reordered_sums(family, optimizer):
+    """Root mean squares over 4 networks and 50 steps; the yardstick is the largest of 4 reordered loops' for each."""
+    data, steps, batch = images(), 50, 24
+    networks = [network(data, family, seed) for seed in range(4)]
+    lone = [copy.deepcopy(module) for module in networks]
+    plan = Plan(steps, batch, optimizer, ({"lr": RATES[optimizer]},) * 4, data_seed=DATA_SEED)
+    blocks = [event for event in train(stack(networks), data, plan) if isinstance(event, Steps)]
+    found = np.concatenate([np.array(block.loss) for block in blocks]).T
+    plain = np.array([reference(copy.deepcopy(module), data, steps, batch, optimizer, 0) for module in lone])
+    reordered = np.array(
+        [[reference(copy.deepcopy(m), data, steps, batch, optimizer, s) for s in range(1, 5)] for m in lone]
+    )
+    assert found.shape == plain.shape
+    ours = np.sqrt(np.square(found - plain).mean())
+    yardstick = np.sqrt(np.square(reordered - plain[:, None]).mean(axis=(0, 2))).max()
+    assert yardstick > 0
+    assert ours <= 4 * yardstick
+    # Steps as far apart as the last and the first are held to it, too: chaos must not hide what is wrong at the start.
+    early = slice(0, 10)
+    ours = np.sqrt(np.square(found - plain)[:, early].mean())
+    assert ours <= 4 * np.sqrt(np.square(reordered - plain[:, None])[:, :, early].mean(axis=(0, 2))).max()
+
+
+@pytest.mark.slow
+def test_torchvisions_models_equal_torch_alone_in_float64():
+    pytest.importorskip("torchvision")
+    data = images(120)
+
+    def make(seed: int) -> torch.nn.Module:
+        module = build(
+            "torchvision", depth=None, width=None, act=None, input_shape=data.input_shape, classes=5, size=32
+        )
+        initialize_(module, "he_normal", act="relu", seed=seed)
+        return module.double()
+
+    networks = [make(seed) for seed in range(2)]
+    lone = [copy.deepcopy(module) for module in networks]
+    plan = Plan(50, 12, "sgd", ({"lr": 0.001},) * 2, data_seed=DATA_SEED, dtype=torch.float64)
+    blocks = [event for event in train(stack(networks), data, plan) if isinstance(event, Steps)]
+    found = np.concatenate([np.array(block.loss) for block in blocks]).T
+    for member, module in enumerate(lone):
+        update = torch.optim.SGD(module.parameters(), lr=0.001, momentum=0.9)
+        for step in range(50):
+            epoch, k = divmod(step, 10)
+            index = np.random.default_rng((DATA_SEED, epoch)).permutation(120)[k * 12 : (k + 1) * 12]
+            loss = F.cross_entropy(module((data.train_x[index].double() / 255 - 0.4) / 0.3), data.train_y[index])
+            update.zero_grad()
+            loss.backward()
+            update.step()
+            assert found[member][step] == pytest.approx(loss.item(), rel=1e-7), step
