@@ -76,7 +76,7 @@ def mine(tmp_path, monkeypatch):
 
 def choose(group: str, name: str) -> list[str]:
     """What a user types to choose an option; `custom` needs a target."""
-    typed = [f"{group}={name}"]
+    typed = [f"{group}={name}", *{"gpt": ["data=tiny_text"], "tiny_text": ["model=gpt"]}.get(name, [])]
     if name == "custom":
         typed += [f"{group}.target={MINE}:{group}"]
         typed += ["data=gaussian", "data.dimension=4", "train.batch_size=16"] if group == "model" else []
@@ -103,14 +103,15 @@ def test_option_composes_resolves_and_builds(group, name, hydra_conf, mine):
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", "cnn", "resmlp", "resnet", pytest.param("torchvision", marks=pytest.mark.slow)]
+    "name", ["mlp", "cnn", "resmlp", "resnet", "vit", "gpt", pytest.param("torchvision", marks=pytest.mark.slow)]
 )
 def test_model_builds_for_real(name, hydra_conf):
     small = [] if name == "torchvision" else ["depth=1", "width=4"]
-    config = to_config(compose("config", overrides=[f"model={name}", *small]))
+    config = to_config(compose("config", overrides=[*choose("model", name), *small]))
     data = load_data(config, torch.device("cpu"))
     module = build_module(config, data, pick_activation(config)).eval()
-    assert module(data.prepare(data.train_x[:2])).shape == (2, 10)
+    outputs = (2, *data.train_y.shape[1:], data.outputs)
+    assert module(data.prepare(data.train_x[:2])).shape == outputs
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -10,10 +10,13 @@ from initlab.activations import ACTIVATIONS
 from initlab.errors import UserError
 from initlab.models import MODELS, Dropout, build
 from initlab.models.residual import branch_multiplier
+from initlab.models.transformer import MeanOverTokens, Mixing
 
-SHAPES = {"mlp": (2, 5), "cnn": (2, 8, 6), "resmlp": (2, 5), "resnet": (2, 8, 6)}
+SHAPES = {"mlp": (2, 5), "cnn": (2, 8, 6), "resmlp": (2, 5), "resnet": (2, 8, 6), "vit": (2, 8, 4), "gpt": (7,)}
 OURS = [name for name, model in MODELS.items() if model.shaped and name != "custom"]
 NORMS = ["none", "batch", "layer"]
+PLACES = ["none", "pre", "post"]  # of a transformer's norms
+TRANSFORMERS = ("vit", "gpt")
 
 
 def made(name: str, depth: int = 2, width=6, act="tanh", **options) -> nn.Module:
@@ -21,7 +24,14 @@ def made(name: str, depth: int = 2, width=6, act="tanh", **options) -> nn.Module
 
 
 def inputs(name: str, count: int = 4) -> torch.Tensor:
-    return torch.randn(count, *SHAPES[name], generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    if MODELS[name].tokens:
+        return torch.randint(3, (count, *SHAPES[name]), generator=draw).float()
+    return torch.randn(count, *SHAPES[name], generator=draw)
+
+
+def norms_of(name: str) -> list[str]:
+    return PLACES if name in TRANSFORMERS else NORMS
 
 
 def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -37,7 +47,7 @@ def varieties() -> list:
     """Every family with every norm, with and without dropout where it has one."""
     found = []
     for name in OURS:
-        for norm in NORMS:
+        for norm in norms_of(name):
             found.append(pytest.param(name, {"norm": norm}, id=f"{name}-{norm}"))
             if "dropout" in MODELS[name].options:
                 found.append(pytest.param(name, {"norm": norm, "dropout": 0.3}, id=f"{name}-{norm}-dropout"))
@@ -51,8 +61,7 @@ def test_every_family_of_ours_is_tested():
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["mlp", "cnn", "resmlp"])
+@pytest.mark.parametrize(("name", "norm"), [(m, n) for m in OURS if m != "resnet" for n in norms_of(m)])
 def test_a_deeper_network_keeps_every_name_and_shape(name, norm):
     shallow, deep = shapes(made(name, 2, norm=norm)), shapes(made(name, 5, norm=norm))
     assert shallow.items() <= deep.items()
@@ -61,7 +70,7 @@ def test_a_deeper_network_keeps_every_name_and_shape(name, norm):
 @pytest.mark.parametrize("name", OURS)
 def test_norm_and_dropout_leave_the_weights_names_and_shapes(name):
     plain = weights(made(name, 3, norm="none"))
-    for options in ({"norm": "batch"}, {"norm": "layer"}, {"norm": "none", "dropout": 0.5}):
+    for options in (*({"norm": norm} for norm in norms_of(name)), {"norm": "none", "dropout": 0.5}):
         if options.keys() <= MODELS[name].options.keys():
             assert weights(made(name, 3, **options)) == plain
 
@@ -88,7 +97,7 @@ def test_declared_layers_are_all_weights_in_forward_order(name, options):
     net = made(name, 2, **options)
     order: list[str] = []
     for key, module in net.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
             module.register_forward_hook(lambda m, args, out, key=key: order.append(key))
     net(inputs(name))
     assert [layer.name for layer in net.weight_layers] == order
@@ -118,6 +127,12 @@ def test_a_layer_is_fed_by_what_it_says_and_feeds_its_activation(name, options):
             module.register_forward_hook(note("activation"))
         elif isinstance(module, nn.Flatten):
             module.register_forward_hook(note("data"))
+        elif isinstance(module, Mixing):
+            module.register_forward_hook(note("unknown"))
+        elif isinstance(module, MeanOverTokens):
+            module.register_forward_hook(
+                lambda m, args, out: note(came_from.get(id(args[0]), "residual"))(m, args, out)
+            )
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.register_forward_pre_hook(
                 lambda m, args, key=key: sources.__setitem__(key, came_from.get(id(args[0]), "residual"))
@@ -125,6 +140,7 @@ def test_a_layer_is_fed_by_what_it_says_and_feeds_its_activation(name, options):
     x = inputs(name)
     came_from[id(x)] = "data"
     net(x)
+    sources |= {"first": "data"} if MODELS[name].tokens else {}  # an embedding gets whole numbers, a copy of them
     expected = {layer.name: layer.fed_by for layer in net.weight_layers}
     if name == "resnet":  # the stream passes an activation after every block
         sources = {k: "activation" if v == "residual" else v for k, v in sources.items()}
@@ -133,9 +149,11 @@ def test_a_layer_is_fed_by_what_it_says_and_feeds_its_activation(name, options):
         assert layer.activation is None or isinstance(modules[layer.activation], nn.ReLU)
 
 
-@pytest.mark.parametrize(("name", "count"), [("mlp", 4), ("cnn", 4), ("resmlp", 8), ("resnet", 22)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("mlp", 4), ("cnn", 4), ("resmlp", 8), ("resnet", 22), ("vit", 20), ("gpt", 20)]
+)
 def test_depth_counts_hidden_layers_or_blocks(name, count):
-    """Depth 3: 3 hidden layers and a readout; 3 blocks of two; 3 × 3 blocks of two, two shortcuts."""
+    """Depth 3: 3 hidden layers and a readout; 3 blocks of two; 3 × 3 blocks of two, two shortcuts; 3 blocks of six."""
     assert len(made(name, 3).weight_layers) == count
 
 
@@ -146,7 +164,7 @@ def test_roles():
     assert roles == ["first", *["hidden", "branch_end"], *["hidden", "branch_end", "shortcut"] * 2, "readout"]
 
 
-@pytest.mark.parametrize("name", ["resmlp", "resnet"])
+@pytest.mark.parametrize("name", ["resmlp", "resnet", *TRANSFORMERS])
 def test_branches_are_numbered(name):
     numbers = [layer.branch for layer in made(name, 2).weight_layers if layer.role == "branch_end"]
     assert numbers == list(range(1, len(numbers) + 1))
@@ -157,7 +175,8 @@ def test_branches_are_numbered(name):
 
 @pytest.mark.parametrize(("name", "options"), varieties())
 def test_outputs_have_the_classes(name, options):
-    assert made(name, 2, **options)(inputs(name)).shape == (4, 3)
+    positions = SHAPES[name] if MODELS[name].tokens else ()
+    assert made(name, 2, **options)(inputs(name)).shape == (4, *positions, 3)
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
@@ -193,7 +212,7 @@ def test_downsampling_halves_the_maps(downsample, sizes):
     assert heights == sizes
 
 
-@pytest.mark.parametrize("name", ["resmlp", "resnet"])
+@pytest.mark.parametrize("name", ["resmlp", "resnet", *TRANSFORMERS])
 def test_a_branch_of_multiplier_0_is_the_stream(name):
     """With α = 0 what the branches hold does not matter."""
     net = made(name, 2, norm="none", branch=0.0)
@@ -203,6 +222,63 @@ def test_a_branch_of_multiplier_0_is_the_stream(name):
             if layer.role == "branch_end":
                 net.get_submodule(layer.name).weight.fill_(7.0)
     assert torch.equal(net(inputs(name)), before)
+
+
+def test_a_causal_transformer_sees_no_later_character():
+    net, x = made("gpt", 2), inputs("gpt")
+    later = x.clone()
+    later[:, 4:] = (later[:, 4:] + 1) % 3
+    before, after = net(x), net(later)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_attention_equals_torchs_own():
+    attention = made("vit", 1, heads=3).blocks[0].attention.f.double()
+    theirs = nn.MultiheadAttention(6, 3, batch_first=True).double()
+    projections = (attention.query, attention.key, attention.value)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([p.weight for p in projections]))
+        theirs.in_proj_bias.copy_(torch.cat([p.bias for p in projections]))
+        theirs.out_proj.load_state_dict(attention.out.state_dict())
+    x = torch.randn(4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(attention(x), theirs(x, x, x)[0])
+
+
+def test_scores_are_divided_by_a_power_of_the_heads_width():
+    q, k, v = torch.randn(3, 2, 4, 8, generator=torch.Generator().manual_seed(0))
+    halves, whole = Mixing(1, power=0.5), Mixing(1, power=1.0)
+    torch.testing.assert_close(halves(q / 8**0.5, k, v), whole(q, k, v))
+
+
+def test_deepnorm_multiplies_the_stream():
+    net = made("vit", 8, residual="deepnorm", norm="none", branch=0.0)
+    x = inputs("vit")
+    stream = net.patches(net.first(x))
+    torch.testing.assert_close(net(x), net.readout(stream.mean(1) * 2.0**16))
+
+
+@pytest.mark.parametrize("name", ["resmlp", "resnet", *TRANSFORMERS])
+def test_learned_multipliers_are_one_for_every_branch(name):
+    net = made(name, 2, branch="learned")
+    branches = max(layer.branch for layer in net.weight_layers)
+    scales = [p for key, p in net.named_parameters() if key.endswith(".res_scale")]
+    assert [tuple(p.shape) for p in scales] == [(1,)] * branches
+    assert all(float(p.detach()) == 1 for p in scales)
+
+
+@pytest.mark.parametrize("name", ["resmlp", "resnet"])
+def test_shifts_move_what_they_say(name):
+    net = made(name, 1, shifts=True, norm="none")
+    x = inputs(name)
+    before = net(x)
+    for key, shift in net.named_parameters():
+        if key.endswith(".shift"):
+            with torch.no_grad():
+                shift.fill_(0.5)
+            assert not torch.allclose(net(x), before)
+            with torch.no_grad():
+                shift.zero_()
 
 
 @pytest.mark.parametrize(
@@ -269,6 +345,13 @@ def test_defaults():
         ("cnn", {"kernel": 9, "downsample": 5}, ["model.kernel=9", "3 positions", "model.kernel=3"]),
         ("cnn", {"downsample": -1}, ["model.downsample=-1", "2"]),
         ("resmlp", {"width": [8, 8]}, ["width=[8, 8]", "model=resmlp", "width=64"]),
+        ("vit", {"heads": 4}, ["model.heads=4", "width=6", "model.heads=1"]),
+        ("vit", {"patch": 3}, ["model.patch=3", "[2, 8, 4]", "model.patch=1"]),
+        ("vit", {"norm": "layer"}, ["model.norm='layer'", "pre"]),
+        ("vit", {"input_shape": (12,)}, ["model=vit", "[12]", "mlp"]),
+        ("vit", {"residual": 0}, ["model.residual=0", "deepnorm"]),
+        ("vit", {"attention_power": 2}, ["model.attention_power=2", "0.5"]),
+        ("gpt", {"input_shape": (1, 8, 8)}, ["model=gpt", "[1, 8, 8]", "data=tiny_text"]),
         ("resmlp", {"branch": "depth"}, ["model.branch='depth'", "inverse_depth"]),
         ("resnet", {"width": [8, 8]}, ["width=[8, 8]", "model=resnet", "width=64"]),
         ("resnet", {"input_shape": (12,)}, ["model=resnet", "[12]", "resmlp"]),

@@ -7,6 +7,7 @@ DESIGN.md promises: parameter names, the order of the batches, and the key of ev
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,12 @@ def curve() -> Dataset:
     x = torch.rand(70, 2, generator=draw)
     y = torch.sin(3 * x)
     return Dataset("curve", x[:40], y[:40], x[40:51], y[40:51], x[51:], y[51:], None)
+
+
+def characters() -> Dataset:
+    x = torch.randint(5, (70, 8), generator=torch.Generator().manual_seed(3))
+    x, y = x[:, :-1].float(), x[:, 1:].contiguous()
+    return Dataset("characters", x[:40], y[:40], x[40:51], y[40:51], x[51:], y[51:], 5)
 
 
 # --- the reference networks -------------------------------------------------------------------------------------------
@@ -147,6 +154,38 @@ class ResNetReference(Reference):
         return self.readout(x.mean((2, 3)))
 
 
+class TransformerReference(Reference):
+    """Pre-norm blocks with torch's own attention product; `inputs` is the length of a text, 0 for images of 8 × 8."""
+
+    def __init__(self, inputs: int, outputs: int, norm: str = "pre", dropout: float = 0.0, text: bool = False):
+        super().__init__()
+        self.text, self.p = text, dropout
+        self.first = nn.Embedding(outputs, WIDTH) if text else nn.Conv2d(1, WIDTH, 4, 4)
+        self.position_embedding = nn.Parameter(torch.zeros(1, inputs if text else 4, WIDTH))
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"attention": nn.Module(), "dense": nn.Module()}) for _ in range(DEPTH)
+        )
+        for block in self.blocks:
+            for part in block.values():
+                part.norm, part.f = nn.LayerNorm(WIDTH), nn.Module()
+            for name in ("query", "key", "value", "out"):
+                setattr(block["attention"].f, name, nn.Linear(WIDTH, WIDTH))
+            block["dense"].f.inner, block["dense"].f.outer = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.norm, self.readout = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, outputs)
+
+    def compute(self, x: Tensor) -> Tensor:
+        x = self.first(x.long()) if self.text else self.first(x).flatten(2).transpose(1, 2)
+        x = x + self.position_embedding
+        for block in self.blocks:
+            a, d = block["attention"], block["dense"]
+            h = a.norm(x)
+            q, k, v = (layer(h).unflatten(2, (2, 3)).transpose(1, 2) for layer in (a.f.query, a.f.key, a.f.value))
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.text)
+            x = x + self.drop(a.f.out(mixed.transpose(1, 2).flatten(2)))
+            x = x + self.drop(d.f.outer(torch.tanh(d.f.inner(d.norm(x)))))
+        return self.readout(self.norm(x) if self.text else self.norm(x).mean(1))
+
+
 class VisionReference(Reference):
     def __init__(self, inputs: int, outputs: int):
         from torchvision.models import resnet18
@@ -197,6 +236,8 @@ CASES = {
     "cnn": Case(cnn, {"norm": "layer", "dropout": 0.2}),
     "resmlp": Case(ResMLPReference, {"norm": "layer", "dropout": 0.3, "branch": 0.5}),
     "resnet": Case(ResNetReference, {"branch": 0.7}),
+    "vit": Case(TransformerReference, {"dropout": 0.2}),
+    "gpt": Case(partial(TransformerReference, text=True), {"dropout": 0.2}),
     "torchvision": Case(VisionReference, given={"size": 32}, shape={}),
     "custom": Case(CustomReference, given={"target": "custom_for_test:make"}, shape={}),
 }
@@ -239,7 +280,9 @@ def rate(step: int, lr: float, schedule: str, warmup: int) -> float:
 def outputs_loss(net: nn.Module, data: Dataset, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     scaled = (x.double() / 255 - 0.4) / 0.3 if x.dtype == torch.uint8 else x.double()
     out = net(scaled)
-    return out, F.mse_loss(out, y.double()) if data.classes is None else F.cross_entropy(out, y)
+    if data.classes is None:
+        return out, F.mse_loss(out, y.double())
+    return out, F.cross_entropy(out.flatten(0, -2), y.flatten())
 
 
 def reference_run(
@@ -260,7 +303,7 @@ def reference_run(
         columns["grad_norm"].append(norm.item())
         columns["lr"].append(optimizer.param_groups[0]["lr"])
         if data.classes:
-            columns["accuracy"].append((out.argmax(1) == data.train_y[index]).double().mean().item())
+            columns["accuracy"].append((out.argmax(-1) == data.train_y[index]).double().mean().item())
     net.eval()
     with torch.no_grad():
         for split in ("val", "test"):
@@ -268,7 +311,7 @@ def reference_run(
             out, loss = outputs_loss(net, data, x, y)
             columns[f"{split}_loss"] = [loss.item()]
             if data.classes:
-                columns[f"{split}_accuracy"] = [(out.argmax(1) == y).double().mean().item()]
+                columns[f"{split}_accuracy"] = [(out.argmax(-1) == y).double().mean().item()]
     return columns
 
 
@@ -335,7 +378,8 @@ def test_every_optimizer_and_model_equals_torch(model, optim):
         # Eleven million weights: divided by their own size, gradients of rounding alone would count as much as others.
         hyper |= {"lr": 0.1 * RATES[optim]["lr"], "eps": 1e-3}
     case = CASES[model]
-    assert_equal_runs(model, case, images(), case.options, optim, hyper, schedule="cosine", warmup=5)
+    data = characters() if MODELS[model].tokens else images()
+    assert_equal_runs(model, case, data, case.options, optim, hyper, schedule="cosine", warmup=5)
 
 
 @pytest.mark.parametrize("optim", OPTIMIZERS)

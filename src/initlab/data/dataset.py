@@ -38,7 +38,7 @@ class Dataset:
     Attributes:
         name: registry name.
         train_x: training inputs, uint8 images [n, C, H, W] or floats [n, ...]; `val_x`, `test_x` likewise.
-        train_y: int64 class indices [n], or float32 targets [n, outputs]; `val_y`, `test_y` likewise.
+        train_y: int64 class indices [n] ([n, length] for text), or float32 targets [n, outputs]; `val_y`, … likewise.
         val_x: the part of the training set held out for every choice that initlab makes; empty when validation is 0.
         val_y: targets of `val_x`.
         test_x: test inputs; they only report.
@@ -76,6 +76,11 @@ class Dataset:
     def task(self) -> str:
         """`classification` (cross-entropy) or `regression` (squared loss)."""
         return "regression" if self.classes is None else "classification"
+
+    @property
+    def tokens(self) -> bool:
+        """Whether inputs are whole numbers [n, length] below `classes`, with one target each."""
+        return self.classes is not None and self.train_y.dim() == 2
 
     @property
     def outputs(self) -> int:
@@ -134,7 +139,8 @@ def make_dataset(name: str, raw: Raw, normalize: bool, validation: float) -> Dat
         normalize: False leaves mean and std out; images are then only scaled to [0, 1].
         validation: fraction of each class that is held out, in [0, 1).
     """
-    held_out = validation_mask(raw.train_y, validation, stratified=raw.classes is not None)
+    stratified = raw.classes is not None and raw.train_y.dim() == 1
+    held_out = validation_mask(raw.train_y, validation, stratified)
     train_x, val_x = _rows(raw.train_x, held_out)
     train_y, val_y = _rows(raw.train_y, held_out)
     mean, std = channel_statistics(train_x) if normalize and raw.standardise else ((), ())

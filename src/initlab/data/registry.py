@@ -12,7 +12,7 @@ import torch
 
 from initlab.errors import UserError, nearest
 
-from . import images, synthetic
+from . import images, synthetic, text
 from .custom import custom
 from .dataset import Dataset, Raw, make_dataset
 from .files import search_path
@@ -63,6 +63,12 @@ DATASETS: dict[str, Source] = {
             synthetic.sine,
             "inputs as in Sitzmann et al. 2020, Implicit Neural Representations",
             {"train_size": 2_000, "test_size": 500, "dimension": 1, "frequency": 4.0, "noise": 0.0},
+        ),
+        Source(
+            "tiny_text",
+            text.tiny_text,
+            "Shakespeare 1609, Blake 1794, Shelley 1818, Poe 1845, Lincoln 1863, Carroll 1871: public domain",
+            {"context": 64, "stride": 4},
         ),
     )
 }

@@ -51,7 +51,14 @@ def load_data(config: Config, device: torch.device) -> Dataset:
 
 
 def build_module(config: Config, data: Dataset, act: Activation | None) -> nn.Module:
-    """Build the network that a configuration asks for, not yet initialized."""
+    """Build the network that a configuration asks for, not yet initialized.
+
+    Raises Impossible where a model of characters meets other data, or theirs another model.
+    """
+    family = models.MODELS.get(config.model["name"])
+    if family is not None and family.shaped and family.name != "custom" and family.tokens != data.tokens:
+        fitting = "data=tiny_text" if family.tokens else "model=gpt"
+        raise Impossible(f"model={family.name} cannot read data={data.name}: choose {fitting}.")
     return models.build(
         config.model["name"],
         depth=config.depth,

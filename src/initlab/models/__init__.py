@@ -1,7 +1,7 @@
 """Families of networks by (depth, width, act): they know nothing of initialization and declare their weights' roles.
 
-Depth is the number of hidden layers, each followed by an activation, so weight layers = depth + 1; `resmlp` counts
-blocks, `resnet` blocks per stage. A list of widths has length `depth`.
+Depth is the number of hidden layers, each followed by an activation, so weight layers = depth + 1; `resmlp`, `vit`
+and `gpt` count blocks, `resnet` blocks per stage. A list of widths has length `depth`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ from initlab.models.external import custom_model, vision_model
 from initlab.models.layers import Dropout, WeightLayer
 from initlab.models.plain import cnn, mlp
 from initlab.models.residual import resmlp, resnet
+from initlab.models.transformer import gpt, vit
 
 __all__ = ["MODELS", "Dropout", "Model", "WeightLayer", "build"]
 
@@ -30,6 +31,10 @@ class Model:
     reference: str
     options: Mapping[str, Any] = field(default_factory=dict)
     shaped: bool = True  # takes depth, width and act
+    tokens: bool = False  # takes characters and predicts the next one
+
+
+_TRANSFORMER = {"heads": 2, "branch": 1.0, "residual": 1.0, "attention_power": 0.5}
 
 
 MODELS: dict[str, Model] = {
@@ -49,6 +54,8 @@ MODELS: dict[str, Model] = {
             {"norm": "none", "dropout": 0.0, "branch": 1.0, "shifts": False},
         ),
         Model("resnet", resnet, "He et al. 2015, the CIFAR form", {"norm": "batch", "branch": 1.0, "shifts": False}),
+        Model("vit", vit, "Dosovitskiy et al. 2021", {"norm": "pre", "dropout": 0.0, "patch": 4, **_TRANSFORMER}),
+        Model("gpt", gpt, "Radford et al. 2019", {"norm": "pre", "dropout": 0.0, **_TRANSFORMER}, tokens=True),
         Model(
             "torchvision", vision_model, "torchvision's classifiers", {"arch": "resnet18", "size": None}, shaped=False
         ),
