@@ -31,7 +31,9 @@ def chosen(frame: pd.DataFrame, at: At | None) -> pd.DataFrame:
 def plain(value: Any) -> Any:
     """Make values of files and of frames comparable: numbers as floats, the rest as text.
 
-    >>> plain(3) == plain(3.0), plain([16, 8]) == plain("[16, 8]")
-    (True, True)
+    >>> plain(3) == plain(3.0), plain([16, 8]) == plain("[16, 8]"), plain(None) == plain(float("nan"))
+    (True, True, True)
     """
+    if value is None or value != value:  # a column of numbers writes "not set" as NaN
+        return "null"
     return float(value) if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else str(value)

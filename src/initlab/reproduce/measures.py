@@ -27,6 +27,14 @@ def median(runs: pd.DataFrame, layers: pd.DataFrame, *, metric: str, at: At | No
     return float(values(runs, metric, at).median())
 
 
+def median_at_largest(
+    runs: pd.DataFrame, layers: pd.DataFrame, *, metric: str, key: str, at: At | None = None
+) -> float:
+    """Median where a key such as the depth is largest."""
+    rows = chosen(runs, at)
+    return median(rows[rows[key] == rows[key].max()], layers, metric=metric)
+
+
 def largest(runs: pd.DataFrame, layers: pd.DataFrame, *, metric: str, cells: Sequence[At]) -> float:
     """Largest of the medians of several cells."""
     return max(median(runs, layers, metric=metric, at=cell) for cell in cells)
@@ -111,6 +119,7 @@ MEASURES: dict[str, Measure] = {
     f.__name__: f
     for f in (
         median,
+        median_at_largest,
         largest,
         smallest,
         spread,

@@ -135,9 +135,14 @@ def best_rates(runs: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]]:
     runs = runs[runs["status"] != "skipped"]
     loss = runs["val_loss"].where(runs["status"] == "completed", math.inf).fillna(math.inf)
     keys = [axis for axis in axes if axis != "optim.lr"]
-    medians = runs.assign(loss=loss).groupby([*keys, "optim.lr"], sort=False)["loss"].median().reset_index()
-    best = medians.loc[medians.groupby(keys, sort=False)["loss"].idxmin()]
-    return [{**{str(k): v for k, v in row.items() if k != "loss"}} for row in best.to_dict("records")]
+    together = runs.assign(loss=loss).groupby([*keys, "optim.lr"], sort=False, dropna=False)
+    medians = together["loss"].median().reset_index()
+    best = medians.loc[medians.groupby(keys, sort=False, dropna=False)["loss"].idxmin()]
+    # A key that a cell has not, as init.q_star where another scheme is chosen, is none of its own.
+    return [
+        {str(key): value for key, value in row.items() if key != "loss" and not pd.isna(value)}
+        for row in best.to_dict("records")
+    ]
 
 
 def judged_at(about: Experiment, directory: Path, seeds: Sequence[int]) -> list[Judged]:
