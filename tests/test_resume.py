@@ -483,9 +483,12 @@ def test_thirty_kills(tmp_path, whole, executor, kills, seed):
         process = launches(executor, tmp_path)
         while process.poll() is None and holder(room) != process.pid:
             time.sleep(0.01)
-        # From planning on; where groups are computed elsewhere, workers have to start first.
+        # From planning on; a worker has to have begun.
+        of_worker = executor != "inline" and killed % 2 == 1
+        while of_worker and process.poll() is None and not (workers_of(process) and list(room.glob(".groups/*.pt"))):
+            time.sleep(0.02)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=rng.uniform(0.0, 2.0 if executor == "inline" else 6.0))
+            process.wait(timeout=rng.uniform(0.0, 2.0 if executor == "inline" or of_worker else 6.0))
         if process.poll() is not None:
             _, err = process.communicate()
             assert process.returncode == 0, err.decode()
@@ -493,8 +496,8 @@ def test_thirty_kills(tmp_path, whole, executor, kills, seed):
             for path in sorted(room.glob("*/summary.json"))[::2]:
                 path.unlink()
             continue
-        workers = [child for child in descendants(process.pid) if is_worker(child)]
-        victim = rng.choice(workers) if workers and killed % 2 else process.pid
+        workers = workers_of(process) if of_worker else []
+        victim = rng.choice(workers) if workers else process.pid
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
             killed += 1
@@ -517,6 +520,10 @@ def holder(room: Path) -> int:
         return json.loads((room / ".lock.json").read_text())["pid"]
     except (OSError, ValueError):
         return 0
+
+
+def workers_of(launch: subprocess.Popen) -> list[int]:
+    return [process for process in descendants(launch.pid) if is_worker(process)]
 
 
 def is_worker(process: int) -> bool:
