@@ -1,4 +1,4 @@
-"""A forecast on a terminal: a row per layer and a verdict, or the best cells of a grid; in at most 100 columns."""
+"""A forecast on a terminal: a row per layer and a verdict, or the best cells of a grid."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from initlab import display
 from initlab.prediction import Outlook
 from initlab.theory.network import Layer, layers_of
 from initlab.verdicts.screen import WIDE, number, percent
@@ -30,10 +31,10 @@ RANKING = (
 HEADINGS = {"gradient_range": "gradient", "chi_1": "χ₁", "xi_c": "ξ_c", "trainable_depth": "trains to"}
 
 
-def console() -> Console:
+def console(width: int = WIDE) -> Console:
     """Return a console; where the output is not a terminal, as wide as a table may be."""
     found = Console()
-    return found if found.is_terminal else Console(width=WIDE)
+    return found if found.is_terminal else Console(width=width)
 
 
 def show_outlook(title: str, found: Outlook, every: bool = False) -> None:
@@ -132,7 +133,7 @@ def cells(index: int, layer: Layer, stats: dict[str, float]) -> list[Text]:
 
 def show_ranking(frame: pd.DataFrame, axes: Sequence[str], every: bool = False) -> None:
     """Print a ranked grid, best first."""
-    out = console()
+    out = console(display.WIDE)
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = [*axes, "score", "contrast", "gradient_range", "phase", "chi_1", "xi_c", "trainable_depth"]
     for name in columns:
