@@ -13,6 +13,7 @@ from initlab.models import build
 from initlab.verdicts import SEVERITIES, Verdict, judge
 
 SHAPE = (3, 8, 8)
+UNSCALED = ("alexnet", "googlenet", "inception", "squeezenet")
 # act -> a scheme that keeps signals and gradients alive under it
 GOOD = {"relu": "he_normal", "tanh": "critical", "gelu": "critical", "selu": "lecun_normal", "leaky_relu": "he_uniform"}
 NETS = [
@@ -161,6 +162,28 @@ def test_networks_with_norms_raise_no_alarm(family, norm, seed):
     assert alarms(judged(healthy(family, "relu", 32, seed, depth=depth, norm=norm))) == []
 
 
+def test_branches_that_add_nothing_at_first_raise_no_alarm():
+    from torchvision.ops import StochasticDepth
+
+    class Block(nn.Module):
+        def __init__(self, drop: float):
+            super().__init__()
+            self.inner, self.outer, self.norm = nn.Linear(32, 32), nn.Linear(32, 32), nn.LayerNorm(32)
+            self.drop = StochasticDepth(drop, "row")
+
+        def forward(self, x):
+            return x + self.drop(self.outer(torch.relu(self.inner(self.norm(x)))))
+
+    torch.manual_seed(0)
+    dropped = nn.Sequential(*[Block(0.99) for _ in range(4)], nn.Linear(32, 10))
+    assert alarms(judged(dropped, batch(2, 32))) == []
+    ended = nn.Sequential(*[Block(0.0) for _ in range(4)], nn.Linear(32, 10))
+    initialize_(ended, "he_normal", act="relu")
+    for block in list(ended)[:-1]:
+        nn.init.zeros_(block.outer.weight)
+    assert alarms(judged(ended, batch(16, 32))) == []
+
+
 def encoder(seed: int = 0, norm_first: bool = True) -> nn.Module:
     torch.manual_seed(seed)
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=norm_first, dropout=0.0)
@@ -197,6 +220,29 @@ def test_torchvisions_own_starts_raise_no_alarm(name):
     net = models.get_model(name, weights=None, num_classes=10, **small)
     size = 32 if name.startswith("vit") else 64
     assert [v for v in judged(net, batch(8, 3, size, size)) if v.severity == "fault"] == []
+
+
+def classifiers() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", classifiers())
+def test_every_classifier_of_torchvision_is_judged(name):
+    from torchvision import models
+
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name.startswith(("googlenet", "inception")) else {}
+    fixed = {"inception": 299, "vit": 224, "maxvit": 224}
+    size = next((size for start, size in fixed.items() if name.startswith(start)), 64)
+    verdicts = judged(models.get_model(name, weights=None, **options), batch(2, 3, size, size))
+    # started by torch's defaults alone, or by a std that ignores the fans, plain deep chains do lose their gradient
+    allowed = {"signal_dies", "gradient_dies", "inputs_alike"} if name.startswith(UNSCALED) else set()
+    assert {v.name for v in verdicts if v.severity == "fault"} <= allowed
 
 
 # --- known answers ----------------------------------------------------------------------------------------------------

@@ -231,8 +231,13 @@ def confident(found: Diagnosis) -> list[Verdict]:
 
 
 def lost(found: Diagnosis) -> list[Verdict]:
-    """Layers whose gradient is exactly zero, or too small for its precision."""
-    zero = tuple(c.layer for c in found.calls if c.stats.get("grad_mean_square") == 0)
+    """Layers whose gradient is exactly zero, or too small for its precision.
+
+    Those of a residual branch that adds nothing for now are left out: its end is zero, which is good practice, or
+    stochastic depth has dropped it on every input of this batch.
+    """
+    idle = {index for s in found.sums if s.branch == 0 for index in range(s.before + 1, s.after + 1)}
+    zero = tuple(c.layer for c in found.calls if c.stats.get("grad_mean_square") == 0 and c.index not in idle)
     if zero:
         text = f"No gradient reaches {listed(zero)}: it is exactly zero there, and these layers cannot learn."
         return [Verdict("warning", "no_gradient", zero, text)]
