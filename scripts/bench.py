@@ -15,6 +15,7 @@ from pathlib import Path
 SUBCOMMANDS = {
     "overhead": "bench_overhead",
     "ensemble": "bench_ensemble",
+    "report": "bench_report",
     "theory": "bench_theory",
     "sweep": "bench_sweep",
     "forecast": "bench_forecast",

@@ -22,7 +22,7 @@ from initlab.config.overrides import canonical, refuse_malformed
 from initlab.config.schema import Config
 from initlab.errors import UserError
 
-LISTS = ("sweep.exclude", "sweep.grids")
+LISTS = ("sweep.exclude", "sweep.grids", "tune.rates")
 """Keys whose values are lists and are never swept: they concern the grid as a whole."""
 
 APART = ("init", "act")
