@@ -18,8 +18,8 @@ from initlab.reproduce.experiment import Experiment, experiment
 from initlab.reproduce.judge import Judged, headline, judge, overall
 from initlab.sweep import sweep
 
-FRESH, TUNING = 1000, 9000
-"""First seed of those that are judged, and of those on which rates are chosen: nobody tuned anything on the former."""
+FRESH = 2000
+"""First seed of those that are judged: nobody tuned anything on them (races choose rates on seeds from 1000)."""
 TUNING_SEEDS = {"quick": 1, "full": 3}
 
 
@@ -89,9 +89,10 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
     parts = [directory / "untuned"]
     rates: list[dict[str, Any]] = []
     if about.tune:
-        rates = tuned_rates(about, mode, shared, directory, quiet)
-        sweep({**shared, "sweep.name": "tuned", "sweep.grids": [{**r, "seed": seeds} for r in rates]}, quiet=quiet)
+        how = {"race": True, "tune.rates": list(about.tune), "tune.seeds": TUNING_SEEDS[mode]}
+        sweep({**shared, **how, "seed": seeds, "sweep.name": "tuned"}, quiet=quiet)
         parts.append(directory / "tuned")
+        rates = chosen_rates(compared(directory / "tuned", seeds), about.axes)
     found = [judged_at(about, part, seeds) for part in parts]
     verdicts = [overall(each) for each in found]
     verdict = Verdict(
@@ -115,40 +116,29 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
     return verdict
 
 
-def tuned_rates(
-    about: Experiment, mode: str, shared: Mapping[str, Any], directory: Path, quiet: bool
-) -> list[dict[str, Any]]:
-    """Choose each cell's rate by the median validation loss over seeds of its own; one mapping of keys per cell."""
-    seeds = list(range(TUNING, TUNING + TUNING_SEEDS[mode]))
-    given = {**shared, "seed": seeds, "optim.lr": list(about.tune), "sweep.name": "tuning"}
-    sweep({**given, "log.histograms": 0, "log.tensorboard": False}, quiet=quiet)
-    return best_rates(load(directory / "tuning"), about.axes)
+def chosen_rates(runs: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return of each cell its keys and the rate that the race found for it.
 
-
-def best_rates(runs: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return of each cell its keys and its rate of least median validation loss; what diverged is infinitely bad.
-
-    >>> runs = pd.DataFrame({"init": "zeros", "optim.lr": [0.1, 1.0], "val_loss": [2.3, 1.0]})
-    >>> best_rates(runs.assign(status=["completed", "diverged"]), ["init"])
+    >>> chosen_rates(pd.DataFrame({"init": "zeros", "optim.lr": [0.1, 0.1], "seed": [1, 2]}), ["init"])
     [{'init': 'zeros', 'optim.lr': 0.1}]
     """
-    runs = runs[runs["status"] != "skipped"]
-    loss = runs["val_loss"].where(runs["status"] == "completed", math.inf).fillna(math.inf)
-    keys = [axis for axis in axes if axis != "optim.lr"]
-    together = runs.assign(loss=loss).groupby([*keys, "optim.lr"], sort=False, dropna=False)
-    medians = together["loss"].median().reset_index()
-    best = medians.loc[medians.groupby(keys, sort=False, dropna=False)["loss"].idxmin()]
+    keys = [*(axis for axis in axes if axis != "optim.lr"), "optim.lr"]
     # A key that a cell has not, as init.q_star where another scheme is chosen, is none of its own.
     return [
-        {str(key): value for key, value in row.items() if key != "loss" and not pd.isna(value)}
-        for row in best.to_dict("records")
+        {str(key): value for key, value in row.items() if not pd.isna(value)}
+        for row in runs[keys].drop_duplicates().to_dict("records")
     ]
+
+
+def compared(directory: Path, seeds: Sequence[int]) -> pd.DataFrame:
+    """Return the runs that are judged: those of these seeds (an earlier call may have left others), no tuning ones."""
+    runs = load(directory)
+    return runs[runs["seed"].isin(seeds)]
 
 
 def judged_at(about: Experiment, directory: Path, seeds: Sequence[int]) -> list[Judged]:
     """Judge the runs of one sweep: those of these seeds, for an earlier call may have left others."""
-    runs = load(directory)
-    runs = runs[runs["seed"].isin(seeds)]
+    runs = compared(directory, seeds)
     keys = list(dict.fromkeys(["init", "act", "depth", "seed", *about.axes]))
     return judge(about, runs, load_layers(runs, keys))
 
