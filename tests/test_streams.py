@@ -67,7 +67,9 @@ def test_weights_stay_when_the_net_grows_or_gains_norm_and_dropout(name):
     family = "cnn" if SCHEMES[name].conv_only else "mlp"
     small = build(family, depth=10)
     initialize_(small, name, act="relu")
-    for changed in ({"depth": 30}, {"norm": "batch"}, {"dropout": 0.5, "norm": "layer"}):
+    # AutoInit looks at dropout: it makes up for the noise that it adds
+    dropout = {} if SCHEMES[name].derived == "moments" else {"dropout": 0.5}
+    for changed in ({"depth": 30}, {"norm": "batch"}, {"norm": "layer", **dropout}):
         net = build(family, **{"depth": 10, **changed})
         initialize_(net, name, act="relu")
         other = values(net)
