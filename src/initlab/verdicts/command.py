@@ -60,7 +60,7 @@ def run(
         try:
             found.frame.to_csv(csv, index=False)
         except OSError as error:
-            raise UserError(f"--csv {csv} cannot be written ({error.strerror}).") from error
+            raise UserError(f"--csv {csv} cannot be written ({error.strerror or error}).") from error
     if as_json:
         print(as_text(target, found, verdicts))
     else:
