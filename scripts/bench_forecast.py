@@ -196,15 +196,18 @@ def show(cells: pd.DataFrame) -> None:
 def reason(cell: Any) -> str:
     """Say what theory left out that most likely made the difference."""
     if cell.trains:
-        if abs(cell.score - THRESHOLD) < 1:
-            return "just beyond the threshold"
-        if abs(cell.gradient_range) > 2:
-            return "the gradient drifts, and the last layers learn on what comes through"
-        return "what is left of the contrast is enough once the rate is tuned"
-    if cell.rate in (RATES[0], RATES[-1]):
-        return f"the best rate is at the end of those tried: signal of mean square {cell.q:.1g} in the last layer"
-    if cell.depth * 5 / WIDTH > 2:
-        return "depth is no longer small beside width: theory's means hide fluctuations e^(5L/n)"
+        if cell.rate >= np.median(RATES) and abs(cell.gradient_range) > 1:
+            return (
+                f"the gradient loses 10^{abs(cell.gradient_range) / 2:.1f} on its way, and a high rate makes up for it"
+            )
+        near = abs(cell.score - THRESHOLD) < 1
+        return "just beyond the threshold" if near else "what is left of the contrast is enough at the best rate"
+    if not np.isfinite(cell.score):
+        return "theory has no answer"
+    if cell.rate == RATES[0]:
+        return "stable at the smallest rate tried alone: it would take more, smaller steps"
+    if 5 * cell.depth / WIDTH > 2:
+        return f"depth beside width: fluctuations e^(5L/n) = e^{5 * cell.depth / WIDTH:.1f}, and theory is of means"
     if cell.q > 10:
-        return f"signal of mean square {cell.q:.1g}: the loss starts high and few steps are left"
-    return "close to the threshold in steps: learns, but not to 50 % in so few"
+        return f"signal of mean square {cell.q:.0f}: saturated units, and a loss that starts high"
+    return "near the threshold: it learns, but not to 50 % in so few steps"
