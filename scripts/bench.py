@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "report": "bench_report",
     "theory": "bench_theory",
     "sweep": "bench_sweep",
+    "cells": "bench_cells",
     "forecast": "bench_forecast",
 }
 
