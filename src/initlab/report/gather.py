@@ -1,7 +1,7 @@
 """Everything a page shows, gathered from run directories a few at a time, so that a thousand runs fit the memory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ def gather(paths: Sequence[Path]) -> Gathered:
     table = cells(runs, metric)
     usable = windows(runs)
     pairs = robustness(comparisons(runs, metric), usable) if metric else pd.DataFrame()
+    recorded, hollow = tables(runs)
+    found = replace(found, unread=pd.concat([found.unread, hollow], ignore_index=True))
     payload = {
         "runs": run_columns(runs),
         "metric": metric,
@@ -59,13 +61,17 @@ def gather(paths: Sequence[Path]) -> Gathered:
         "pairs": records(pairs),
         "windows": records(usable),
         "cells": records(table),
-        **tables(runs),
+        **recorded,
     }
     return Gathered(payload, found, table, metric)
 
 
-def tables(runs: pd.DataFrame) -> dict[str, Any]:
-    """Read the tables of all runs and return the packed curves, layers, histograms and the diagnoses."""
+def tables(runs: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Read the tables of all runs; return the packed curves, layers, histograms and diagnoses, and what is unreadable.
+
+    Tables that are there and hold nothing readable come back as rows of `Study.unread`.
+    """
+    hollow: list[dict[str, str]] = []
     asked = pd.to_numeric(column(runs, "train.target_loss"), errors="coerce").dropna().astype("float64").tolist()
     curves = Curves(targets(runs.loc[runs["status"] == "completed", "loss"].tolist(), asked))
     layers = Layers(BUDGET // max(len(runs), 1))
@@ -81,6 +87,10 @@ def tables(runs: pd.DataFrame) -> dict[str, Any]:
         bins = by_path(load_histograms(some, keys=(), choose=lambda frame: chosen(frame, of)))
         for number, path in zip(range(start, start + len(some)), some["path"], strict=True):
             block: Blocks | None = None
+            for name, known in (("metrics.csv", metrics), ("layers.csv", measured)):
+                if path not in known and not rows[number]["problem"] and (Path(path) / name).exists():
+                    why = f"no line of {name} can be read"
+                    hollow.append({"name": rows[number]["name"], "status": rows[number]["status"], "reason": why})
             if path in metrics:
                 curves.add(number, metrics[path], planned[number])
             if path in measured:
@@ -90,12 +100,13 @@ def tables(runs: pd.DataFrame) -> dict[str, Any]:
                 histograms.add(number, bins[path])
             if said := diagnose(rows[number], block):
                 diagnoses[number] = text(said)
-    return {
+    packed = {
         "curves": curves.packed(),
         "layers": layers.packed(),
         "histograms": histograms.packed(),
         "diagnoses": diagnoses,
     }
+    return packed, pd.DataFrame(hollow, columns=["name", "status", "reason"])
 
 
 def by_path(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
