@@ -22,7 +22,8 @@ from initlab.records.files import replace
 from initlab.training import Stopped
 
 LAST = 50  # training steps whose mean is the final training loss and accuracy
-HPARAMS = ("init", "act", "model", "depth", "seed", "optim.lr")
+# TensorBoard ticks the first five and no more.
+HPARAMS = ("init", "act", "depth", "seed", "optim.lr")
 
 
 @dataclass
