@@ -1,5 +1,6 @@
 """Hydra's side: every job composed as Hydra composes it, and given back to it as if it had run it."""
 
+import copy
 import itertools
 import json
 import pickle
@@ -14,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from initlab.config.compose import register
@@ -22,7 +23,7 @@ from initlab.config.composer import Composer
 from initlab.config.files import conf_dir, options
 from initlab.config.schema import GROUPS
 from initlab.door import main
-from initlab.launcher import JobFailed, compose_jobs
+from initlab.launcher import JobFailed, compose_jobs, quick_copies
 
 QUICK = ["depth=1", "width=4", "train.steps=3", "log.histograms=0", "data=gaussian", "data.train_size=300"]
 QUICK += ["data.test_size=50"]
@@ -193,6 +194,32 @@ def test_directories_are_known_before_anything_runs(overrides, named):
     jobs = compose_jobs(context, master, [["init=zeros", f"seed={k}", "sweep.name=s"] for k in range(2)], 0)
     assert jobs[1].directory.parent == Path.cwd() / "outputs" / "sweeps" / "s"
     assert jobs[1].directory.name.startswith(named)
+
+
+@pytest.mark.parametrize("part", [None, "hydra", "optim"])
+def test_quick_copies_are_omegaconfs_own(hydra, part):
+    loader, master, _ = hydra
+    whole = hydras_own(loader, master, ["act=relu", "optim.lr=0.5", "width=[4,5]"], 3)
+    node = whole if part is None else whole[part]
+    theirs = copy.deepcopy(node)
+    slow = DictConfig.__deepcopy__
+    with quick_copies():
+        ours = copy.deepcopy(node)
+    assert DictConfig.__deepcopy__ is slow
+    assert nodes_of(ours) == nodes_of(theirs)
+    assert ours._get_parent() is theirs._get_parent() is node._get_parent()
+    with open_dict(ours):
+        ours.own = 1
+    assert "own" not in node
+
+
+def nodes_of(node, path=""):
+    found = [(path, type(node).__name__, repr(node._value()) if not OmegaConf.is_config(node) else None)]
+    found[0] += (node._metadata.flags, node._metadata.ref_type, node._metadata.object_type, node._key())
+    if OmegaConf.is_config(node) and not node._is_none() and not node._is_interpolation():
+        for key in node if OmegaConf.is_dict(node) else range(len(node)):
+            found += nodes_of(node._get_node(key), f"{path}.{key}")
+    return found
 
 
 # --- jobs given back
