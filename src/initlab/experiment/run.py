@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from initlab.experiment import checkpoint
 from initlab.experiment.build import build_module, load_data, make_network, make_plan, pick_activation, pick_device
 from initlab.experiment.forecast import forecasts
 from initlab.experiment.member import Member, record_failure
+from initlab.experiment.start import rate_factors
 from initlab.training import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped, train
 
 Watch = Callable[[dict[str, Any]], None]
@@ -64,6 +65,8 @@ def run(
             ensemble, state = resumed(configs, directories, members, keeping.path, data, device)
         else:
             ensemble, state = begun(configs, directories, members, data, device)
+        factors = tuple(rate_factors(c, net) for c, net in zip(configs, ensemble.networks, strict=True))
+        plan = replace(plan, factors=factors if any(factors) else ())
         if state.step == 0:
             for member, found in zip(members, forecasts(configs, ensemble.networks, data, act, plan), strict=True):
                 member.expects(found)

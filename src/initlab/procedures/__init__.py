@@ -5,17 +5,21 @@ Adding one is one row and one file `conf/init/<name>.yaml`.
 """
 
 from .catalogue import PROCEDURES
+from .coordinate import coordinate_check
 from .engine import impossible, initialize_, is_procedure, procedure, rates
 from .record import Case, Layer, Procedure
+from .shaping import shape
 
 __all__ = [
     "PROCEDURES",
     "Case",
     "Layer",
     "Procedure",
+    "coordinate_check",
     "impossible",
     "initialize_",
     "is_procedure",
     "procedure",
     "rates",
+    "shape",
 ]

@@ -1,6 +1,8 @@
 """The procedures by name."""
 
-from . import batches, gradients, residual
+from . import batches, gradients, mup, residual, shaping, transformers
 from .record import Procedure
 
-PROCEDURES: dict[str, Procedure] = {row.name: row for row in (*batches.ROWS, *gradients.ROWS, *residual.ROWS)}
+FAMILIES = (batches, gradients, residual, transformers, mup, shaping)
+
+PROCEDURES: dict[str, Procedure] = {row.name: row for family in FAMILIES for row in family.ROWS}

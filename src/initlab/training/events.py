@@ -1,6 +1,6 @@
 """What the loop is asked to do and what it yields: records, no behaviour."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,8 @@ class Plan:
     """What all members of an ensemble share: data order, length, optimizer, and when to look.
 
     `hyper` holds one mapping per member (lr, weight_decay, clip_norm and the optimizer's own); what is not a rate,
-    a decay or a clip norm must be the same for all. `records` are the steps whose layers are measured.
+    a decay or a clip norm must be the same for all. `records` are the steps whose layers are measured. `factors` hold,
+    for each member, None or a factor on the rate for every trained parameter, in order.
     """
 
     steps: int
@@ -33,6 +34,7 @@ class Plan:
     autocast: bool = False
     dtype: torch.dtype = torch.float32
     saturation: tuple[float, float] | None = None
+    factors: tuple[Sequence[float] | None, ...] = ()
 
     def evaluates(self, step: int) -> bool:
         """Is the network evaluated before update `step`?"""

@@ -35,10 +35,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Group:
-    """Members with the same hyperparameters: one call updates them all."""
+    """Members with the same hyperparameters, or those of their parameters that share a rate: one call updates all."""
 
     hyper: Hyper
-    positions: list[int]
+    places: list[tuple[int, int]]  # of each tensor: whose it is, and which of their parameters
     params: Tensors
     slots: Slots
 
@@ -59,12 +59,22 @@ class Update:
         hypers = [member_hyper(plan, m) for m in part.members]
         clip_norms = [h.pop("clip_norm") for h in hypers]
         own = part.of_member(p.detach() for p in part.parameters)
-        groups = []
-        for hyper in {tuple(h.items()): h for h in hypers}.values():
-            positions = [k for k, h in enumerate(hypers) if h == hyper]
-            slots = [state.slots[part.members[k]] for k in positions]
-            joined = {name: [t for slot in slots for t in slot[name]] for name in slots[0]}
-            groups.append(Group(hyper, positions, [t for k in positions for t in own[k]], joined))
+        slots = [state.slots[member] for member in part.members]
+        shared: dict[Any, tuple[Hyper, list[tuple[int, int]]]] = {}
+        for k, (member, hyper) in enumerate(zip(part.members, hypers, strict=True)):
+            factors = (plan.factors[member] if plan.factors else None) or [1.0] * len(own[k])
+            for j, factor in enumerate(factors):
+                rated = hyper if factor == 1.0 else {**hyper, "lr": hyper["lr"] * factor}
+                shared.setdefault(tuple(rated.items()), (rated, []))[1].append((k, j))
+        groups = [
+            Group(
+                hyper,
+                places,
+                [own[k][j] for k, j in places],
+                {name: [slots[k][name][j] for k, j in places] for name in slots[0]},
+            )
+            for hyper, places in shared.values()
+        ]
         sinks = crew.sinks(part) if part.stacked else []
         return cls(clip_norms, [h["lr"] for h in hypers], groups, sinks, part.of_member(sinks))
 
@@ -154,7 +164,7 @@ def apply(
             if limit < math.inf and not scale >= 1:
                 torch._foreach_mul_(tensors, scale)
     for group in update.groups:
-        joined = [t for k in group.positions for t in own[k]]
+        joined = [own[k][j] for k, j in group.places]
         now = {**group.hyper, "lr": group.hyper["lr"] * factor}
         OPTIMIZERS[plan.optimizer].update(group.params, joined, group.slots, now, step + 1)
     return norms
