@@ -50,7 +50,7 @@ def test_every_predicted_layer_is_a_measured_one(tmp_path, family):
     assert set(predicted(rows)["step"]) == {0}
     keys = ["layer", "index", "stat"]
     both = predicted(rows).merge(rows[(rows.source == "measured") & (rows.step == 0)], on=keys, how="left")
-    both = both[~both.stat.isin(["jacobian_mean", "jacobian_var", "c"])]  # which training does not measure
+    both = both[~both.stat.isin(["jacobian_mean", "jacobian_var"])]  # which training does not measure
     assert both["value_y"].notna().all()
     layers = rows[(rows.source == "measured") & (rows.step == 0) & (rows.stat == "q")]
     first = both[(both["index"] == 1) & (both.stat == "q")]
