@@ -2,8 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -73,7 +74,7 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
     total = 0.0
     flats = {cell.number: flatten(cell.config.plain()) for group in groups for cell in group.cells}
     firsts = [flats[group.cells[0].number] for group in groups]
-    differing = [k for k in keys(grid) if len({str(flat.get(k)) for flat in firsts}) > 1]
+    differing = telling(keys(grid), firsts)
     for group in groups:
         config = group.cells[0].config
         seconds = estimated_seconds(group)
@@ -97,6 +98,27 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
     show_skipped(grid)
     print(f"They would go to {directory}. Nothing was written.")
     return results.frame(list(grid))
+
+
+def telling(names: Sequence[str], flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys whose values differ, but for those that follow from an option: init.base from init.
+
+    >>> flats = [{"init": "tat", "init.base": 1, "depth": 3}, {"init": "ones", "depth": 4}]
+    >>> telling(["init", "init.base", "depth"], flats)
+    ['init', 'depth']
+    """
+
+    def differ(key: str, among: Sequence[Mapping[str, Any]]) -> bool:
+        return len({str(flat.get(key)) for flat in among}) > 1
+
+    found = []
+    for key in names:
+        option = key.partition(".")[0]
+        chosen = {flat.get(option) for flat in flats} if option in names else set()
+        alike = [[flat for flat in flats if flat.get(option) == one] for one in chosen]
+        if differ(key, flats) and (option == key or not alike or any(differ(key, some) for some in alike)):
+            found.append(key)
+    return found
 
 
 def estimated_seconds(group: Group) -> float:
