@@ -7,6 +7,8 @@ _HOMES = {
     "say_report": "say",
     "say_table": "say",
     "write_sweep_run": "tensorboard",
+    "draw_cells": "figure",
+    "draw_layers": "figure",
     "write_phases": "phases",
 }
 __all__ = [*_HOMES]

@@ -11,9 +11,8 @@ from initlab.reproduce.cells import At, chosen
 
 def layer_rows(layers: pd.DataFrame, stat: str, at: At | None, source: str, step: int = 0) -> pd.DataFrame:
     """Return the rows of one statistic, source and step at a cell."""
-    wanted = (layers["stat"] == stat) & (layers["source"] == source) & (layers["step"] == step)
     rows = chosen(layers, at)
-    return rows[wanted.loc[rows.index]]
+    return rows[(rows["stat"] == stat) & (rows["source"] == source) & (rows["step"] == step)]
 
 
 def layer_means(layers: pd.DataFrame, stat: str, at: At | None, source: str = "measured", step: int = 0) -> pd.Series:

@@ -11,15 +11,16 @@ from typing import Any
 import pandas as pd
 
 from initlab import __version__
-from initlab.records import load, load_layers
+from initlab.records import load_layers
 from initlab.records.files import replace
-from initlab.report import write_report
+from initlab.report import draw_cells, draw_layers, write_report
 from initlab.reproduce.experiment import Experiment, experiment
 from initlab.reproduce.judge import Judged, headline, judge, overall
 from initlab.sweep import sweep
 
 FRESH = 2000
 """First seed of those that are judged: nobody tuned anything on them (races choose rates on seeds from 1000)."""
+HEADINGS = ("at the file's rate", "at each cell's own rate")
 TUNING_SEEDS = {"quick": 1, "full": 3}
 
 
@@ -85,15 +86,13 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
     directory = Path(root) / f"{name}-{mode}"
     seeds = list(range(FRESH, FRESH + about.seeds_in(mode)))
     shared = {"experiment": name, **about.overrides(mode), "sweep.root": str(directory.absolute())}
-    sweep({**shared, "seed": seeds, "sweep.name": "untuned"}, quiet=quiet)
-    parts = [directory / "untuned"]
+    frames = [sweep({**shared, "seed": seeds, "sweep.name": "untuned"}, quiet=quiet)]
     rates: list[dict[str, Any]] = []
     if about.tune:
         how = {"race": True, "tune.rates": list(about.tune), "tune.seeds": TUNING_SEEDS[mode]}
-        sweep({**shared, **how, "seed": seeds, "sweep.name": "tuned"}, quiet=quiet)
-        parts.append(directory / "tuned")
-        rates = chosen_rates(compared(directory / "tuned", seeds), about.axes)
-    found = [judged_at(about, part, seeds) for part in parts]
+        frames.append(sweep({**shared, **how, "seed": seeds, "sweep.name": "tuned"}, quiet=quiet))
+        rates = chosen_rates(frames[1], about.axes)
+    found = [judge(about, runs, load_layers(runs, keys_of(about))) for runs in frames]
     verdicts = [overall(each) for each in found]
     verdict = Verdict(
         experiment=about,
@@ -105,15 +104,29 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
         tuned_criteria=found[1] if about.tune else None,
         rates=rates,
         seeds=seeds,
-        runs=sum(len(load(part)) for part in parts),
+        runs=sum(map(len, frames)),
         seconds=time.monotonic() - start,
         made=time.strftime("%Y-%m-%d"),
         directory=directory,
     )
     text = json.dumps(finite(verdict.record()), indent=1, ensure_ascii=False)
     replace(directory / "verdict.json", text.encode())
-    write_report(parts, directory)
+    replace(directory / "figure.svg", drawn(about, frames))
+    write_report([directory / name for name in ("untuned", "tuned")[: len(frames)]], directory)
     return verdict
+
+
+def drawn(about: Experiment, frames: Sequence[pd.DataFrame]) -> bytes:
+    """Draw what the first criterion speaks of: its metric run by run, or its statistic layer by layer."""
+    first = next(c.arguments for c in about.criteria if {"metric", "stat"} & set(c.arguments))
+    if "metric" in first:
+        return draw_cells(list(zip(HEADINGS, frames, strict=False)), first["metric"], about.axes)
+    return draw_layers(load_layers(frames[0], keys_of(about)), first["stat"], about.axes)
+
+
+def keys_of(about: Experiment) -> list[str]:
+    """List the keys that rows of layers must carry to be judged."""
+    return list(dict.fromkeys(["init", "act", "depth", "seed", *about.axes]))
 
 
 def chosen_rates(runs: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]]:
@@ -128,19 +141,6 @@ def chosen_rates(runs: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]
         {str(key): value for key, value in row.items() if not pd.isna(value)}
         for row in runs[keys].drop_duplicates().to_dict("records")
     ]
-
-
-def compared(directory: Path, seeds: Sequence[int]) -> pd.DataFrame:
-    """Return the runs that are judged: those of these seeds (an earlier call may have left others), no tuning ones."""
-    runs = load(directory)
-    return runs[runs["seed"].isin(seeds)]
-
-
-def judged_at(about: Experiment, directory: Path, seeds: Sequence[int]) -> list[Judged]:
-    """Judge the runs of one sweep: those of these seeds, for an earlier call may have left others."""
-    runs = compared(directory, seeds)
-    keys = list(dict.fromkeys(["init", "act", "depth", "seed", *about.axes]))
-    return judge(about, runs, load_layers(runs, keys))
 
 
 def finite(value: Any) -> Any:

@@ -1,0 +1,133 @@
+"""One page per experiment for people who read: question, set-up, figure, verdict, how to vary it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from initlab.config.files import conf_dir
+from initlab.display import duration
+from initlab.records.files import replace
+from initlab.reproduce.experiment import Experiment, experiment, names
+
+TABLE = "README.md"
+
+
+def write_pages(verdicts: Path, pages: Path) -> list[Path]:
+    """Write the page of every experiment, and their table, from the files of experiments and verdicts last measured.
+
+    Arguments: `verdicts`: a directory as `initlab reproduce` leaves it; `pages`: where the pages go. Verdict and figure
+    of an experiment are copied beside its page; those that are there already stay where there is no newer one.
+    """
+    pages.mkdir(parents=True, exist_ok=True)
+    for name in names():
+        for found in sorted(verdicts.glob(f"{name}-quick/verdict.json")):
+            replace(pages / f"{name}.json", found.read_bytes())
+            if (figure := found.with_name("figure.svg")).is_file():
+                replace(pages / f"{name}.svg", figure.read_bytes())
+    written = []
+    for name in names():
+        replace(pages / f"{name}.md", page(experiment(name), last(pages, name)).encode())
+        written.append(pages / f"{name}.md")
+    records = [record for name in names() if (record := last(pages, name))]
+    replace(pages / TABLE, summary(records).encode())
+    return [*written, pages / TABLE]
+
+
+def last(pages: Path, name: str) -> dict[str, Any] | None:
+    """Return the verdict last copied beside a page, or None."""
+    path = pages / f"{name}.json"
+    record: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return record
+
+
+def page(about: Experiment, record: Mapping[str, Any] | None) -> str:
+    """Write one experiment's page as Markdown; `record` is its verdict as last measured."""
+    parts = [f"# {about.name}", f"**{about.question}**", f"Source: {about.paper}.", f"Claim: {about.claim}"]
+    if about.printed:
+        parts.append(f"What the paper printed: {about.printed}")
+    parts += ["## Set-up", f"`conf/experiment/{about.name}.yaml`:", f"```yaml\n{setup(about.name)}\n```"]
+    if about.tune:
+        rates = ", ".join(f"{rate:g}" for rate in about.tune)
+        parts.append(
+            f"The claim compares networks that train, so each cell is also run at its own best rate of {rates}."
+        )
+    parts += ["## Criteria, fixed before the run", criteria_table(about)]
+    if record is None:
+        parts += ["## Verdict", "Not yet measured here."]
+    else:
+        parts += ["## Verdict", *verdict(about, record)]
+    if about.remarks:
+        parts.append(about.remarks.strip())
+    commands = f"    initlab reproduce {about.name}\n    python train.py experiment={about.name}"
+    parts += ["## Run it, and vary it", commands, about.vary.strip() and f"To vary it: `{about.vary.strip()}`"]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def setup(name: str) -> str:
+    """Return the part of an experiment's file that Hydra runs."""
+    text = (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    return text.partition("\nverdict:")[0].strip()
+
+
+def criteria_table(about: Experiment) -> str:
+    """Write the criteria, their bounds and the reasons for these."""
+    rows = [f"| {c.says} | {bounds(c.above, c.below)} | {c.why} |" for c in about.criteria]
+    return "\n".join(["| the claim holds when | bound | because |", "|---|---|---|", *rows])
+
+
+def bounds(above: float | None, below: float | None) -> str:
+    """Write where a number must lie.
+
+    >>> bounds(None, 1.5), bounds(0, 1)
+    ('below 1.5', 'between 0 and 1')
+    """
+    if above is not None and below is not None:
+        return f"between {above:g} and {below:g}"
+    return f"above {above:g}" if below is None else f"below {below:g}"
+
+
+def verdict(about: Experiment, record: Mapping[str, Any]) -> list[str]:
+    """Write what was measured."""
+    when = f"{record['date']}, {record['mode']}, {len(record['seeds'])} fresh seeds per cell, {record['runs']} networks"
+    head = f"**{record['verdict']}** ({when}, {duration(record['seconds'])} on two cores)"
+    parts = [head]
+    if record["tuned"]:
+        parts.append(f"At the rate of the file: {record['untuned']}. At each cell's own rate: {record['tuned']}.")
+    parts.append(f"![{about.question}]({about.name}.svg)")
+    tuned = record["tuned_criteria"]
+    lines = ["| criterion | measured | by halves of the seeds | |", "|---|---|---|---|"]
+    for mark, rows in (("", record["criteria"]), ("at tuned rates: ", tuned or [])):
+        for row in rows:
+            halves = row.get("problem") or " / ".join(number(value) for value in row["halves"])
+            lines.append(f"| {mark}{row['says']} | {number(row['value'])} | {halves} | {row['verdict']} |")
+    return [*parts, "\n".join(lines)]
+
+
+def number(value: Any) -> str:
+    """Write a measured number, which JSON holds as text where it is not finite.
+
+    >>> number(0.12345), number("inf")
+    ('0.123', 'inf')
+    """
+    return f"{float(value):.3g}"
+
+
+def summary(records: Sequence[Mapping[str, Any]]) -> str:
+    """Write the table of all experiments as last measured."""
+    lines = [
+        "| experiment | claim | verdict | at its file's rate | at tuned rates | seeds | cost |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in records:
+        cells = [f"[{r['name']}]({r['name']}.md)", r["claim"].strip(), f"**{r['verdict']}**", r["untuned"]]
+        cells += [r["tuned"] or "", str(len(r["seeds"])), duration(r["seconds"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    total = duration(sum(r["seconds"] for r in records))
+    dates = sorted({r["date"] for r in records})
+    when = (
+        f"Measured on {', '.join(dates)} by `initlab reproduce all --quick`, {total} on two cores in all."
+        if records
+        else ""
+    )
+    return "\n\n".join(["# What the literature claims, and what is found here", when, "\n".join(lines)]) + "\n"

@@ -1,0 +1,210 @@
+"""Experiments: files that say what they mean, measures against hand counts, verdicts that can go either way."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from initlab.config.grid import compose_grid, override_text
+from initlab.reproduce import Criterion, experiment, judge, names
+from initlab.reproduce.experiment import LEAST_SEEDS, MODES
+from initlab.reproduce.judge import halves, headline, overall
+from initlab.reproduce.measures import MEASURES
+from initlab.reproduce.run import FRESH
+from initlab.sweep.race import FIRST_SEED
+
+SCIENCE = {
+    *("wandb_five_methods", "glorot_2010", "saxe_2014", "he_2015", "poole_2016", "schoenholz_2017", "pennington_2017"),
+    *("xiao_2018", "hanin_2018", "hayou_2019", "lsuv_2016", "rezero_2021", "gelu_silu_critical"),
+    *("folklore", "sinusoidal_2025", "zero_2022", "rescue", "norm_vs_init", "depth_residual"),
+}
+
+
+def test_every_experiment_is_there():
+    assert set(names()) >= SCIENCE
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("mode", MODES)
+def test_files_say_what_they_mean(name, mode):
+    about = experiment(name)
+    assert about.question.endswith("?")
+    assert about.paper
+    assert about.claim
+    assert about.vary
+    assert len(about.criteria) >= 2
+    assert all(c.says and c.why for c in about.criteria)
+    assert len(about.tune) in (0, 5), "rates are tuned over five values"
+    assert about.seeds_in(mode) >= LEAST_SEEDS[mode]
+    given = {"experiment": name, **about.overrides(mode), "seed": [2000, 2001]}
+    configs, _ = compose_grid([override_text(key, value) for key, value in given.items()])
+    cells = {json.dumps([config.plain() | {"seed": 0}], default=str) for config in configs}
+    assert 2 * len(cells) == len(configs), "every cell has every seed"
+
+
+def test_judged_seeds_tune_nothing():
+    assert FRESH > FIRST_SEED + 100
+
+
+@pytest.mark.parametrize("name", [name for name in names() if experiment(name).tune])
+def test_rates_are_a_factor_three_apart(name):
+    rates = np.array(experiment(name).tune)
+    assert np.allclose(rates[1:] / rates[:-1], 3.16, atol=0.4)
+
+
+def frame(**values):
+    """Four seeds each of two cells."""
+    rows = {"init": ["a"] * 4 + ["b"] * 4, "seed": [1, 2, 3, 4] * 2, "depth": [3] * 4 + [9] * 4}
+    rows |= {"status": ["completed"] * 8, "path": [f"r{k}" for k in range(8)], "width": [10] * 8}
+    return pd.DataFrame(rows | values)
+
+
+LOSS = {"loss": [1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0], "val_accuracy": [0.5] * 4 + [0.1] * 4}
+
+
+@pytest.mark.parametrize(
+    ("measure", "given", "expected"),
+    [
+        ("median", {"metric": "loss", "at": {"init": "a"}}, 2.5),
+        ("median_at_largest", {"metric": "loss", "key": "depth"}, 25.0),
+        ("largest", {"metric": "loss", "cells": [{"init": "a"}, {"init": "b"}]}, 25.0),
+        ("smallest", {"metric": "loss", "cells": [{"init": "a"}, {"init": "b"}]}, 2.5),
+        ("spread", {"metric": "loss", "cells": [{"init": "a"}, {"init": "b"}]}, 22.5),
+        ("difference", {"metric": "loss", "at": {"init": "a"}, "than": {"init": "b"}}, -22.5),
+        ("ratio", {"metric": "loss", "at": {"init": "b"}, "than": {"init": "a"}}, 10.0),
+        ("distance", {"metric": "loss", "to": 2.0, "at": {"init": "a"}}, 2.0),
+        ("least_over", {"metric": "val_accuracy", "key": "init"}, 0.1),
+        ("rank_correlation", {"metric": "val_accuracy", "key": "depth"}, -1.0),
+        ("best_key_at_largest_depth", {"metric": "loss", "key": "depth"}, 9.0),
+    ],
+)
+def test_measures_of_runs(measure, given, expected):
+    assert MEASURES[measure](frame(**LOSS), pd.DataFrame(), **given) == pytest.approx(expected)
+
+
+def test_a_diverged_run_is_a_result():
+    runs = frame(**LOSS)
+    runs.loc[2:3, "status"] = "diverged"
+    assert MEASURES["median"](runs, runs, metric="loss", at={"init": "a"}) == math.inf
+    assert MEASURES["median"](runs, runs, metric="val_accuracy", at={"init": "a"}) == pytest.approx(0.25)
+
+
+def layers(q, source="measured", init="a"):
+    """One network's rows of q over hidden layers and a readout."""
+    rows = [("r", init, 0, f"hidden.{k}", k + 1, "q", value, source) for k, value in enumerate(q)]
+    rows.append(("r", init, 0, "readout", len(q) + 1, "q", 1e9, source))
+    return pd.DataFrame(rows, columns=["path", "init", "step", "layer", "index", "stat", "value", "source"])
+
+
+@pytest.mark.parametrize(
+    ("measure", "given", "expected"),
+    [
+        ("recursion", {}, 0.5),
+        ("across_layers", {}, 4.0),
+        ("last_layer", {}, 1.0),
+        ("log_slope", {}, -math.log(2)),
+        ("extreme", {"largest": True}, 4.0),
+        ("extreme", {"largest": False}, 1.0),
+    ],
+)
+def test_measures_of_layers(measure, given, expected):
+    rows = pd.concat([layers([4.0, 2.0, 1.0]), layers([4.0, 2.0, 2.0], "predicted")])
+    assert MEASURES[measure](frame(), rows, stat="q", **given) == pytest.approx(expected)
+
+
+def test_variance_of_log_lengths_is_counted_per_layer_over_width():
+    logs = np.random.default_rng(0).normal(size=4000) * np.sqrt(5 * 2 / 10)
+    rows = pd.concat(layers([1.0, 7.0, math.exp(log)]).assign(path=f"r{k}") for k, log in enumerate(logs))
+    found = MEASURES["log_variance_per"](frame(), rows, stat="q")
+    # The standard error of a variance of n Gaussian numbers is √(2/n) = 2.2 %; 5 of them: one false alarm in 10⁶.
+    assert found == pytest.approx(5, rel=0.11)
+
+
+def test_trainable_depth_is_theorys():
+    runs = pd.DataFrame(
+        {"act": "tanh", "init.gain": [1.0, 1.0], "init.sigma_b": 0.05**0.5, "depth": [10, 60], "status": "completed"}
+    ).assign(val_accuracy=[0.8, 0.1])
+    # SCIENCE.md: ξ_c = 3.6270 at σ_w² = 1, σ_b² = 0.05: 6 ξ_c = 21.8.
+    for factor, expected in ((0.5, 0.8), (0.45, math.nan)):
+        given = {"metric": "val_accuracy", "side": "shallower", "factor": factor}
+        assert MEASURES["beside_trainable_depth"](runs, runs, **given) == pytest.approx(expected, nan_ok=True)
+    deeper = MEASURES["beside_trainable_depth"](runs, runs, metric="val_accuracy", side="deeper", factor=1.8)
+    assert deeper == pytest.approx(0.1)
+    assert MEASURES["rank_with_trainable_depth"](runs, runs, metric="val_accuracy") == pytest.approx(-1)
+
+
+def judged(losses, above=None, below=1.5):
+    runs = frame(loss=[*losses, *losses], val_accuracy=0.5)
+    criterion = Criterion("", "median", {"metric": "loss", "at": {"init": "a"}}, above, below, "because")
+    about = replace(experiment("he_2015"), criteria=(criterion,))
+    return judge(about, runs, runs)
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict"),
+    [
+        ([1.0, 1.0, 1.0, 1.0], "holds"),
+        ([2.0, 2.0, 2.0, 2.0], "does not hold"),
+        ([1.0, 2.0, 1.0, 2.0], "undecided"),  # seeds 1 and 3 say yes, 2 and 4 no
+    ],
+)
+def test_a_verdict_that_flips_between_halves_is_undecided(losses, verdict):
+    found = judged(losses)
+    assert found[0].verdict == overall(found) == verdict
+
+
+def test_halves_are_disjoint_and_whole():
+    first, second = halves(list(range(7)))
+    assert sorted(first + second) == list(range(7))
+    assert not set(first) & set(second)
+
+
+def test_a_criterion_about_runs_that_are_not_there_does_not_hold():
+    criterion = Criterion("", "median", {"metric": "loss", "at": {"init": "nobody"}}, None, 1.5, "because")
+    runs = frame(**LOSS)
+    (found,) = judge(replace(experiment("he_2015"), criteria=(criterion,)), runs, runs)
+    assert found.verdict == "does not hold"
+    assert "nobody" in found.problem
+
+
+def test_headlines():
+    assert headline("holds", "does not hold") == "holds only at the untuned rate"
+    assert headline("does not hold", "undecided") == "undecided"
+    assert headline("holds", None) == "holds"
+
+
+def call(*arguments, cwd):
+    code = "from initlab.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "reproduce", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600
+    )
+
+
+def test_list_and_refusals(tmp_path):
+    found = call("--json", cwd=tmp_path)
+    assert {row["name"] for row in json.loads(found.stdout)} >= SCIENCE
+    wrong = call("he_2016", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "Did you mean 'he_2015'" in wrong.stderr
+    assert wrong.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_one_experiment_from_the_command_line(tmp_path):
+    found = call("glorot_2010", "--root", str(tmp_path), cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    directory = tmp_path / "glorot_2010-quick"
+    record = json.loads((directory / "verdict.json").read_text())
+    assert record["verdict"] == "holds"
+    assert record["runs"] == 24
+    assert len(record["seeds"]) == 6
+    assert {"report.html", "figure.svg", "verdict.json", "untuned"} == {path.name for path in directory.iterdir()}
+    assert "→ holds" in found.stdout
+    again = call("glorot_2010", "--root", str(tmp_path), cwd=tmp_path)
+    assert "24 of 24 networks are done already" in again.stderr
