@@ -1,5 +1,6 @@
 """Scales of whole weights learned from gradients before training: metainit, gradinit."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,10 +51,14 @@ def _metainit(case: Case) -> None:
     tensors = [w.tensor for w in weights]
     first = [float(w.tensor.detach().norm()) for w in weights]
     velocity = [0.0] * len(weights)
-    for _ in range(given["steps"]):
+    best, kept = math.inf, [w.tensor.detach().clone() for w in weights]
+    for _ in range(given["steps"] + 1):
         with torch.enable_grad():
             quotient = gradient_quotient(loss_of(case, run(case)), everything)
             grads = torch.autograd.grad(quotient, tensors, allow_unused=True, materialize_grads=True)
+        # Steps of one size overshoot at the end: what is kept is the best that was seen.
+        if float(quotient.detach()) < best:
+            best, kept = float(quotient.detach()), [w.tensor.detach().clone() for w in weights]
         for k, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
             values = weight.tensor.detach()
             norm = float(values.norm())
@@ -63,6 +68,8 @@ def _metainit(case: Case) -> None:
             direction = float(torch.sign((values * grad).sum()))
             velocity[k] = given["momentum"] * velocity[k] - given["lr"] * direction
             case.scale(weight, max(norm + velocity[k], SMALLEST_SHARE * first[k]) / norm)
+    for weight, values in zip(weights, kept, strict=True):
+        case.write(weight, values)
 
 
 def _gradinit(case: Case) -> None:

@@ -48,6 +48,8 @@ def _deepnorm(case: Case) -> None:
 def _t_fixup(case: Case) -> None:
     beta = 0.67 * _blocks(case) ** -0.25
     _by_depth(case, beta)
+    for layer in case.of_role("first"):
+        case.scale(layer.parameter, beta)
     for layer in case.of_role("embedding"):
         width = layer.parameter.shape[-1]
         case.fill(layer, SCHEMES["normal"].bind(std=width**-0.5), beta)
@@ -167,7 +169,7 @@ ROWS = (
     ),
     Procedure(
         "t_fixup",
-        "no norms; embeddings N(0, 1/d), Glorot; embeddings, values, outputs, dense layers ·0.67·N^(−1/4), N blocks",
+        "no norms; Glorot, embeddings N(0, 1/d); entrance, values, outputs, dense layers ·0.67·N^(−1/4), N blocks",
         _t_fixup,
         "Huang, Perez, Ba & Volkovs 2020, Improving Transformer Optimization Through Better Initialization",
         2020,
