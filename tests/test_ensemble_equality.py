@@ -23,6 +23,7 @@ from initlab.errors import UserError
 from initlab.experiment import impossible, run
 from initlab.initialize import initialize_
 from initlab.models import build
+from initlab.sweep.cells import group_key
 from initlab.training import OPTIMIZERS, Plan, Steps, train
 
 DATA_SEED = 3
@@ -110,7 +111,7 @@ def test_step_0_of_every_scheme_is_that_of_the_job_alone(tmp_path, model):
     assert len(configs) >= (20 if model != "torchvision" else 2)
     alike: dict[str, list] = {}
     for config in configs:  # some schemes change the architecture: they train with their like
-        alike.setdefault(str((config.model, config.act)), []).append(config)
+        alike.setdefault(group_key(config), []).append(config)
     for number, group in enumerate(alike.values()):
         assert_step_0_is_that_of_the_job_alone(group, tmp_path / str(number))
 
