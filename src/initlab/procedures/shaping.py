@@ -14,15 +14,19 @@ from initlab.activations import Activation, Elementwise, activation
 
 from .record import Case, Procedure, refuse
 
-REACH, POINTS = 12.0, 6001
+REACH, PANELS = 10.0, 40
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 FARTHEST = 20.0
 """Largest |β| of a solution: beyond, φ would be used where nobody means it."""
 
 
-def _grid() -> tuple[np.ndarray, np.ndarray]:
-    x = np.linspace(-REACH, REACH, POINTS)
-    density = np.exp(-x * x / 2) / math.sqrt(2 * math.pi) * (x[1] - x[0])
-    return x, density
+def _grid(act: Activation, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
+    # Gauss–Legendre panels over N(0, 1) that end where αx + β meets a kink.
+    breaks = [(kink - beta) / alpha for kink in act.kinks]
+    edges = np.array(sorted([*np.linspace(-REACH, REACH, PANELS + 1), *(x for x in breaks if abs(x) < REACH)]))
+    half = np.diff(edges)[:, None] / 2
+    x = ((edges[:-1] + edges[1:])[:, None] / 2 + half * NODES).ravel()
+    return x, (half * WEIGHTS).ravel() * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
 def _jets(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -47,7 +51,7 @@ def maps_at_one(act: Activation, alpha: float, beta: float, gamma: float, delta:
     >>> {key: abs(round(value, 6)) for key, value in found.items()}
     {'q': 4.0, 'growth': 4.0, 'mean': 0.0, 'slope': 4.0, 'bend': 0.0}
     """
-    x, weight = _grid()
+    x, weight = _grid(act, alpha, beta)
     phi, slope, bend = _jets(act, alpha * x + beta)
     hat, first, second = gamma * (phi + delta), gamma * alpha * slope, gamma * alpha**2 * bend
     found = {"q": hat**2, "growth": x * hat * first, "mean": hat, "slope": first**2, "bend": second**2}
@@ -146,9 +150,9 @@ def _bounded(at: np.ndarray) -> tuple[float, float, float, float]:
 
 def _starts(act: Activation) -> Iterator[np.ndarray]:
     # γ and δ begin where the mean is 0 and the variance 1.
-    x, weight = _grid()
     for a in (-1.0, -1.7, -0.3, -2.5, 0.0):
         for b in (0.0, 0.7, -0.7, 1.3, -1.3, 2.0):
+            x, weight = _grid(act, math.exp(a), b)
             phi = _jets(act, math.exp(a) * x + b)[0]
             mean = float((weight * phi).sum())
             variance = float((weight * (phi - mean) ** 2).sum())

@@ -1,0 +1,287 @@
+"""The engine of procedures: what it needs, what it refuses and leaves as it was, and how it meets experiments."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import initlab
+from initlab.config.compose import compose_config
+from initlab.errors import Impossible, UserError
+from initlab.experiment import impossible
+from initlab.experiment.run import run
+from initlab.models import MODELS, build
+from initlab.procedures import PROCEDURES, Procedure, is_procedure, procedure, rates
+from initlab.schemes import SCHEMES
+from initlab.sweep.cells import group_key
+
+DATA = [name for name, record in PROCEDURES.items() if "data" in record.needs]
+HOMES = {
+    "rezero": "resmlp", "skipinit": "resmlp", "fixup": "resmlp", "inverse_depth": "resmlp",
+    "gpt2": "gpt", "deepnorm": "gpt", "t_fixup": "gpt", "mimetic": "gpt",
+}  # fmt: skip
+
+
+def values(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def unchanged(module: nn.Module, before: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def x(count: int = 32) -> torch.Tensor:
+    return torch.randn(count, 6, generator=torch.Generator().manual_seed(0))
+
+
+def home(name: str) -> tuple[nn.Module, str]:
+    """A model that a procedure suits, and its activation."""
+    family = HOMES.get(name, "mlp")
+    own = {k: v for k, v in PROCEDURES[name].overrides.items() if k in MODELS[family].options}
+    act = initlab.procedures.shape("tanh", name, 2) if PROCEDURES[name].reshape else "tanh"
+    return build(family, depth=2, width=8, act=act, input_shape=(6,), classes=3, **own), act
+
+
+# --- the records ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROCEDURES)
+def test_records_say_what_they_are(name):
+    record = PROCEDURES[name]
+    assert record.name == name not in SCHEMES
+    assert record.formula
+    assert 2015 < record.year < 2026
+    assert f" {record.year}, " in record.reference
+    assert set(record.needs) <= {"structure", "data", "loss", "architecture", "rates"}
+    assert ("architecture" in record.needs) == bool(record.overrides or record.reshape)
+    assert ("rates" in record.needs) == (record.multipliers is not None)
+    assert ("data" in record.needs) == ("batch" in record.parameters)
+    assert record.start.name == record.base == record.parameters.get("base", record.base)
+
+
+@pytest.mark.parametrize("name", PROCEDURES)
+def test_every_procedure_fills_a_model_that_suits_it(name):
+    net, act = home(name)
+    data = {"inputs": x()} if name in DATA else {}
+    own = {"steps": 3} if name in ("metainit", "gradinit") else {}
+    rows = initlab.initialize_(net, name, act=act, parameters=own, **data)
+    assert rows["name"].tolist() == [key for key, _ in net.named_parameters()]
+    assert name in rows["scheme"].tolist()
+    for key, row in zip(rows["name"], rows.itertuples(), strict=True):
+        parameter = net.get_parameter(key).detach()
+        assert row.fingerprint == initlab.fingerprint(parameter)
+        assert row.mean == pytest.approx(float(parameter.double().mean()), abs=1e-9)
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", PROCEDURES)
+def test_the_seed_decides_and_nothing_else(name):
+    prints = []
+    for seed in (0, 0, 1):
+        net, act = home(name)
+        torch.manual_seed(len(prints))
+        state = torch.get_rng_state()
+        own = {"steps": 2} if name in ("metainit", "gradinit") else {}
+        initlab.initialize_(net, name, act=act, seed=seed, parameters=own, **({"inputs": x()} if name in DATA else {}))
+        assert torch.equal(torch.get_rng_state(), state)
+        prints.append(initlab.fingerprint(net))
+    assert prints[0] == prints[1] != prints[2]
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scheme", "arguments", "words"),
+    [
+        ("lsuv", {}, ["init=lsuv", "inputs=batch"]),
+        ("lsuv", {"inputs": x(1)}, ["one sample", "at least 2"]),
+        ("lsuv", {"inputs": x() * float("nan")}, ["not finite"]),
+        ("lsuv", {"inputs": x(), "parameters": {"tolerence": 1}}, ["init.tolerence", "'tolerance'"]),
+        ("lsuv", {"inputs": x(), "parameters": {"tolerance": -1}}, ["init.tolerance=-1", "positive"]),
+        ("lsuv", {"inputs": x(), "parameters": {"base": "he_norml"}}, ["init.base=he_norml", "'he_normal'"]),
+        ("lsuv", {"inputs": x(), "gain": 2.0}, ["gain=2.0", "whole module"]),
+        ("gradinit", {"inputs": x(), "parameters": {"optimizer": "lamb"}}, ["init.optimizer=lamb", "sgd or adam"]),
+        ("he_normal", {"inputs": x()}, ["init=he_normal looks at no data"]),
+        ("gpt2", {"inputs": x(), "roles": {"branch_end": "4"}}, ["init=gpt2 looks at no data"]),
+        ({"*": "lsuv"}, {"inputs": x()}, ["whole module", "alone"]),
+        ("rezero", {}, ["branch_scale", "model.branch=learned", "roles="]),
+        ("rezero", {"roles": {"branch_scale": "*.alhpa"}}, ["branch_scale=*.alhpa", "no parameter"]),
+        ("fixup", {}, ["branch_end", "roles="]),
+        ("fixup", {"roles": {"branch_end": "4"}}, ["'branch'", "roles="]),
+        ("fixup", {"roles": {"branch_end": "4", "branch": "0"}}, ["normalization", "model.norm=none"]),
+        ("t_fixup", {}, ["part v", "roles="]),
+        ("mup", {"roles": {"readout": "4"}}, ["first"]),
+        ("mimetic", {}, ["part q", "roles="]),
+        ("dks", {}, ["act=linear", "initlab.procedures.shape"]),
+        ("lsvu", {}, ["init=lsvu is unknown"]),
+    ],
+    ids=str,
+)
+def test_refusals_are_one_sentence_and_leave_the_module_as_it_was(scheme, arguments, words):
+    net = plain() if scheme != "mup" else nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    if scheme == "mup":
+        net, arguments = nn.ModuleDict({"a": nn.Linear(6, 8), "4": nn.Linear(8, 3)}), {"roles": {"readout": "4"}}
+    before, modes = values(net), [m.training for m in net.modules()]
+    with pytest.raises(UserError) as refusal:
+        initlab.initialize_(net, scheme, **arguments)
+    text = str(refusal.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+    assert unchanged(net, before)
+    assert [m.training for m in net.modules()] == modes
+
+
+def test_an_error_on_the_way_undoes_everything():
+    class Breaks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = self.a(x)
+            if x.shape[0] > 3:
+                raise RuntimeError("no more than three")
+            return self.b(x)
+
+    net = Breaks().eval()
+    before = values(net)
+    with pytest.raises(RuntimeError, match="no more than three"):
+        initlab.initialize_(net, "lsuv", inputs=x())
+    assert unchanged(net, before)
+    assert not any(m.training for m in net.modules())
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_what_only_looks_leaves_no_trace():
+    net = plain().train()
+    net[4].weight.requires_grad_(False)
+    initlab.initialize_(net, "gradinit", inputs=x(), act="tanh", parameters={"steps": 2})
+    assert all(m.training for m in net.modules())
+    assert float(net[1].num_batches_tracked) == 0
+    assert not net[1].running_mean.any()
+    assert [p.requires_grad for p in net.parameters()] == [True] * 4 + [False, True]
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_meta_is_refused_with_the_remedy():
+    with pytest.raises(UserError, match="meta device"):
+        initlab.initialize_(plain().to("meta"), "lsuv", inputs=x())
+
+
+def test_a_loss_and_a_batch_of_the_users_own():
+    """Inputs by keyword, an output that is no tensor, and a loss that knows both."""
+
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, left, right):
+            return {"out": self.b(torch.tanh(self.a(left) + self.a(right)))}
+
+    net = Pair()
+    data = {"left": x(), "right": x()}
+    rows = initlab.initialize_(net, "metainit", inputs=data, loss=lambda out, _: out["out"].square().mean(),
+                               targets=torch.zeros(32), parameters={"steps": 2})  # fmt: skip
+    assert rows["scheme"].tolist() == ["metainit", "zeros"] * 2
+
+
+def test_a_record_of_the_users_own():
+    def halve(case):
+        for layer in case.layers:
+            case.scale(layer.parameter, 0.5)
+
+    mine = Procedure("halved", "he_normal / 2", halve, "mine", 2026)
+    net, other = plain(), plain()
+    assert is_procedure(mine)
+    initlab.initialize_(net, mine, act="tanh")
+    initlab.initialize_(other, "he_normal", act="tanh")
+    torch.testing.assert_close(net[0].weight, other[0].weight / 2)
+
+
+# --- in experiments ---------------------------------------------------------------------------------------------------
+
+TINY = ["data=gaussian", "data.train_size=200", "data.test_size=40", "data.dimension=6", "width=8", "depth=2",
+        "train.batch_size=16", "train.steps=3", "log.histograms=0", "log.tensorboard=false", "threads=1"]  # fmt: skip
+
+
+def config(*typed: str):
+    return compose_config([*TINY, *typed])
+
+
+@pytest.mark.parametrize("scheme", ["lsuv", "data_dependent", "metainit", "rezero", "mup", "dks"])
+def test_in_an_ensemble_as_alone(scheme, tmp_path):
+    family = "model=resmlp" if scheme == "rezero" else "model=mlp"
+    own = ["init.steps=3"] if scheme == "metainit" else []
+    configs = [config(f"init={scheme}", family, f"seed={seed}", *own) for seed in range(3)]
+    together = run(configs, [tmp_path / f"t{seed}" for seed in range(3)])
+    for seed, one in enumerate(configs):
+        (alone,) = run([one], [tmp_path / f"a{seed}"])
+        assert alone["status"] == together[seed]["status"] == "completed"
+        assert alone["fingerprint"] == together[seed]["fingerprint"]
+        assert alone["loss"] == pytest.approx(together[seed]["loss"], rel=1e-5)
+    assert len({summary["fingerprint"] for summary in together}) == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["init=fixup"], "init=fixup needs model.branch=learned, which model=mlp has not: choose model=resmlp"),
+        (["init=mimetic"], "part q"),
+        (["init=rezero", "model=resmlp", "model.branch=inverse_depth"], "so model.branch=inverse_depth cannot be"),
+        (["init=tat", "act=linear"], "init=tat finds no"),
+        (["init=dks", "model=resmlp"], "residual branch"),
+        (["model=gpt"], "model=gpt cannot read data=gaussian: choose data=tiny_text"),
+        (["data=tiny_text", "~data.train_size", "~data.test_size", "~data.dimension"], "choose model=gpt"),
+    ],
+)
+def test_what_cannot_be_is_skipped_in_a_grid(typed, words):
+    typed = typed if "data=tiny_text" not in typed else ["data=tiny_text"]
+    made = compose_config([*typed, *(t for t in TINY if not (t.startswith("data") and "data=tiny_text" in typed))])
+    reason = impossible(made)
+    assert reason is not None
+    assert words in reason
+
+
+def test_what_changes_the_architecture_trains_apart():
+    family = "model=resmlp"
+    keys = {name: group_key(config(f"init={name}", family)) for name in ("he_normal", "lsuv", "rezero", "fixup")}
+    assert keys["he_normal"] == keys["lsuv"]
+    assert len(set(keys.values())) == 3
+
+
+def test_rates_reach_the_optimizer(tmp_path):
+    """One step of Adam moves every element by its rate: 1/r of it where µP says so."""
+    moved = {}
+    for base in (8, 2):
+        made = config("init=mup", f"init.base_width={base}", "optim=adam", "optim.lr=0.001", "train.steps=1",
+                      "train.save=true")  # fmt: skip
+        run([made], [tmp_path / str(base)])
+        from safetensors.torch import load_file
+
+        first, last = (load_file(tmp_path / str(base) / f"weights-{when}.safetensors") for when in ("0", "end"))
+        moved[base] = {name: float((last[name] - first[name]).abs().max()) for name in first}
+    assert moved[8] == pytest.approx(dict.fromkeys(moved[8], 0.001), rel=0.02)
+    for name, size in moved[2].items():
+        slow = name in ("hidden.1.weight", "readout.weight")
+        assert size == pytest.approx(0.001 / (4 if slow else 1), rel=0.02)
+
+
+def test_rates_are_none_for_schemes_and_most_procedures():
+    net = build("mlp", depth=1, width=8, act="relu", input_shape=(6,), classes=3)
+    assert rates(net, "he_normal", "sgd") == rates(net, "lsuv", "adam") == {}
+
+
+def test_a_bound_record_keeps_its_parameters():
+    assert procedure("lsuv", tolerance=0.5).parameters["tolerance"] == 0.5
+    assert PROCEDURES["lsuv"].parameters["tolerance"] == 0.01
+    assert replace(PROCEDURES["lsuv"], name="mine").bind(steps=1).parameters["steps"] == 1
+    with pytest.raises(Impossible, match="branch_scale"):
+        initlab.initialize_(nn.Linear(2, 2), "rezero")
