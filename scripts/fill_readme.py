@@ -7,6 +7,7 @@ from pathlib import Path
 
 from initlab.activations import ACTIVATIONS
 from initlab.config.help import markdown as keys
+from initlab.procedures import PROCEDURES
 from initlab.schemes import SCHEMES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -16,6 +17,15 @@ def schemes() -> str:
     """One row per scheme: name, law, source."""
     rows = [f"| `{s.name}` | {escape(s.formula)} | {escape(source(s.reference))} |" for s in SCHEMES.values()]
     return "\n".join(["| `init=` | law (n = fan_in, m = fan_out) | source |", "|---|---|---|", *rows])
+
+
+def procedures() -> str:
+    """One row per procedure: name, what it does, what it needs, source."""
+    rows = [
+        f"| `{p.name}` | {escape(p.formula)} | {', '.join(p.needs)} | {escape(source(p.reference))} |"
+        for p in PROCEDURES.values()
+    ]
+    return "\n".join(["| `init=` | what it does | needs or brings | source |", "|---|---|---|---|", *rows])
 
 
 def activations() -> str:
@@ -35,7 +45,7 @@ def escape(text: str) -> str:
 
 def filled(text: str) -> str:
     """Return the README with what stands between the markers replaced."""
-    for name, make in (("schemes", schemes), ("activations", activations), ("keys", keys)):
+    for name, make in (("schemes", schemes), ("procedures", procedures), ("activations", activations), ("keys", keys)):
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         table = make()
         text, count = re.subn(pattern, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.S)

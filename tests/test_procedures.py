@@ -12,6 +12,7 @@ from initlab.errors import Impossible, UserError
 from initlab.experiment import impossible
 from initlab.experiment.run import run
 from initlab.models import MODELS, build
+from initlab.names import PROCEDURE_NAMES
 from initlab.procedures import PROCEDURES, Procedure, is_procedure, procedure, rates
 from initlab.schemes import SCHEMES
 from initlab.sweep.cells import group_key
@@ -62,6 +63,12 @@ def test_records_say_what_they_are(name):
     assert ("rates" in record.needs) == (record.multipliers is not None)
     assert ("data" in record.needs) == ("batch" in record.parameters)
     assert record.start.name == record.base == record.parameters.get("base", record.base)
+
+
+def test_what_fills_single_weights_knows_them_by_name():
+    assert list(PROCEDURE_NAMES) == list(PROCEDURES)
+    with pytest.raises(UserError, match="looks at a whole module"):
+        initlab.initialize.initialize_(plain(), "lsuv")
 
 
 @pytest.mark.parametrize("name", PROCEDURES)

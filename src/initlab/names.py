@@ -25,6 +25,12 @@ SCHEME_ALIASES: dict[str, str] = {
     "zero_init": "zero_hadamard",
 }
 
+PROCEDURE_NAMES: tuple[str, ...] = (
+    "lsuv", "data_dependent", "weight_norm_init", "metainit", "gradinit", "rezero", "skipinit", "fixup",
+    "inverse_depth", "gpt2", "deepnorm", "t_fixup", "mimetic", "mup", "dks", "tat",
+)  # fmt: skip
+"""Schemes that look at a whole module: what fills one weight at a time knows them by name only, to say so."""
+
 ACT_ALIASES: dict[str, str] = {
     "identity": "linear",
     "leakyrelu": "leaky_relu",

@@ -136,7 +136,7 @@ ROWS = (
     ),
     Procedure(
         "weight_norm_init",
-        "w = g·v/|v|, g = 1/σ, b = −µ/σ, µ and σ of v·x/|v| on a batch; v ~ N(0, 0.05²)",
+        "w = g·v/|v|, g = 1/σ, b = −µ/σ, µ and σ of v·x/|v| on a batch; v Gaussian",
         _standardized_units,
         "Salimans & Kingma 2016, Weight Normalization: A Simple Reparameterization to Accelerate Training",
         2016,

@@ -7,7 +7,7 @@ row or function here and one file `conf/init/<name>.yaml`; the contract tests ru
 from typing import Any
 
 from initlab.errors import UserError, nearest
-from initlab.names import SCHEME_ALIASES
+from initlab.names import PROCEDURE_NAMES, SCHEME_ALIASES
 
 from . import derived, orthogonal, plain, scaling, structured
 from .custom import custom_scheme
@@ -41,6 +41,11 @@ def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
         return custom_scheme(parameters.pop("target", None), **parameters)
     name = str(spec).removesuffix("_")
     name = SCHEME_ALIASES.get(name, name)
+    if name in PROCEDURE_NAMES:
+        raise UserError(
+            f"init={spec} looks at a whole module and promises no law of single weights: "
+            f"apply it by initlab.initialize_(model, {name!r}, …) or init={name} in an experiment."
+        )
     if name not in SCHEMES:
         near = nearest(name, [*SCHEMES, *SCHEME_ALIASES])
         raise UserError(f"init={spec} is unknown.{near} `initlab schemes` lists all.")
