@@ -144,7 +144,7 @@ def layer_rows(generator: np.random.Generator, cell: Cell, step: int, factor: fl
             "nonfinite": float(bad and step > 10),
             "grad_mean_square": 1e-6 * factor ** (cell.depth + 1 - index) * generator.uniform(0.9, 1.1),
             "weight_norm": 11.3 * (1 + 1e-3 * step**0.7 * generator.uniform(0.8, 1.2)),
-            "grad_norm": 0.1 * factor ** ((cell.depth + 1 - index) / 2) * generator.uniform(0.9, 1.1),
+            "grad_norm": generator.uniform(0.09, 0.11) * factor ** ((cell.depth + 1 - index) / 2) * (factor > 0),
         }
         if index <= cell.depth:
             values["dead_fraction" if cell.act == "relu" else "saturated_fraction"] = 0.3 * generator.random()

@@ -295,6 +295,14 @@ def test_a_race_shows_verdicts_and_windows(browser, race):
     assert drawn(browser, "rates") != before
 
 
+def test_a_panel_without_a_single_value_is_no_error(browser, tmp_path):
+    cells = fake.grid(("normal",), ("relu",), (10, 30), range(2)) + fake.grid(("zeros",), ("tanh",), (3,), range(2))
+    fake.write_sweep(tmp_path, cells, steps=50, records=3)
+    opened(browser, write_report([tmp_path]).path)
+    assert errors(browser) == []
+    assert "diverged" in drawn(browser, "heat")
+
+
 def test_only_the_best_rate_until_asked_otherwise(browser, race):
     opened(browser, race)
     assert "10 of 22" in browser.find_element("css selector", "#filters .count").text

@@ -163,7 +163,6 @@ function sight(some, x) {
 }
 
 pictures.maps = {
-  wide: 4,
   controls: () => {
     const stats = statsOf(["measured"]), first = stats.includes("grad_norm") ? "grad_norm" : stats[0];
     return [{ name: "stat", options: stats.map((s) => [s, statName(s)]), value: first }];
@@ -171,7 +170,7 @@ pictures.maps = {
   draw(some, c, t, width, most) {
     const able = some.filter((run) => block(run, c.stat, "measured"));
     const all = panels(able, ["scheme", "activation", "depth", "setting", "rateText"]), list = all.slice(0, most);
-    const { layout, placed } = grid(list, width, t, { right: 84, gapX: 44, left: 50, wide: 4, rowHeight: 190 });
+    const { layout, placed } = grid(list, width, t, { right: 84, gapX: 44, left: 50, rowHeight: 190 });
     const rows = [], tables = placed.map((panel) => mapTable(panel, c.stat));
     const values = tables.flatMap((table) => table.z.flat());
     const good = finite(values).filter((v) => v > 0);
@@ -187,9 +186,9 @@ pictures.maps = {
       if (panel.left) panel.yaxis.title = { text: "layer", standoff: 6 };
       z.forEach((row, y) => row.forEach((value, x) => value == null ||
         rows.push([...panel.told(panel.runs), steps[x], indices[y], value, panel.runs.length])));
-      return { type: "heatmap", z: z.map((row) => row.map(scale.of)), xaxis: panel.x, yaxis: panel.y,
-        coloraxis: "coloraxis", hoverinfo: "text", hoverongaps: false, hovertext: z.map((row, y) => row.map((value, x) =>
-          `${brief(panel.title, 80)}<br>layer ${indices[y]} · step ${steps[x]}<br>${shown(c.stat, value)}`)) };
+      return onBar({ type: "heatmap", z: z.map((row) => row.map(scale.of)), xaxis: panel.x, yaxis: panel.y,
+        hoverinfo: "text", hoverongaps: false, hovertext: z.map((row, y) => row.map((value, x) =>
+          `${brief(panel.title, 80)}<br>layer ${indices[y]} · step ${steps[x]}<br>${shown(c.stat, value)}`)) });
     });
     layout.coloraxis = { colorscale: t.scale, cmin: scale.low, cmax: scale.high, colorbar: { thickness: 12,
       outlinewidth: 0, len: Math.min(1, 300 / layout.height), y: 1, yanchor: "top",

@@ -79,7 +79,7 @@ function heatTrace(panel, table, metric, scale, t) {
     hovertext: hover, hoverongaps: false };
   Object.assign(trace, { text: text.map((row) => row.map((v) => v ?? "")), texttemplate: "%{text}",
     textfont: { size: 11 } });
-  if (!byOutcome) return { ...trace, coloraxis: "coloraxis" };
+  if (!byOutcome) return onBar(trace);
   const n = OUTCOMES.length;
   return { ...trace, zmin: -0.5, zmax: n - 0.5, showscale: false,
     colorscale: OUTCOMES.flatMap((o, k) => [[k / n, OUTCOME_COLOURS[o]], [(k + 1) / n, OUTCOME_COLOURS[o]]]) };

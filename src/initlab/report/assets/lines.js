@@ -81,16 +81,13 @@ pictures.curves = {
   },
 };
 
-// Where a picture ends above: a network that diverges would squeeze all others into a line.
+// Where a picture ends above: networks that diverge, or nearly do, would squeeze all others into a line.
 function ceiling(some, known) {
-  let calm = -Infinity, wild = -Infinity;
-  for (const run of some) {
-    for (const v of known.get(run.i).values) {
-      if (!Number.isFinite(v)) continue;
-      if (run.outcome === "diverged") wild = Math.max(wild, v); else calm = Math.max(calm, v);
-    }
-  }
-  return calm > 0 && wild > 3 * calm ? 3 * calm : Infinity;
+  const largest = (run) => Math.max(0, ...finite([...known.get(run.i).values]));
+  const ends = some.filter((run) => run.outcome !== "diverged").map(largest).filter((v) => v > 0);
+  if (!ends.length) return Infinity;
+  const middle = median(ends), calm = Math.max(...ends.filter((v) => v <= 30 * middle));
+  return some.some((run) => largest(run) > 3 * calm) ? 3 * calm : Infinity;
 }
 
 function floorOf(some, known, top) {
@@ -189,6 +186,8 @@ pictures.distance = {
     for (const panel of placed) {
       stepAxis(panel.xaxis, logSteps);
       panel.yaxis.rangemode = "tozero";
+      const top = ceiling(panel.runs, series);
+      if (top < Infinity) panel.yaxis.range = [0, top / 2];
       if (panel.bottom) panel.xaxis.title = { text: "step", standoff: 6 };
       if (panel.left) panel.yaxis.title = { text: "moved, at least", standoff: 6 };
       for (const { values: { scheme }, runs: own } of grouped(panel.runs, ["scheme"])) {

@@ -40,14 +40,13 @@ const TABLES = {
       "A diverged run counts as the worst completed one of its data. With fewer than five common seeds nothing is " +
       "decided: “cannot tell”. From … to holds the true difference at 95 %, for all pairs at once; the verdicts go by p, " +
       "whose steps decide a little more, so the range of a decided pair may reach past zero. The filter by seed " +
-      "has no say here.",
+      "has no say here." + (data.rates ? " Windows are the usable rates of both, in decades: wide ones are robust." : ""),
     columns: () => [words("first", "init"), words("verdict", "is"), words("second", "than"), words("activation", "act"),
       { ...words("depth", "depth"), numeric: true }, words("setting", "setting"), ...["difference", "low", "high"].map((k) =>
         (isShare(data.metric || "") ? number(k, { difference: "difference, points", low: "from", high: "to" }[k], points) :
           number(k, { difference: k, low: "from", high: "to" }[k]))),
       number("p", "p, corrected", (v) => (v == null ? "" : v < 1e-3 ? "< 0.001" : v.toFixed(3))), number("n", "seeds"),
-      words("seeds", "which seeds"), number("first_window", "its usable decades of rates"),
-      number("second_window", "the other's")],
+      number("first_window", "window"), number("second_window", "than: window"), words("seeds", "which seeds")],
     rows: () => data.pairs.filter((row) => inView({ ...row, depth: asText(row.depth) }) && picks("scheme", row.first) &&
       picks("scheme", row.second)).sort((a, b) => VERDICTS.indexOf(a.verdict) - VERDICTS.indexOf(b.verdict) || inOrder(a, b)),
     classOf: (row) => `verdict ${row.verdict.split(" ")[0]}`,

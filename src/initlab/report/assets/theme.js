@@ -71,7 +71,7 @@ function grid(list, width, t, options = {}) {
       ticks: "outside", ticklen: 4, automargin: false, title: { standoff: 8 } };
     layout[`xaxis${id}`] = { ...common, domain: x, anchor: `y${id}` };
     layout[`yaxis${id}`] = { ...common, domain: y, anchor: `x${id}` };
-    if (panel.title) layout.annotations.push({ text: `<b>${brief(panel.title, Math.max(16, Math.floor(cell / 7)))}</b>`,
+    if (panel.title) layout.annotations.push({ text: `<b>${brief(panel.title, Math.max(16, Math.floor(cell / 6.4)))}</b>`,
       xref: "paper", yref: "paper", x: x[0], y: y[1], xanchor: "left", yanchor: "bottom", showarrow: false, yshift: 3,
       hovertext: plain(panel.title) });
     return { ...panel, x: `x${id}`, y: `y${id}`, xaxis: layout[`xaxis${id}`], yaxis: layout[`yaxis${id}`], cell,
@@ -124,6 +124,16 @@ function finish({ layout, traces }) {
     }
     if (high >= low) Object.assign(axis, ticked(low, high));
   }
+}
+
+// A heat map on the common colour bar. The plotting library cannot draw one without a single value: its words are
+// written where its cells would be.
+function onBar(trace) {
+  if (trace.z.some((row) => row.some((v) => v != null))) return { ...trace, coloraxis: "coloraxis" };
+  const cells = trace.z.flatMap((row, y) => row.map((_, x) => [x, y]));
+  const flat = (table) => cells.map(([x, y]) => (table ? table[y][x] : "") || "");
+  return { type: "scatter", mode: "text", x: cells.map(([x]) => x), y: cells.map(([, y]) => y), text: flat(trace.text),
+    hovertext: flat(trace.hovertext), hoverinfo: "text", textfont: { size: 11 }, xaxis: trace.xaxis, yaxis: trace.yaxis };
 }
 
 function categories(axis, texts, most = 18, angle) {
