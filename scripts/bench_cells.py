@@ -4,7 +4,8 @@
 
 First 256 cells of one update each, by the command line, from the start of the process to its end: composition, checks,
 Hydra's own files and callbacks, run directories and the table; beside it a few cells by Hydra's basic launcher. Then
-1,000 networks in groups of 50: resident memory and open files of the process while it runs.
+1,000 networks in groups of 50: resident memory and open files of the process while they train, and its memory while
+the sweep's own table and pictures are written in the end, which loads what draws them.
 """
 
 import argparse
@@ -88,10 +89,15 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     if given.networks:
         found["held"] = held(given.networks, given.group)
         first = max(memory for done, memory, _ in found["held"] if given.group <= done < 3 * given.group)
-        last = max(memory for done, memory, _ in found["held"] if done > 0.8 * given.networks)
+        last = max(memory for done, memory, _ in found["held"] if 0.8 * given.networks < done < given.networks)
+        end = max(memory for done, memory, _ in found["held"] if done == given.networks)
         files = max(files for _, _, files in found["held"])
         met = "met" if last < GROWTH_BAR * first else "MISSED"
-        print(f"{given.networks} networks: {first:.0f} MiB after the first group, {last:.0f} MiB at the end: ", end="")
+        print(
+            f"{given.networks} networks: {first:.0f} MiB after the first group, {last:.0f} MiB in the last one: ",
+            end="",
+        )
         print(f"{last / first:.3f}, bar {GROWTH_BAR}: {met}")
+        print(f"  {end:.0f} MiB at most after the last network, when table and pictures of the sweep are written")
         print(f"  open files: at most {files}, bar {FILES_BAR}: {'met' if files < FILES_BAR else 'MISSED'}")
     return found
