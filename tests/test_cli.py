@@ -77,6 +77,22 @@ def test_catalogue(run, verb, registry, columns):
     assert set(columns) <= set(rows[0])
 
 
+@pytest.mark.parametrize(("init", "code", "word"), [("mup", 0, "mup: flat over"), ("lecun_normal", 1, "not flat over")])
+def test_coordinates_end_in_a_verdict(run, init, code, word):
+    found, out, _ = run("coordinates", "--init", init, "--widths", "32,128,512")
+    assert found == code
+    assert word in out.splitlines()[-1]
+    found, out, _ = run("coordinates", "--init", init, "--widths", "32,128,512", "--json")
+    assert json.loads(out)["flat"] == (code == 0)
+
+
+@pytest.mark.parametrize("arguments", [["--widths", "64"], ["--widths", "a,b"], ["math:hypot"]])
+def test_coordinates_refuse_in_one_sentence(run, arguments):
+    code, _, err = run("coordinates", *arguments)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+
+
 def test_schemes_say_what_they_promise(run):
     rows = {row["name"]: row for row in json.loads(run("schemes", "--json")[1])}
     assert rows["he_normal"]["variance"] == pytest.approx(2)

@@ -124,6 +124,7 @@ def test_the_seed_decides_and_nothing_else(name):
         ("fixup", {"roles": {"branch_end": "4", "branch": "0"}}, ["normalization", "model.norm=none"]),
         ("t_fixup", {}, ["part v", "roles="]),
         ("mup", {"roles": {"readout": "4"}}, ["first"]),
+        ("deepnorm", {"roles": {"v": "0", "branch_end": "4"}}, ["inside the branches", "'branch'"]),
         ("mimetic", {}, ["part q", "roles="]),
         ("dks", {}, ["act=linear", "initlab.procedures.shape"]),
         ("lsvu", {}, ["init=lsvu is unknown"]),
@@ -198,6 +199,14 @@ def test_a_loss_and_a_batch_of_the_users_own():
     rows = initlab.initialize_(net, "metainit", inputs=data, loss=lambda out, _: out["out"].square().mean(),
                                targets=torch.zeros(32), parameters={"steps": 2})  # fmt: skip
     assert rows["scheme"].tolist() == ["metainit", "zeros"] * 2
+
+
+def test_layers_that_a_pass_does_not_reach_are_named():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    rows = initlab.initialize_(layer, "lsuv", act="relu", inputs=torch.randn(16, 5, 8))
+    assert rows.attrs["unreached"] == ["self_attn", "self_attn.out_proj"]
+    said = dict(zip(rows["name"], rows["scheme"], strict=True))
+    assert (said["self_attn.in_proj_weight"], said["linear1.weight"]) == ("orthogonal", "lsuv")
 
 
 def test_a_record_of_the_users_own():

@@ -169,6 +169,26 @@ def audit(
     raise typer.Exit(run(**given))
 
 
+@app.command(short_help="Do layers move as much at every width?")
+def coordinates(
+    target: Annotated[str | None, typer.Argument(help="package.module:function of a width; else an mlp.")] = None,
+    init: Annotated[str, typer.Option(help="A scheme; mup brings its rates.")] = "mup",
+    widths: Annotated[str, typer.Option(help="With commas; the least is mup's base.")] = "64,128,256,512,1024",
+    shape: Annotated[str | None, typer.Option("--input", "-i", metavar="SHAPE", help="Of the batch: 64,32.")] = None,
+    act: Annotated[str, typer.Option(help="The activation.")] = "relu",
+    optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "adam",
+    lr: Annotated[float, typer.Option(help="The rate at the base width.")] = 0.001,
+    steps: Annotated[int, typer.Option(help="Updates before the last look.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Networks of each width.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Check coordinates: exit code 1 where a rate tuned at one width does not suit another, 2 for bad input."""
+    given = locals()
+    from initlab.procedures.command import run
+
+    raise typer.Exit(run(given.pop("target"), **given))
+
+
 @app.command(short_help="Run a paper's experiment and judge its claim.")
 def reproduce(
     chosen: Annotated[list[str] | None, typer.Argument(help="Experiments, or all; without one: the list.")] = None,

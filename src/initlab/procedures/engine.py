@@ -68,6 +68,10 @@ def initialize_(
         loss: `loss(output, targets)`; default: cross-entropy for labels, squared error for values.
         options: of `initlab.initialize.initialize_`.
 
+    Returns:
+        The rows of `initlab.initialize.initialize_`; `attrs["unreached"]` names layers that a forward pass on the batch
+        did not call as modules (packed attention): they keep what the base scheme gave them.
+
     Raises:
         UserError: an unknown name, key or value; data that are missing. `Impossible`, its subclass: a module that the
             procedure cannot be applied to, and the remedy.
@@ -142,7 +146,7 @@ def _with_rows(rows: pd.DataFrame, case: Case) -> pd.DataFrame:
             found.loc[found.index[k], ["mean", "std"]] = measured(values)
             found.loc[found.index[k], "scheme"] = case.procedure.name
             found.loc[found.index[k], "fingerprint"] = initialize.fingerprint(values)
-    found.attrs = dict(rows.attrs)
+    found.attrs = {**rows.attrs, "unreached": case.unreached}
     return found
 
 

@@ -34,7 +34,8 @@ def layerwise(case: Case, adjust: Adjust) -> set[str]:
 
     `output()` computes the layer's preactivation on the batch anew, with the weights as they are by then. The pass goes
     on with what the adjusted layer puts out, so layers come in the order of the computation, each once, and one pass
-    does for all. Layers that the forward pass does not call as modules (packed attention) are not reached.
+    does for all. Layers that the forward pass does not call as modules (packed attention) keep
+    what the base gave them, and `case.unreached` names them.
     """
     owners = {id(layer.parameter.owner): layer for layer in case.layers if layer.parameter.kind != "embedding"}
     reached: set[str] = set()
@@ -56,6 +57,7 @@ def layerwise(case: Case, adjust: Adjust) -> set[str]:
     finally:
         for handle in handles:
             handle.remove()
+    case.unreached = [layer.name for layer in owners.values() if layer.name not in reached]
     return reached
 
 

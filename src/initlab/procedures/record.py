@@ -45,6 +45,7 @@ class Case:
         parameters: the procedure's own, bound.
         inputs, targets: the batch; `loss(output, targets)`.
         touched: names of the parameters that the procedure has set.
+        unreached: layers that a forward pass should have reached as modules and did not.
     """
 
     module: nn.Module
@@ -57,6 +58,7 @@ class Case:
     targets: Any = None
     loss: Callable[..., Tensor] | None = None
     touched: set[str] = field(default_factory=set)
+    unreached: list[str] = field(default_factory=list)
 
     @property
     def parameters(self) -> Mapping[str, Any]:

@@ -218,7 +218,7 @@ _NEEDS = ("structure", "architecture")
 ROWS = (
     Procedure(
         "dks",
-        "φ̂ = γ(φ(αx + β) + δ): Q(1) = Q′(1) = 1, C(0) = 0, C_f′(1) = zeta over all layers; weights by `base`",
+        "φ → γ(φ(αx + β) + δ): Q(1) = Q′(1) = 1, C(0) = 0, C_f′(1) = zeta over all layers; weights by `base`",
         _filled,
         "Martens et al. 2021, Rapid training of deep neural networks without skip connections or normalization layers",
         2021,
@@ -230,7 +230,7 @@ ROWS = (
     ),
     Procedure(
         "tat",
-        "φ̂ = γ(φ(αx + β) + δ): Q(1) = Q′(1) = C′(1) = 1, C_f″(1) = tau; ReLU: a leaky one with C_f(0) = eta",
+        "φ → γ(φ(αx + β) + δ): Q(1) = Q′(1) = C′(1) = 1, C_f″(1) = tau; ReLU: a leaky one with C_f(0) = eta",
         _filled,
         "Zhang, Botev & Martens 2022, Deep Learning without Shortcuts: Shaping the Kernel with Tailored Rectifiers",
         2022,

@@ -55,9 +55,18 @@ def _t_fixup(case: Case) -> None:
         case.fill(layer, SCHEMES["normal"].bind(std=width**-0.5), beta)
 
 
+def _inner(case: Case) -> str | None:
+    if any(layer.role == "branch" or (layer.branch and layer.role == "hidden") for layer in case.layers):
+        return None
+    return (
+        "scales the dense layers inside the branches too and knows of none: "
+        "name them with roles={'branch': '*.fc1', 'branch_end': ['*.o_proj', '*.fc2']}"
+    )
+
+
 def _no_norms(case: Case) -> str | None:
     norms = [name for name, part in case.module.named_modules() if "Norm" in type(part).__name__]
-    return f"replaces normalization, and the module has some ({norms[0]}): build it without" if norms else None
+    return f"replaces normalization, and the module has some ({norms[0]}): build it without" if norms else _inner(case)
 
 
 def _mimetic(case: Case) -> None:
@@ -166,6 +175,7 @@ ROWS = (
         needs=("structure", "architecture"),
         roles={"v": "*.v_proj", **ENDS},
         overrides={"residual": "deepnorm", "norm": "post"},
+        possible=_inner,
     ),
     Procedure(
         "t_fixup",
