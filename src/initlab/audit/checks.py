@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from initlab.initialize import Task, measured
+from initlab.initialize.plan import padding
 from initlab.schemes import Law, laws
 from initlab.schemes.contract import EXACT, p_values, repeated_units
 
@@ -17,6 +18,10 @@ FIRST = 2048
 
 CERTAIN = 60
 """Small tensors are compared exactly where chance makes them equal with a probability below 2 to minus this."""
+
+
+PADDING = "padding"
+"""Label of the row of an embedding that stays zero."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ def check(task: Task) -> Finding:
         for name, p in p_values(group.values, group.law, units=()).items():
             found.p[group.label, name] = p
     _merge_exact(found)
+    if task.rule == "scheme" and (zero := padding(task.parameter)) is not None:
+        found.p[PADDING, "structure"] = float(not bool(values[zero].any()))
     random = [group for group in parts if not group.law.deterministic and not math.isnan(group.law.variance)]
     if random and found.p["", "finite"]:
         rows = units(task, values)
@@ -81,13 +88,15 @@ def check(task: Task) -> Finding:
             found.p["", "units differ"] = repeated_units(rows, random[0].law)
         if (relation := _mirrored(task, values)) is not None:
             found.p["i", "structure"] = relation
-        found.sample, found.key = _sample(random[0], values)
+        found.sample, found.key = _sample(random[0], values, alone=bool(task.gates))
     return found
 
 
-def _sample(group: Group, values: Tensor) -> tuple[np.ndarray | None, bytes]:
+def _sample(group: Group, values: Tensor, alone: bool) -> tuple[np.ndarray | None, bytes]:
     law, block = group.law, group.values
-    if law.part is not None:  # what repeats inside a block (mirrored halves) counts once
+    if alone and law.cdf is not None:  # gates of other laws beside it; and this one need not be symmetric
+        block = torch.from_numpy(law.cdf(block.double().cpu().numpy()) - 0.5 + law.mean)
+    elif law.part is not None:  # what repeats inside a block (mirrored halves) counts once
         block = law.part(block.cpu().double())
     elif not values.is_complex():
         block = values  # in order of storage, as libraries fill them
@@ -147,11 +156,10 @@ def _complex_groups(task: Task, values: Tensor) -> Iterator[Group]:
 
 
 def _without_padding(task: Task, view: Tensor) -> Tensor:
-    padding = getattr(task.parameter.owner, "padding_idx", None)
-    if task.parameter.kind != "embedding" or padding is None or task.rule != "scheme":
+    zero = padding(task.parameter)
+    if zero is None or task.rule != "scheme":
         return view
-    kept = torch.arange(view.shape[1], device=view.device) != padding % view.shape[1]
-    return view[:, kept]
+    return view[:, torch.arange(view.shape[1], device=view.device) != zero]
 
 
 def units(task: Task, values: Tensor) -> Tensor | None:

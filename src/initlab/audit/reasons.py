@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import Finding, Group, groups, units
+from .checks import PADDING, Finding, Group, groups, units
 from .looks import looks_like
 
 SHOWN = 3
@@ -46,9 +46,11 @@ def _of_values(finding: Finding, broken: Sequence[tuple[str, str]]) -> list[str]
     random = any(not group.law.deterministic for group in parts)
     if random and values.numel() > 1 and bool((values == values.reshape(-1)[0]).all()):
         return [f"every value is {_number(values.reshape(-1)[0])} where std {parts[0].law.std:.4g} is promised"]
-    looks = looks_like(finding.task, parts)
+    looks = looks_like(finding.task, parts) if any(at != PADDING for at, _ in broken) else ""
     said = [sentence for group in parts if (sentence := _of_group(group, [c for at, c in broken if at == group.label]))]
     said = [*dict.fromkeys(said)][:SHOWN]
+    if (PADDING, "structure") in broken:
+        said.append("the row of padding_idx is not zero")
     if ("", "units differ") in broken:
         said.append(_equal_units(finding, values))
     if looks and said:

@@ -11,7 +11,7 @@ from initlab.fans import Block, Parameter
 from initlab.schemes import SCHEMES, Scheme
 
 from .gates import fill_gates
-from .plan import Task
+from .plan import Task, filled_shape, padding
 from .streams import stream
 
 HALF = math.sqrt(0.5)
@@ -118,17 +118,21 @@ def _bias(block: Block, out: Tensor, scheme: Scheme, generator: Generator) -> No
 
 
 def _weight(task: Task, scheme: Scheme, out: Tensor, generator: Generator) -> None:
-    parameter, first = task.parameter, task.blocks[0]
+    first, zero = task.blocks[0], padding(task.parameter)
     same = len(set(task.roles)) == 1 and len(set(task.gains)) == 1
     if scheme.elementwise and same and all(block.fans == first.fans for block in task.blocks):
         # Independent elements of one law: the stored layout is as good as the blocks', and one call is faster.
         _fill(scheme, out, first, task.gains[0], task.roles[0], generator)
+    elif zero is not None:
+        # The other rows alone are what is orthogonal, sparse, ….
+        others = out.new_empty(filled_shape(task.parameter, first))
+        _fill(scheme, others, first, task.gains[0], task.roles[0], generator)
+        out[torch.arange(len(out)) != zero] = others.T
     else:
         for block, gain, role in zip(task.blocks, task.gains, task.roles, strict=True):
             _fill(scheme, block.view(out), block, gain, role, generator)
-    padding = getattr(parameter.owner, "padding_idx", None)
-    if parameter.kind == "embedding" and padding is not None:
-        out[padding].zero_()
+    if zero is not None:
+        out[zero].zero_()
 
 
 def _fill(scheme: Scheme, view: Tensor, block: Block, gain: float, role: str, generator: Generator) -> None:

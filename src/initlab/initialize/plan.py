@@ -82,11 +82,31 @@ class Task:
         for block, gain, role in zip(self.blocks, self.gains, self.roles, strict=True):
             key = (block.fans, gain, role, block.shape)
             if key not in known:
-                known[key] = scheme.law(block.fans, gain, role, block.shape)
+                known[key] = scheme.law(block.fans, gain, role, filled_shape(self.parameter, block))
         return [
             known[(block.fans, gain, role, block.shape)]
             for block, gain, role in zip(self.blocks, self.gains, self.roles, strict=True)
         ]
+
+
+def padding(parameter: Parameter) -> int | None:
+    """Return the row of an embedding that stays zero, or None.
+
+    >>> padding(next(walk(nn.Embedding(5, 2, padding_idx=-1))))
+    4
+    """
+    found = getattr(parameter.owner, "padding_idx", None) if parameter.kind == "embedding" else None
+    return None if found is None else int(found) % parameter.shape[0]
+
+
+def filled_shape(parameter: Parameter, block: Block) -> tuple[int, ...]:
+    """Return the shape of what a scheme fills of a block: all of it but an embedding's padding.
+
+    >>> table = next(walk(nn.Embedding(5, 2, padding_idx=0)))
+    >>> filled_shape(table, table.blocks[0])
+    (2, 4)
+    """
+    return block.shape if padding(parameter) is None else (block.shape[0], block.shape[1] - 1)
 
 
 class Plan(list[Task]):
@@ -192,7 +212,7 @@ def _weight_task(parameter: Parameter, layer: WeightLayer | None, wanted: Reques
     for block, own in zip(parameter.blocks, roles, strict=True):
         key = (block.fans, block.shape, own)
         if key not in known:
-            if reason := scheme.structural(parameter.kind, block.shape, own):
+            if reason := scheme.structural(parameter.kind, filled_shape(parameter, block), own):
                 raise Impossible(f"init={scheme.name} cannot fill {parameter.name}: {reason}.")
             known[key] = _gain(wanted, scheme, parameter, block, own, layer)
         gains.append(known[key])
