@@ -52,6 +52,16 @@ def test_false_alarms_over_all_pairs_stay_below_five_percent():
     assert np.mean(alarms) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / REPEATS)
 
 
+def test_intervals_hold_for_all_pairs_at_once():
+    truth = {"s0": 0.02}
+    held = []
+    for values in studies(600, 6, 6, shift=0.02):
+        gaps = {(a, b): truth.get(a, 0) - truth.get(b, 0) for a in values for b in values}
+        held.append(all(c.low <= gaps[c.first, c.second] <= c.high for c in compare(values)))
+    # At least 95 %, seen in 600 studies: three standard errors; without the correction it is near 60 %.
+    assert np.mean(held) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 600)
+
+
 def test_power_is_the_corrected_paired_t_tests():
     ours, reference = [], []
     for values in studies(600, 3, 8, shift=0.02):
