@@ -115,6 +115,18 @@ def best_key_at_largest_depth(runs: pd.DataFrame, layers: pd.DataFrame, *, metri
     return float(deepest.assign(value=values(deepest, metric, None)).groupby(key)["value"].median().idxmax())
 
 
+def coordinates(runs: pd.DataFrame, layers: pd.DataFrame, *, at: At, layer: str | None = None) -> float:
+    """Exponent of a layer's movement over the width after three Adam steps; of all layers the largest in size."""
+    from initlab.procedures import coordinate_check
+
+    rows = chosen(runs, at)
+    scheme, act, rate = (rows[key].iloc[0] for key in ("init", "act", "optim.lr"))
+    widths, seeds = (sorted({int(value) for value in rows[key]}) for key in ("width", "seed"))
+    found = coordinate_check(str(scheme), widths=widths, act=str(act), lr=float(rate), seeds=seeds)
+    slopes: dict[str, float] = found.attrs["slopes"]
+    return slopes[layer] if layer else max(abs(slope) for slope in slopes.values())
+
+
 MEASURES: dict[str, Measure] = {
     f.__name__: f
     for f in (
@@ -131,6 +143,7 @@ MEASURES: dict[str, Measure] = {
         beside_trainable_depth,
         rank_with_trainable_depth,
         best_key_at_largest_depth,
+        coordinates,
         by_layer.recursion,
         by_layer.across_layers,
         by_layer.across_layers_ratio,

@@ -118,7 +118,7 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
 
 def drawn(about: Experiment, frames: Sequence[pd.DataFrame]) -> bytes:
     """Draw what the first criterion speaks of: its metric run by run, or its statistic layer by layer."""
-    first = next(c.arguments for c in about.criteria if {"metric", "stat"} & set(c.arguments))
+    first = next((c.arguments for c in about.criteria if {"metric", "stat"} & set(c.arguments)), {"metric": "loss"})
     if "metric" in first:
         return draw_cells(list(zip(HEADINGS, frames, strict=False)), first["metric"], about.axes)
     return draw_layers(load_layers(frames[0], keys_of(about)), first["stat"], about.axes)
