@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "sweep": "bench_sweep",
     "cells": "bench_cells",
     "forecast": "bench_forecast",
+    "init": "bench_init",
 }
 
 
