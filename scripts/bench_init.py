@@ -50,8 +50,8 @@ def sentence(found: dict[str, Any]) -> str:
     """Return one model's figures as text."""
     if "memory" in found:
         return (
-            f"{found['model']}: {found['parameters'] / 1e9:.2f}·10⁹ parameters in {found['seconds']:.1f} s; peak memory "
-            f"{found['memory']:.2f} × the weights (bar {MEMORY}), of which {found['before']:.2f} before any was drawn"
+            f"{found['model']}: {found['parameters'] / 1e9:.2f}·10⁹ parameters in {found['seconds']:.1f} s; peak "
+            f"memory {found['memory']:.2f} × the weights (bar {MEMORY}), {found['before']:.2f} before any was drawn"
         )
     low, middle, high = found["ratio"]
     return (
