@@ -172,15 +172,15 @@ def _task(parameter: Parameter, rule: Rule | None, layer: WeightLayer | None, wa
         if refuse:
             raise UserError(f"{parameter.name} cannot be initialized: {parameter.refusal}.")
         return Task(parameter, "refused", glob=rule.glob)
-    return replace(_decided(parameter, rule, layer, wanted), glob=rule.glob)
+    return _decided(parameter, rule, layer, wanted)
 
 
 def _decided(parameter: Parameter, rule: Rule, layer: WeightLayer | None, wanted: Request) -> Task:
     scheme, role = rule.scheme, layer.role if layer else ""
     if parameter.is_weight:
-        return _weight_task(parameter, layer, wanted, scheme)
+        return _weight_task(parameter, layer, wanted, scheme, rule.glob)
     if rule.own and scheme.own_gain is None and scheme.elementwise:
-        return _plain_task(parameter, scheme, role)
+        return _plain_task(parameter, scheme, role, rule.glob)
     dtype = parameter.tensor.dtype
     if parameter.kind == "unknown" or not (dtype.is_floating_point or dtype.is_complex):
         if rule.own:
@@ -188,22 +188,23 @@ def _decided(parameter: Parameter, rule: Rule, layer: WeightLayer | None, wanted
                 f"init={scheme.name} needs fans and {parameter.name} is of no kind that initlab knows: say what it is "
                 f"with kinds={{{parameter.name!r}: 'dense'}}, or choose normal, uniform, constant or zeros."
             )
-        return Task(parameter, "left")
+        return Task(parameter, "left", glob=rule.glob)
     if parameter.kind == "bias":
         how = "bias" if scheme.bias is not None else "normal" if wanted.sigma_b else "constant"
         gates = gate_laws(parameter, wanted.forget_bias, wanted.chrono) if is_gated(parameter) else {}
-        return Task(parameter, how, scheme, role, sigma_b=wanted.sigma_b, gates=gates, blocks=parameter.blocks)
+        bias, blocks = wanted.sigma_b, parameter.blocks
+        return Task(parameter, how, scheme, role, sigma_b=bias, glob=rule.glob, gates=gates, blocks=blocks)
     if parameter.kind in TABLE_KINDS:
-        return _plain_task(parameter, TABLE, role)
-    return Task(parameter, "constant")
+        return _plain_task(parameter, TABLE, role, rule.glob)
+    return Task(parameter, "constant", glob=rule.glob)
 
 
-def _plain_task(parameter: Parameter, scheme: Scheme, role: str) -> Task:
+def _plain_task(parameter: Parameter, scheme: Scheme, role: str, glob: str) -> Task:
     # A law that looks at no fan, for the parameter as a whole.
-    return Task(parameter, "scheme", scheme, role, (role,), (1.0,), blocks=table(parameter.shape))
+    return Task(parameter, "scheme", scheme, role, (role,), (1.0,), glob=glob, blocks=table(parameter.shape))
 
 
-def _weight_task(parameter: Parameter, layer: WeightLayer | None, wanted: Request, scheme: Scheme) -> Task:
+def _weight_task(parameter: Parameter, layer: WeightLayer | None, wanted: Request, scheme: Scheme, glob: str) -> Task:
     default = "embedding" if parameter.kind == "embedding" else "hidden"
     role = layer.role if layer else default
     roles = tuple(block.label if block.label in ("q", "k", "v") else role for block in parameter.blocks)
@@ -216,7 +217,7 @@ def _weight_task(parameter: Parameter, layer: WeightLayer | None, wanted: Reques
                 raise Impossible(f"init={scheme.name} cannot fill {parameter.name}: {reason}.")
             known[key] = _gain(wanted, scheme, parameter, block, own, layer)
         gains.append(known[key])
-    task = Task(parameter, "scheme", scheme, role, roles, tuple(gains), blocks=parameter.blocks)
+    task = Task(parameter, "scheme", scheme, role, roles, tuple(gains), glob=glob, blocks=parameter.blocks)
     if parameter.tensor.dtype.is_complex:
         _check_complex(task, scheme)
     return task
