@@ -61,6 +61,13 @@ def test_false_alarms_over_some_correct_models():
     hold([correct(index) for index in range(80)])
 
 
+@pytest.mark.parametrize(("scheme", "size"), [("critical_orthogonal", 5), ("orthogonal", 1), ("orthogonal", 3)])
+def test_depthwise_units_of_one_free_element_repeat_each_other_by_right(scheme, size):
+    net = nn.Conv2d(32, 32, size, groups=32)
+    initlab.initialize_(net, scheme, act="tanh")
+    assert bool(initlab.audit(net, scheme, act="tanh").ok.all())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_false_alarms_over_a_thousand_correct_models(record_property):

@@ -84,12 +84,20 @@ def check(task: Task) -> Finding:
     random = [group for group in parts if not group.law.deterministic and not math.isnan(group.law.variance)]
     if random and found.p["", "finite"]:
         rows = units(task, values)
-        if rows is not None and rows.shape[0] > 1 and rows.shape[1] > 1:
+        if rows is not None and rows.shape[0] > 1 and rows.shape[1] > 1 and not _two_values(random[0]):
             found.p["", "units differ"] = repeated_units(rows, random[0].law)
         if (relation := _mirrored(task, values)) is not None:
             found.p["i", "structure"] = relation
         found.sample, found.key = _sample(random[0], values, alone=bool(task.gates))
     return found
+
+
+def _two_values(group: Group) -> bool:
+    # An orthogonal 1 x 1 matrix is the gain or minus the gain: depthwise units repeat each other by right.
+    law = group.law
+    if law.orthogonal is None:
+        return False
+    return (group.values if law.part is None else law.part(group.values.cpu().double())).numel() == 1
 
 
 def _sample(group: Group, values: Tensor, alone: bool) -> tuple[np.ndarray | None, bytes]:
