@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from initlab.diagnostics.batch import arguments, copied
 
@@ -134,6 +136,16 @@ def _own_weights(case: Case) -> str | None:
 
 _DATA = ("data", "loss")
 
+
+def _differentiable(case: Case) -> str | None:
+    for name, module in case.module.named_modules():
+        if isinstance(module, (_BatchNorm, _InstanceNorm)):
+            return (
+                f"needs third derivatives, which torch's batch normalization has not ({name}): take norm=layer or none"
+            )
+    return _own_weights(case)
+
+
 ROWS = (
     Procedure(
         "metainit",
@@ -144,7 +156,7 @@ ROWS = (
         "he_normal",
         {"base": "he_normal", "batch": 64, "steps": 100, "lr": 0.1, "momentum": 0.9},
         _DATA,
-        possible=_own_weights,
+        possible=_differentiable,
     ),
     Procedure(
         "gradinit",
