@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from initlab.reproduce import Criterion, experiment, judge, names
 from initlab.reproduce.experiment import LEAST_SEEDS, MODES
 from initlab.reproduce.judge import halves, headline, overall
 from initlab.reproduce.measures import MEASURES
+from initlab.reproduce.page import last, page, write_pages
 from initlab.reproduce.run import FRESH
 from initlab.sweep.race import FIRST_SEED
 
@@ -208,3 +210,28 @@ def test_one_experiment_from_the_command_line(tmp_path):
     assert "→ holds" in found.stdout
     again = call("glorot_2010", "--root", str(tmp_path), cwd=tmp_path)
     assert "24 of 24 networks are done already" in again.stderr
+
+
+PAGES = Path(__file__).parents[1] / "docs" / "experiments"
+
+
+@pytest.mark.parametrize("name", names())
+def test_pages_say_what_the_files_say(name):
+    assert (PAGES / f"{name}.md").read_text() == page(experiment(name), last(PAGES, name)), "run scripts/write_pages.py"
+
+
+def test_a_page_tells_the_verdict_and_where_it_came_from(tmp_path):
+    about = experiment("zero_2022")
+    criteria = [{"says": c.says, "value": 0.5, "halves": [0.4, "inf"], "verdict": "undecided"} for c in about.criteria]
+    record = {"name": about.name, "claim": about.claim, "verdict": "undecided", "untuned": "undecided", "tuned": None}
+    record |= {"criteria": criteria, "tuned_criteria": None, "seeds": [1, 2], "runs": 4, "seconds": 75.0}
+    source = tmp_path / "measured" / "zero_2022-quick"
+    source.mkdir(parents=True)
+    (source / "verdict.json").write_text(json.dumps(record | {"mode": "quick", "date": "2026-01-02"}))
+    written = write_pages(tmp_path / "measured", tmp_path / "pages")
+    told = (tmp_path / "pages" / "zero_2022.md").read_text()
+    assert "**undecided** (2026-01-02, quick, 2 fresh seeds per cell, 4 networks, 1 min 15 s on two cores)" in told
+    assert "0.5 | 0.4 / inf | undecided" in told
+    assert all(c.why in told for c in about.criteria)
+    assert "[zero_2022](zero_2022.md)" in (tmp_path / "pages" / "README.md").read_text()
+    assert len(written) == len(names()) + 1

@@ -14,7 +14,7 @@ otherwise its output's variance would be wrong by the stride. An embedding looks
 from .kinds import NORMS, cell
 from .records import REFUSED_KINDS, TABLE_KINDS, WEIGHT_KINDS, Block, Fans, Held, Parameter
 from .shapes import NAMED, table
-from .tree import canonical_names, walk
+from .tree import canonical_names, modules_of, walk
 
 __all__ = [
     "NAMED",
@@ -28,6 +28,7 @@ __all__ = [
     "Parameter",
     "canonical_names",
     "cell",
+    "modules_of",
     "table",
     "walk",
 ]

@@ -68,8 +68,12 @@ class _Place(NamedTuple):
         return f"{self.prefix}.{self.own}" if self.prefix else self.own
 
 
-def _modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    # As named_modules(remove_duplicate=False), several times faster.
+def modules_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield names and modules as `named_modules(remove_duplicate=False)` does, several times faster.
+
+    >>> [name for name, _ in modules_of(nn.Sequential(nn.Linear(1, 1)))]
+    ['', '0']
+    """
     waiting = [("", module)]
     while waiting:
         prefix, owner = waiting.pop()
@@ -80,7 +84,7 @@ def _modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _places(module: nn.Module) -> Iterator[_Place]:
-    for prefix, owner in _modules(module):
+    for prefix, owner in modules_of(module):
         hidden: set[str] = set()
         if "parametrizations" in owner._modules or owner._forward_pre_hooks:
             for own, held, tensor, refusal in held_weights(owner):
@@ -129,7 +133,7 @@ def _namer(module: nn.Module) -> Callable[[str], str]:
     def short(name: str) -> str:
         return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
-    wrapped, depth = [short(prefix) + "." for prefix, owner in _modules(module) if owner._parameters], 0
+    wrapped, depth = [short(prefix) + "." for prefix, owner in modules_of(module) if owner._parameters], 0
     while wrapped and all(name.startswith("module.") for name in wrapped):
         wrapped, depth = [name.removeprefix("module.") for name in wrapped], depth + 1
     return lambda name: short(name).removeprefix("module." * depth)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from initlab.errors import UserError
+from initlab.fans import modules_of
 from initlab.schemes import Law
 
 from .draw import carry_out, rehearse
@@ -141,6 +142,6 @@ def _check(tasks: Plan, strict: bool, meta: bool) -> None:
 
 
 def _reset_statistics(module: nn.Module, wanted: Request) -> None:
-    for name, owner in module.named_modules():
+    for name, owner in modules_of(module):
         if isinstance(owner, nn.modules.batchnorm._NormBase) and wanted.means(f"{name}.running_mean"):
             owner.reset_running_stats()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError
+from initlab.fans import modules_of
 
 RESETS = ("reset_buffers", "reset_parameters", "_reset_parameters", "init_weights", "init_buffers")
 """What modules call the method that computes their own buffers, in the order in which they are tried."""
@@ -20,7 +21,7 @@ def is_meta(module: nn.Module) -> bool:
     >>> is_meta(nn.Linear(1, 1, device="meta")), is_meta(nn.Linear(1, 1))
     (True, False)
     """
-    tensors = (t for part in module.modules() for t in (*part._parameters.values(), *part._buffers.values()))
+    tensors = (t for _, part in modules_of(module) for t in (*part._parameters.values(), *part._buffers.values()))
     return any(tensor is not None and tensor.is_meta for tensor in tensors)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from initlab.errors import Impossible, UserError
-from initlab.fans import TABLE_KINDS, Block, Parameter, table, walk
+from initlab.fans import TABLE_KINDS, Block, Parameter, modules_of, table, walk
 from initlab.models.layers import WeightLayer
 from initlab.schemes import SCHEMES, Law, Scheme, laws
 
@@ -127,7 +127,7 @@ def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> Plan:
         Impossible: the scheme cannot fill some weight of this module; the message names the first.
         UserError: a parameter that cannot be written as it is (lazy, spectral_norm, …), or a glob without a match.
     """
-    for name, part in module.named_modules():
+    for name, part in modules_of(module):
         if type(part).__module__.startswith(QUANTIZED) and refuse and wanted.means(f"{name}.weight"):
             raise UserError(f"{name or 'the module'} is quantized: initialize the module before it is quantized.")
     parameters = list(walk(module, wanted.kinds))

@@ -75,8 +75,12 @@ def agreed(holding: Sequence[bool]) -> str:
 
 
 def overall(judged: Sequence[Judged]) -> str:
-    """Return the verdict of an experiment: a half says yes when all of its criteria hold there."""
-    return agreed([all(j.criterion.holds(j.halves[half]) for j in judged) for half in (0, 1)])
+    """Return the verdict of an experiment: its weakest criterion's.
+
+    Where no criterion fails on both halves but one flips between them, more seeds could say either.
+    """
+    found = {each.verdict for each in judged}
+    return FAILS if FAILS in found else UNDECIDED if UNDECIDED in found else HOLDS
 
 
 def headline(untuned: str, tuned: str | None) -> str:
