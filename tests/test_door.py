@@ -79,7 +79,7 @@ REFUSALS = [
     # names
     ("init=he_norml", "init=he_norml is unknown. Did you mean 'he_normal'"),
     ("init=xavier_unifrom", "init=xavier_unifrom is unknown. Did you mean 'xavier_uniform'"),
-    ("init=qqqq", "init=qqqq is unknown. Choose one of constant, .*, zeros; init=custom init.target="),
+    ("init=qqqq", "init=qqqq is unknown. Choose one of autoinit, .*, zeros; init=custom init.target="),
     ("act=rel", "act=rel is unknown. Did you mean 'relu'"),
     ("model=mpl", "model=mpl is unknown. Did you mean 'mlp'"),
     ("data=fashon", "data=fashon is unknown. Did you mean 'fashion_mini'"),
@@ -570,7 +570,7 @@ def test_help_shows_groups_keys_and_an_example_for_every_axis(capsys, flag):
     assert not leaving.value.code
     out = capsys.readouterr().out
     assert all(line in out for line in HELP)
-    assert "glorot_uniform, he_normal" in out
+    assert "glorot_normal, glorot_uniform" in out
     assert re.search(r"train.batch_size +128 +samples per update", out)
     assert "$" not in out
     assert "_target_" not in out

@@ -230,7 +230,7 @@ def test_a_page_tells_the_verdict_and_where_it_came_from(tmp_path):
     (source / "verdict.json").write_text(json.dumps(record | {"mode": "quick", "date": "2026-01-02"}))
     written = write_pages(tmp_path / "measured", tmp_path / "pages")
     told = (tmp_path / "pages" / "zero_2022.md").read_text()
-    assert "**undecided** (2026-01-02, quick, 2 fresh seeds per cell, 4 networks, 1 min 15 s on two cores)" in told
+    assert "**undecided** (2026-01-02, quick, 2 fresh seeds per cell, 4 networks, took 1 min 15 s)" in told
     assert "0.5 | 0.4 / inf | undecided" in told
     assert all(c.why in told for c in about.criteria)
     assert "[zero_2022](zero_2022.md)" in (tmp_path / "pages" / "README.md").read_text()

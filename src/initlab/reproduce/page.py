@@ -90,7 +90,7 @@ def bounds(above: float | None, below: float | None) -> str:
 def verdict(about: Experiment, record: Mapping[str, Any]) -> list[str]:
     """Write what was measured."""
     when = f"{record['date']}, {record['mode']}, {len(record['seeds'])} fresh seeds per cell, {record['runs']} networks"
-    head = f"**{record['verdict']}** ({when}, {duration(record['seconds'])} on two cores)"
+    head = f"**{record['verdict']}** ({when}, took {duration(record['seconds'])})"
     parts = [head]
     if record["tuned"]:
         parts.append(f"At the rate of the file: {record['untuned']}. At each cell's own rate: {record['tuned']}.")
@@ -125,9 +125,5 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     total = duration(sum(r["seconds"] for r in records))
     dates = sorted({r["date"] for r in records})
-    when = (
-        f"Measured on {', '.join(dates)} by `initlab reproduce all --quick`, {total} on two cores in all."
-        if records
-        else ""
-    )
+    when = f"Measured on {', '.join(dates)} by `initlab reproduce all --quick`, {total} in all." if records else ""
     return "\n\n".join(["# What the literature claims, and what is found here", when, "\n".join(lines)]) + "\n"
