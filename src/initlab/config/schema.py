@@ -58,7 +58,7 @@ class TuneConfig:
     rates: list[Any] | None = key(
         None, "rates that a race tries; null: half a decade apart around optim.lr, further where the best is at the end"
     )
-    seeds: int = key(3, "seeds that choose a rate by validation loss (1000, 1001, …); `seed` has those that compare")
+    seeds: int = key(3, "seeds that choose a rate (1000, 1001, …); `seed` has those that compare")
 
 
 @dataclass
