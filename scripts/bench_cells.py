@@ -82,9 +82,8 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     print(f"{given.cells} cells: {middle:.1f} s ({clock[0]:.1f}–{clock[-1]:.1f}), bar {SECONDS_BAR}: {met}", flush=True)
     print(f"  all cores' work {cores[len(cores) // 2]:.1f} s ({cores[0]:.1f}–{cores[-1]:.1f})", flush=True)
     if given.basic:
-        start = seconds(1)[0]
-        found["basic"] = (seconds(given.basic, "hydra/launcher=basic")[0] - start) / (given.basic - 1)
-        each = (middle - start) / (given.cells - 1)
+        lone, each = seconds(1, "hydra/launcher=basic")[0], (middle - seconds(1)[0]) / (given.cells - 1)
+        found["basic"] = (seconds(given.basic, "hydra/launcher=basic")[0] - lone) / (given.basic - 1)
         print(f"  a cell more: {1e3 * each:.0f} ms; by the basic launcher {1e3 * found['basic']:.0f} ms", flush=True)
     if given.networks:
         found["held"] = held(given.networks, given.group)
