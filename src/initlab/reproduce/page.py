@@ -123,7 +123,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
         cells = [f"[{r['name']}]({r['name']}.md)", r["claim"].strip(), f"**{r['verdict']}**", r["untuned"]]
         cells += [r["tuned"] or "", str(len(r["seeds"])), duration(r["seconds"])]
         lines.append("| " + " | ".join(cells) + " |")
-    total = duration(sum(r["seconds"] for r in records))
-    dates = sorted({r["date"] for r in records})
-    when = f"Measured on {', '.join(dates)} by `initlab reproduce all --quick`, {total} in all." if records else ""
+    dates = ", ".join(sorted({r["date"] for r in records}))
+    took = duration(sum(r["seconds"] for r in records))
+    when = f"{len(records)} of {len(names())} experiments measured by `initlab reproduce`: {dates}, {took} in all."
     return "\n\n".join(["# What the literature claims, and what is found here", when, "\n".join(lines)]) + "\n"
