@@ -24,6 +24,7 @@ from initlab.config.files import conf_dir, options
 from initlab.config.schema import GROUPS
 from initlab.door import main
 from initlab.launcher import JobFailed, compose_jobs, quick_copies
+from initlab.launcher.replay import dumped, hydra_files
 
 QUICK = ["depth=1", "width=4", "train.steps=3", "log.histograms=0", "data=gaussian", "data.train_size=300"]
 QUICK += ["data.test_size=50"]
@@ -222,6 +223,54 @@ def nodes_of(node, path=""):
     return found
 
 
+@pytest.mark.parametrize("overrides", JOBS[-20:], ids=lambda overrides: " ".join(overrides) or "nothing")
+def test_files_are_written_as_omegaconf_writes_them(hydra, overrides):
+    loader, master, _ = hydra
+    composed = hydras_own(loader, master, overrides, 3)
+    OmegaConf.set_readonly(composed.hydra, True)
+    files = hydra_files(composed)
+    own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    assert files["config.yaml"] == OmegaConf.to_yaml(own)
+    assert files["hydra.yaml"] == OmegaConf.to_yaml(OmegaConf.masked_copy(composed, "hydra"))
+    assert files["overrides.yaml"] == OmegaConf.to_yaml(composed.hydra.overrides.task)
+
+
+AWKWARD = [
+    "yes",
+    "1e3",
+    "0x1F",
+    "1_000",
+    "",
+    " a ",
+    "a: b",
+    "# no",
+    "é ü 漢字 ∂",
+    "two\nlines",
+    "tab\t",
+    "'",
+    '"',
+    "~",
+    "null",
+]
+AWKWARD += [
+    "word " * 40,
+    "x" * 200,
+    "key: " + "long " * 30,
+    "- item",
+    "{a: 1}",
+    "${interpolated}",
+    "@at",
+    "%per",
+    "2026-11-22",
+]
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_awkward_text_is_dumped_as_omegaconf_dumps_it(text):
+    value = {"key": text, "list": [text, 1.5, None, True], "deeper": {text or "empty": [{"a": text}]}}
+    assert dumped(value) == OmegaConf.to_yaml(OmegaConf.create(value))
+
+
 # --- jobs given back
 
 
@@ -230,7 +279,7 @@ def sweeps(*overrides: str, code: int = 0) -> Path:
     return Path("outputs/sweeps/s")
 
 
-def hydra_files(directory: Path, drop: bool) -> dict:
+def files_left(directory: Path, drop: bool) -> dict:
     found = {}
     for path in sorted(directory.glob("*/.hydra/*.yaml")):
         text = path.read_text()
@@ -249,7 +298,7 @@ def test_hydras_files_are_those_of_its_own_launcher():
     ours = sweeps(*axes, "sweep.root=ensemble")
     theirs = sweeps(*axes, "sweep.root=basic", "hydra/launcher=basic")
     assert (ours, theirs) == (Path("outputs/sweeps/s"), Path("outputs/sweeps/s"))
-    ours, theirs = (hydra_files(Path(name, "s"), drop=True) for name in ("ensemble", "basic"))
+    ours, theirs = (files_left(Path(name, "s"), drop=True) for name in ("ensemble", "basic"))
     assert len(ours) == 12
     assert {k: v.replace("=basic", "=ensemble").replace(": basic", ": ensemble") for k, v in theirs.items()} == ours
 

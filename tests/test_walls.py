@@ -144,7 +144,7 @@ def ruff(name: str, line: str) -> str:
         ("src/initlab/report.py", "import plotly.graph_objects", False),
         ("src/initlab/config/compose.py", "import hydra", False),
         ("src/initlab/door.py", "import hydra", False),
-        ("src/initlab/launcher.py", "import hydra", False),
+        ("src/initlab/launcher/new.py", "import hydra", False),
         ("src/hydra_plugins/initlab_launcher/ensemble.py", "import hydra", False),
     ],
 )

@@ -1,0 +1,126 @@
+"""A sweep of Hydra's: expanded, checked, run by `initlab.sweep`, and its jobs given back."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, configure_log, env_override, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from initlab.config.errors import translated
+from initlab.config.grid import expand
+from initlab.errors import UserError
+from initlab.launcher.jobs import Job, compose_jobs, renumbered
+from initlab.launcher.replay import replay
+
+
+def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
+    """Expand the arguments into jobs, take out what is excluded, and launch the rest by whichever launcher there is."""
+    context, master = sweeper.hydra_context, sweeper.config
+    if sweeper.max_batch_size is not None:
+        raise UserError("hydra.sweeper.max_batch_size has no use here: sweep.max_group bounds what trains together.")
+    setup_globals()
+    with translated():
+        grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
+        assert isinstance(grids, list)
+        texts = expand(context.config_loader, arguments, sweeper.params or {}, grids)
+        jobs = compose_jobs(context, master, texts, 0)
+    from initlab.sweep import wanted
+
+    kept = wanted([job.config for job in jobs], repeats=bool(grids))
+    jobs = [renumbered(jobs[old], new) if old != new else jobs[old] for new, old in enumerate(kept)]
+    launch_ours = getattr(sweeper.launcher, "launch_jobs", None)
+    return [launch_ours(jobs) if launch_ours else launch_elsewhere(sweeper.launcher, master, jobs)]
+
+
+def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: Mapping[str, Any]) -> list[JobReturn]:
+    """Check the grid, run it, and return Hydra's account of every job, in order.
+
+    Arguments: `how` holds executor, workers and options.
+
+    Raises UserError before anything is written when a cell cannot be; Interrupted after a signal.
+    """
+    configure_log(master.hydra.hydra_logging, master.hydra.verbose)
+    from initlab.records.files import require_room
+    from initlab.sweep import How, checked, dry_run, run_sweep, show_outcome
+    from initlab.sweep.race import dry_race
+
+    chosen = How(**how)
+    directory = Path(str(master.hydra.sweep.dir)).absolute()
+    remark = ""
+    if jobs[0].config.race:
+        if jobs[0].config.dry_run:
+            dry_race([job.config for job in jobs], directory, chosen)
+            return []
+        jobs, remark = tuned(context, master, jobs, directory, chosen)
+    cells = checked([job.config for job in jobs], [job.directory for job in jobs])
+    if jobs[0].config.dry_run:
+        dry_run(cells, directory, chosen)
+        return []
+    require_room(directory)
+    returns: dict[int, JobReturn] = {}
+
+    def ended(cell: Any, summary: dict[str, Any], fresh: bool) -> None:
+        returns[cell.number] = replay(context, master, jobs[cell.number], summary, fresh)
+
+    with env_override(master.hydra.job.env_set):
+        outcome = run_sweep(cells, directory, chosen, ended, lambda: save_master(master, directory))
+    show_outcome(outcome, directory)
+    if remark:
+        print(remark)
+    if jobs[0].config.log.tensorboard:
+        from initlab.report import write_sweep_run
+
+        write_sweep_run(directory, outcome.results.frame())
+    return [returns[number] for number in range(len(jobs))]
+
+
+def tuned(
+    context: HydraContext, master: DictConfig, jobs: Sequence[Job], directory: Path, how: Any
+) -> tuple[list[Job], str]:
+    """Tune the rate of every cell of a race; return its jobs at those rates, and what to say of the tuning.
+
+    Raises UserError before anything is written when the cells cannot race; Interrupted after a signal.
+    """
+    from initlab.records.files import require_room
+    from initlab.sweep.race import entered, final, tune
+
+    configs = [job.config for job in jobs]
+    entered(configs, directory)
+    require_room(directory)
+    with env_override(master.hydra.job.env_set):
+        found = tune(configs, directory, how, lambda: save_master(master, directory))
+    texts = [
+        [text for text in job.overrides if not text.startswith("optim.lr=")] + [f"optim.lr={rate!r}"]
+        if rate is not None
+        else job.overrides
+        for job, rate in zip(jobs, found.rates, strict=True)
+    ]
+    again = compose_jobs(context, master, texts, 0)
+    for job, rate in zip(again, found.rates, strict=True):
+        job.config = final(job.config, rate)
+    return again, found.said()
+
+
+def save_master(master: DictConfig, directory: Path) -> None:
+    """Write `multirun.yaml` as Hydra's own sweeper does."""
+    OmegaConf.save(master, directory / "multirun.yaml")
+
+
+def launch_elsewhere(launcher: Any, master: DictConfig, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+    """Check the grid, let another launcher of Hydra's run it job by job, and write the table."""
+    from initlab.sweep import How, checked, dry_run, tabulated
+
+    if jobs[0].config.race:
+        raise UserError("race=true needs initlab's own launcher: leave hydra/launcher as it is.")
+    directory = Path(str(master.hydra.sweep.dir)).absolute()
+    cells = checked([job.config for job in jobs], [job.directory for job in jobs])
+    if jobs[0].config.dry_run:
+        dry_run(cells, directory, How())
+        return []
+    with tabulated(cells, directory):
+        save_master(master, directory)
+        possible = [job.overrides for job, cell in zip(jobs, cells, strict=True) if cell.reason is None]
+        returns: Sequence[JobReturn] = launcher.launch(possible, initial_job_idx=0)
+    return returns
