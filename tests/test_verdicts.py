@@ -109,6 +109,71 @@ def test_units_dead_by_a_bias_are_named(family, act, width, seed, which):
     assert verdict.remedy == "start biases at 0"
 
 
+class Gate(nn.Module):
+    """Squeeze and excitation: a narrow pair of layers is fed the mean of each map, which hardly differs by input."""
+
+    def __init__(self, act: type[nn.Module], units: int):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 32, 3, padding=1)
+        self.fc1, self.act, self.fc2 = nn.Linear(32, units), act(), nn.Linear(units, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.relu(self.conv(x))
+        return (maps * torch.sigmoid(self.fc2(self.act(self.fc1(maps.mean((2, 3))))))[..., None, None]).mean((2, 3))
+
+
+def gate_to_the_left(act: type[nn.Module], units: int, far: bool) -> nn.Module:
+    """A gate all of whose units a fair draw has put left of 0, for every input: one draw of 2^units does so."""
+    torch.manual_seed(0)
+    net = Gate(act, units)
+    nn.init.zeros_(net.fc1.bias)
+    x = torch.relu(net.conv(batch(32, 3, 16, 16))).mean((0, 2, 3))
+    with torch.no_grad():
+        there = net.fc1(x)
+        net.fc1.weight.mul_((torch.linspace(3, 6, units) / -there if far else -there.sign())[:, None])
+    return net
+
+
+def gates(test):
+    for name, values in (("size", [2, 8]), ("units", [4, 8]), ("act", [nn.ReLU, nn.SiLU, nn.GELU])):
+        test = pytest.mark.parametrize(name, values)(test)
+    return test
+
+
+@gates
+def test_a_few_units_left_of_zero_by_chance_are_not_dead(act, units, size):
+    net = gate_to_the_left(act, units, far=False)
+    assert [v for v in judged(net, batch(size, 3, 16, 16)) if v.severity == "fault"] == []
+    far = gate_to_the_left(act, units, far=True)
+    assert "dead_units" not in [v.name for v in judged(far, batch(size, 3, 16, 16))]
+
+
+@gates
+def test_a_few_units_dead_by_their_bias_are_named(act, units, size):
+    net = gate_to_the_left(act, units, far=False)
+    nn.init.constant_(net.fc1.bias, -10.0)
+    verdict = named(judged(net, batch(size, 3, 16, 16)), "dead_units")
+    assert (verdict.layers, verdict.remedy) == (("fc1",), "start biases at 0")
+
+
+def test_units_close_to_zero_are_not_silent_under_a_smooth_activation():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 4))
+    nn.init.normal_(net[0].weight, std=1e-4)
+    nn.init.constant_(net[0].bias, -0.1)  # SiLU is nearly linear there
+    assert "dead_units" not in [v.name for v in judged(net, batch(32, 64))]
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.SiLU, nn.Hardswish])
+def test_units_dead_by_the_shift_of_a_norm_are_named(act):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 48), nn.BatchNorm1d(48), act(), nn.Linear(48, 4))
+    nn.init.constant_(net[1].bias, -10.0)
+    verdict = named(judged(net, batch(32, 64)), "dead_units")
+    assert verdict.layers == ("0",)
+    assert "norm before its activation" in verdict.remedy
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("act", "width"), [("sigmoid", 64), ("sigmoid", 256), ("tanh", 64), ("hardtanh", 128)])
 def test_a_saturated_stack_is_named(act, width, seed):
@@ -243,6 +308,20 @@ def test_every_classifier_of_torchvision_is_judged(name):
     # started by torch's defaults alone, or by a std that ignores the fans, plain deep chains do lose their gradient
     allowed = {"signal_dies", "gradient_dies", "inputs_alike"} if name.startswith(UNSCALED) else set()
     assert {v.name for v in verdicts if v.severity == "fault"} <= allowed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("images", "size"), [(2, 32), (4, 64), (8, 96)])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "efficientnet_b1", "regnet_y_400mf"])
+def test_networks_with_narrow_gates_raise_no_alarm(name, seed, training, images, size):
+    from torchvision import models
+
+    torch.manual_seed(seed)
+    net = models.get_model(name, weights=None).train(training)
+    assert [v for v in judged(net, batch(images, 3, size, size, seed=seed)) if v.severity == "fault"] == []
 
 
 # --- known answers ----------------------------------------------------------------------------------------------------

@@ -30,7 +30,9 @@ class Call:
         fed: what its input is made of.
         stats: name of a statistic -> value.
         activation: what is applied to its preactivations, where that is known.
+        entering: mean and standard deviation of what the activation is given, behind a norm where there is one.
         into: words for what its preactivations go into before an activation (`norm`, `sum`, …).
+        aside: part of a gate, a side path that only multiplies the signal it comes from (squeeze and excitation).
         samples, units: how many values each unit has, and how many units.
         ran: False for a weight that took no part in the pass.
         facts: about the weight; at the first call of a layer.
@@ -42,11 +44,13 @@ class Call:
     fed: Trace = field(default_factory=dict)
     stats: dict[str, float] = field(default_factory=dict)
     activation: Activation | None = None
+    entering: tuple[float, float] | None = None
     into: set[str] = field(default_factory=set)
     samples: int = 0
     units: int = 0
     channels_first: bool = False
     ran: bool = True
+    aside: bool = False
     facts: Facts | None = None
 
     @property
@@ -56,7 +60,7 @@ class Call:
 
     def forget_activation(self) -> None:
         """Take back an activation that turned out to be part of a larger function, such as x · sigmoid(x)."""
-        self.activation = None
+        self.activation = self.entering = None
         for name in ("saturated_fraction", "dead_fraction"):
             self.stats.pop(name, None)
 
@@ -77,10 +81,11 @@ class Call:
             if lost:
                 self.stats["underflow" if kind == "preactivation" else "grad_underflow"] = lost
 
-    def measure_saturation(self, tensor: Tensor, act: Activation) -> None:
-        """Write the fraction of `tensor`, the input of `act`, that lies outside its interval."""
+    def measure_entering(self, tensor: Tensor, act: Activation) -> None:
+        """Note where `tensor`, the input of `act`, lies, and write the fraction of it outside the interval of `act`."""
+        x = tensor.detach().double()[None]
+        self.entering = float(x.mean()), float(x.std(correction=0))
         if act.saturation is not None:
-            x = tensor.detach().double()[None]
             self.stats["saturated_fraction"] = float(saturated_fraction(x, act.saturation)[0])
 
     def measure_weight(self) -> None:

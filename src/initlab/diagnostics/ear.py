@@ -63,7 +63,7 @@ class Ear(TorchFunctionMode):
             call.activation = act
             if act is not None and measurable(tensor):  # before the call, which may work in place
                 with scene.deaf():
-                    call.measure_saturation(tensor, act)
+                    call.measure_entering(tensor, act)
         origin = merged((trace for _, trace in traced), "activation")
         out = function(*args, **kwargs)
         scene.origin.mark(out, origin)
@@ -95,6 +95,7 @@ class Ear(TorchFunctionMode):
                 self.scene.calls[index - 1].into.add(word)
         if word == "gate":
             self._self_gated(traced)
+            self._gate_aside(traced)
         if word == "sum" and len(traced) == 2:
             self._sum(traced, out)
         self.scene.origin.mark(out, merged((trace for _, trace in traced), word))
@@ -105,6 +106,13 @@ class Ear(TorchFunctionMode):
         for index in set(one) & set(two) - {0}:
             if ("activation" in one[index]) != ("activation" in two[index]):
                 self.scene.calls[index - 1].forget_activation()
+
+    def _gate_aside(self, traced: Traced) -> None:
+        # signal · gate(signal): what was called since the signal is no part of the way that the signal itself takes.
+        signal, gate = sorted(max(trace) for _, trace in traced[:2])
+        if 0 < signal < gate and signal in self.scene.calls[signal].fed:
+            for call in self.scene.calls[signal:gate]:
+                call.aside = True
 
     def _sum(self, traced: Traced, out: Any) -> None:
         (one, first), (two, second) = traced

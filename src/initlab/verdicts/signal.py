@@ -1,7 +1,7 @@
 """Verdicts on the signal and its gradient along plain chains of layers, where theory says what keeps them alive.
 
 A chain is a run of layers each of which is fed by the one before it through nothing but an activation: no norm, no sum,
-no attention. Elsewhere a scale does not add up over layers, and nothing is said.
+no attention, no gate. Elsewhere a scale does not add up over layers, and nothing is said.
 """
 
 import math
@@ -73,7 +73,7 @@ def _size(call: Call, stat: str) -> float | None:
 
 def chains(found: Diagnosis, explained: frozenset[str]) -> list[Chain]:
     """Return the plain chains of a network of at least `LONG` hidden layers, longest first."""
-    by_index = {call.index: call for call in found.calls if call.ran}
+    by_index = {call.index: call for call in found.calls if call.ran and not call.aside}
     before: dict[int, int] = {}
     for call in by_index.values():
         words = {word for trace in call.fed.values() for word in trace}

@@ -3,6 +3,10 @@
 import math
 from collections.abc import Sequence
 
+import torch
+from scipy.special import bdtrc, stdtr
+
+from initlab.activations import Activation
 from initlab.diagnostics import Call, Diagnosis
 from initlab.verdicts.record import Verdict, capital, listed
 from initlab.verdicts.remedy import good_gain, needed, remedy_for
@@ -15,6 +19,12 @@ DEAD = 0.8
 
 TOLD_BY, FAR_LEFT = 8, -4.0
 """Samples from which silence is told by counting; mean/std of preactivations from which it is told without."""
+
+PASSES = 0.05
+"""|φ(x)/x| below which an activation is silent at x: below -1.6 for GELU, below -2.9 for SiLU."""
+
+CHANCE = 1e-7
+"""Probability below which a draw of zero mean cannot have silenced a layer: 10⁻⁵ for a network of a hundred."""
 
 SATURATED = 0.25
 """Fraction of preactivations outside the interval, beyond that of N(0, 1), that counts as a saturated layer."""
@@ -40,17 +50,54 @@ def overflow(calls: Sequence[Call]) -> list[Verdict]:
 
 
 def is_dead(call: Call) -> bool:
-    """Whether (nearly) all units of a layer are silent on every input, although something comes in."""
+    """Whether (nearly) all units of a layer are silent on every input, although something comes in, and by no chance.
+
+    Inputs that are much alike, such as the pooled maps that a squeeze-and-excitation gate is fed, put each unit on one
+    side of 0 for all of them: half of the units are silent, and of four units all are in one draw of sixteen.
+    """
     if call.activation is None or call.activation.name not in SILENT or not call.stats.get("q", 0) > 0:
         return False
     if call.stats.get("underflow", 0) > 0:
         return False  # what looks silent is only too small
     counted = call.samples >= TOLD_BY and call.stats.get("dead_fraction", 0) >= DEAD
-    return counted or _shift(call) < FAR_LEFT
+    shifted = _shift(call) < FAR_LEFT and _silent_at(call.activation, _entering(call)[0])
+    if _pushed(call):
+        return counted or shifted
+    return (counted and chance_of_silence(call) < CHANCE) or (shifted and chance_of_shift(call) < CHANCE)
+
+
+def chance_of_silence(call: Call) -> float:
+    """Probability that so many units or more are silent although each lies left of 0 with probability 1/2 at most."""
+    silent = round(call.stats.get("dead_fraction", 0.0) * call.units)
+    return float(bdtrc(silent - 1, call.units, 0.5)) if silent else 1.0
+
+
+def chance_of_shift(call: Call) -> float:
+    """Probability that units lie so far left by chance: Student's, of units N(0, s²) that are the same on every input.
+
+    Inputs that differ make s larger than the spread of the units, and the true probability smaller.
+    """
+    freedom = call.units - 1
+    return float(stdtr(freedom, _shift(call) * freedom**0.5)) if freedom > 0 else 0.5
+
+
+def _pushed(call: Call) -> bool:
+    """Whether a layer's bias is what pushes its units to the left."""
+    bias = call.facts.bias_mean if call.facts is not None else 0.0
+    mean, spread = call.stats.get("mean", 0.0), call.stats.get("std", 0.0)
+    return "norm" not in call.into and bias < min(-1.0, -2 * spread) and bias < 0.5 * mean
+
+
+def _silent_at(act: Activation, x: float) -> bool:
+    return abs(float(act(torch.tensor(x, dtype=torch.float64)))) < PASSES * abs(x)
+
+
+def _entering(call: Call) -> tuple[float, float]:
+    return call.entering or (call.stats.get("mean", 0.0), call.stats.get("std", 0.0))
 
 
 def _shift(call: Call) -> float:
-    mean, std = call.stats.get("mean", 0.0), call.stats.get("std", 0.0)
+    mean, std = _entering(call)
     return mean / std if std > 0 else (-float("inf") if mean < 0 else 0.0)
 
 
@@ -61,8 +108,6 @@ def dead(calls: Sequence[Call]) -> list[Verdict]:
         return []
     first = bad[0]
     assert first.activation is not None
-    bias = first.facts.bias_mean if first.facts is not None else 0.0
-    spread = first.stats.get("std", 0.0)
     share = first.stats.get("dead_fraction", 1.0)
     many = f"{share:.0%} of the units" if share >= DEAD else "nearly all units"
     names = tuple(dict.fromkeys(call.layer for call in bad))
@@ -71,8 +116,13 @@ def dead(calls: Sequence[Call]) -> list[Verdict]:
         "every input, so they pass on nothing and get no gradient."
     )
     remedy = "start biases at 0"
-    if bias < min(-1.0, -2 * spread) and bias < 0.5 * first.stats.get("mean", 0.0):
-        text += f" Its bias is {bias:.3g} on average, and the weighted inputs only spread by ±{spread:.2g} around it."
+    if _pushed(first) and first.facts is not None:
+        text += (
+            f" Its bias is {first.facts.bias_mean:.3g} on average, and the weighted inputs only spread by "
+            f"±{first.stats.get('std', 0.0):.2g} around it."
+        )
+    elif "norm" in first.into:
+        remedy = "start the shift (bias) of the norm before its activation at 0"
     else:
         remedy = remedy_for(first.activation) or remedy
     return [Verdict("fault", "dead_units", names, text, remedy)]
