@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy import stats
+import scipy
 
 ENOUGH = 5  # seeds below which no comparison is decided: nothing smaller than several standard deviations would show
 
@@ -68,7 +68,7 @@ def interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> 
     std = float(x.std(ddof=1))
     if std == 0 or not np.isfinite(std):
         return Interval(mean, mean, mean, n)
-    reach = float(stats.t.ppf(0.5 + confidence / 2, n - 1) / np.sqrt(n))
+    reach = float(scipy.stats.t.ppf(0.5 + confidence / 2, n - 1) / np.sqrt(n))
     skew = float((((x - mean) / std) ** 3).sum() / (n - 1)) if n >= ENOUGH else 0.0
     return Interval(mean, mean - std * _untransform(reach, skew, n), mean - std * _untransform(-reach, skew, n), n)
 
@@ -97,8 +97,8 @@ def paired(
     error = float(d.std(ddof=1) / np.sqrt(n))
     if error == 0:
         return Interval(mean, mean, mean, n), 1.0 if mean == 0 else 0.0
-    reach = error * float(stats.t.ppf(0.5 + confidence / 2, n - 1))
-    return Interval(mean, mean - reach, mean + reach, n), float(2 * stats.t.sf(abs(mean) / error, n - 1))
+    reach = error * float(scipy.stats.t.ppf(0.5 + confidence / 2, n - 1))
+    return Interval(mean, mean - reach, mean + reach, n), float(2 * scipy.stats.t.sf(abs(mean) / error, n - 1))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -122,7 +122,7 @@ def account(context: HydraContext, job: Job, composed: DictConfig, summary: dict
 
 
 def hydra_files(composed: DictConfig) -> dict[str, str]:
-    """Return the text of a job's files in `.hydra` by name, the same that Hydra writes."""
+    """Return the text of a job's files in `.hydra` by name, as Hydra writes them but for where long lines break."""
     whole = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
     assert isinstance(whole, dict)
     hydra = whole.pop("hydra")

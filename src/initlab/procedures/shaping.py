@@ -6,8 +6,8 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import brentq, root
 from torch import Tensor
 
 from initlab.activations import Activation, Elementwise, activation
@@ -135,7 +135,7 @@ def _constants(act: Activation, method: str, depth: int, zeta: float, tau: float
         return [found["q"] - 1, found["growth"] - 1, *ends]
 
     for start in _starts(act):
-        found = root(gaps, start, tol=1e-11)
+        found = scipy.optimize.root(gaps, start, tol=1e-11)
         if max(map(abs, gaps(found.x))) < 1e-6 and abs(found.x[1]) < FARTHEST:
             return tuple(zip(("alpha", "beta", "gamma", "delta"), _bounded(found.x), strict=True))
     raise refuse(
@@ -181,7 +181,7 @@ def _tailored(depth: int, eta: float) -> Activation:
         return c - eta
 
     # Over few layers ReLU itself stays below the target.
-    slope = 0.0 if gap(0.0) <= 0 else float(brentq(gap, 0.0, 1.0, xtol=1e-14))
+    slope = 0.0 if gap(0.0) <= 0 else float(scipy.optimize.brentq(gap, 0.0, 1.0, xtol=1e-14))
     leaky = activation(("leaky_relu", {"negative_slope": slope}))
     gamma = math.sqrt(2 / (1 + slope**2))
     return _record("tat", leaky, {"alpha": 1.0, "beta": 0.0, "gamma": gamma, "delta": 0.0})

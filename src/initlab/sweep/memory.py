@@ -38,24 +38,30 @@ def network_bytes(config: Config) -> float:
     copies = 3 + len(OPTIMIZERS[config.optim["name"]].slots)
     batch = config.train.batch_size
     try:
-        outputs = layer_outputs(module, data.input_shape)
+        outputs = layer_outputs(module, data.prepare(data.train_x[:2]))
     except Exception:
-        # A user's own model may do anything on a device without data; the estimate is only an estimate.
+        # A user's own model may do anything where its weights are not set; the estimate is only an estimate.
         outputs = [weights // batch + 1]
     largest = sum(sorted(outputs)[-2:])
     return size * (copies * weights + batch * (sum(outputs) + largest) + EVAL_BATCH * largest)
 
 
-def layer_outputs(module: nn.Module, shape: tuple[int, ...]) -> list[int]:
-    """Return how many values every leaf module puts out for one sample, found on the meta device."""
+def layer_outputs(module: nn.Module, samples: Tensor) -> list[int]:
+    """Return how many values every leaf module puts out for one sample, found by a pass with whatever is in memory.
+
+    On the meta device the pass would allocate nothing, but torch first loads its compiler for that: two seconds.
+    """
     found: list[int] = []
 
     def note(_: nn.Module, __: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            found.append(output.numel() // 2)
+            found.append(output.numel() // len(samples))
 
-    with hooked(module, note), torch.no_grad(), torch.device("meta"):
-        module(torch.empty(2, *shape))
+    module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))  # `to_empty` loads it, too
+    for buffer in module.buffers():
+        buffer.zero_()
+    with hooked(module, note), torch.no_grad():
+        module(samples)
     return found
 
 
