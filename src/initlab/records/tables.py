@@ -1,5 +1,7 @@
 """The columns of a run's CSV files and how a cell is written: text can never start a formula, numbers stay numbers."""
 
+import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,13 +62,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_table(path: Path, frame: "pd.DataFrame") -> None:
-    """Write a frame as CSV, whole or not at all, without its row labels."""
-    text = frame.copy(deep=False)
-    for position, dtype in enumerate(frame.dtypes):
-        if dtype.kind not in "biufc":
-            column = frame.iloc[:, position]
-            text.isetitem(position, [_cell(value) for value in column.astype(object).where(column.notna(), "")])
-    replace(path, text.to_csv(index=False, lineterminator="\n").encode())
+    """Write a frame as CSV, whole or not at all, without its row labels; what is missing is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")  # pandas' own takes a few milliseconds more, for every run
+    writer.writerow(frame.columns)
+    missing = frame.isna().to_numpy()
+    for values, gone in zip(frame.itertuples(index=False, name=None), missing, strict=True):
+        writer.writerow(["" if none else _cell(value) for value, none in zip(values, gone, strict=True)])
+    replace(path, text.getvalue().encode())
 
 
 def _cell(value: object) -> object:
