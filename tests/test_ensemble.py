@@ -30,9 +30,11 @@ FAMILIES = {
     "mlp": {"norm": "none"},
     "mlp, batch norm, dropout": {"norm": "batch", "dropout": 0.3},
     "resmlp, layer norm": {"norm": "layer", "branch": 0.5},
+    "resmlp, learned branches, shifts, dropout": {"branch": "learned", "shifts": True, "dropout": 0.2},
     "cnn, batch norm": {"norm": "batch", "padding": "zeros"},
     "cnn, layer norm, dropout": {"norm": "layer", "dropout": 0.2},
     "resnet": {"branch": 0.7},
+    "resnet, learned branches, shifts": {"norm": "none", "branch": "learned", "shifts": True},
 }
 DENSE = [name for name in FAMILIES if not name.startswith(("cnn", "resnet"))]
 # The first steps of RMSprop are ten rates long: more is chaos.

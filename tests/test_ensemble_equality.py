@@ -36,6 +36,7 @@ MODELS = {
     "mlp, widths, layer norm": [*DENSE, "width=[8,6]", "model.norm=layer"],
     "mlp, batch norm, dropout": [*DENSE, "model.norm=batch", "model.dropout=0.2"],
     "resmlp": ["data=gaussian", "model=resmlp"],
+    "resmlp, learned": ["data=gaussian", "model=resmlp", "model.branch=learned", "model.shifts=true"],
     "cnn": SPATIAL,
     "resnet": ["model=resnet", "data=fashion_mini", "width=4", "depth=1", "log.eval_every=100"],
     "torchvision": ["model=torchvision", "model.size=32", "model.arch=mobilenet_v3_small", "data=fashion_mini"],
@@ -139,6 +140,7 @@ FAMILIES = {
     "mlp, odd widths, layer norm": {"width": 37, "norm": "layer"},
     "mlp, batch norm": {"width": 48, "norm": "batch"},
     "resmlp, layer norm": {"width": 32, "norm": "layer"},
+    "resmlp, learned": {"width": 32, "branch": "learned", "shifts": True},
     "cnn": {"width": 8},
     "resnet": {"width": 4},
 }

@@ -1,20 +1,19 @@
-"""The stacked counterpart of every leaf module that our families are built from.
+"""The stacked counterparts of the leaf modules that our families are built from, but for norms.
 
 All take [N, B, …] and return [N, B, …], parameters and buffers are [N, …] under the lone module's names. A batch common
 to all members comes in expanded, with stride 0 along N. Containers and `+` need no counterpart.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from initlab.activations import ACTIVATIONS, Elementwise
 from initlab.ensemble.products import Affine, even, member_rows, multiply
-from initlab.models.layers import Dropout, Multiplier
+from initlab.models.layers import Dropout
 
 
 def gather(layer: nn.Module, leaves: Sequence[nn.Module]) -> None:
@@ -37,7 +36,7 @@ def stacked(leaves: Sequence[nn.Module], name: str) -> Tensor:
 
 
 def by_channel(parameter: Tensor, x: Tensor) -> Tensor:
-    """View a parameter [N, C] so that it multiplies the channels of x [N, B, C, …]."""
+    """View a parameter [N, C] along the channels of x [N, B, C, …]; [N, 1] is one number for all."""
     return parameter.view(len(x), 1, -1, *[1] * (x.dim() - 3))
 
 
@@ -110,79 +109,6 @@ class StackedConv2d(nn.Conv2d):
         return channels_parted(out, members)
 
 
-class StackedBatchNorm(nn.Module):
-    """Batch normalization with statistics of every member's own: as more channels on maps, one by one elsewhere."""
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, leaves: Sequence[nn.Module]):
-        super().__init__()
-        gather(self, leaves)
-        first: Any = leaves[0]
-        self.momentum, self.eps = first.momentum, first.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [N, B, C, …] to the same shape."""
-        if self.training:
-            self.num_batches_tracked.add_(1)
-        norm = (self.running_mean, self.running_var, self.weight, self.bias)
-        if x.dim() > 3:
-            # Copies: the backward pass holds on to what it was given, and rows may be padded.
-            mean, var = self.running_mean.flatten().clone(), self.running_var.flatten().clone()
-            own = self.weight.flatten(), self.bias.flatten()
-            out = F.batch_norm(channels_merged(x), mean, var, *own, self.training, self.momentum, self.eps)
-            if self.training:
-                self.running_mean.copy_(mean.view_as(self.running_mean))
-                self.running_var.copy_(var.view_as(self.running_var))
-            return channels_parted(out, len(x))
-        normal = [
-            F.batch_norm(h, mean, var, scale, shift, self.training, self.momentum, self.eps)
-            for h, mean, var, scale, shift in zip(x, *norm, strict=True)
-        ]
-        return torch.stack(normal)
-
-
-class StackedLayerNorm(nn.Module):
-    """Layer normalization over the last axes, with every member's own scale and shift."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, leaves: Sequence[nn.Module]):
-        super().__init__()
-        gather(self, leaves)
-        first: Any = leaves[0]
-        self.normalized_shape, self.eps = first.normalized_shape, first.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [N, B, F] to the same shape."""
-        normal = F.layer_norm(x, self.normalized_shape, eps=self.eps)
-        shape = (len(x), *[1] * (x.dim() - 1 - len(self.normalized_shape)), *self.normalized_shape)
-        return normal * self.weight.view(shape) + self.bias.view(shape)
-
-
-class StackedGroupNorm(nn.Module):
-    """Group normalization, with every member's own scale and shift."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, leaves: Sequence[nn.Module]):
-        super().__init__()
-        gather(self, leaves)
-        first: Any = leaves[0]
-        self.num_groups, self.eps = first.num_groups, first.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [N, B, C, H, W] to the same shape."""
-        merged = F.group_norm(channels_merged(x), len(x) * self.num_groups, eps=self.eps)
-        return channels_parted(merged, len(x)) * by_channel(self.weight, x) + by_channel(self.bias, x)
-
-
 class StackedPReLU(nn.Module):
     """x where x > 0, else a x, with every member's own slope or slopes (one per channel)."""
 
@@ -195,6 +121,34 @@ class StackedPReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""
         return torch.where(x > 0, x, x * by_channel(self.weight, x))
+
+
+class StackedMultiplier(nn.Module):
+    """α x, with every member's own learned α."""
+
+    res_scale: Tensor
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, …] to the same shape."""
+        return x * by_channel(self.res_scale, x)
+
+
+class StackedShift(nn.Module):
+    """x + b, with every member's own learned b."""
+
+    shift: Tensor
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, …] to the same shape."""
+        return x + by_channel(self.shift, x)
 
 
 class StackedElementwise(nn.Module):
@@ -255,39 +209,3 @@ class StackedPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, C, H, W] to [N, B, C, H', W']."""
         return channels_parted(self.pool(channels_merged(x)), len(x))
-
-
-def alike(leaves: Sequence[nn.Module]) -> nn.Module:
-    """Take the first of leaves that hold nothing and look at single entries by arithmetic alone."""
-    return copy.deepcopy(leaves[0])
-
-
-Counterpart = Callable[[Sequence[nn.Module]], nn.Module]
-
-COUNTERPARTS: dict[type[nn.Module], Counterpart] = {
-    **{type(record.build()): StackedElementwise for record in ACTIVATIONS.values()},
-    Elementwise: StackedElementwise,
-    nn.Identity: alike,
-    Multiplier: alike,
-    nn.PReLU: StackedPReLU,
-    nn.Linear: StackedLinear,
-    nn.Conv2d: StackedConv2d,
-    nn.BatchNorm1d: StackedBatchNorm,
-    nn.BatchNorm2d: StackedBatchNorm,
-    nn.LayerNorm: StackedLayerNorm,
-    nn.GroupNorm: StackedGroupNorm,
-    Dropout: StackedDropout,
-    nn.Flatten: StackedFlatten,
-    nn.AdaptiveAvgPool2d: StackedPool,
-    nn.AvgPool2d: StackedPool,
-    nn.MaxPool2d: StackedPool,
-}
-
-
-def has_counterpart(leaf: nn.Module) -> bool:
-    """Is there a stacked counterpart of this very leaf?"""
-    if isinstance(leaf, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        return leaf.affine and leaf.track_running_stats and leaf.momentum is not None
-    if isinstance(leaf, (nn.LayerNorm, nn.GroupNorm)):
-        return leaf.weight is not None and leaf.bias is not None
-    return type(leaf) in COUNTERPARTS

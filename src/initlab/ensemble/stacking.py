@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from initlab.ensemble.leaves import COUNTERPARTS, StackedConv2d, has_counterpart
+from initlab.ensemble.counterparts import COUNTERPARTS, has_counterpart
+from initlab.ensemble.leaves import StackedConv2d
 from initlab.ensemble.part import Part
 from initlab.models import WeightLayer
 from initlab.models.plain import Chain
