@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from initlab.errors import UserError
 from initlab.initialize import Plan, Spec, plan, request
-from initlab.initialize.rows import row, whole_fans
+from initlab.initialize.rows import facts, framed
 
 from .checks import Finding, check
 from .duplicates import duplicates
@@ -118,10 +118,18 @@ def _frame(findings: Sequence[Finding], alpha: float, strict: bool) -> pd.DataFr
         broken = found.broken(each)
         said = reasons(found, broken, [names[other] for other in twins.get(index, [])], strict)
         p = min((found.p[key] for key in broken), default=min(found.random, default=1.0))
-        facts = row(found.task, measure=False)[: COLUMNS.index("mean")]
         default = bool(broken) and is_default(found.task.parameter)
         tied = ", ".join(found.task.parameter.aliases)
         rows.append(
-            (*facts, found.mean, found.std, min(1.0, p * alpha / each), not said, default, tied, "; ".join(said))
+            (
+                *facts(found.task),
+                found.mean,
+                found.std,
+                min(1.0, p * alpha / each),
+                not said,
+                default,
+                tied,
+                "; ".join(said),
+            )
         )
-    return pd.DataFrame(rows, columns=list(COLUMNS)).pipe(whole_fans)
+    return framed(rows, COLUMNS)

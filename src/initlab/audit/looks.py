@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -148,8 +147,8 @@ def _misread(parameter: Parameter, block: Block) -> Iterator[tuple[str, Fans]]:
     yield "fan_out in place of fan_in", Fans(fans.fan_out, fans.fan_in, fans.receptive)
     if parts > 1:
         kind = "the packed projections taken as one matrix" if parameter.kind == "packed" else "the fans of all groups"
-        yield kind, replace(fans, fan_out=fans.fan_out * parts)
-        yield kind, replace(fans, fan_in=fans.fan_in * parts)
+        yield kind, fans._replace(fan_out=fans.fan_out * parts)
+        yield kind, fans._replace(fan_in=fans.fan_in * parts)
         yield kind, Fans(fans.fan_in * parts, fans.fan_out * parts, fans.receptive)
     if len(parameter.shape) > 1:
         taps = math.prod(parameter.shape[2:])

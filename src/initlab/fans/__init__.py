@@ -14,7 +14,7 @@ otherwise its output's variance would be wrong by the stride. An embedding looks
 from .kinds import NORMS, cell
 from .records import REFUSED_KINDS, TABLE_KINDS, WEIGHT_KINDS, Block, Fans, Held, Parameter
 from .shapes import NAMED, table
-from .tree import canonical_names, modules_of, walk
+from .tree import Part, canonical_names, modules_of, parameters_of, walk
 
 __all__ = [
     "NAMED",
@@ -26,9 +26,11 @@ __all__ = [
     "Fans",
     "Held",
     "Parameter",
+    "Part",
     "canonical_names",
     "cell",
     "modules_of",
+    "parameters_of",
     "table",
     "walk",
 ]

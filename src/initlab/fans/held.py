@@ -16,6 +16,15 @@ from .records import Held
 BEFORE = "initialize the module before the parametrization is registered"
 
 
+def holds_weights(owner: nn.Module) -> bool:
+    """Return whether `owner` may have weights that other parameters hold: a quick look, for modules are many.
+
+    >>> holds_weights(nn.Linear(2, 2))
+    False
+    """
+    return bool(owner._forward_pre_hooks) or "parametrizations" in owner._modules
+
+
 def held_weights(owner: nn.Module) -> Iterator[tuple[str, Held | None, Tensor, str]]:
     """Yield (own name, how it is held or None, a tensor of its shape and dtype, refusal) of a module's held weights."""
     if parametrize.is_parametrized(owner):

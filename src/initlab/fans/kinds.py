@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .held import held_weights
+from .held import held_weights, holds_weights
 from .named import named_kind
 from .records import Block, Fans
 from .shapes import bias, dense, embedding, packed, packed_bias
@@ -75,7 +74,9 @@ def _dtype(tensor: Tensor) -> str:
 def _shapes(owner: nn.Module) -> dict[str, torch.Size]:
     # Through `_parameters`: the attribute of a parametrized weight would compute it.
     shapes = {name: tensor.shape for name, tensor in owner._parameters.items() if tensor is not None}
-    return shapes | {name: example.shape for name, _, example, _ in held_weights(owner)}
+    if holds_weights(owner):
+        shapes |= {name: example.shape for name, _, example, _ in held_weights(owner)}
+    return shapes
 
 
 def _whole_number(value: float) -> float:
@@ -143,7 +144,7 @@ def _attention(owner: nn.Module, shapes: Shapes, called: str) -> Family:
         family = {"in_proj_weight": ("packed", blocks), "in_proj_bias": ("bias", packed_bias(blocks))}
     elif "q_proj_weight" in shapes:
         parts = [(label, dense(shapes[f"{label}_proj_weight"])[0]) for label in "qkv"]
-        blocks = tuple(replace(block, label=label) for label, block in parts)
+        blocks = tuple(block._replace(label=label) for label, block in parts)
         family = {f"{block.label}_proj_weight": ("dense", (block,)) for block in blocks}
         family["in_proj_bias"] = ("bias", packed_bias(blocks))
     for name in ("bias_k", "bias_v"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,7 @@ REFUSED_KINDS = ("lazy", "parametrized", "quantized", "flattened")
 """Kinds that cannot be written as they are; `Parameter.refusal` says why and what to do."""
 
 
-@dataclass(frozen=True)
-class Fans:
+class Fans(NamedTuple):
     """Connections into and out of a unit, and the number of taps of the receptive field between them (1 if dense).
 
     >>> Fans(fan_in=27, fan_out=576, receptive=9)
@@ -29,8 +29,7 @@ class Fans:
     receptive: int = 1
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """One matrix-like part of a stored tensor: `view(tensor)` shows it as `shape` = (out, in, *receptive).
 
     Attributes:
@@ -77,8 +76,7 @@ class Held:
     rehearse: Callable[[Tensor], Tensor] = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """A parameter of a module: its canonical name, its kind, its blocks, and the module that owns it.
 
     Attributes:
@@ -97,13 +95,17 @@ class Parameter:
 
     name: str
     kind: str
-    tensor: Tensor = field(repr=False)
-    owner: nn.Module = field(repr=False)
-    blocks: tuple[Block, ...] = field(default=(), repr=False)
+    tensor: Tensor
+    owner: nn.Module
+    blocks: tuple[Block, ...] = ()
     start: float = 0.0
     aliases: tuple[str, ...] = ()
-    held: Held | None = field(default=None, repr=False)
-    refusal: str = field(default="", repr=False)
+    held: Held | None = None
+    refusal: str = ""
+
+    def __repr__(self) -> str:
+        aliases = f", aliases={self.aliases}" if self.aliases else ""
+        return f"Parameter(name={self.name!r}, kind={self.kind!r}, start={self.start}{aliases})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,9 +125,8 @@ class Parameter:
     @property
     def fans(self) -> Fans | None:
         """Fans that all blocks share, else None."""
-        if not self.blocks or any(block.fans != self.blocks[0].fans for block in self.blocks):
-            return None
-        return self.blocks[0].fans
+        found = {block.fans for block in self.blocks}
+        return found.pop() if len(found) == 1 else None
 
     @property
     def names(self) -> tuple[str, ...]:

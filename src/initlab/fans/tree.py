@@ -1,9 +1,8 @@
 """Every parameter of a module once, under its canonical name."""
 
 import fnmatch
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -11,10 +10,13 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from initlab.errors import UserError, nearest
 
-from .held import held_weights, originals
+from .held import held_weights, holds_weights, originals
 from .kinds import describe
 from .records import Held, Parameter
 from .shapes import named_by_user
+
+Part: TypeAlias = tuple[str, nn.Module]
+"""A module and its full name."""
 
 
 def walk(module: nn.Module, kinds: Mapping[str, str] | None = None) -> Iterator[Parameter]:
@@ -34,12 +36,20 @@ def walk(module: nn.Module, kinds: Mapping[str, str] | None = None) -> Iterator[
     >>> [(p.name, p.kind, p.fans) for p in walk(nn.Conv2d(4, 6, 3, groups=2, bias=False))]
     [('weight', 'conv', Fans(fan_in=18, fan_out=27, receptive=9))]
     """
-    canonical = _namer(module)
+    yield from parameters_of(modules_of(module), kinds)
+
+
+def parameters_of(parts: Sequence[Part], kinds: Mapping[str, str] | None = None) -> list[Parameter]:
+    """Return what `walk` yields, of a module whose names and modules `modules_of` has listed.
+
+    >>> [p.name for p in parameters_of(modules_of(nn.Linear(1, 1)))]
+    ['weight', 'bias']
+    """
     places: dict[int | tuple, list[_Place]] = {}
-    for place in _places(module):
+    for place in _places(parts):
         places.setdefault(_identity(place.held.tensors[-1] if place.held else place.tensor), []).append(place)
-    found = [_parameter(at, canonical) for at in places.values()]
-    yield from _renamed(found, kinds) if kinds else found
+    found = [_parameter(at) for at in places.values()]
+    return list(_renamed(found, kinds)) if kinds else found
 
 
 def canonical_names(module: nn.Module) -> dict[str, str]:
@@ -51,12 +61,13 @@ def canonical_names(module: nn.Module) -> dict[str, str]:
     >>> canonical_names(nn.Sequential(nn.ReLU(), nn.Linear(1, 1)))
     {'1.weight': '1.weight', '1.bias': '1.bias'}
     """
-    canonical = _namer(module)
+    canonical = _namer(modules_of(module))
     return {name: canonical(name) for name, _ in module.named_parameters(remove_duplicate=False)}
 
 
 class _Place(NamedTuple):
     prefix: str
+    dotted: str
     own: str
     tensor: Tensor
     owner: nn.Module
@@ -64,41 +75,49 @@ class _Place(NamedTuple):
     refusal: str = ""
 
     @property
-    def full(self) -> str:
-        return f"{self.prefix}.{self.own}" if self.prefix else self.own
+    def name(self) -> str:
+        return self.dotted + self.own
 
 
-def modules_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield names and modules as `named_modules(remove_duplicate=False)` does, several times faster.
+def modules_of(module: nn.Module) -> list[Part]:
+    """Return names and modules as `named_modules(remove_duplicate=False)` does, several times faster.
 
     >>> [name for name, _ in modules_of(nn.Sequential(nn.Linear(1, 1)))]
     ['', '0']
     """
+    found: list[Part] = []
     waiting = [("", module)]
     while waiting:
-        prefix, owner = waiting.pop()
-        yield prefix, owner
-        dotted = f"{prefix}." if prefix else ""
-        children = [(dotted + name, child) for name, child in owner._modules.items() if child is not None]
-        waiting += reversed(children)
+        prefix, owner = part = waiting.pop()
+        found.append(part)
+        if owner._modules:
+            dotted = f"{prefix}." if prefix else ""
+            children = [(dotted + name, child) for name, child in owner._modules.items() if child is not None]
+            waiting += reversed(children)
+    return found
 
 
-def _places(module: nn.Module) -> Iterator[_Place]:
-    for prefix, owner in modules_of(module):
+def _places(parts: Sequence[Part]) -> Iterator[_Place]:
+    canonical = _namer(parts)
+    for prefix, owner in parts:
+        held_by_others = holds_weights(owner)
+        if not owner._parameters and not held_by_others:
+            continue
+        dotted = canonical(f"{prefix}." if prefix else "")
         hidden: set[str] = set()
-        if "parametrizations" in owner._modules or owner._forward_pre_hooks:
+        if held_by_others:
             for own, held, tensor, refusal in held_weights(owner):
-                yield _Place(prefix, own, tensor, owner, held, refusal)
+                yield _Place(prefix, dotted, own, tensor, owner, held, refusal)
             hidden = originals(owner)
         is_list = isinstance(owner, ParametrizationList)
         for own, parameter in owner._parameters.items():
             if parameter is not None and own not in hidden and not (is_list and own.startswith("original")):
-                yield _Place(prefix, own, parameter, owner)
+                yield _Place(prefix, dotted, own, parameter, owner)
 
 
-def _parameter(places: list[_Place], canonical: Callable[[str], str]) -> Parameter:
+def _parameter(places: list[_Place]) -> Parameter:
     first, *others = places
-    name, aliases = canonical(first.full), tuple(canonical(other.full) for other in others)
+    name, aliases = first.name, tuple(other.name for other in others)
     if first.refusal:
         return Parameter(name, "parametrized", first.tensor, first.owner, aliases=aliases, refusal=first.refusal)
     found = describe(first.owner, first.own, first.tensor, first.prefix.rpartition(".")[2])
@@ -119,7 +138,7 @@ def _renamed(parameters: list[Parameter], kinds: Mapping[str, str]) -> Iterator[
             continue
         kind, blocks = named_by_user(wanted, parameter.name, parameter.shape)
         start = parameter.start if kind == parameter.kind else STARTS.get(kind, 0.0)
-        yield replace(parameter, kind=kind, blocks=blocks, start=start)
+        yield parameter._replace(kind=kind, blocks=blocks, start=start)
 
 
 STARTS = {"norm_scale": 1.0, "layer_scale": 1e-6}
@@ -128,12 +147,16 @@ STARTS = {"norm_scale": 1.0, "layer_scale": 1e-6}
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
-def _namer(module: nn.Module) -> Callable[[str], str]:
-    # Returns what strips wrappers' prefixes from a full name.
+def _namer(parts: Sequence[Part]) -> Callable[[str], str]:
+    # Returns what strips wrappers' prefixes from a full name, or from the part of one that ends in a dot.
     def short(name: str) -> str:
-        return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if not any(wrapper in name for wrapper in wrappers):
+            return name
+        return ".".join(part for part in name.split(".") if part not in wrappers)
 
-    wrapped, depth = [short(prefix) + "." for prefix, owner in modules_of(module) if owner._parameters], 0
+    together = "\n".join(prefix for prefix, _ in parts)
+    wrappers = [wrapper for wrapper in _WRAPPERS if wrapper in together]
+    wrapped, depth = [short(f"{prefix}.") for prefix, owner in parts if owner._parameters], 0
     while wrapped and all(name.startswith("module.") for name in wrapped):
         wrapped, depth = [name.removeprefix("module.") for name in wrapped], depth + 1
     return lambda name: short(name).removeprefix("module." * depth)

@@ -1,6 +1,6 @@
 """Carry a plan out: check it, fill every parameter in place, and return the rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from initlab.errors import UserError
-from initlab.fans import modules_of
+from initlab.fans import Part
 from initlab.schemes import Law
 
 from .draw import carry_out, rehearse
 from .meta import is_meta, materialized
 from .plan import Plan, Task, plan
 from .request import Globs, Request, Roles, Spec, request
-from .rows import frame_of
+from .rows import fill_in, frame_of
 from .streams import stream
 
 
@@ -99,17 +99,20 @@ def initialize_(
     )
     stream(seed, "")  # refuses a bad seed before anything is written
     tasks = plan(module, wanted)
-    meta = is_meta(module)
+    meta = is_meta(tasks.parts)
     _check(tasks, strict, meta)
     if not dry_run:
         with materialized(module, _device(device)) if meta else nullcontext():
             tasks = plan(module, wanted) if meta else tasks
             drawn = [rehearse(task, seed) for task in tasks]
+    rows = frame_of(tasks)  # before the draws: a hundred megabytes of them leave the processor's caches cold
+    if not dry_run:
+        _reset_statistics(tasks.parts, wanted)
         for task, values in zip(tasks, drawn, strict=True):
             if task.writes:
                 carry_out(task, seed, values)
-        _reset_statistics(module, wanted)
-    rows = frame_of(tasks, measure and not dry_run)
+        if measure:
+            fill_in(rows, tasks)
     rows.attrs["unmatched"] = [task.parameter.name for task in tasks if task.rule == "unmatched"]
     rows.attrs["doubly_matched"] = tasks.several
     return rows
@@ -141,7 +144,7 @@ def _check(tasks: Plan, strict: bool, meta: bool) -> None:
             )
 
 
-def _reset_statistics(module: nn.Module, wanted: Request) -> None:
-    for name, owner in modules_of(module):
+def _reset_statistics(parts: Sequence[Part], wanted: Request) -> None:
+    for name, owner in parts:
         if isinstance(owner, nn.modules.batchnorm._NormBase) and wanted.means(f"{name}.running_mean"):
             owner.reset_running_stats()

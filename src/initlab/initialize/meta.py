@@ -1,6 +1,6 @@
 """Modules on the meta device, which have shapes and no values: given memory, and their buffers made again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import Parameter, signature
 from typing import Any
@@ -9,20 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError
-from initlab.fans import modules_of
+from initlab.fans import Part
 
 RESETS = ("reset_buffers", "reset_parameters", "_reset_parameters", "init_weights", "init_buffers")
 """What modules call the method that computes their own buffers, in the order in which they are tried."""
 
 
-def is_meta(module: nn.Module) -> bool:
-    """Return whether some parameter or buffer is on the meta device.
+def is_meta(parts: Sequence[Part]) -> bool:
+    """Return whether some parameter or buffer of a module is on the meta device; `parts`: what it is made of.
 
-    >>> is_meta(nn.Linear(1, 1, device="meta")), is_meta(nn.Linear(1, 1))
+    >>> from initlab.fans import modules_of
+    >>> is_meta(modules_of(nn.Linear(1, 1, device="meta"))), is_meta(modules_of(nn.Linear(1, 1)))
     (True, False)
     """
-    tensors = (t for _, part in modules_of(module) for t in (*part._parameters.values(), *part._buffers.values()))
-    return any(tensor is not None and tensor.is_meta for tensor in tensors)
+    for _, part in parts:
+        for tensor in (*part._parameters.values(), *part._buffers.values()):
+            if tensor is not None and tensor.is_meta:
+                return True
+    return False
 
 
 @contextmanager

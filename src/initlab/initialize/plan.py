@@ -1,13 +1,15 @@
 """What `initialize_` would do to each parameter, decided and checked before anything is written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from functools import cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from initlab.errors import Impossible, UserError
-from initlab.fans import TABLE_KINDS, Block, Parameter, modules_of, table, walk
+from initlab.fans import TABLE_KINDS, Block, Parameter, Part, modules_of, parameters_of, table
 from initlab.models.layers import WeightLayer
 from initlab.schemes import SCHEMES, Law, Scheme, laws
 
@@ -26,8 +28,10 @@ TABLE = SCHEMES["normal"].bind(std=0.02)
 2021 (Swin)."""
 
 
-@dataclass(frozen=True)
-class Task:
+NO_GATES: Mapping[str, Law] = MappingProxyType({})
+
+
+class Task(NamedTuple):
     """What happens to one parameter.
 
     Attributes:
@@ -51,7 +55,7 @@ class Task:
     gains: tuple[float, ...] = ()
     sigma_b: float = 0.0
     glob: str = ""
-    gates: Mapping[str, Law] = field(default_factory=dict)
+    gates: Mapping[str, Law] = NO_GATES
     blocks: tuple[Block, ...] = ()
 
     @property
@@ -78,13 +82,9 @@ class Task:
 
     def _by_scheme(self, scheme: Scheme) -> list[Law]:
         # Hundreds of groups may share one law.
-        known: dict[Any, Law] = {}
-        for block, gain, role in zip(self.blocks, self.gains, self.roles, strict=True):
-            key = (block.fans, gain, role, block.shape)
-            if key not in known:
-                known[key] = scheme.law(block.fans, gain, role, filled_shape(self.parameter, block))
+        law = cache(scheme.law) if len(self.blocks) > 1 else scheme.law
         return [
-            known[(block.fans, gain, role, block.shape)]
+            law(block.fans, gain, role, filled_shape(self.parameter, block))
             for block, gain, role in zip(self.blocks, self.gains, self.roles, strict=True)
         ]
 
@@ -92,6 +92,7 @@ class Task:
 def padding(parameter: Parameter) -> int | None:
     """Return the row of an embedding that stays zero, or None.
 
+    >>> from initlab.fans import walk
     >>> padding(next(walk(nn.Embedding(5, 2, padding_idx=-1))))
     4
     """
@@ -102,6 +103,7 @@ def padding(parameter: Parameter) -> int | None:
 def filled_shape(parameter: Parameter, block: Block) -> tuple[int, ...]:
     """Return the shape of what a scheme fills of a block: all of it but an embedding's padding.
 
+    >>> from initlab.fans import walk
     >>> table = next(walk(nn.Embedding(5, 2, padding_idx=0)))
     >>> filled_shape(table, table.blocks[0])
     (2, 4)
@@ -110,9 +112,15 @@ def filled_shape(parameter: Parameter, block: Block) -> tuple[int, ...]:
 
 
 class Plan(list[Task]):
-    """One task per parameter; `several` lists, for parameters that more than one rule matches, the globs in order."""
+    """One task per parameter.
+
+    Attributes:
+        several: for parameters that more than one rule matches, the globs in order.
+        parts: the module's modules and their names.
+    """
 
     several: dict[str, list[str]]
+    parts: list[Part]
 
 
 def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> Plan:
@@ -127,17 +135,18 @@ def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> Plan:
         Impossible: the scheme cannot fill some weight of this module; the message names the first.
         UserError: a parameter that cannot be written as it is (lazy, spectral_norm, …), or a glob without a match.
     """
-    for name, part in modules_of(module):
+    parts = modules_of(module)
+    for name, part in parts:
         if type(part).__module__.startswith(QUANTIZED) and refuse and wanted.means(f"{name}.weight"):
             raise UserError(f"{name or 'the module'} is quantized: initialize the module before it is quantized.")
-    parameters = list(walk(module, wanted.kinds))
+    parameters = parameters_of(parts, wanted.kinds)
     rules, several = assign(parameters, wanted)
     schemes = {name: rule.scheme for name, rule in rules.items()}
     layers = layers_of(module, parameters, wanted, schemes)
     if any(scheme.derived == "moments" for scheme in schemes.values()):
         wanted = replace(wanted, flows=followed(module, parameters, layers, wanted.act))
     found = Plan(_task(p, rules.get(p.name), layers.get(p.layer), wanted, refuse) for p in parameters)
-    found.several = several
+    found.several, found.parts = several, parts
     _check_convolutions(found)
     _check_gates(found, wanted)
     return found
@@ -191,7 +200,7 @@ def _decided(parameter: Parameter, rule: Rule, layer: WeightLayer | None, wanted
         return Task(parameter, "left", glob=rule.glob)
     if parameter.kind == "bias":
         how = "bias" if scheme.bias is not None else "normal" if wanted.sigma_b else "constant"
-        gates = gate_laws(parameter, wanted.forget_bias, wanted.chrono) if is_gated(parameter) else {}
+        gates = gate_laws(parameter, wanted.forget_bias, wanted.chrono) if is_gated(parameter) else NO_GATES
         bias, blocks = wanted.sigma_b, parameter.blocks
         return Task(parameter, how, scheme, role, sigma_b=bias, glob=rule.glob, gates=gates, blocks=blocks)
     if parameter.kind in TABLE_KINDS:

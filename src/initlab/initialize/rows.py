@@ -33,30 +33,44 @@ SAID = {"left": "left alone", "unmatched": "no rule", "skipped": "skipped", "ref
 """What the column `scheme` says of parameters that get no values."""
 
 
-def frame_of(tasks: Sequence[Task], measure: bool) -> pd.DataFrame:
-    """Return a frame with `COLUMNS`; mean, std and fingerprint are missing unless `measure`."""
-    return whole_fans(pd.DataFrame([row(task, measure) for task in tasks], columns=list(COLUMNS)))
+def frame_of(tasks: Sequence[Task]) -> pd.DataFrame:
+    """Return a frame with `COLUMNS`; mean, std and fingerprint are missing until `fill_in`."""
+    return framed([(*facts(task), math.nan, math.nan, None) for task in tasks], COLUMNS)
 
 
-def whole_fans(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the columns fan_in and fan_out a type that has whole numbers and knows what is missing; return the frame."""
+def fill_in(rows: pd.DataFrame, tasks: Sequence[Task]) -> None:
+    """Measure the parameters and fill in the columns mean, std and fingerprint."""
+    found = [seen(task.parameter) for task in tasks]
+    for index, column in enumerate(COLUMNS[-3:]):
+        rows[column] = [values[index] for values in found]
+
+
+def seen(parameter: Parameter) -> tuple[float, float, str | None]:
+    """Return mean, standard deviation and fingerprint of the values a parameter has."""
+    if parameter.refusal or parameter.tensor.is_meta:
+        return math.nan, math.nan, None
+    values = parameter.values()
+    return (*(measured(values) if values.numel() else (math.nan, math.nan)), fingerprint(values))
+
+
+def framed(rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFrame:
+    """Return rows as a frame in which fan_in and fan_out have a type that has whole numbers and knows what is missing.
+
+    >>> framed([(27, "conv"), (None, "bias")], ["fan_in", "kind"]).fan_in.tolist()
+    [27, <NA>]
+    """
+    found: dict[str, Any] = {column: [row[index] for row in rows] for index, column in enumerate(columns)}
     for column in ("fan_in", "fan_out"):
-        values = frame[column].tolist()
-        whole = all(value is None or value != value or value == int(value) for value in values)
-        frame[column] = pd.array(values, dtype="Int64" if whole else "Float64")
-    return frame
+        if column in found:
+            whole = all(value is None or value == int(value) for value in found[column])
+            found[column] = pd.array(found[column], dtype="Int64" if whole else "Float64")
+    return pd.DataFrame(found)
 
 
-def row(task: Task, measure: bool) -> tuple[Any, ...]:
-    """Return one parameter's row."""
+def facts(task: Task) -> tuple[Any, ...]:
+    """Return what is known of one parameter before it has values: `COLUMNS` up to promised_std."""
     parameter = task.parameter
     fans = parameter.fans if parameter.is_weight else None
-    mean = std = math.nan
-    mark = None
-    if measure and not parameter.refusal and not parameter.tensor.is_meta:
-        values = parameter.values()
-        mean, std = measured(values) if values.numel() else (math.nan, math.nan)
-        mark = fingerprint(values)
     return (
         parameter.name,
         parameter.kind,
@@ -66,9 +80,6 @@ def row(task: Task, measure: bool) -> tuple[Any, ...]:
         fans.fan_out if fans else None,
         scheme_name(task, parameter),
         *moments(task),
-        mean,
-        std,
-        mark,
     )
 
 
@@ -85,6 +96,8 @@ def scheme_name(task: Task, parameter: Parameter) -> str:
 
 def moments(task: Task) -> tuple[float, float]:
     """Return the promised mean and standard deviation over all elements of a parameter."""
+    if task.rule == "constant" and not task.gates:
+        return task.parameter.start, 0.0
     found: list[Law] = task.promised()
     if not found:
         return math.nan, math.nan
