@@ -117,7 +117,7 @@ def _places(parts: Sequence[Part]) -> Iterator[_Place]:
 
 def _parameter(places: list[_Place]) -> Parameter:
     first, *others = places
-    name, aliases = first.name, tuple(other.name for other in others)
+    name, aliases = first.name, tuple([other.name for other in others])
     if first.refusal:
         return Parameter(name, "parametrized", first.tensor, first.owner, aliases=aliases, refusal=first.refusal)
     found = describe(first.owner, first.own, first.tensor, first.prefix.rpartition(".")[2])

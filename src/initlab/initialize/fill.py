@@ -108,7 +108,8 @@ def initialize_(
     rows = frame_of(tasks)  # before the draws: a hundred megabytes of them leave the processor's caches cold
     if not dry_run:
         _reset_statistics(tasks.parts, wanted)
-        for task, values in zip(tasks, drawn, strict=True):
+        # Constants first: between draws each would wait for the memory of its own.
+        for task, values in sorted(zip(tasks, drawn, strict=True), key=lambda pair: pair[0].rule != "constant"):
             if task.writes:
                 carry_out(task, seed, values)
         if measure:

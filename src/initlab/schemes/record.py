@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -155,7 +155,8 @@ class Scheme:
         0.13
         """
         plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous()
-        with torch.no_grad(), one_thread():
+        # Independent elements round alike on any number of threads.
+        with torch.no_grad(), nullcontext() if self.elementwise else one_thread():
             target = weight if plain else torch.empty(weight.shape, dtype=torch.float32, device="cpu")
             self.sampler(target, fans=fans, gain=gain, role=role, generator=generator, **self.parameters)
             return weight if target is weight else weight.copy_(target)
