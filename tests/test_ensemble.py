@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from initlab.activations import ACTIVATIONS
 from initlab.data import Dataset
 from initlab.ensemble import Ensemble, stack, stacked_part, stacking
+from initlab.ensemble.tanh import quick_tanh
 from initlab.errors import Impossible
 from initlab.initialize import fingerprint, initialize_, stream
 from initlab.models import Dropout, build
+from initlab.models.plain import NORMS_1D
 from initlab.schemes import SCHEMES
 from initlab.training import OPTIMIZERS, Evaluation, Pause, Plan, Snapshot, State, Steps, Stopped, train
 
@@ -30,11 +32,12 @@ FAMILIES = {
     "mlp": {"norm": "none"},
     "mlp, batch norm, dropout": {"norm": "batch", "dropout": 0.3},
     "resmlp, layer norm": {"norm": "layer", "branch": 0.5},
-    "resmlp, learned branches, shifts, dropout": {"branch": "learned", "shifts": True, "dropout": 0.2},
+    "resmlp, batch norm, learned": {"norm": "batch", "branch": "learned", "shifts": True, "dropout": 0.2},
+    "resmlp, learned": {"branch": "learned", "shifts": True},
     "cnn, batch norm": {"norm": "batch", "padding": "zeros"},
     "cnn, layer norm, dropout": {"norm": "layer", "dropout": 0.2},
     "resnet": {"branch": 0.7},
-    "resnet, learned branches, shifts": {"norm": "none", "branch": "learned", "shifts": True},
+    "resnet, learned": {"norm": "none", "branch": "learned", "shifts": True},
 }
 DENSE = [name for name in FAMILIES if not name.startswith(("cnn", "resnet"))]
 # The first steps of RMSprop are ten rates long: more is chaos.
@@ -75,7 +78,7 @@ def network(
     dtype: torch.dtype = torch.float32,
     **shape: Any,
 ) -> nn.Module:
-    options = {"depth": 2, "width": 8, **FAMILIES[family], **shape}
+    options = {"depth": 2, "width": 8, **FAMILIES.get(family, {}), **shape}
     module = build(family.split(",")[0], act=act, input_shape=data.input_shape, classes=data.outputs, **options).to(
         dtype
     )
@@ -524,6 +527,23 @@ def test_a_users_own_chain_of_known_layers_is_stacked():
     assert_equals_alone(networks, data, "adam")
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("norm", NORMS_1D)
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"family": "mlp"},
+        {"family": "mlp", "width": [9, 6]},
+        *({"family": "resmlp", "branch": b} for b in (1.0, 0.5, "inverse_sqrt_depth", "inverse_depth", "learned")),
+        *({"family": "resmlp", "branch": branch, "shifts": True} for branch in (1.0, "learned")),
+    ],
+    ids=str,
+)
+def test_every_option_of_the_dense_models_is_stacked(own, norm, dropout):
+    networks = [network(images(), seed, **{"norm": norm, "dropout": dropout, **own}) for seed in range(2)]
+    assert all(part.stacked for part in stack(networks).parts)
+
+
 def test_frozen_parameters_stay():
     data = images()
     networks = [network(data, seed) for seed in range(2)]
@@ -568,3 +588,24 @@ def test_an_exception_in_one_thread_is_raised():
     torch.set_num_threads(2)
     with pytest.raises(ArithmeticError, match="broken"):
         list(train(stack([Own(), Broken(), Own()]), images(), Plan(3, 12, "sgd", ({"lr": 0.1},) * 3)))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-4, 0.3, 1.0, 8.0, 100.0])
+def test_quick_tanh_is_tanh(scale):
+    x = torch.randn(3, 37, 11, generator=torch.Generator().manual_seed(0)).mul_(scale).requires_grad_()
+    exact = torch.tanh(x.detach().double())
+    found = quick_tanh(x)
+    assert (found.double() - exact).abs().div(exact.abs()).max() < 2e-7
+    delta = torch.randn(3, 37, 11, generator=torch.Generator().manual_seed(1))
+    (slope,) = torch.autograd.grad(found, x, delta)
+    assert torch.equal(slope, torch.ops.aten.tanh_backward(delta, found.detach()))
+    alone = torch.stack([quick_tanh(h) for h in x])
+    assert torch.equal(alone, found)
+    assert quick_tanh(x.double()).dtype == torch.float64
+
+
+def test_quick_tanh_of_what_is_no_ordinary_number():
+    x = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0])
+    assert quick_tanh(x).tolist()[1:] == [1.0, -1.0, 0.0, 0.0]
+    assert math.isnan(quick_tanh(x)[0])
+    assert math.copysign(1, quick_tanh(x)[4]) == -1

@@ -177,10 +177,17 @@ def test_regression_is_evaluated_by_squared_loss(monkeypatch):
 
 def test_without_a_split_there_is_no_evaluation_of_it():
     data = load("gaussian", train_size=60, test_size=20, dimension=4, classes=2, validation=0)
-    assert of(Evaluation, run(network(data), data, replace(PLAN, batch_size=8)))[0].values.keys() == {
-        "test_loss",
-        "test_accuracy",
-    }
+    looks = of(Evaluation, run(network(data), data, replace(PLAN, batch_size=8)))
+    assert looks[-1].values.keys() == {"test_loss", "test_accuracy"}
+
+
+def test_the_test_set_is_left_alone_before_training(data):
+    looks = of(Evaluation, run(network(data), data, PLAN))
+    assert [look.step for look in looks][:1] == [0]
+    assert looks[0].values.keys() == {"val_loss", "val_accuracy"}
+    assert all("test_loss" in look.values for look in looks[1:])
+    (only,) = of(Evaluation, run(network(data), data, replace(PLAN, steps=0, records=(0,))))
+    assert "test_loss" in only.values
 
 
 def test_bfloat16_losses_are_not_rounded_to_three_digits(data):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from initlab.ensemble.products import Affine, even, member_rows, multiply
+from initlab.ensemble.tanh import quick_tanh
 from initlab.models.layers import Dropout
 
 
@@ -160,7 +161,7 @@ class StackedElementwise(nn.Module):
 
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
-        self.phi = copy.deepcopy(leaves[0])
+        self.phi = quick_tanh if type(leaves[0]) is nn.Tanh else copy.deepcopy(leaves[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""

@@ -55,14 +55,17 @@ def autocast(x: Tensor, enabled: bool) -> Any:
 
 
 def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: Plan, crew: Crew) -> Evaluation:
-    """Measure loss and accuracy of every member on the validation and test sets, in evaluation mode."""
+    """Measure loss and accuracy of every member on the validation and test sets, in evaluation mode.
+
+    The test set only reports, and of untrained weights there is nothing to report: step 0 is without it.
+    """
     values: dict[str, dict[int, float]] = {}
     members = [m for part in parts for m in part.members]
     with ExitStack() as modes:
         for part in parts:
             modes.enter_context(evaluation_mode(part.module))
         for split, xs, ys in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
-            if len(xs) == 0:
+            if len(xs) == 0 or (split == "test" and 0 == step < plan.steps):
                 continue
             loss, right = over_split(parts, data, xs, ys, plan, f"evaluation/{step}/{split}", crew)
             values[f"{split}_loss"] = dict(zip(members, loss, strict=True))
