@@ -18,7 +18,7 @@ from initlab.reproduce.experiment import Experiment, experiment
 from initlab.reproduce.judge import Judged, headline, judge, overall
 from initlab.sweep import sweep
 
-FRESH = 2000
+FRESH = 3000
 """First seed of those that are judged: nobody tuned anything on them (races choose rates on seeds from 1000)."""
 HEADINGS = ("at the file's rate", "at each cell's own rate")
 TUNING_SEEDS = {"quick": 1, "full": 3}
