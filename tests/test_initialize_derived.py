@@ -55,10 +55,8 @@ def test_every_layer_gets_the_critical_sigmas(name, act, family):
 def test_the_forecast_of_a_critical_network_is_chi_1_of_one(act, name):
     frame = predict(act, name, depth=6, width=[64, 96, 64, 80, 64, 64])
     assert frame.attrs["sigma_w"] == pytest.approx(default_critical(act).sigma_w, rel=1e-9)
-    if frame.attrs["kind"] in ("stable", "any"):
-        # where χ_q = 1 as well, rounding of σ moves q* by its square root
-        half_stable = default_critical(act).kind == "half_stable"
-        assert frame.attrs["chi_1"] == pytest.approx(1, abs=0.02 if half_stable else 1e-6)
+    assert frame.attrs["phase"] == "critical"
+    assert frame.attrs["chi_1"] == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("key", ["sigma_b", "q_star"])

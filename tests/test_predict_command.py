@@ -65,6 +65,9 @@ KNOWN = {
     "act=tanh init=lecun_normal depth=20": ("depth is no limit; the gain is the critical one", "dies"),
     "act=sigmoid init=glorot_normal depth=20": ("critical gain 10.15", "chaotic"),
     "act=gelu init=he_normal depth=20": ("critical at sigma_w 1.41, sigma_b 0.416 (init=critical)", "critical gain"),
+    "act=gelu init=critical depth=20": ("q does not tend to q* = 3.56 but slowly goes to 3.03", "depth is no limit"),
+    "act=mish init=critical depth=20": ("q does not tend to q* = 1.67 but slowly grows for ever", "depth is no limit"),
+    "act=silu init=critical depth=20": ("critical, but half-stable: gradients shrink", "ordered"),
     "act=softplus init=he_normal depth=20": ("softplus has no critical point", "depth is no limit"),
     "act=tanh init=zeros": ("nothing gets through", "trains to"),
     "act=sigmoid init=zeros": ("no gradient reaches a hidden layer", "trains to"),
@@ -156,6 +159,9 @@ def test_a_grid_is_ranked(run):
         assert place["relu", "he_normal", depth] > place["relu", "glorot_normal", depth] + 1
         assert place["gelu", "critical", depth] > place["gelu", "glorot_normal", depth] + 1
     assert place["tanh", "glorot_normal", 100] > place["tanh", "he_normal", 100] + 1
+    gelu = frame[(frame.act == "gelu") & (frame.init == "critical")]
+    assert gelu.phase.tolist() == ["critical"] * 3
+    assert gelu.chi_1.tolist() == pytest.approx([1.0] * 3, abs=1e-9)
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn model.downsample=0 width=8", "resmlp width=16"])

@@ -228,11 +228,48 @@ def test_a_fixed_point_that_only_touches_is_found():
     found = fixed_point("gelu", point.sigma_w, point.sigma_b, start=point.q_star)
     assert found.kind == "half_stable"
     assert not found.stable
-    assert found.q_star == pytest.approx(point.q_star, rel=1e-5)
-    # from q = 1 the signal stops at a stable point below it
+    assert found.q_star == pytest.approx(point.q_star, rel=TIGHT)
+    assert found.phase == "critical"
+    # from q = 1 the signal stops at a stable point below it: V(q)/q − 1 is 2e-7 at q = 3.027 and -2e-6 at 3.205
     below = fixed_point("gelu", point.sigma_w, point.sigma_b)
     assert below.kind == "stable"
-    assert below.q_star < point.q_star
+    assert below.q_star == pytest.approx(3.035, abs=1e-3)
+    assert [q for q, _ in below.others] == [pytest.approx(point.q_star, rel=TIGHT)]
+
+
+@pytest.mark.parametrize("name", HALF_STABLE)
+def test_double_roots_keep_all_their_digits(name):
+    point = doubly_critical(name)
+    assert float(chi_1(name, point.q_star, point.sigma_w)) == pytest.approx(1, abs=1e-11)
+    assert float(chi_q(name, point.q_star, point.sigma_w)) == pytest.approx(1, abs=1e-11)
+    assert float(q_map(name, point.q_star, point.sigma_w, point.sigma_b)) == pytest.approx(point.q_star, rel=1e-14)
+
+
+@pytest.mark.parametrize("start", [0.9, 0.99, 1.0])
+@pytest.mark.parametrize("name", HALF_STABLE)
+def test_signals_from_below_settle_at_a_double_root(name, start):
+    point = doubly_critical(name)
+    if name.startswith("gelu") and start < 1:
+        start = 1.0  # from the left of it, GELU's signals go back to another fixed point
+    found = fixed_point(name, point.sigma_w, point.sigma_b, start=start * point.q_star)
+    assert found.q_star == pytest.approx(point.q_star, rel=TIGHT)
+    assert found.chi_1 == pytest.approx(1, abs=1e-9)
+    assert (found.phase, found.kind, found.xi_c, found.c_star) == ("critical", "half_stable", math.inf, 1.0)
+
+
+def test_fixed_points_close_together_are_told_apart():
+    # behind the point where SiLU's q-map touches the diagonal, 2 % further, it crosses it
+    point = doubly_critical("silu")
+    found = fixed_point("silu", point.sigma_w, point.sigma_b)
+    ((further, slope),) = found.others
+    assert further / found.q_star == pytest.approx(1.01906, abs=1e-5)
+    assert slope == pytest.approx(1 - 7.58e-7, abs=1e-8)
+    assert float(q_map("silu", further, point.sigma_w, point.sigma_b)) == pytest.approx(further, rel=1e-13)
+    # a little less gain, and V dips below the diagonal: two crossings, the lower one stable
+    less = fixed_point("mish", doubly_critical("mish").sigma_w * (1 - 1e-9), doubly_critical("mish").sigma_b)
+    assert len(less.others) == 1
+    assert less.q_star < doubly_critical("mish").q_star < less.others[0][0]
+    assert less.chi_q < 1 < less.others[0][1]
 
 
 @pytest.mark.parametrize("sigma_b", [0.0, 0.25])

@@ -69,8 +69,9 @@ def numbers(found: Outlook) -> str | None:
         "χ₁": f"{point.chi_1:.4f}",
         "c*": f"{point.c_star:.4g}",
         "ξ_c": f"{abs(point.xi_c):.4g}",
-        "trainable depth": f"{depth:.0f}" if math.isfinite(depth) else "any",
     }
+    if point.kind != "half_stable":  # which depends on where the signal starts, and the verdict says how
+        facts["trainable depth"] = f"{depth:.0f}" if math.isfinite(depth) else "any"
     return " · ".join(f"{name} {value}" for name, value in facts.items())
 
 

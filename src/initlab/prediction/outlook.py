@@ -12,7 +12,7 @@ from torch import nn
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
 from initlab.initialize import Task
-from initlab.prediction.predict import answers, drawn_of, on_maps, phase_point
+from initlab.prediction.predict import answers, at_default, drawn_of, end_of, on_maps, phase_point
 from initlab.theory import FixedPoint, critical, default_critical
 from initlab.theory.describe import describe
 from initlab.theory.network import Branch, Inputs, Node, inputs_of, layers_of
@@ -105,7 +105,7 @@ def _verdict(
     if point.kind == "infinite" and point.phase == "critical":
         return f"critical only in a limit that q grows to for ever: {gradients}; {_remedy(point, act, gain)[0]}"
     slow = point.phase == "critical" or abs(point.chi_1 - 1) < NEARLY
-    parts = [f"{_phase(point, act)}: {_signal(q, slow)}{gradients}", _depth(point)]
+    parts = [f"{_phase(point)}: {_signal(q, slow)}{gradients}", _depth(point, act, q)]
     return "; ".join([*parts, *_remedy(point, act, gain)])
 
 
@@ -133,20 +133,11 @@ def _of(frame: pd.DataFrame, stat: str, names: Sequence[str]) -> np.ndarray:
     return rows.reindex([name for name in names if name in rows.index]).to_numpy()
 
 
-def _phase(point: FixedPoint, act: Activation) -> str:
-    if _at_default(point, act):
-        return "critical, but half-stable" if point.phase != "critical" else "critical"
+def _phase(point: FixedPoint) -> str:
+    if point.phase == "critical":
+        return "critical, but half-stable" if point.kind == "half_stable" else "critical"
     nearly = point.phase != "critical" and abs(point.chi_1 - 1) < NEARLY
     return f"all but critical ({point.phase})" if nearly else point.phase
-
-
-def _at_default(point: FixedPoint, act: Activation) -> bool:
-    """Is this what init=critical would choose? At a half-stable point rounding decides what q does."""
-    try:
-        best = default_critical(act)
-    except UserError:  # there is none to be at
-        return False
-    return math.isclose(best.sigma_w, point.sigma_w, rel_tol=1e-6) and abs(best.sigma_b - point.sigma_b) < 1e-6
 
 
 def _signal(q: np.ndarray, slow: bool) -> str:
@@ -183,7 +174,12 @@ def _decades(x: np.ndarray) -> float:
     return 0.0 if math.isnan(found) else min(max(found, -300.0), 300.0)
 
 
-def _depth(point: FixedPoint) -> str:
+def _depth(point: FixedPoint, act: Activation, q: np.ndarray) -> str:
+    end = end_of(point, act, float(q[0])) if len(q) else point
+    if end is not point:
+        aim = f"goes to {end.q_star:.3g}" if end.kind != "infinite" else "grows for ever"
+        leaves = f"from the first layer's {q[0]:.3g}, q does not tend to q* = {point.q_star:.3g} but slowly {aim}"
+        return f"{leaves}, where χ₁ = {end.chi_1:.3f}: {_depth(end, act, q)}"
     depth = abs(point.trainable_depth)
     if depth > ENDLESS:
         return "depth is no limit"
@@ -193,7 +189,7 @@ def _depth(point: FixedPoint) -> str:
 def _remedy(point: FixedPoint, act: Activation, gain: float) -> list[str]:
     if point.kind != "infinite" and (point.phase == "critical" or abs(point.chi_1 - 1) < NEARLY):
         return [] if math.isnan(gain) else [f"the gain is the critical one, {gain:.3g}"]
-    if _at_default(point, act):
+    if at_default(act, point.sigma_w, point.sigma_b) is not None:
         return []
     if not math.isnan(gain):
         return [f"critical gain {gain:.2f}"]

@@ -15,7 +15,7 @@ from initlab.errors import UserError
 from initlab.initialize import Task, plan, promised, request
 from initlab.models import build
 from initlab.schemes import Law
-from initlab.theory import FixedPoint, fixed_point
+from initlab.theory import Critical, FixedPoint, default_critical, fixed_point
 from initlab.theory.describe import UNKNOWN, Drawn, describe, hidden_law
 from initlab.theory.forecast import COLUMNS, forecast
 from initlab.theory.network import Inputs, Layer, Node, inputs_of, layers_of, standard_inputs
@@ -184,9 +184,41 @@ def phase_point(nodes: Sequence[Node] | None, act: Activation) -> FixedPoint | N
 def _point(act: Activation, sigma_w: float, sigma_b: float) -> FixedPoint | None:
     try:
         with np.errstate(all="ignore"):  # far out, q passes the largest float
-            return fixed_point(act, sigma_w, sigma_b)
+            return fixed_point(act, sigma_w, sigma_b, start=_start(act, sigma_w, sigma_b))
     except UserError:  # φ jumps or cannot be integrated: the layers' rows, if any, stand without a phase
         return None
+
+
+def _start(act: Activation, sigma_w: float, sigma_b: float) -> float:
+    """Where to look for a fixed point: at the one that `init=critical` means, if these are its σ_w and σ_b, else at 1.
+
+    A half-stable point is not always where q = 1 leads: next to GELU's lies a stable one (see `outlook`).
+    """
+    best = at_default(act, sigma_w, sigma_b)
+    return best.q_star if best is not None and best.kind == "half_stable" else 1.0
+
+
+def end_of(point: FixedPoint, act: Activation, q: float) -> FixedPoint:
+    """Return where a signal ends whose second moment is `q` in the first layer: elsewhere than at a half-stable point.
+
+    >>> near = _point(activation("gelu"), (best := default_critical("gelu")).sigma_w, best.sigma_b)
+    >>> round(near.q_star, 2), round(end_of(near, activation("gelu"), 2.1).q_star, 2)
+    (3.56, 3.03)
+    """
+    if point.kind != "half_stable" or not 0 < q < math.inf:
+        return point
+    end = fixed_point(act, point.sigma_w, point.sigma_b, start=q)
+    return point if math.isclose(end.q_star, point.q_star, rel_tol=1e-6) else end
+
+
+def at_default(act: Activation, sigma_w: float, sigma_b: float) -> Critical | None:
+    """Return the point that `init=critical` chooses, if it has these σ_w and σ_b."""
+    try:
+        best = default_critical(act)
+    except UserError:  # there is none to be at
+        return None
+    at = math.isclose(best.sigma_w, sigma_w, rel_tol=1e-6) and abs(best.sigma_b - sigma_b) < 1e-6
+    return best if at else None
 
 
 def on_maps(nodes: Sequence[Node]) -> bool:

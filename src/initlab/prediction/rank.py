@@ -12,7 +12,7 @@ import pandas as pd
 from initlab.activations import Activation, activation
 from initlab.errors import Impossible
 from initlab.initialize import plan, request
-from initlab.prediction.predict import drawn_of, on_maps, phase_point, skeleton
+from initlab.prediction.predict import drawn_of, end_of, on_maps, phase_point, skeleton
 from initlab.theory.describe import describe
 from initlab.theory.forecast import Trace, flat, propagate
 from initlab.theory.network import Inputs, Node
@@ -124,7 +124,7 @@ def _family(cells: Sequence[Cell]) -> list[tuple[Any, ...]]:
             hidden = []
         if hidden and all(trace.q is not None and 0 < trace.gradient < math.inf for trace in hidden):
             return [
-                (*_scores(hidden[: cell.depth]), *_phase(nodes[: cell.depth], cell.act), None)
+                (*_scores(hidden[: cell.depth]), *_phase(nodes[: cell.depth], cell.act, hidden), None)
                 for cell in cells
                 if cell.depth is not None
             ]
@@ -136,7 +136,7 @@ def _alone(cell: Cell) -> tuple[Any, ...]:
         nodes, hidden = _looked_at(cell)
     except Impossible as reason:
         return (*[math.nan] * 4, None, *[math.nan] * 3, str(reason))
-    return (*_scores(hidden), *_phase(nodes, cell.act), None)
+    return (*_scores(hidden), *_phase(nodes, cell.act, hidden), None)
 
 
 def _looked_at(cell: Cell) -> tuple[Sequence[Node], list[Trace]]:
@@ -155,11 +155,12 @@ def _looked_at(cell: Cell) -> tuple[Sequence[Node], list[Trace]]:
     return nodes, [trace for layer, trace in traces if layer.act is not None]
 
 
-def _phase(nodes: Sequence[Node], act: Activation) -> tuple[str | None, float, float, float]:
+def _phase(nodes: Sequence[Node], act: Activation, hidden: Sequence[Trace]) -> tuple[str | None, float, float, float]:
     point = phase_point(nodes, act)
     if point is None:
         return None, math.nan, math.nan, math.nan
-    return point.phase, point.chi_1, point.xi_c, point.trainable_depth
+    q = hidden[0].q.mean() if hidden and hidden[0].q is not None else math.nan
+    return point.phase, point.chi_1, point.xi_c, end_of(point, act, float(q)).trainable_depth
 
 
 def _scores(hidden: Sequence[Trace]) -> tuple[float, float, float, float]:

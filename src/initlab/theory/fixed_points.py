@@ -22,10 +22,12 @@ from initlab.theory.roots import find_roots
 
 NOISE = 1e-13
 """Relative differences below this are rounding."""
-TOUCH = 1e-9
-"""|V(q)/q − 1| below which a q-map that touches the diagonal without crossing it counts as a fixed point."""
-NEAR = 0.01
-"""|V(q)/q − 1| on the grid below which it is looked at more closely: it has eight points to an octave."""
+TOUCH = 1e-12
+"""|V(q)/q − 1| below which a q-map that touches the diagonal without crossing it has a fixed point there."""
+NEAR, FINER = 0.01, 16
+"""|V(q)/q − 1| on the grid below which it is looked at more closely, and how much: it has eight points to an octave."""
+FAR_ABOVE = 1e300
+"""What stands for V(q)/q beyond the largest float."""
 CRITICAL = 1e-9
 """|χ₁ − 1| below which a point is called critical."""
 TRAINABLE = 6.0
@@ -167,52 +169,57 @@ def _q_roots(act: Activation, sigma_w: float, sigma_b: float) -> list[float] | N
     if sigma_w == 0:
         return [sigma_b**2]
     low = max(sigma_b**2, LOWEST_Q)  # V(q) ≥ σ_b²
-    grid = q_grid(act, low, sigma_w**2, sigma_b**2)
 
     def excess(x: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
-        q = np.exp(x)
-        ratio = (sigma_w**2 * moments(act, q).square + sigma_b**2) / q - 1
-        # out of reach is far above the diagonal: φ grows faster than any power there
-        return np.where(np.abs(ratio) < NOISE, 0.0, np.where(np.isfinite(ratio), ratio, np.finfo(float).max))
+        return _excess(act, sigma_w**2, sigma_b**2, x)[0]
 
-    x = np.log(grid)
-    ratio = excess(x)
-    x, ratio = _with_touches(x, ratio, excess)
+    grid = np.log(q_grid(act, low, sigma_w**2, sigma_b**2))
+    x, ratio, touches = _with_turns(grid, lambda x: _excess(act, sigma_w**2, sigma_b**2, x))
     telling = np.flatnonzero(ratio)
     if np.abs(ratio).max() < 10 * NOISE or telling.size == 0:
         return None
     turns = telling[np.flatnonzero(np.diff(np.sign(ratio[telling])))]
     following = telling[np.flatnonzero(np.diff(np.sign(ratio[telling]))) + 1]
     crossings = np.exp(find_roots(excess, x[turns], x[following]))
-    touches = np.exp(x[np.isclose(ratio, 0, atol=TOUCH) & _turning(ratio)])
-    near = [t for t in touches if not np.isclose(crossings, t, rtol=1e-3).any()]
-    roots = sorted([*map(float, crossings), *map(float, near)])
+    roots = sorted([*crossings.tolist(), *np.exp(touches).tolist()])
     return [0.0, *roots] if sigma_b == 0 and ratio[telling[0]] < 0 else roots
 
 
-def _turning(ratio: np.ndarray) -> np.ndarray:
-    """Interior points where |V(q)/q − 1| has a local minimum between two larger values of one sign."""
-    inside = np.zeros(ratio.size, dtype=bool)
-    left, here, right = np.abs(ratio[:-2]), np.abs(ratio[1:-1]), np.abs(ratio[2:])
-    inside[1:-1] = (here < left) & (here < right) & (np.sign(ratio[:-2]) == np.sign(ratio[2:]))
-    return inside
+def _excess(act: Activation, wide: float, bias: float, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """V(q)/q − 1 at q = eˣ and its slope in x, which is χ_q − V(q)/q; 0 where they are nothing but rounding."""
+    q = np.exp(x)
+    found = moments(act, q)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratio = (wide * found.square + bias) / q
+        rest, slope = ratio - 1, wide * found.growth - ratio
+    # out of reach is far above the diagonal: φ grows faster than any power there
+    rest, slope = (np.where(np.isfinite(y), np.clip(y, -FAR_ABOVE, FAR_ABOVE), FAR_ABOVE) for y in (rest, slope))
+    return np.where(np.abs(rest) < NOISE, 0.0, rest), np.where(np.abs(slope) < NOISE, 0.0, slope)
 
 
-def _with_touches(x: np.ndarray, ratio: np.ndarray, excess: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Add to the grid the places where V comes nearest to the diagonal without crossing it on the grid."""
-    from scipy.optimize import minimize_scalar
+def _with_turns(x: np.ndarray, excess: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Add to a grid the places near the diagonal where V(q)/q − 1 turns, and return which of them touch it.
 
-    for i in np.flatnonzero(_turning(ratio) & (np.abs(ratio) < NEAR)):
-        sign = np.sign(ratio[i - 1])
-        found = minimize_scalar(
-            lambda y, sign=sign: float(sign * excess(np.array([y]))[0]),
-            bounds=(x[i - 1], x[i + 1]),
-            method="bounded",
-            options={"xatol": 1e-9},
-        )
-        x, ratio = np.append(x, found.x), np.append(ratio, sign * found.fun)
-    order = np.argsort(x)
-    return x[order], ratio[order]
+    A double root is lost half its digits in V(q)/q = 1 itself, and a simple root of its slope.
+    """
+    ratio, slope = excess(x)
+    close = np.minimum(np.abs(ratio[1:]), np.abs(ratio[:-1])) < NEAR
+    bends = np.minimum(np.abs(slope[1:]), np.abs(slope[:-1])) < 3 * np.abs(np.diff(slope))  # of power laws none does
+    cells = np.flatnonzero(close & bends)
+    if not cells.size:
+        return x, ratio, np.empty(0)
+    finer = x[cells] + np.linspace(0, 1, FINER, endpoint=False)[1:, None] * (x[cells + 1] - x[cells])
+    x = np.sort(np.append(x, finer))
+    ratio, slope = excess(x)
+    after = np.flatnonzero(np.abs(np.diff(np.sign(slope))) == 2)
+    turns = find_roots(lambda x, index: excess(x)[1], x[after], x[after + 1])
+    there = excess(turns)[0]
+    # a touch rises out of rounding on both sides, to the same side of the diagonal
+    beside = np.minimum(np.sign(ratio[after]) * ratio[after + 1], np.abs(ratio[after]))
+    touching = (np.abs(there) < TOUCH) & (beside > 10 * TOUCH)
+    every = np.argsort(np.append(x, turns))
+    ratio = np.append(ratio, np.where(touching, 0.0, there))[every]
+    return np.append(x, turns)[every], ratio, turns[touching]
 
 
 def q_grid(act: Activation, low: float, wide: float, bias: float) -> np.ndarray:
