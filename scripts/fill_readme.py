@@ -8,6 +8,7 @@ from pathlib import Path
 from initlab.activations import ACTIVATIONS
 from initlab.config.help import markdown as keys
 from initlab.procedures import PROCEDURES
+from initlab.reproduce.page import summary
 from initlab.schemes import SCHEMES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -43,9 +44,23 @@ def escape(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def verdicts() -> str:
+    """What the experiments came to when they were last measured."""
+    return summary(README.parent / "docs" / "experiments", links="docs/experiments/")
+
+
+MAKERS = {
+    "schemes": schemes,
+    "procedures": procedures,
+    "activations": activations,
+    "keys": keys,
+    "verdicts": verdicts,
+}
+
+
 def filled(text: str) -> str:
     """Return the README with what stands between the markers replaced."""
-    for name, make in (("schemes", schemes), ("procedures", procedures), ("activations", activations), ("keys", keys)):
+    for name, make in MAKERS.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         table = make()
         text, count = re.subn(pattern, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.S)

@@ -16,7 +16,7 @@ from initlab.reproduce import Criterion, experiment, judge, names
 from initlab.reproduce.experiment import LEAST_SEEDS, MODES
 from initlab.reproduce.judge import halves, headline, overall
 from initlab.reproduce.measures import MEASURES
-from initlab.reproduce.page import last, page, write_pages
+from initlab.reproduce.page import last, page, summary, write_pages
 from initlab.reproduce.run import FRESH
 from initlab.sweep.race import FIRST_SEED
 
@@ -218,6 +218,11 @@ PAGES = Path(__file__).parents[1] / "docs" / "experiments"
 @pytest.mark.parametrize("name", names())
 def test_pages_say_what_the_files_say(name):
     assert (PAGES / f"{name}.md").read_text() == page(experiment(name), last(PAGES, name)), "run scripts/write_pages.py"
+
+
+def test_the_table_is_that_of_the_verdicts():
+    assert summary(PAGES) in (PAGES / "README.md").read_text(), "run scripts/write_pages.py"
+    assert summary(PAGES, "docs/experiments/") in (PAGES.parents[1] / "README.md").read_text(), "run fill_readme.py"
 
 
 def test_a_page_tells_the_verdict_and_where_it_came_from(tmp_path):

@@ -1,7 +1,7 @@
 """One page per experiment for people who read: question, set-up, figure, verdict, how to vary it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ def write_pages(verdicts: Path, pages: Path) -> list[Path]:
     for name in names():
         replace(pages / f"{name}.md", page(experiment(name), last(pages, name)).encode())
         written.append(pages / f"{name}.md")
-    records = [record for name in names() if (record := last(pages, name))]
-    replace(pages / TABLE, summary(records).encode())
+    replace(pages / TABLE, f"# What the literature claims, and what is found here\n\n{summary(pages)}\n".encode())
     return [*written, pages / TABLE]
 
 
@@ -47,6 +46,9 @@ def page(about: Experiment, record: Mapping[str, Any] | None) -> str:
     if about.printed:
         parts.append(f"What the paper printed: {about.printed}")
     parts += ["## Set-up", f"`conf/experiment/{about.name}.yaml`:", f"```yaml\n{setup(about.name)}\n```"]
+    if about.quick:
+        changed = " ".join(f"{key}={json.dumps(value)}" for key, value in about.quick.items()).replace('"', "")
+        parts.append(f"`--quick` runs it with `{changed}`.")
     if about.tune:
         rates = ", ".join(f"{rate:g}" for rate in about.tune)
         parts.append(
@@ -113,17 +115,22 @@ def number(value: Any) -> str:
     return f"{float(value):.3g}"
 
 
-def summary(records: Sequence[Mapping[str, Any]]) -> str:
-    """Write the table of all experiments as last measured."""
+def summary(pages: Path, links: str = "") -> str:
+    """Write the table of all experiments as last measured; `links` is the way from the text to the pages."""
+    records = [record for name in names() if (record := last(pages, name))]
     lines = [
         "| experiment | claim | verdict | at its file's rate | at tuned rates | seeds | cost |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in records:
-        cells = [f"[{r['name']}]({r['name']}.md)", r["claim"].strip(), f"**{r['verdict']}**", r["untuned"]]
-        cells += [r["tuned"] or "", str(len(r["seeds"])), duration(r["seconds"])]
+        cells = [f"[{r['name']}]({links}{r['name']}.md)", r["claim"].strip(), f"**{r['verdict']}**", r["untuned"]]
+        cells += [r["tuned"] or "", f"{r['seeds'][0]} to {r['seeds'][-1]}", duration(r["seconds"])]
         lines.append("| " + " | ".join(cells) + " |")
     dates = ", ".join(sorted({r["date"] for r in records}))
     took = duration(sum(r["seconds"] for r in records))
-    when = f"{len(records)} of {len(names())} experiments measured by `initlab reproduce`: {dates}, {took} in all."
-    return "\n\n".join(["# What the literature claims, and what is found here", when, "\n".join(lines)]) + "\n"
+    modes = ", ".join(sorted({r["mode"] for r in records}))
+    when = (
+        f"{len(records)} of {len(names())} experiments, measured on two cores by `initlab reproduce` ({modes}) "
+        f"on {dates}, {took} in all."
+    )
+    return "\n\n".join([when, "\n".join(lines)])
