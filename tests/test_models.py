@@ -10,7 +10,7 @@ from initlab.activations import ACTIVATIONS
 from initlab.errors import UserError
 from initlab.models import MODELS, Dropout, build
 from initlab.models.residual import branch_multiplier
-from initlab.models.transformer import MeanOverTokens, Mixing
+from initlab.models.transformer import MeanOverTokens, Mixing, shape_of
 
 SHAPES = {"mlp": (2, 5), "cnn": (2, 8, 6), "resmlp": (2, 5), "resnet": (2, 8, 6), "vit": (2, 8, 4), "gpt": (7,)}
 OURS = [name for name, model in MODELS.items() if model.shaped and name != "custom"]
@@ -460,6 +460,7 @@ def test_an_option_that_a_custom_model_does_not_take_is_refused(mine):
 def test_options_are_the_builders_own_defaults():
     """The registry's options, which the option files and the help show, are what the functions take."""
     for name in OURS:
-        accepted = inspect.signature(MODELS[name].build).parameters
+        functions = [MODELS[name].build, *([shape_of] if name in ("vit", "gpt") else [])]
+        accepted = {k: p for function in functions for k, p in inspect.signature(function).parameters.items()}
         own = {k: p.default for k, p in accepted.items() if p.default is not inspect.Parameter.empty}
         assert own == dict(MODELS[name].options), name

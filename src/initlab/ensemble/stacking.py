@@ -97,7 +97,8 @@ def stacking_pays(modules: Sequence[nn.Module]) -> bool:
     """Are these networks faster as a stack than one by one?
 
     Dense networks always are, from two on. Convolutions on a CPU are not: grouped, they were 0.9 to 3 times as slow as
-    the same ones in turn at 16 channels and more, and their bits depend on the number of groups.
+    the same ones in turn at 16 channels and more, and their bits depend on the number of groups. Transformers have no
+    counterpart: at their default sizes calls are 3 % of a step, and with a stack's products it was 1.1 times as fast.
     """
     device = next(modules[0].parameters()).device
     maps = any(isinstance(leaf, (nn.Conv2d, StackedConv2d)) for leaf in leaves_of(modules[0]).values())

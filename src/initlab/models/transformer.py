@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -192,14 +193,14 @@ def shape_of(
     act: Activation,
     causal: bool,
     *,
-    heads: int,
-    norm: str,
-    dropout: float,
-    branch: float | str,
-    residual: float | str,
-    attention_power: float,
+    norm: str = "pre",
+    dropout: float = 0.0,
+    heads: int = 2,
+    branch: float | str = 1.0,
+    residual: float | str = 1.0,
+    attention_power: float = 0.5,
 ) -> Shape:
-    """Check a transformer's options; raises UserError naming the key, the value and the remedy."""
+    """Check the options that all transformers have; raises UserError naming the key, the value and the remedy."""
     width = single_width(width, model)
     if norm not in PLACES:
         raise UserError(f"model.norm={norm!r} is unknown for model={model}: choose one of {', '.join(PLACES)}.")
@@ -222,22 +223,19 @@ def vit(
     act: Activation,
     input_shape: Sequence[int],
     classes: int,
-    norm: str = "pre",
-    dropout: float = 0.0,
     patch: int = 4,
-    heads: int = 2,
-    branch: float | str = 1.0,
-    residual: float | str = 1.0,
-    attention_power: float = 0.5,
+    **options: Any,
 ) -> nn.Module:
-    """Build a small vision transformer with mean pooling: `depth` blocks on patches of `patch` × `patch` pixels."""
+    """Build a small vision transformer with mean pooling: `depth` blocks on patches of `patch` × `patch` pixels.
+
+    Its other options are those of `shape_of`.
+    """
     if len(input_shape) != 3:
         raise UserError(
             f"model=vit needs images [channels, height, width] and the data has shape {list(input_shape)}: "
             "choose model=mlp, or an image data set such as data=fashion_mini."
         )
-    options = {"heads": heads, "norm": norm, "dropout": dropout, "branch": branch, "residual": residual}
-    shape = shape_of("vit", depth, width, act, False, **options, attention_power=attention_power)  # type: ignore[arg-type]
+    shape = shape_of("vit", depth, width, act, False, **options)
     if not isinstance(patch, int) or patch < 1 or any(side % patch for side in input_shape[1:]):
         raise UserError(
             f"model.patch={patch!r} must divide images of {list(input_shape)}: say for example model.patch=1."
@@ -248,24 +246,15 @@ def vit(
 
 
 def gpt(
-    *,
-    depth: int,
-    width: int,
-    act: Activation,
-    input_shape: Sequence[int],
-    classes: int,
-    norm: str = "pre",
-    dropout: float = 0.0,
-    heads: int = 2,
-    branch: float | str = 1.0,
-    residual: float | str = 1.0,
-    attention_power: float = 0.5,
+    *, depth: int, width: int, act: Activation, input_shape: Sequence[int], classes: int, **options: Any
 ) -> nn.Module:
-    """Build a causal transformer on `classes` characters: `depth` blocks, one prediction at every position."""
+    """Build a causal transformer on `classes` characters: `depth` blocks, one prediction at every position.
+
+    Its options are those of `shape_of`.
+    """
     if len(input_shape) != 1:
         raise UserError(
             f"model=gpt needs characters [length] and the data has shape {list(input_shape)}: say data=tiny_text."
         )
-    options = {"heads": heads, "norm": norm, "dropout": dropout, "branch": branch, "residual": residual}
-    shape = shape_of("gpt", depth, width, act, True, **options, attention_power=attention_power)  # type: ignore[arg-type]
+    shape = shape_of("gpt", depth, width, act, True, **options)
     return Transformer(nn.Embedding(classes, shape.width), input_shape[0], depth, shape, classes)
