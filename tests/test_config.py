@@ -189,6 +189,7 @@ DEFAULTS = {
     "log.every": 1,
     "log.histograms": 10,
     "log.eval_every": None,
+    "log.jacobian": False,
     "device": "auto",
     "precision": "fp32",
     "threads": "auto",
@@ -248,7 +249,13 @@ def test_key_table_for_the_readme():
 @pytest.mark.parametrize("axis", EXAMPLES)
 def test_examples_of_the_help_compose(axis):
     first = EXAMPLES[axis].replace("'", "").split(", or ")[0].split()
-    compose_config(first)
+    config = compose_config(first)
+    assert config != compose_config([])
+    for text in first if axis != "experiment" else ():
+        key = text.partition("=")[0]
+        found = lookup(config, key)
+        wanted = OmegaConf.select(OmegaConf.from_dotlist([text]), key)
+        assert (found["name"] if isinstance(found, dict) else found) == wanted
 
 
 @pytest.mark.parametrize("key", RULES)

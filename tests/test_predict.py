@@ -1,5 +1,6 @@
 """Forecasts where users meet them: rows in every run, beside what is measured on the same batch."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from initlab.config.compose import compose_config
+from initlab.diagnostics import jacobians
 from initlab.experiment import run
 from initlab.experiment.build import build_module, load_data, make_plan, pick_activation
 from initlab.experiment.forecast import first_batch, forecasts
@@ -50,7 +52,7 @@ def test_every_predicted_layer_is_a_measured_one(tmp_path, family):
     assert set(predicted(rows)["step"]) == {0}
     keys = ["layer", "index", "stat"]
     both = predicted(rows).merge(rows[(rows.source == "measured") & (rows.step == 0)], on=keys, how="left")
-    both = both[~both.stat.isin(["jacobian_mean", "jacobian_var"])]  # which training does not measure
+    assert not both.stat.str.startswith("jacobian").any()
     assert both["value_y"].notna().all()
     layers = rows[(rows.source == "measured") & (rows.step == 0) & (rows.stat == "q")]
     first = both[(both["index"] == 1) & (both.stat == "q")]
@@ -58,6 +60,50 @@ def test_every_predicted_layer_is_a_measured_one(tmp_path, family):
     assert len(layers) >= 3
     # 8 to 48 units average q, with a relative spread of √(2/units) for each: five of them at 4 units is the loosest
     assert np.log(first.value_x / first.value_y).abs().item() < 1.2
+
+
+def jacobian_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows.stat.isin(["jacobian_mean", "jacobian_var"])].pivot_table(
+        index=["step", "layer", "index", "stat"], columns="source", values="value", sort=False
+    )
+
+
+def test_jacobians_are_measured_beside_their_forecast_where_they_are_asked_for(tmp_path):
+    frames = trained(
+        tmp_path, *(f"seed={s} init=orthogonal act=tanh depth=3 width=64 log.jacobian=true" for s in (1, 2))
+    )
+    one, two = (jacobian_rows(rows) for rows in frames)
+    assert len(one) == len(two) == 8  # three hidden layers and the readout
+    assert one.notna().all(axis=None)
+    assert one.predicted.tolist() == two.predicted.tolist()
+    assert (one.measured != two.measured).all()
+    assert set(one.reset_index()["step"]) == {0}
+    means = one.xs("jacobian_mean", level="stat").drop(index="readout", level="layer")
+    assert means.measured.tolist() == pytest.approx(means.predicted.tolist(), rel=0.1)
+
+
+def test_no_jacobian_is_forecast_where_none_can_be_measured(tmp_path, monkeypatch):
+    line = "init=orthogonal act=tanh depth=3 width=64 log.jacobian=true"
+    (alone,) = trained(tmp_path / "a", line)
+    assert len(jacobian_rows(alone)) == 8
+    monkeypatch.setattr("initlab.experiment.forecast.jacobians", partial(jacobians, budget=5e6))
+    (some,) = trained(tmp_path / "b", line)
+    assert len(jacobian_rows(some)) == 2 * 1
+    assert jacobian_rows(some).notna().all(axis=None)
+    (none,) = trained(tmp_path / "c", line + " model.norm=batch")
+    assert not len(jacobian_rows(none))
+    assert "no single sample" in (tmp_path / "c" / "0" / "run.log").read_text()
+
+
+def test_a_measurement_of_jacobians_that_fails_costs_no_training(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("initlab.experiment.forecast.jacobians", fail)
+    (rows,) = trained(tmp_path, "depth=2 width=16 log.jacobian=true")
+    assert not len(jacobian_rows(rows))
+    assert len(predicted(rows))
+    assert "out of memory" in (tmp_path / "0" / "run.log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,8 @@ def test_the_critical_gain_is_critical(run, act):
 @pytest.mark.parametrize("line", ["init=he_normal act=relu depth=3 width=16", "model=cnn width=4 depth=2 act=tanh"])
 def test_what_it_prints_is_what_a_run_records(run, tmp_path, line):
     found = json.loads(run(f"{line} train.batch_size=32 data.seed=3 --json --csv rows.csv")[1])
-    config = compose_config([*line.split(), "train.batch_size=32", "data.seed=3", "train.steps=1", "log.histograms=1"])
+    written = ["log.histograms=1", "log.jacobian=true"]
+    config = compose_config([*line.split(), "train.batch_size=32", "data.seed=3", "train.steps=1", *written])
     train([config], [tmp_path / "run"])
     recorded = pd.read_csv(tmp_path / "run" / "layers.csv").query("source == 'predicted'").reset_index(drop=True)
     assert len(recorded) > 10

@@ -74,6 +74,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "log.every": (positive_int, f"{STEPS}, at least 1", "log.every=10"),
     "log.histograms": (count, "a whole number of records, 0 for none", "log.histograms=10"),
     "log.eval_every": (optional(positive_int), f"{STEPS}, at least 1, or null", "log.eval_every=100"),
+    "log.jacobian": (*TRUTH, "log.jacobian=true"),
     "log.tensorboard": (*TRUTH, "log.tensorboard=false"),
     "precision": (among(*PRECISIONS), f"one of {', '.join(PRECISIONS)}", "precision=fp32"),
     "threads": (lambda v: v == "auto" or positive_int(v), "auto or a whole number of at least 1", "threads=1"),

@@ -33,6 +33,7 @@ class LogConfig:
     every: int = key(1, "steps between rows of scalars")
     histograms: int = key(10, "log-spaced records of layers and histograms per run, step 0 included; 0: none")
     eval_every: int | None = key(None, "steps between evaluations; null: once per epoch")
+    jacobian: bool = key(False, "singular values of the Jacobians ∂h/∂input at step 0: predicted and measured")
     tensorboard: bool = key(True, "write TensorBoard event files beside the CSV files")
 
 

@@ -1,7 +1,7 @@
 """What the network measures: statistics per layer, by hooks that are always removed."""
 
 from initlab.diagnostics.calls import Call, Sum
-from initlab.diagnostics.diagnose import INPUT, NETWORK, Diagnosis, diagnose, examine
+from initlab.diagnostics.diagnose import INPUT, NETWORK, Diagnosis, diagnose, examine, jacobians
 from initlab.diagnostics.stats import STATS, Stat
 from initlab.diagnostics.tape import HistogramKey, Row, Tape, first_bad_layers, taps
 
@@ -19,5 +19,6 @@ __all__ = [
     "diagnose",
     "examine",
     "first_bad_layers",
+    "jacobians",
     "taps",
 ]

@@ -119,8 +119,12 @@ def examine(
         size = batch_size(module, in_order((args, kwargs)))
         scene, found = look(weights, args, kwargs, size)
         _second_look(look, weights, scene, args, kwargs, size)
-        if jacobian is not False:
-            _jacobians(look, weights, scene, batch, size, None if jacobian else BUDGET)
+        budget = None if jacobian else BUDGET
+        if jacobian is not False and any(affordable(scene.calls, size, SAMPLES, budget)):
+            again = _spectra(module, weights, batch, size, budget, seed)
+            for call, other in zip(scene.calls, again, strict=False):
+                if call.layer == other.layer:
+                    call.stats.update(_of_jacobian(other))
         ran = {call.weight.name for call in scene.calls if call.weight is not None}
         seen: set[str] = set()
         for call in scene.calls:
@@ -224,28 +228,46 @@ def _too_small(call: Call, name: str) -> bool:
     return call.stats.get(name) == 0 or call.stats.get(_LOST[name][1], 0) > 0
 
 
-def _jacobians(
-    look: _Look, weights: Sequence[Weight], scene: Scene, batch: Batch, size: int, budget: float | None
-) -> None:
-    module = look.module
+def jacobians(module: nn.Module, batch: Batch, *, budget: float = BUDGET, seed: int = 0) -> pd.DataFrame:
+    """Return the rows `jacobian_*` of `diagnose` alone: those of the first layers, as long as the budget lasts.
+
+    Arguments: `budget` in multiplications; the rest as in `diagnose`. Empty where no single sample can be
+    differentiated: under batch normalization in training mode, or for integers such as tokens.
+
+    >>> jacobians(nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)), torch.randn(4, 8)).stat.tolist()[:3]
+    ['jacobian_mean', 'jacobian_var', 'jacobian_max']
+    """
+    module = unwrapped(module)
+    with as_found(module), undisturbed():
+        size = batch_size(module, in_order(arguments(batch)))
+        calls = _spectra(module, weights_of(module), batch, size, budget, seed)
+    rows = [(0, call.layer, call.index, *stat, "measured") for call in calls for stat in _of_jacobian(call).items()]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _spectra(
+    module: nn.Module, weights: Sequence[Weight], batch: Batch, size: int, budget: float | None, seed: int
+) -> list[Call]:
+    """Hear a few samples once more, and write the Jacobians of the layers that the budget lasts for."""
     mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
     if mixes or not (isinstance(batch, Tensor) and batch.is_floating_point() and len(batch) == size):
-        return  # no single sample to differentiate
-    exact, estimated = affordable(scene.calls, size, SAMPLES, budget)
-    if not exact and not estimated:
-        return
+        return []  # no single sample to differentiate
     inputs = batch[:SAMPLES].detach().clone().requires_grad_()
-    torch.manual_seed(look.seed)
+    torch.manual_seed(seed)
     listener = Listener(module, weights, len(inputs), [])
     listener.scene.kept = {}
     listener.scene.grading = False
     with listener:
         module(inputs.clone())  # a copy: the first operation may work in place
     listener.scene.close()
-    write_jacobians(listener.scene.calls, listener.scene.kept, inputs, exact, estimated)
-    for call, other in zip(scene.calls, listener.scene.calls, strict=False):
-        if call.layer == other.layer:
-            call.stats.update({k: v for k, v in other.stats.items() if k.startswith("jacobian_")})
+    calls = listener.scene.calls
+    exact, estimated = affordable(calls, len(inputs), SAMPLES, budget)
+    write_jacobians(calls, listener.scene.kept, inputs, exact, estimated)
+    return calls
+
+
+def _of_jacobian(call: Call) -> dict[str, float]:
+    return {name: value for name, value in call.stats.items() if name.startswith("jacobian_")}
 
 
 def _frame(

@@ -1,4 +1,8 @@
-"""What theory says of every network of an ensemble at step 0, on the very batch that its first row is measured on."""
+"""What theory says of every network of an ensemble at step 0, on the very batch that its first row is measured on.
+
+Training measures there what theory predicts, but for the Jacobians: they are measured here, where `log.jacobian` asks
+for them, and predicted only for the layers where they are measured.
+"""
 
 import json
 import traceback
@@ -11,6 +15,7 @@ from torch import Tensor, nn
 from initlab.activations import Activation
 from initlab.config import Config
 from initlab.data import Dataset, batches
+from initlab.diagnostics import jacobians
 from initlab.errors import UserError
 from initlab.experiment.build import scheme_arguments
 from initlab.initialize import plan as plan_of
@@ -24,7 +29,7 @@ Row = tuple[int, str, int, str, float, str]
 
 @dataclass(frozen=True)
 class Forecast:
-    """Rows (step 0, layer, index, stat, value, predicted), and a line for the log where there is something to say."""
+    """Rows (step 0, layer, index, stat, value, source), and a line for the log where there is something to say."""
 
     rows: tuple[Row, ...] = ()
     remark: str = ""
@@ -46,7 +51,30 @@ def forecasts(
         key = decisive(config)
         if key not in known:
             known[key] = forecast_of(module, scheme_arguments(config, act), inputs, act, data.classes)
-    return [known[decisive(config)] for config in configs]
+    return [
+        paired(known[decisive(config)], module, inputs if config.log.jacobian else None)
+        for config, module in zip(configs, modules, strict=True)
+    ]
+
+
+def paired(found: Forecast, module: nn.Module, inputs: Tensor | None) -> Forecast:
+    """Measure the Jacobians on these inputs, None for not at all, and leave out those that are only predicted.
+
+    A measurement that fails costs the network nothing but its Jacobians, and says so in the log.
+    """
+    measured: list[Row] = []
+    remarks = [found.remark] if found.remark else []
+    if inputs is not None:
+        try:
+            measured = list(jacobians(module, inputs).itertuples(index=False, name=None))
+        except Exception:  # a bug here must not cost anybody a training
+            remarks.append(f"no Jacobians, for their measurement failed:\n{traceback.format_exc()}")
+        else:
+            if not measured:
+                remarks.append("no Jacobians: no single sample of this network can be differentiated at this cost")
+    there = {row[1:4] for row in measured}
+    rows = [row for row in found.rows if not row[3].startswith("jacobian_") or row[1:4] in there]
+    return Forecast((*rows, *measured), "\n".join(remarks))
 
 
 def first_batch(data: Dataset, plan: Plan) -> Tensor:
