@@ -7,6 +7,7 @@ them by no more than four times as much.
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from initlab.config.compose import compose_config
 from initlab.config.files import options
 from initlab.data import Dataset
-from initlab.ensemble import stack
+from initlab.ensemble import Part, stack
 from initlab.errors import UserError
 from initlab.experiment import impossible, run
 from initlab.initialize import initialize_
@@ -123,6 +124,35 @@ def test_step_0_of_every_scheme_is_that_of_the_job_alone(tmp_path, model):
 def test_step_0_does_not_depend_on_the_optimizer(tmp_path, model, optimizer):
     configs = [configuration(model, f"optim={optimizer}", "init=he_normal", f"seed={seed}") for seed in range(3)]
     assert_step_0_is_that_of_the_job_alone(configs, tmp_path)
+
+
+@pytest.mark.parametrize("init", ["rezero", "skipinit", "fixup"])
+def test_schemes_with_learned_branches_train_stacked_and_as_alone(tmp_path, init, monkeypatch):
+    """What such a scheme makes of model and rates included: in float64, 50 steps of the cell's own run."""
+    sizes = []
+    monkeypatch.setattr(Part, "__post_init__", noting(Part.__post_init__, sizes))
+    long = ("train.steps=50", "precision=fp64", "optim.lr=0.03")
+    configs = [configuration("resmlp", f"init={init}", f"seed={seed}", *long) for seed in range(3)]
+    together = [tmp_path / f"together-{k}" for k in range(3)]
+    run(configs, together)
+    assert sum(members for members, stacked in sizes if stacked) == 3
+    for k, config in enumerate(configs):
+        alone = tmp_path / f"alone-{k}"
+        run([config], [alone])
+        found, expected = (pd.read_csv(place / "metrics.csv")["loss"][:50] for place in (together[k], alone))
+        assert found.iloc[-5:].mean() < found.iloc[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-7)
+        assert at_step_0(together[k]) == at_step_0(alone)
+
+
+def noting(begin: Callable[[Part], None], sizes: list) -> Callable[[Part], None]:
+    """Return a part's __post_init__ that notes how many members it has, and whether they are stacked."""
+
+    def begins(part: Part) -> None:
+        sizes.append((len(part.members), part.stacked))
+        begin(part)
+
+    return begins
 
 
 # --- float32
