@@ -105,16 +105,22 @@ def test_phi_jumps_at_its_kinks_and_nowhere_else(record):
     assert all(left < kink < left + step for left, kink in zip(found, record.kinks, strict=True))
 
 
-@EVERY
-def test_saturation_is_where_the_slope_is_small(record):
+def slopes_at_saturation(record):
+    """|φ′| over its largest value: everywhere outside the interval, and just inside its finite ends."""
     low, high = record.saturation or (-math.inf, math.inf)
     x = torch.linspace(-20, 20, 40001, dtype=torch.float64)
     slope_ = derivatives(record, x, 1)[1].abs()
     outside = (x < low) | (x > high)
-    assert (slope_[outside] < SATURATION_SLOPE * slope_.max()).all()
     # ELU with alpha below 0.05 is saturated from 0 on: just inside then lies right of the kink.
     just_inside = torch.tensor([end for end in (low + 1e-9, high - 1e-9) if math.isfinite(end)], dtype=torch.float64)
-    assert (derivatives(record, just_inside, 1)[1].abs() >= SATURATION_SLOPE * slope_.max()).all()
+    return slope_[outside] / slope_.max(), derivatives(record, just_inside, 1)[1].abs() / slope_.max()
+
+
+@EVERY
+def test_saturation_is_where_the_slope_is_small(record):
+    outside, inside = slopes_at_saturation(record)
+    assert (outside < SATURATION_SLOPE).all()
+    assert (inside >= SATURATION_SLOPE).all()
 
 
 @EVERY
@@ -138,7 +144,9 @@ def test_saturation_is_a_plateau_other_than_phi_of_zero(record, side):
     ],
 )
 def test_saturation_follows_the_parameters(name, parameters):
-    test_saturation_is_where_the_slope_is_small(ACTIVATIONS[name].bind(**parameters))
+    outside, inside = slopes_at_saturation(ACTIVATIONS[name].bind(**parameters))
+    assert (outside < SATURATION_SLOPE).all()
+    assert (inside >= SATURATION_SLOPE).all()
 
 
 PARAMETERS = [(record.name, key) for record in ACTIVATIONS.values() for key in record.parameters]
@@ -258,3 +266,14 @@ def test_targets_that_name_nothing(target, words):
     with pytest.raises(UserError) as caught:
         load_target(target, "act.target")
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_file_that_raises_when_it_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "initlab_raises_at_once.py").write_text("\nraise KeyError('lost')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_target("initlab_raises_at_once:f", "act.target")
+    assert str(caught.value) == (
+        "act.target=initlab_raises_at_once:f: 'initlab_raises_at_once' failed when it was imported "
+        "(KeyError: 'lost' in initlab_raises_at_once.py, line 2): mend it there."
+    )

@@ -171,7 +171,10 @@ BAD = {
     "role": (("net", "--init", "he_normal", "--role", "first"), "--role first must be ROLE=GLOB"),
     "only": (("net", "--init", "he_normal", "--only", "haed.*"), "only: 'haed.*' matches no parameter"),
     "rules": (("net", "--rules", "none.yaml"), "--rules none.yaml cannot be read"),
-    "junit": (("net", "--init", "he_normal", "--junit", "no/where.xml"), "cannot be written"),
+    "junit": (
+        ("net", "--init", "he_normal", "--junit", "no/where.xml"),
+        "cannot be written (No such file or directory): give a file in",
+    ),
     "impossible": (("net", "--init", "dirac"), "needs convolutions"),
 }
 

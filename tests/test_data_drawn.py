@@ -147,6 +147,11 @@ def test_what_the_users_function_gets_wrong_is_named(mine, name, parameters, wor
     assert f"data.target={mine}{name}" in str(caught.value)
 
 
-def test_a_bug_in_the_users_function_keeps_its_traceback(mine):
-    with pytest.raises(ZeroDivisionError, match="theirs"):
+def test_a_bug_in_the_users_function_is_one_sentence_and_keeps_its_traceback(mine):
+    with pytest.raises(UserError) as caught:
         load("custom", target=mine + "bug")
+    assert str(caught.value) == (
+        f"data.target={mine}bug failed when it was called (ZeroDivisionError: theirs in initlab_test_mydata.py, "
+        "line 16): mend the function, or give what it needs as +data.<parameter>."
+    )
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)

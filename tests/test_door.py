@@ -143,6 +143,10 @@ REFUSALS = [
     ("act=custom act.target=math", "act.target=math names nothing to import"),
     ("model=custom", "model=custom needs model.target="),
     ("data=custom data.target=math:pi", "data.target=math:pi"),
+    (
+        "data=custom data.target=os:listdir +data.path=no/where",
+        r"data.target=os:listdir failed when it was called \(FileNotFoundError: .* 'no/where'\): mend the function",
+    ),
     # what is no override
     ("init", "init has no value: write init=…, for example init=he_normal"),
     ("he_normal", "he_normal has no value: write init=he_normal"),
@@ -180,6 +184,7 @@ def test_a_chosen_directory_is_not_made_either(refused, tmp_path):
     refused("depth=0", "hydra.run.dir=deep/down/run")
     refused("init=dirac", f"hydra.run.dir={tmp_path}/elsewhere")
     refused("-m", "init=zeros,typo", "sweep.root=grids")
+    assert tree(tmp_path) == set()
 
 
 def test_a_directory_that_was_there_stays_as_it_was(refused, tmp_path):

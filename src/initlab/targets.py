@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ def load_target(target: Any, key: str = "target") -> Any:
         key: configuration key to name in the error (`"act.target"`).
 
     Raises:
-        UserError: the text has another form, or the module or the name in it cannot be imported.
+        UserError: the text has another form, the module or the name in it cannot be imported, or the module raises.
 
     >>> load_target("math:hypot")(3, 4)
     5.0
@@ -39,11 +40,27 @@ def load_target(target: Any, key: str = "target") -> Any:
             f"{key}={target}: cannot import module {module_name!r} ({error}); "
             f"it must lie in the current directory ({Path.cwd()}) or be installed."
         ) from error
+    except Exception as error:  # whatever the user's own file raises when it is imported
+        raise UserError(
+            f"{key}={target}: {module_name!r} failed when it was imported ({said(error)}): mend it there."
+        ) from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise UserError(f"{key}={target}: {module_name!r} has no {part!r}.{nearest(part, dir(found))}")
         found = getattr(found, part)
     return found
+
+
+def said(error: BaseException) -> str:
+    """Return what a user's own code raised and where, for a sentence: its kind, its first line, its file.
+
+    >>> said(KeyError("where"))
+    "KeyError: 'where'"
+    """
+    first = str(error).splitlines()[0].rstrip(".") if str(error) else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if len(frames) > 1 else ""
+    return f"{type(error).__name__}: {first}{where}" if first else f"{type(error).__name__}{where}"
 
 
 def import_torchvision() -> ModuleType:

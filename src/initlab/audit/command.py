@@ -10,7 +10,7 @@ from torch import nn
 
 from initlab.errors import UserError
 from initlab.initialize import Spec
-from initlab.targets import import_torchvision, load_target
+from initlab.targets import import_torchvision, load_target, said
 
 from .engine import audit
 from .show import as_json as json_of
@@ -56,7 +56,10 @@ def run(
         try:
             Path(junit).write_text(as_junit(rows, f"initlab audit {target}"), encoding="utf-8")
         except OSError as error:
-            raise UserError(f"--junit {junit} cannot be written ({error.strerror}).") from error
+            why = error.strerror or error
+            raise UserError(
+                f"--junit {junit} cannot be written ({why}): give a file in a directory that exists and is yours."
+            ) from error
     print(json_of(rows) if as_json else as_text(rows, every))
     return 0 if bool(rows.ok.all()) else 1
 
@@ -127,9 +130,7 @@ def built(target: str, keywords: Sequence[str]) -> Any:
     try:
         return found(**given)
     except Exception as error:  # whatever the user's own code raises
-        first = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        kind = type(error).__name__
-        raise UserError(f"{target} failed when it was called ({kind}: {first}): give it --arg key=value.") from error
+        raise UserError(f"{target} failed when it was called ({said(error)}): give it --arg key=value.") from error
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from initlab.errors import UserError
-from initlab.targets import load_target
+from initlab.targets import load_target, said
 
 from .dataset import Raw
 
@@ -21,7 +21,7 @@ def custom(directories: tuple[Path, ...], target: str | None = None, **parameter
     floating ones a regression. Arrays and tensors are both welcome.
 
     Raises:
-        UserError: the target cannot be imported, takes other parameters, or returns something else.
+        UserError: the target cannot be imported, takes other parameters, raises, or returns something else.
     """
     function = load_target(target, "data.target")
     try:
@@ -29,7 +29,13 @@ def custom(directories: tuple[Path, ...], target: str | None = None, **parameter
     except TypeError as error:
         given = ", ".join(parameters) or "no parameters"
         raise UserError(f"data.target={target} cannot be called with {given}: {error}.") from error
-    returned = function(**parameters)
+    try:
+        returned = function(**parameters)
+    except Exception as error:  # whatever the user's own code raises
+        raise UserError(
+            f"data.target={target} failed when it was called ({said(error)}): "
+            "mend the function, or give what it needs as +data.<parameter>."
+        ) from error
     try:
         (train_x, train_y), (test_x, test_y) = returned
     except (TypeError, ValueError) as error:

@@ -2,9 +2,7 @@
 
 import json
 import math
-import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from initlab.diagnostics import Diagnosis, examine
 from initlab.diagnostics.batch import in_order
 from initlab.diagnostics.expected import misfit
 from initlab.errors import UserError
-from initlab.targets import import_torchvision, load_target
+from initlab.targets import import_torchvision, load_target, said
 from initlab.verdicts.judge import judge
 from initlab.verdicts.record import Verdict
 from initlab.verdicts.screen import show
@@ -83,12 +81,7 @@ def built(target: str, keywords: Mapping[str, Any], seed: int) -> nn.Module:
         )
     if target.startswith("torchvision."):
         import_torchvision()
-    try:
-        found = load_target(target, "model")
-    except UserError:
-        raise
-    except Exception as error:  # whatever the user's own file raises when it is imported
-        raise UserError(f"{target.partition(':')[0]} failed when it was imported ({_said(error)}).") from error
+    found = load_target(target, "model")
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
@@ -98,17 +91,10 @@ def built(target: str, keywords: Mapping[str, Any], seed: int) -> nn.Module:
         module = found(**keywords)
     except Exception as error:  # whatever the user's own code raises
         remedy = ": give its arguments with --arg key=value." if isinstance(error, TypeError) else "."
-        raise UserError(f"{target} failed when it was called ({_said(error)}){remedy}") from error
+        raise UserError(f"{target} failed when it was called ({said(error)}){remedy}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"{target} returned {type(module).__name__}: it must return a torch.nn.Module.")
     return module
-
-
-def _said(error: BaseException) -> str:
-    first = str(error).splitlines()[0].rstrip(".") if str(error) else ""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if len(frames) > 1 else ""
-    return f"{type(error).__name__}: {first}{where}" if first else f"{type(error).__name__}{where}"
 
 
 def pairs(texts: Sequence[str]) -> dict[str, Any]:
@@ -173,7 +159,7 @@ def given(target: str, option: str, inputs: Any) -> Any:
         try:
             found = found() if inputs is None else found(inputs)
         except Exception as error:  # whatever the user's own code raises
-            raise UserError(f"{option} {target} failed when it was called ({_said(error)}).") from error
+            raise UserError(f"{option} {target} failed when it was called ({said(error)}).") from error
     if not isinstance(found, (Tensor, tuple, list, dict)):
         raise UserError(f"{option} {target} gives a {type(found).__name__}: it must give tensors.")
     return found
