@@ -177,6 +177,7 @@ def test_one_sentence_the_remedy_and_the_module_as_it_was(case):
 def test_an_empty_module_has_no_rows():
     rows = initlab.initialize_(nn.Sequential(), "he_normal")
     assert len(rows) == 0
+    assert rows[rows["name"].str.endswith("weight")]["fingerprint"].tolist() == []
     assert bool(initlab.audit(nn.Sequential(), "he_normal").ok.all())
 
 

@@ -41,7 +41,7 @@ def frame_of(tasks: Sequence[Task]) -> pd.DataFrame:
 def fill_in(rows: pd.DataFrame, tasks: Sequence[Task]) -> None:
     """Measure the parameters and fill in the columns mean, std and fingerprint."""
     found = [seen(task.parameter) for task in tasks]
-    for index, column in enumerate(COLUMNS[-3:]):
+    for index, column in enumerate(COLUMNS[-3:] if found else ()):
         rows[column] = [values[index] for values in found]
 
 
@@ -59,7 +59,10 @@ def framed(rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFr
     >>> framed([(27, "conv"), (None, "bias")], ["fan_in", "kind"]).fan_in.tolist()
     [27, <NA>]
     """
-    found: dict[str, Any] = {column: [row[index] for row in rows] for index, column in enumerate(columns)}
+    nothing = pd.Series(dtype=object)  # what an empty list would become is a number
+    found: dict[str, Any] = {
+        column: [row[index] for row in rows] if rows else nothing for index, column in enumerate(columns)
+    }
     for column in ("fan_in", "fan_out"):
         if column in found:
             whole = all(value is None or value == int(value) for value in found[column])
