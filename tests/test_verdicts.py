@@ -227,6 +227,27 @@ def test_networks_with_norms_raise_no_alarm(family, norm, seed):
     assert alarms(judged(healthy(family, "relu", 32, seed, depth=depth, norm=norm))) == []
 
 
+def test_batch_norms_that_have_seen_no_batch_are_not_blamed_on_the_weights():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer, self.norm = nn.Linear(64, 64), nn.Linear(64, 64), nn.BatchNorm1d(64)
+
+        def forward(self, x):
+            return x + self.norm(self.outer(torch.relu(self.inner(x))))
+
+    net = nn.Sequential(nn.Linear(64, 64), *[Block() for _ in range(24)], nn.Linear(64, 10))
+    initialize_(net, "he_normal", act="relu", gain=2.0)
+    assert alarms(judged(net, batch(32, 64))) == []
+    found = judged(net.eval(), batch(32, 64))  # where the stream grows 10^9 times
+    assert alarms(found) == []
+    note = next(v for v in found if v.name == "idle_norms")
+    assert note.sentence.startswith("24 batch norms are in evaluation mode")
+    assert "model.train()" in note.remedy
+    net.train()(batch(32, 64))
+    assert "idle_norms" not in [v.name for v in judged(net.eval(), batch(32, 64))]
+
+
 def test_branches_that_add_nothing_at_first_raise_no_alarm():
     from torchvision.ops import StochasticDepth
 

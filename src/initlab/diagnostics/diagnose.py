@@ -15,7 +15,7 @@ from initlab.diagnostics.jacobian import affordable, write_jacobians
 from initlab.diagnostics.listen import Listener
 from initlab.diagnostics.objective import Objective, objective
 from initlab.diagnostics.scene import Scene
-from initlab.diagnostics.state import as_found, in_double, undisturbed
+from initlab.diagnostics.state import as_found, idle_norms, in_double, undisturbed
 from initlab.diagnostics.weights import Weight, weights_of
 from initlab.errors import UserError
 
@@ -38,6 +38,8 @@ class Diagnosis:
         objective: the loss that the gradients are of, by name, with its classes; None if there was none.
         loss: its value.
         batch: number of inputs.
+        inputs: moments of the batch.
+        idle_norms: batch norms in evaluation mode that have seen no batch, and so let signals through as they are.
     """
 
     frame: pd.DataFrame
@@ -48,6 +50,7 @@ class Diagnosis:
     classes: int | None = None
     batch: int = 0
     inputs: dict[str, float] = field(default_factory=dict)
+    idle_norms: int = 0
 
 
 def diagnose(
@@ -141,7 +144,7 @@ def examine(
         inputs = moments_of(in_order((args, kwargs)), size)
     frame = _frame(scene.calls, value, found, inputs)
     name, count = (found.name, found.classes) if found is not None else ("", None)
-    return Diagnosis(frame, scene.calls, scene.sums, value, name, count, size, inputs)
+    return Diagnosis(frame, scene.calls, scene.sums, value, name, count, size, inputs, idle_norms(module))
 
 
 @dataclass

@@ -113,3 +113,19 @@ def undisturbed() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def idle_norms(module: nn.Module) -> int:
+    """Count the batch norms that would use statistics which no batch has changed yet.
+
+    >>> idle_norms(nn.Sequential(nn.BatchNorm1d(2), nn.ReLU()).eval())
+    1
+    """
+    norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.training)
+    return sum(
+        m.running_mean is not None
+        and m.running_var is not None
+        and not bool(m.running_mean.any())
+        and bool((m.running_var == 1).all())
+        for m in norms
+    )

@@ -99,6 +99,8 @@ def of_signal(found: Diagnosis, explained: frozenset[str]) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for chain in chains(found, explained)[:1]:
         verdicts += [*signal(chain), *gradient(chain), *alike(chain)]
+    if found.idle_norms:  # the network that trains has another scale
+        return [*_one_remedy(verdicts), *idle(found), *([] if verdicts or explained else lost(found))]
     verdicts = [*_one_remedy(verdicts), *stream(found)]
     if verdicts or explained:
         return verdicts
@@ -212,6 +214,16 @@ def stream(found: Diagnosis) -> list[Verdict]:
     )
     severity = "fault" if growth >= FAULTS else "warning"
     return [Verdict(severity, "stream_explodes", (run[0].name, run[-1].name), text, remedy)]
+
+
+def idle(found: Diagnosis) -> list[Verdict]:
+    """Say that batch norms do nothing yet, and that nothing is said of what they will set right."""
+    some = "One batch norm is" if found.idle_norms == 1 else f"{found.idle_norms} batch norms are"
+    text = (
+        f"{some} in evaluation mode without having seen a batch: signals pass as they are, and their size behind is "
+        "not the one that training starts from."
+    )
+    return [Verdict("note", "idle_norms", ("(model)",), text, "look at the model in training mode: model.train()")]
 
 
 def confident(found: Diagnosis) -> list[Verdict]:
