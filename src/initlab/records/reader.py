@@ -137,7 +137,7 @@ def run_directories(paths: Paths) -> list[Path]:
 
 def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flat configuration and the result of one run; damage becomes its `problem`."""
-    result: dict[str, Any] = {"status": "unfinished", "problem": "", "path": str(directory)}
+    result: dict[str, Any] = {"problem": "", "path": str(directory)}
     config: Any = None
     try:
         summary = from_json((directory / "summary.json").read_bytes())
@@ -145,8 +145,8 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if summary.get("status") not in STATUSES:
             raise ValueError(f"its status is not one of {', '.join(STATUSES)}")
         result |= {key: value for key, value in summary.items() if not isinstance(value, (dict, list))}
-    except FileNotFoundError:
-        pass
+    except FileNotFoundError:  # it is written last
+        result["status"] = "unfinished"
     except (OSError, ValueError) as error:
         result |= {"status": "damaged", "problem": f"summary.json cannot be read ({_first_line(error)})"}
     if not isinstance(config, dict):
