@@ -137,7 +137,7 @@ def run_directories(paths: Paths) -> list[Path]:
 
 def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flat configuration and the result of one run; damage becomes its `problem`."""
-    result: dict[str, Any] = {"problem": "", "path": str(directory)}
+    result: dict[str, Any] = {"status": "", "problem": "", "path": str(directory)}
     config: Any = None
     try:
         summary = from_json((directory / "summary.json").read_bytes())
