@@ -336,8 +336,10 @@ def test_every_classifier_of_torchvision_is_judged(name):
 @pytest.mark.parametrize(("images", "size"), [(2, 32), (4, 64), (8, 96)])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "efficientnet_b1", "regnet_y_400mf"])
-def test_networks_with_narrow_gates_raise_no_alarm(name, seed, training, images, size):
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v3_small", "efficientnet_b0", "efficientnet_b1", "regnet_y_400mf", "resnet50"]
+)
+def test_classifiers_raise_no_alarm_in_either_mode(name, seed, training, images, size):
     from torchvision import models
 
     torch.manual_seed(seed)
