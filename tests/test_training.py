@@ -193,7 +193,7 @@ def test_the_test_set_is_left_alone_before_training(data):
 def test_bfloat16_losses_are_not_rounded_to_three_digits(data):
     """Rows and evaluations carry more digits than a bfloat16 loss could."""
     events = run(network(data), data, replace(PLAN, steps=3, autocast=True))
-    found = [*rows(events)["loss"], *(v for e in of(Evaluation, events) for v in e.values["test_loss"].values())]
+    found = [*rows(events)["loss"], *(v for e in of(Evaluation, events)[1:] for v in e.values["test_loss"].values())]
     rounded = torch.tensor(found).bfloat16().double()
     assert (rounded != torch.tensor(found, dtype=torch.float64)).all()
 
