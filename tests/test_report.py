@@ -344,6 +344,7 @@ BLOWN = {"outcome": "diverged", "status": "diverged", "first_bad_step": 3.0, "fi
         (BLOWN, {"q": [1, 100, 1e4, 1e6, 1]}, "explodes before any update"),
         (BLOWN, {"q": [1, 1, 1, 1], "grad_mean_square": [1e6, 1e3, 1, 1]}, "gradient grows"),
         (BLOWN, {"q": [1, 1, 1, 1]}, "rate 0.5 is too large"),
+        (BLOWN, {"q": [1, 1, 1, 1], "grad_mean_square": [1, 0.5, 0, 1]}, "rate 0.5 is too large"),
         (BLOWN, {"grad_norm": [1]}, "at step 3, first in hidden.2"),
     ],
 )  # fmt: skip

@@ -55,7 +55,8 @@ def diverged(row: Mapping[str, Any], found: Blocks | None) -> str:
             "scheme that keeps q."
         )
     gradient = profile(found, "grad_mean_square")
-    if gradient is not None and gradient[0] > GROWN * max(gradient[1], 1e-300):
+    # Where branches start at zero the last one's gradient is exactly zero: nothing has grown from there.
+    if gradient is not None and gradient[2] > 0 and gradient[0] > GROWN * gradient[1]:
         return (
             f"{head} The signal is in order at step 0, but the gradient grows by a factor {1 / gradient[2]:.3g} per "
             "layer on its way back: a smaller init.gain, or optim.clip_norm."

@@ -25,7 +25,7 @@ def run(chosen: Sequence[str], mode: str, root: str, as_json: bool = False) -> N
     if not chosen:
         say_list(Path(root), as_json)
         return
-    from initlab.reproduce.run import reproduce
+    from initlab.reproduce.run import reproduce, workers_kept
 
     wanted = names() if list(chosen) == ["all"] else list(chosen)
     if "all" in wanted:
@@ -34,12 +34,14 @@ def run(chosen: Sequence[str], mode: str, root: str, as_json: bool = False) -> N
         experiment(name)  # a wrong name is said before anything runs
     console = Console(stderr=True)
     records = []
-    for number, name in enumerate(wanted, start=1):
-        console.print(f"{name} ({number} of {len(wanted)}): {experiment(name).question}", highlight=False, markup=False)
-        verdict = reproduce(name, mode, root)
-        records.append(verdict.record())
-        if not as_json:
-            say(records[-1], verdict.directory)
+    with workers_kept():
+        for number, name in enumerate(wanted, start=1):
+            at = f"{name} ({number} of {len(wanted)})"
+            console.print(f"{at}: {experiment(name).question}", highlight=False, markup=False)
+            verdict = reproduce(name, mode, root)
+            records.append(verdict.record())
+            if not as_json:
+                say(records[-1], verdict.directory)
     if as_json:
         print(json.dumps(records, indent=1, default=str, ensure_ascii=False))
     elif len(records) > 1:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from initlab import __version__
 from initlab.records import load_layers
@@ -17,6 +19,7 @@ from initlab.report import draw_cells, draw_layers, write_report
 from initlab.reproduce.experiment import Experiment, experiment
 from initlab.reproduce.judge import Judged, headline, judge, overall
 from initlab.sweep import sweep
+from initlab.sweep.executors.process import workers_kept
 
 FRESH = 3000
 """First seed of those that are judged: nobody tuned anything on them (races choose rates on seeds from 1000)."""
@@ -85,13 +88,14 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
     about = experiment(name)
     directory = Path(root) / f"{name}-{mode}"
     seeds = list(range(FRESH, FRESH + about.seeds_in(mode)))
-    shared = {"experiment": name, **about.overrides(mode), "sweep.root": str(directory.absolute())}
-    frames = [sweep({**shared, "seed": seeds, "sweep.name": "untuned"}, quiet=quiet)]
-    rates: list[dict[str, Any]] = []
-    if about.tune:
-        how = {"race": True, "tune.rates": list(about.tune), "tune.seeds": TUNING_SEEDS[mode]}
-        frames.append(sweep({**shared, **how, "seed": seeds, "sweep.name": "tuned"}, quiet=quiet))
-        rates = chosen_rates(frames[1], about.axes)
+    shared = {"experiment": name, **about.overrides(mode), "sweep.root": str(directory.absolute()), "seed": seeds}
+    with workers_kept():
+        frames = [sweep({**shared, "sweep.name": "untuned"}, executor=executor(), quiet=quiet)]
+        rates: list[dict[str, Any]] = []
+        if about.tune:
+            how = {"race": True, "tune.rates": list(about.tune), "tune.seeds": TUNING_SEEDS[mode]}
+            frames.append(sweep({**shared, **how, "sweep.name": "tuned"}, executor=executor(), quiet=quiet))
+            rates = chosen_rates(frames[1], about.axes)
     found = [judge(about, runs, load_layers(runs, keys_of(about))) for runs in frames]
     verdicts = [overall(each) for each in found]
     verdict = Verdict(
@@ -114,6 +118,14 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
     replace(directory / "figure.svg", drawn(about, frames))
     write_report([directory / name for name in ("untuned", "tuned")[: len(frames)]], directory)
     return verdict
+
+
+def executor() -> str:
+    """Return how groups are computed: small ones are bound by Python, so a process on each core where there is no card.
+
+    What is measured does not depend on it.
+    """
+    return "inline" if torch.cuda.is_available() or (os.cpu_count() or 1) == 1 else "process"
 
 
 def drawn(about: Experiment, frames: Sequence[pd.DataFrame]) -> bytes:

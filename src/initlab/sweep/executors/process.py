@@ -6,8 +6,8 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -126,9 +126,40 @@ class Processes:
         return next(worker for worker in self.workers if not worker.busy).submit(task)
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes, but for those that are kept for the next launch."""
         for worker in self.workers:
+            if _kept is not None and not worker.busy:
+                _kept.append(worker)
+            else:
+                worker.close()
+
+
+_kept: list[Worker] | None = None  # idle workers between launches, where somebody asked to keep them
+
+
+@contextmanager
+def workers_kept() -> Iterator[None]:
+    """Let processes outlive their launch for the while: each takes seconds to start, and several sweeps follow."""
+    global _kept
+    if _kept is not None:
+        yield
+        return
+    _kept = []
+    try:
+        yield
+    finally:
+        kept, _kept = _kept, None
+        for worker in kept:
             worker.close()
+
+
+def taken(cores: set[int], card: str | None, threads: int) -> Worker:
+    """Return a worker that was kept for these cores, or a new one."""
+    for worker in list(_kept or ()):
+        if _kept and (worker.cores, worker.card, worker.threads) == (cores, card, threads):
+            _kept.remove(worker)
+            return worker
+    return Worker(cores, card, threads)
 
 
 def executor(
@@ -141,7 +172,7 @@ def executor(
     share = max(len(cores) // count, 1)
     return Processes(
         [
-            Worker(
+            taken(
                 cores={cores[(k * share + i) % len(cores)] for i in range(share)},
                 card=cards[k % len(cards)] if cards else None,
                 threads=share,
