@@ -21,10 +21,12 @@ from initlab.reproduce.judge import Judged, headline, judge, overall
 from initlab.sweep import sweep
 from initlab.sweep.executors.process import workers_kept
 
-FRESH = 3000
+FRESH = 4000
 """First seed of those that are judged: nobody tuned anything on them (races choose rates on seeds from 1000)."""
 HEADINGS = ("at the file's rate", "at each cell's own rate")
-TUNING_SEEDS = {"quick": 1, "full": 3}
+TUNING_SEEDS = {"quick": 2, "full": 3}
+RECORDS = {"log.tensorboard": False, "log.histograms": 2}
+"""A verdict needs layers at the start and at the end; `python train.py experiment=…` records as usual."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,13 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
     about = experiment(name)
     directory = Path(root) / f"{name}-{mode}"
     seeds = list(range(FRESH, FRESH + about.seeds_in(mode)))
-    shared = {"experiment": name, **about.overrides(mode), "sweep.root": str(directory.absolute()), "seed": seeds}
+    shared = {
+        "experiment": name,
+        **RECORDS,
+        **about.overrides(mode),
+        "sweep.root": str(directory.absolute()),
+        "seed": seeds,
+    }
     with workers_kept():
         frames = [sweep({**shared, "sweep.name": "untuned"}, executor=executor(), quiet=quiet)]
         rates: list[dict[str, Any]] = []
