@@ -18,7 +18,7 @@ import pytest
 from initlab.errors import UserError
 from initlab.records import load
 from initlab.report import write_report
-from initlab.report.curves import passages, thin_steps, thinned
+from initlab.report.curves import passages, planned_steps, thin_steps, thinned
 from initlab.report.diagnosis import diagnose
 from initlab.report.gather import gather
 from initlab.report.layers import blocks
@@ -360,3 +360,9 @@ def test_unknown_places_are_refused(tmp_path):
     fake.write_sweep(tmp_path, [fake.Cell("he_normal", "tanh", 3, 0)], steps=5, records=1)
     with pytest.raises(UserError, match="There is no directory"):
         write_report([tmp_path], out=tmp_path / "no" / "such.html")
+
+
+@pytest.mark.parametrize("unset", [[None, None], [None, 100.0], [float("nan"), 100.0]])
+def test_runs_of_epochs_are_as_long_as_their_like(unset):
+    runs = pd.DataFrame({"train.steps": unset, "train.epochs": 1, "data": "a", "steps": [7, 9]})
+    assert planned_steps(runs) == ([9, 9] if unset == [None, None] else [7, 9])

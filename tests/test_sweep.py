@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from initlab.sweep import How, checked, default_directories, run_sweep, wanted
 from initlab.sweep.cells import group_key
 from initlab.sweep.memory import largest_group, network_bytes
 from initlab.sweep.plan import PlanFile, arrange, pieces
+from initlab.sweep.table import axes, by_cell
 
 TINY = {"depth": 1, "width": 4, "train.steps": 3, "log.histograms": 0, "data": "gaussian", "data.train_size": 300}
 TINY |= {"data.test_size": 50}
@@ -414,3 +416,14 @@ def test_config_of_a_cell_is_the_command_lines(tmp_path):
     configs, _ = compose_grid(["init=he_normal,zeros", "optim.lr=0.3", "width=[8]", "depth=1"])
     assert configs[0] == compose_config(["init=he_normal", "optim.lr=0.3", "width=[8]", "depth=1"])
     assert isinstance(configs[1], Config)
+
+
+# --- the table in the terminal
+
+
+def test_a_key_that_is_not_set_is_an_axis_and_a_cell_of_its_own():
+    rows = {"init": "normal", "act": "tanh", "optim.clip_norm": [None, 1.0, None, 1.0], "seed": [0, 0, 1, 1]}
+    frame = pd.DataFrame(rows | {"loss": [1.0, 3.0, 2.0, 4.0], "status": "completed"})
+    assert axes(frame, ["init", "act", "optim.clip_norm"]) == ["optim.clip_norm"]
+    found = {row["optim.clip_norm"]: (row["runs"], row["loss_mean"]) for row in by_cell(frame, ["optim.clip_norm"])}
+    assert found == {"null": (2, 1.5), "1.0": (2, 3.5)}

@@ -139,5 +139,5 @@ def planned_steps(runs: pd.DataFrame) -> list[int]:
     steps = pd.to_numeric(runs["steps"], errors="coerce").astype("float64").fillna(0)
     if not keys:
         return [int(steps.max()) if len(steps) else 0] * len(runs)
-    as_text = pd.DataFrame({key: runs[key].astype(str) for key in keys})
-    return [int(value) for value in steps.groupby([as_text[key] for key in keys]).transform("max")]
+    # A key that is not set is a value like any other: pandas would leave its runs out.
+    return [int(value) for value in steps.groupby([runs[key].map(str) for key in keys]).transform("max")]

@@ -25,7 +25,7 @@ def cell_labels(frame: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
     1     ones
     dtype: str
     """
-    shown = [axis for axis in axes if frame[axis].astype(str).nunique() > 1] or list(axes[:1])
+    shown = [axis for axis in axes if frame[axis].map(str).nunique() > 1] or list(axes[:1])
     labels = [" ".join(filter(None, (named(axis, row[axis]) for axis in shown))) for _, row in frame[shown].iterrows()]
     return pd.Series(labels, index=frame.index, dtype="str")
 

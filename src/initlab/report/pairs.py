@@ -38,7 +38,7 @@ def scored(runs: pd.DataFrame, metric: str) -> pd.Series:
     values = sign * runs[metric].where(np.isfinite(runs[metric]))
     values = values.where(runs["status"].isin(["completed", "diverged"]))
     done = values.where(runs["status"] == "completed")
-    data = runs["data"].astype(str) if "data" in runs else pd.Series("", index=runs.index)
+    data = runs["data"].map(str) if "data" in runs else pd.Series("", index=runs.index)
     worst = done.groupby(data).transform("min")
     return values.where(runs["status"] != "diverged", worst)
 

@@ -23,11 +23,20 @@ NOT_AXES = {
 }
 
 
+def as_typed(value: Any) -> str:
+    """Write a value as it is typed; pandas would leave out what is not set, and with it the runs that have it so.
+
+    >>> as_typed(None), as_typed(float("nan")), as_typed(0.5)
+    ('null', 'null', '0.5')
+    """
+    return "null" if value is None or value is pd.NA or value != value else str(value)
+
+
 def axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     """Return the configuration keys that differ between the runs, the seed aside; `keys` are all there are."""
-    found = [k for k in keys if k in frame and k not in NOT_AXES and frame[k].astype(str).nunique() > 1]
+    found = [k for k in keys if k in frame and k not in NOT_AXES and frame[k].map(as_typed).nunique() > 1]
     # A key that follows from the chosen option (init.distribution from init) tells nothing of its own.
-    text = frame[found].astype(str)
+    text = frame[found].map(as_typed)
     follows = [
         k for k in found if "." in k and (g := k.split(".")[0]) in found and text.groupby(g)[k].nunique().max() == 1
     ]
@@ -37,7 +46,7 @@ def axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 def by_cell(frame: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
     """Summarise replicates: mean and standard deviation over seeds of every metric, best first, failures visible."""
     rows = []
-    text = frame.assign(**{axis: frame[axis].astype(str) for axis in by})
+    text = frame.assign(**{axis: frame[axis].map(as_typed) for axis in by})
     for names, group in text.groupby(list(by), sort=False, dropna=False):
         row: dict[str, Any] = dict(zip(by, names, strict=True))
         row["runs"] = len(group)
