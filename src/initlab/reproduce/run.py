@@ -26,7 +26,7 @@ FRESH = 4000
 HEADINGS = ("at the file's rate", "at each cell's own rate")
 TUNING_SEEDS = {"quick": 2, "full": 3}
 RECORDS = {"log.tensorboard": False, "log.histograms": 2, "log.every": 10}
-"""A verdict needs layers at the start and at the end, its report every tenth loss; `train.py experiment=…` records all."""
+"""A verdict needs layers at the start and the end, its report every tenth loss; `train.py experiment=…` records all."""
 
 
 @dataclass(frozen=True)
