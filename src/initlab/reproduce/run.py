@@ -25,8 +25,8 @@ FRESH = 4000
 """First seed of those that are judged: nobody tuned anything on them (races choose rates on seeds from 1000)."""
 HEADINGS = ("at the file's rate", "at each cell's own rate")
 TUNING_SEEDS = {"quick": 2, "full": 3}
-RECORDS = {"log.tensorboard": False, "log.histograms": 2, "log.every": 10}
-"""A verdict needs layers at the start and the end, its report every tenth loss; `train.py experiment=…` records all."""
+RECORDS = {"log.tensorboard": False, "log.histograms": 2}
+"""A verdict needs layers at the start and at the end; `python train.py experiment=…` records as usual."""
 
 
 @dataclass(frozen=True)
