@@ -17,8 +17,10 @@ from initlab.config.grid import compose_grid
 from initlab.errors import UserError
 from initlab.sweep import How, checked, default_directories, run_sweep, wanted
 from initlab.sweep.cells import group_key
-from initlab.sweep.memory import largest_group, network_bytes
+from initlab.sweep.memory import largest_group, network_bytes, network_size
 from initlab.sweep.plan import PlanFile, arrange, pieces
+from initlab.sweep.results import Results
+from initlab.sweep.run import plan_groups
 from initlab.sweep.table import axes, by_cell
 
 TINY = {"depth": 1, "width": 4, "train.steps": 3, "log.histograms": 0, "data": "gaussian", "data.train_size": 300}
@@ -236,6 +238,107 @@ def test_max_group_cuts_the_plan(tmp_path):
     sweep(tmp_path, seed=range(5), sweep={"max_group": 2})
     groups = json.loads((tmp_path / "s" / "plan.json").read_text())["groups"]
     assert [len(hashes) for hashes in groups.values()] == [2, 2, 1]
+
+
+def planned(root: Path, how: How, plan: PlanFile | None = None, **axes):
+    """Plan two shallow and two deep architectures; return each group as act, depth, networks and work."""
+    wide = {"width": 64, "device": "cpu", "depth": "3,10", "act": "tanh,relu", "seed": "range(8)", **axes}
+    cells, directory = grid(root, **wide)
+    groups = plan_groups(plan or PlanFile(root / "plan.json"), Results(directory), cells, how)
+    assert sum(len(group.cells) for group in groups) == len(cells)
+    configs = [group.cells[0].config for group in groups]
+    return [
+        (c.act["name"], c.depth, len(g.cells), len(g.cells) * network_size(c).work)
+        for c, g in zip(configs, groups, strict=True)
+    ]
+
+
+def test_several_workers_cut_what_is_expensive_and_begin_with_what_takes_longest(tmp_path):
+    found = planned(tmp_path, How("process", 2))
+    deep = [("tanh", 10, 4), ("tanh", 10, 4), ("relu", 10, 4), ("relu", 10, 4)]
+    assert [group[:3] for group in found] == [*deep, ("tanh", 3, 8), ("relu", 3, 8)]
+    works = [work for *_, work in found]
+    assert works == sorted(works, reverse=True)
+    assert max(works) <= sum(works) / (2 * 2)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5, 16])
+def test_no_group_is_more_than_half_of_what_a_worker_has_to_do(tmp_path, workers):
+    found = planned(tmp_path, How("process", workers))
+    total = sum(work for *_, work in found)
+    for _, _, count, work in found:
+        assert count == 1 or work <= total / (2 * workers)
+
+
+@pytest.mark.parametrize("how", [How(), How("inline", 4), How("process", 1)])
+def test_one_worker_takes_whole_architectures_in_the_order_of_the_grid(tmp_path, how):
+    assert [group[:3] for group in planned(tmp_path, how)] == [
+        ("tanh", 3, 8), ("relu", 3, 8), ("tanh", 10, 8), ("relu", 10, 8),
+    ]  # fmt: skip
+
+
+def test_groups_that_are_planned_stay_as_they_are_for_several_workers(tmp_path):
+    plan = PlanFile(tmp_path / "plan.json")
+    planned(tmp_path, How(), plan)
+    before = dict(plan.groups)
+    found = planned(tmp_path, How("process", 2), plan)
+    assert plan.groups == before
+    assert [group[:3] for group in found] == [("tanh", 10, 8), ("relu", 10, 8), ("tanh", 3, 8), ("relu", 3, 8)]
+
+
+def test_what_is_done_does_not_count_in_how_finely_the_rest_is_cut(tmp_path, monkeypatch):
+    plan = PlanFile(tmp_path / "plan.json")
+    planned(tmp_path, How("process", 2), plan)
+    old = {h for hashes in plan.groups.values() for h in hashes}
+    monkeypatch.setattr(Results, "finished", lambda self, cell: {} if cell.hash in old else None)
+    cells, directory = grid(tmp_path, width=64, device="cpu", depth="3,10", act="tanh,relu", seed="range(12)")
+    found = plan_groups(plan, Results(directory), cells, How("process", 2))
+    assert [len(group.cells) for group in found] == [2, 2, 2, 2, 4, 4]
+    lost = PlanFile(tmp_path / "plan.json", damage="lost")
+    plan_groups(lost, Results(directory), cells, How("process", 2))
+    assert sorted(map(len, lost.groups.values())) == [6, 6, 6, 6, 12, 12]
+
+
+def test_an_early_look_is_cut_and_stays_shuffled(tmp_path):
+    plan = PlanFile(tmp_path / "plan.json")
+    found = planned(tmp_path, How("process", 2), plan, **{"sweep.order": "shuffle"})
+    assert sorted(map(len, plan.groups.values())) == [4, 4, 4, 4, 8, 8]
+    by_first = sorted(plan.groups, key=lambda name: min(plan.groups[name]))
+    assert [len(plan.groups[name]) for name in by_first] == [count for _, _, count, _ in found]
+    works = [work for *_, work in found]
+    assert works != sorted(works, reverse=True)
+
+
+def test_cards_and_jobs_of_a_cluster_are_not_cut_finer_but_begin_with_what_takes_longest(tmp_path, monkeypatch):
+    monkeypatch.setattr("initlab.sweep.executors.find_spec", lambda name: name)
+    whole = [("tanh", 10, 8), ("relu", 10, 8), ("tanh", 3, 8), ("relu", 3, 8)]
+    assert [group[:3] for group in planned(tmp_path, How("submitit", 32))] == whole
+    assert [group[:3] for group in planned(tmp_path, How("submitit"))] == whole
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [group[:3] for group in planned(tmp_path, How("process"), device="auto")] == whole
+
+
+def test_every_architecture_is_built_once_to_plan_it(tmp_path, monkeypatch):
+    from initlab.sweep import memory
+
+    built = []
+    build = memory.build_module
+    monkeypatch.setattr(memory, "build_module", lambda config, *rest: built.append(config) or build(config, *rest))
+    cells, directory = grid(tmp_path, depth="1,2", seed="range(4)")
+    plan_groups(PlanFile(tmp_path / "plan.json"), Results(directory), cells, How("process", 2))
+    assert [config.depth for config in built] == [1, 2]
+
+
+def test_work_is_what_the_layers_multiply_for_every_sample():
+    def work(**others):
+        small = {"data": "fashion_mini", "depth": 1, "width": 8, "train.steps": 5, "train.batch_size": 32, **others}
+        return network_size(compose_config([f"{k}={v}" for k, v in small.items()])).work
+
+    # Flattened images, two layers, an activation between: one product per value where there is no matrix.
+    assert work() == 5 * 32 * (784 + 784 * 8 + 8 + 8 * 10)
+    assert work(**{"train.steps": 10}) == work(**{"train.batch_size": 64}) == 2 * work()
+    # A convolution has few weights, and uses them at every place.
+    assert work(model="cnn", depth=3) > 10 * work(depth=3)
 
 
 # --- what becomes of them

@@ -16,6 +16,7 @@ import torch
 from initlab.errors import Interrupted
 from initlab.experiment.build import planned_steps
 from initlab.records import RunWriter
+from initlab.sweep.balance import Sizes, fair_share, longest_first
 from initlab.sweep.cells import Cell
 from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import check_executor, make_executor
@@ -49,6 +50,10 @@ class How:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return (torch.cuda.device_count() or cores) if self.workers == "auto" else int(self.workers)
 
+    def several(self) -> bool:
+        """Return whether more than one group may be computed at a time, by this machine or others."""
+        return self.sharers() > 1 or (self.executor == "submitit" and self.workers != 1)
+
 
 @dataclass
 class Outcome:
@@ -75,15 +80,27 @@ def in_order(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: How) -> list[Group]:
-    """Return the groups that are still to be run."""
-    ordered = in_order(cells)
+    """Return the groups that are still to be run; where several are at a time, cut to share, the longest one first.
+
+    Only workers that share a machine get finer cuts: a job of a cluster waits in its queue and holds what it asked for.
+    """
+    ordered, sizes, sharers = in_order(cells), Sizes(), how.sharers()
+
+    def done(cell: Cell) -> bool:
+        return results.finished(cell) is not None
+
+    # Where the plan was lost, all cells count, as when the groups were planned that are now looked for.
+    total = sizes.work([cell for cell in ordered if plan.damage or not done(cell)]) if sharers > 1 else 0
 
     def largest(alike: Sequence[Cell]) -> int:
-        fair = -(-len(ordered) // how.sharers())
-        cards = torch.cuda.device_count() if alike[0].config.device in ("auto", "cuda") else 0
-        return min(largest_group(alike[0].config, -(-how.sharers() // max(cards, 1))), max(fair, 1))
+        config, size = alike[0].config, sizes.of(alike[0])
+        cards = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
+        fits = largest_group(config, -(-sharers // max(cards, 1)), size.bytes)
+        return min(fits, fair_share(size.work, total, sharers, cards)) if sharers > 1 else fits
 
-    return arrange(plan, ordered, lambda cell: results.finished(cell) is not None, largest)
+    groups = arrange(plan, ordered, done, largest)
+    early_look = cells[0].config.sweep.order == "shuffle"
+    return longest_first(groups, sizes) if how.several() and not early_look else groups
 
 
 def nothing() -> None:
