@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from initlab.errors import Interrupted, UserError
 from initlab.sweep import How
 from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import KINDS, check_executor, make_executor
+from initlab.sweep.executors import process as processes
 from initlab.sweep.plan import Group, PlanFile
 from initlab.sweep.progress import Progress, SweepLine
 from initlab.sweep.work import Broken, Done, GroupError, Remote, Task, WorkerDied, read_progress
@@ -129,6 +131,73 @@ def test_a_job_that_is_killed_is_tried_again(tmp_path):
     killer.join(timeout=1)
     assert len(killed) == 1
     assert_same(undisturbed, frame)
+
+
+# --- processes between launches
+
+ECHO = """
+import pickle, sys
+inward, out = sys.stdin.buffer, sys.stdout.buffer
+pickle.load(inward)
+while inward.peek(1):
+    out.write(pickle.load(inward))
+    out.flush()
+"""
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Launch a group in a process that says at once that it is done; return that process."""
+    monkeypatch.setattr(processes, "ENTRY", ECHO)
+    started = []
+
+    def launch_one():
+        executor = make_executor("process", 1, {}, lambda task: lambda now: None, lambda: 0)
+        try:
+            job = executor.submit(pickle.dumps(Done([])))
+            limit = time.monotonic() + 60
+            while (done := job.poll()) is None and time.monotonic() < limit:
+                time.sleep(0.01)
+            assert done == Done([])
+        finally:
+            executor.close()
+        started.append(executor.workers[0].process)
+        return started[-1]
+
+    yield launch_one
+    for process in started:
+        process.kill()
+
+
+def test_without_asking_a_process_ends_with_its_launch(launched):
+    first, second = launched(), launched()
+    assert first is not second
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
+def test_workers_that_are_kept_serve_the_next_launch_and_end_with_the_last(launched):
+    with processes.workers_kept():
+        first = launched()
+        with processes.workers_kept():
+            second = launched()
+        third = launched()
+        assert first is second is third
+        assert third.poll() is None
+    assert third.returncode == 0
+    after = launched()
+    assert after is not first
+    assert after.returncode == 0
+
+
+def test_a_kept_worker_that_died_between_launches_is_replaced(launched):
+    with processes.workers_kept():
+        first = launched()
+        first.kill()
+        first.wait()
+        second = launched()
+        assert second is not first
+        assert launched() is second
+    assert (first.returncode, second.returncode) == (-signal.SIGKILL, 0)
 
 
 # --- refusals
