@@ -161,7 +161,8 @@ class StackedElementwise(nn.Module):
 
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
-        self.phi = quick_tanh if type(leaves[0]) is nn.Tanh else copy.deepcopy(leaves[0])
+        self.lone = copy.deepcopy(leaves[0])
+        self.phi = quick_tanh if type(self.lone) is nn.Tanh else self.lone
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""

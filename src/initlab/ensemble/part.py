@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from initlab.ensemble.lane import Lane, lane_of
 from initlab.ensemble.leaves import StackedLinear
 from initlab.ensemble.products import member_rows
 from initlab.models import Dropout
@@ -73,6 +74,7 @@ class Part:
 
     def _share(self) -> None:
         """Let the lone networks' tensors be rows of the stack's."""
+        vars(self).pop("lane", None)
         rows = named_tensors(self.module)
         for k, network in enumerate(self.networks):
             for name, tensor in named_tensors(network).items():
@@ -93,6 +95,11 @@ class Part:
         finally:
             for layer, _, _ in self._writers:
                 vars(layer)["sinks"] = None
+
+    @cached_property
+    def lane(self) -> Lane | None:
+        """The way through the networks one by one, where they have one; it pays for large batches and layers."""
+        return lane_of(self.module, self.parameters) if self.stacked else None
 
     @cached_property
     def _writers(self) -> list[tuple[StackedLinear, int, int | None]]:

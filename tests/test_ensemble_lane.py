@@ -1,0 +1,271 @@
+"""Networks computed one by one are those computed layer by layer, and torch's own; here at any size."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from test_ensemble import (
+    DATA_SEED,
+    SHAPES,
+    assert_bits_do_not_depend,
+    assert_equals_alone,
+    assert_same_bits,
+    curve,
+    hypers,
+    images,
+    network,
+    rows,
+    tensors,
+    trained,
+)
+from torch import nn
+
+from initlab.ensemble import lane as lanes
+from initlab.ensemble import stack, stacking
+from initlab.initialize import initialize_
+from initlab.models import build
+from initlab.training import OPTIMIZERS, Evaluation, Plan, State, Steps, Stopped, train
+
+ACTS = ("linear", "relu", "tanh", "gelu", "silu", "leaky_relu", "elu", "softplus")
+
+
+@pytest.fixture(autouse=True)
+def _any_size(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(lanes, "LARGE", 0)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def taken(monkeypatch) -> list[int]:
+    """The members whose outputs were computed one by one, in order."""
+    calls: list[int] = []
+    ahead = lanes.Lane.ahead
+
+    def counted(self, x, k):
+        calls.append(k)
+        return ahead(self, x, k)
+
+    monkeypatch.setattr(lanes.Lane, "ahead", counted)
+    return calls
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_equals_torch_alone(optimizer, taken):
+    data = images()
+    assert_equals_alone([network(data, seed, dtype=torch.float64) for seed in range(4)], data, optimizer)
+    assert taken == [0, 1, 2, 3] * 50
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_every_activation_equals_torch_alone(act, taken):
+    data = images()
+    assert_equals_alone([network(data, seed, act=act, depth=3, dtype=torch.float64) for seed in range(3)], data, "sgd")
+    assert len(taken) == 150
+
+
+def test_parameters_of_activations_count(taken):
+    data = images()
+    for spec in (("leaky_relu", {"negative_slope": 0.4}), ("elu", {"alpha": 0.3})):
+        networks = [network(data, seed, act="linear", dtype=torch.float64) for seed in range(3)]
+        for module in networks:
+            module.acts = build(
+                "mlp", depth=2, width=8, act=spec, input_shape=data.input_shape, classes=data.outputs
+            ).acts
+        assert_equals_alone(networks, data, "sgd")
+    assert len(taken) == 300
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_regression_equals_torch_alone(outputs, taken):
+    data = curve(outputs)
+    assert_equals_alone([network(data, seed, dtype=torch.float64) for seed in range(3)], data, "sgd")
+    assert len(taken) == 150
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bits_do_not_depend_on_the_ensemble(shape, taken):
+    data, chosen = images(), dict(SHAPES[shape])
+    plan = Plan(12, chosen.pop("batch"), "sgd", (), eval_every=5, data_seed=DATA_SEED)
+    assert_bits_do_not_depend(lambda seed: network(data, int(seed), **chosen), data, plan, (2, 3, 5), 9)
+    assert taken
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("width", [128, 150])
+def test_bits_of_large_layers_do_not_depend_on_the_ensemble(act, width, monkeypatch, taken):
+    """Of products that a library of its own may make, at the size where the way is taken by itself."""
+    monkeypatch.undo()
+    data = images(150, 10)
+    data = replace(data, train_x=data.train_x.repeat(1, 1, 2, 2), val_x=data.val_x.repeat(1, 1, 2, 2))
+    data = replace(data, test_x=data.test_x.repeat(1, 1, 2, 2))
+    plan = Plan(3, 128, "sgd", (), data_seed=DATA_SEED)
+    make = lambda seed: network(data, int(seed), width=width, act=act)  # noqa: E731
+    assert stack([make(0), make(1)]).parts[0].lane.pays(128)
+    assert not stack([make(0), make(1)]).parts[0].lane.pays(16)
+    assert_bits_do_not_depend(make, data, plan, (2, 3), 5)
+
+
+@pytest.mark.parametrize("records", [(0, 1, 2, 5), tuple(range(9))])
+def test_who_listens_changes_no_bit(records, taken):
+    data, hyper = images(), hypers(4, 0.05)
+    plan = Plan(8, 12, "adam", (), data_seed=DATA_SEED, log_every=3)
+    silent, heard = ([network(data, seed, depth=3) for seed in range(4)] for _ in range(2))
+    expected = trained(silent, data, plan, hyper)
+    events = trained(heard, data, replace(plan, records=records), hyper)
+    for member in range(4):
+        assert rows(events, member) == rows(expected, member)
+        assert_same_bits(tensors(heard[member]), tensors(silent[member]))
+    assert taken == [0, 1, 2, 3] * 16
+
+
+def test_a_recorded_step_measures_what_the_layers_do():
+    """Statistics of layers, gradients and updates: to rounding those of an ensemble that goes layer by layer."""
+    data, hyper = images(), hypers(4, 0.05)
+    plan = Plan(6, 12, "sgd", hyper, records=(0, 4), data_seed=DATA_SEED)
+    found = []
+    for large in (0, float("inf")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lanes, "LARGE", large)
+            networks = [network(data, seed, depth=3, width=16) for seed in range(4)]
+            found.append([e for e in train(stack(networks), data, plan) if hasattr(e, "histograms")])
+    for one, other in zip(*found, strict=True):
+        for member in range(4):
+            assert [row[:4] for row in one.rows[member]] == [row[:4] for row in other.rows[member]]
+            values = [[row[4] for row in each.rows[member]] for each in (one, other)]
+            assert values[0] == pytest.approx(values[1], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("bad", [{"lr": 1e30}, {"lr": 1e30, "clip_norm": 1.0}, {"lr": 1e20, "weight_decay": 1e20}])
+def test_a_diverging_neighbour_changes_no_bit(bad, taken):
+    data, plan, hyper = images(), Plan(20, 12, "sgd", (), data_seed=DATA_SEED), hypers(4, 0.05)
+    expected_networks = [network(data, seed, act="relu") for seed in range(4)]
+    expected = trained(expected_networks, data, plan, hyper)
+    networks = [network(data, seed, act="relu") for seed in range(4)]
+    worst = [network(data, seed, scheme="he_normal", act="relu") for seed in (7, 8)]
+    mixed = [worst[0], networks[0], networks[1], worst[1], networks[2], networks[3]]
+    events = trained(mixed, data, plan, [bad, hyper[0], hyper[1], {"lr": 1e38}, hyper[2], hyper[3]])
+    for member, place in enumerate((1, 2, 4, 5)):
+        assert rows(events, place) == rows(expected, member)
+        assert_same_bits(tensors(networks[member]), tensors(expected_networks[member]))
+    stopped = {event.member: event for event in events if isinstance(event, Stopped)}
+    assert set(stopped) == {0, 3}
+    assert all(event.reason == "diverged" and event.layer != "loss" for event in stopped.values())
+    assert len(taken) > 80
+
+
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_going_on_in_other_parts_changes_no_bit(at, monkeypatch):
+    data, hyper = images(), hypers(5, 0.05)
+    plan = Plan(8, 12, "sgd", hyper, data_seed=DATA_SEED)
+    whole = [network(data, seed) for seed in range(5)]
+    list(train(stack(whole), data, plan))
+    networks = [network(data, seed) for seed in range(5)]
+    state, ensemble = State(), stack(networks)
+    if at:
+        half = replace(plan, steps=at)
+        list(train(ensemble, data, half, state))
+        state.step = at
+    monkeypatch.setattr(stacking, "PART_MEMBERS", 2)
+    list(train(stack(networks), data, plan, state))
+    for member in range(5):
+        assert_same_bits(tensors(networks[member]), tensors(whole[member]))
+
+
+def test_rates_of_single_parameters_count(taken):
+    data, plan = images(), Plan(6, 12, "sgd", ({"lr": 0.05},) * 3, data_seed=DATA_SEED)
+    for factors in ((0.0,) * 6, (1.0, 0.0, 2.0, 1.0, 0.5, 1.0)):
+        ways = []
+        for large in (0, float("inf")):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(lanes, "LARGE", large)
+                networks = [network(data, seed) for seed in range(3)]
+                before = tensors(networks[1])
+                list(train(stack(networks), data, replace(plan, factors=(None, factors, None))))
+            ways.append(tensors(networks[1]))
+            moved = [not torch.equal(value, before[name]) for name, value in ways[-1].items()]
+            assert moved == [factor > 0 for factor in factors]
+        for name, value in ways[0].items():
+            torch.testing.assert_close(value, ways[1][name], rtol=1e-5, atol=1e-6)
+    assert len(taken) == 2 * 3 * 6
+
+
+def test_a_target_and_an_evaluation_see_the_weights_of_their_step(taken):
+    data = images()
+    plan = Plan(30, 12, "sgd", ({"lr": 0.2},) * 3, eval_every=10, data_seed=DATA_SEED, target_loss=1.4)
+    found = []
+    for large in (0, float("inf")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lanes, "LARGE", large)
+            found.append(list(train(stack([network(data, seed) for seed in range(3)]), data, plan)))
+    one, other = ([(e.member, e.step, e.reason) for e in events if isinstance(e, Stopped)] for events in found)
+    assert one == other
+    for a, b in zip(*([e for e in events if isinstance(e, Evaluation)] for events in found), strict=True):
+        assert a.step == b.step
+        for name in a.values:
+            assert a.values[name] == pytest.approx(b.values[name], rel=1e-4)
+    assert taken
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"norm": "batch"}, {"norm": "layer"}, {"dropout": 0.1}, {"act": "prelu"}, {"act": "sin"}, {"family": "resmlp"}],
+)
+def test_other_networks_go_layer_by_layer(options, taken):
+    data = images()
+    given = {"family": "mlp", "act": "tanh", **options}
+    make = {k: v for k, v in given.items() if k not in ("family", "act")}
+    networks = [
+        build(given["family"], act=given["act"], depth=2, width=8, input_shape=data.input_shape, classes=5, **make)
+        for _ in range(3)
+    ]
+    for seed, module in enumerate(networks):
+        initialize_(module, "glorot_normal", act=given["act"], seed=seed)
+    list(train(stack(networks), data, Plan(3, 12, "sgd", ({"lr": 0.1},) * 3)))
+    assert not taken
+
+
+@pytest.mark.parametrize("case", ["frozen", "autocast", "alone"])
+def test_networks_that_must_go_layer_by_layer(case, taken):
+    data = images()
+    networks = [network(data, seed) for seed in range(1 if case == "alone" else 3)]
+    for module in networks:
+        module.hidden[0].bias.requires_grad_(case != "frozen")
+    plan = Plan(3, 12, "sgd", ({"lr": 0.1},) * len(networks), autocast=case == "autocast")
+    list(train(stack(networks), data, plan))
+    assert not taken
+
+
+def test_without_biases(taken):
+    data = images()
+    networks = [network(data, seed, dtype=torch.float64) for seed in range(3)]
+    for module in networks:
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear):
+                layer.bias = None
+    assert_equals_alone(networks, data, "sgd")
+    assert len(taken) == 150
+
+
+def test_either_library_makes_the_same_network(monkeypatch):
+    """To rounding: products with their activation in them, and products followed by torch's own."""
+    data, found = images(150, 10), []
+    for narrow in (False, lanes.narrow_library()):
+        monkeypatch.setattr(lanes, "narrow_library", lambda narrow=narrow: narrow)
+        monkeypatch.setattr(lanes, "WIDE", 0)
+        networks = [network(data, seed, width=32, act=act) for act in ("tanh", "relu") for seed in range(2)]
+        for pair in (networks[:2], networks[2:]):
+            list(train(stack(pair), data, Plan(10, 32, "sgd", ({"lr": 0.1},) * 2, data_seed=DATA_SEED)))
+        found.append([copy.deepcopy(tensors(module)) for module in networks])
+    for one, other in zip(*found, strict=True):
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-5)
+
+
+def test_rows_are_logged_as_often_as_asked():
+    data, plan = images(), Plan(9, 12, "sgd", ({"lr": 0.1},) * 2, log_every=4, data_seed=DATA_SEED)
+    events = list(train(stack([network(data, seed) for seed in range(2)]), data, plan))
+    assert [step for event in events if isinstance(event, Steps) for step in event.steps] == [0, 4, 8]
