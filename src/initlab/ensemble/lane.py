@@ -113,8 +113,8 @@ def affine(h: Tensor, weight: Tensor, bias: Tensor | None, fused: str) -> Tensor
 
 
 def weight_gradient(delta: Tensor, h: Tensor, out: Tensor) -> None:
-    """Write δᵀ h; oneDNN's longer way there copies δ and the result, so that it pays later."""
-    if h.dtype == torch.float32 and len(h) * out.numel() >= WIDE and narrow_library():
+    """Write δᵀ h."""
+    if h.dtype == torch.float32 and 2 * len(h) * out.numel() >= WIDE and narrow_library():
         out.copy_(linear_of_onednn()(delta.t(), h.t(), None, "none", [], ""))
     else:
         torch.mm(delta.t(), h, out=out)
