@@ -3,10 +3,11 @@
     python scripts/bench.py sweep      # 160 networks, one epoch of Fashion-MNIST each; --quick: does it run?
 
 In one run, taking turns: (a) `train.py -m` over 8 schemes × tanh, relu × 2 depths × 5 seeds with every record on, from
-the start of the process to its end; (b) `common_app.py`, Hydra's basic launcher around torchvision's data set, a
-DataLoader and `add_histogram`, a few whole jobs of the same grid, imports left out; (c) `bare_loop.py`, everything in
-memory and no records, in two processes of one thread each, a few networks of the same grid, imports and the reading of
-the data left out. All are given per network, for the mean over the grid's depths and activations.
+the start of the process to its end, in one process (`inline`, the default) and in one for every core (`process`);
+(b) `common_app.py`, Hydra's basic launcher around torchvision's data set, a DataLoader and `add_histogram`, a few whole
+jobs of the same grid, imports left out; (c) `bare_loop.py`, everything in memory and no records, in two processes of
+one thread each, a few networks of the same grid, imports and the reading of the data left out. All are given per
+network, for the mean over the grid's depths and activations.
 
 Then the share of the machine's matrix-product rate that training reaches (the products that training needs, per second,
 over the best rate of a square product of 1,024 to 4,096), measured beside each other; and where the rest goes.
@@ -38,6 +39,7 @@ SCHEMES = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_
 SCHEMES = (*SCHEMES, "normal_rule")
 ACTS = ("tanh", "relu")
 BARS = {"common loop": 20.0, "bare loop": 1.4}
+EXECUTORS = {"initlab": "inline", "initlab, process": "process"}
 SHARE_BAR = 0.5
 TRAINING_IMAGES = 60_000
 BARE = """
@@ -63,7 +65,7 @@ KINDS = {
     "gradient norms": ("linalg_vector_norm", "_foreach_norm", "dot"),
     "loss and accuracy": (
         *("_log_softmax", "_log_softmax_backward_data", "nll_loss2d_forward", "nll_loss2d_backward"),
-        *("argmax", "mean", "eq"),
+        *("argmax", "mean", "eq", "nll_loss_forward", "exp_", "sub_", "stack", "one_hot"),
     ),
     "bias gradients": ("sum",),
     "batches and copies": ("copy_", "index_select", "clone", "mul_", "add_"),
@@ -143,7 +145,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
         for depth in given.depths
         for act in ACTS
     ]
-    taken: dict[str, list[float]] = {"initlab": [], "common loop": [], "bare loop": []}
+    taken: dict[str, list[float]] = {side: [] for side in (*EXECUTORS, *BARS)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         root = common_loop.unpacked(given.data_root, folder / "torchvision")
@@ -151,25 +153,29 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
         print(f"bare loop: torch.optim.SGD, its {bare.update} update (the faster one here)")
         before = bare.seconds(cells)
         for _ in range(given.rounds):
-            taken["initlab"].append(ours(given, folder))
+            for side, executor in EXECUTORS.items():
+                taken[side].append(ours(given, folder, f"hydra.launcher.executor={executor}"))
             after = bare.seconds(cells)
             taken["bare loop"].append((before + after) / 2)
             taken["common loop"].append(common(given, root, folder))
             before = bare.seconds(cells)
         bare.close()
-        unrecorded = ours(given, folder, "log.histograms=0", "log.every=1000000000", "log.tensorboard=false")
+        silent = ("log.histograms=0", "log.every=1000000000", "log.tensorboard=false")
+        unrecorded = ours(given, folder, "hydra.launcher.executor=inline", *silent)
     print(f"seconds per network, {given.steps} steps each: median (smallest–largest) of {given.rounds} rounds")
-    notes = {"initlab": f"all {networks(given)} networks, start to end of the command, two evaluations of the test set"}
+    notes = dict.fromkeys(EXECUTORS, f"all {networks(given)} networks, start to end of the command, a test at the end")
     notes["common loop"] = f"{len(cells)} whole jobs, Hydra's basic launcher included, imports left out"
     notes["bare loop"] = f"{2 * len(cells)} networks, two processes of one thread, no records, no evaluation"
     for side, seconds in taken.items():
-        print(f"  {side:12} {spread(seconds)}   {notes[side]}")
+        print(f"  {side:16} {spread(seconds)}   {notes[side]}")
     records = 1 - unrecorded / statistics.median(taken["initlab"])
-    print(f"  without rows, histograms and TensorBoard {unrecorded:.3f}: records are {records:.0%} of initlab's time")
+    print(f"  inline without rows, histograms, TensorBoard {unrecorded:.3f}: records are {records:.0%} of the time")
     ratios = {}
     for side, bar in BARS.items():
-        ratios[side] = [other / own for own, other in zip(taken["initlab"], taken[side], strict=True)]
-        print(f"  {side} / initlab: {spread(ratios[side])}, bar {bar}: {verdict(ratios[side], bar)}")
+        for own in EXECUTORS:
+            found = [other / each for each, other in zip(taken[own], taken[side], strict=True)]
+            ratios[f"{side} / {own}"] = found
+            print(f"  {side} / {own}: {spread(found)}, bar {bar}: {verdict(found, bar)}")
     return {"seconds": taken, "ratios": ratios, "unrecorded": unrecorded}
 
 

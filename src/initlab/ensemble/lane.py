@@ -87,6 +87,11 @@ class Lane:
             kept += [z, h]
         return h, kept
 
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return the outputs of all members on a batch [B, *input_shape] as [N, B, classes]."""
+        x = x.flatten(1)
+        return torch.stack([self.ahead(x, k)[0] for k in range(len(self.weights[0]))])
+
     def back(self, delta: Tensor, kept: list[Tensor], k: int) -> None:
         """Write the gradients of member k, from that of its outputs."""
         for layer in reversed(range(len(self.layers))):

@@ -39,6 +39,11 @@ class Part:
         """Map a batch [B, *input_shape], shared by all members, to outputs [N, B, classes]."""
         return self.module(x.expand(len(self.members), *x.shape)) if self.stacked else self.module(x).unsqueeze(0)
 
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return the same where nobody listens and nobody wants gradients: one member after another where that pays."""
+        alone = not torch.is_autocast_enabled(x.device.type) and self.lane is not None and self.lane.pays(len(x))
+        return self.lane.outputs(x) if alone and self.lane is not None else self.forward(x)
+
     def by_member(self, tensor: Tensor) -> Tensor:
         """View a tensor met inside the forward pass as [N, B, …]."""
         return tensor if self.stacked else tensor.unsqueeze(0)

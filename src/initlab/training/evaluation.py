@@ -85,7 +85,7 @@ def over_split(
             keyed_randomness(part, x, plan.data_seed, f"{key}/{start}"),
             autocast(x, plan.autocast),
         ):
-            logits = part.forward(x)
+            logits = part.outputs(x)
             losses = member_losses(logits, y, part.stacked).tolist()
         logits, labels = one_label_each(logits, y)
         right = (logits.argmax(-1) == labels).sum(-1) if data.task == "classification" else torch.zeros(len(losses))

@@ -1,109 +1,24 @@
 """One step, and a block of steps, of one part: what a thread of the crew does at a time."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from initlab.diagnostics import Tape, first_bad_layers
-from initlab.ensemble import Lane, Objective, Part
+from initlab.ensemble import Part
 from initlab.training.crew import Crew
 from initlab.training.evaluation import accuracies, autocast, buffers_kept, keyed_randomness, member_losses
 from initlab.training.events import Plan, State, Stopped
-from initlab.training.optimizers import OPTIMIZERS, Hyper, Slots, Tensors, gradient_norm, stacked_norms
+from initlab.training.one_by_one import steps_of_members
+from initlab.training.optimizers import Tensors, gradient_norm, stacked_norms
 from initlab.training.schedules import rate_factor
-
-TARGET_WINDOW = 10  # steps whose mean loss is compared with the target
+from initlab.training.update import Found, Update, reached
 
 Batch = tuple[Tensor, Tensor]
-
-
-@dataclass
-class Found:
-    """What one part has to tell of one step; `measured` are scalars by name, each a list over the members."""
-
-    step: int
-    members: list[int]
-    measured: dict[str, Any]
-    tape: Tape | None
-    stopped: list[Stopped]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Members with the same hyperparameters, or those of their parameters that share a rate: one call updates all."""
-
-    hyper: Hyper
-    places: list[tuple[int, int]]  # of each tensor: whose it is, and which of their parameters
-    params: Tensors
-    slots: Slots
-
-    def update(
-        self, optimizer: str, grads: Mapping[int, Tensors] | Sequence[Tensors], factor: float, step: int
-    ) -> None:
-        """Update the parameters, by the gradients of every member and the schedule's factor."""
-        now = {**self.hyper, "lr": self.hyper["lr"] * factor}
-        joined = [grads[k][j] for k, j in self.places]
-        OPTIMIZERS[optimizer].update(self.params, joined, self.slots, now, step + 1)
-
-
-@dataclass(frozen=True)
-class Update:
-    """What the gradients and the update of a part need, gathered once, and again when members stop."""
-
-    clip_norms: list[float]
-    rates: list[float]
-    groups: list[Group]
-    sinks: list[Tensor]  # memory for the gradients of a stacked part
-    sinks_of_member: list[Tensors]
-    lane: Lane | None  # where the networks are computed one by one
-
-    @classmethod
-    def of(cls, part: Part, plan: Plan, state: State, crew: Crew) -> "Update":
-        """Gather parameters, slots and hyperparameters; an optimizer's own defaults hold where nothing is said."""
-        hypers = [member_hyper(plan, m) for m in part.members]
-        clip_norms = [h.pop("clip_norm") for h in hypers]
-        lane = part.lane if not plan.autocast and part.lane is not None and part.lane.pays(plan.batch_size) else None
-        own = part.of_member(p.detach() for p in part.parameters)
-        slots = [state.slots[member] for member in part.members]
-        shared: dict[Any, tuple[Hyper, list[tuple[int, int]]]] = {}
-        for k, (member, hyper) in enumerate(zip(part.members, hypers, strict=True)):
-            factors = (plan.factors[member] if plan.factors else None) or [1.0] * len(own[k])
-            for j, factor in enumerate(factors):
-                rated = hyper if factor == 1.0 else {**hyper, "lr": hyper["lr"] * factor}
-                # Networks that are computed one by one are updated so.
-                key = (None if lane is None else k, *rated.items())
-                shared.setdefault(key, (rated, []))[1].append((k, j))
-        groups = [
-            Group(
-                hyper,
-                places,
-                [own[k][j] for k, j in places],
-                {name: [slots[k][name][j] for k, j in places] for name in slots[0]},
-            )
-            for hyper, places in shared.values()
-        ]
-        sinks = crew.sinks(part) if part.stacked else []
-        return cls(clip_norms, [h["lr"] for h in hypers], groups, sinks, part.of_member(sinks), lane)
-
-    @cached_property
-    def groups_of(self) -> list[list[Group]]:
-        """The groups by member, where no two members share one."""
-        found: list[list[Group]] = [[] for _ in self.rates]
-        for group in self.groups:
-            found[group.places[0][0]].append(group)
-        return found
-
-
-def member_hyper(plan: Plan, member: int) -> dict[str, Any]:
-    """Return a member's hyperparameters; a clip norm that is not set is infinite."""
-    given = {**OPTIMIZERS[plan.optimizer].defaults, "weight_decay": 0.0, "clip_norm": None, **plan.hyper[member]}
-    return {**given, "clip_norm": math.inf if given["clip_norm"] is None else float(given["clip_norm"])}
 
 
 def advance_block(
@@ -111,10 +26,13 @@ def advance_block(
 ) -> list[Found]:
     """Take consecutive steps with one part, letting members go as they stop.
 
-    Step after step with the same few networks, weights and optimizer state stay in the cache.
+    Step after step with the same few networks, weights and optimizer state stay in the cache. A recorded step, and the
+    one after the last update, is a block of its own.
     """
-    found: list[Found] = []
     update = Update.of(part, plan, state, crew)
+    if update.lane is not None and start < plan.steps:
+        return advance_members(part, start, list(batches), plan, state, update)
+    found: list[Found] = []
     for step, (x, y) in enumerate(batches, start):
         with buffers_kept(part.module) if step == plan.steps else nullcontext():
             found.append(advance(part, x, y, plan, step, update))
@@ -128,29 +46,48 @@ def advance_block(
     return found
 
 
+def advance_members(
+    part: Part, start: int, batches: list[Batch], plan: Plan, state: State, update: Update
+) -> list[Found]:
+    """Take these steps with one member after another; what is recorded is measured layer by layer before.
+
+    So the way that a network takes does not depend on who listens.
+    """
+    tape = Tape(part, step=start, interval=plan.saturation) if start in plan.records else None
+    if tape is not None:
+        together(part, *batches[0], plan, start, update, tape)
+        tape.before_update()
+    with torch.no_grad():
+        found = steps_of_members(part.members, start, batches, plan, state, update)
+    if tape is not None:
+        tape.after_update()
+        found[0].tape = tape
+    for one, (x, _) in zip(found, batches, strict=False):
+        lost = [k for k, loss in zip(one.positions, one.measured["loss"], strict=True) if not math.isfinite(loss)]
+        if lost:
+            # Who has no finite loss has the weights of that step still.
+            layers = locate(part, x, plan, one.step)
+            one.stopped.extend(Stopped(part.members[k], one.step, "diverged", layers.get(k, "loss")) for k in lost)
+    if gone := [stop.member for one in found for stop in one.stopped]:
+        part.drop(gone)
+    return found
+
+
 def advance(part: Part, x: Tensor, y: Tensor, plan: Plan, step: int, update: Update) -> Found:
     """Take one step with one part: forward, backward, update; the step after the last update only looks."""
     tape = Tape(part, step=step, interval=plan.saturation) if step in plan.records else None
-    last = step == plan.steps
-    lane = None if last else update.lane
-    measured: dict[str, Any] = {}
-    if lane is None or tape is not None:
-        measured, grads = together(part, x, y, plan, step, update, tape)
-    if not last:
+    measured, grads = together(part, x, y, plan, step, update, tape)
+    if not all(map(math.isfinite, measured["loss"])):
+        measured["bad_layers"] = locate(part, x, plan, step)
+    if step < plan.steps:
         factor = rate_factor(plan.schedule, plan.warmup, plan.steps, step)
         measured["lr"] = [rate * factor for rate in update.rates]
         if tape is not None:
             tape.before_update()
         with torch.no_grad():
-            if lane is not None:
-                # What is listened to is only measured: the way that a network takes does not depend on who listens.
-                measured |= one_by_one(lane, x, y, plan, step, update, factor)
-            else:
-                measured["grad_norm"] = apply(part, grads, plan, step, update, factor)
+            measured["grad_norm"] = apply(part, grads, plan, step, update, factor)
         if tape is not None:
             tape.after_update()
-    if not all(map(math.isfinite, measured["loss"])) and "bad_layers" not in measured:
-        measured["bad_layers"] = locate(part, x, plan, step)
     return Found(step, list(part.members), measured, tape, [])
 
 
@@ -168,39 +105,9 @@ def together(
         if step % plan.log_every == 0 and not last:
             measured["accuracy"] = accuracies(logits, y)
         grads = [] if last and tape is None else gradients(part, losses, update)
-    if not all(map(math.isfinite, measured["loss"])):
-        measured["bad_layers"] = locate(part, x, plan, step)
     if tape is not None:
         tape.gradients(dict(zip(part.names, grads, strict=True)))
     return measured, grads
-
-
-def one_by_one(
-    lane: Lane, x: Tensor, y: Tensor, plan: Plan, step: int, update: Update, factor: float
-) -> dict[str, Any]:
-    """Take the step of every member after that of the one before; who has no finite loss stays where it is."""
-    logged = step % plan.log_every == 0
-    losses, outputs, norms = [], [], []
-    x, objective = x.flatten(1), Objective(y, len(lane.weights[-1][0]))
-    for k, limit in enumerate(update.clip_norms):
-        logits, kept = lane.ahead(x, k)
-        loss, delta = objective(logits)
-        losses.append(loss.item())
-        outputs.append(logits)
-        norms.append(math.nan)
-        if not math.isfinite(losses[-1]):
-            continue
-        lane.back(delta, kept, k)
-        if logged or limit < math.inf:
-            norms[-1] = math.sqrt(torch.dot(lane.flat, lane.flat).item())
-            if limit < math.inf and not limit / (norms[-1] + 1e-6) >= 1:
-                lane.flat.mul_(limit / (norms[-1] + 1e-6))
-        for group in update.groups_of[k]:
-            group.update(plan.optimizer, {k: lane.gradients}, factor, step)
-    found: dict[str, Any] = {"loss": losses, "grad_norm": norms}
-    if logged:
-        found["accuracy"] = accuracies(torch.stack(outputs), y)
-    return found
 
 
 def gradients(part: Part, losses: Tensor, update: Update) -> Tensors:
@@ -249,10 +156,6 @@ def stops(part: Part, measured: Mapping[str, Any], plan: Plan, step: int, state:
         loss = measured["loss"][position]
         if not math.isfinite(loss):
             found.append(Stopped(member, step, "diverged", measured["bad_layers"].get(position, "loss")))
-        elif plan.target_loss is not None and step < plan.steps:
-            window = state.recent.setdefault(member, [])
-            window.append(loss)
-            del window[:-TARGET_WINDOW]
-            if len(window) == TARGET_WINDOW and sum(window) / TARGET_WINDOW <= plan.target_loss:
-                found.append(Stopped(member, step, "target"))
+        elif step < plan.steps and reached(member, loss, plan, state):
+            found.append(Stopped(member, step, "target"))
     return found
