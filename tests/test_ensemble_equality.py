@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from initlab.config.compose import compose_config
 from initlab.config.files import options
 from initlab.data import Dataset
-from initlab.ensemble import Part, stack
+from initlab.ensemble import Part, lane, stack
 from initlab.errors import UserError
 from initlab.experiment import impossible, run
 from initlab.initialize import initialize_
@@ -167,6 +167,8 @@ def images(count: int = 240, classes: int = 5) -> Dataset:
 
 FAMILIES = {
     "mlp": {"width": 48},
+    "mlp, one by one": {"width": 48},
+    "mlp, one by one, each by the quicker library": {"width": 48},
     "mlp, odd widths, layer norm": {"width": 37, "norm": "layer"},
     "mlp, batch norm": {"width": 48, "norm": "batch"},
     "resmlp, layer norm": {"width": 32, "norm": "layer"},
@@ -213,17 +215,24 @@ def reference(module: torch.nn.Module, data: Dataset, steps: int, batch: int, op
     ("family", "optimizer"),
     [
         *((family, "sgd") for family in FAMILIES),
-        *(("mlp", optimizer) for optimizer in OPTIMIZERS if optimizer != "sgd"),
+        *(
+            (family, optimizer)
+            for family in ("mlp", "mlp, one by one")
+            for optimizer in OPTIMIZERS
+            if optimizer != "sgd"
+        ),
         *(
             pytest.param(family, optimizer, marks=pytest.mark.slow)
             for family in FAMILIES
             for optimizer in OPTIMIZERS
-            if optimizer != "sgd" and family != "mlp"
+            if optimizer != "sgd" and family not in ("mlp", "mlp, one by one")
         ),
     ],
 )
-def test_in_float32_a_network_differs_by_no_more_than_reordered_sums(family, optimizer):
+def test_in_float32_a_network_differs_by_no_more_than_reordered_sums(family, optimizer, monkeypatch):
     """Root mean squares over 4 networks and 50 steps; the yardstick is the largest of 4 reordered loops' for each."""
+    monkeypatch.setattr(lane, "LARGE", 0 if "one by one" in family else lane.LARGE)
+    monkeypatch.setattr(lane, "WIDE", 0 if "quicker" in family else lane.WIDE)
     data, steps, batch = images(), 50, 24
     networks = [network(data, family, seed) for seed in range(4)]
     lone = [copy.deepcopy(module) for module in networks]
