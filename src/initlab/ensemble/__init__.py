@@ -42,10 +42,11 @@ class Ensemble:
 def stack(modules: Sequence[nn.Module]) -> Ensemble:
     """Put networks of one architecture together so that they train together.
 
-    Where it is faster, their parameters become one tensor [N, …] for each name, and every layer one batched product, or,
-    where layers are large, one product after another (see `lane`); else they stay as they are. Either way an ensemble is several parts, small enough for the cache, and from two
-    networks on every part is computed by one thread: a network's float32 trajectory is the same, bit for bit, whatever
-    the ensemble's size, order and neighbours, and whatever the number of threads.
+    Where it is faster, their parameters become one tensor [N, …] for each name, and every layer one batched product,
+    or, where layers are large, one product after another (see `lane`); else they stay as they are. Either way an
+    ensemble is several parts, small enough for the cache, and from two networks on every part is computed by one
+    thread: a network's float32 trajectory is the same, bit for bit, whatever the ensemble's size, order and neighbours,
+    and whatever the number of threads.
 
     Arguments: `modules`, already initialized, on one device, of the same parameter names and shapes. They remain the
     owners of their weights, which from now on live in the stack's memory.
