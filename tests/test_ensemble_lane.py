@@ -158,6 +158,25 @@ def test_a_diverging_neighbour_changes_no_bit(bad, taken):
     assert len(taken) > 80
 
 
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_lost_on_the_way(act, value, monkeypatch, taken):
+    """By either library: a NaN in a layer, or the one that infinities of both signs make, is the loss's."""
+    data = images()
+    plan = Plan(3, 12, "sgd", ({"lr": 0.05},) * 3, data_seed=DATA_SEED)
+    for wide in (0, float("inf")):
+        monkeypatch.setattr(lanes, "WIDE", wide)
+        networks = [network(data, seed, depth=3, act=act, width=16) for seed in range(3)]
+        with torch.no_grad():
+            networks[1].hidden[1].weight[:2, 0] = value
+            networks[1].hidden[2].weight[:, :2] = torch.tensor([value, -value])
+            networks[1].hidden[1].bias[:2] = value
+        stopped = [event for event in train(stack(networks), data, plan) if isinstance(event, Stopped)]
+        assert [event.member for event in stopped] == [1]
+        assert all(event.step == 0 and event.layer in ("hidden.1", "hidden.2") for event in stopped)
+    assert taken
+
+
 @pytest.mark.parametrize("at", [0, 1, 4])
 def test_going_on_in_other_parts_changes_no_bit(at, monkeypatch):
     data, hyper = images(), hypers(5, 0.05)

@@ -35,7 +35,8 @@ aten: Any = torch.ops.aten
 LINEAR = Slope(lambda delta, y, phi: delta, "none")
 SLOPES: dict[type[nn.Module], Slope] = {
     nn.Identity: LINEAR,
-    nn.ReLU: Slope(lambda delta, y, phi: aten.threshold_backward.default(delta, y, 0), "relu"),
+    # oneDNN's ReLU makes 0 of NaN: a network that diverged would go on.
+    nn.ReLU: Slope(lambda delta, z, phi: aten.threshold_backward.default(delta, z, 0)),
     nn.Tanh: Slope(lambda delta, y, phi: aten.tanh_backward.default(delta, y), "tanh"),
     nn.GELU: Slope(lambda delta, z, phi: aten.gelu_backward.default(delta, z, approximate=phi.approximate)),
     nn.SiLU: Slope(lambda delta, z, phi: aten.silu_backward.default(delta, z)),
@@ -105,7 +106,7 @@ class Lane:
                 delta = affine(delta, self.turned[layer][k], None, "none")
 
 
-FUSED: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda z: z, "relu": torch.relu, "tanh": torch.tanh}
+FUSED: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda z: z, "tanh": torch.tanh}
 
 
 def affine(h: Tensor, weight: Tensor, bias: Tensor | None, fused: str) -> Tensor:
