@@ -207,6 +207,7 @@ def test_one_experiment_from_the_command_line(tmp_path):
     assert record["runs"] == 24
     assert len(record["seeds"]) == 6
     assert {"report.html", "figure.svg", "verdict.json", "untuned"} == {path.name for path in directory.iterdir()}
+    assert "<h1>glorot_2010, quick: " in (directory / "report.html").read_text(encoding="utf-8")
     assert "→ holds" in found.stdout
     again = call("glorot_2010", "--root", str(tmp_path), cwd=tmp_path)
     assert "24 of 24 networks are done already" in again.stderr

@@ -18,11 +18,11 @@ class Report:
     gathered: Gathered
 
 
-def write_report(paths: Sequence[str | Path], out: str | Path | None = None) -> Report:
+def write_report(paths: Sequence[str | Path], out: str | Path | None = None, title: str | None = None) -> Report:
     """Write one self-contained page about all runs at or below `paths`, whole or not at all.
 
     Arguments: `out`: the file, or a directory for its `report.html`; by default `report.html` inside the one path, or
-    in the current directory where there are several.
+    in the current directory where there are several; `title`: the page's heading, by default the paths' names.
 
     Raises:
         UserError: a path does not exist, there is no run, or the file cannot be written.
@@ -33,6 +33,6 @@ def write_report(paths: Sequence[str | Path], out: str | Path | None = None) -> 
     path = place / "report.html" if place.is_dir() or place.suffix.lower() not in (".html", ".htm") else place
     if not path.parent.is_dir():
         raise UserError(f"There is no directory {path.parent} for {path.name}: make it first, or choose another.")
-    title = ", ".join(dict.fromkeys(root.resolve().name for root in roots))
-    replace(path, render(gathered.payload, title))
+    names = ", ".join(dict.fromkeys(root.resolve().name for root in roots))
+    replace(path, render(gathered.payload, names if title is None else title))
     return Report(path, gathered)

@@ -124,7 +124,8 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
     text = json.dumps(finite(verdict.record()), indent=1, ensure_ascii=False)
     replace(directory / "verdict.json", text.encode())
     replace(directory / "figure.svg", drawn(about, frames))
-    write_report([directory / name for name in ("untuned", "tuned")[: len(frames)]], directory)
+    sweeps = [directory / name for name in ("untuned", "tuned")[: len(frames)]]
+    write_report(sweeps, directory, title=f"{about.name}, {mode}: {verdict.headline}")
     return verdict
 
 
