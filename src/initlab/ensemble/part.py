@@ -41,8 +41,8 @@ class Part:
 
     def outputs(self, x: Tensor) -> Tensor:
         """Return the same where nobody listens and nobody wants gradients: one member after another where that pays."""
-        alone = not torch.is_autocast_enabled(x.device.type) and self.lane is not None and self.lane.pays(len(x))
-        return self.lane.outputs(x) if alone and self.lane is not None else self.forward(x)
+        lane = None if torch.is_autocast_enabled(x.device.type) else self.lane
+        return lane.outputs(x) if lane is not None and lane.pays(len(x)) else self.forward(x)
 
     def by_member(self, tensor: Tensor) -> Tensor:
         """View a tensor met inside the forward pass as [N, B, …]."""

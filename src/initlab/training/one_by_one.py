@@ -39,7 +39,6 @@ def steps_of_members(
             factor = rate_factor(plan.schedule, plan.warmup, plan.steps, one.step)
             loss, norm, logits = step_of_member(lane, k, x, objective, plan, one.step, update, factor)
             one.members.append(member)
-            one.positions.append(k)
             for name, value in (("loss", loss), ("grad_norm", norm), ("lr", update.rates[k] * factor)):
                 one.measured[name].append(value)
             kept.append(logits)

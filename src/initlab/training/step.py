@@ -63,11 +63,12 @@ def advance_members(
         tape.after_update()
         found[0].tape = tape
     for one, (x, _) in zip(found, batches, strict=False):
-        lost = [k for k, loss in zip(one.positions, one.measured["loss"], strict=True) if not math.isfinite(loss)]
+        lost = [m for m, loss in zip(one.members, one.measured["loss"], strict=True) if not math.isfinite(loss)]
         if lost:
             # Who has no finite loss has the weights of that step still.
             layers = locate(part, x, plan, one.step)
-            one.stopped.extend(Stopped(part.members[k], one.step, "diverged", layers.get(k, "loss")) for k in lost)
+            named = [layers.get(part.members.index(member), "loss") for member in lost]
+            one.stopped.extend(Stopped(m, one.step, "diverged", name) for m, name in zip(lost, named, strict=True))
     if gone := [stop.member for one in found for stop in one.stopped]:
         part.drop(gone)
     return found

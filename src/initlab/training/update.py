@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,17 +19,13 @@ TARGET_WINDOW = 10  # steps whose mean loss is compared with the target
 
 @dataclass
 class Found:
-    """What one part has to tell of one step; `measured` are scalars by name, each a list over the members.
-
-    `positions` are the members' places in the part, where only some have taken this step.
-    """
+    """What one part has to tell of one step; `measured` are scalars by name, each a list over the members."""
 
     step: int
     members: list[int]
     measured: dict[str, Any]
     tape: Tape | None
     stopped: list[Stopped]
-    positions: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
