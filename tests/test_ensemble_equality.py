@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from initlab.config.compose import compose_config
 from initlab.config.files import options
 from initlab.data import Dataset
-from initlab.ensemble import Part, lane, stack
+from initlab.ensemble import Part, lane, products, stack
 from initlab.errors import UserError
 from initlab.experiment import impossible, run
 from initlab.initialize import initialize_
@@ -168,7 +168,7 @@ def images(count: int = 240, classes: int = 5) -> Dataset:
 FAMILIES = {
     "mlp": {"width": 48},
     "mlp, one by one": {"width": 48},
-    "mlp, one by one, each by the quicker library": {"width": 48},
+    "mlp, layer norm, by the wider library": {"width": 48, "norm": "layer"},
     "mlp, odd widths, layer norm": {"width": 37, "norm": "layer"},
     "mlp, batch norm": {"width": 48, "norm": "batch"},
     "resmlp, layer norm": {"width": 32, "norm": "layer"},
@@ -232,7 +232,7 @@ def reference(module: torch.nn.Module, data: Dataset, steps: int, batch: int, op
 def test_in_float32_a_network_differs_by_no_more_than_reordered_sums(family, optimizer, monkeypatch):
     """Root mean squares over 4 networks and 50 steps; the yardstick is the largest of 4 reordered loops' for each."""
     monkeypatch.setattr(lane, "LARGE", 0 if "one by one" in family else lane.LARGE)
-    monkeypatch.setattr(lane, "WIDE", 0 if "quicker" in family else lane.WIDE)
+    monkeypatch.setattr(products, "WIDE", 0 if "wider" in family else products.WIDE)
     data, steps, batch = images(), 50, 24
     networks = [network(data, family, seed) for seed in range(4)]
     lone = [copy.deepcopy(module) for module in networks]

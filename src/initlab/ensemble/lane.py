@@ -13,31 +13,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from initlab.ensemble.blas import BOUNDARY, gemm, narrow_library
 from initlab.ensemble.leaves import StackedElementwise, StackedFlatten, StackedLinear
-from initlab.ensemble.products import BOUNDARY, WIDE, linear_of_onednn, narrow_library
+from initlab.ensemble.tanh import tanh_
 from initlab.models.plain import Chain
 
-LARGE = 4e6  # operations of a layer's product from which on a lane pays
+LARGE = 5e5  # operations of a layer's product from which on a lane pays
 
 
 @dataclass(frozen=True)
 class Slope:
-    """How a gradient passes φ: `back(δ, kept, φ)`, with y = φ(z) kept where `fused` is set, else z.
+    """One activation φ by plain calls, and how a gradient passes it: `ahead(z, φ)` and `back(δ, kept, φ)`.
 
-    `fused` is what oneDNN calls φ at the end of a product.
+    `kept` is z, or φ(z) where `in_place` is set: there `ahead` overwrites z. `back` may overwrite δ.
     """
 
     back: Callable[[Tensor, Tensor, Any], Tensor]
-    fused: str = ""
+    ahead: Callable[[Tensor, Any], Tensor] = lambda z, phi: phi(z)
+    in_place: bool = False
 
 
 aten: Any = torch.ops.aten
-LINEAR = Slope(lambda delta, y, phi: delta, "none")
 SLOPES: dict[type[nn.Module], Slope] = {
-    nn.Identity: LINEAR,
-    # oneDNN's ReLU makes 0 of NaN: a network that diverged would go on.
-    nn.ReLU: Slope(lambda delta, z, phi: aten.threshold_backward.default(delta, z, 0)),
-    nn.Tanh: Slope(lambda delta, y, phi: aten.tanh_backward.default(delta, y), "tanh"),
+    nn.Identity: Slope(lambda delta, y, phi: delta, lambda z, phi: z, True),
+    nn.ReLU: Slope(lambda delta, y, phi: aten.threshold_backward.default(delta, y, 0), lambda z, phi: z.relu_(), True),
+    nn.Tanh: Slope(lambda delta, y, phi: aten.tanh_backward.default(delta, y), lambda z, phi: tanh_(z), True),
     nn.GELU: Slope(lambda delta, z, phi: aten.gelu_backward.default(delta, z, approximate=phi.approximate)),
     nn.SiLU: Slope(lambda delta, z, phi: aten.silu_backward.default(delta, z)),
     nn.LeakyReLU: Slope(lambda delta, z, phi: aten.leaky_relu_backward.default(delta, z, phi.negative_slope, False)),
@@ -50,24 +50,26 @@ SLOPES: dict[type[nn.Module], Slope] = {
 class Lane:
     """The layers of a stacked chain, the readout last, as matrices of every member; `gradients` are those of one.
 
+    Features are rows and samples columns, so that of a layer's three products two read their operands as they lie.
     `flat` is the memory of all gradients in one piece.
     """
 
     layers: list[StackedLinear]
     acts: list[nn.Module]
     parameters: Sequence[Tensor]
-    weights: list[tuple[Tensor, ...]] = field(init=False)  # by layer, then member
-    turned: list[tuple[Tensor, ...]] = field(init=False)
-    biases: list[tuple[Tensor | None, ...]] = field(init=False)
+    weights: list[tuple[Tensor, ...]] = field(init=False)  # [out, in] by layer, then member
+    biases: list[tuple[Tensor | None, ...]] = field(init=False)  # [out, 1]
     flat: Tensor = field(init=False)
     gradients: list[Tensor] = field(init=False)
+    rooms: dict[int, list[Tensor]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         # Views of memory that updates change in place; the part asks for a new lane when members leave.
         self.weights = [layer.weight.detach().unbind() for layer in self.layers]
-        self.turned = [layer.weight.detach().transpose(1, 2).unbind() for layer in self.layers]
         none = (None,) * len(self.weights[0])
-        self.biases = [none if layer.bias is None else layer.bias.detach().unbind() for layer in self.layers]
+        self.biases = [
+            none if layer.bias is None else layer.bias.detach().unsqueeze(2).unbind() for layer in self.layers
+        ]
         self.flat, self.gradients = in_one_piece([p[0] for p in self.parameters])
         place = {id(p): k for k, p in enumerate(self.parameters)}
         found = [[self.gradients[place[id(p)]] for p in layer.parameters()] for layer in self.layers]
@@ -80,50 +82,55 @@ class Lane:
         return self.flat.is_cpu and all(2 * batch * rows * columns >= LARGE for rows, columns in shapes)
 
     def ahead(self, x: Tensor, k: int) -> tuple[Tensor, list[Tensor]]:
-        """Return the outputs [B, classes] of member k on a batch [B, in], and what the way back needs."""
-        kept, h = [x], x
+        """Return the outputs [classes, B] of member k on a batch [in, B], and what the way back needs.
+
+        Its memory is taken again at the next call with as many samples; only the outputs are new.
+        """
+        kept, h, room = [x], x, self.room(x)
         for layer, (act, slope) in enumerate(zip(self.acts, self.slopes, strict=True)):
-            z = affine(h, self.weights[layer][k], self.biases[layer][k], slope.fused)
-            h = z if slope.fused else act(z)
+            z, bias = room[layer], self.biases[layer][k]
+            if layer == len(room) - 1:
+                z = torch.empty_like(z)
+            if bias is not None:
+                z.copy_(bias)
+            product(z, self.weights[layer][k], h, add=bias is not None)
+            h = slope.ahead(z, act)
             kept += [z, h]
         return h, kept
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """Return the outputs of all members on a batch [B, *input_shape] as [N, B, classes]."""
-        x = x.flatten(1)
-        return torch.stack([self.ahead(x, k)[0] for k in range(len(self.weights[0]))])
-
-    def back(self, delta: Tensor, kept: list[Tensor], k: int) -> None:
-        """Write the gradients of member k, from that of its outputs."""
+    def back(self, delta: Tensor, kept: list[Tensor], k: int, x: Tensor) -> None:
+        """Write the gradients of member k, from that of its outputs; x [B, in] is the batch as it comes."""
         for layer in reversed(range(len(self.layers))):
             h, z = kept[2 * layer : 2 * layer + 2]
             delta = self.slopes[layer].back(delta, z, self.acts[layer])
             into_weight, into_bias = self.sinks[layer]
-            weight_gradient(delta, h, into_weight)
             if into_bias is not None:
-                torch.sum(delta, 0, out=into_bias)
+                torch.sum(delta, 1, out=into_bias)
             if layer:
-                delta = affine(delta, self.turned[layer][k], None, "none")
+                product(into_weight, delta, h, turn_b=True)
+                delta = product(torch.empty_like(h), self.weights[layer][k], delta, turn_a=True)
+            else:
+                product(into_weight, delta, x)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return the outputs of all members on a batch [B, *input_shape] as [N, B, classes]."""
+        turned = x.flatten(1).t().contiguous()
+        return torch.stack([self.ahead(turned, k)[0].t() for k in range(len(self.weights[0]))])
+
+    def room(self, x: Tensor) -> list[Tensor]:
+        """Memory for the results of every layer on a batch [in, B] of this size."""
+        count = x.shape[1]
+        if count not in self.rooms:
+            self.rooms[count] = [x.new_empty(len(own[0]), count) for own in self.weights]
+        return self.rooms[count]
 
 
-FUSED: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda z: z, "tanh": torch.tanh}
-
-
-def affine(h: Tensor, weight: Tensor, bias: Tensor | None, fused: str) -> Tensor:
-    """Return φ(h Wᵀ + b) of two matrices; φ is the one that oneDNN would take along, or none."""
-    if h.dtype == torch.float32 and 2 * len(h) * weight.numel() >= WIDE and narrow_library():
-        product: Tensor = linear_of_onednn()(h, weight, bias, fused or "none", [], "")
-        return product
-    z = h @ weight.t() if bias is None else torch.addmm(bias, h, weight.t())
-    return FUSED[fused or "none"](z)
-
-
-def weight_gradient(delta: Tensor, h: Tensor, out: Tensor) -> None:
-    """Write δᵀ h."""
-    if h.dtype == torch.float32 and 2 * len(h) * out.numel() >= WIDE and narrow_library():
-        out.copy_(linear_of_onednn()(delta.t(), h.t(), None, "none", [], ""))
-    else:
-        torch.mm(delta.t(), h, out=out)
+def product(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Tensor:
+    """Write a b of two matrices, the one or the other turned, or add it to what is there."""
+    if a.dtype == torch.float32 and narrow_library():
+        return gemm(out, a, b, turn_a, turn_b, add)
+    a, b = a.t() if turn_a else a, b.t() if turn_b else b
+    return torch.addmm(out, a, b, out=out) if add else torch.mm(a, b, out=out)
 
 
 def in_one_piece(like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -142,29 +149,32 @@ def in_one_piece(like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of one member on a batch of labels [B] or values [B, C], and its gradient by the outputs [B, C].
+    """The loss of one member on labels [B] or values [B, C], and its gradient by the outputs, both of these [C, B].
 
-    >>> loss, delta = Objective(torch.tensor([1]), classes=2)(torch.zeros(1, 2))
+    >>> loss, delta = Objective(torch.tensor([1]), classes=2, dtype=torch.float32)(torch.zeros(2, 1))
     >>> round(loss.item(), 4), delta.tolist()
-    (0.6931, [[0.5, -0.5]])
+    (0.6931, [[0.5], [-0.5]])
     """
 
     y: Tensor
     classes: int
-    right: Tensor | None = field(init=False)  # 1 at every label, once for all members
+    dtype: torch.dtype
+    right: Tensor = field(init=False)  # the values, or 1 at every label: once for all members
+    labels: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        right = None if self.y.is_floating_point() else F.one_hot(self.y, self.classes)
-        object.__setattr__(self, "right", right)
+        values = self.y if self.y.is_floating_point() else F.one_hot(self.y, self.classes).to(self.dtype)
+        object.__setattr__(self, "right", values.t().contiguous())
+        object.__setattr__(self, "labels", self.y.unsqueeze(0))
 
-    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean cross-entropy or mean squared error, and the gradient."""
-        if self.right is None:
-            off = logits - self.y
+        if self.y.is_floating_point():
+            off = outputs - self.right
             return off.square().mean(), off * (2 / off.numel())
-        logs = torch.log_softmax(logits, 1)
-        loss = F.nll_loss(logs, self.y)
-        return loss, logs.exp_().sub_(self.right).mul_(1 / len(logs))
+        logs = torch.log_softmax(outputs, 0)
+        loss = logs.gather(0, self.labels).mean().neg_()
+        return loss, logs.exp_().sub_(self.right).mul_(1 / len(self.y))
 
 
 def lane_of(module: nn.Module, parameters: Sequence[Tensor]) -> Lane | None:

@@ -7,17 +7,15 @@ it. Where a shape breaks this, members are multiplied one by one, from aligned c
 ([B, in] × [in, N·out]) is no way out: there the order of summation changes with N.
 """
 
-import re
-from functools import cache
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-BOUNDARY = 64  # bytes: a cache line, and the widest vector
-WIDE = 4e6  # operations from which on oneDNN's longer way to a product pays; twice that for aᵀ b, which copies a
+from initlab.ensemble.blas import BOUNDARY, narrow_library, wide_product
+
+WIDE = 1e6  # operations from which on one call for every member pays, by the wider library
 
 
 def even(elements: int, like: Tensor, vectors: int = 1) -> bool:
@@ -47,58 +45,27 @@ def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | Non
     On a CPU the members' bits do not depend on N; no gradients flow through it.
     """
     (p, q), r = a.shape[1:], b.shape[2]
-    wide = (
-        a.device.type == "cpu"
-        and a.dtype == torch.float32
-        and 2 * p * q * r >= WIDE * (1 + (a.stride(2) != 1))
-        and narrow_library()
-    )
+    wide = a.device.type == "cpu" and a.dtype == torch.float32 and 2 * p * q * r >= WIDE and narrow_library()
     alike = min(p, q, r) > 1 and all(even(size, a) for size in (p * q, q * r, p * r))
     if a.device.type != "cpu" or (alike and not wide):
         if bias is not None:
             return torch.baddbmm(bias.unsqueeze(1), a, b, out=out)
         return torch.bmm(a, b, out=out)
     out = a.new_empty(len(a), p, r) if out is None else out
-    lone = wide_product if wide else lone_product
     # All views of a tensor at once: one by one, they would cost as much time as a small product.
     shifts = repeat(None) if bias is None else bias.unbind()
-    for row, left, right, shift in zip(out.unbind(), a.unbind(), b.transpose(1, 2).unbind(), shifts, strict=False):
-        row.copy_(lone(left, right, shift))
+    for row, left, right, shift in zip(out.unbind(), a.unbind(), b.unbind(), shifts, strict=False):
+        if wide:
+            wide_product(left, right, row, shift)
+        else:
+            row.copy_(lone_product(left, right, shift))
     return out
 
 
-def lone_product(a: Tensor, turned: Tensor, bias: Tensor | None) -> Tensor:
-    """Return a turnedᵀ (+ bias) of two matrices, from a boundary on."""
-    a, b = (m if m.data_ptr() % BOUNDARY == 0 else m.clone() for m in (a, turned.t()))
+def lone_product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Return a b (+ bias) of two matrices, from a boundary on."""
+    a, b = (m if m.data_ptr() % BOUNDARY == 0 else m.clone() for m in (a, b))
     return a @ b if bias is None else torch.addmm(bias, a, b)
-
-
-def wide_product(a: Tensor, turned: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the same by oneDNN, which torch has at hand for convolutions and compiled linear layers."""
-    product: Tensor = linear_of_onednn()(a, turned, bias, "none", [], "")
-    return product
-
-
-@cache
-def linear_of_onednn() -> Any:
-    """Return oneDNN's linear layer; looking it up takes longer than a small product."""
-    return torch.ops.mkldnn._linear_pointwise.default
-
-
-@cache
-def narrow_library() -> bool:
-    """Does the library of torch.mm leave half of this processor idle, while oneDNN does not?
-
-    MKL takes its 256-bit code on processors that are not Intel's. From AMD's family 26 (Zen 5) on, vectors of 512 bits
-    are as fast as two of those: oneDNN's products were twice as fast. A rule, not a measurement: the bits depend on it.
-    """
-    described = Path("/proc/cpuinfo")
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and described.exists()):
-        return False
-    facts = dict(re.findall(r"^(vendor_id|cpu family)\s*:\s*(\S+)$", described.read_text(), re.MULTILINE))
-    amd = facts.get("vendor_id") == "AuthenticAMD" and int(facts.get("cpu family", 0)) >= 26
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return amd and known and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Affine(torch.autograd.Function):

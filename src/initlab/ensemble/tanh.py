@@ -1,16 +1,17 @@
-"""tanh by oneDNN where torch's own is slow: it comes from MKL, whose vector functions know Intel's processors alone.
+"""tanh by numpy where torch's own is slow: it comes from MKL, whose vector functions know Intel's processors alone.
 
-On AMD's it took as long as the matrix product before it, nearly five times what oneDNN takes with both copies; both
-are within 1e-7 of the true value. Every entry is computed alike wherever it lies, so members cannot tell how many there
-are.
+On AMD's it took longer than the matrix product before it, twelve times what numpy's vector code takes; both are within
+1.1e-7 of the true value, relative to it. Every entry is computed alike wherever it lies, so members cannot tell how
+many there are.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.ensemble.products import narrow_library
+from initlab.ensemble.blas import narrow_library
 
 
 def quick_tanh(x: Tensor) -> Tensor:
@@ -25,13 +26,23 @@ def quick_tanh(x: Tensor) -> Tensor:
     return found
 
 
+def tanh_(x: Tensor) -> Tensor:
+    """Put tanh in the place of every entry; no gradients flow through it."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or not narrow_library():
+        return x.tanh_()
+    entries = x.detach().numpy()
+    np.tanh(entries, out=entries)
+    return x
+
+
 class Tanh(torch.autograd.Function):
-    """tanh whose forward pass is oneDNN's."""
+    """tanh whose forward pass is numpy's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Compute it, in oneDNN's own layout between two copies."""
-        y: Tensor = x.to_mkldnn().tanh().to_dense()
+        """Compute it."""
+        y = torch.empty_like(x)
+        np.tanh(x.detach().numpy(), out=y.numpy())
         ctx.save_for_backward(y)
         return y
 

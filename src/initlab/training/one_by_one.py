@@ -31,8 +31,8 @@ def steps_of_members(
         Found(step, [], {"loss": [], "grad_norm": [], "lr": []}, None, [])
         for step in range(start, start + len(batches))
     ]
-    objectives = [Objective(y, len(lane.weights[-1][0])) for _, y in batches]
-    inputs = [x.flatten(1) for x, _ in batches]
+    objectives = [Objective(y, len(lane.weights[-1][0]), lane.flat.dtype) for _, y in batches]
+    inputs = [(flat, flat.t().contiguous()) for flat in (x.flatten(1) for x, _ in batches)]
     outputs: list[list[Tensor]] = [[] for _ in batches]
     for k, member in enumerate(members):
         for one, x, objective, kept in zip(found, inputs, objectives, outputs, strict=True):
@@ -41,7 +41,7 @@ def steps_of_members(
             one.members.append(member)
             for name, value in (("loss", loss), ("grad_norm", norm), ("lr", update.rates[k] * factor)):
                 one.measured[name].append(value)
-            kept.append(logits)
+            kept.append(logits.t())
             if not math.isfinite(loss):
                 break
             if reached(member, loss, plan, state):
@@ -55,15 +55,22 @@ def steps_of_members(
 
 
 def step_of_member(
-    lane: Lane, k: int, x: Tensor, objective: Objective, plan: Plan, step: int, update: Update, factor: float
+    lane: Lane,
+    k: int,
+    x: tuple[Tensor, Tensor],
+    objective: Objective,
+    plan: Plan,
+    step: int,
+    update: Update,
+    factor: float,
 ) -> tuple[float, float, Tensor]:
     """Take one step of one member; return its loss, its gradient's norm (NaN where nobody asks) and its outputs."""
-    logits, kept = lane.ahead(x, k)
+    logits, kept = lane.ahead(x[1], k)
     mean, delta = objective(logits)
     loss, norm, limit = mean.item(), math.nan, update.clip_norms[k]
     if not math.isfinite(loss):
         return loss, norm, logits
-    lane.back(delta, kept, k)
+    lane.back(delta, kept, k, x[0])
     if limit < math.inf or step % plan.log_every == 0:
         norm = math.sqrt(torch.dot(lane.flat, lane.flat).item())
         if limit < math.inf and not limit / (norm + 1e-6) >= 1:

@@ -1,0 +1,115 @@
+"""OpenBLAS beside torch's own library of products, where that leaves half of the processor idle.
+
+torch multiplies by MKL, which takes its 256-bit code on processors that are not Intel's. From AMD's family 26 (Zen 5)
+on, vectors of 512 bits are as fast as two of those. OpenBLAS has code for them and does not take it by itself, so it is
+told to, in a copy of our own: numpy's and scipy's go on as they are. It is asked for one thread.
+"""
+
+import ctypes
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BOUNDARY = 64  # bytes: a cache line, and the widest vector
+KERNELS = "SkylakeX"  # OpenBLAS's name of its 512-bit code
+BY_ROWS, AS_IS, TURNED = 101, 111, 112  # what the C interface of BLAS calls them
+
+
+@cache
+def narrow_library() -> bool:
+    """Does torch's library leave half of this processor idle, while one at hand does not?
+
+    A rule, not a measurement: the bits depend on it.
+    """
+    described = Path("/proc/cpuinfo")
+    if not (torch.backends.mkl.is_available() and described.exists()):
+        return False
+    facts = dict(re.findall(r"^(vendor_id|cpu family)\s*:\s*(\S+)$", described.read_text(), re.MULTILINE))
+    amd = facts.get("vendor_id") == "AuthenticAMD" and int(facts.get("cpu family", 0)) >= 26
+    return amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and sgemm() is not None
+
+
+@cache
+def sgemm() -> Callable[..., None] | None:
+    """Return OpenBLAS's product of two float32 matrices with its 512-bit code; None where it is not installed.
+
+    Its package is not imported: that would offer this copy's functions to every library that is loaded later.
+    """
+    spec = find_spec("scipy_openblas32")
+    if spec is None or not spec.submodule_search_locations or not sys.platform.startswith("linux"):
+        return None
+    for path in sorted(Path(spec.submodule_search_locations[0], "lib").glob("libscipy_openblas*.so")):
+        with environment(OPENBLAS_CORETYPE=KERNELS, OPENBLAS_NUM_THREADS="1"):
+            library = ctypes.CDLL(str(path))
+        library.scipy_openblas_get_corename.restype = ctypes.c_char_p
+        if library.scipy_openblas_get_corename().decode().lower() != KERNELS.lower():
+            return None
+        whole, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+        function: Any = library.scipy_cblas_sgemm
+        function.argtypes = [whole] * 6 + [real, address, whole, address, whole, real, address, whole]
+        function.restype = None
+        found: Callable[..., None] = function
+        return found
+    return None
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Set variables for as long as a library is loaded."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def gemm(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Tensor:
+    """Write a b, the one or the other turned, or add it to what is there; by OpenBLAS, of float32 matrices.
+
+    None of the three may have gaps: BLAS trusts its caller.
+
+    >>> out, a = torch.ones(2, 2), torch.ones(2, 3)
+    >>> sgemm() is None or gemm(out, a, a, turn_b=True, add=True).tolist()
+    [[4.0, 4.0], [4.0, 4.0]]
+    """
+    (rows, columns), (height, width) = out.shape, a.shape
+    call = sgemm()
+    assert call is not None
+    call(
+        BY_ROWS, TURNED if turn_a else AS_IS, TURNED if turn_b else AS_IS, rows, columns, height if turn_a else width,
+        1.0, a.data_ptr(), width, b.data_ptr(), b.shape[1], 1.0 if add else 0.0, out.data_ptr(), columns,
+    )  # fmt: skip
+    return out
+
+
+def wide_product(a: Tensor, b: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Write a b (+ bias) of two float32 matrices, however they lie; rows of `out` are without gaps."""
+    if bias is not None:
+        out.copy_(bias)
+    (a, turn_a), (b, turn_b) = without_gaps(a), without_gaps(b)
+    return gemm(out, a, b, turn_a, turn_b, add=bias is not None)
+
+
+def without_gaps(matrix: Tensor) -> tuple[Tensor, bool]:
+    """Return a matrix or its transpose, which of them has no gaps (else a copy), and whether it is turned.
+
+    >>> [without_gaps(m)[1] for m in (torch.ones(2, 3), torch.ones(2, 3).t(), torch.ones(1, 3).expand(2, 3))]
+    [False, True, False]
+    """
+    if not matrix.is_contiguous() and (turned := matrix.t()).is_contiguous():
+        return turned, True
+    return matrix.contiguous(), False

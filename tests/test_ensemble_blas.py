@@ -1,0 +1,158 @@
+"""Products by OpenBLAS, where torch's library is narrow: right, alike whoever asks, and nobody else's business."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from initlab.ensemble import blas, products, tanh
+
+wide = pytest.mark.skipif(blas.sgemm() is None, reason="OpenBLAS has no code for this machine, or is not installed")
+SHAPES = [(1, 1, 1), (3, 1, 5), (1, 7, 2), (10, 128, 128), (128, 784, 96), (65, 33, 17), (128, 128, 10), (300, 500, 70)]
+
+
+@wide
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("turn_a", [False, True])
+@pytest.mark.parametrize("turn_b", [False, True])
+@pytest.mark.parametrize("add", [False, True])
+def test_a_product_is_the_product(shape, turn_a, turn_b, add):
+    rows, inner, columns = shape
+    draw = torch.Generator().manual_seed(0)
+    a, b = torch.randn(rows, inner, generator=draw), torch.randn(inner, columns, generator=draw)
+    out = torch.randn(rows, columns, generator=draw) if add else torch.full((rows, columns), torch.nan)
+    expected = a.double() @ b.double() + (out.double() if add else 0)
+    found = blas.gemm(
+        out, *(m.t().contiguous() if turn else m for m, turn in ((a, turn_a), (b, turn_b))), turn_a, turn_b, add
+    )
+    # Rounding of a sum of `inner` products, each of size 1: far below the sixth digit's error of a wrong entry.
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6 * (inner + 1))
+
+
+@wide
+def test_matrices_may_lie_as_they_like():
+    draw = torch.Generator().manual_seed(0)
+    whole = torch.randn(12, 20, generator=draw)
+    row = torch.randn(1, 9, generator=draw)
+    cases = [
+        (whole[:, :9], whole[:9]),
+        (whole[::2], whole.t()[:, ::2]),
+        (whole.t(), whole),
+        (row.expand(4, 9), whole[:9, 3:7]),
+        (whole[:, 2:3], whole[5:6]),
+        (whole[3:4], whole[:1, :].t()),
+    ]
+    for a, b in cases:
+        bias = torch.randn(b.shape[1], generator=draw)
+        found = blas.wide_product(a, b, torch.empty(len(a), b.shape[1]), bias)
+        torch.testing.assert_close(found, a @ b + bias, rtol=1e-5, atol=1e-5)
+
+
+@wide
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_goes_through(value):
+    for size in (2, 16, 130):
+        a, b = torch.ones(size, size), torch.zeros(size, size)
+        a[0, 1] = value
+        found = blas.gemm(torch.zeros(size, size), a, b)
+        assert found[0].isnan().all()
+        assert (found[1:] == 0).all()
+
+
+@wide
+def test_bits_depend_on_no_address_and_no_neighbour_at_work():
+    draw = torch.Generator().manual_seed(0)
+    memory = torch.randn(3, 400_000, generator=draw)
+    for rows, inner, columns in SHAPES:
+        placed = []
+        for shift in (0, 1, 7, 16):
+            a, b = (
+                m[shift : shift + p * q].view(p, q)
+                for m, p, q in ((memory[0].roll(shift), rows, inner), (memory[1].roll(shift), inner, columns))
+            )
+            placed.append(blas.gemm(memory[2][shift : shift + rows * columns].view(rows, columns), a, b).clone())
+        assert all(torch.equal(one, placed[0]) for one in placed)
+    a, b = torch.randn(128, 784, generator=draw), torch.randn(784, 128, generator=draw)
+    expected = blas.gemm(torch.empty(128, 128), a, b).clone()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: blas.gemm(torch.empty(128, 128), a, b), range(400)))
+    assert all(torch.equal(one, expected) for one in found)
+
+
+@wide
+def test_numpys_library_and_the_environment_stay_as_they_are():
+    script = """
+import os, re
+import numpy as np, scipy.linalg, scipy.linalg.cython_blas
+before = dict(os.environ)
+a = np.random.default_rng(0).standard_normal((200, 300)).astype(np.float32)
+expected = [a @ a.T, scipy.linalg.blas.sgemm(1.0, a, a, trans_b=True)]
+from initlab.ensemble import blas
+assert blas.sgemm() is not None and dict(os.environ) == before
+assert np.array_equal(a @ a.T, expected[0])
+assert np.array_equal(scipy.linalg.blas.sgemm(1.0, a, a, trans_b=True), expected[1])
+print(sum("libscipy_openblas" in line and "r-x" in line for line in open("/proc/self/maps")))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 2
+    # And where ours is there first.
+    script = script.replace("import numpy as np", "from initlab.ensemble import blas; blas.sgemm(); import numpy as np")
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+@wide
+def test_one_thread_computes_it():
+    blas.sgemm()
+    loaded = Path("/proc/self/maps").read_text().splitlines()
+    library = next(line.split()[-1] for line in loaded if "scipy_openblas32" in line)
+    assert ctypes.CDLL(library).scipy_openblas_get_num_threads() == 1
+
+
+def test_a_machine_without_it_takes_torchs(monkeypatch):
+    monkeypatch.setattr(blas, "find_spec", lambda name: None)
+    blas.sgemm.cache_clear()
+    blas.narrow_library.cache_clear()
+    try:
+        assert blas.sgemm() is None
+        assert not blas.narrow_library()
+        a = torch.randn(2, 5, 3)
+        assert torch.equal(products.multiply(a, a.transpose(1, 2)), torch.bmm(a, a.transpose(1, 2)))
+    finally:
+        monkeypatch.undo()
+        blas.sgemm.cache_clear()
+        blas.narrow_library.cache_clear()
+
+
+def test_the_environment_is_put_back(monkeypatch):
+    monkeypatch.setenv("INITLAB_ONE", "mine")
+    found = []
+    with pytest.raises(OSError, match="nowhere"), blas.environment(INITLAB_ONE="1", INITLAB_TWO="2"):
+        found.append(ctypes.CDLL(f"/nowhere/{os.environ['INITLAB_ONE']}{os.environ['INITLAB_TWO']}"))
+    assert not found
+    assert os.environ["INITLAB_ONE"] == "mine"
+    assert "INITLAB_TWO" not in os.environ
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_tanh_is_tanh_wherever_an_entry_lies(narrow, monkeypatch):
+    monkeypatch.setattr(tanh, "narrow_library", lambda: narrow)
+    x = torch.cat([torch.linspace(-12, 12, 10_001), torch.logspace(-30, -1, 1001), torch.tensor([0.0, torch.inf])])
+    expected = x.double().tanh()
+    found = tanh.quick_tanh(x)
+    assert ((found - expected).abs() <= 1.2e-7 * expected.abs()).all()
+    assert torch.equal(tanh.tanh_(x.clone()), found)
+    for start in (1, 5, 13):
+        assert torch.equal(tanh.quick_tanh(x[start : start + 37].clone()), found[start : start + 37])
+        assert torch.equal(tanh.quick_tanh(x[start:]), found[start:])
+    assert torch.equal(tanh.quick_tanh(x[1:10_001].view(100, 100).t()), found[1:10_001].view(100, 100).t())
+    assert tanh.quick_tanh(torch.tensor([torch.nan])).isnan().all()
+    z = torch.linspace(-3, 3, 50, requires_grad=True)
+    (slope,) = torch.autograd.grad(tanh.quick_tanh(z).sum(), z)
+    np.testing.assert_allclose(slope, 1 - np.tanh(np.linspace(-3, 3, 50)) ** 2, rtol=1e-4, atol=1e-6)
