@@ -1,6 +1,8 @@
 """A sweep of Hydra's: expanded, checked, run by `initlab.sweep`, and its jobs given back."""
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,29 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
         assert isinstance(grids, list)
         texts = expand(context.config_loader, arguments, sweeper.params or {}, grids)
-        jobs = compose_jobs(context, master, texts, 0)
-    from initlab.sweep import wanted
+    with started_early(sweeper.launcher, master):
+        with translated():
+            jobs = compose_jobs(context, master, texts, 0)
+        from initlab.sweep import wanted
 
-    kept = wanted([job.config for job in jobs], repeats=bool(grids))
-    jobs = [renumbered(jobs[old], new) if old != new else jobs[old] for new, old in enumerate(kept)]
-    launch_ours = getattr(sweeper.launcher, "launch_jobs", None)
-    return [launch_ours(jobs) if launch_ours else launch_elsewhere(sweeper.launcher, master, jobs)]
+        kept = wanted([job.config for job in jobs], repeats=bool(grids))
+        jobs = [renumbered(jobs[old], new) if old != new else jobs[old] for new, old in enumerate(kept)]
+        launch_ours = getattr(sweeper.launcher, "launch_jobs", None)
+        return [launch_ours(jobs) if launch_ours else launch_elsewhere(sweeper.launcher, master, jobs)]
+
+
+@contextmanager
+def started_early(launcher: Any, master: DictConfig) -> Iterator[None]:
+    """Let workers that take seconds to start do so while the grid is composed and checked."""
+    how = getattr(launcher, "how", {})
+    if how.get("executor") != "process" or OmegaConf.select(master, "dry_run"):
+        yield
+        return
+    from initlab.sweep import How
+    from initlab.sweep.executors.process import started_early as started
+
+    with env_override(master.hydra.job.env_set), started(How(**how).workers):
+        yield
 
 
 def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: Mapping[str, Any]) -> list[JobReturn]:
@@ -59,6 +77,8 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
         dry_run(cells, directory, chosen)
         return []
     require_room(directory)
+    # What is loaded by now stays to the end: the collector need not look through it again and again, nor at the end.
+    gc.freeze()
     returns: dict[int, JobReturn] = {}
 
     def ended(cell: Any, summary: dict[str, Any], fresh: bool) -> None:

@@ -225,7 +225,7 @@ def _to_inputs(layer: Layer, gradient: np.ndarray, map_: tuple[int, ...]) -> np.
         return scale * np.broadcast_to(gradient.reshape(-1, *[1] * len(map_)), (len(gradient), *map_))
     place = torch.zeros(len(gradient), *map_, dtype=torch.float64, requires_grad=True)
     above = torch.from_numpy(np.ascontiguousarray(gradient))
-    (below,) = torch.autograd.grad(layer.taps.sum(place), place, above)
+    (below,) = torch.autograd.grad((layer.taps.sum(place) * above).sum(), place)
     return scale * below.numpy()
 
 

@@ -113,8 +113,8 @@ def together(
 
 def gradients(part: Part, losses: Tensor, update: Update) -> Tensors:
     """Return the gradients of every parameter of a part, laid out as the parameters are."""
-    each = torch.ones_like(losses)
-    grads = torch.autograd.grad(losses, part.parameters, each, allow_unused=True, materialize_grads=True)
+    # Of their sum, every loss counts as 1; to be given the ones, autograd would import a computer algebra (+0.8 s).
+    grads = torch.autograd.grad(losses.sum(), part.parameters, allow_unused=True, materialize_grads=True)
     if not part.stacked:
         # Fused updates pair elements by their place in memory.
         pairs = zip(grads, part.parameters, strict=True)

@@ -1,5 +1,6 @@
 """`process`: processes of this machine, each pinned to cores of its own or to one card; they outlive their groups."""
 
+import gc
 import os
 import pickle
 import queue
@@ -74,6 +75,9 @@ class Worker:
         assert self.process.stdout is not None
         if self.busy:
             self.process.terminate()
+        else:
+            # It has nothing to keep, may still be loading what it will not need, and would take a second to leave.
+            self.process.kill()
         with suppress(OSError):
             self.process.stdin.close()
         try:
@@ -153,6 +157,17 @@ def workers_kept() -> Iterator[None]:
             worker.close()
 
 
+@contextmanager
+def started_early(workers: int | str) -> Iterator[None]:
+    """Start the processes of the launch that comes: they load torch while the grid is composed and checked."""
+    with workers_kept():
+        early = executor(workers, {})
+        for worker in early.workers:
+            worker.start()
+        early.close()
+        yield
+
+
 def taken(cores: set[int], card: str | None, threads: int) -> Worker:
     """Return a worker that was kept for these cores, or a new one."""
     for worker in list(_kept or ()):
@@ -163,7 +178,10 @@ def taken(cores: set[int], card: str | None, threads: int) -> Worker:
 
 
 def executor(
-    workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
+    workers: int | str,
+    options: Mapping[str, Any],
+    watch: Callable[[Task], Watch] | None = None,
+    stop: Callable[[], int] | None = None,
 ) -> Processes:
     """Make the executor: by default one process for each card, or for each core where there is none."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
@@ -206,6 +224,8 @@ def serve() -> None:
     # Whatever prints must not end up between two answers.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    # What is loaded by now stays to the end: the collector need not look through all of torch again and again.
+    gc.freeze()
     inward = sys.stdin.buffer
     parent, cores = pickle.load(inward)
     if hasattr(os, "sched_setaffinity"):
