@@ -36,14 +36,30 @@ class Slope:
 aten: Any = torch.ops.aten
 SLOPES: dict[type[nn.Module], Slope] = {
     nn.Identity: Slope(lambda delta, y, phi: delta, lambda z, phi: z, True),
-    nn.ReLU: Slope(lambda delta, y, phi: aten.threshold_backward.default(delta, y, 0), lambda z, phi: z.relu_(), True),
-    nn.Tanh: Slope(lambda delta, y, phi: aten.tanh_backward.default(delta, y), lambda z, phi: tanh_(z), True),
+    nn.ReLU: Slope(
+        lambda delta, y, phi: aten.threshold_backward.grad_input(delta, y, 0, grad_input=delta),
+        lambda z, phi: z.relu_(),
+        in_place=True,
+    ),
+    nn.Tanh: Slope(
+        lambda delta, y, phi: aten.tanh_backward.grad_input(delta, y, grad_input=delta),
+        lambda z, phi: tanh_(z),
+        in_place=True,
+    ),
     nn.GELU: Slope(lambda delta, z, phi: aten.gelu_backward.default(delta, z, approximate=phi.approximate)),
     nn.SiLU: Slope(lambda delta, z, phi: aten.silu_backward.default(delta, z)),
     nn.LeakyReLU: Slope(lambda delta, z, phi: aten.leaky_relu_backward.default(delta, z, phi.negative_slope, False)),
     nn.ELU: Slope(lambda delta, z, phi: aten.elu_backward.default(delta, phi.alpha, 1, 1, False, z)),
     nn.Softplus: Slope(lambda delta, z, phi: aten.softplus_backward.default(delta, z, phi.beta, phi.threshold)),
 }
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory for one pass: what each layer gives, and the gradient of it, for which two of a width take turns."""
+
+    results: list[Tensor]
+    deltas: list[Tensor]
 
 
 @dataclass
@@ -61,7 +77,7 @@ class Lane:
     biases: list[tuple[Tensor | None, ...]] = field(init=False)  # [out, 1]
     flat: Tensor = field(init=False)
     gradients: list[Tensor] = field(init=False)
-    rooms: dict[int, list[Tensor]] = field(init=False, default_factory=dict)
+    rooms: dict[int, Room] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         # Views of memory that updates change in place; the part asks for a new lane when members leave.
@@ -86,7 +102,7 @@ class Lane:
 
         Its memory is taken again at the next call with as many samples; only the outputs are new.
         """
-        kept, h, room = [x], x, self.room(x)
+        kept, h, room = [x], x, self.room(x).results
         for layer, (act, slope) in enumerate(zip(self.acts, self.slopes, strict=True)):
             z, bias = room[layer], self.biases[layer][k]
             if layer == len(room) - 1:
@@ -100,6 +116,7 @@ class Lane:
 
     def back(self, delta: Tensor, kept: list[Tensor], k: int, x: Tensor) -> None:
         """Write the gradients of member k, from that of its outputs; x [B, in] is the batch as it comes."""
+        deltas = self.room(kept[0]).deltas
         for layer in reversed(range(len(self.layers))):
             h, z = kept[2 * layer : 2 * layer + 2]
             delta = self.slopes[layer].back(delta, z, self.acts[layer])
@@ -108,7 +125,7 @@ class Lane:
                 torch.sum(delta, 1, out=into_bias)
             if layer:
                 product(into_weight, delta, h, turn_b=True)
-                delta = product(torch.empty_like(h), self.weights[layer][k], delta, turn_a=True)
+                delta = product(deltas[layer - 1], self.weights[layer][k], delta, turn_a=True)
             else:
                 product(into_weight, delta, x)
 
@@ -117,11 +134,16 @@ class Lane:
         turned = x.flatten(1).t().contiguous()
         return torch.stack([self.ahead(turned, k)[0].t() for k in range(len(self.weights[0]))])
 
-    def room(self, x: Tensor) -> list[Tensor]:
-        """Memory for the results of every layer on a batch [in, B] of this size."""
+    def room(self, x: Tensor) -> Room:
+        """Return the memory for a batch [in, B]."""
         count = x.shape[1]
         if count not in self.rooms:
-            self.rooms[count] = [x.new_empty(len(own[0]), count) for own in self.weights]
+            widths = [len(own[0]) for own in self.weights]
+            pair = {(width, turn): x.new_empty(width, count) for width in widths for turn in (0, 1)}
+            self.rooms[count] = Room(
+                [x.new_empty(width, count) for width in widths],
+                [pair[width, layer % 2] for layer, width in enumerate(widths)],
+            )
         return self.rooms[count]
 
 
