@@ -56,7 +56,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 def matmul_rates(sizes: Sequence[int] = (1024, 2048, 4096)) -> dict[str, float]:
     """Return the best rate of a square product over a few sizes, in operations per second, by library.
 
-    torch.mm is not always the fastest that torch has: on some processors oneDNN, beside it, is twice as fast.
+    torch.mm is not always the fastest at hand: on some processors oneDNN, beside it, is twice as fast.
     """
     products: dict[str, Callable[..., object]] = {"torch.mm": torch.mm}
     if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):

@@ -6,8 +6,8 @@ In one run, taking turns: (a) `train.py -m` over 8 schemes × tanh, relu × 2 de
 the start of the process to its end, in one process (`inline`, the default) and in one for every core (`process`);
 (b) `common_app.py`, Hydra's basic launcher around torchvision's data set, a DataLoader and `add_histogram`, a few whole
 jobs of the same grid, imports left out; (c) `bare_loop.py`, everything in memory and no records, in two processes of
-one thread each, a few networks of the same grid, imports and the reading of the data left out. All are given per
-network, for the mean over the grid's depths and activations.
+one thread each, a few networks of the same grid, imports and the reading of the data left out. All three test every
+network at the end. They are given per network, for the mean over the grid's depths and activations.
 
 Then the share of the machine's matrix-product rate that training reaches (the products that training needs, per second,
 over the best rate of a square product of 1,024 to 4,096), measured beside each other; and where the rest goes.
@@ -22,16 +22,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import bare_loop
 import bench_ensemble
 import torch
 
-from initlab.ensemble import stack
+from initlab.ensemble import lane, stack
 from initlab.training import Plan, train
 
 HOME = Path(__file__).parent
@@ -49,23 +50,24 @@ import bare_loop, torch
 from pathlib import Path
 torch.set_num_threads(1)
 x, y = bare_loop.read(Path(sys.argv[2]), "train")
+test = bare_loop.read(Path(sys.argv[2]), "t10k")
 trial = dict(depth=3, width=128, batch=128, steps=60)
 bare_loop.train(x, y, **trial)
 fused = min((bare_loop.train(x, y, fused=f, **trial)["seconds"], f) for f in (False, True, False, True))[1]
 print("fused" if fused else "plain", flush=True)
 for line in sys.stdin:
     for cell in json.loads(line):
-        bare_loop.train(x, y, fused=fused, **cell)
+        bare_loop.train(x, y, fused=fused, test=test, **cell)
     print("done", flush=True)
 """
 KINDS = {
     "products": ("mm", "bmm", "addmm", "baddbmm", "_linear_pointwise"),
-    "activations": ("tanh", "tanh_backward", "relu", "threshold_backward", "clamp_min"),
+    "activations": ("tanh", "tanh_backward", "relu", "threshold_backward", "clamp_min", "clamp_min_"),
     "update": ("_fused_sgd_",),
     "gradient norms": ("linalg_vector_norm", "_foreach_norm", "dot"),
     "loss and accuracy": (
         *("_log_softmax", "_log_softmax_backward_data", "nll_loss2d_forward", "nll_loss2d_backward"),
-        *("argmax", "mean", "eq", "nll_loss_forward", "exp_", "sub_", "stack", "one_hot"),
+        *("argmax", "mean", "eq", "nll_loss_forward", "exp_", "sub_", "stack", "one_hot", "gather", "neg_"),
     ),
     "bias gradients": ("sum",),
     "batches and copies": ("copy_", "index_select", "clone", "mul_", "add_"),
@@ -164,8 +166,8 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
         unrecorded = ours(given, folder, "hydra.launcher.executor=inline", *silent)
     print(f"seconds per network, {given.steps} steps each: median (smallest–largest) of {given.rounds} rounds")
     notes = dict.fromkeys(EXECUTORS, f"all {networks(given)} networks, start to end of the command, a test at the end")
-    notes["common loop"] = f"{len(cells)} whole jobs, Hydra's basic launcher included, imports left out"
-    notes["bare loop"] = f"{2 * len(cells)} networks, two processes of one thread, no records, no evaluation"
+    notes["common loop"] = f"{len(cells)} whole jobs, Hydra's basic launcher and a test included, imports left out"
+    notes["bare loop"] = f"{2 * len(cells)} networks, two processes of one thread, no records, a test at the end"
     for side, seconds in taken.items():
         print(f"  {side:16} {spread(seconds)}   {notes[side]}")
     records = 1 - unrecorded / statistics.median(taken["initlab"])
@@ -208,6 +210,22 @@ def shares(given: argparse.Namespace, width: int) -> dict[str, list[float]]:
     return found
 
 
+@dataclass
+class Stopwatch:
+    """A function that torch's profiler does not see, and the seconds that it took."""
+
+    function: Callable[..., Any]
+    seconds: float = 0.0
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Call it, and note the time."""
+        began = time.perf_counter()
+        try:
+            return self.function(*given, **named)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
 def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, float]:
     """Print where a thread's time goes during training, by torch's profiler: shares of the whole."""
     from torch.profiler import ProfilerActivity, profile
@@ -218,11 +236,18 @@ def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, floa
     ensemble = stack(bench_ensemble.make_networks(count, given.width, depth, act))
     plan = Plan(10, given.batch, "sgd", ({"lr": 0.01},) * count)
     list(train(ensemble, data, plan))
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    beside = {"products": Stopwatch(lane.gemm), "activations": Stopwatch(lane.tanh_)}
+    with (
+        patch.object(lane, "gemm", beside["products"]),
+        patch.object(lane, "tanh_", beside["activations"]),
+        profile(activities=[ProfilerActivity.CPU]) as profiled,
+    ):
         clock, _ = bench_ensemble.timed(lambda: list(train(ensemble, data, plan)))
     torch.set_num_threads(threads)
     own = {event.key.split("::")[-1]: event.self_cpu_time_total / 1e6 for event in profiled.key_averages()}
     found = {kind: sum(own.get(name, 0.0) for name in names) / clock for kind, names in KINDS.items()}
+    for kind, watch in beside.items():
+        found[kind] += watch.seconds / clock
     found["views, calls, Python"] = 1 - sum(found.values())
     print(f"depth {depth}, {act}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in found.items()))
     return found

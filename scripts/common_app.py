@@ -39,7 +39,7 @@ def job(config: DictConfig) -> None:
     options = {key: config[key] for key in ("depth", "width", "act", "batch", "steps")}
     logs = Path(HydraConfig.get().runtime.output_dir)
     common_loop.torch.manual_seed(config.seed)
-    taken = common_loop.train(Path(config.root), logs, **options)
+    taken = common_loop.train(Path(config.root), logs, test=True, **options)
     print(f"job {taken['seconds']:.3f}", flush=True)
 
 

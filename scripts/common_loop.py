@@ -73,8 +73,9 @@ def train(
     lr: float = 0.01,
     momentum: float = 0.9,
     act: str = "tanh",
+    test: bool = False,
 ) -> dict[str, Any]:
-    """Train for `steps` updates; return wall and CPU seconds of the loop and the final loss."""
+    """Train for `steps` updates, and `test` the network at the end; return wall and CPU seconds, and the final loss."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
     data = datasets.FashionMNIST(str(root), train=True, transform=transform, download=False)
     loader = DataLoader(data, batch_size=batch, shuffle=True, drop_last=True, num_workers=workers)
@@ -106,12 +107,25 @@ def train(
                 done += 1
                 if done == steps:
                     break
+        if test:
+            writer.add_scalar("test/accuracy", tested(net, root, transform, workers), done)
     return {
         "steps": steps,
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
         "loss": loss.item(),
     }
+
+
+def tested(net: nn.Module, root: Path, transform: Any, workers: int) -> float:
+    """Return the fraction of the test set that a network gets right."""
+    data = datasets.FashionMNIST(str(root), train=False, transform=transform, download=False)
+    right = 0
+    net.eval()
+    with torch.no_grad():
+        for x, y in DataLoader(data, batch_size=1000, num_workers=workers):
+            right += int((net(x).argmax(1) == y).sum())
+    return right / len(data)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from initlab.ensemble.leaves import StackedElementwise, StackedFlatten, StackedL
 from initlab.ensemble.tanh import tanh_
 from initlab.models.plain import Chain
 
-LARGE = 5e5  # operations of a layer's product from which on a lane pays
+LARGE = 1e6  # operations of a layer's product from which on a lane pays
 
 
 @dataclass(frozen=True)
