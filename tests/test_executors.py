@@ -172,7 +172,7 @@ def launched(monkeypatch):
 def test_without_asking_a_process_ends_with_its_launch(launched):
     first, second = launched(), launched()
     assert first is not second
-    assert (first.returncode, second.returncode) == (0, 0)
+    assert (first.returncode, second.returncode) == (-signal.SIGKILL, -signal.SIGKILL)
 
 
 def test_workers_that_are_kept_serve_the_next_launch_and_end_with_the_last(launched):
@@ -183,10 +183,10 @@ def test_workers_that_are_kept_serve_the_next_launch_and_end_with_the_last(launc
         third = launched()
         assert first is second is third
         assert third.poll() is None
-    assert third.returncode == 0
+    assert third.returncode == -signal.SIGKILL
     after = launched()
     assert after is not first
-    assert after.returncode == 0
+    assert after.returncode == -signal.SIGKILL
 
 
 def test_a_kept_worker_that_died_between_launches_is_replaced(launched):
@@ -197,7 +197,30 @@ def test_a_kept_worker_that_died_between_launches_is_replaced(launched):
         second = launched()
         assert second is not first
         assert launched() is second
-    assert (first.returncode, second.returncode) == (-signal.SIGKILL, 0)
+    assert second.poll() is not None
+
+
+def test_workers_that_start_early_serve_the_launch_and_end_with_it(launched):
+    with processes.started_early(1):
+        (waiting,) = processes._kept
+        assert waiting.process.poll() is None
+        assert launched() is waiting.process
+        assert launched() is waiting.process
+    assert waiting.process.returncode == -signal.SIGKILL
+
+
+def test_workers_that_start_early_do_not_hold_up_a_refusal(monkeypatch):
+    """Busy with loading, a worker hears nothing: it is not waited for."""
+    monkeypatch.setattr(processes, "ENTRY", "import time; time.sleep(600)")
+    early = []
+
+    def refuse():
+        early.extend(worker.process for worker in processes._kept)
+        raise UserError("no such scheme")
+
+    with pytest.raises(UserError, match="no such scheme"), processes.started_early(2):
+        refuse()
+    assert [process.returncode for process in early] == [-signal.SIGKILL] * 2
 
 
 # --- refusals

@@ -3,7 +3,9 @@
 import copy
 import itertools
 import json
+import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -413,8 +415,6 @@ def test_a_failed_network_is_a_failed_job_and_the_exit_code_says_so(spy, capsys)
 
 
 def test_environment_job_logging_and_no_hydra_directory_are_respected(monkeypatch):
-    import os
-
     from initlab.sweep import work
 
     seen = []
@@ -424,6 +424,30 @@ def test_environment_job_logging_and_no_hydra_directory_are_respected(monkeypatc
     assert set(seen) == {"here"}
     assert "OF_THE_JOB" not in os.environ
     assert list(directory.glob("*/.hydra")) == []
+
+
+def test_processes_start_before_the_grid_is_composed_in_the_environment_of_the_jobs(monkeypatch):
+    from initlab.sweep.executors.process import Worker
+
+    launch = sys.modules["initlab.launcher.launch"]
+    order, start, compose = [], Worker.start, launch.compose_jobs
+
+    def started(self):
+        if self.process is None:
+            order.append(os.environ.get("OF_THE_JOB"))
+        start(self)
+
+    monkeypatch.setattr(Worker, "start", started)
+    monkeypatch.setattr(launch, "compose_jobs", lambda *given: order.append("composed") or compose(*given))
+    given = ("seed=0,1", "+hydra.job.env_set.OF_THE_JOB=here", "hydra.launcher.executor=process")
+    sweeps(*given, "dry_run=true")
+    assert order == ["composed"]
+    directory = sweeps(*given, "hydra.launcher.workers=1")
+    assert order[1:] == ["here", "composed"]
+    assert (directory / "sweep.csv").read_text().count("completed") == 2
+    sweeps(*given, "init=zeros,nonsense", "hydra.launcher.workers=1", code=2)
+    assert order[3:] == ["here", "composed"]
+    assert "OF_THE_JOB" not in os.environ
 
 
 def test_jobs_of_hydras_own_sweeper_are_launched_too():
