@@ -236,6 +236,15 @@ def test_a_target_and_an_evaluation_see_the_weights_of_their_step(taken):
     assert taken
 
 
+def test_memory_of_an_evaluation_is_given_back():
+    data = images()
+    part = stack([network(data, seed, depth=3) for seed in range(3)]).parts[0]
+    with torch.no_grad():
+        outputs = part.outputs(data.prepare(data.train_x, torch.float32))
+        torch.testing.assert_close(outputs, part.forward(data.prepare(data.train_x, torch.float32)))
+    assert part.lane.rooms == {}
+
+
 @pytest.mark.parametrize(
     "options",
     [{"norm": "batch"}, {"norm": "layer"}, {"dropout": 0.1}, {"act": "prelu"}, {"act": "sin"}, {"family": "resmlp"}],

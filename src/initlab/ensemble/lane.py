@@ -1,7 +1,7 @@
 """A lane: a dense chain computed one member after another by plain matrices, where these are large.
 
 Layer by layer for all members, every result goes to memory and comes back. Member by member, activations and gradients
-stay in the cache, no tensor has to be put together from members, and a product takes its activation along. That pays
+stay in the cache, in memory that every member uses again, and no tensor has to be put together from members. That pays
 once products take longer than the calls around them; and what is computed alone cannot depend on neighbours.
 """
 
@@ -132,7 +132,10 @@ class Lane:
     def outputs(self, x: Tensor) -> Tensor:
         """Return the outputs of all members on a batch [B, *input_shape] as [N, B, classes]."""
         turned = x.flatten(1).t().contiguous()
-        return torch.stack([self.ahead(turned, k)[0].t() for k in range(len(self.weights[0]))])
+        found = torch.stack([self.ahead(turned, k)[0].t() for k in range(len(self.weights[0]))])
+        # Evaluations take more samples at a time, and are far between: their memory is given back.
+        self.rooms.clear()
+        return found
 
     def room(self, x: Tensor) -> Room:
         """Return the memory for a batch [in, B]."""
