@@ -168,7 +168,7 @@ def images(count: int = 240, classes: int = 5) -> Dataset:
 FAMILIES = {
     "mlp": {"width": 48},
     "mlp, one by one": {"width": 48},
-    "mlp, layer norm, by the wider library": {"width": 48, "norm": "layer"},
+    "mlp, by the wider library": {"width": 48},
     "mlp, odd widths, layer norm": {"width": 37, "norm": "layer"},
     "mlp, batch norm": {"width": 48, "norm": "batch"},
     "resmlp, layer norm": {"width": 32, "norm": "layer"},
