@@ -115,8 +115,12 @@ def test_one_thread_computes_it():
     assert ctypes.CDLL(library).scipy_openblas_get_num_threads() == 1
 
 
-def test_a_machine_without_it_takes_torchs(monkeypatch):
-    monkeypatch.setattr(blas, "find_spec", lambda name: None)
+@pytest.mark.parametrize("lacks", ["the package", "the vectors"])
+def test_a_machine_without_it_takes_torchs(lacks, monkeypatch):
+    if lacks == "the package":
+        monkeypatch.setattr(blas, "find_spec", lambda name: None)
+    else:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     blas.sgemm.cache_clear()
     blas.narrow_library.cache_clear()
     try:

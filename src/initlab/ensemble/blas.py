@@ -35,17 +35,20 @@ def narrow_library() -> bool:
         return False
     facts = dict(re.findall(r"^(vendor_id|cpu family)\s*:\s*(\S+)$", described.read_text(), re.MULTILINE))
     amd = facts.get("vendor_id") == "AuthenticAMD" and int(facts.get("cpu family", 0)) >= 26
-    return amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and sgemm() is not None
+    return amd and sgemm() is not None
 
 
 @cache
 def sgemm() -> Callable[..., None] | None:
-    """Return OpenBLAS's product of two float32 matrices with its 512-bit code; None where it is not installed.
+    """Return OpenBLAS's product of two float32 matrices with its 512-bit code; None where either is not at hand.
 
     Its package is not imported: that would offer this copy's functions to every library that is loaded later.
     """
+    # Told to take code that the processor cannot run, it would.
+    if not sys.platform.startswith("linux") or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return None
     spec = find_spec("scipy_openblas32")
-    if spec is None or not spec.submodule_search_locations or not sys.platform.startswith("linux"):
+    if spec is None or not spec.submodule_search_locations:
         return None
     for path in sorted(Path(spec.submodule_search_locations[0], "lib").glob("libscipy_openblas*.so")):
         with environment(OPENBLAS_CORETYPE=KERNELS, OPENBLAS_NUM_THREADS="1"):

@@ -32,7 +32,7 @@ def steps_of_members(
         for step in range(start, start + len(batches))
     ]
     objectives = [Objective(y, len(lane.weights[-1][0]), lane.flat.dtype) for _, y in batches]
-    inputs = [(flat, flat.t().contiguous()) for flat in (x.flatten(1) for x, _ in batches)]
+    inputs = [(flat, flat.t().contiguous()) for flat in (x.flatten(1).contiguous() for x, _ in batches)]
     outputs: list[list[Tensor]] = [[] for _ in batches]
     for k, member in enumerate(members):
         for one, x, objective, kept in zip(found, inputs, objectives, outputs, strict=True):
