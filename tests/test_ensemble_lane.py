@@ -102,7 +102,7 @@ def test_bits_do_not_depend_on_the_ensemble(shape, taken):
 
 
 @pytest.mark.parametrize("act", ACTS)
-@pytest.mark.parametrize("width", [128, 150])
+@pytest.mark.parametrize("width", [64, 128, 150])
 def test_bits_of_large_layers_do_not_depend_on_the_ensemble(act, width, monkeypatch, taken):
     """Of products that a library of its own may make, at the size where the way is taken by itself."""
     monkeypatch.undo()

@@ -1,6 +1,5 @@
 """A sweep of Hydra's: expanded, checked, run by `initlab.sweep`, and its jobs given back."""
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,8 +76,6 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
         dry_run(cells, directory, chosen)
         return []
     require_room(directory)
-    # What is loaded by now stays to the end: the collector need not look through it again and again, nor at the end.
-    gc.freeze()
     returns: dict[int, JobReturn] = {}
 
     def ended(cell: Any, summary: dict[str, Any], fresh: bool) -> None:
