@@ -4,8 +4,8 @@
 
 First 256 cells of one update each, by the command line, from the start of the process to its end: composition, checks,
 Hydra's own files and callbacks, run directories and the table; beside it a few cells by Hydra's basic launcher. Then
-1,000 networks in groups of 50: resident memory and open files of the process while they train, and its memory while
-the sweep's own table and pictures are written in the end, which loads what draws them.
+1,000 networks in groups of 50, all in one process: its resident memory and open files while they train, and its memory
+while the sweep's own table and pictures are written in the end, which loads what draws them.
 """
 
 import argparse
@@ -50,7 +50,8 @@ def held(networks: int, group: int) -> list[tuple[int, float, int]]:
     page = os.sysconf("SC_PAGE_SIZE") / 2**20
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        process = launch(folder, f"seed=range({networks})", "train.steps=60", f"sweep.max_group={group}")
+        many = (f"seed=range({networks})", "train.steps=60", f"sweep.max_group={group}")
+        process = launch(folder, *many, "hydra.launcher.executor=inline")
         while process.poll() is None:
             place = Path("/proc") / str(process.pid)
             try:

@@ -3,19 +3,17 @@
     python scripts/bench.py sweep      # 160 networks, one epoch of Fashion-MNIST each; --quick: does it run?
 
 In one run, taking turns: (a) `train.py -m` over 8 schemes × tanh, relu × 2 depths × 5 seeds with every record on, from
-the start of the process to its end, in one process (`inline`, the default) and in one for every core (`process`);
+the start of the process to its end, as it is by default (several processes, for it is large) and in one process (`inline`);
 (b) `common_app.py`, Hydra's basic launcher around torchvision's data set, a DataLoader and `add_histogram`, a few whole
 jobs of the same grid, imports left out; (c) `bare_loop.py`, everything in memory and no records, in two processes of
 one thread each, a few networks of the same grid, imports and the reading of the data left out. All three test every
 network at the end. They are given per network, for the mean over the grid's depths and activations.
 
-Then the share of the machine's matrix-product rate that training reaches (the products that training needs, per second,
-over the best rate of a square product of 1,024 to 4,096), measured beside each other; and where the rest goes.
+Then the share of the machine's matrix-product rate that training reaches (`bench_share.py`), and where the rest goes.
 """
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -23,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +29,8 @@ from unittest.mock import patch
 import bare_loop
 import bench_ensemble
 import torch
+from bench_share import processes, shares
+from beside import Beside
 
 from initlab.ensemble import lane, stack
 from initlab.training import Plan, train
@@ -40,25 +40,22 @@ SCHEMES = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_
 SCHEMES = (*SCHEMES, "normal_rule")
 ACTS = ("tanh", "relu")
 BARS = {"common loop": 20.0, "bare loop": 1.4}
-EXECUTORS = {"initlab": "inline", "initlab, process": "process"}
-SHARE_BAR = 0.5
+EXECUTORS = {"initlab": "auto", "initlab, inline": "inline"}
 TRAINING_IMAGES = 60_000
 BARE = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import bare_loop, torch
+import json, bare_loop, torch
 from pathlib import Path
 torch.set_num_threads(1)
-x, y = bare_loop.read(Path(sys.argv[2]), "train")
-test = bare_loop.read(Path(sys.argv[2]), "t10k")
+x, y = bare_loop.read(Path(sys.argv[1]), "train")
+test = bare_loop.read(Path(sys.argv[1]), "t10k")
 trial = dict(depth=3, width=128, batch=128, steps=60)
 bare_loop.train(x, y, **trial)
 fused = min((bare_loop.train(x, y, fused=f, **trial)["seconds"], f) for f in (False, True, False, True))[1]
-print("fused" if fused else "plain", flush=True)
+print(json.dumps("fused" if fused else "plain"), flush=True)
 for line in sys.stdin:
     for cell in json.loads(line):
         bare_loop.train(x, y, fused=fused, test=test, **cell)
-    print("done", flush=True)
+    print(json.dumps("done"), flush=True)
 """
 KINDS = {
     "products": ("mm", "bmm", "addmm", "baddbmm"),
@@ -72,36 +69,6 @@ KINDS = {
     "bias gradients": ("sum",),
     "batches and copies": ("copy_", "index_select", "clone", "mul_", "add_"),
 }
-
-
-class BareLoops:
-    """Two processes of one thread each that hold the data and train what they are told."""
-
-    def __init__(self, data_root: Path):
-        command = [sys.executable, "-c", BARE, str(HOME), str(data_root)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        self.workers = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]  # type: ignore[call-overload]
-        found = [worker.stdout.readline().strip() for worker in self.workers]
-        self.update = found[0]
-
-    def seconds(self, cells: Sequence[dict[str, Any]]) -> float:
-        """Let both train these networks at the same time; return seconds per network."""
-        started = time.perf_counter()
-        for worker in self.workers:
-            worker.stdin.write(json.dumps(list(cells)) + "\n")
-            worker.stdin.flush()
-        for worker in self.workers:
-            if worker.stdout.readline() != "done\n":
-                raise SystemExit("a process of the bare loop is gone")
-        return (time.perf_counter() - started) / len(cells) / len(self.workers)
-
-    def close(self) -> None:
-        """End both."""
-        for worker in self.workers:
-            worker.stdin.close()
-            worker.wait()
-            worker.stdout.close()
 
 
 def ours(given: argparse.Namespace, folder: Path, *others: str) -> float:
@@ -151,27 +118,27 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         root = common_loop.unpacked(given.data_root, folder / "torchvision")
-        bare = BareLoops(given.data_root)
-        print(f"bare loop: torch.optim.SGD, its {bare.update} update (the faster one here)")
-        before = bare.seconds(cells)
+        bare = Beside(BARE, 2, str(given.data_root))
+        print(f"bare loop: torch.optim.SGD, its {bare.ready[0]} update (the faster one here)")
+        both = 2 * len(cells)
+        before = bare.seconds(cells) / both
         for _ in range(given.rounds):
             for side, executor in EXECUTORS.items():
                 taken[side].append(ours(given, folder, f"hydra.launcher.executor={executor}"))
-            after = bare.seconds(cells)
+            after = bare.seconds(cells) / both
             taken["bare loop"].append((before + after) / 2)
             taken["common loop"].append(common(given, root, folder))
-            before = bare.seconds(cells)
+            before = bare.seconds(cells) / both
         bare.close()
-        silent = ("log.histograms=0", "log.every=1000000000", "log.tensorboard=false")
-        unrecorded = ours(given, folder, "hydra.launcher.executor=inline", *silent)
+        unrecorded = ours(given, folder, "log.histograms=0", "log.every=1000000000", "log.tensorboard=false")
     print(f"seconds per network, {given.steps} steps each: median (smallest–largest) of {given.rounds} rounds")
     notes = dict.fromkeys(EXECUTORS, f"all {networks(given)} networks, start to end of the command, a test at the end")
     notes["common loop"] = f"{len(cells)} whole jobs, Hydra's basic launcher and a test included, imports left out"
-    notes["bare loop"] = f"{2 * len(cells)} networks, two processes of one thread, no records, a test at the end"
+    notes["bare loop"] = f"{both} networks, two processes of one thread, no records, a test at the end"
     for side, seconds in taken.items():
         print(f"  {side:16} {spread(seconds)}   {notes[side]}")
     records = 1 - unrecorded / statistics.median(taken["initlab"])
-    print(f"  inline without rows, histograms, TensorBoard {unrecorded:.3f}: records are {records:.0%} of the time")
+    print(f"  without rows, histograms, TensorBoard {unrecorded:.3f}: records are {records:.0%} of the time")
     ratios = {}
     for side, bar in BARS.items():
         for own in EXECUTORS:
@@ -179,35 +146,6 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
             ratios[f"{side} / {own}"] = found
             print(f"  {side} / {own}: {spread(found)}, bar {bar}: {verdict(found, bar)}")
     return {"seconds": taken, "ratios": ratios, "unrecorded": unrecorded}
-
-
-def shares(given: argparse.Namespace, width: int) -> dict[str, list[float]]:
-    """Print the share of the machine's rate that training reaches over the grid's depths, by either of its libraries.
-
-    torch.mm is what a training in torch can reach. On some processors oneDNN's product, which torch keeps for itself,
-    is twice as fast: the share of that is given as well.
-    """
-    count = len(given.schemes) * given.seeds
-    plan = Plan(given.engine_steps, given.batch, "sgd", ({"lr": 0.01},) * count)
-    data = bench_ensemble.make_data(given.batch)
-    found: dict[str, list[float]] = {"torch.mm": [], "best": []}
-    for _ in range(given.rounds):
-        seconds = 0.0
-        for depth in given.depths:
-            for act in ACTS:
-                ensemble = stack(bench_ensemble.make_networks(count, width, depth, act))
-                list(train(ensemble, data, replace(plan, steps=2)))
-                seconds += bench_ensemble.timed(lambda e=ensemble: list(train(e, data, plan)))[0]
-        needed = sum(bench_ensemble.needed_flops(width, depth, given.batch) for depth in given.depths)
-        rate = needed * len(ACTS) * count * plan.steps / seconds
-        rates = bench_ensemble.matmul_rates(given.sizes)
-        found["torch.mm"].append(rate / rates["torch.mm"])
-        found["best"].append(rate / max(rates.values()))
-    every = ", ".join(f"{name} {each / 1e9:.0f}" for name, each in rates.items())
-    print(f"width {width}: {rate / 1e9:.0f} GFLOP/s during training, square products {every}")
-    for name, label in (("torch.mm", "of torch.mm's rate"), ("best", "of the best library's rate")):
-        print(f"  share {label}: {spread(found[name])}, bar {SHARE_BAR}: {verdict(found[name], SHARE_BAR)}")
-    return found
 
 
 @dataclass
@@ -286,7 +224,8 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     told = f"{torch.get_num_threads()} threads, {networks(given)} networks of width {given.width}"
     print(f"torch {torch.__version__}, {told}")
     found: dict[str, Any] = {"compared": compare(given)}
-    found["shares"] = {width: shares(given, width) for width in given.widths}
+    with processes() as beside:
+        found["shares"] = {width: shares(given, beside, width, ACTS) for width in given.widths}
     print("where the time of training goes, one thread, under the profiler:")
     found["breakdown"] = {f"{d} {act}": breakdown(given, d, act) for d in given.depths for act in ACTS}
     return found

@@ -244,7 +244,7 @@ def planned(root: Path, how: How, plan: PlanFile | None = None, **axes):
     """Plan two shallow and two deep architectures; return each group as act, depth, networks and work."""
     wide = {"width": 64, "device": "cpu", "depth": "3,10", "act": "tanh,relu", "seed": "range(8)", **axes}
     cells, directory = grid(root, **wide)
-    groups = plan_groups(plan or PlanFile(root / "plan.json"), Results(directory), cells, how)
+    groups, _ = plan_groups(plan or PlanFile(root / "plan.json"), Results(directory), cells, how)
     assert sum(len(group.cells) for group in groups) == len(cells)
     configs = [group.cells[0].config for group in groups]
     return [
@@ -270,7 +270,7 @@ def test_no_group_is_more_than_half_of_what_a_worker_has_to_do(tmp_path, workers
         assert count == 1 or work <= total / (2 * workers)
 
 
-@pytest.mark.parametrize("how", [How(), How("inline", 4), How("process", 1)])
+@pytest.mark.parametrize("how", [How("inline"), How("inline", 4), How("process", 1)])
 def test_one_worker_takes_whole_architectures_in_the_order_of_the_grid(tmp_path, how):
     assert [group[:3] for group in planned(tmp_path, how)] == [
         ("tanh", 3, 8), ("relu", 3, 8), ("tanh", 10, 8), ("relu", 10, 8),
@@ -292,7 +292,7 @@ def test_what_is_done_does_not_count_in_how_finely_the_rest_is_cut(tmp_path, mon
     old = {h for hashes in plan.groups.values() for h in hashes}
     monkeypatch.setattr(Results, "finished", lambda self, cell: {} if cell.hash in old else None)
     cells, directory = grid(tmp_path, width=64, device="cpu", depth="3,10", act="tanh,relu", seed="range(12)")
-    found = plan_groups(plan, Results(directory), cells, How("process", 2))
+    found, _ = plan_groups(plan, Results(directory), cells, How("process", 2))
     assert [len(group.cells) for group in found] == [2, 2, 2, 2, 4, 4]
     lost = PlanFile(tmp_path / "plan.json", damage="lost")
     plan_groups(lost, Results(directory), cells, How("process", 2))

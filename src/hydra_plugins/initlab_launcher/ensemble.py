@@ -17,7 +17,7 @@ class EnsembleLauncherConf:
     """`hydra/launcher=ensemble`."""
 
     _target_: str = "hydra_plugins.initlab_launcher.ensemble.EnsembleLauncher"
-    executor: str = "inline"  # or process, submitit, ray
+    executor: str = "auto"  # or inline, process, submitit, ray
     workers: Any = "auto"  # groups at a time
     options: dict[str, Any] = field(default_factory=dict)  # of the executor: slurm_partition, address, …
 

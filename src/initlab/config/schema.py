@@ -114,7 +114,7 @@ OPTION_KEYS: dict[str, tuple[str, str]] = {
 
 # The launcher's keys belong to Hydra's own node; a test compares them with the launcher.
 LAUNCHER_KEYS: dict[str, tuple[str, str]] = {
-    "hydra.launcher.executor": ("inline", "what runs a sweep: inline, process, submitit or ray"),
+    "hydra.launcher.executor": ("auto", "what runs a sweep: auto, inline, process, submitit or ray"),
     "hydra.launcher.workers": ("auto", "how many groups of networks at a time"),
 }
 

@@ -15,6 +15,8 @@ from initlab.errors import UserError
 from initlab.launcher.jobs import Job, compose_jobs, renumbered
 from initlab.launcher.replay import replay
 
+MANY = 50  # jobs from which on it is worth a look whether they will need several processes
+
 
 def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     """Expand the arguments into jobs, take out what is excluded, and launch the rest by whichever launcher there is."""
@@ -26,7 +28,7 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
         assert isinstance(grids, list)
         texts = expand(context.config_loader, arguments, sweeper.params or {}, grids)
-    with started_early(sweeper.launcher, master):
+    with started_early(sweeper.launcher, context, master, texts):
         with translated():
             jobs = compose_jobs(context, master, texts, 0)
         from initlab.sweep import wanted
@@ -38,16 +40,27 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
 
 
 @contextmanager
-def started_early(launcher: Any, master: DictConfig) -> Iterator[None]:
+def started_early(
+    launcher: Any, context: HydraContext, master: DictConfig, texts: Sequence[Sequence[str]]
+) -> Iterator[None]:
     """Let workers that take seconds to start do so while the grid is composed and checked."""
     how = getattr(launcher, "how", {})
-    if how.get("executor") != "process" or OmegaConf.select(master, "dry_run"):
+    asked = how.get("executor") == "process"
+    if not texts or not (asked or (how.get("executor") == "auto" and len(texts) >= MANY)):
+        yield
+        return
+    first = compose_jobs(context, master, texts[:1], 0)[0].config
+    if first.dry_run:
         yield
         return
     from initlab.sweep import How
     from initlab.sweep.executors.process import started_early as started
 
-    with env_override(master.hydra.job.env_set), started(How(**how).workers):
+    early = How(**how) if asked else How(**how).early(first, len(texts))
+    if early is None:
+        yield
+        return
+    with env_override(master.hydra.job.env_set), started(early.workers):
         yield
 
 
@@ -134,7 +147,7 @@ def launch_elsewhere(launcher: Any, master: DictConfig, jobs: Sequence[Job]) -> 
     directory = Path(str(master.hydra.sweep.dir)).absolute()
     cells = checked([job.config for job in jobs], [job.directory for job in jobs])
     if jobs[0].config.dry_run:
-        dry_run(cells, directory, How())
+        dry_run(cells, directory, How("inline"))
         return []
     with tabulated(cells, directory):
         save_master(master, directory)

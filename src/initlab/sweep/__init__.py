@@ -10,7 +10,8 @@ from typing import Any
 
 from initlab.sweep.cells import Cell, checked, default_directories, wanted
 from initlab.sweep.face import sweep
-from initlab.sweep.run import How, Outcome, run_sweep, tabulated
+from initlab.sweep.how import How
+from initlab.sweep.run import Outcome, run_sweep, tabulated
 from initlab.sweep.show import dry_run, show_outcome
 from initlab.sweep.table import axes, by_cell
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from initlab.config.grid import compose_grid, override_text
 from initlab.sweep.cells import checked, default_directories, wanted
-from initlab.sweep.run import How, run_sweep
+from initlab.sweep.how import How
+from initlab.sweep.run import run_sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,8 @@ def sweep(
 
     Args:
         config: keys and values as a mapping, `{"optim.lr": [0.01, 0.1]}`.
-        executor: `inline`, or `process`, `submitit`, `ray`.
+        executor: `inline`, which knows what this program has registered; `process`, `submitit`, `ray`, whose workers
+            know what they can import; or `auto`, which is `process` for a large grid and `inline` otherwise.
         workers: groups at a time, or `auto`.
         options: of the executor, such as `{"slurm_partition": "gpu"}`.
         quiet: show no progress.

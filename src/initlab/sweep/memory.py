@@ -1,31 +1,28 @@
-"""How many networks fit: what one of them takes while it trains, memory and work, and what is free."""
+"""How many networks fit: what one of them takes while it trains, memory and work."""
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from initlab.config import Config
-from initlab.experiment.build import build_module, load_data, make_plan, pick_activation, pick_device
+from initlab.experiment.build import build_module, load_data, make_plan, pick_activation
+from initlab.sweep.machine import GIB, SHARE, free_bytes
 from initlab.training import OPTIMIZERS
 from initlab.training.evaluation import EVAL_BATCH
-
-GIB = 2**30
-SHARE = 0.5  # of what is free: the rest is for data, records, other processes and what an estimate misses
 
 
 @dataclass(frozen=True)
 class Size:
-    """What one network takes while it trains: bytes of memory, and multiplications in all its steps."""
+    """What one network takes while it trains: bytes of memory; multiplications in all its steps; the steps."""
 
     bytes: float
     work: int
+    steps: int
 
 
 def network_bytes(config: Config) -> float:
@@ -44,13 +41,14 @@ def network_size(config: Config) -> Size:
     """
     data = load_data(config, torch.device("cpu"))
     batch = config.train.batch_size
-    samples = batch * make_plan([config], data, None).steps
+    steps = make_plan([config], data, None).steps
+    samples = batch * steps
     try:
         with torch.device("meta"):
             module = build_module(config, data, pick_activation(config))
     except Exception:
         # A user's own model that cannot be built without memory, or at all: it runs alone, where a bug is recorded.
-        return Size(math.inf, samples)
+        return Size(math.inf, samples, steps)
     size = 8 if config.precision == "fp64" else 4
     weights = sum(p.numel() for p in module.parameters()) + sum(b.numel() for b in module.buffers())
     copies = 3 + len(OPTIMIZERS[config.optim["name"]].slots)
@@ -62,7 +60,7 @@ def network_size(config: Config) -> Size:
     outputs = [values for values, _ in layers]
     largest = sum(sorted(outputs)[-2:])
     needed = size * (copies * weights + batch * (sum(outputs) + largest) + EVAL_BATCH * largest)
-    return Size(needed, samples * max(sum(products for _, products in layers), weights, 1))
+    return Size(needed, samples * max(sum(products for _, products in layers), weights, 1), steps)
 
 
 def run_layers(module: nn.Module, samples: Tensor) -> list[tuple[int, int]]:
@@ -98,41 +96,6 @@ def hooked(module: nn.Module, hook: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def free_bytes(device_name: str) -> float:
-    """Return how much memory is free where networks train: the card's, or what the machine and its container leave."""
-    device = pick_device(device_name)
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    if device.type == "mps":
-        return float(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    return min(machine_bytes(), container_bytes())
-
-
-def machine_bytes() -> float:
-    """Return the machine's free memory; where the system does not tell, half of all there is."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 1024
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
-    return 8.0 * GIB
-
-
-def container_bytes() -> float:
-    """Return what a control group of this process leaves, infinity without a limit."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return float(Path(limit).read_text()) - float(Path(used).read_text())
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return float("inf")
 
 
 def largest_group(config: Config, workers: int = 1, taken: float | None = None) -> int:

@@ -17,7 +17,8 @@ from initlab.config.naming import digest, run_name
 from initlab.errors import UserError
 from initlab.statistics import best_rate
 from initlab.sweep.cells import Cell, checked, default_directories
-from initlab.sweep.run import How, Outcome, nothing, run_sweep
+from initlab.sweep.how import How
+from initlab.sweep.run import Outcome, nothing, run_sweep
 
 TUNING, FINAL = "tuning", "final"  # what `race` is in the records of a run: which part it had
 FIRST_SEED = 1000  # of those that tune

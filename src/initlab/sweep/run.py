@@ -1,13 +1,12 @@
 """A sweep from its checked cells to its table: planned, resumed, run by an executor, tabulated."""
 
-import os
 import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ from initlab.records import RunWriter
 from initlab.sweep.balance import Sizes, fair_share, longest_first
 from initlab.sweep.cells import Cell
 from initlab.sweep.driver import Launch, Signals
-from initlab.sweep.executors import check_executor, make_executor
+from initlab.sweep.executors import make_executor
+from initlab.sweep.how import How
 from initlab.sweep.lock import alone
 from initlab.sweep.memory import largest_group
 from initlab.sweep.plan import Group, PlanFile, arrange
@@ -30,29 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Ended = Callable[[Cell, dict[str, Any], bool], None]
-
-
-@dataclass(frozen=True)
-class How:
-    """Where and how many groups are computed at a time: an executor by name, its workers, its own options."""
-
-    executor: str = "inline"
-    workers: int | str = "auto"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_executor(self.executor, self.workers, self.options)
-
-    def sharers(self) -> int:
-        """Return how many groups are computed at a time by one machine, and share its memory."""
-        if self.executor == "inline" or (self.executor == "submitit" and not self.options.get("cluster")):
-            return 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return (torch.cuda.device_count() or cores) if self.workers == "auto" else int(self.workers)
-
-    def several(self) -> bool:
-        """Return whether more than one group may be computed at a time, by this machine or others."""
-        return self.sharers() > 1 or (self.executor == "submitit" and self.workers != 1)
 
 
 @dataclass
@@ -79,18 +56,22 @@ def in_order(cells: Sequence[Cell]) -> list[Cell]:
     return sorted(possible, key=lambda cell: cell.hash) if shuffle else possible
 
 
-def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: How) -> list[Group]:
-    """Return the groups that are still to be run; where several are at a time, cut to share, the longest one first.
+def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: How) -> tuple[list[Group], How]:
+    """Return the groups that are still to be run, and how: `auto` is decided by what there is to do.
 
-    Only workers that share a machine get finer cuts: a job of a cluster waits in its queue and holds what it asked for.
+    Where several are at a time, they are cut to share, the longest one first. Only workers that share a machine get
+    finer cuts: a job of a cluster waits in its queue and holds what it asked for.
     """
-    ordered, sizes, sharers = in_order(cells), Sizes(), how.sharers()
+    ordered, sizes = in_order(cells), Sizes()
 
     def done(cell: Cell) -> bool:
         return results.finished(cell) is not None
 
     # Where the plan was lost, all cells count, as when the groups were planned that are now looked for.
-    total = sizes.work([cell for cell in ordered if plan.damage or not done(cell)]) if sharers > 1 else 0
+    counted = [cell for cell in ordered if plan.damage or not done(cell)]
+    how = how.settled(counted, sizes)
+    sharers = how.sharers()
+    total = sizes.work(counted) if sharers > 1 else 0
 
     def largest(alike: Sequence[Cell]) -> int:
         config, size = alike[0].config, sizes.of(alike[0])
@@ -100,7 +81,7 @@ def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: Ho
 
     groups = arrange(plan, ordered, done, largest)
     early_look = cells[0].config.sweep.order == "shuffle"
-    return longest_first(groups, sizes) if how.several() and not early_look else groups
+    return longest_first(groups, sizes) if how.several() and not early_look else groups, how
 
 
 def nothing() -> None:
@@ -132,7 +113,7 @@ def run_sweep(
         for damage in filter(None, [plan.damage, *map(results.damage, cells)]):
             line.say(f"{damage}.")
         skip(cells, results, ended)
-        groups = plan_groups(plan, results, cells, how)
+        groups, how = plan_groups(plan, results, cells, how)
         plan.write()
         open_cells = {cell.hash for group in groups for cell in group.cells}
         finished = [cell for cell in in_order(cells) if cell.hash not in open_cells]

@@ -16,10 +16,12 @@ from initlab.ensemble import stack
 from initlab.experiment.build import load_data, make_network, make_plan, pick_activation, pick_device, planned_steps
 from initlab.records import flatten
 from initlab.sweep.cells import Cell
-from initlab.sweep.memory import GIB, network_bytes
+from initlab.sweep.how import How
+from initlab.sweep.machine import GIB
+from initlab.sweep.memory import network_bytes
 from initlab.sweep.plan import Group, PlanFile
 from initlab.sweep.results import Results
-from initlab.sweep.run import How, Outcome, plan_groups
+from initlab.sweep.run import Outcome, plan_groups
 from initlab.sweep.table import axes, by_cell
 from initlab.training.evaluation import member_losses
 
@@ -65,7 +67,7 @@ def keys(grid: Sequence[Cell]) -> list[str]:
 def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
     """Print what would be run, in which groups, with what memory and time; write nothing and return what is there."""
     results = Results(directory)
-    groups = plan_groups(PlanFile.read(directory / "plan.json"), results, grid, how)
+    groups, how = plan_groups(PlanFile.read(directory / "plan.json"), results, grid, how)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("group", "networks", "steps", "memory", "time", "what differs from the other groups"):
         table.add_column(
@@ -94,6 +96,8 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
     networks = sum(len(group.cells) for group in groups)
     done = sum(results.finished(cell) is not None for cell in grid)
     told = f"{networks} networks in {len(groups)} groups, about {duration(total)} one group after another"
+    if how.sharers() > 1:
+        told += f", by {how.sharers()} workers at a time (executor={how.executor})"
     print(f"{told}{f'; {done} are done already' if done else ''}.")
     show_skipped(grid)
     print(f"They would go to {directory}. Nothing was written.")

@@ -1,6 +1,7 @@
 """Where groups are computed: here, in processes of this machine, as SLURM jobs, or as tasks of a Ray cluster.
 
-An executor takes tasks, as many at a time as it has `slots`, and gives jobs; a job is asked until it has an answer.
+`auto` is here or in processes, whichever is faster; it is decided before anything is made. An executor takes tasks, as
+many at a time as it has `slots`, and gives jobs; a job is asked until it has an answer.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ class Kind:
 
 
 KINDS = {
+    "auto": Kind("here"),
     "inline": Kind("here"),
     "process": Kind("process"),
     "submitit": Kind("slurm", None, "submitit", "slurm"),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from initlab.sweep.executors.process import dismiss
 from initlab.sweep.work import Done, Task, Watch, work
 
 
@@ -44,4 +45,6 @@ def executor(
     workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
 ) -> Inline:
     """Make the executor; it has one worker whatever is asked for."""
+    # A grid that looked large may be small; then nobody needs the processes that were started for it.
+    dismiss()
     return Inline(watch, stop)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
 
 PATIENCE = 60.0  # seconds that a process has to finish its step and keep its group
@@ -168,6 +169,12 @@ def started_early(workers: int | str) -> Iterator[None]:
         yield
 
 
+def dismiss() -> None:
+    """End the processes that were kept: whoever asked for them has no use for them."""
+    while _kept:
+        _kept.pop().close()
+
+
 def taken(cores: set[int], card: str | None, threads: int) -> Worker:
     """Return a worker that was kept for these cores, or a new one."""
     for worker in list(_kept or ()):
@@ -186,14 +193,14 @@ def executor(
     """Make the executor: by default one process for each card, or for each core where there is none."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     cards = visible_cards()
-    count = (len(cards) or len(cores)) if workers == "auto" else int(workers)
+    count = (len(cards) or usable_cores()) if workers == "auto" else int(workers)
     share = max(len(cores) // count, 1)
     return Processes(
         [
             taken(
                 cores={cores[(k * share + i) % len(cores)] for i in range(share)},
                 card=cards[k % len(cards)] if cards else None,
-                threads=share,
+                threads=max(usable_cores() // count, 1),
             )
             for k in range(count)
         ]

@@ -1,12 +1,12 @@
 """`submitit`: groups as jobs of a SLURM cluster, or as processes of this machine where there is none."""
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from initlab.errors import UserError
+from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
 
 AT_ONCE = 64  # jobs in the queue of a cluster, unless `workers` says otherwise
@@ -104,5 +104,5 @@ def executor(
     import submitit
 
     local = (options.get("cluster") or submitit.AutoExecutor.which()) != "slurm"
-    auto = (os.cpu_count() or 1) if local else AT_ONCE
+    auto = usable_cores() if local else AT_ONCE
     return Submitit(auto if workers == "auto" else int(workers), dict(options))

@@ -1,0 +1,200 @@
+"""Which executor `auto` is: several processes where they are worth their start, and this one otherwise."""
+
+from dataclasses import replace
+from importlib import import_module
+
+import pytest
+import torch
+
+import initlab
+from initlab.config.compose import compose_config
+from initlab.door import main
+from initlab.errors import UserError
+from initlab.records import load
+from initlab.sweep import How, machine
+from initlab.sweep import how as choosing
+from initlab.sweep.balance import Sizes
+from initlab.sweep.cells import checked
+from initlab.sweep.executors import process as processes
+from initlab.sweep.how import rough_seconds
+
+TINY = ["depth=1", "width=4", "data=gaussian", "data.train_size=300", "data.test_size=50", "log.histograms=0"]
+
+
+@pytest.fixture
+def two_cores(monkeypatch, tmp_path):
+    """A machine of two cores, no card and 16 GiB that are free."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(choosing, "usable_cores", lambda: 2)
+    monkeypatch.setattr(choosing, "free_bytes", lambda device: 16.0 * machine.GIB)
+
+
+def cells(tmp_path, networks, *overrides):
+    first = compose_config([*TINY, "device=cpu", *overrides])
+    configs = [replace(first, seed=seed) for seed in range(networks)]
+    return checked(configs, [tmp_path / str(seed) for seed in range(networks)])
+
+
+def settled(cells, how=None):
+    return (how or How()).settled(cells, Sizes())
+
+
+LONG = ("train.steps=1000000",)
+
+
+def test_a_large_grid_is_for_processes_and_a_small_one_for_this_one(tmp_path, two_cores):
+    assert settled(cells(tmp_path, 16, *LONG)) == How("process", 2)
+    assert settled(cells(tmp_path, 16, "train.steps=10")) == How("inline")
+    assert settled([]) == How("inline")
+    wide = ("width=512", "depth=10", "train.steps=2000")
+    assert settled(cells(tmp_path, 16, *wide)) == How("process", 2)
+    assert settled(cells(tmp_path, 1000, "train.steps=1")) == How("process", 2)
+
+
+def test_time_grows_with_networks_steps_and_products_and_falls_with_cores(tmp_path):
+    sizes = Sizes()
+    base = rough_seconds(cells(tmp_path, 4, "train.steps=100"), sizes, 2)
+    assert rough_seconds(cells(tmp_path, 8, "train.steps=100"), sizes, 2) == pytest.approx(2 * base)
+    assert rough_seconds(cells(tmp_path, 4, "train.steps=200"), sizes, 2) > base
+    wide = cells(tmp_path, 4, "train.steps=100", "width=256")
+    assert rough_seconds(wide, sizes, 2) > rough_seconds(wide, sizes, 4) > base
+
+
+@pytest.mark.parametrize("executor", ["inline", "process"])
+def test_what_the_user_chose_stays(tmp_path, two_cores, executor):
+    for steps in (LONG, ("train.steps=10",)):
+        assert settled(cells(tmp_path, 16, *steps), How(executor, 3)) == How(executor, 3)
+
+
+def test_the_users_number_of_workers_is_that_of_auto(tmp_path, two_cores):
+    assert settled(cells(tmp_path, 16, *LONG), How("auto", 5)) == How("process", 5)
+    assert settled(cells(tmp_path, 16, *LONG), How("auto", 1)) == How("inline", 1)
+
+
+def test_fewer_networks_than_keep_every_core_busy_stay_here(tmp_path, two_cores):
+    assert settled(cells(tmp_path, 3, *LONG)) == How("inline")
+    assert settled(cells(tmp_path, 4, *LONG)) == How("process", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("threads of torch", 1), ("cores", 1), ("GiB", 1), ("cards", 1)],
+)
+def test_what_keeps_a_large_grid_in_this_process(tmp_path, two_cores, monkeypatch, name, value):
+    place = {
+        "threads of torch": (torch, "get_num_threads"),
+        "cores": (choosing, "usable_cores"),
+        "GiB": (choosing, "free_bytes"),
+        "cards": (torch.cuda, "device_count"),
+    }[name]
+    unit = machine.GIB if name == "GiB" else 1
+    monkeypatch.setattr(*place, lambda *_: value * unit)
+    assert settled(cells(tmp_path, 16, *LONG)).executor == "inline"
+
+
+def test_a_number_of_threads_is_kept_to(tmp_path, two_cores):
+    assert settled(cells(tmp_path, 16, *LONG, "threads=2")) == How("inline")
+
+
+def test_networks_that_fill_the_memory_do_not_train_side_by_side(tmp_path, two_cores, monkeypatch):
+    many = cells(tmp_path, 16, *LONG)
+    sizes = Sizes()
+    sizes.found = {key: replace(size, bytes=3.0 * machine.GIB) for key, size in found(sizes, many).items()}
+    assert How().settled(many, sizes) == How("process", 2)
+    sizes.found = {key: replace(size, bytes=5.0 * machine.GIB) for key, size in sizes.found.items()}
+    assert How().settled(many, sizes) == How("inline")
+
+
+def found(sizes, many):
+    sizes.work(many)
+    return sizes.found
+
+
+def test_each_of_several_cards_has_a_process(tmp_path, two_cores, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(choosing, "pick_device", lambda name: torch.device("cpu" if name == "cpu" else "cuda"))
+    assert settled(cells(tmp_path, 16, *LONG)).executor == "inline"
+    on_cards = cells(tmp_path, 16, *LONG)
+    for cell in on_cards:
+        object.__setattr__(cell, "config", replace(cell.config, device="auto"))
+    assert settled(on_cards) == How("process")
+    assert settled(on_cards).sharers() == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "250000 100000\n"}, 2.5),
+        ({"cpu.max": "max 100000\n"}, float("inf")),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
+        ({}, float("inf")),
+    ],
+)
+def test_a_container_may_allow_fewer_cores_than_there_are(tmp_path, monkeypatch, files, cores):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(machine, "GROUPS", tmp_path)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert machine.container_cores() == cores
+    assert machine.usable_cores() == min(int(min(cores, 64)), 64)
+
+
+def test_half_a_core_is_one_process(tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text("50000 100000")
+    monkeypatch.setattr(machine, "GROUPS", tmp_path)
+    assert machine.usable_cores() == 1
+
+
+def test_processes_start_early_where_the_first_job_looks_long(two_cores):
+    long, short = (compose_config([*TINY, "device=cpu", f"train.steps={steps}"]) for steps in (1000, 10))
+    assert How().early(long, 20) == How("process", 2)
+    assert How().early(long, 19) is None
+    assert How().early(short, 1000) is None
+    assert How().early(replace(long, threads=1), 1000) is None
+
+
+@pytest.mark.parametrize(("updates", "started"), [(1, 2), (10**9, 0)])
+def test_the_command_starts_them_before_the_grid_is_composed(two_cores, monkeypatch, updates, started):
+    monkeypatch.setattr(choosing, "UPDATES", updates)
+    monkeypatch.setattr(import_module("initlab.launcher.launch"), "MANY", 2)
+    alive = []
+
+    def look(cells, *_):
+        alive.extend(worker.process for worker in processes._kept or () if worker.process.poll() is None)
+        raise UserError("seen")
+
+    monkeypatch.setattr("initlab.sweep.checked", look)
+    assert main(["-m", *TINY, "device=cpu", "seed=0,1", "train.steps=3"]) != 0
+    assert len(alive) == started
+    assert all(process.poll() is not None for process in alive)
+
+
+def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_cores, monkeypatch, tmp_path):
+    with processes.started_early(1):
+        (early,) = (worker.process for worker in processes._kept)
+        frame = initlab.sweep(
+            dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
+        )
+        assert early.poll() is not None
+    assert list(frame["status"]) == ["completed"]
+
+
+def test_the_command_takes_processes_by_itself_and_its_table_is_that_of_one(two_cores, monkeypatch, capsys):
+    monkeypatch.setattr(choosing, "WORTH", 0.0)
+    grid = [*TINY, "device=cpu", "init=he_normal,zeros", "seed=range(4)", "train.steps=20"]
+    assert main(["-m", *grid, "sweep.name=auto", "dry_run=true"]) == 0
+    assert "by 2 workers at a time (executor=process)" in capsys.readouterr().out
+    pids = []
+    start = processes.Worker.start
+    monkeypatch.setattr(processes.Worker, "start", lambda self: start(self) or pids.append(self.process.pid))
+    assert main(["-m", *grid, "sweep.name=auto"]) == 0
+    assert len(set(pids)) == 2
+    assert main(["-m", *grid, "sweep.name=here", "hydra.launcher.executor=inline"]) == 0
+    assert len(set(pids)) == 2
+    ours, other = (load(f"outputs/sweeps/{name}").set_index(["init", "seed"]).sort_index() for name in ("auto", "here"))
+    assert list(ours["status"]) == ["completed"] * 8
+    assert ours["loss"].equals(other["loss"])
