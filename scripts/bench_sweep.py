@@ -3,7 +3,7 @@
     python scripts/bench.py sweep      # 160 networks, one epoch of Fashion-MNIST each; --quick: does it run?
 
 In one run, taking turns: (a) `train.py -m` over 8 schemes × tanh, relu × 2 depths × 5 seeds with every record on, from
-the start of the process to its end, as it is by default (several processes, for it is large) and in one process (`inline`);
+the start of the process to its end, by default (several processes: the grid is large) and in one process (`inline`);
 (b) `common_app.py`, Hydra's basic launcher around torchvision's data set, a DataLoader and `add_histogram`, a few whole
 jobs of the same grid, imports left out; (c) `bare_loop.py`, everything in memory and no records, in two processes of
 one thread each, a few networks of the same grid, imports and the reading of the data left out. All three test every

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import initlab
 from initlab.errors import Interrupted, UserError
@@ -44,7 +45,13 @@ def axes(root, **others):
 
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory):
-    return initlab.sweep(axes(tmp_path_factory.mktemp("inline")), quiet=True)
+    """The grid by threads of this process, more of them than a worker has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        return initlab.sweep(axes(tmp_path_factory.mktemp("inline")), quiet=True)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def assert_same(one, other):

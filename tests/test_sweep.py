@@ -267,7 +267,20 @@ def test_no_group_is_more_than_half_of_what_a_worker_has_to_do(tmp_path, workers
     found = planned(tmp_path, How("process", workers))
     total = sum(work for *_, work in found)
     for _, _, count, work in found:
-        assert count == 1 or work <= total / (2 * workers)
+        assert count == 2 or work <= total / (2 * workers)
+
+
+@pytest.mark.parametrize(("workers", "seeds"), [(2, 2), (2, 3), (5, 5), (12, 7), (16, 8)])
+def test_no_network_is_cut_off_alone_where_that_leaves_no_worker_idle(tmp_path, workers, seeds):
+    found = planned(tmp_path, How("process", workers), seed=f"range({seeds})")
+    assert min(count for _, _, count, _ in found) >= 2
+    assert len(found) >= min(workers, 4)
+
+
+@pytest.mark.parametrize(("workers", "seeds"), [(9, 4), (5, 2)])
+def test_networks_are_alone_rather_than_workers_idle(tmp_path, workers, seeds):
+    found = planned(tmp_path, How("process", workers), seed=f"range({seeds})")
+    assert len(found) >= min(workers, 4 * seeds)
 
 
 @pytest.mark.parametrize("how", [How("inline"), How("inline", 4), How("process", 1)])

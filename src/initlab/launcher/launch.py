@@ -16,6 +16,8 @@ from initlab.launcher.jobs import Job, compose_jobs, renumbered
 from initlab.launcher.replay import replay
 
 MANY = 50  # jobs from which on it is worth a look whether they will need several processes
+PER_EPOCH = 100  # updates, while the data have not been read
+LENGTH = ("train.steps", "train.epochs", "device", "threads")  # what tells it; where they are swept, their defaults do
 
 
 def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
@@ -28,7 +30,7 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
         assert isinstance(grids, list)
         texts = expand(context.config_loader, arguments, sweeper.params or {}, grids)
-    with started_early(sweeper.launcher, context, master, texts):
+    with started_early(sweeper.launcher, master, len(texts)):
         with translated():
             jobs = compose_jobs(context, master, texts, 0)
         from initlab.sweep import wanted
@@ -40,23 +42,20 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
 
 
 @contextmanager
-def started_early(
-    launcher: Any, context: HydraContext, master: DictConfig, texts: Sequence[Sequence[str]]
-) -> Iterator[None]:
+def started_early(launcher: Any, master: DictConfig, networks: int) -> Iterator[None]:
     """Let workers that take seconds to start do so while the grid is composed and checked."""
     how = getattr(launcher, "how", {})
-    asked = how.get("executor") == "process"
-    if not texts or not (asked or (how.get("executor") == "auto" and len(texts) >= MANY)):
-        yield
-        return
-    first = compose_jobs(context, master, texts[:1], 0)[0].config
-    if first.dry_run:
+    maybe = how.get("executor") == "process" or (how.get("executor") == "auto" and networks >= MANY)
+    if not maybe or OmegaConf.select(master, "dry_run"):
         yield
         return
     from initlab.sweep import How
     from initlab.sweep.executors.process import started_early as started
 
-    early = How(**how) if asked else How(**how).early(first, len(texts))
+    steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
+    each = PER_EPOCH * epochs if steps is None else steps
+    # What is no number is told when the jobs are composed.
+    early = How(**how).early(networks * each, device, threads) if isinstance(each, int | float) else None
     if early is None:
         yield
         return

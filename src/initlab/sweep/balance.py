@@ -41,6 +41,28 @@ def fair_share(work: int, total: int, workers: int, cards: int) -> int:
     return max(total // (workers * (PER_CARD if cards else PER_WORKER) * work), 1)
 
 
+def no_lone_ones(networks: Sequence[int], workers: int) -> bool:
+    """Can every worker have a group of two or more, of so many networks of each architecture?
+
+    From two on a network's numbers do not depend on its group, so that they are the same however the grid is cut; a
+    lone one rounds otherwise.
+
+    >>> no_lone_ones([5, 3], workers=3), no_lone_ones([5, 3], workers=4)
+    (True, False)
+    """
+    return sum(count // 2 for count in networks) >= workers
+
+
+def cut(count: int, share: int, least: int) -> int:
+    """Return how many of `count` networks train together: at most `share`, unless fewer than `least` would be left.
+
+    >>> cut(8, share=3, least=2), cut(5, share=1, least=2), cut(3, share=2, least=2), cut(3, share=2, least=1)
+    (3, 3, 3, 2)
+    """
+    pieces = min(-(-count // share), max(count // least, 1))
+    return -(-count // pieces)
+
+
 def longest_first(groups: Sequence[Group], sizes: Sizes) -> list[Group]:
     """Return the groups by falling work, among equals as they were, so that what comes last is soon done.
 

@@ -1,12 +1,11 @@
 """Where groups are computed, and how many at a time: as the user says, or by what there is to do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from initlab.config import Config
 from initlab.experiment.build import pick_device
 from initlab.sweep.balance import Sizes
 from initlab.sweep.cells import Cell
@@ -16,7 +15,6 @@ from initlab.sweep.plan import by_key
 
 WORTH = 20.0  # seconds of work from which on processes are worth their start
 UPDATES = 20_000  # updates of all networks that probably take as long
-PER_EPOCH = 100  # updates, where the data have not been read
 PER_NETWORK = 0.05  # seconds that a network takes to start, to be recorded and to end
 PER_STEP = 2e-5  # seconds that a step of it takes beside its products
 RATE = 1e11  # floating-point operations that a core makes in a second
@@ -59,16 +57,19 @@ class How:
         spread = self.processes()
         return spread if worth_processes(cells, sizes, spread.sharers()) else replace(self, executor="inline")
 
-    def early(self, first: Config, networks: int) -> "How | None":
-        """Return the processes that so many networks like this one will probably need, None for none."""
-        each = PER_EPOCH * first.train.epochs if first.train.steps is None else first.train.steps
+    def early(self, updates: float, device: str, threads: int | str) -> "How | None":
+        """Return the processes that so many updates will probably need, None for none."""
+        if self.executor == "process":
+            return self
         spread = self.processes()
-        return spread if each * networks >= UPDATES and may_spread([first], spread.sharers()) else None
+        return spread if updates >= UPDATES and may_spread({(device, threads)}, spread.sharers()) else None
 
 
 def worth_processes(cells: Sequence[Cell], sizes: Sizes, workers: int) -> bool:
     """Are several processes faster than threads of this one, which take turns in Python?"""
-    if len(cells) < 2 * workers or not may_spread([cell.config for cell in cells], workers):
+    if len(cells) < 2 * workers or not may_spread(
+        {(cell.config.device, cell.config.threads) for cell in cells}, workers
+    ):
         return False
     sharing = -(-workers // max(torch.cuda.device_count(), 1))
     room = SHARE * free_bytes(cells[0].config.device) / sharing
@@ -77,14 +78,14 @@ def worth_processes(cells: Sequence[Cell], sizes: Sizes, workers: int) -> bool:
     return rough_seconds(cells, sizes, workers) >= WORTH
 
 
-def may_spread(configs: Sequence[Config], workers: int) -> bool:
-    """May so many processes compute these, and is there room to start them?
+def may_spread(wanted: Collection[tuple[str, int | str]], workers: int) -> bool:
+    """May so many processes compute on these devices by these numbers of threads, and is there room to start them?
 
     Where the user gave a number of threads, or made torch use one, this process keeps to it.
     """
-    if workers < 2 or any(config.threads != "auto" for config in configs):
+    if workers < 2 or any(threads != "auto" for _, threads in wanted):
         return False
-    kinds = {pick_device(device).type for device in {config.device for config in configs}}
+    kinds = {pick_device(device).type for device, _ in wanted}
     there = "cuda" if torch.cuda.device_count() else "cpu"
     return kinds == {there} and workers * PER_PROCESS <= SHARE * free_bytes("cpu")
 

@@ -15,14 +15,14 @@ import torch
 from initlab.errors import Interrupted
 from initlab.experiment.build import planned_steps
 from initlab.records import RunWriter
-from initlab.sweep.balance import Sizes, fair_share, longest_first
+from initlab.sweep.balance import Sizes, cut, fair_share, longest_first, no_lone_ones
 from initlab.sweep.cells import Cell
 from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import make_executor
 from initlab.sweep.how import How
 from initlab.sweep.lock import alone
 from initlab.sweep.memory import largest_group
-from initlab.sweep.plan import Group, PlanFile, arrange
+from initlab.sweep.plan import Group, PlanFile, arrange, by_key
 from initlab.sweep.progress import Progress, SweepLine
 from initlab.sweep.results import Results
 
@@ -72,12 +72,15 @@ def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: Ho
     how = how.settled(counted, sizes)
     sharers = how.sharers()
     total = sizes.work(counted) if sharers > 1 else 0
+    least = 2 if no_lone_ones([len(alike) for alike in by_key(counted)], sharers) else 1
 
     def largest(alike: Sequence[Cell]) -> int:
         config, size = alike[0].config, sizes.of(alike[0])
         cards = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
         fits = largest_group(config, -(-sharers // max(cards, 1)), size.bytes)
-        return min(fits, fair_share(size.work, total, sharers, cards)) if sharers > 1 else fits
+        if sharers == 1:
+            return fits
+        return min(fits, cut(len(alike), fair_share(size.work, total, sharers, cards), least))
 
     groups = arrange(plan, ordered, done, largest)
     early_look = cells[0].config.sweep.order == "shuffle"
