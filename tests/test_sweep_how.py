@@ -186,7 +186,7 @@ def test_the_command_takes_processes_by_itself_and_its_table_is_that_of_one(two_
     monkeypatch.setattr(choosing, "WORTH", 0.0)
     grid = [*TINY, "device=cpu", "init=he_normal,zeros", "seed=range(4)", "train.steps=20"]
     assert main(["-m", *grid, "sweep.name=auto", "dry_run=true"]) == 0
-    assert "by 2 workers at a time (executor=process)" in capsys.readouterr().out
+    assert "(2 at a time by executor=process)" in capsys.readouterr().out
     pids = []
     start = processes.Worker.start
     monkeypatch.setattr(processes.Worker, "start", lambda self: start(self) or pids.append(self.process.pid))

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from initlab.reproduce.experiment import Experiment, experiment
 from initlab.reproduce.judge import Judged, headline, judge, overall
 from initlab.sweep import sweep
 from initlab.sweep.executors.process import workers_kept
+from initlab.sweep.machine import usable_cores
 
 FRESH = 4000
 """First seed of those that are judged: nobody tuned anything on them (races choose rates on seeds from 1000)."""
@@ -134,7 +134,7 @@ def executor() -> str:
 
     What is measured does not depend on it.
     """
-    return "inline" if torch.cuda.is_available() or (os.cpu_count() or 1) == 1 else "process"
+    return "inline" if torch.cuda.is_available() or usable_cores() == 1 else "process"
 
 
 def drawn(about: Experiment, frames: Sequence[pd.DataFrame]) -> bytes:

@@ -97,7 +97,7 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
     done = sum(results.finished(cell) is not None for cell in grid)
     told = f"{networks} networks in {len(groups)} groups, about {duration(total)} one group after another"
     if how.sharers() > 1:
-        told += f", by {how.sharers()} workers at a time (executor={how.executor})"
+        told += f" ({how.sharers()} at a time by executor={how.executor})"
     print(f"{told}{f'; {done} are done already' if done else ''}.")
     show_skipped(grid)
     print(f"They would go to {directory}. Nothing was written.")
