@@ -325,8 +325,9 @@ def test_an_early_look_is_cut_and_stays_shuffled(tmp_path):
 def test_cards_and_jobs_of_a_cluster_are_not_cut_finer_but_begin_with_what_takes_longest(tmp_path, monkeypatch):
     monkeypatch.setattr("initlab.sweep.executors.find_spec", lambda name: name)
     whole = [("tanh", 10, 8), ("relu", 10, 8), ("tanh", 3, 8), ("relu", 3, 8)]
-    assert [group[:3] for group in planned(tmp_path, How("submitit", 32))] == whole
-    assert [group[:3] for group in planned(tmp_path, How("submitit"))] == whole
+    slurm = {"cluster": "slurm"}
+    assert [group[:3] for group in planned(tmp_path, How("submitit", 32, slurm))] == whole
+    assert [group[:3] for group in planned(tmp_path, How("submitit", options=slurm))] == whole
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [group[:3] for group in planned(tmp_path, How("process"), device="auto")] == whole
 

@@ -197,3 +197,13 @@ def test_the_command_takes_processes_by_itself_and_its_table_is_that_of_one(two_
     ours, other = (load(f"outputs/sweeps/{name}").set_index(["init", "seed"]).sort_index() for name in ("auto", "here"))
     assert list(ours["status"]) == ["completed"] * 8
     assert ours["loss"].equals(other["loss"])
+
+
+@pytest.mark.parametrize(("there", "options", "sharers"), [
+    ("local", {}, 3), ("slurm", {}, 1), ("local", {"cluster": "slurm"}, 1), ("slurm", {"cluster": "local"}, 3),
+])  # fmt: skip
+def test_jobs_of_a_cluster_do_not_share_this_machine_and_its_memory(monkeypatch, there, options, sharers):
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setattr(submitit.AutoExecutor, "which", lambda: there)
+    assert How("submitit", 3, options).sharers() == sharers
+    assert How("submitit", 3, options).several()

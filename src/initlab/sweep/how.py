@@ -10,6 +10,7 @@ from initlab.experiment.build import pick_device
 from initlab.sweep.balance import Sizes
 from initlab.sweep.cells import Cell
 from initlab.sweep.executors import check_executor
+from initlab.sweep.executors.slurm import on_this_machine
 from initlab.sweep.machine import GIB, SHARE, free_bytes, usable_cores
 from initlab.sweep.plan import by_key
 
@@ -35,8 +36,9 @@ class How:
 
     def sharers(self) -> int:
         """Return how many groups are computed at a time by one machine, and share its memory."""
-        alone = self.executor in ("auto", "inline")
-        if alone or (self.executor == "submitit" and not self.options.get("cluster")):
+        if self.executor in ("auto", "inline"):
+            return 1
+        if self.executor == "submitit" and not on_this_machine(self.options):
             return 1
         return (torch.cuda.device_count() or usable_cores()) if self.workers == "auto" else int(self.workers)
 

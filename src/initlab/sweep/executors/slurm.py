@@ -97,12 +97,18 @@ def make_submitter(folder: str, options: dict[str, Any]) -> Any:
     return submitter
 
 
+def on_this_machine(options: Mapping[str, Any]) -> bool:
+    """Will its jobs be processes of this machine: is there no SLURM, or none asked for?"""
+    if options.get("cluster"):
+        return bool(options["cluster"] != "slurm")
+    import submitit
+
+    return bool(submitit.AutoExecutor.which() != "slurm")
+
+
 def executor(
     workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
 ) -> Submitit:
     """Make the executor; by default 64 jobs of a cluster at a time, on this machine one for each core."""
-    import submitit
-
-    local = (options.get("cluster") or submitit.AutoExecutor.which()) != "slurm"
-    auto = usable_cores() if local else AT_ONCE
+    auto = usable_cores() if on_this_machine(options) else AT_ONCE
     return Submitit(auto if workers == "auto" else int(workers), dict(options))
