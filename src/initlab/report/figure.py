@@ -11,7 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from initlab.report.images import COLOURS, cut, literal
+from initlab.report.images import COLOURS, cut_apart, literal
 from initlab.report.runs import text
 
 MOST_LINES = 12  # cells beyond which lines over layers would not be told apart
@@ -65,7 +65,7 @@ def draw_cells(sets: Sequence[tuple[str, pd.DataFrame]], metric: str, axes: Sequ
         panel.set_title(literal(heading), fontsize=10)
         panel.set_xlabel(metric.replace("_", " "))
         panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(labels)), [literal(cut(label, 48)) for label in reversed(labels)])
+    panels[0].set_yticks(range(len(labels)), [literal(label) for label in reversed(cut_apart(labels, 48))])
     panels[0].set_ylim(-0.6, len(labels) - 0.4)
     return svg(figure)
 

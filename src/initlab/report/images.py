@@ -76,7 +76,7 @@ def canvas(depths: Sequence[Any], schemes: Sequence[str], title: str) -> tuple[F
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_xticks(range(len(schemes)), [literal(cut(scheme)) for scheme in schemes], rotation=45, ha="right")
+    axes.set_xticks(range(len(schemes)), [literal(name) for name in cut_apart(schemes)], rotation=45, ha="right")
     axes.set_yticks(range(len(depths)), [literal(text(depth) or "none") for depth in depths])
     axes.set_ylabel("depth")
     axes.set_title(literal(cut(title, 80)))
@@ -95,6 +95,22 @@ def literal(words: str) -> str:
 def cut(words: str, most: int = 28) -> str:
     """Shorten text that would leave no room for the picture."""
     return words if len(words) <= most else f"{words[: most - 1]}…"
+
+
+def cut_apart(names: Sequence[str], most: int = 28) -> list[str]:
+    """Shorten several texts so that those which differ still do: by their ends, or where both are alike by numbers.
+
+    >>> cut_apart(["momentum=0.9, rate=1", "momentum=0.9, rate=2", "plain"], most=12)
+    ['mome… rate=1', 'mome… rate=2', 'plain']
+    """
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        tail = most // 2 + 1
+        ways = [cut(name, most), f"{name[: most - tail - 1]}…{name[-tail:]}"]
+        ways += [f"{k}: {cut(name, most - 2 - len(str(k)))}" for k in range(2, len(names) + 2)]
+        alike = [other for other in names if other != name and cut(other, most) == ways[0]]
+        found[name] = next(way for way in ways[bool(alike) :] if way not in found.values())
+    return [found[name] for name in names]
 
 
 def png(figure: Figure) -> bytes:
