@@ -103,6 +103,26 @@ def test_every_picture_is_drawn(page):
         assert page.execute_script(f"return document.querySelectorAll('#{picture} .plot svg.main-svg').length") > 0
 
 
+def test_long_names_of_settings_are_told_apart(browser, tmp_path, monkeypatch):
+    config_of = fake.config_of
+
+    def with_settings(cell, steps):
+        config = config_of(cell, steps)
+        config["optim"] |= {"weight_decay": 0.001 * (cell.seed % 2), "clip_norm": 1.0 + cell.seed // 2 % 2}
+        return config
+
+    monkeypatch.setattr(fake, "config_of", with_settings)
+    fake.write_sweep(tmp_path, fake.grid(["he_normal"], ["tanh"], [3], range(8)))
+    opened(browser, write_report([tmp_path]).path)
+    found = browser.find_elements("css selector", ".chip[title*=clip_norm]")
+    names, shown = [chip.get_attribute("title") for chip in found], [chip.text.strip() for chip in found]
+    assert len(set(names)) == len(set(shown)) == 4
+    for picture in ("heat", "curves"):
+        titles = browser.execute_script(f"return document.querySelector('#{picture}').textContent")
+        assert "clip_norm=1" in titles
+        assert "clip_norm=2" in titles
+
+
 @pytest.mark.parametrize("axis", AXES)
 def test_a_filter_changes_every_picture(page, axis):
     before = {picture: drawn(page, picture) for picture in PICTURES}

@@ -83,7 +83,7 @@ function axisChips(axis) {
     });
     const label = element("label", { className: "chip", title: value }, tick);
     if (axis.key === "scheme") label.append(swatch(value));
-    label.append(element("span", { className: "text" }, value === "" ? "(none)" : cut(value, 32)));
+    label.append(element("span", { className: "text" }, value === "" ? "(none)" : cut(value, 72)));
     return { tick, label, value };
   });
   const set = (keep) => {
@@ -103,4 +103,8 @@ function axisChips(axis) {
     element("span", { className: "chips" }, ...chips.map((chip) => chip.label)));
 }
 
-const cut = (text, most) => ([...text].length > most ? `${[...text].slice(0, most - 1).join("")}…` : text);
+// Names of settings begin alike and differ at their ends: what is too long loses its middle.
+const cut = (text, most) => {
+  const all = [...text], tail = most >> 1;
+  return all.length > most ? `${all.slice(0, most - 1 - tail).join("")}…${all.slice(-tail).join("")}` : text;
+};
