@@ -208,7 +208,7 @@ def test_a_kept_worker_that_died_between_launches_is_replaced(launched):
 
 
 def test_workers_that_start_early_serve_the_launch_and_end_with_it(launched):
-    with processes.started_early(1):
+    with processes.started_early(1, 9):
         (waiting,) = processes._kept
         assert waiting.process.poll() is None
         assert launched() is waiting.process
@@ -225,9 +225,47 @@ def test_workers_that_start_early_do_not_hold_up_a_refusal(monkeypatch):
         early.extend(worker.process for worker in processes._kept)
         raise UserError("no such scheme")
 
-    with pytest.raises(UserError, match="no such scheme"), processes.started_early(2):
+    with pytest.raises(UserError, match="no such scheme"), processes.started_early(2, 9):
         refuse()
     assert [process.returncode for process in early] == [-signal.SIGKILL] * 2
+
+
+OWN = """
+import torch
+from torch import nn
+
+def half_he(weight, fans, generator):
+    weight.copy_(torch.randn(weight.shape, generator=generator) / fans.fan_in ** 0.5)
+
+class Leaving(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 10)
+
+    def forward(self, x):
+        raise SystemExit(3)
+
+def leaving(**_):
+    return Leaving()
+"""
+
+
+def test_workers_find_modules_where_the_launch_does(tmp_path, monkeypatch):
+    home = tmp_path / "elsewhere"
+    home.mkdir()
+    (home / "of_the_launch.py").write_text(OWN)
+    monkeypatch.syspath_prepend(home)
+    own = {"init": "custom", "init.target": "of_the_launch:half_he", "act": "tanh"}
+    frame = initlab.sweep(axes(tmp_path, **own), executor="process", workers=1, quiet=True)
+    assert list(frame["status"]) == ["completed"] * 2
+
+
+def test_a_model_that_wants_to_leave_fails_alone(tmp_path, monkeypatch):
+    (tmp_path / "leaver.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"model": "custom", "model.target": "leaver:leaving", "init": "he_normal", "act": "tanh"}
+    frame = initlab.sweep(axes(tmp_path, **own), quiet=True)
+    assert list(frame["status"]) == ["failed"] * 2
 
 
 # --- refusals

@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 import initlab
 from initlab.config.compose import compose_config
@@ -23,6 +25,7 @@ from initlab.experiment.checkpoint import FORMAT
 from initlab.experiment.checkpoint import load as load_checkpoint
 from initlab.sweep.driver import Signals
 from initlab.sweep.lock import alone
+from initlab.sweep.run import sweep_room
 from initlab.training import loop
 
 ROOT = Path(__file__).parents[1]
@@ -445,6 +448,43 @@ def test_a_signal_keeps_everything_and_says_how_to_go_on(tmp_path, number, code,
         time.sleep(0.05)
     again.kill()
     again.communicate()
+
+
+@pytest.mark.parametrize("executor", ["inline", "process"])
+def test_everything_is_kept_when_the_reader_of_the_output_leaves_as_well(tmp_path, executor):
+    """As after Ctrl-C on `… 2>&1 | tee log`, which ends tee first."""
+    arguments = ["seed=0,1", "train.steps=100000", "depth=1", "width=8", "data=gaussian", "log.every=1000"]
+    arguments += [f"hydra.launcher.executor={executor}", "hydra.launcher.workers=1", "sweep.name=s"]
+    process = train(*arguments, where=tmp_path)
+    place = tmp_path / "outputs" / "sweeps" / "s"
+    while not list(place.glob("*/metrics.csv")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert [path.suffix for path in (place / ".groups").glob("*.pt")] == [".pt"]
+    assert (place / "sweep.csv").read_text().count("unfinished") == 2
+
+
+def test_a_worker_left_behind_is_waited_for_before_its_cells_join_another_group(tmp_path):
+    lock, order = FileLock(tmp_path / "g0001.lock", thread_local=False), []
+    lock.acquire()
+
+    def leave():
+        time.sleep(0.5)
+        order.append("left")
+        lock.release()
+
+    (tmp_path / "g0001.pt").write_bytes(b"")
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    sweep_room(tmp_path, [])
+    order.append("swept")
+    leaving.join()
+    assert order == ["left", "swept"]
+    assert not list(tmp_path.glob("*.pt"))
 
 
 # --- slow

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import initlab
 from initlab.config import Config
 from initlab.config.compose import compose_config
 from initlab.config.grid import compose_grid
+from initlab.config.naming import digest
 from initlab.errors import UserError
 from initlab.sweep import How, checked, default_directories, run_sweep, wanted
 from initlab.sweep.cells import group_key
@@ -544,3 +546,69 @@ def test_a_key_that_is_not_set_is_an_axis_and_a_cell_of_its_own():
     assert axes(frame, ["init", "act", "optim.clip_norm"]) == ["optim.clip_norm"]
     found = {row["optim.clip_norm"]: (row["runs"], row["loss_mean"]) for row in by_cell(frame, ["optim.clip_norm"])}
     assert found == {"null": (2, 1.5), "1.0": (2, 3.5)}
+
+
+@pytest.mark.parametrize("width", [24, 128])
+def test_a_neighbour_that_diverges_changes_no_byte(tmp_path, width):
+    shape = {"width": width, "depth": 2, "act": "relu", "log.histograms": 5, "train.steps": 30, "threads": 1}
+    whole = {**TINY, **shape, "init": "he_normal", "seed": range(3), "sweep.root": str(tmp_path)}
+    calm = initlab.sweep(whole, **{"optim.lr": 0.01, "sweep.name": "calm"}, quiet=True)
+    wild = initlab.sweep(whole, **{"optim.lr": [0.01, 1e30], "sweep.name": "wild"}, quiet=True)
+    assert list(wild["status"]).count("diverged") == 3
+    beside = wild[wild["optim.lr"] == 0.01]
+    for mine, yours in zip(calm["path"], beside["path"], strict=True):
+        for name in ("metrics.csv", "layers.csv", "histograms.csv", "parameters.csv"):
+            assert Path(mine, name).read_bytes() == Path(yours, name).read_bytes()
+
+
+# --- what users did, and reviewers
+
+
+def test_what_has_no_say_in_a_result_tells_no_cells_apart():
+    runs = {
+        "init": ["zeros", "zeros", "ones"],
+        "device": ["cpu", "auto", "cpu"],
+        "sweep.order": ["grid", "shuffle", "grid"],
+    }
+    frame = pd.DataFrame({**runs, "train.save": [True, False, True], "status": "completed"})
+    assert axes(frame, ["init", "device", "sweep.order", "train.save"]) == ["init"]
+
+
+def test_a_plan_of_lists_of_widths_is_shown(tmp_path, capsys):
+    sweep(tmp_path, {"width": [8, [8, 4]], "depth": 2, "dry_run": True})
+    assert "width=[8, 4]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "values"), [("optim.lr", "1,1.0"), ("optim.weight_decay", "0,0.0"), ("init.gain", "2,2.0")]
+)
+def test_a_number_is_the_same_however_it_is_written(key, values):
+    hashes = {digest(config) for config in compose_grid([f"{key}={values}"])[0]}
+    assert len(hashes) == 1
+
+
+def test_a_key_of_the_options_that_are_swept_needs_no_default_option_to_have_it():
+    configs, _ = compose_grid(["optim=adam,adamw", "optim.beta1=0.8"])
+    assert [(c.optim["name"], c.optim["beta1"]) for c in configs] == [("adam", 0.8), ("adamw", 0.8)]
+    configs, _ = compose_grid(["experiment=gelu_silu_critical", "optim.lr=0.5"])
+    assert {c.optim["lr"] for c in configs} == {0.5}
+    with pytest.raises(UserError, match=r"init=normal has no init\.sd"):
+        compose_grid(["init=normal,truncated_normal", "init.sd=1"])
+
+
+@pytest.mark.parametrize("text", ["init=glob(he*),zeros", "init=zeros,glob(he*)"])
+def test_a_glob_beside_names_is_told_how_to_be_written(text):
+    with pytest.raises(UserError, match=r"write 'init=glob\(\["):
+        compose_grid([text])
+
+
+def test_what_concerns_the_grid_as_a_whole_is_named(tmp_path):
+    for key, values in (("sweep.order", ("grid", "shuffle")), ("dry_run", (True, False))):
+        with pytest.raises(UserError, match=rf"{key} is \w+ in one cell and \w+ in another"):
+            wanted([compose_config([f"{key}={value}"]) for value in values])
+
+
+def test_grids_are_composed_by_several_threads_at_once(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda k: compose_grid([f"seed=range({k})", "init=zeros,ones"])[0], range(1, 9)))
+    assert [len(configs) for configs in found] == [2 * k for k in range(1, 9)]

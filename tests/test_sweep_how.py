@@ -150,10 +150,18 @@ def test_half_a_core_is_one_process(tmp_path, monkeypatch):
 
 
 def test_processes_start_early_where_updates_look_many(two_cores):
-    assert How().early(20_000, "cpu", "auto") == How("process", 2)
-    assert How().early(19_999, "cpu", "auto") is None
-    assert How().early(20_000, "cpu", 1) is None
-    assert How("process", 3).early(1, "cpu", "auto") == How("process", 3)
+    assert How().early(20, 1000, "cpu", "auto") == How("process", 2)
+    assert How().early(19, 1000, "cpu", "auto") is None
+    assert How().early(3, 1e6, "cpu", "auto") is None
+    assert How().early(20, 1000, "cpu", 1) is None
+    assert How("process", 3).early(1, 1, "cpu", "auto") == How("process", 3)
+    assert How("process", 40).early(40, 1, "cpu", "auto") is None
+
+
+def test_no_more_processes_start_early_than_there_may_be_groups():
+    with processes.started_early(12, 2):
+        alive = [worker for worker in processes._kept if worker.process is not None]
+        assert len(alive) == 2
 
 
 @pytest.mark.parametrize(("updates", "started"), [(1, 2), (10**9, 0)])
@@ -167,13 +175,13 @@ def test_the_command_starts_them_before_the_grid_is_composed(two_cores, monkeypa
         raise UserError("seen")
 
     monkeypatch.setattr("initlab.sweep.checked", look)
-    assert main(["-m", *TINY, "device=cpu", "seed=0,1", "train.steps=3"]) != 0
+    assert main(["-m", *TINY, "device=cpu", "seed=0,1,2,3", "train.steps=3"]) != 0
     assert len(alive) == started
     assert all(process.poll() is not None for process in alive)
 
 
 def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_cores, monkeypatch, tmp_path):
-    with processes.started_early(1):
+    with processes.started_early(1, 9):
         (early,) = (worker.process for worker in processes._kept)
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True

@@ -6,6 +6,7 @@ Where the output is not a terminal, the line becomes an ordinary line every few 
 import os
 import re
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from initlab.errors import to_nowhere
+
 WIDE = 140  # columns of a table that goes to a file or a pipe
 PLAIN_EVERY = 5.0  # seconds between lines where nothing updates in place
 REDRAW_EVERY = 0.2  # seconds between drawings of the line that updates in place
@@ -25,12 +28,21 @@ SPLITS = (("train (last steps)", ""), ("validation", "val_"), ("test", "test_"))
 STATUS_STYLE = {"completed": "green", "diverged": "yellow", "failed": "bold red", "skipped": "dim", "unfinished": "dim"}
 
 
+class Lasting(Console):
+    """A console on standard error that falls silent when nobody reads it; rich's own would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        """Say no more."""
+        self.quiet = True
+        to_nowhere(sys.stderr)
+
+
 class ProgressLine:
     """One line about a training that updates in place; `update` takes what `experiment.run` hands its watch."""
 
     def __init__(self, label: str, console: Console | None = None):
         self.label = label
-        self.console = console or Console(stderr=True)
+        self.console = console or Lasting(stderr=True)
         self.started = time.monotonic()
         self.said = self.started
         # Drawn from `update` alone: a thread of its own would take time from the training.

@@ -24,14 +24,17 @@ from initlab.config.errors import translated
 from initlab.config.files import conf_dir
 from initlab.config.help import program
 from initlab.config.naming import run_name
-from initlab.config.overrides import canonical, refuse_malformed, split
-from initlab.errors import Interrupted, UserError, nearest, reader_may_leave
+from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, waiting
+from initlab.errors import Interrupted, UserError, nearest, reader_may_leave, tell
 
 DISK = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
     if hasattr(errno, name)
 }
+
+
+SHOWING = {"--cfg", "-c", "--info", "-i"}  # flags that show a configuration, and run nothing
 
 
 class PastHydra(BaseException):
@@ -105,6 +108,16 @@ class Gate(Callback):
         except Exception as error:
             raise PastHydra(error) from error
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse what another sweeper would not heed."""
+        if str(config.hydra.sweeper.get("_target_", "")).endswith(".GridSweeper"):
+            return
+        for key in ("dry_run", "sweep.grids", "sweep.exclude"):
+            if value := OmegaConf.select(config, key):
+                raise PastHydra(
+                    UserError(f"{key}={value} needs initlab's own sweeper: leave hydra/sweeper as it is, or {key} out.")
+                )
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Note how a job ended, alone or in a sweep, for the exit code."""
         summary = job_return.return_value if job_return.status == JobStatus.COMPLETED else {"status": "failed"}
@@ -161,23 +174,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     divergence is a result. With HYDRA_FULL_ERROR=1 in the environment the traceback is shown beside the sentence.
     """
     SESSION.__init__()  # type: ignore[misc]
-    full = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+    full, code = os.environ.get("HYDRA_FULL_ERROR", "0") == "1", 0
     with reader_may_leave():
         try:
             through_hydra(sys.argv[1:] if arguments is None else list(arguments))
         except UserError as error:
             SESSION.undo()
+            code = 2
             if full:
                 traceback.print_exception(error)
-            print(f"initlab: {error}{kept()}", file=sys.stderr)
-            return 2
+            tell(f"initlab: {error}{kept()}")
         except Interrupted as stop:
-            print(f"\ninitlab: interrupted: {stop.remedy}", file=sys.stderr)
-            return 128 + stop.signal
+            code = 128 + stop.signal
+            tell(f"\ninitlab: interrupted: {stop.remedy}")
         except KeyboardInterrupt:
-            print(f"\ninitlab: interrupted.{kept()}", file=sys.stderr)
-            return 130
-    return 1 if "failed" in SESSION.statuses else 0
+            code = 130
+            tell(f"\ninitlab: interrupted.{kept()}")
+    return code or (1 if "failed" in SESSION.statuses else 0)
 
 
 def kept() -> str:
@@ -191,6 +204,8 @@ def through_hydra(arguments: list[str]) -> None:
     refuse_flags(flags)
     overrides = canonical(overrides)
     refuse_malformed(overrides)
+    if {"-m", "--multirun"} & set(flags) or (sweeps_by_itself(overrides) and not SHOWING & {*flags}):
+        overrides = waiting(overrides)
     register()
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
     with as_command_line([*flags, *overrides]), disk_in_words(), translated():
@@ -206,11 +221,14 @@ def disk_in_words() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK or SESSION.directory is None:
+        # A name may be too long to be even looked for, before there is a directory.
+        long = error.errno == errno.ENAMETOOLONG and error.filename is not None
+        place = SESSION.directory or (Path(os.fsdecode(error.filename)) if long else None)
+        if error.errno not in DISK or place is None:
             raise
         from initlab.records.files import door as writing
 
-        with writing(SESSION.directory):
+        with writing(place):
             raise
 
 
@@ -245,6 +263,9 @@ def refuse_flags(flags: list[str]) -> None:
             f"`{program()} --hydra-help` lists the flags.{nearest(flag, known)}"
         )
 
+    shows = sorted((SHOWING | {"--run", "-r"}) & {flag.partition("=")[0] for flag in flags})
+    if shows and {"-m", "--multirun"} & set(flags):
+        raise UserError(f"{shows[0]} and -m do not go together: leave -m out, and give every key a single value.")
     parser.error = refuse  # type: ignore[method-assign]
     if set(flags) - {"--version"}:
         parser.parse_args([flag for flag in flags if flag != "--version"])

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import TextIO
 
 
 class UserError(ValueError):
@@ -36,10 +37,28 @@ def reader_may_leave() -> Iterator[None]:
         try:
             yield
         finally:
+            tell("", end="")
             sys.stdout.flush()
     except BrokenPipeError:
-        # What Python itself flushes at its end must find no broken pipe, either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_nowhere(sys.stdout)
+
+
+def to_nowhere(stream: TextIO) -> None:
+    """Let a stream whose reader is gone end in nothing: what Python flushes at its end must find no broken pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def tell(text: str, end: str = "\n") -> None:
+    """Print to standard error, if anybody is there to read it: nothing that runs ends for want of a reader.
+
+    After Ctrl-C on `… 2>&1 | tee log` nobody is. Also from within a signal's handler, where printing may be refused.
+    """
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        to_nowhere(sys.stderr)
+    except RuntimeError:  # the signal came while somebody was printing
+        return
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:

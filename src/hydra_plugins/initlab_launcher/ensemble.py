@@ -28,7 +28,7 @@ class GridSweeperConf:
 
     _target_: str = "hydra_plugins.initlab_launcher.ensemble.GridSweeper"
     max_batch_size: int | None = None
-    params: dict[str, str] | None = field(default=None)
+    params: dict[str, str] | None = field(default_factory=dict)
 
 
 STORE = ConfigStore.instance()

@@ -93,12 +93,17 @@ RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "optim.schedule": (among("constant", "cosine"), "constant or cosine", "optim.schedule=cosine"),
     "init.sigma_b": (optional(not_negative), "a standard deviation of at least 0, or null", "init.sigma_b=0.1"),
     "init.q_star": (optional(positive), "a positive second moment, or null", "init.q_star=0.01"),
+    "sweep.root": (lambda v: isinstance(v, str) and bool(v.strip()), "a directory", "sweep.root=outputs/sweeps"),
     "sweep.exclude": (lambda v: isinstance(v, list), "a list", "'sweep.exclude=[{init:zeros,act:relu}]'"),
     "sweep.grids": (lambda v: isinstance(v, list), "a list", "'sweep.grids=[{init:he_normal},{init:siren,act:sin}]'"),
     "sweep.order": (among("grid", "shuffle"), "grid or shuffle", "sweep.order=shuffle"),
     "sweep.impossible": (among("skip", "error"), "skip or error", "sweep.impossible=skip"),
     "sweep.max_group": (optional(positive_int), "a whole number of networks, or null", "sweep.max_group=64"),
-    "sweep.memory": (optional(positive), "a positive number of GiB, or null", "sweep.memory=4"),
+    "sweep.memory": (
+        optional(lambda v: positive(v) and v < 1e9),
+        "a positive number of GiB (less than 10^9), or null",
+        "sweep.memory=4",
+    ),
     "sweep.checkpoint_every": (positive, "a positive number of seconds", "sweep.checkpoint_every=60"),
     "race": (*TRUTH, "race=true"),
     "tune.rates": (

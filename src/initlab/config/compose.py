@@ -1,5 +1,6 @@
 """From Hydra's DictConfig to initlab's Config, and back to Python: the only code that sees both."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -18,6 +19,8 @@ from initlab.config.naming import cell_name, run_name
 from initlab.config.overrides import canonical, refuse_malformed
 from initlab.config.schema import GROUPS, Config
 from initlab.errors import UserError
+
+ONE_HYDRA = threading.RLock()  # it has one state for all threads
 
 
 def register() -> None:
@@ -138,10 +141,11 @@ def compose_config(overrides: Sequence[str] = ()) -> Config:
 @contextmanager
 def own_hydra() -> Iterator[None]:
     """Compose from initlab's own files, also inside somebody else's Hydra application, which finds its state again."""
-    theirs = GlobalHydra.instance().hydra
-    GlobalHydra.instance().hydra = None
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = theirs
+    with ONE_HYDRA:
+        theirs = GlobalHydra.instance().hydra
+        GlobalHydra.instance().hydra = None
+        try:
+            with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = theirs

@@ -23,16 +23,26 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-@functools.cache
 def option_keys(group: str, name: str) -> tuple[str, ...] | None:
     """Return the keys that an option's file declares, or None where there is no such file (the user's own option).
 
     >>> option_keys("act", "sin")
     ('omega',)
     """
+    values = option_values(group, name)
+    return None if values is None else tuple(values)
+
+
+@functools.cache
+def option_values(group: str, name: str) -> dict[str, Any] | None:
+    """Return the keys of an option's file and their values, or None where there is no such file.
+
+    >>> option_values("act", "leaky_relu")
+    {'negative_slope': 0.01}
+    """
     path = conf_dir() / group / f"{name}.yaml"
     if not path.is_file():
         return None
     values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     # A file of package _global_ (model=resnet sets depth and width, too) holds the group as one of its keys.
-    return tuple(key for key in values.get(group, values) if key != "name")
+    return {key: value for key, value in values.get(group, values).items() if key != "name"}

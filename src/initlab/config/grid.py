@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from initlab.config.compose import own_hydra, register, to_config
 from initlab.config.composer import Composer
 from initlab.config.errors import translated
-from initlab.config.overrides import canonical, refuse_malformed
+from initlab.config.overrides import canonical, refuse_malformed, waiting
 from initlab.config.schema import Config
 from initlab.errors import UserError
 
@@ -68,6 +68,7 @@ def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
     register()
     rewritten = canonical(overrides)
     refuse_malformed(rewritten)
+    rewritten = waiting(rewritten)
     with translated(), own_hydra():
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", rewritten, RunMode.MULTIRUN, from_shell=False)

@@ -5,7 +5,8 @@ import json
 import re
 from typing import Any
 
-from initlab.config.schema import Config
+from initlab.config.files import option_values
+from initlab.config.schema import GROUPS, Config
 
 # What may change without changing the result: where it runs, what is written down, what it is called.
 INCIDENTAL = ("device", "threads", "log", "sweep", "race", "tune", "dry_run", "verdict")
@@ -16,11 +17,38 @@ def determining(config: Config) -> dict[str, Any]:
     """Return the part of a configuration that determines the result."""
     plain = {k: v for k, v in config.plain().items() if k not in INCIDENTAL}
     return {
-        k: {name: value for name, value in v.items() if name not in INCIDENTAL_INSIDE.get(k, ())}
+        k: {
+            name: one_form(value, k, str(v.get("name")), name)
+            for name, value in v.items()
+            if name not in INCIDENTAL_INSIDE.get(k, ())
+        }
         if isinstance(v, dict)
         else v
         for k, v in plain.items()
     }
+
+
+def one_form(value: Any, group: str, option: str, key: str) -> Any:
+    """Write a number of an option in one form, whether it was typed as 1 or 1.0: that of its default, else the shorter.
+
+    >>> one_form(1, "optim", "sgd", "lr"), one_form(2.0, "init", "he_normal", "gain")
+    (1.0, 2)
+    """
+    if group not in GROUPS or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    if isinstance((option_values(group, option) or {}).get(key), float):
+        return float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def is_incidental(key: str) -> bool:
+    """Has a key, written with dots, no say in the result?
+
+    >>> is_incidental("sweep.name"), is_incidental("train.save"), is_incidental("train.steps")
+    (True, True, False)
+    """
+    group, _, leaf = key.partition(".")
+    return group in INCIDENTAL or leaf in INCIDENTAL_INSIDE.get(group, ())
 
 
 def digest(config: Config) -> str:

@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from initlab.config.checks import known_keys, nearest_key
-from initlab.config.files import options
+from initlab.config.files import option_values, options
 from initlab.config.schema import EXAMPLES, GROUPS
 from initlab.errors import UserError
 from initlab.names import ALIASES
@@ -72,11 +75,52 @@ def refuse_malformed(overrides: Iterable[str]) -> None:
             raise UserError(f"{override} has no key: write key=value, for example depth=3.")
         if not equals and not override.startswith("~"):
             raise UserError(f"{override} has no value: {how_to_write(bare)}")
+        if found := re.fullmatch(r"(?:(.+),)?\s*glob\(([^()\[\]]+)\)\s*(?:,(.+))?", value):
+            before, pattern, after = found.groups()
+            if before or after:
+                mixed = ",".join(filter(None, (before, pattern, after)))
+                raise UserError(f"{override} mixes a glob and names: write '{bare}=glob([{mixed}])'.")
         if bare in GROUPS and equals and (NO_NAME.fullmatch(value) or value in ("null", "None")):
             raise UserError(
                 f"{override} names no option of {bare}: choose one of {', '.join(options(bare))}, "
                 f"for example {EXAMPLES[bare].split()[0]}."
             )
+
+
+def waiting(overrides: Sequence[str]) -> list[str]:
+    """Let the keys of options that are swept wait for them, as one value that is swept, too.
+
+    Hydra first composes the whole sweep, with what is not swept; there `optim.beta1=0.8` would meet the default option,
+    which need not have that key. In a sub-grid or an experiment any option may be swept.
+
+    >>> waiting(["optim=adam,adamw", "optim.beta1=0.8", "init.gain=2"])
+    ['optim=adam,adamw', 'optim.beta1=choice(0.8)', 'init.gain=2']
+    """
+    parser = OverridesParser.create()
+    try:
+        parsed = parser.parse_overrides(list(overrides))
+    except HydraException:
+        return list(overrides)  # it will say so in its own words
+    anywhere = any(o.key_or_group in ("experiment", "sweep.grids") for o in parsed)
+    swept = set(GROUPS) if anywhere else {o.key_or_group for o in parsed if o.is_sweep_override()}
+    found = []
+    for text, one in zip(overrides, parsed, strict=True):
+        group, _, leaf = one.key_or_group.partition(".")
+        waits = group in GROUPS and group in swept and leaf and not one.is_delete() and not one.is_sweep_override()
+        key, _, value = text.partition("=")
+        found.append(f"{key}=choice({value})" if waits and value.strip() else text)
+    return found
+
+
+def sweeps_by_itself(overrides: Iterable[str]) -> bool:
+    """Is an experiment chosen whose file says that it is a sweep, so that nobody has to say -m?
+
+    >>> sweeps_by_itself(["experiment=he_2015", "seed=0"]), sweeps_by_itself(["seed=0"])
+    (True, False)
+    """
+    names = [o.partition("=")[2].strip() for o in overrides if o.lstrip("+").startswith("experiment=")]
+    values = (option_values("experiment", name) for name in names)
+    return any(((value or {}).get("hydra") or {}).get("mode") == "MULTIRUN" for value in values)
 
 
 def how_to_write(word: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -113,13 +114,15 @@ class Tape:
         counted = histograms(x.cpu().numpy()) if self.histogram and kind not in ("delta", "inputs") else []
         for member, record in enumerate(counted):
             self.histograms[member][kind, tap.index, tap.layer.name] = record
-        finite = bool(counted) and not any(record.nonfinite or not record.num for record in counted)
+        finite = [bool(record.num and not record.nonfinite) for record in counted] or [False] * len(x)
         precise: Tensor | None = None
         for stat in (stat for stat in STATS.values() if stat.of == kind):
-            values = [stat.counted(record) for record in counted] if finite else [None]
+            # Each member by itself: the bits of one do not tell whether another has diverged.
+            values = [stat.counted(record) if fine else None for record, fine in zip_longest(counted, finite)]
             if None in values:
                 precise = x.double() if precise is None else precise
-                values = stat.measure(precise).tolist()
+                measured = stat.measure(precise).tolist()
+                values = [own if own is not None else other for own, other in zip(values, measured, strict=True)]
             self._add(tap, stat.name, values)
         return counted
 

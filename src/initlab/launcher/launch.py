@@ -29,7 +29,10 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     with translated():
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
         assert isinstance(grids, list)
-        texts = expand(context.config_loader, arguments, sweeper.params or {}, grids)
+        params = sweeper.params or {}
+        if not isinstance(params, Mapping) or not all(isinstance(value, str) for value in params.values()):
+            raise UserError(f"hydra.sweeper.params={params} must map keys to texts, as in seed: 0,1 in an experiment.")
+        texts = expand(context.config_loader, arguments, params, grids)
     with started_early(sweeper.launcher, master, len(texts)):
         with translated():
             jobs = compose_jobs(context, master, texts, 0)
@@ -55,11 +58,11 @@ def started_early(launcher: Any, master: DictConfig, networks: int) -> Iterator[
     steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
     each = PER_EPOCH * epochs if steps is None else steps
     # What is no number is told when the jobs are composed.
-    early = How(**how).early(networks * each, device, threads) if isinstance(each, int | float) else None
+    early = How(**how).early(networks, each, device, threads) if isinstance(each, int | float) else None
     if early is None:
         yield
         return
-    with env_override(master.hydra.job.env_set), started(early.workers):
+    with env_override(master.hydra.job.env_set), started(early.workers, networks):
         yield
 
 

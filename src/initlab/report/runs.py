@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initlab.config.naming import INCIDENTAL, INCIDENTAL_INSIDE
+from initlab.config.naming import is_incidental
 from initlab.statistics import best_rate
 
 METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
@@ -17,7 +17,6 @@ CELL = ["scheme", "activation", "depth", "setting"]
 # What a forecast may have left in the summary: the depth to which a network should train.
 TRAINABLE = "trainable_depth"
 
-_SILENT = {*INCIDENTAL, *(f"{group}.{key}" for group, keys in INCIDENTAL_INSIDE.items() for key in keys)}
 _OWN_AXES = {"seed", "optim.lr", "depth", "init", "act"}
 # A run that is there twice is counted once: the one that got furthest.
 _RANK = {"completed": 0, "diverged": 1, "failed": 2, "skipped": 3, "unfinished": 4, "damaged": 5}
@@ -83,7 +82,7 @@ def telling(key: str) -> bool:
     >>> telling("model.norm"), telling("sweep.name"), telling("train.save")
     (True, False, False)
     """
-    return key not in _SILENT and key.split(".")[0] not in _SILENT
+    return not is_incidental(key)
 
 
 def column(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from initlab.config import Config
+from initlab.config.checks import typed
 from initlab.config.files import options
 from initlab.config.naming import cell_name, determining, digest, run_name
 from initlab.config.overrides import option_named
@@ -41,9 +42,14 @@ def wanted(configs: Sequence[Config], repeats: bool = False) -> list[int]:
     run, or when nothing is left.
     """
     first = configs[0]
-    if any((config.sweep, config.dry_run) != (first.sweep, first.dry_run) for config in configs):
-        raise UserError("sweep.* and dry_run concern the grid as a whole: give each of them a single value.")
     flat = [flatten(config.plain()) for config in configs]
+    for key in (key for key in flat[0] if key.startswith("sweep.") or key == "dry_run"):
+        for values in flat:
+            if values[key] != flat[0][key]:
+                raise UserError(
+                    f"{key} is {typed(flat[0][key])} in one cell and {typed(values[key])} in another, and concerns "
+                    "the grid as a whole: give it a single value."
+                )
     rules = [read_rule(rule, flat) for rule in first.sweep.exclude]
     kept = [k for k, values in enumerate(flat) if not any(matches(values, rule) for rule in rules)]
     if not kept:

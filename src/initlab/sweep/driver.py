@@ -1,7 +1,6 @@
 """The launch: hands groups to an executor, mends what breaks, and stops when asked to."""
 
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from initlab.errors import Interrupted, UserError
+from initlab.errors import Interrupted, UserError, tell
 from initlab.experiment import record_failure
 from initlab.sweep.cells import Cell
 from initlab.sweep.executors import Executor, Job
@@ -38,7 +37,7 @@ class Signals:
         """Remember a signal, and give the next one its usual effect."""
         self.received = number
         self.restore()
-        print("\ninitlab: finishing the step and keeping what there is; once more to leave at once.", file=sys.stderr)
+        tell("\ninitlab: finishing the step and keeping what there is; once more to leave at once.")
 
     def restore(self) -> None:
         """Put the handlers back that were there before."""

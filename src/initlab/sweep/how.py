@@ -59,12 +59,14 @@ class How:
         spread = self.processes()
         return spread if worth_processes(cells, sizes, spread.sharers()) else replace(self, executor="inline")
 
-    def early(self, updates: float, device: str, threads: int | str) -> "How | None":
-        """Return the processes that so many updates will probably need, None for none."""
+    def early(self, networks: int, updates: float, device: str, threads: int | str) -> "How | None":
+        """Return the processes that networks of so many updates each will probably need, None for none."""
+        spread = self if self.executor == "process" else self.processes()
+        workers = spread.sharers()
         if self.executor == "process":
-            return self
-        spread = self.processes()
-        return spread if updates >= UPDATES and may_spread({(device, threads)}, spread.sharers()) else None
+            return spread if min(workers, networks) * PER_PROCESS <= SHARE * free_bytes("cpu") else None
+        large = networks * updates >= UPDATES and networks >= 2 * workers
+        return spread if large and may_spread({(device, threads)}, workers) else None
 
 
 def worth_processes(cells: Sequence[Cell], sizes: Sizes, workers: int) -> bool:

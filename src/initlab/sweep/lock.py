@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from initlab.errors import Interrupted, UserError
+from initlab.errors import Interrupted, UserError, tell
 from initlab.records.files import door, replace
 
 PATIENCE = 5.0  # seconds before a wait is mentioned
@@ -73,7 +72,7 @@ def group_lock(path: Path, stop: Callable[[], int]) -> Iterator[None]:
                     raise Interrupted(signal) from None
                 if not told and time.monotonic() - began > PATIENCE:
                     told = True
-                    print(f"initlab: waiting for the worker of another launch, which has {path.stem}.", file=sys.stderr)
+                    tell(f"initlab: waiting for the worker of another launch, which has {path.stem}.")
     try:
         yield
     finally:

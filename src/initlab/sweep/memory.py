@@ -46,7 +46,7 @@ def network_size(config: Config) -> Size:
     try:
         with torch.device("meta"):
             module = build_module(config, data, pick_activation(config))
-    except Exception:
+    except (Exception, SystemExit):
         # A user's own model that cannot be built without memory, or at all: it runs alone, where a bug is recorded.
         return Size(math.inf, samples, steps)
     size = 8 if config.precision == "fp64" else 4
@@ -54,7 +54,7 @@ def network_size(config: Config) -> Size:
     copies = 3 + len(OPTIMIZERS[config.optim["name"]].slots)
     try:
         layers = run_layers(module, data.prepare(data.train_x[:2]))
-    except Exception:
+    except (Exception, SystemExit):
         # A user's own model may do anything where its weights are not set; the estimate is only an estimate.
         layers = [(weights // batch + 1, weights)]
     outputs = [values for values, _ in layers]

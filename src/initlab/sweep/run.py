@@ -20,7 +20,7 @@ from initlab.sweep.cells import Cell
 from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import make_executor
 from initlab.sweep.how import How
-from initlab.sweep.lock import alone
+from initlab.sweep.lock import alone, group_lock
 from initlab.sweep.memory import largest_group
 from initlab.sweep.plan import Group, PlanFile, arrange, by_key
 from initlab.sweep.progress import Progress, SweepLine
@@ -207,9 +207,17 @@ def skip(cells: Sequence[Cell], results: Results, ended: Ended) -> None:
 
 
 def sweep_room(room: Path, groups: Sequence[Group]) -> None:
-    """Remove what earlier launches left and no group will go on from."""
+    """Remove what earlier launches left and no group will go on from.
+
+    A worker that one of them left behind may still compute a group that is none any more, now that the grid is another
+    one; its cells are in other groups, and two must not write them: it is waited for.
+    """
     kept = {f"{group.id}.pt" for group in groups} | {f"{group.id}.lock" for group in groups}
     if room.is_dir():
+        for path in sorted(room.glob("*.lock")):
+            if path.name not in kept:
+                with group_lock(path, lambda: 0):
+                    pass
         for path in room.iterdir():
             if path.name not in kept:
                 path.unlink(missing_ok=True)

@@ -118,8 +118,8 @@ def telling(names: Sequence[str], flats: Sequence[Mapping[str, Any]]) -> list[st
     found = []
     for key in names:
         option = key.partition(".")[0]
-        chosen = {flat.get(option) for flat in flats} if option in names else set()
-        alike = [[flat for flat in flats if flat.get(option) == one] for one in chosen]
+        chosen = {str(flat.get(option)) for flat in flats} if option in names else set()
+        alike = [[flat for flat in flats if str(flat.get(option)) == one] for one in chosen]
         if differ(key, flats) and (option == key or not alike or any(differ(key, some) for some in alike)):
             found.append(key)
     return found

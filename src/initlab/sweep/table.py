@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from initlab.config.naming import is_incidental
+
 METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
 # Columns that describe a result, or where it lies: never an axis of the grid.
 NOT_AXES = {
@@ -33,8 +35,12 @@ def as_typed(value: Any) -> str:
 
 
 def axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    """Return the configuration keys that differ between the runs, the seed aside; `keys` are all there are."""
-    found = [k for k in keys if k in frame and k not in NOT_AXES and frame[k].map(as_typed).nunique() > 1]
+    """Return the configuration keys that differ between the runs, the seed aside; `keys` are all there are.
+
+    What has no say in a result tells no cells apart: runs of one cell may differ in `device` or `sweep.order`.
+    """
+    told = [k for k in keys if k in frame and k not in NOT_AXES and not is_incidental(k)]
+    found = [k for k in told if frame[k].map(as_typed).nunique() > 1]
     # A key that follows from the chosen option (init.distribution from init) tells nothing of its own.
     text = frame[found].map(as_typed)
     follows = [

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -33,7 +34,8 @@ class Task:
     room: Path  # checkpoints, locks, progress
     every: float
     launch: str  # tells this launch's wish to stop from an earlier one's
-    home: Path = field(default_factory=Path.cwd)  # where the user's own modules and relative paths are looked up
+    home: Path = field(default_factory=Path.cwd)  # where relative paths are looked up
+    modules: Sequence[str] = field(default_factory=lambda: list(sys.path))  # where the user's own modules are
 
     @property
     def checkpoint(self) -> Path:
@@ -108,7 +110,8 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
                 summaries = run(task.configs, task.directories, watch, keeping)
         except UserError:
             raise
-        except Exception as error:
+        # A model of the user's that wants to leave fails like any other.
+        except (Exception, SystemExit) as error:
             first = (str(error).strip().splitlines() or [""])[0]
             raise GroupError(f"{type(error).__name__}: {first}", traceback.format_exc()) from error
         task.checkpoint.unlink(missing_ok=True)
@@ -138,6 +141,7 @@ class Remote:
     def __call__(self) -> Done | Broken:
         """Do the work in this process and return what became of it, whatever that is."""
         os.chdir(self.task.home)
+        sys.path += [place for place in self.task.modules if place not in sys.path]
         self.watch({})
         with suppress(ValueError):  # not in the main thread: then the launch alone can stop it
             signal.signal(signal.SIGTERM, self.hear)

@@ -159,11 +159,14 @@ def workers_kept() -> Iterator[None]:
 
 
 @contextmanager
-def started_early(workers: int | str) -> Iterator[None]:
-    """Start the processes of the launch that comes: they load torch while the grid is composed and checked."""
+def started_early(workers: int | str, groups: int) -> Iterator[None]:
+    """Start the processes of the launch that comes: they load torch while the grid is composed and checked.
+
+    Arguments: `workers` of the launch; `groups` that it may have at most, for more processes would have nothing to do.
+    """
     with workers_kept():
         early = executor(workers, {})
-        for worker in early.workers:
+        for worker in early.workers[:groups]:
             worker.start()
         early.close()
         yield
@@ -242,5 +245,10 @@ def serve() -> None:
             task = pickle.load(inward)
         except EOFError:
             return
-        pickle.dump(Remote(task, parent)(), out)
-        out.flush()
+        answer = Remote(task, parent)()
+        try:
+            pickle.dump(answer, out)
+            out.flush()
+        except BrokenPipeError:
+            # The launch is gone; what there is to keep is kept.
+            os._exit(0)
