@@ -1,6 +1,8 @@
 """What the terminal shows, at several widths, and what a file shows instead."""
 
 import io
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -182,3 +184,13 @@ def test_cells_leave_out_what_nothing_measured():
 def test_cells_in_a_file_are_wide(capsys):
     show_cells(ROWS, AXES)
     assert "val accuracy" in capsys.readouterr().out
+
+
+def test_a_line_that_nobody_reads_any_more_ends_nothing(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as nobody:
+        monkeypatch.setattr(sys, "stderr", nobody)
+        with ProgressLine("training") as line:
+            line.console.print("x" * 100_000)
+        assert line.console.quiet
