@@ -612,3 +612,11 @@ def test_grids_are_composed_by_several_threads_at_once(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda k: compose_grid([f"seed=range({k})", "init=zeros,ones"])[0], range(1, 9)))
     assert [len(configs) for configs in found] == [2 * k for k in range(1, 9)]
+
+
+def test_a_rule_that_takes_nothing_out_is_told(capsys):
+    configs, _ = compose_grid(["seed=0,1", "sweep.exclude=[{seed:7},{seed:1}]"])
+    assert wanted(configs) == [0]
+    told = capsys.readouterr().err
+    assert "takes nothing out by {seed:7}" in told
+    assert "seed:1" not in told

@@ -10,10 +10,11 @@ from typing import Any
 from initlab.config import Config
 from initlab.config.checks import typed
 from initlab.config.files import options
+from initlab.config.grid import literal
 from initlab.config.naming import cell_name, determining, digest, run_name
 from initlab.config.overrides import option_named
 from initlab.config.schema import GROUPS
-from initlab.errors import UserError, nearest
+from initlab.errors import UserError, nearest, tell
 from initlab.experiment import impossible
 from initlab.experiment.start import procedure_of
 from initlab.records import flatten
@@ -51,6 +52,9 @@ def wanted(configs: Sequence[Config], repeats: bool = False) -> list[int]:
                     "the grid as a whole: give it a single value."
                 )
     rules = [read_rule(rule, flat) for rule in first.sweep.exclude]
+    for told, rule in zip(first.sweep.exclude, rules, strict=True):
+        if not any(matches(values, rule) for values in flat):
+            tell(f"initlab: sweep.exclude takes nothing out by {literal(told)}: no cell of the grid has that.")
     kept = [k for k, values in enumerate(flat) if not any(matches(values, rule) for rule in rules)]
     if not kept:
         raise UserError(f"sweep.exclude={first.sweep.exclude} leaves nothing to run: take a rule out.")
