@@ -17,6 +17,7 @@ from initlab.sweep import How
 from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import KINDS, check_executor, make_executor
 from initlab.sweep.executors import process as processes
+from initlab.sweep.executors.cluster import connect
 from initlab.sweep.plan import Group, PlanFile
 from initlab.sweep.progress import Progress, SweepLine
 from initlab.sweep.work import Broken, Done, GroupError, Remote, Task, WorkerDied, read_progress
@@ -269,6 +270,27 @@ def test_a_model_that_wants_to_leave_fails_alone(tmp_path, monkeypatch):
 
 
 # --- refusals
+
+
+@pytest.mark.parametrize(("failures", "address", "starts"), [(1, None, 2), (9, None, 2), (9, "auto", 1)])
+def test_a_cluster_of_this_machine_is_started_again_and_then_refused_in_a_sentence(
+    monkeypatch, failures, address, starts
+):
+    ray = pytest.importorskip("ray")
+    begun = []
+
+    def init(**_):
+        begun.append(1)
+        if len(begun) <= failures:
+            raise Exception("The node timed out\nduring startup")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    says = "address=auto cannot be reached" if address else r"cannot start a cluster .*\(The node timed out\)"
+    refused = pytest.raises(UserError, match=says) if failures > 1 else contextlib.nullcontext()
+    with refused:
+        connect(address)
+    assert len(begun) == starts
 
 
 @pytest.mark.parametrize(

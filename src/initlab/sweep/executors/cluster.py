@@ -66,6 +66,38 @@ def do(task: Task) -> Done | Broken:
     return Remote(task)()
 
 
+def connect(address: str | None) -> None:
+    """Join a cluster, or start one of this machine: that again if need be, for Ray gives a busy machine 30 s.
+
+    Raises UserError when it cannot be had.
+    """
+    import ray
+
+    own = not (address or os.environ.get("RAY_ADDRESS"))
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if own:
+        how["include_dashboard"] = False
+    for last in (False, True) if own else (True,):
+        try:
+            ray.init(address=address, **how)
+        except Exception as error:  # of no kind of its own, where a node does not start in time
+            ray.shutdown()
+            if not last:
+                continue
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if own:
+                raise UserError(
+                    f"hydra.launcher.executor=ray cannot start a cluster on this machine ({why}): try again, or start "
+                    "one by `ray start --head` and say +hydra.launcher.options.address=auto."
+                ) from error
+            raise UserError(
+                f"hydra.launcher.options.address={address} cannot be reached ({why}): "
+                "say address=auto on a node of the cluster."
+            ) from error
+        else:
+            return
+
+
 def executor(
     workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
 ) -> RayTasks:
@@ -75,16 +107,7 @@ def executor(
     chosen = {**DEFAULTS, **options}
     started = not ray.is_initialized()
     if started:
-        try:
-            own: dict[str, Any] = (
-                {} if chosen["address"] or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
-            )
-            ray.init(address=chosen["address"], log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"hydra.launcher.options.address={chosen['address']} cannot be reached "
-                f"({str(error).strip().splitlines()[0]}): say address=auto on a node of the cluster."
-            ) from error
+        connect(chosen["address"])
     resources = ray.cluster_resources()
     cards = int(resources.get("GPU", 0))
     gpus = chosen["num_gpus"] if chosen["num_gpus"] is not None else (1 if cards else 0)
