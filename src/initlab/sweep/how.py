@@ -61,10 +61,10 @@ class How:
 
     def early(self, networks: int, updates: float, device: str, threads: int | str) -> "How | None":
         """Return the processes that networks of so many updates each will probably need, None for none."""
-        spread = self if self.executor == "process" else self.processes()
-        workers = spread.sharers()
         if self.executor == "process":
-            return spread if min(workers, networks) * PER_PROCESS <= SHARE * free_bytes("cpu") else None
+            return self if min(self.sharers(), networks) * PER_PROCESS <= SHARE * free_bytes("cpu") else None
+        spread = self.processes()
+        workers = spread.sharers()
         large = networks * updates >= UPDATES and networks >= 2 * workers
         return spread if large and may_spread({(device, threads)}, workers) else None
 

@@ -37,11 +37,11 @@ def machine_bytes() -> float:
 def container_bytes() -> float:
     """Return what a control group of this process leaves, infinity without a limit."""
     for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            return float(Path(limit).read_text()) - float(Path(used).read_text())
+            return float((GROUPS / limit).read_text()) - float((GROUPS / used).read_text())
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return float("inf")
