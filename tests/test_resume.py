@@ -567,12 +567,12 @@ def workers_of(launch: subprocess.Popen) -> list[int]:
 
 
 def is_worker(process: int) -> bool:
-    """Does a process compute groups? Not so the servers of a Ray cluster, whose death ends the cluster."""
+    """Does a process compute groups? Not so the servers and agents (`ray::…Agent`) of Ray, whose death ends all."""
     try:
         line = (Path("/proc") / str(process) / "cmdline").read_bytes().replace(b"\0", b" ")
     except OSError:
         return False
-    return any(word in line for word in (b"executors.process", b"submitit.core._submit", b"ray::"))
+    return any(word in line for word in (b"executors.process", b"submitit.core._submit", b"ray::do"))
 
 
 def descendants(process: int) -> list[int]:
