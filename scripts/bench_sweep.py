@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ import torch
 from bench_share import processes, shares
 from beside import Beside
 
-from initlab.ensemble import lane, stack
+from initlab.ensemble import lane, slopes, stack
 from initlab.training import Plan, train
 
 HOME = Path(__file__).parent
@@ -63,8 +64,8 @@ KINDS = {
     "update": ("_fused_sgd_",),
     "gradient norms": ("linalg_vector_norm", "_foreach_norm", "dot"),
     "loss and accuracy": (
-        *("_log_softmax", "_log_softmax_backward_data", "nll_loss2d_forward", "nll_loss2d_backward"),
-        *("argmax", "mean", "eq", "exp_", "sub_", "stack", "one_hot", "gather", "neg_"),
+        *("_log_softmax", "_log_softmax_backward_data", "nll_loss_forward", "nll_loss2d_forward"),
+        *("nll_loss2d_backward", "argmax", "mean", "eq", "stack", "one_hot"),
     ),
     "bias gradients": ("sum",),
     "batches and copies": ("copy_", "index_select", "clone", "mul_", "add_"),
@@ -150,18 +151,23 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass
 class Stopwatch:
-    """A function that torch's profiler does not see, and the seconds that it took."""
+    """What makes calls that torch's profiler does not see, and the seconds that these calls took."""
 
-    function: Callable[..., Any]
+    maker: Callable[..., Callable[..., Any]]
     seconds: float = 0.0
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        """Call it, and note the time."""
-        began = time.perf_counter()
-        try:
-            return self.function(*given, **named)
-        finally:
-            self.seconds += time.perf_counter() - began
+    def __call__(self, *given: Any, **named: Any) -> Callable[..., Any]:
+        """Make a call that notes its time."""
+        made = self.maker(*given, **named)
+
+        def timed(*later: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return made(*later)
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        return timed
 
 
 def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, float]:
@@ -173,18 +179,20 @@ def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, floa
     data, count = bench_ensemble.make_data(given.batch), min(16, len(given.schemes) * given.seeds)
     ensemble = stack(bench_ensemble.make_networks(count, given.width, depth, act))
     plan = Plan(10, given.batch, "sgd", ({"lr": 0.01},) * count)
-    list(train(ensemble, data, plan))
-    beside = {"products": Stopwatch(lane.gemm), "activations": Stopwatch(lane.tanh_)}
-    with (
-        patch.object(lane, "gemm", beside["products"]),
-        patch.object(lane, "tanh_", beside["activations"]),
-        profile(activities=[ProfilerActivity.CPU]) as profiled,
-    ):
-        clock, _ = bench_ensemble.timed(lambda: list(train(ensemble, data, plan)))
+    makers = {"products": [(lane, "bound"), (lane, "awaiting")], "activations": [(slopes, "tanh_call")]}
+    beside = [(kind, place, name, Stopwatch(getattr(place, name))) for kind in makers for place, name in makers[kind]]
+    with ExitStack() as patches:
+        for _, place, name, watch in beside:
+            patches.enter_context(patch.object(place, name, watch))
+        list(train(ensemble, data, plan))
+        for *_, watch in beside:
+            watch.seconds = 0.0
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            clock, _ = bench_ensemble.timed(lambda: list(train(ensemble, data, plan)))
     torch.set_num_threads(threads)
     own = {event.key.split("::")[-1]: event.self_cpu_time_total / 1e6 for event in profiled.key_averages()}
     found = {kind: sum(own.get(name, 0.0) for name in names) / clock for kind, names in KINDS.items()}
-    for kind, watch in beside.items():
+    for kind, _, _, watch in beside:
         found[kind] += watch.seconds / clock
     found["views, calls, Python"] = 1 - sum(found.values())
     print(f"depth {depth}, {act}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in found.items()))

@@ -1,6 +1,7 @@
 """Products by OpenBLAS, where torch's library is narrow: right, alike whoever asks, and nobody else's business."""
 
 import ctypes
+import itertools
 import os
 import subprocess
 import sys
@@ -33,6 +34,27 @@ def test_a_product_is_the_product(shape, turn_a, turn_b, add):
     )
     # Rounding of a sum of `inner` products, each of size 1: far below the sixth digit's error of a wrong entry.
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6 * (inner + 1))
+
+
+@wide
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("turn_b", [False, True])
+@pytest.mark.parametrize("add", [False, True])
+def test_a_bound_product_reads_what_is_there_when_it_is_called(shape, turn_b, add):
+    rows, inner, columns = shape
+    draw = torch.Generator().manual_seed(0)
+    first, later = (torch.randn(rows, inner, generator=draw) for _ in "ab")
+    batches = [torch.randn(*((columns, inner) if turn_b else (inner, columns)), generator=draw) for _ in "abc"]
+    a, b, out = first.clone(), batches[0].clone(), torch.empty(rows, columns)
+    call, fed = blas.bound(out, a, b, turn_b=turn_b, add=add), blas.awaiting(out, a, turn_b, add)
+    for values, batch in itertools.product((first, later), batches):
+        a.copy_(values)
+        b.copy_(batch)
+        expected = blas.gemm(torch.ones(rows, columns), values, batch, turn_b=turn_b, add=add)
+        for product, given in ((call, ()), (fed, (batch,))):
+            out.fill_(1)
+            product(*given)
+            assert torch.equal(out, expected)
 
 
 @wide
@@ -153,7 +175,9 @@ def test_tanh_is_tanh_wherever_an_entry_lies(narrow, monkeypatch):
     expected = x.double().tanh()
     found = tanh.quick_tanh(x)
     assert ((found - expected).abs() <= 1.2e-7 * expected.abs()).all()
-    assert torch.equal(tanh.tanh_(x.clone()), found)
+    in_place = x.clone()
+    tanh.tanh_call(in_place)()
+    assert torch.equal(in_place, found)
     for start in (1, 5, 13):
         assert torch.equal(tanh.quick_tanh(x[start : start + 37].clone()), found[start : start + 37])
         assert torch.equal(tanh.quick_tanh(x[start:]), found[start:])

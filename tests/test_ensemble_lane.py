@@ -46,9 +46,9 @@ def taken(monkeypatch) -> list[int]:
     calls: list[int] = []
     back = lanes.Lane.back
 
-    def counted(self, delta, kept, k, x):
+    def counted(self, x, k):
         calls.append(k)
-        back(self, delta, kept, k, x)
+        back(self, x, k)
 
     monkeypatch.setattr(lanes.Lane, "back", counted)
     return calls

@@ -11,16 +11,18 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 BOUNDARY = 64  # bytes: a cache line, and the widest vector
+Call: TypeAlias = Callable[[], Any]
 KERNELS = "SkylakeX"  # OpenBLAS's name of its 512-bit code
+SECOND = 9  # where the address of the second matrix stands among what BLAS is given
 BY_ROWS, AS_IS, TURNED = 101, 111, 112  # what the C interface of BLAS calls them
 
 
@@ -89,14 +91,51 @@ def gemm(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool =
     >>> sgemm() is None or gemm(out, a, a, turn_b=True, add=True).tolist()
     [[4.0, 4.0], [4.0, 4.0]]
     """
-    (rows, columns), (height, width) = out.shape, a.shape
+    bound(out, a, b, turn_a, turn_b, add)()
+    return out
+
+
+def bound(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:
+    """Return `gemm` of matrices that stay where they are, as one call: looking them up takes longer than calling.
+
+    The matrices must outlive the call.
+    """
     call = sgemm()
     assert call is not None
-    call(
-        BY_ROWS, TURNED if turn_a else AS_IS, TURNED if turn_b else AS_IS, rows, columns, height if turn_a else width,
-        1.0, a.data_ptr(), width, b.data_ptr(), b.shape[1], 1.0 if add else 0.0, out.data_ptr(), columns,
+    return partial(call, *described(out, a, b.data_ptr(), turn_a, turn_b, add))
+
+
+def awaiting(out: Tensor, a: Tensor, turn_b: bool = False, add: bool = False) -> Callable[[Tensor], None]:
+    """Return `gemm` as a call that is given the second matrix; the other two must outlive it.
+
+    >>> out, a = torch.zeros(2, 2), torch.ones(2, 3)
+    >>> sgemm() is None or awaiting(out, a)(torch.ones(3, 2)) or out.tolist()
+    [[3.0, 3.0], [3.0, 3.0]]
+    """
+    call, others = sgemm(), described(out, a, 0, turn_b=turn_b, add=add)
+    assert call is not None
+    second = others[SECOND]
+
+    def multiply(b: Tensor) -> None:
+        second.value = b.data_ptr()
+        call(*others)
+
+    return multiply
+
+
+def described(
+    out: Tensor, a: Tensor, b: int, turn_a: bool = False, turn_b: bool = False, add: bool = False
+) -> tuple[Any, ...]:
+    """Return what BLAS wants to know of a product, as C has it; the second matrix begins at address `b`."""
+    (rows, columns), (height, width) = out.shape, a.shape
+    inner = height if turn_a else width
+    whole, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+    return (
+        whole(BY_ROWS), whole(TURNED if turn_a else AS_IS), whole(TURNED if turn_b else AS_IS),
+        whole(rows), whole(columns), whole(inner),
+        real(1.0), address(a.data_ptr()), whole(width), address(b), whole(inner if turn_b else columns),
+        real(1.0 if add else 0.0), address(out.data_ptr()), whole(columns),
     )  # fmt: skip
-    return out
 
 
 def wide_product(a: Tensor, b: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -7,59 +7,44 @@ once products take longer than the calls around them; and what is computed alone
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from initlab.ensemble.blas import BOUNDARY, gemm, narrow_library
+from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, narrow_library
 from initlab.ensemble.leaves import StackedElementwise, StackedFlatten, StackedLinear
-from initlab.ensemble.tanh import tanh_
+from initlab.ensemble.slopes import SLOPES, nothing
 from initlab.models.plain import Chain
 
 LARGE = 1e6  # operations of a layer's product from which on a lane pays
 
 
 @dataclass(frozen=True)
-class Slope:
-    """One activation φ by plain calls, and how a gradient passes it: `ahead(z, φ)` and `back(δ, kept, φ)`.
+class Way:
+    """What one member computes on a batch, as calls bound to memory: only the batch [B, in] is new every time.
 
-    `kept` is z, or φ(z) where `in_place` is set: there `ahead` overwrites z. `back` may overwrite δ.
+    `enter` takes it to the first layer, `leave` to the gradient of that layer's weights.
     """
 
-    back: Callable[[Tensor, Tensor, Any], Tensor]
-    ahead: Callable[[Tensor, Any], Tensor] = lambda z, phi: phi(z)
-    in_place: bool = False
-
-
-aten: Any = torch.ops.aten
-SLOPES: dict[type[nn.Module], Slope] = {
-    nn.Identity: Slope(lambda delta, y, phi: delta, lambda z, phi: z, True),
-    nn.ReLU: Slope(
-        lambda delta, y, phi: aten.threshold_backward.grad_input(delta, y, 0, grad_input=delta),
-        lambda z, phi: z.relu_(),
-        in_place=True,
-    ),
-    nn.Tanh: Slope(
-        lambda delta, y, phi: aten.tanh_backward.grad_input(delta, y, grad_input=delta),
-        lambda z, phi: tanh_(z),
-        in_place=True,
-    ),
-    nn.GELU: Slope(lambda delta, z, phi: aten.gelu_backward.default(delta, z, approximate=phi.approximate)),
-    nn.SiLU: Slope(lambda delta, z, phi: aten.silu_backward.default(delta, z)),
-    nn.LeakyReLU: Slope(lambda delta, z, phi: aten.leaky_relu_backward.default(delta, z, phi.negative_slope, False)),
-    nn.ELU: Slope(lambda delta, z, phi: aten.elu_backward.default(delta, phi.alpha, 1, 1, False, z)),
-    nn.Softplus: Slope(lambda delta, z, phi: aten.softplus_backward.default(delta, z, phi.beta, phi.threshold)),
-}
+    enter: Callable[[Tensor], Any]
+    ahead: Sequence[Call]
+    back: Sequence[Call]
+    leave: Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
 class Room:
-    """Memory for one pass: what each layer gives, and the gradient of it, for which two of a width take turns."""
+    """Memory for batches of one size, and the ways of the members through it.
 
-    results: list[Tensor]
+    What each layer gives, before and after its activation, and the gradient of it, for which two of a width take turns.
+    """
+
+    before: list[Tensor]
+    after: list[Tensor]
     deltas: list[Tensor]
+    ways: dict[int, Way] = field(init=False, default_factory=dict)
 
 
 @dataclass
@@ -97,65 +82,107 @@ class Lane:
         shapes = [layer.weight.shape[1:] for layer in self.layers[:-1]]
         return self.flat.is_cpu and all(2 * batch * rows * columns >= LARGE for rows, columns in shapes)
 
-    def ahead(self, x: Tensor, k: int) -> tuple[Tensor, list[Tensor]]:
-        """Return the outputs [classes, B] of member k on a batch [in, B], and what the way back needs.
+    def ahead(self, x: Tensor, k: int) -> Tensor:
+        """Return the outputs [classes, B] of member k on a batch [B, in]; the next call takes their memory again."""
+        room = self.room(len(x))
+        way = room.ways.get(k) or self.way(room, k)
+        way.enter(x)
+        for call in way.ahead:
+            call()
+        return room.after[-1]
 
-        Its memory is taken again at the next call with as many samples; only the outputs are new.
-        """
-        kept, h, room = [x], x, self.room(x).results
-        for layer, (act, slope) in enumerate(zip(self.acts, self.slopes, strict=True)):
-            z, bias = room[layer], self.biases[layer][k]
-            if layer == len(room) - 1:
-                z = torch.empty_like(z)
-            if bias is not None:
-                z.copy_(bias)
-            product(z, self.weights[layer][k], h, add=bias is not None)
-            h = slope.ahead(z, act)
-            kept += [z, h]
-        return h, kept
+    def back(self, x: Tensor, k: int) -> None:
+        """Write the gradients of member k, on the batch [B, in] that it has just seen, from `delta` of its outputs."""
+        way = self.room(len(x)).ways[k]
+        for call in way.back:
+            call()
+        way.leave(x)
 
-    def back(self, delta: Tensor, kept: list[Tensor], k: int, x: Tensor) -> None:
-        """Write the gradients of member k, from that of its outputs; x [B, in] is the batch as it comes."""
-        deltas = self.room(kept[0]).deltas
-        for layer in reversed(range(len(self.layers))):
-            h, z = kept[2 * layer : 2 * layer + 2]
-            delta = self.slopes[layer].back(delta, z, self.acts[layer])
-            into_weight, into_bias = self.sinks[layer]
-            if into_bias is not None:
-                torch.sum(delta, 1, out=into_bias)
-            if layer:
-                product(into_weight, delta, h, turn_b=True)
-                delta = product(deltas[layer - 1], self.weights[layer][k], delta, turn_a=True)
-            else:
-                product(into_weight, delta, x)
+    def delta(self, batch: int) -> Tensor:
+        """Return the memory for the gradient of the loss by the outputs [classes, B]."""
+        return self.room(batch).deltas[-1]
 
     def outputs(self, x: Tensor) -> Tensor:
         """Return the outputs of all members on a batch [B, *input_shape] as [N, B, classes]."""
-        turned = x.flatten(1).t().contiguous()
-        found = torch.stack([self.ahead(turned, k)[0].t() for k in range(len(self.weights[0]))])
+        x = x.flatten(1).contiguous()
+        found = x.new_empty(len(self.weights[0]), len(x), self.weights[-1][0].shape[0])
+        for k, of_member in enumerate(found.unbind()):
+            of_member.copy_(self.ahead(x, k).t())
         # Evaluations take more samples at a time, and are far between: their memory is given back.
         self.rooms.clear()
         return found
 
-    def room(self, x: Tensor) -> Room:
-        """Return the memory for a batch [in, B]."""
-        count = x.shape[1]
+    def room(self, count: int) -> Room:
+        """Return the memory for batches of `count` samples."""
         if count not in self.rooms:
             widths = [len(own[0]) for own in self.weights]
-            pair = {(width, turn): x.new_empty(width, count) for width in widths for turn in (0, 1)}
+            pair = {(width, turn): self.flat.new_empty(width, count) for width in widths for turn in (0, 1)}
+            before = [self.flat.new_empty(width, count) for width in widths]
             self.rooms[count] = Room(
-                [x.new_empty(width, count) for width in widths],
+                before,
+                [z if slope.in_place else torch.empty_like(z) for z, slope in zip(before, self.slopes, strict=True)],
                 [pair[width, layer % 2] for layer, width in enumerate(widths)],
             )
         return self.rooms[count]
 
+    def way(self, room: Room, k: int) -> Way:
+        """Bind what member k computes to the memory of a room."""
+        ahead: list[Call] = []
+        back: list[Call] = []
+        enter = leave = None
+        for layer, (slope, act) in enumerate(zip(self.slopes, self.acts, strict=True)):
+            z, y, delta = room.before[layer], room.after[layer], room.deltas[layer]
+            weight, bias = self.weights[layer][k], self.biases[layer][k]
+            into_weight, into_bias = self.sinks[layer]
+            returns = [slope.back(delta, z, act)]
+            if into_bias is not None:
+                returns.append(partial(torch.sum, delta, 1, out=into_bias))
+            if layer == 0:
+                enter = product_of_batch(z, weight, turn_b=True, bias=bias)
+                leave = product_of_batch(into_weight, delta)
+            else:
+                below = room.after[layer - 1]
+                if bias is not None:
+                    ahead.append(partial(z.copy_, bias))
+                ahead.append(product(z, weight, below, add=bias is not None))
+                returns.append(product(into_weight, delta, below, turn_b=True))
+                returns.append(product(room.deltas[layer - 1], weight, delta, turn_a=True))
+            ahead.append(slope.ahead(z, y, act))
+            back = returns + back
+        assert enter is not None
+        assert leave is not None
+        ahead, back = ([call for call in calls if call is not nothing] for calls in (ahead, back))
+        found = room.ways[k] = Way(enter, ahead, back, leave)
+        return found
 
-def product(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Tensor:
-    """Write a b of two matrices, the one or the other turned, or add it to what is there."""
+
+def product(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:
+    """Return the call that writes a b, the one or the other turned, or adds it to what is there."""
     if a.dtype == torch.float32 and narrow_library():
-        return gemm(out, a, b, turn_a, turn_b, add)
+        return bound(out, a, b, turn_a, turn_b, add)
     a, b = a.t() if turn_a else a, b.t() if turn_b else b
-    return torch.addmm(out, a, b, out=out) if add else torch.mm(a, b, out=out)
+    return partial(torch.addmm, out, a, b, out=out) if add else partial(torch.mm, a, b, out=out)
+
+
+def product_of_batch(out: Tensor, a: Tensor, turn_b: bool = False, bias: Tensor | None = None) -> Callable:
+    """Return the call that writes a b (+ bias), where b or its transpose is the batch that it is given."""
+    multiply: Callable[[Tensor], Any]
+    if a.dtype == torch.float32 and narrow_library():
+        multiply = awaiting(out, a, turn_b, add=bias is not None)
+    else:
+        by_torch = partial(torch.mm, a, out=out) if bias is None else partial(torch.addmm, out, a, out=out)
+
+        def multiply(x: Tensor) -> Any:
+            return by_torch(x.t() if turn_b else x)
+
+    if bias is None:
+        return multiply
+
+    def shifted(x: Tensor) -> Any:
+        out.copy_(bias)
+        return multiply(x)
+
+    return shifted
 
 
 def in_one_piece(like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -170,36 +197,6 @@ def in_one_piece(like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     flat = torch.zeros(sum(sizes), dtype=like[0].dtype, device=like[0].device)
     pieces = flat.split(sizes)
     return flat, [piece[: t.numel()].view(t.shape) for piece, t in zip(pieces, like, strict=True)]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The loss of one member on labels [B] or values [B, C], and its gradient by the outputs, both of these [C, B].
-
-    >>> loss, delta = Objective(torch.tensor([1]), classes=2, dtype=torch.float32)(torch.zeros(2, 1))
-    >>> round(loss.item(), 4), delta.tolist()
-    (0.6931, [[0.5], [-0.5]])
-    """
-
-    y: Tensor
-    classes: int
-    dtype: torch.dtype
-    right: Tensor = field(init=False)  # the values, or 1 at every label: once for all members
-    labels: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        values = self.y if self.y.is_floating_point() else F.one_hot(self.y, self.classes).to(self.dtype)
-        object.__setattr__(self, "right", values.t().contiguous())
-        object.__setattr__(self, "labels", self.y.unsqueeze(0))
-
-    def __call__(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean cross-entropy or mean squared error, and the gradient."""
-        if self.y.is_floating_point():
-            off = outputs - self.right
-            return off.square().mean(), off * (2 / off.numel())
-        logs = torch.log_softmax(outputs, 0)
-        loss = logs.gather(0, self.labels).mean().neg_()
-        return loss, logs.exp_().sub_(self.right).mul_(1 / len(self.y))
 
 
 def lane_of(module: nn.Module, parameters: Sequence[Tensor]) -> Lane | None:

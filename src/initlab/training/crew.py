@@ -15,6 +15,7 @@ from initlab.ensemble import Part
 
 Work = TypeVar("Work")
 Found = TypeVar("Found")
+Made = TypeVar("Made")
 
 
 def one_core() -> None:
@@ -77,3 +78,11 @@ class Crew:
         if held is None or len(held[0]) < count:
             held = self.own.sinks = part.sinks()
         return [rows[:count] for rows in held]
+
+    def made_of(self, part: Part, make: Callable[[], Made]) -> Made:
+        """Return what this thread has made of a part, made anew when members have left it."""
+        made: dict[int, tuple[Part, list[int], Any]] = vars(self.own).setdefault("made", {})
+        if id(part) not in made or made[id(part)][1] != part.members:
+            made[id(part)] = part, list(part.members), make()
+        found: Made = made[id(part)][2]
+        return found

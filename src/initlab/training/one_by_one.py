@@ -32,7 +32,7 @@ def steps_of_members(
         for step in range(start, start + len(batches))
     ]
     objectives = [Objective(y, len(lane.weights[-1][0]), lane.flat.dtype) for _, y in batches]
-    inputs = [(flat, flat.t().contiguous()) for flat in (x.flatten(1).contiguous() for x, _ in batches)]
+    inputs = [x.flatten(1).contiguous() for x, _ in batches]
     outputs: list[list[Tensor]] = [[] for _ in batches]
     for k, member in enumerate(members):
         for one, x, objective, kept in zip(found, inputs, objectives, outputs, strict=True):
@@ -41,7 +41,7 @@ def steps_of_members(
             one.members.append(member)
             for name, value in (("loss", loss), ("grad_norm", norm), ("lr", update.rates[k] * factor)):
                 one.measured[name].append(value)
-            kept.append(logits.t())
+            kept.append(logits)
             if not math.isfinite(loss):
                 break
             if reached(member, loss, plan, state):
@@ -50,14 +50,14 @@ def steps_of_members(
     found = [one for one in found if one.members]
     for one, (_, y), logits_of in zip(found, batches, outputs, strict=False):
         if one.step % plan.log_every == 0:
-            one.measured["accuracy"] = accuracies(torch.stack(logits_of), y)
+            one.measured["accuracy"] = accuracies(torch.stack(logits_of).transpose(1, 2).contiguous(), y)
     return found
 
 
 def step_of_member(
     lane: Lane,
     k: int,
-    x: tuple[Tensor, Tensor],
+    x: Tensor,
     objective: Objective,
     plan: Plan,
     step: int,
@@ -65,12 +65,11 @@ def step_of_member(
     factor: float,
 ) -> tuple[float, float, Tensor]:
     """Take one step of one member; return its loss, its gradient's norm (NaN where nobody asks) and its outputs."""
-    logits, kept = lane.ahead(x[1], k)
-    mean, delta = objective(logits)
-    loss, norm, limit = mean.item(), math.nan, update.clip_norms[k]
+    logits = lane.ahead(x, k).clone()  # the next call takes their memory again
+    loss, norm, limit = objective(logits, lane.delta(len(x))).item(), math.nan, update.clip_norms[k]
     if not math.isfinite(loss):
         return loss, norm, logits
-    lane.back(delta, kept, k, x[0])
+    lane.back(x, k)
     if limit < math.inf or step % plan.log_every == 0:
         norm = math.sqrt(torch.dot(lane.flat, lane.flat).item())
         if limit < math.inf and not limit / (norm + 1e-6) >= 1:

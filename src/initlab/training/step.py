@@ -29,7 +29,7 @@ def advance_block(
     Step after step with the same few networks, weights and optimizer state stay in the cache. A recorded step, and the
     one after the last update, is a block of its own.
     """
-    update = Update.of(part, plan, state, crew)
+    update = crew.made_of(part, lambda: Update.of(part, plan, state, crew))
     if update.lane is not None and start < plan.steps:
         return advance_members(part, start, list(batches), plan, state, update)
     found: list[Found] = []
@@ -42,7 +42,7 @@ def advance_block(
             part.drop([stop.member for stop in stopped])
             if not part.members:
                 break
-            update = Update.of(part, plan, state, crew)
+            update = crew.made_of(part, lambda: Update.of(part, plan, state, crew))
     return found
 
 

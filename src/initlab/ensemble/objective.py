@@ -1,0 +1,43 @@
+"""The loss of one network of a lane, and its gradient."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+aten: Any = torch.ops.aten
+MEAN, NEVER = 1, -100  # how the kernel of the negative log-likelihood reduces, and the label it leaves out
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of one member on labels [B] or values [B, C], and its gradient by the outputs, both of these [C, B].
+
+    >>> delta = torch.empty(2, 1)
+    >>> loss = Objective(torch.tensor([1]), classes=2, dtype=torch.float32)(torch.zeros(2, 1), delta)
+    >>> round(loss.item(), 4), delta.tolist()
+    (0.6931, [[0.5], [-0.5]])
+    """
+
+    y: Tensor
+    classes: int
+    dtype: torch.dtype
+    right: Tensor = field(init=False)  # the values, or -1/B at every label: once for all members
+
+    def __post_init__(self) -> None:
+        one_hot = None if self.y.is_floating_point() else F.one_hot(self.y, self.classes).to(self.dtype)
+        values = self.y if one_hot is None else one_hot / -len(self.y)
+        object.__setattr__(self, "right", values.t().contiguous())
+
+    def __call__(self, outputs: Tensor, delta: Tensor) -> Tensor:
+        """Return mean cross-entropy or mean squared error, and write the gradient to `delta`."""
+        if self.y.is_floating_point():
+            torch.sub(outputs, self.right, out=delta)
+            loss = delta.square().mean()
+            delta.mul_(2 / delta.numel())
+            return loss
+        logs = torch.log_softmax(outputs, 0)
+        aten._log_softmax_backward_data.out(self.right, logs, 0, self.dtype, out=delta)
+        return aten.nll_loss_forward(logs.t(), self.y, None, MEAN, NEVER)[0]

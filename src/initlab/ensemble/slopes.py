@@ -1,0 +1,70 @@
+"""Activations by plain calls bound to memory, and how a gradient passes them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from initlab.ensemble.blas import Call
+from initlab.ensemble.tanh import tanh_call
+
+
+@dataclass(frozen=True)
+class Slope:
+    """One activation φ: `ahead(z, y, φ)` is the call that writes y = φ(z), `back(δ, kept, φ)` the one that δ passes.
+
+    `kept` is z, or y where `in_place` is set: there y is z's own memory. δ is overwritten by δ φ'(z).
+    """
+
+    ahead: Callable[[Tensor, Tensor, Any], Call]
+    back: Callable[[Tensor, Tensor, Any], Call]
+    in_place: bool = False
+
+
+def nothing() -> None:
+    """Leave everything as it is."""
+
+
+aten: Any = torch.ops.aten
+SLOPES: dict[type[nn.Module], Slope] = {
+    nn.Identity: Slope(lambda z, y, phi: nothing, lambda delta, y, phi: nothing, in_place=True),
+    nn.ReLU: Slope(
+        lambda z, y, phi: z.relu_,
+        lambda delta, y, phi: partial(aten.threshold_backward.grad_input, delta, y, 0, grad_input=delta),
+        in_place=True,
+    ),
+    nn.Tanh: Slope(
+        lambda z, y, phi: tanh_call(z),
+        lambda delta, y, phi: partial(aten.tanh_backward.grad_input, delta, y, grad_input=delta),
+        in_place=True,
+    ),
+    nn.GELU: Slope(
+        lambda z, y, phi: partial(aten.gelu.out, z, approximate=phi.approximate, out=y),
+        lambda delta, z, phi: partial(
+            aten.gelu_backward.grad_input, delta, z, approximate=phi.approximate, grad_input=delta
+        ),
+    ),
+    nn.SiLU: Slope(
+        lambda z, y, phi: partial(aten.silu.out, z, out=y),
+        lambda delta, z, phi: partial(aten.silu_backward.grad_input, delta, z, grad_input=delta),
+    ),
+    nn.LeakyReLU: Slope(
+        lambda z, y, phi: partial(aten.leaky_relu.out, z, phi.negative_slope, out=y),
+        lambda delta, z, phi: partial(
+            aten.leaky_relu_backward.grad_input, delta, z, phi.negative_slope, False, grad_input=delta
+        ),
+    ),
+    nn.ELU: Slope(
+        lambda z, y, phi: partial(aten.elu.out, z, phi.alpha, out=y),
+        lambda delta, z, phi: partial(aten.elu_backward.grad_input, delta, phi.alpha, 1, 1, False, z, grad_input=delta),
+    ),
+    nn.Softplus: Slope(
+        lambda z, y, phi: partial(aten.softplus.out, z, phi.beta, phi.threshold, out=y),
+        lambda delta, z, phi: partial(
+            aten.softplus_backward.grad_input, delta, z, phi.beta, phi.threshold, grad_input=delta
+        ),
+    ),
+}
