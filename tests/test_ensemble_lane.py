@@ -238,11 +238,18 @@ def test_a_target_and_an_evaluation_see_the_weights_of_their_step(taken):
 
 def test_memory_of_an_evaluation_is_given_back():
     data = images()
-    part = stack([network(data, seed, depth=3) for seed in range(3)]).parts[0]
+    ensemble = stack([network(data, seed, depth=3) for seed in range(3)])
+    part = ensemble.parts[0]
     with torch.no_grad():
         outputs = part.outputs(data.prepare(data.train_x, torch.float32))
         torch.testing.assert_close(outputs, part.forward(data.prepare(data.train_x, torch.float32)))
-    assert part.lane.rooms == {}
+    assert set(part.lane.rooms) == {len(data.train_x)}
+    held = [
+        set(part.lane.rooms)
+        for event in train(ensemble, data, Plan(6, 10, "sgd", ({},) * 3, eval_every=2))
+        if isinstance(event, Evaluation)
+    ]
+    assert held == [set()] * 4
 
 
 @pytest.mark.parametrize(

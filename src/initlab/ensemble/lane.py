@@ -108,8 +108,6 @@ class Lane:
         found = x.new_empty(len(self.weights[0]), len(x), self.weights[-1][0].shape[0])
         for k, of_member in enumerate(found.unbind()):
             of_member.copy_(self.ahead(x, k).t())
-        # Evaluations take more samples at a time, and are far between: their memory is given back.
-        self.rooms.clear()
         return found
 
     def room(self, count: int) -> Room:

@@ -44,6 +44,11 @@ class Part:
         lane = None if torch.is_autocast_enabled(x.device.type) else self.lane
         return lane.outputs(x) if lane is not None and lane.pays(len(x)) else self.forward(x)
 
+    def give_back(self) -> None:
+        """Give back what `outputs` took: evaluations are far between, and take more samples at a time than steps."""
+        if "lane" in vars(self) and self.lane is not None:
+            self.lane.rooms.clear()
+
     def by_member(self, tensor: Tensor) -> Tensor:
         """View a tensor met inside the forward pass as [N, B, …]."""
         return tensor if self.stacked else tensor.unsqueeze(0)

@@ -71,6 +71,8 @@ def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: Plan, crew: 
             values[f"{split}_loss"] = dict(zip(members, loss, strict=True))
             if data.task == "classification":
                 values[f"{split}_accuracy"] = dict(zip(members, [r / ys.numel() for r in right], strict=True))
+    for part in parts:
+        part.give_back()
     return Evaluation(step, values)
 
 
