@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from initlab.collector import modules_loading
 from initlab.config import Config
 from initlab.config.compose import register, to_config
 from initlab.config.errors import translated
@@ -126,7 +127,8 @@ class Gate(Callback):
 
 def checked(composed: DictConfig) -> Config:
     """Return the configuration of a single run; raises UserError if it cannot run."""
-    from initlab.experiment import impossible
+    with modules_loading():
+        from initlab.experiment import impossible
 
     config = to_config(composed, composed.hydra.overrides.task)
     if config.race:

@@ -9,6 +9,7 @@ from hydra.core.utils import JobReturn, configure_log, env_override, setup_globa
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from initlab.collector import modules_loading
 from initlab.config.errors import translated
 from initlab.config.grid import expand
 from initlab.errors import UserError
@@ -36,7 +37,8 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     with started_early(sweeper.launcher, master, len(texts)):
         with translated():
             jobs = compose_jobs(context, master, texts, 0)
-        from initlab.sweep import wanted
+        with modules_loading():
+            from initlab.sweep import wanted
 
         kept = wanted([job.config for job in jobs], repeats=bool(grids))
         jobs = [renumbered(jobs[old], new) if old != new else jobs[old] for new, old in enumerate(kept)]
@@ -52,8 +54,9 @@ def started_early(launcher: Any, master: DictConfig, networks: int) -> Iterator[
     if not maybe or OmegaConf.select(master, "dry_run"):
         yield
         return
-    from initlab.sweep import How
-    from initlab.sweep.executors.process import started_early as started
+    with modules_loading():
+        from initlab.sweep import How
+        from initlab.sweep.executors.process import started_early as started
 
     steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
     each = PER_EPOCH * epochs if steps is None else steps

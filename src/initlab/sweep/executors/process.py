@@ -1,6 +1,5 @@
 """`process`: processes of this machine, each pinned to cores of its own or to one card; they outlive their groups."""
 
-import gc
 import os
 import pickle
 import queue
@@ -16,7 +15,12 @@ from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
 
 PATIENCE = 60.0  # seconds that a process has to finish its step and keep its group
-ENTRY = "from initlab.sweep.executors.process import serve; serve()"
+ENTRY = """
+from initlab.collector import modules_loading
+with modules_loading():
+    from initlab.sweep.executors.process import serve
+serve()
+"""
 
 
 @dataclass
@@ -234,8 +238,6 @@ def serve() -> None:
     # Whatever prints must not end up between two answers.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    # What is loaded by now stays to the end: the collector need not look through all of torch again and again.
-    gc.freeze()
     inward = sys.stdin.buffer
     parent, cores = pickle.load(inward)
     if hasattr(os, "sched_setaffinity"):
