@@ -1,5 +1,6 @@
-"""Python's garbage collector: while modules load there is nothing to find, and it looks through them again and again."""
+"""Python's garbage collector, which has nothing to find while modules load, and looks through them all the same."""
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,5 +23,7 @@ def modules_loading() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        # At the end all goes: some libraries complain of what is still there then.
+        atexit.register(gc.unfreeze)
         if before:
             gc.enable()
