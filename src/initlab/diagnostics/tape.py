@@ -150,9 +150,12 @@ class Tape:
         parameters = dict(zip(self.part.names, self.part.parameters, strict=True))
         for tap in self.taps:
             if tap.weight in self.weights_before:
-                before = self._stacked(self.weights_before[tap.weight]).double()
-                moved = self._stacked(parameters[tap.weight]) - before
-                self._add(tap, "update_ratio", (norm(moved) / norm(before)).tolist())
+                before, after = (self._stacked(w) for w in (self.weights_before[tap.weight], parameters[tap.weight]))
+                # One network after another: in float64 all of them are far more than the cache holds.
+                pairs = ((old.double(), new) for old, new in zip(before, after, strict=True))
+                self._add(
+                    tap, "update_ratio", [(norm((new - old)[None]) / norm(old[None])).item() for old, new in pairs]
+                )
 
     def _stacked(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
