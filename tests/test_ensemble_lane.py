@@ -244,12 +244,13 @@ def test_memory_of_an_evaluation_is_given_back():
         outputs = part.outputs(data.prepare(data.train_x, torch.float32))
         torch.testing.assert_close(outputs, part.forward(data.prepare(data.train_x, torch.float32)))
     assert set(part.lane.rooms) == {len(data.train_x)}
+    part.give_back(10)
     held = [
         set(part.lane.rooms)
         for event in train(ensemble, data, Plan(6, 10, "sgd", ({},) * 3, eval_every=2))
         if isinstance(event, Evaluation)
     ]
-    assert held == [set()] * 4
+    assert held == [set(), {10}, {10}, {10}]
 
 
 @pytest.mark.parametrize(

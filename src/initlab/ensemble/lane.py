@@ -23,20 +23,19 @@ LARGE = 1e6  # operations of a layer's product from which on a lane pays
 
 @dataclass(frozen=True)
 class Way:
-    """What one member computes on a batch, as calls bound to memory: only the batch [B, in] is new every time.
+    """What one member computes on a batch in one direction, as calls bound to memory, in order.
 
-    `enter` takes it to the first layer, `leave` to the gradient of that layer's weights.
+    Only the batch [B, in] is new every time: `by_batch`, the product with it, comes first ahead and last on the way
+    back.
     """
 
-    enter: Callable[[Tensor], Any]
-    ahead: Sequence[Call]
-    back: Sequence[Call]
-    leave: Callable[[Tensor], Any]
+    by_batch: Callable[[Tensor], Any]
+    calls: Sequence[Call]
 
 
 @dataclass(frozen=True)
 class Room:
-    """Memory for batches of one size, and the ways of the members through it.
+    """Memory for batches of one size, and the ways of the members through it, once they have been taken.
 
     What each layer gives, before and after its activation, and the gradient of it, for which two of a width take turns.
     """
@@ -44,7 +43,8 @@ class Room:
     before: list[Tensor]
     after: list[Tensor]
     deltas: list[Tensor]
-    ways: dict[int, Way] = field(init=False, default_factory=dict)
+    ahead: dict[int, Way] = field(init=False, default_factory=dict)
+    back: dict[int, Way] = field(init=False, default_factory=dict)
 
 
 @dataclass
@@ -85,18 +85,19 @@ class Lane:
     def ahead(self, x: Tensor, k: int) -> Tensor:
         """Return the outputs [classes, B] of member k on a batch [B, in]; the next call takes their memory again."""
         room = self.room(len(x))
-        way = room.ways.get(k) or self.way(room, k)
-        way.enter(x)
-        for call in way.ahead:
+        way = room.ahead.get(k) or room.ahead.setdefault(k, self.way_ahead(room, k))
+        way.by_batch(x)
+        for call in way.calls:
             call()
         return room.after[-1]
 
     def back(self, x: Tensor, k: int) -> None:
         """Write the gradients of member k, on the batch [B, in] that it has just seen, from `delta` of its outputs."""
-        way = self.room(len(x)).ways[k]
-        for call in way.back:
+        room = self.room(len(x))
+        way = room.back.get(k) or room.back.setdefault(k, self.way_back(room, k))
+        for call in way.calls:
             call()
-        way.leave(x)
+        way.by_batch(x)
 
     def delta(self, batch: int) -> Tensor:
         """Return the memory for the gradient of the loss by the outputs [classes, B]."""
@@ -123,35 +124,33 @@ class Lane:
             )
         return self.rooms[count]
 
-    def way(self, room: Room, k: int) -> Way:
-        """Bind what member k computes to the memory of a room."""
-        ahead: list[Call] = []
-        back: list[Call] = []
-        enter = leave = None
+    def way_ahead(self, room: Room, k: int) -> Way:
+        """Bind the forward pass of member k to the memory of a room."""
+        calls: list[Call] = []
+        weights, biases = [own[k] for own in self.weights], [own[k] for own in self.biases]
         for layer, (slope, act) in enumerate(zip(self.slopes, self.acts, strict=True)):
-            z, y, delta = room.before[layer], room.after[layer], room.deltas[layer]
-            weight, bias = self.weights[layer][k], self.biases[layer][k]
-            into_weight, into_bias = self.sinks[layer]
-            returns = [slope.back(delta, z, act)]
-            if into_bias is not None:
-                returns.append(partial(torch.sum, delta, 1, out=into_bias))
-            if layer == 0:
-                enter = product_of_batch(z, weight, turn_b=True, bias=bias)
-                leave = product_of_batch(into_weight, delta)
-            else:
-                below = room.after[layer - 1]
+            z, bias = room.before[layer], biases[layer]
+            if layer:
                 if bias is not None:
-                    ahead.append(partial(z.copy_, bias))
-                ahead.append(product(z, weight, below, add=bias is not None))
-                returns.append(product(into_weight, delta, below, turn_b=True))
-                returns.append(product(room.deltas[layer - 1], weight, delta, turn_a=True))
-            ahead.append(slope.ahead(z, y, act))
-            back = returns + back
-        assert enter is not None
-        assert leave is not None
-        ahead, back = ([call for call in calls if call is not nothing] for calls in (ahead, back))
-        found = room.ways[k] = Way(enter, ahead, back, leave)
-        return found
+                    calls.append(partial(z.copy_, bias))
+                calls.append(product(z, weights[layer], room.after[layer - 1], add=bias is not None))
+            calls.append(slope.ahead(z, room.after[layer], act))
+        by_batch = product_of_batch(room.before[0], weights[0], turn_b=True, bias=biases[0])
+        return Way(by_batch, [call for call in calls if call is not nothing])
+
+    def way_back(self, room: Room, k: int) -> Way:
+        """Bind the backward pass of member k to the memory of a room."""
+        calls: list[Call] = []
+        for layer in reversed(range(len(self.layers))):
+            delta, (into_weight, into_bias) = room.deltas[layer], self.sinks[layer]
+            calls.append(self.slopes[layer].back(delta, room.before[layer], self.acts[layer]))
+            if into_bias is not None:
+                calls.append(partial(torch.sum, delta, 1, out=into_bias))
+            if layer:
+                calls.append(product(into_weight, delta, room.after[layer - 1], turn_b=True))
+                calls.append(product(room.deltas[layer - 1], self.weights[layer][k], delta, turn_a=True))
+        by_batch = product_of_batch(self.sinks[0][0], room.deltas[0])
+        return Way(by_batch, [call for call in calls if call is not nothing])
 
 
 def product(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:

@@ -44,10 +44,10 @@ class Part:
         lane = None if torch.is_autocast_enabled(x.device.type) else self.lane
         return lane.outputs(x) if lane is not None and lane.pays(len(x)) else self.forward(x)
 
-    def give_back(self) -> None:
-        """Give back what `outputs` took: evaluations are far between, and take more samples at a time than steps."""
+    def give_back(self, batch: int) -> None:
+        """Give back what `outputs` took, but for batches of this size: evaluations take more samples than steps."""
         if "lane" in vars(self) and self.lane is not None:
-            self.lane.rooms.clear()
+            self.lane.rooms = {count: room for count, room in self.lane.rooms.items() if count == batch}
 
     def by_member(self, tensor: Tensor) -> Tensor:
         """View a tensor met inside the forward pass as [N, B, …]."""

@@ -72,7 +72,7 @@ def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: Plan, crew: 
             if data.task == "classification":
                 values[f"{split}_accuracy"] = dict(zip(members, [r / ys.numel() for r in right], strict=True))
     for part in parts:
-        part.give_back()
+        part.give_back(plan.batch_size)
     return Evaluation(step, values)
 
 
