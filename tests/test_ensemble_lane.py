@@ -236,6 +236,20 @@ def test_a_target_and_an_evaluation_see_the_weights_of_their_step(taken):
     assert taken
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("change", ["inputs", "dtype"])
+def test_a_batch_that_does_not_fit_is_refused(narrow, change, monkeypatch):
+    if narrow and blas.sgemm() is None:
+        pytest.skip("OpenBLAS has no code for this machine, or is not installed")
+    take_library(monkeypatch, narrow)
+    data = images()
+    part = stack([network(data, seed) for seed in range(2)]).parts[0]
+    x = data.prepare(data.train_x, torch.float32).flatten(1)
+    x = x[:, 1:] if change == "inputs" else x.double()
+    with pytest.raises(ValueError, match=r"do not fit a first layer of \d+ inputs of torch.float32"), torch.no_grad():
+        part.outputs(x)
+
+
 def test_memory_of_an_evaluation_is_given_back():
     data = images()
     ensemble = stack([network(data, seed, depth=3) for seed in range(3)])

@@ -83,7 +83,16 @@ class Lane:
         return self.flat.is_cpu and all(2 * batch * rows * columns >= LARGE for rows, columns in shapes)
 
     def ahead(self, x: Tensor, k: int) -> Tensor:
-        """Return the outputs [classes, B] of member k on a batch [B, in]; the next call takes their memory again."""
+        """Return the outputs [classes, B] of member k on a batch [B, in]; the next call takes their memory again.
+
+        Raises ValueError for a batch that does not fit the first layer: a product by address would not notice.
+        """
+        inputs = self.weights[0][k].shape[1]
+        if x.shape[1] != inputs or x.dtype != self.flat.dtype:
+            raise ValueError(
+                f"samples of {x.shape[1]} values of {x.dtype} do not fit a first layer of {inputs} inputs of "
+                f"{self.flat.dtype}: build the network for this data set, in the same precision."
+            )
         room = self.room(len(x))
         way = room.ahead.get(k) or room.ahead.setdefault(k, self.way_ahead(room, k))
         way.by_batch(x)
