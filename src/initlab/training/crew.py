@@ -80,9 +80,10 @@ class Crew:
         return [rows[:count] for rows in held]
 
     def made_of(self, part: Part, make: Callable[[], Made]) -> Made:
-        """Return what this thread has made of a part, made anew when members have left it."""
-        made: dict[int, tuple[Part, list[int], Any]] = vars(self.own).setdefault("made", {})
-        if id(part) not in made or made[id(part)][1] != part.members:
+        """Return what this thread has made of a part, made anew when members have left it; what is stale is let go."""
+        held: dict[int, tuple[Part, list[int], Any]] = vars(self.own).get("made", {})
+        self.own.made = made = {key: kept for key, kept in held.items() if kept[0].members == kept[1]}
+        if id(part) not in made:
             made[id(part)] = part, list(part.members), make()
         found: Made = made[id(part)][2]
         return found
