@@ -54,6 +54,13 @@ print("the end")
 """
 
 
-def test_what_was_loaded_is_left_in_peace_until_the_end_and_what_comes_later_is_not():
+def test_what_was_loaded_is_left_in_peace_to_the_end_and_what_comes_later_is_not():
     done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True)
+    assert done.stdout.split() == ["later", "the", "end"], done.stdout + done.stderr
+
+
+def test_where_somebody_counts_what_is_left_behind_nothing_is():
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\nsys.modules['triton'] = None\n{ENDING}"], capture_output=True, text=True
+    )
     assert done.stdout.split("\n")[:3] == ["later", "the end", "loaded"], done.stdout + done.stderr

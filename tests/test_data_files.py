@@ -4,14 +4,16 @@ import gzip
 import hashlib
 import importlib
 import pickle
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 
-from initlab.data import images, load
+from initlab.data import images, load, read_ahead, registry
 from initlab.data.files import SYSTEM_FASHION
 from initlab.data.idx import read_idx
 from initlab.errors import UserError
@@ -270,3 +272,70 @@ def test_damaged_cifar_is_named(tmp_path, name):
     folder.mkdir()
     with pytest.raises(UserError, match=f"{folder.name} are damaged .*delete that folder"):
         load(name, root=tmp_path)
+
+
+# --- reading ahead of the need
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Let nothing have been read so far, and list what is."""
+    for cached in (registry._read, registry._on_device):
+        cached.cache_clear()
+    found, make = [], registry.make_dataset
+    monkeypatch.setattr(registry, "make_dataset", lambda name, *given: found.append(name) or make(name, *given))
+    return found
+
+
+def test_what_is_read_ahead_is_not_read_again(reads):
+    given = {"name": "fashion_mini", "validation": 0.2, "seed": 3, "normalize": False, "root": None}
+    read_ahead(**given)
+    assert reads == ["fashion_mini"]
+    load(**given)
+    assert reads == ["fashion_mini"]
+
+
+def test_what_one_thread_reads_another_waits_for(reads):
+    threads = [threading.Thread(target=load, args=("fashion_mini",)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert reads == ["fashion_mini"]
+
+
+def test_nothing_is_downloaded_ahead_and_what_is_wrong_is_told_when_it_is_needed(tmp_path, monkeypatch, reads):
+    fetched = []
+    vision = SimpleNamespace(datasets=SimpleNamespace(MNIST=lambda *given, **options: fetched.append(given)))
+    monkeypatch.setattr(images, "import_torchvision", lambda: vision)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    read_ahead("mnist", root=str(tmp_path))
+    assert fetched == []
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(UserError, match="did not come"):
+        load("mnist", root=str(tmp_path))
+    assert len(fetched) == 1
+    for name, options in (("nonsense", {}), ([], {}), ("sine", {"noise": "much"}), ("sine", {"nothing": 1})):
+        read_ahead(name, **options)
+
+
+def test_code_of_the_users_does_not_run_ahead(monkeypatch, reads):
+    read_ahead("custom", target="nowhere:at_all")
+    assert reads == []
+
+
+def test_a_source_of_the_users_may_load_another(tmp_path, monkeypatch):
+    source = """
+from initlab.data import load
+
+def half(**_):
+    whole = load("fashion_mini")
+    return (whole.train_x[::2], whole.train_y[::2]), (whole.test_x, whole.test_y)
+"""
+    (tmp_path / "half_of_it.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(load("custom", target="half_of_it:half")), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert len(found) == 1

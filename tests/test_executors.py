@@ -156,6 +156,7 @@ while inward.peek(1):
 @pytest.fixture
 def launched(monkeypatch):
     """Launch a group in a process that says at once that it is done; return that process."""
+    monkeypatch.setattr(processes, "can_copy", lambda: False)
     monkeypatch.setattr(processes, "ENTRY", ECHO)
     started = []
 
@@ -219,6 +220,7 @@ def test_workers_that_start_early_serve_the_launch_and_end_with_it(launched):
 
 def test_workers_that_start_early_do_not_hold_up_a_refusal(monkeypatch):
     """Busy with loading, a worker hears nothing: it is not waited for."""
+    monkeypatch.setattr(processes, "can_copy", lambda: False)
     monkeypatch.setattr(processes, "ENTRY", "import time; time.sleep(600)")
     early = []
 

@@ -426,18 +426,23 @@ def test_environment_job_logging_and_no_hydra_directory_are_respected(monkeypatc
     assert list(directory.glob("*/.hydra")) == []
 
 
-def test_processes_start_before_the_grid_is_composed_in_the_environment_of_the_jobs(monkeypatch):
-    from initlab.sweep.executors.process import Worker
+@pytest.mark.parametrize("copies", [True, False])
+def test_processes_start_before_the_grid_is_composed_in_the_environment_of_the_jobs(monkeypatch, copies):
+    from initlab import nursery
+    from initlab.sweep.executors import process as processes
 
     launch = sys.modules["initlab.launcher.launch"]
-    order, start, compose = [], Worker.start, launch.compose_jobs
+    order, compose = [], launch.compose_jobs
 
-    def started(self):
-        if self.process is None:
-            order.append(os.environ.get("OF_THE_JOB"))
-        start(self)
+    def noting(start):
+        return lambda *given: order.append(os.environ.get("OF_THE_JOB")) or start(*given)
 
-    monkeypatch.setattr(Worker, "start", started)
+    if copies and not nursery.can_copy():
+        pytest.skip("this system does not copy processes")
+    for module in (nursery, processes):
+        monkeypatch.setattr(module, "can_copy", lambda: copies)
+    monkeypatch.setattr(nursery, "Nursery", noting(nursery.Nursery))
+    monkeypatch.setattr(processes, "fresh", noting(processes.fresh))
     monkeypatch.setattr(launch, "compose_jobs", lambda *given: order.append("composed") or compose(*given))
     given = ("seed=0,1", "+hydra.job.env_set.OF_THE_JOB=here", "hydra.launcher.executor=process")
     sweeps(*given, "dry_run=true")

@@ -572,7 +572,7 @@ def is_worker(process: int) -> bool:
         line = (Path("/proc") / str(process) / "cmdline").read_bytes().replace(b"\0", b" ")
     except OSError:
         return False
-    return any(word in line for word in (b"executors.process", b"submitit.core._submit", b"ray::do"))
+    return any(word in line for word in (b"executors.serve", b"submitit.core._submit", b"ray::do"))
 
 
 def descendants(process: int) -> list[int]:

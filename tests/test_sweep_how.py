@@ -1,5 +1,6 @@
 """Which executor `auto` is: several processes where they are worth their start, and this one otherwise."""
 
+import signal
 from dataclasses import replace
 from importlib import import_module
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import initlab
+from initlab import nursery
 from initlab.config.compose import compose_config
 from initlab.door import main
 from initlab.errors import UserError
@@ -158,31 +160,49 @@ def test_processes_start_early_where_updates_look_many(two_cores):
     assert How("process", 40).early(40, 1, "cpu", "auto") is None
 
 
-def test_no_more_processes_start_early_than_there_may_be_groups():
+def test_no_more_processes_start_early_than_there_may_be_groups(monkeypatch):
+    monkeypatch.setattr(processes, "can_copy", lambda: False)
     with processes.started_early(12, 2):
         alive = [worker for worker in processes._kept if worker.process is not None]
         assert len(alive) == 2
 
 
-@pytest.mark.parametrize(("updates", "started"), [(1, 2), (10**9, 0)])
-def test_the_command_starts_them_before_the_grid_is_composed(two_cores, monkeypatch, updates, started):
+@pytest.mark.skipif(not nursery.can_copy(), reason="this system does not copy processes")
+@pytest.mark.parametrize(("updates", "kept"), [(1, True), (10**9, False)])
+def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_composed(
+    two_cores, monkeypatch, updates, kept
+):
     monkeypatch.setattr(choosing, "UPDATES", updates)
     monkeypatch.setattr(import_module("initlab.launcher.launch"), "MANY", 2)
-    alive = []
+    started, seen = [], []
+    start = nursery.Nursery
+    monkeypatch.setattr(nursery, "Nursery", lambda entry: started.append(start(entry)) or started[-1])
 
     def look(cells, *_):
-        alive.extend(worker.process for worker in processes._kept or () if worker.process.poll() is None)
+        seen.extend(one.process.poll() is None for one in started)
         raise UserError("seen")
 
     monkeypatch.setattr("initlab.sweep.checked", look)
     assert main(["-m", *TINY, "device=cpu", "seed=0,1,2,3", "train.steps=3"]) != 0
-    assert len(alive) == started
-    assert all(process.poll() is not None for process in alive)
+    assert seen == [kept]
+    assert [one.process.poll() for one in started] == [-signal.SIGKILL]
 
 
 def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_cores, monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "can_copy", lambda: False)
     with processes.started_early(1, 9):
         (early,) = (worker.process for worker in processes._kept)
+        frame = initlab.sweep(
+            dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
+        )
+        assert early.poll() is not None
+    assert list(frame["status"]) == ["completed"]
+
+
+@pytest.mark.skipif(not nursery.can_copy(), reason="this system does not copy processes")
+def test_a_grid_that_only_looked_large_ends_what_they_would_have_been_copied_from(two_cores, tmp_path):
+    with processes.started_early(1, 9):
+        early = nursery.nursery().process
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
         )

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,7 +24,15 @@ def modules_loading() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        # At the end all goes: some libraries complain of what is still there then.
-        atexit.register(gc.unfreeze)
+        atexit.register(unfreeze_for_those_who_count)
         if before:
             gc.enable()
+
+
+def unfreeze_for_those_who_count() -> None:
+    """Let the collector take up all, at the end, where somebody complains of what is still there then.
+
+    It takes a second to find that all half a million objects are of no use any more.
+    """
+    if "triton" in sys.modules:
+        gc.unfreeze()

@@ -7,6 +7,6 @@ torch.Size([128])
 
 from .dataset import Dataset
 from .order import batches, steps_per_epoch
-from .registry import DATASETS, load
+from .registry import DATASETS, load, read_ahead
 
-__all__ = ["DATASETS", "Dataset", "batches", "load", "steps_per_epoch"]
+__all__ = ["DATASETS", "Dataset", "batches", "load", "read_ahead", "steps_per_epoch"]

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from http.client import HTTPException
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def find(directories: tuple[Path, ...], layouts: tuple[str, ...], names: tuple[s
     return None
 
 
+_downloads = ContextVar("downloads", default=True)
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """Let `download` refuse for the while, in this thread."""
+    token = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(token)
+
+
 def download(name: str, directories: tuple[Path, ...], fetch: Callable[[str], object]) -> None:
     """Let `fetch(directory)` write files below a fresh directory, then move them to their place.
 
@@ -56,8 +70,10 @@ def download(name: str, directories: tuple[Path, ...], fetch: Callable[[str], ob
     replaced, never written through.
 
     Raises:
-        UserError: the place cannot be written, or the download fails.
+        UserError: the place cannot be written, the download fails, or there are to be none.
     """
+    if not _downloads.get():
+        raise UserError(f"data={name} is not here.")
     place = next(directory for directory in directories if directory != SYSTEM_FASHION)
     searched = ", ".join(str(directory) for directory in directories)
     remedy = "connect to the network, name the directory that holds the files by data.root, or take data=fashion_mini"

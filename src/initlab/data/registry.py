@@ -3,7 +3,9 @@
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from initlab.errors import UserError, nearest
 from . import images, synthetic, text
 from .custom import custom
 from .dataset import Dataset, Raw, make_dataset
-from .files import search_path
+from .files import no_downloads, search_path
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,26 @@ def load(
     if name != "custom":
         parameters = _checked(DATASETS[name], parameters)
     key = (name, search_path(root), normalize, float(validation), _frozen(parameters))
-    return replace(_on_device(torch.device(device), key), seed=seed)
+    with _one_at_a_time:
+        return replace(_on_device(torch.device(device), key), seed=seed)
+
+
+def read_ahead(name: Any, **options: Any) -> None:
+    """Read a data set before it is needed, where its files are at hand; what is wrong with it is told by `load`.
+
+    Args:
+        name: a name of `DATASETS`; any other is left alone, and so is `custom`: somebody's code runs when it must.
+        **options: of `load`.
+
+    >>> read_ahead("fashion_mini", validation=2), read_ahead("fashion_mini")
+    (None, None)
+    """
+    with suppress(Exception), no_downloads():
+        if name in DATASETS:
+            load(name, **options)
+
+
+_one_at_a_time = threading.RLock()  # what two threads ask for is read once; a custom source may load another
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,5 +1,6 @@
 """A sweep of Hydra's: expanded, checked, run by `initlab.sweep`, and its jobs given back."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 from hydra.core.utils import JobReturn, configure_log, env_override, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from initlab import nursery
 from initlab.collector import modules_loading
 from initlab.config.errors import translated
 from initlab.config.grid import expand
@@ -48,25 +51,48 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
 
 @contextmanager
 def started_early(launcher: Any, master: DictConfig, networks: int) -> Iterator[None]:
-    """Let workers that take seconds to start do so while the grid is composed and checked."""
+    """Let workers load torch while this process does, and while the grid is composed and checked."""
     how = getattr(launcher, "how", {})
     maybe = how.get("executor") == "process" or (how.get("executor") == "auto" and networks >= MANY)
     if not maybe or OmegaConf.select(master, "dry_run"):
         yield
         return
-    with modules_loading():
-        from initlab.sweep import How
-        from initlab.sweep.executors.process import started_early as started
+    with env_override(master.hydra.job.env_set), nursery.held_open():
+        nursery.start_aside()
+        with modules_loading():
+            from initlab.sweep import How
+            from initlab.sweep.executors.process import dismiss, started_early
 
-    steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
-    each = PER_EPOCH * epochs if steps is None else steps
-    # What is no number is told when the jobs are composed.
-    early = How(**how).early(networks, each, device, threads) if isinstance(each, int | float) else None
-    if early is None:
+        steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
+        each = PER_EPOCH * epochs if steps is None else steps
+        # What is no number is told when the jobs are composed.
+        early = How(**how).early(networks, each, device, threads) if isinstance(each, int | float) else None
+        if early is None:
+            dismiss()
+            yield
+            return
+        with started_early(early.workers, networks), reading(master):
+            yield
+
+
+@contextmanager
+def reading(master: DictConfig) -> Iterator[None]:
+    """Read the data meanwhile, here and where workers come from, if they are what they most likely are."""
+    from initlab.data import read_ahead
+
+    try:
+        given = {str(key): value for key, value in master.data.items()}
+    except (OmegaConfBaseException, AttributeError):  # what is wrong is told when the jobs are composed
         yield
         return
-    with env_override(master.hydra.job.env_set), started(early.workers, networks):
+    thread = threading.Thread(target=read_ahead, kwargs=given)
+    thread.start()
+    if nursery.can_copy():
+        nursery.nursery().call("initlab.data:read_ahead", **given)
+    try:
         yield
+    finally:
+        thread.join()
 
 
 def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: Mapping[str, Any]) -> list[JobReturn]:

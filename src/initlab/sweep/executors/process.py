@@ -7,19 +7,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+import torch
+
+from initlab import nursery
+from initlab.nursery import Copy, Gone, can_copy, held_open
 from initlab.sweep.machine import usable_cores
-from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
+from initlab.sweep.work import Broken, Done, Task, Watch, WorkerDied
 
 PATIENCE = 60.0  # seconds that a process has to finish its step and keep its group
 ENTRY = """
 from initlab.collector import modules_loading
 with modules_loading():
-    from initlab.sweep.executors.process import serve
-serve()
+    from initlab.sweep.executors.serve import own_pipes, serve
+serve(*own_pipes())
 """
 
 
@@ -30,7 +34,7 @@ class Worker:
     cores: set[int]
     card: str | None
     threads: int
-    process: "subprocess.Popen[bytes] | None" = None
+    process: "subprocess.Popen[bytes] | Copy | None" = None
     answers: "queue.Queue[Done | Broken | None]" = field(default_factory=queue.Queue)
     busy: bool = False
     listener: threading.Thread | None = None
@@ -40,21 +44,21 @@ class Worker:
         if self.process is not None and self.process.poll() is None:
             return
         self.close()
-        environment = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
+        environment = dict(os.environ)
         if self.card is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.card
-        # A session of its own: Ctrl-C in the terminal is for the launch, which lets its workers finish their step.
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", ENTRY],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
+        if can_copy():
+            self.process = copied()
+            parent = self.process.nursery.process.pid
+        else:
+            self.process = fresh({"OMP_NUM_THREADS": str(self.threads), **environment})
+            parent = os.getpid()
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.answers = queue.Queue()
-        pickle.dump((os.getpid(), self.cores), self.process.stdin)
+        with suppress(OSError):  # where it died just now its end is on the way as an answer
+            pickle.dump((parent, self.cores, self.threads, environment), self.process.stdin)
+            self.process.stdin.flush()
         self.listener = threading.Thread(target=listen, args=(self.process.stdout, self.answers), daemon=True)
         self.listener.start()
 
@@ -96,6 +100,26 @@ class Worker:
             self.process.stdout.close()
 
 
+def copied() -> Copy:
+    """Return a copy of the nursery, which has loaded what a worker needs; of a new one where it died just now."""
+    try:
+        return nursery.nursery().copy()
+    except Gone:
+        return nursery.nursery().copy()
+
+
+def fresh(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a process that loads everything itself."""
+    # A session of its own: Ctrl-C in the terminal is for the launch, which lets its workers finish their step.
+    return subprocess.Popen(
+        [sys.executable, "-c", ENTRY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
+
+
 @dataclass
 class ProcessJob:
     """A group in one of the processes."""
@@ -129,6 +153,8 @@ class Processes:
     def __init__(self, workers: list[Worker]):
         self.workers = workers
         self.slots = len(workers)
+        self.holding = ExitStack()
+        self.holding.enter_context(held_open())
 
     def submit(self, task: Task) -> ProcessJob:
         """Give a group to a process that has none."""
@@ -141,6 +167,7 @@ class Processes:
                 _kept.append(worker)
             else:
                 worker.close()
+        self.holding.close()
 
 
 _kept: list[Worker] | None = None  # idle workers between launches, where somebody asked to keep them
@@ -154,12 +181,13 @@ def workers_kept() -> Iterator[None]:
         yield
         return
     _kept = []
-    try:
-        yield
-    finally:
-        kept, _kept = _kept, None
-        for worker in kept:
-            worker.close()
+    with held_open():
+        try:
+            yield
+        finally:
+            kept, _kept = _kept, None
+            for worker in kept:
+                worker.close()
 
 
 @contextmanager
@@ -170,8 +198,11 @@ def started_early(workers: int | str, groups: int) -> Iterator[None]:
     """
     with workers_kept():
         early = executor(workers, {})
-        for worker in early.workers[:groups]:
-            worker.start()
+        if can_copy():
+            nursery.nursery()
+        else:
+            for worker in early.workers[:groups]:
+                worker.start()
         early.close()
         yield
 
@@ -180,6 +211,7 @@ def dismiss() -> None:
     """End the processes that were kept: whoever asked for them has no use for them."""
     while _kept:
         _kept.pop().close()
+    nursery.dismiss()
 
 
 def taken(cores: set[int], card: str | None, threads: int) -> Worker:
@@ -216,8 +248,6 @@ def executor(
 
 def visible_cards() -> list[str]:
     """Return the names by which CUDA_VISIBLE_DEVICES chooses among the cards that this process sees."""
-    import torch
-
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return named[:count] if named else [str(k) for k in range(count)]
@@ -231,26 +261,3 @@ def listen(pipe: IO[bytes], answers: "queue.Queue[Done | Broken | None]") -> Non
         except (EOFError, OSError, pickle.UnpicklingError):
             answers.put(None)
             return
-
-
-def serve() -> None:
-    """Be a worker: read tasks from standard input until it closes, write answers to what was standard output."""
-    # Whatever prints must not end up between two answers.
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    inward = sys.stdin.buffer
-    parent, cores = pickle.load(inward)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-    while True:
-        try:
-            task = pickle.load(inward)
-        except EOFError:
-            return
-        answer = Remote(task, parent)()
-        try:
-            pickle.dump(answer, out)
-            out.flush()
-        except BrokenPipeError:
-            # The launch is gone; what there is to keep is kept.
-            os._exit(0)
