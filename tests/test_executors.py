@@ -1,9 +1,13 @@
 """The same table from every executor: processes, SLURM's jobs (here submitit's local ones), tasks of a Ray cluster."""
 
 import contextlib
+import io
+import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -530,3 +534,52 @@ def test_a_group_that_is_held_is_waited_for_until_a_signal(task, capsys, monkeyp
         with pytest.raises(Interrupted), lock.group_lock(path, lambda: next(asked)):
             pass
     assert "waiting for the worker of another launch, which has g0001" in capsys.readouterr().err
+
+
+SETTLED = """
+import json, os, sys
+from initlab.sweep.executors.serve import settle
+import torch
+settle(set(json.loads(sys.argv[1])), 2, json.loads(sys.argv[2]))
+print(json.dumps([torch.get_num_threads(), sorted(os.sched_getaffinity(0)), dict(os.environ)]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({"OF_THE_LAUNCH": "x"}, 2),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "3,1"}, 3),
+        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "many"}, 2),
+        ({"OMP_NUM_THREADS": "0"}, 2),
+    ],
+)
+def test_a_worker_settles_as_the_launch_and_the_user_say(environment, threads):
+    core = min(os.sched_getaffinity(0))
+    given = [json.dumps([core]), json.dumps(environment)]
+    done = subprocess.run([sys.executable, "-c", SETTLED, *given], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [threads, [core], environment]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatch, gone):
+    from initlab.sweep.executors import serve as other_end
+
+    monkeypatch.setattr(other_end, "settle", lambda *given: None)
+    monkeypatch.setattr(other_end, "Remote", lambda task, parent: lambda: task)
+    parent = os.getppid() + (1 if gone else 0)
+    inward, out = io.BytesIO(b"".join(map(pickle.dumps, ((parent, "settled"), "a", "b")))), io.BytesIO()
+    other_end.serve(inward, out)
+    out.seek(0)
+    assert list(other_end.received(out)) == (["a"] if gone else ["a", "b"])
+
+
+def test_a_worker_that_is_told_nothing_leaves_in_peace():
+    from initlab.sweep.executors import serve as other_end
+
+    out = io.BytesIO()
+    other_end.serve(io.BytesIO(), out)
+    assert out.getvalue() == b""

@@ -24,6 +24,10 @@ KEPT = []
 def keep(value):
     KEPT.append(value)
 
+def work():
+    torch.ones(3000, 3000).tanh().sum()
+    (torch.ones(600, 600) @ torch.ones(600, 600)).sum()
+
 def fail():
     raise ValueError("of the call")
 
@@ -45,6 +49,7 @@ def begin(inward, out):
 
 def threads():
     torch.set_num_threads(2)
+    torch.ones(3000, 3000).tanh().sum()
     return float((torch.ones(600, 600) @ torch.ones(600, 600)).sum())
 
 def gradient():
@@ -72,6 +77,8 @@ def home(tmp_path, monkeypatch):
     """A nursery whose copies answer questions."""
     (tmp_path / "doing.py").write_text(DOING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    for variable in nursery.ONE_THREAD:
+        monkeypatch.setenv(variable, "2")
     with complaining_into(tmp_path / "said"):
         found, made = Nursery("doing:begin"), []
     copy = found.copy
@@ -106,7 +113,8 @@ def test_copies_know_what_was_called_before_they_were_made(home):
     assert first.poll() is second.poll() is None
 
 
-def test_a_copy_may_use_threads_and_gradients(home):
+def test_a_copy_may_use_threads_and_gradients_whatever_the_nursery_computed(home):
+    home.call("doing:work")
     copy = home.copy()
     assert asked(copy, "threads") == 600.0**3
     assert asked(copy, "gradient") == [2.0, 2.0, 2.0]
@@ -151,6 +159,7 @@ def test_a_nursery_that_is_killed_is_told_by_its_copies(home):
     assert copy.poll() is None  # it lives, and would end by itself
     copy.kill()
     assert copy.wait(30) == -signal.SIGKILL
+    unborn.stdin.close()  # where it was born after all
     assert unborn.wait(30) == -signal.SIGKILL
     with pytest.raises(Gone):
         home.copy()

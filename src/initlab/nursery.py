@@ -21,6 +21,8 @@ from initlab.collector import modules_loading
 
 WORKER = "initlab.sweep.executors.serve:serve"  # what copies are made for
 ENTRY = "from initlab.nursery import tend; tend(int({control}), {entry!r})"
+# With threads of OpenMP in the nursery, its copies would wait for theirs for ever.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 LARGEST = 2**16  # bytes of a message
 LOOK_EVERY = 0.005  # seconds between two looks whether a copy has ended
 
@@ -54,7 +56,7 @@ class Nursery:
                 [sys.executable, "-c", ENTRY.format(control=theirs.fileno(), entry=entry)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
-                env={"OMP_NUM_THREADS": "1", **os.environ},
+                env={**os.environ, **ONE_THREAD},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
@@ -93,15 +95,22 @@ class Nursery:
     def answer(self, number: int) -> Any:
         """Wait for the answer to a request and return it; raises Gone."""
         while number not in self.answers:
-            try:
-                message = self.control.recv(LARGEST)
-            except OSError:
-                message = b""
+            message = self.heard()
             if not message:
                 raise Gone
             found, answer = pickle.loads(message)
             self.answers[found] = answer
         return self.answers.pop(number)
+
+    def heard(self) -> bytes:
+        """Return the next message; none when there will be no more."""
+        try:
+            return self.control.recv(LARGEST)
+        except ConnectionResetError:
+            # That it died over a request is told before what it had answered.
+            return self.control.recv(LARGEST)
+        except OSError:
+            return b""  # closed
 
     def close(self) -> None:
         """End it, whatever it is loading; copies that are at work see that it is gone, and keep what they have."""

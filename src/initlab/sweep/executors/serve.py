@@ -11,7 +11,7 @@ import torch
 
 from initlab.sweep.work import Remote
 
-THREADS = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}  # by which the user may have said how many threads a process has
+SAID = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")  # how many threads torch takes when it is loaded: the first of them
 
 
 def own_pipes() -> tuple[IO[bytes], IO[bytes]]:
@@ -52,11 +52,13 @@ def received(inward: IO[bytes]) -> Iterator[Any]:
 def settle(cores: set[int], threads: int, environment: Mapping[str, str]) -> None:
     """Keep to these cores, use so many threads, and see the environment that the launch has now.
 
-    A copy of the nursery has loaded torch by then, which heeds variables no more.
+    A copy of the nursery has loaded torch by then, which heeds variables no more: what the user said by them is done.
     """
     os.environ.clear()
     os.environ.update(environment)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    if torch.get_num_threads() != threads and not THREADS & set(environment):
-        torch.set_num_threads(threads)
+    said = (environment.get(name, "").partition(",")[0] for name in SAID)
+    wanted = next((int(number) for number in said if number.isdecimal() and int(number)), threads)
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
