@@ -319,9 +319,15 @@ def test_nothing_is_downloaded_ahead_and_what_is_wrong_is_told_when_it_is_needed
         read_ahead(name, **options)
 
 
-def test_code_of_the_users_does_not_run_ahead(monkeypatch, reads):
-    read_ahead("custom", target="nowhere:at_all")
-    assert reads == []
+def test_code_of_the_users_does_not_run_ahead(tmp_path, monkeypatch):
+    (tmp_path / "says_when.py").write_text("def make(**_):\n    open('ran', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    read_ahead("custom", target="says_when:make")
+    assert not Path("ran").exists()
+    with pytest.raises(UserError, match="must return"):
+        load("custom", target="says_when:make")
+    assert Path("ran").exists()
 
 
 def test_a_source_of_the_users_may_load_another(tmp_path, monkeypatch):

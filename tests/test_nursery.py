@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -164,6 +165,19 @@ def test_a_nursery_that_is_killed_is_told_by_its_copies(home):
     with pytest.raises(Gone):
         home.copy()
     home.call("doing:keep", value=1)  # nobody waits for it
+
+
+def test_what_a_nursery_said_before_it_died_over_a_request_is_heard(home):
+    copy = home.copy()
+    while not select.select([home.control], [], [], 30)[0]:
+        pass
+    home.process.send_signal(signal.SIGSTOP)
+    home.call("doing:keep", value="never heard")
+    home.process.kill()
+    home.process.wait()
+    assert copy.poll() is None
+    copy.kill()
+    assert copy.wait(30) == -signal.SIGKILL
 
 
 def test_what_fails_ahead_of_its_time_ends_the_nursery_and_is_seen(home, tmp_path):
