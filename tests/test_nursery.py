@@ -2,16 +2,17 @@
 
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
 import pytest
 
 from initlab import nursery
+from initlab.errors import UserError
 from initlab.nursery import Gone, Nursery
 
 pytestmark = pytest.mark.skipif(not nursery.can_copy(), reason="this system does not copy processes")
@@ -31,6 +32,11 @@ def work():
 
 def fail():
     raise ValueError("of the call")
+
+def no_more():
+    def fork():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    os.fork = fork
 
 def begin(inward, out):
     print("printed")
@@ -100,9 +106,9 @@ def asked(copy, word):
 def ended(pid, seconds=30.0):
     """Wait until a process is gone, and return whether it is."""
     limit = time.monotonic() + seconds
-    while nursery.runs(pid) and time.monotonic() < limit:
+    while nursery.life(pid) and time.monotonic() < limit:
         time.sleep(0.01)
-    return not nursery.runs(pid)
+    return not nursery.life(pid)
 
 
 def test_copies_know_what_was_called_before_they_were_made(home):
@@ -152,39 +158,106 @@ def test_a_copy_that_is_killed_ends_by_that_signal_and_leaves_the_others_alone(h
     assert asked(other, "facts")[0] == other.pid
 
 
-def test_a_nursery_that_is_killed_is_told_by_its_copies(home):
-    copy, unborn = home.copy(), home.copy()
-    assert asked(copy, "facts")
+def test_copies_of_a_nursery_that_is_killed_are_followed_to_their_end(home):
+    alive, dead = home.copy(), home.copy()
+    assert asked(alive, "facts")
     home.process.kill()
     home.process.wait()
-    assert copy.poll() is None  # it lives, and would end by itself
-    copy.kill()
-    assert copy.wait(30) == -signal.SIGKILL
-    unborn.stdin.close()  # where it was born after all
-    assert unborn.wait(30) == -signal.SIGKILL
+    assert not home.alive()
+    assert alive.poll() is None  # it would end by itself
+    os.kill(dead.pid, signal.SIGKILL)
+    assert dead.wait(30) == -signal.SIGKILL  # nobody knows; what ended the nursery may have ended it
+    alive.kill()
+    assert alive.wait(30) == -signal.SIGKILL
     with pytest.raises(Gone):
         home.copy()
     home.call("doing:keep", value=1)  # nobody waits for it
 
 
-def test_what_a_nursery_said_before_it_died_over_a_request_is_heard(home):
+def test_a_nursery_that_was_ended_says_nothing_of_a_signal(home):
     copy = home.copy()
-    while not select.select([home.control], [], [], 30)[0]:
-        pass
-    home.process.send_signal(signal.SIGSTOP)
-    home.call("doing:keep", value="never heard")
-    home.process.kill()
-    home.process.wait()
-    assert copy.poll() is None
+    home.close()
+    copy.stdin.close()
+    assert copy.wait(30) == 1
+
+
+def test_a_number_that_was_given_away_is_not_taken_for_the_copy(home, monkeypatch):
+    copy = home.copy()
     copy.kill()
     assert copy.wait(30) == -signal.SIGKILL
+    other = home.copy()
+    other.born = "long ago"
+    monkeypatch.setattr(home, "ask", lambda *given: 7)
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda *given: killed.append(given))
+    other.terminate()
+    assert (other.returncode, killed) == (7, [])
+
+
+def test_a_nursery_that_does_not_answer_is_given_up(home, monkeypatch):
+    monkeypatch.setattr(nursery, "LOADING", 0.2)
+    home.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(Gone):
+        home.copy()
+    assert home.process.returncode == -signal.SIGKILL
+
+
+def test_threads_may_ask_at_once(home):
+    found = []
+
+    def ask():
+        for _ in range(5):
+            copy = home.copy()
+            answer = asked(copy, "facts")[0]
+            copy.kill()
+            found.append((answer == copy.pid, copy.wait(30)))
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [(True, -signal.SIGKILL)] * 20
+
+
+def test_where_no_further_process_can_be_the_others_go_on(home):
+    copy = home.copy()
+    home.call("doing:no_more")
+    with pytest.raises(UserError, match=r"hydra\.launcher\.workers"):
+        home.copy()
+    assert asked(copy, "facts")[0] == copy.pid
 
 
 def test_what_fails_ahead_of_its_time_ends_the_nursery_and_is_seen(home, tmp_path):
     home.call("doing:fail")
-    copy = home.copy()
-    assert copy.wait(30) == 1
+    with pytest.raises(Gone):
+        home.copy()
+    assert home.code == 1
     assert "ValueError: of the call" in (tmp_path / "said").read_text()
+
+
+def test_it_is_not_dismissed_while_copies_are_at_work(monkeypatch):
+    monkeypatch.setattr(nursery, "WORKER", "time:sleep")
+    with nursery.held_open():
+        with nursery.held_open(in_use=True):
+            first = nursery.nursery()
+            nursery.dismiss()
+            assert nursery.nursery() is first
+        nursery.dismiss()
+        assert not first.alive()
+
+
+def test_it_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
+    (tmp_path / "types.py").write_text("raise SystemExit('shadowed')")
+    (tmp_path / "queue.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    found = Nursery(nursery.WORKER)
+    try:
+        copy = found.copy()
+    finally:
+        found.close()
+    copy.stdin.close()
+    copy.stdout.close()
 
 
 def test_it_lives_as_long_as_somebody_holds_it_open(monkeypatch):

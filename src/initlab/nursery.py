@@ -10,6 +10,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,12 +19,17 @@ from importlib import import_module
 from typing import IO, Any, NoReturn
 
 from initlab.collector import modules_loading
+from initlab.errors import UserError
 
 WORKER = "initlab.sweep.executors.serve:serve"  # what copies are made for
-ENTRY = "from initlab.nursery import tend; tend(int({control}), {entry!r})"
+ENTRY = "import sys; '' in sys.path and sys.path.remove(''); " + (
+    "from initlab.nursery import tend; tend(int({control}), {entry!r})"  # what lies where the user is is not loaded
+)
 # With threads of OpenMP in the nursery, its copies would wait for theirs for ever.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 LARGEST = 2**16  # bytes of a message
+LOADING = 600.0  # seconds that a nursery may load before its first copy; disks of clusters are slow
+ANSWERING = 20.0  # seconds that it may take to say how a copy ended
 LOOK_EVERY = 0.005  # seconds between two looks whether a copy has ended
 
 
@@ -43,77 +49,80 @@ class Gone(Exception):
 
 
 class Nursery:
-    """The launch's end: it says what to load ahead, asks for copies, and hears how they ended.
+    """The launch's end: it says what to load ahead, asks for copies, and hears how they ended; from any thread.
 
-    Arguments: `entry`, "module:function" that a copy calls with its two pipes; the module is loaded once, here.
+    Arguments: `entry`, "module:function" that a copy calls with its two pipes; the module is loaded once, there.
     """
 
     def __init__(self, entry: str):
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        complaints = subprocess.DEVNULL if sys.stderr is None else 2
         with theirs:
             # A session of its own: Ctrl-C in the terminal is for the launch. It prints where the launch complains.
             self.process = subprocess.Popen(
                 [sys.executable, "-c", ENTRY.format(control=theirs.fileno(), entry=entry)],
                 stdin=subprocess.DEVNULL,
-                stdout=2,
+                stdout=complaints,
+                stderr=complaints,
                 env={**os.environ, **ONE_THREAD},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         self.asked = 0
-        self.answers: dict[int, Any] = {}
+        self.code: int | None = None  # how it ended, if not by `close`
+        self.speaking = threading.Lock()
 
     def call(self, function: str, **given: Any) -> None:
         """Have a function "module:function" called before the next copy is made; nobody waits for it, nor its end."""
-        with suppress(Gone):
-            self.ask("call", (function, given))
+        with self.speaking, suppress(OSError):
+            socket.send_fds(self.control, [pickle.dumps((0, "call", (function, given)))], [])
 
     def copy(self) -> "Copy":
-        """Ask for a copy, and return it without waiting for it."""
+        """Return a copy, as soon as all is loaded.
+
+        Raises Gone; UserError where the system allows no further process.
+        """
         (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
         try:
-            number = self.ask("copy", None, [theirs_in, theirs_out])
-        except Gone:
+            pid = self.ask("copy", None, LOADING, [theirs_in, theirs_out])
+            if isinstance(pid, str):
+                raise UserError(f"no further process can be started ({pid}): say fewer by hydra.launcher.workers.")
+        except BaseException:
             os.close(ours_in)
             os.close(ours_out)
-            self.close()
             raise
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
-        return Copy(self, number, os.fdopen(ours_in, "wb"), os.fdopen(ours_out, "rb"))
+        return Copy(self, pid, os.fdopen(ours_in, "wb"), os.fdopen(ours_out, "rb"))
 
-    def ask(self, word: str, given: Any, pipes: list[int] | None = None) -> int:
-        """Send a request and return its number; raises Gone."""
-        self.asked += 1
-        try:
-            socket.send_fds(self.control, [pickle.dumps((self.asked, word, given))], pipes or [])
-        except OSError as error:
-            raise Gone from error
-        return self.asked
+    def ask(self, word: str, given: Any, patience: float, pipes: list[int] | None = None) -> Any:
+        """Send a request and return its answer; raises Gone, also where there is none in so many seconds."""
+        with self.speaking:
+            self.asked += 1
+            try:
+                self.control.settimeout(patience)
+                socket.send_fds(self.control, [pickle.dumps((self.asked, word, given))], pipes or [])
+                while message := self.control.recv(LARGEST):
+                    number, answer = pickle.loads(message)
+                    # Whoever asked before may have been interrupted.
+                    if number == self.asked:
+                        return answer
+            except OSError as error:
+                self.close()
+                raise Gone from error
+            self.close()
+            raise Gone
 
-    def answer(self, number: int) -> Any:
-        """Wait for the answer to a request and return it; raises Gone."""
-        while number not in self.answers:
-            message = self.heard()
-            if not message:
-                raise Gone
-            found, answer = pickle.loads(message)
-            self.answers[found] = answer
-        return self.answers.pop(number)
-
-    def heard(self) -> bytes:
-        """Return the next message; none when there will be no more."""
-        try:
-            return self.control.recv(LARGEST)
-        except ConnectionResetError:
-            # That it died over a request is told before what it had answered.
-            return self.control.recv(LARGEST)
-        except OSError:
-            return b""  # closed
+    def alive(self) -> bool:
+        """Does it live, so that its copies go on?"""
+        return self.process.poll() is None
 
     def close(self) -> None:
-        """End it, whatever it is loading; copies that are at work see that it is gone, and keep what they have."""
+        """End it, whatever it is doing; copies that are at work see that it is gone, and keep what they have."""
+        if self.code is None:
+            # Killed by us, it says nothing of why its copies ended.
+            self.code = self.process.poll() or 1
         self.control.close()
         self.process.kill()
         self.process.wait()
@@ -122,27 +131,19 @@ class Nursery:
 class Copy:
     """A copy of the nursery, to be handled as `subprocess.Popen` is."""
 
-    def __init__(self, nursery: Nursery, number: int, stdin: IO[bytes], stdout: IO[bytes]):
-        self.nursery, self.number, self.stdin, self.stdout = nursery, number, stdin, stdout
+    def __init__(self, nursery: Nursery, pid: int, stdin: IO[bytes], stdout: IO[bytes]):
+        self.nursery, self.pid, self.stdin, self.stdout = nursery, pid, stdin, stdout
         self.returncode: int | None = None
-        self.found: int | None = None
-
-    @property
-    def pid(self) -> int:
-        """Its number, as soon as it lives; raises Gone."""
-        if self.found is None:
-            self.found = int(self.nursery.answer(self.number))
-        return self.found
+        self.born = life(pid)
 
     def poll(self) -> int | None:
         """Return None while it lives, then its exit code, or -9 for signal 9."""
-        if self.returncode is None:
+        if self.returncode is None and (self.born is None or life(self.pid) != self.born):
             try:
-                self.returncode = self.nursery.answer(self.nursery.ask("status", self.pid))
+                self.returncode = self.nursery.ask("status", self.pid, ANSWERING)
             except Gone:
                 # Nobody knows its code; without the nursery it ends, and for the same reason.
-                if self.found is None or not runs(self.found):
-                    self.returncode = self.nursery.process.poll() or 1
+                self.returncode = self.nursery.code or 1
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -165,54 +166,67 @@ class Copy:
     def signal(self, number: int) -> None:
         """Send it a signal, unless it has ended: the nursery keeps its number from being given away until then."""
         if self.poll() is None:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-            except ProcessLookupError:
-                return
 
 
-def runs(pid: int) -> bool:
-    """Does a process run, and not only wait for somebody to ask how it ended?"""
+def life(pid: int) -> str | None:
+    """Return when a process began, which tells it from a later one of this number; None if it runs no more.
+
+    It may still wait for somebody to ask how it ended.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+            state, *facts = stat.read().rpartition(")")[2].split()
     except OSError:
-        return False
+        return None
+    return None if state in "ZX" else facts[18]
 
 
 _nursery: Nursery | None = None
-_holders = 0
+_holders = _users = 0
+_changing = threading.RLock()
 
 
 @contextmanager
-def held_open() -> Iterator[None]:
-    """Let the nursery, if there is or will be one, live until the last who holds it open leaves."""
-    global _holders
-    _holders += 1
+def held_open(in_use: bool = False) -> Iterator[None]:
+    """Let the nursery, if there is or will be one, live until the last who holds it open leaves.
+
+    Arguments: `in_use` says that copies of it are or will be at work: until then nobody may `dismiss` it.
+    """
+    global _holders, _users
+    with _changing:
+        _holders += 1
+        _users += in_use
     try:
         yield
     finally:
-        _holders -= 1
-        if not _holders:
-            dismiss()
+        with _changing:
+            _holders -= 1
+            _users -= in_use
+            if not _holders:
+                dismiss()
 
 
 def nursery() -> Nursery:
     """Return the nursery, for whoever holds it open; it starts when it is first needed, and again when it died."""
     global _nursery
-    if _nursery is not None and _nursery.process.poll() is not None:
-        dismiss()
-    if _nursery is None:
-        _nursery = Nursery(WORKER)
-    return _nursery
+    with _changing:
+        if _nursery is not None and not _nursery.alive():
+            _nursery.close()
+            _nursery = None
+        if _nursery is None:
+            _nursery = Nursery(WORKER)
+        return _nursery
 
 
 def dismiss() -> None:
-    """End the nursery, until it is needed again."""
+    """End the nursery, until it is needed again, unless its copies are in use."""
     global _nursery
-    if _nursery is not None:
-        _nursery.close()
-        _nursery = None
+    with _changing:
+        if _nursery is not None and not _users:
+            _nursery.close()
+            _nursery = None
 
 
 def resolve(name: str) -> Any:
@@ -239,18 +253,25 @@ def tend(control: int, entry: str) -> NoReturn:
             function, arguments = given
             resolve(function)(**arguments)
             continue
-        answer = copied(launch, begin, pipes) if word == "copy" else ended(given, codes)
+        answer = copied(launch, begin, pipes, codes) if word == "copy" else ended(given, codes)
         with suppress(OSError):  # the launch is gone: nothing more comes from it
             launch.send(pickle.dumps((number, answer)))
 
 
-def copied(launch: socket.socket, begin: Callable[[IO[bytes], IO[bytes]], None], pipes: list[int]) -> int:
-    """Copy this process and return the copy's number; the copy itself begins and does not return."""
-    pid = os.fork()
+def copied(
+    launch: socket.socket, begin: Callable[[IO[bytes], IO[bytes]], None], pipes: list[int], codes: dict[int, int]
+) -> int | str:
+    """Copy this process and return the copy's number, or why it cannot be; the copy begins and does not return."""
+    failed = ""
+    try:
+        pid = os.fork()
+    except OSError as error:
+        pid, failed = -1, str(error.strerror)
     if pid:
         for pipe in pipes:
             os.close(pipe)
-        return pid
+        codes.pop(pid, None)  # of an earlier one of that number
+        return pid if pid > 0 else failed
     code = 1
     try:
         launch.close()
@@ -266,11 +287,8 @@ def copied(launch: socket.socket, begin: Callable[[IO[bytes], IO[bytes]], None],
         os._exit(code)
 
 
-def ended(pid: int, codes: dict[int, int]) -> int | None:
-    """Return None for a copy that lives, else how it ended."""
+def ended(pid: int, codes: dict[int, int]) -> int:
+    """Return how a copy that runs no more ended."""
     if pid not in codes:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if not found:
-            return None
-        codes[pid] = os.waitstatus_to_exitcode(status)
+        codes[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return codes[pid]

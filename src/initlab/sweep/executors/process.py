@@ -20,6 +20,8 @@ from initlab.sweep.work import Broken, Done, Task, Watch, WorkerDied
 
 PATIENCE = 60.0  # seconds that a process has to finish its step and keep its group
 ENTRY = """
+import sys
+"" in sys.path and sys.path.remove("")
 from initlab.collector import modules_loading
 with modules_loading():
     from initlab.sweep.executors.serve import own_pipes, serve
@@ -40,8 +42,8 @@ class Worker:
     listener: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the process, unless it lives."""
-        if self.process is not None and self.process.poll() is None:
+        """Start the process, unless it lives and will go on."""
+        if self.process is not None and self.process.poll() is None and not orphaned(self.process):
             return
         self.close()
         environment = dict(os.environ)
@@ -100,6 +102,11 @@ class Worker:
             self.process.stdout.close()
 
 
+def orphaned(process: "subprocess.Popen[bytes] | Copy") -> bool:
+    """Is it a copy whose nursery is gone, so that it leaves as soon as it sees that?"""
+    return isinstance(process, Copy) and not process.nursery.alive()
+
+
 def copied() -> Copy:
     """Return a copy of the nursery, which has loaded what a worker needs; of a new one where it died just now."""
     try:
@@ -154,7 +161,7 @@ class Processes:
         self.workers = workers
         self.slots = len(workers)
         self.holding = ExitStack()
-        self.holding.enter_context(held_open())
+        self.holding.enter_context(held_open(in_use=True))
 
     def submit(self, task: Task) -> ProcessJob:
         """Give a group to a process that has none."""
@@ -162,12 +169,13 @@ class Processes:
 
     def close(self) -> None:
         """End all processes, but for those that are kept for the next launch."""
-        for worker in self.workers:
-            if _kept is not None and not worker.busy:
-                _kept.append(worker)
-            else:
-                worker.close()
-        self.holding.close()
+        # One after another, also when somebody loses patience with the first.
+        with self.holding:
+            for worker in reversed(self.workers):
+                if _kept is not None and not worker.busy:
+                    _kept.append(worker)
+                else:
+                    self.holding.callback(worker.close)
 
 
 _kept: list[Worker] | None = None  # idle workers between launches, where somebody asked to keep them
