@@ -625,3 +625,12 @@ def test_a_wheel_brings_its_configuration(tmp_path):
     done = shell("train", *QUICK, where=place, program=[sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
     assert list((place / "outputs" / "runs").glob("*/summary.json"))
+
+
+@pytest.mark.parametrize("key", ["sweep.name=a", "sweep.grids=[{init: zeros}]", "sweep.exclude=[{init: zeros}]"])
+def test_what_is_about_a_sweep_is_refused_in_a_single_run(refused, key):
+    assert f"{key} is about a sweep" in refused(key, "train.steps=1")
+
+
+def test_momentum_below_1(refused):
+    assert "optim.momentum=1.5 must be a number in [0, 1)" in refused("optim.momentum=1.5", "train.steps=1")

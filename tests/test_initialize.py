@@ -195,6 +195,9 @@ def test_roles_come_from_the_module_a_sequence_or_the_user():
     assert rows.promised_std["b.weight"] == pytest.approx(math.sqrt(2 / 6) / 30)
     with pytest.raises(UserError, match="first=z matches no weight"):
         initialize_(net, "siren", roles={"first": "z"})
+    with pytest.raises(UserError, match=r"redout is no part of a network\. Did you mean 'readout'"):
+        initialize_(net, "siren", roles={"first": "a", "redout": "c"})
+    assert "somewhere" in initialize_(net, "siren", roles={"first": "a", "somewhere": "c"}).role.tolist()
 
 
 def test_measuring_can_be_switched_off():

@@ -68,6 +68,8 @@ KNOWN = {
     "act=gelu init=critical depth=20": ("q does not tend to q* = 3.56 but slowly goes to 3.03", "depth is no limit"),
     "act=mish init=critical depth=20": ("q does not tend to q* = 1.67 but slowly grows for ever", "depth is no limit"),
     "act=silu init=critical depth=20": ("critical, but half-stable: gradients shrink", "ordered"),
+    "act=silu init=critical init.q_star=1 depth=200": ("critical, but repelling: the signal explodes", "no limit"),
+    "act=gelu init=critical init.q_star=1 depth=9": ("whatever is off q* = 1 leaves it", "depth is no limit"),
     "act=softplus init=he_normal depth=20": ("softplus has no critical point", "depth is no limit"),
     "act=tanh init=zeros": ("nothing gets through", "trains to"),
     "act=sigmoid init=zeros": ("no gradient reaches a hidden layer", "trains to"),

@@ -3,10 +3,11 @@
 import pytest
 
 from initlab.config.compose import compose_config
+from initlab.errors import UserError
 from initlab.experiment import impossible
 from initlab.experiment.run import run
 from initlab.models import build
-from initlab.procedures import rates
+from initlab.procedures import rates, shape
 from initlab.sweep.cells import group_key
 
 TINY = ["data=gaussian", "data.train_size=200", "data.test_size=40", "data.dimension=6", "width=8", "depth=2",
@@ -78,3 +79,14 @@ def test_rates_reach_the_optimizer(tmp_path):
 def test_rates_are_none_for_schemes_and_most_procedures():
     net = build("mlp", depth=1, width=8, act="relu", input_shape=(6,), classes=3)
     assert rates(net, "he_normal", "sgd") == rates(net, "lsuv", "adam") == {}
+
+
+def test_optimizers_and_methods_that_nobody_knows_are_refused():
+    net = build("mlp", depth=1, width=8, act="relu", input_shape=(6,), classes=3)
+    for scheme in ("he_normal", "mup"):
+        with pytest.raises(UserError, match=r"optimizer=adamm has no known factors.*Did you mean 'adam"):
+            rates(net, scheme, "adamm")
+    with pytest.raises(UserError, match="method=tatt must be dks or tat"):
+        shape("tanh", "tatt", 50)
+    with pytest.raises(UserError, match="depth=0 must be at least 1"):
+        shape("tanh", "tat", 0)

@@ -19,6 +19,7 @@ from initlab.report import write_report
 from initlab.report.pairs import cells as cell_table
 from initlab.report.pairs import comparisons
 from initlab.report.runs import study
+from initlab.report.say import say_table
 from initlab.statistics import best_rate
 from initlab.sweep import How
 from initlab.sweep import race as racing
@@ -310,3 +311,10 @@ def test_the_command_line_refuses_in_one_sentence(tmp_path, arguments, words):
     assert done.stderr.startswith("initlab: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
+
+
+def test_the_table_of_a_race_is_of_its_comparison(root, capsys):
+    say_table([str(root)], [""], ["val_loss"], None, "csv", False, False)
+    said = capsys.readouterr()
+    assert ["5" in line.split(",") for line in said.out.splitlines()[1:]] == [True] * 3
+    assert "18 runs that tuned the rates of a race are left out" in said.err

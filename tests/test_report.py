@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import initlab
 from initlab.errors import UserError
 from initlab.records import load
 from initlab.report import write_report
@@ -366,3 +367,16 @@ def test_unknown_places_are_refused(tmp_path):
 def test_runs_of_epochs_are_as_long_as_their_like(unset):
     runs = pd.DataFrame({"train.steps": unset, "train.epochs": 1, "data": "a", "steps": [7, 9]})
     assert planned_steps(runs) == ([9, 9] if unset == [None, None] else [7, 9])
+
+
+def test_the_depth_to_which_theory_lets_a_network_train_comes_from_its_records(tmp_path):
+    own = {"width": 8, "depth": [2, 4], "act": "tanh", "init": ["lecun_normal", "torch_default", "lsuv"]}
+    own |= {"train.steps": 2, "data": "gaussian"}
+    initlab.sweep({**own, "sweep.root": str(tmp_path), "sweep.name": "s"}, quiet=True)
+    runs = load(tmp_path).groupby("init")["trainable_depth"]
+    assert runs.get_group("lecun_normal").tolist() == [math.inf] * 2
+    assert runs.get_group("torch_default").between(1, 20).all()
+    assert runs.get_group("lsuv").isna().all()
+    told = gather([tmp_path]).payload["runs"]["trainable_depth"]
+    assert sorted(value for value in told if value is not None)[-2:] == [1e4] * 2
+    assert told.count(None) == 2

@@ -35,6 +35,7 @@ DISK = {
 }
 
 
+OF_SWEEPS = {"sweep.name", "sweep.grids", "sweep.exclude", "sweep.order", "sweep.impossible", "sweep.max_group"}
 SHOWING = {"--cfg", "-c", "--info", "-i"}  # flags that show a configuration, and run nothing
 
 
@@ -133,6 +134,9 @@ def checked(composed: DictConfig) -> Config:
     config = to_config(composed, composed.hydra.overrides.task)
     if config.race:
         raise UserError("race=true compares the cells of a sweep, and this is a single run: add -m and what differs.")
+    for override in composed.hydra.overrides.task:
+        if override.lstrip("+").partition("=")[0] in OF_SWEEPS:
+            raise UserError(f"{override} is about a sweep, and this is a single run: add -m, or leave it out.")
     reason = impossible(config)
     if reason is not None:
         raise UserError(reason)

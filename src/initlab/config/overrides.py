@@ -18,6 +18,7 @@ VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-na
     "--info",
     "-i",
 }
+SWEEPING = re.compile(r"\b(?:range|glob|choice|interval)\([^()]*\)")
 NO_NAME = re.compile(r"\s*(|-?\d[\d.e+-]*|true|false|\{.*|\[.*)\s*", re.IGNORECASE)
 
 
@@ -45,9 +46,16 @@ def canonical(overrides: Iterable[str]) -> list[str]:
 
 
 def rewrite(override: str) -> str:
-    """Rewrite one override if it chooses a scheme or an activation."""
+    """Rewrite one override if it chooses a scheme or an activation, or holds grids.
+
+    >>> rewrite("sweep.grids=[{init: glob(he*), seed: range(2)}]")
+    "sweep.grids=[{init: 'glob(he*)', seed: 'range(2)'}]"
+    """
     key, equals, value = override.partition("=")
     group = key.lstrip("+~")
+    if group == "sweep.grids" and not re.search("['\"]", value):
+        # Hydra's grammar has no sweeps inside a value; as texts they are expanded with the grid they stand in.
+        return f"{key}={re.sub(SWEEPING, lambda found: repr(found.group()), value)}"
     if not equals or group not in ALIASES or "glob(" in value:
         return override
     return f"{key}={re.sub(r'[A-Za-z_0-9]+', lambda word: option(group, word.group()), value)}"

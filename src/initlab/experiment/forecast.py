@@ -29,10 +29,14 @@ Row = tuple[int, str, int, str, float, str]
 
 @dataclass(frozen=True)
 class Forecast:
-    """Rows (step 0, layer, index, stat, value, source), and a line for the log where there is something to say."""
+    """Rows (step 0, layer, index, stat, value, source), and a line for the log where there is something to say.
+
+    `trainable_depth` is for plain chains: about 6 ξ_c, infinite at criticality.
+    """
 
     rows: tuple[Row, ...] = ()
     remark: str = ""
+    trainable_depth: float | None = None
 
 
 def forecasts(
@@ -74,7 +78,7 @@ def paired(found: Forecast, module: nn.Module, inputs: Tensor | None) -> Forecas
                 remarks.append("no Jacobians: no single sample of this network can be differentiated at this cost")
     there = {row[1:4] for row in measured}
     rows = [row for row in found.rows if not row[3].startswith("jacobian_") or row[1:4] in there]
-    return Forecast((*rows, *measured), "\n".join(remarks))
+    return Forecast((*rows, *measured), "\n".join(remarks), found.trainable_depth)
 
 
 def first_batch(data: Dataset, plan: Plan) -> Tensor:
@@ -103,4 +107,5 @@ def forecast_of(
         return Forecast(remark=f"no forecast, for it failed:\n{traceback.format_exc()}")
     if frame.empty:
         return Forecast(remark="no forecast: theory has no answer for this network")
-    return Forecast(tuple(frame.itertuples(index=False, name=None)))
+    depth = frame.attrs.get("trainable_depth")
+    return Forecast(tuple(frame.itertuples(index=False, name=None)), trainable_depth=depth)

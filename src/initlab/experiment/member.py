@@ -39,6 +39,7 @@ class Member:
     recent: dict[str, deque] = field(default_factory=lambda: {k: deque(maxlen=LAST) for k in ("loss", "accuracy")})
     summary: dict[str, Any] = field(default_factory=dict)
     expected: Sequence[Row] = ()
+    trainable_depth: float | None = None
 
     def begin(self, module: nn.Module, rows: Any, device: torch.device) -> None:
         """Open the run directory and write what is known at step 0; `rows` describe the module's parameters."""
@@ -59,6 +60,7 @@ class Member:
             "recent": {name: list(values) for name, values in self.recent.items()},
             "seconds": time.monotonic() - self.started,
             "fingerprint": self.fingerprint,
+            "trainable_depth": self.trainable_depth,
             "files": self.writer.position(),
         }
 
@@ -70,6 +72,7 @@ class Member:
         self.writer = RunWriter.resume(self.directory, kept["files"])
         self.started = time.monotonic() - kept["seconds"]
         self.step, self.latest, self.fingerprint = kept["step"], dict(kept["latest"]), kept["fingerprint"]
+        self.trainable_depth = kept.get("trainable_depth")
         for name, values in kept["recent"].items():
             self.recent[name].extend(values)
         self.stopped = stopped
@@ -77,7 +80,7 @@ class Member:
 
     def expects(self, forecast: Forecast) -> None:
         """Keep what theory says of step 0, to be written beside what is measured there."""
-        self.expected = forecast.rows
+        self.expected, self.trainable_depth = forecast.rows, forecast.trainable_depth
         if forecast.remark:
             self.writer.log(forecast.remark)
 
@@ -114,6 +117,8 @@ class Member:
             "first_bad_layer": bad.layer if bad else None,
             "trained": None if bad else self.trained(),
         }
+        if self.trainable_depth is not None:
+            facts["trainable_depth"] = self.trainable_depth
         if bad:
             self.writer.log(f"diverged at step {bad.step}, first in {bad.layer}")
         if self.config.train.save:

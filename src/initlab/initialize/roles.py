@@ -12,6 +12,9 @@ from initlab.schemes import Scheme
 
 from .request import Request, listed
 
+ROLES = ("first", "hidden", "readout", "embedding", "branch", "branch_end", "shortcut", "q", "k", "v", "o")
+"""Parts that schemes, procedures and our own models know."""
+
 
 def layers_of(
     module: nn.Module, parameters: Sequence[Parameter], wanted: Request, schemes: Mapping[str, Scheme]
@@ -29,6 +32,9 @@ def layers_of(
         declared = _in_sequence(inner, weights)
     layers = {layer.name: layer for layer in declared or ()}
     for role, globs in wanted.roles.items():
+        # A scheme of the user's own may know other parts; what only looks like one of ours is a slip.
+        if role not in ROLES and (near := nearest(role, ROLES)):
+            raise UserError(f"roles: {role} is no part of a network.{near} There are {', '.join(ROLES)}.")
         for glob in listed(globs):
             matched = [p for p in weights if fnmatch.fnmatchcase(p.name, glob) or fnmatch.fnmatchcase(p.layer, glob)]
             if not matched:

@@ -104,7 +104,8 @@ def _verdict(
     gradients = _gradients(gradient, "layer")
     if point.kind == "infinite" and point.phase == "critical":
         return f"critical only in a limit that q grows to for ever: {gradients}; {_remedy(point, act, gain)[0]}"
-    slow = point.phase == "critical" or abs(point.chi_1 - 1) < NEARLY
+    # What is off a point that repels leaves it by the same factor layer by layer, however critical the point.
+    slow = point.kind != "repelling" and (point.phase == "critical" or abs(point.chi_1 - 1) < NEARLY)
     parts = [f"{_phase(point)}: {_signal(q, slow)}{gradients}", _depth(point, act, q)]
     return "; ".join([*parts, *_remedy(point, act, gain)])
 
@@ -135,7 +136,9 @@ def _of(frame: pd.DataFrame, stat: str, names: Sequence[str]) -> np.ndarray:
 
 def _phase(point: FixedPoint) -> str:
     if point.phase == "critical":
-        return "critical, but half-stable" if point.kind == "half_stable" else "critical"
+        return {"half_stable": "critical, but half-stable", "repelling": "critical, but repelling"}.get(
+            point.kind, "critical"
+        )
     nearly = point.phase != "critical" and abs(point.chi_1 - 1) < NEARLY
     return f"all but critical ({point.phase})" if nearly else point.phase
 
@@ -181,6 +184,8 @@ def _depth(point: FixedPoint, act: Activation, q: np.ndarray) -> str:
         leaves = f"from the first layer's {q[0]:.3g}, q does not tend to q* = {point.q_star:.3g} but slowly {aim}"
         return f"{leaves}, where χ₁ = {end.chi_1:.3f}: {_depth(end, act, q)}"
     depth = abs(point.trainable_depth)
+    if point.kind == "repelling":
+        return f"whatever is off q* = {point.q_star:.3g} leaves it, {factor(point.chi_q)} further per layer"
     if depth > ENDLESS:
         return "depth is no limit"
     return f"trains to about depth {max(depth, 1):.0f}"

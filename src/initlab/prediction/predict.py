@@ -91,15 +91,22 @@ def predicted_rows(
     """Predict the rows of a module at hand: `tasks` from `initialize.plan`, `inputs` a batch that it will be fed.
 
     Arguments: `act`: the activation of a network of ours (read from the module if left out); `classes`: outputs, for
-    gradients of softmax cross-entropy. Returns the frame of `predict`, empty where theory has no answer.
+    gradients of softmax cross-entropy. Returns the frame of `predict`, empty where theory has no answer; its `attrs`
+    hold trainable_depth alone, of where this batch's signal ends.
 
     >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
     >>> frame = predicted_rows(net, plan(net, request("he_normal", act="relu")), torch.ones(4, 8), classes=3)
     >>> frame.stat.unique().tolist()[:3], len(frame.layer.unique())
     (['q', 'mean', 'std'], 2)
     """
-    nodes = describe(module, drawn_of(tasks), None if act is None else activation(act))
-    return answers(nodes, inputs_of(inputs, maps=on_maps(nodes or ()), samples=SAMPLES), classes)
+    record = None if act is None else activation(act)
+    nodes = describe(module, drawn_of(tasks), record)
+    frame = answers(nodes, inputs_of(inputs, maps=on_maps(nodes or ()), samples=SAMPLES), classes)
+    point = None if record is None else phase_point(nodes, record)
+    q = frame.value[frame.stat == "q"]
+    if record is not None and point is not None and len(q):
+        frame.attrs["trainable_depth"] = abs(end_of(point, record, float(q.iloc[0])).trainable_depth)
+    return frame
 
 
 def answers(nodes: Sequence[Node] | None, inputs: Inputs, classes: int | None) -> pd.DataFrame:

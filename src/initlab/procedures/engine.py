@@ -18,6 +18,8 @@ from .parts import ON_PARAMETERS, case_of
 from .record import Case, Procedure
 
 Loss = Callable[[Any, Any], Tensor]
+OPTIMIZERS = ("sgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad")
+"""Those whose factors are known; all but SGD divide gradients by their size, which is all that factors depend on."""
 
 
 def procedure(spec: "str | Procedure", **parameters: Any) -> Procedure:
@@ -158,12 +160,20 @@ def rates(
     Args:
         module: the module that was initialized.
         scheme: name or record; `own` are its parameters.
-        optimizer: sgd, adam, … (those of the Adam family count as adam).
+        optimizer: sgd, adam, … (all but sgd count as adam).
         roles: as for `initialize_`.
+
+    Raises:
+        UserError: an optimizer that is neither SGD nor one that divides gradients by their size.
 
     >>> rates(nn.Linear(2, 2), "he_normal", "adam")
     {}
     """
+    if optimizer not in OPTIMIZERS:
+        raise UserError(
+            f"optimizer={optimizer} has no known factors: choose one of {', '.join(OPTIMIZERS)}."
+            f"{nearest(str(optimizer), OPTIMIZERS)}"
+        )
     if not is_procedure(scheme):
         return {}
     found = procedure(scheme, **own)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from initlab.activations import Activation, Elementwise, activation
+from initlab.errors import UserError
 
 from .record import Case, Procedure, refuse
 
+METHODS = ("dks", "tat")
 REACH, PANELS = 10.0, 40
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 FARTHEST = 20.0
@@ -103,11 +105,16 @@ def shape(act: Any, method: str, depth: int, *, zeta: float = 1.5, tau: float = 
         zeta, tau, eta: the targets.
 
     Raises:
+        UserError: another method, or no layer.
         Impossible: no such constants: φ is linear, or too smooth or too rough for the targets.
 
     >>> shape("relu", "tat", 10).name[:14]
     'tat_leaky_relu'
     """
+    if method not in METHODS:
+        raise UserError(f"method={method} must be {' or '.join(METHODS)}.")
+    if depth < 1:
+        raise UserError(f"depth={depth} must be at least 1: a shape is for so many nonlinear layers.")
     record = activation(act)
     if method == "tat" and record.name in ("relu", "leaky_relu", "prelu"):
         return _tailored(depth, eta)

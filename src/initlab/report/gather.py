@@ -18,6 +18,7 @@ from initlab.report.pack import numbers
 from initlab.report.pairs import cells, comparisons, judged_by, robustness, windows
 from initlab.report.runs import METRICS, TRAINABLE, Study, column, ordered, rows_of, study, text
 
+ANY_DEPTH = 1e4  # from which on the page says "any"
 CHUNK = 50  # runs whose tables are in memory at once
 NUMBERS = (*METRICS, "rate", "seconds", "steps", "first_bad_step", TRAINABLE)
 TEXTS = ("name", "sweep", "scheme", "activation", "setting", "outcome", "path")
@@ -129,7 +130,9 @@ def run_columns(runs: pd.DataFrame) -> dict[str, Any]:
         }
     for name in NUMBERS:
         if name in runs and runs[name].notna().any():
-            found[name] = numbers(pd.to_numeric(runs[name], errors="coerce").astype("float64"))
+            column_of = pd.to_numeric(runs[name], errors="coerce").astype("float64")
+            # At criticality depth is no limit, and the page knows no infinity.
+            found[name] = numbers(column_of.clip(upper=ANY_DEPTH) if name == TRAINABLE else column_of)
     found["best_rate"] = [int(value) for value in runs["best_rate"]]
     return found
 

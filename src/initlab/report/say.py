@@ -10,7 +10,7 @@ from initlab.errors import UserError, nearest
 from initlab.records import load
 from initlab.report.formats import FORMATS, as_text
 from initlab.report.gather import Gathered
-from initlab.report.runs import Study, study, text
+from initlab.report.runs import Study, column, study, text
 from initlab.report.table import is_share, tabulated
 from initlab.statistics import ENOUGH, VERDICTS
 
@@ -67,6 +67,11 @@ def say_table(
     found = study(load(roots), roots)
     if found.runs.empty:
         raise UserError(f"There is no run to tabulate in {', '.join(paths)}: give a run's or a sweep's directory.")
+    tuning = column(found.runs, "race") == "tuning"
+    if tuning.any() and not tuning.all():
+        # Their seeds chose the rates: what they reach is no part of the comparison.
+        found = replace(found, runs=found.runs[~tuning].reset_index(drop=True))
+        print(f"initlab: {tuning.sum()} runs that tuned the rates of a race are left out.", file=sys.stderr)
     if best_rate:
         found = at_best(found)
     table = tabulated(found, split(by), split(metrics), across, best)

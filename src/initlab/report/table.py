@@ -88,7 +88,8 @@ def tabulated(
         keys.append(across)
     for key in keys:
         if key not in known:
-            raise UserError(f"--by names {key}, which no run has.{nearest(key, known)}")
+            option = "--by" if key in by else "--across"
+            raise UserError(f"{option} names {key}, which no run has.{nearest(key, known)}")
     told = [metric for metric in (*METRICS, *EXTRA) if metric in runs and runs[metric].notna().any()]
     wanted = list(dict.fromkeys(metrics)) or [judged_by(runs) or "loss"]
     for metric in wanted:

@@ -50,12 +50,12 @@ def show_outcome(outcome: Outcome, directory: Path) -> None:
     show_where(directory, Console(), " (sweep.csv: one row per run)")
 
 
-def show_skipped(grid: Sequence[Cell]) -> None:
-    """Say why cells cannot exist, the most frequent reasons first."""
+def show_skipped(grid: Sequence[Cell], few: int | None = FEW) -> None:
+    """Say why cells cannot exist, the most frequent reasons first; None for all of them."""
     reasons = Counter(cell.reason for cell in grid if cell.reason)
-    for reason, count in reasons.most_common(FEW):
+    for reason, count in reasons.most_common(few):
         print(f"skipped: {count} × {reason}")
-    if len(reasons) > FEW:
+    if few is not None and len(reasons) > few:
         print(f"… {len(reasons) - FEW} more reasons in sweep.csv")
 
 
@@ -99,7 +99,7 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
     if how.sharers() > 1:
         told += f" ({how.sharers()} at a time by executor={how.executor})"
     print(f"{told}{f'; {done} are done already' if done else ''}.")
-    show_skipped(grid)
+    show_skipped(grid, None)
     print(f"They would go to {directory}. Nothing was written.")
     return results.frame(list(grid))
 

@@ -100,7 +100,7 @@ function trainableLines(panel, t) {
     for (const [colour, width] of [["#000", 5], ["#fff", 2.5]]) {
       found.push({ type: "scatter", mode: "lines", x: xs, y: xs.map((v) => (v === null ? null : y)), xaxis: panel.x,
         yaxis: panel.y, line: { color: colour, width }, hoverinfo: "text", showlegend: false, cliponaxis: false,
-        text: `forecast: ${brief(scheme, 60)} trains to depth ${short(limit, 2)}` });
+        text: `forecast: ${brief(scheme, 60)} trains to ${limit >= 1e4 ? "any depth" : `depth ${short(limit, 2)}`}` });
     }
   });
   return found;

@@ -1,5 +1,6 @@
 // Tables that sort and filter; all text goes in as text.
 
+const anyDepth = (v) => (v != null && v >= 1e4 ? "any" : short(v));
 const number = (key, title, show = short) => ({ key, title, show, numeric: true });
 const words = (key, title) => ({ key, title, show: (v) => (v == null ? "" : String(v)), numeric: false });
 const share = (key, title) => number(key, title, percent);
@@ -78,7 +79,7 @@ const TABLES = {
     caption: () => "One row per run, after the filters.",
     columns: () => [words("name", "run"), ...CELL_COLUMNS.slice(0, 3), { ...words("seed", "seed"), numeric: true },
       ...CELL_COLUMNS.slice(3), words("outcome", "outcome"), ...METRICS.map(metricColumn), number("steps", "steps"),
-      number("seconds", "seconds"), number("first_bad_step", "diverged at"), number("trainable_depth", "trainable depth"),
+      number("seconds", "seconds"), number("first_bad_step", "diverged at"), number("trainable_depth", "trainable depth", anyDepth),
       words("sweep", "sweep"), words("path", "path")],
     rows: () => view(),
     classOf: (row) => `outcome ${row.outcome}`,
