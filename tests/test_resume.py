@@ -253,7 +253,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_sweep_ends_complete(tmp_pat
     killed = 0
     while not os.waitpid(child, os.WNOHANG)[0]:
         checkpoints = list((tmp_path / "s" / ".groups").glob("*.pt"))
-        if killed < 2 and checkpoints and (workers := children(child)):
+        if killed < 2 and checkpoints and (workers := computing(child)):
             os.kill(workers[0], signal.SIGKILL)
             killed += 1
             for path in checkpoints:
@@ -274,11 +274,16 @@ def children(parent: int) -> list[int]:
     return found
 
 
+def computing(launch: int) -> list[int]:
+    """Return the processes of a launch that have none of their own: not what workers are copied from."""
+    return [process for process in descendants(launch) if not children(process)]
+
+
 def test_workers_outlive_no_launch_and_keep_what_they_have(tmp_path, whole):
     child = in_a_fork(lambda: initlab.sweep(axes(tmp_path), executor="process", workers=2, quiet=True))
     while not list((tmp_path / "s" / ".groups").glob("*.pt")):
         time.sleep(0.02)
-    workers = children(child)
+    workers = computing(child)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     # The next launch need not wait for them: it waits for their groups alone.
