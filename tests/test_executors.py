@@ -583,3 +583,13 @@ def test_a_worker_that_is_told_nothing_leaves_in_peace():
     out = io.BytesIO()
     other_end.serve(io.BytesIO(), out)
     assert out.getvalue() == b""
+
+
+def test_a_worker_that_loads_for_itself_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
+    for name in ("types", "queue", "random"):
+        (tmp_path / f"{name}.py").write_text(f"open('loaded-{name}', 'w').close()\nraise SystemExit('shadowed')\n")
+    monkeypatch.chdir(tmp_path)
+    with processes.fresh(dict(os.environ)) as worker:
+        worker.stdin.close()
+        assert worker.wait(60) == 0
+    assert not list(tmp_path.glob("loaded-*"))

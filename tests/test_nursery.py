@@ -248,16 +248,20 @@ def test_it_is_not_dismissed_while_copies_are_at_work(monkeypatch):
 
 
 def test_it_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
-    (tmp_path / "types.py").write_text("raise SystemExit('shadowed')")
-    (tmp_path / "queue.py").write_text("raise SystemExit('shadowed')")
+    """A file that is called like a module of Python's is the user's, and says so when it is loaded."""
+    for name in ("types", "queue", "random"):
+        (tmp_path / f"{name}.py").write_text(f"open('loaded-{name}', 'w').close()\nraise SystemExit('shadowed')\n")
     monkeypatch.chdir(tmp_path)
     found = Nursery(nursery.WORKER)
     try:
         copy = found.copy()
+        lives = copy.poll()
     finally:
         found.close()
     copy.stdin.close()
     copy.stdout.close()
+    assert lives is None
+    assert not list(tmp_path.glob("loaded-*"))
 
 
 def test_it_lives_as_long_as_somebody_holds_it_open(monkeypatch):
