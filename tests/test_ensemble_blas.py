@@ -1,4 +1,4 @@
-"""Products by OpenBLAS, where torch's library is narrow: right, alike whoever asks, and nobody else's business."""
+"""Products by OpenBLAS, where torch's library is slower: right, alike whoever asks, and nobody else's business."""
 
 import ctypes
 import itertools
@@ -146,16 +146,16 @@ def test_a_machine_without_it_takes_torchs(lacks, monkeypatch):
     else:
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     blas.sgemm.cache_clear()
-    blas.narrow_library.cache_clear()
+    blas.openblas_pays.cache_clear()
     try:
         assert blas.sgemm() is None
-        assert not blas.narrow_library()
+        assert not blas.openblas_pays()
         a = torch.randn(2, 5, 3)
         assert torch.equal(products.multiply(a, a.transpose(1, 2)), torch.bmm(a, a.transpose(1, 2)))
     finally:
         monkeypatch.undo()
         blas.sgemm.cache_clear()
-        blas.narrow_library.cache_clear()
+        blas.openblas_pays.cache_clear()
 
 
 def test_the_environment_is_put_back(monkeypatch):
@@ -170,7 +170,7 @@ def test_the_environment_is_put_back(monkeypatch):
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_tanh_is_tanh_wherever_an_entry_lies(narrow, monkeypatch):
-    monkeypatch.setattr(tanh, "narrow_library", lambda: narrow)
+    monkeypatch.setattr(tanh, "slow_here", lambda: narrow)
     x = torch.cat([torch.linspace(-12, 12, 10_001), torch.logspace(-30, -1, 1001), torch.tensor([0.0, torch.inf])])
     expected = x.double().tanh()
     found = tanh.quick_tanh(x)

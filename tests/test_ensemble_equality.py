@@ -170,7 +170,7 @@ def images(count: int = 240, classes: int = 5) -> Dataset:
 FAMILIES = {
     "mlp": {"width": 48},
     "mlp, one by one": {"width": 48},
-    "mlp, by the wider library": {"width": 48},
+    "mlp, by OpenBLAS": {"width": 48},
     "mlp, odd widths, layer norm": {"width": 37, "norm": "layer"},
     "mlp, layer norm": {"width": 48, "norm": "layer"},
     "mlp, batch norm": {"width": 48, "norm": "batch"},
@@ -263,7 +263,7 @@ def test_a_renumbered_network_is_the_same_function(family):
 def test_in_float32_a_network_differs_by_no_more_than_reordered_sums(family, optimizer, monkeypatch):
     """Root mean squares over 4 networks and 50 steps; the yardstick is the largest of 4 reordered loops' for each."""
     monkeypatch.setattr(lane, "LARGE", 0 if "one by one" in family else lane.LARGE)
-    monkeypatch.setattr(products, "WIDE", 0 if "wider" in family else products.WIDE)
+    monkeypatch.setattr(products, "WORTH", 0 if "OpenBLAS" in family else products.WORTH)
     data, steps, batch = images(), 50, 24
     networks = [network(data, family, seed) for seed in range(4)]
     lone = [copy.deepcopy(module) for module in networks]

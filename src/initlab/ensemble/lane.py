@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, narrow_library
+from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, openblas_pays
 from initlab.ensemble.leaves import StackedElementwise, StackedFlatten, StackedLinear
 from initlab.ensemble.slopes import SLOPES, nothing
 from initlab.models.plain import Chain
@@ -164,7 +164,7 @@ class Lane:
 
 def product(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:
     """Return the call that writes a b, the one or the other turned, or adds it to what is there."""
-    if a.dtype == torch.float32 and narrow_library():
+    if a.dtype == torch.float32 and openblas_pays():
         return bound(out, a, b, turn_a, turn_b, add)
     a, b = a.t() if turn_a else a, b.t() if turn_b else b
     return partial(torch.addmm, out, a, b, out=out) if add else partial(torch.mm, a, b, out=out)
@@ -173,7 +173,7 @@ def product(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: boo
 def product_of_batch(out: Tensor, a: Tensor, turn_b: bool = False, bias: Tensor | None = None) -> Callable:
     """Return the call that writes a b (+ bias), where b or its transpose is the batch that it is given."""
     multiply: Callable[[Tensor], Any]
-    if a.dtype == torch.float32 and narrow_library():
+    if a.dtype == torch.float32 and openblas_pays():
         multiply = awaiting(out, a, turn_b, add=bias is not None)
     else:
         by_torch = partial(torch.mm, a, out=out) if bias is None else partial(torch.addmm, out, a, out=out)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initlab.ensemble.blas import BOUNDARY, narrow_library, wide_product
+from initlab.ensemble.blas import BOUNDARY, openblas_pays, wide_product
 
-WIDE = 1e6  # operations from which on one call for every member pays, by the wider library
+WORTH = 1e6  # operations from which on one call for every member pays, by OpenBLAS
 
 
 def even(elements: int, like: Tensor, vectors: int = 1) -> bool:
@@ -45,9 +45,9 @@ def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | Non
     On a CPU the members' bits do not depend on N; no gradients flow through it.
     """
     (p, q), r = a.shape[1:], b.shape[2]
-    wide = a.device.type == "cpu" and a.dtype == torch.float32 and 2 * p * q * r >= WIDE and narrow_library()
+    alone = a.device.type == "cpu" and a.dtype == torch.float32 and 2 * p * q * r >= WORTH and openblas_pays()
     alike = min(p, q, r) > 1 and all(even(size, a) for size in (p * q, q * r, p * r))
-    if a.device.type != "cpu" or (alike and not wide):
+    if a.device.type != "cpu" or (alike and not alone):
         if bias is not None:
             return torch.baddbmm(bias.unsqueeze(1), a, b, out=out)
         return torch.bmm(a, b, out=out)
@@ -55,7 +55,7 @@ def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | Non
     # All views of a tensor at once: one by one, they would cost as much time as a small product.
     shifts = repeat(None) if bias is None else bias.unbind()
     for row, left, right, shift in zip(out.unbind(), a.unbind(), b.unbind(), shifts, strict=False):
-        if wide:
+        if alone:
             wide_product(left, right, row, shift)
         else:
             row.copy_(lone_product(left, right, shift))
