@@ -158,6 +158,43 @@ def test_a_machine_without_it_takes_torchs(lacks, monkeypatch):
         blas.openblas_pays.cache_clear()
 
 
+RULE = """
+import ctypes
+from pathlib import Path
+from initlab.ensemble import blas, tanh
+blas.PROCESSOR = Path({described!r})
+def loaded():
+    path = next(line.split()[-1] for line in open("/proc/self/maps") if "scipy_openblas32" in line)
+    name = ctypes.CDLL(path).scipy_openblas_get_corename
+    name.restype = ctypes.c_char_p
+    return name().decode()
+print(blas.openblas_pays(), tanh.slow_here(), blas.sgemm() and loaded())
+"""
+
+
+@wide
+@pytest.mark.parametrize(
+    ("vendor", "family", "expected"),
+    [
+        ("AuthenticAMD", 23, "False True SkylakeX"),
+        ("AuthenticAMD", 25, "True True Haswell"),
+        ("AuthenticAMD", 26, "True True SkylakeX"),
+        ("AuthenticAMD", 27, "True True SkylakeX"),
+        ("GenuineIntel", 6, "False False SkylakeX"),
+        ("GenuineIntel", 26, "False False SkylakeX"),
+        (None, None, "False False SkylakeX"),
+    ],
+)
+def test_the_processor_decides(vendor, family, expected, tmp_path):
+    described = tmp_path / "cpuinfo"
+    if vendor:
+        described.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 17\n" * 2)
+    done = subprocess.run(
+        [sys.executable, "-c", RULE.format(described=str(described))], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == expected, done.stderr
+
+
 def test_the_environment_is_put_back(monkeypatch):
     monkeypatch.setenv("INITLAB_ONE", "mine")
     found = []

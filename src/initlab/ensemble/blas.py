@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+PROCESSOR = Path("/proc/cpuinfo")  # where Linux describes it
 BOUNDARY = 64  # bytes: a cache line, and the widest vector
 Call: TypeAlias = Callable[[], Any]
 WIDE, NARROW = "SkylakeX", "Haswell"  # OpenBLAS's names of its code for vectors of 512 and of 256 bits
@@ -41,10 +42,9 @@ def openblas_pays() -> bool:
 @cache
 def amd_family() -> int:
     """Return the number of this processor's family where it is AMD's, else 0."""
-    described = Path("/proc/cpuinfo")
-    if not described.exists():
+    if not PROCESSOR.exists():
         return 0
-    facts = dict(re.findall(r"^(vendor_id|cpu family)\s*:\s*(\S+)$", described.read_text(), re.MULTILINE))
+    facts = dict(re.findall(r"^(vendor_id|cpu family)\s*:\s*(\S+)$", PROCESSOR.read_text(), re.MULTILINE))
     return int(facts.get("cpu family", 0)) if facts.get("vendor_id") == "AuthenticAMD" else 0
 
 

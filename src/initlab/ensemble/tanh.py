@@ -1,8 +1,8 @@
 """tanh by numpy where torch's own is slow: it comes from MKL, whose vector functions know Intel's processors alone.
 
-On AMD's it took as long as the matrix product before it, six to twelve times what numpy's vector code takes; both are within
-1.1e-7 of the true value, relative to it. Every entry is computed alike wherever it lies, so members cannot tell how
-many there are.
+On AMD's it takes as long as the matrix product before it, six to twelve times what numpy's vector code takes; both are
+within 1.1e-7 of the true value, relative to it. Every entry is computed alike wherever it lies, so members cannot tell
+how many there are.
 """
 
 from functools import partial
