@@ -449,6 +449,17 @@ def test_another_directory_for_every_hash_and_none_for_device_and_logging(tmp_pa
     assert first["path"].tolist() == second["path"].tolist()
 
 
+@pytest.mark.parametrize("every", [1, 7, 80])
+def test_the_final_loss_is_of_the_last_fifty_steps_however_often_one_logs(tmp_path, every):
+    (path,) = sweep(tmp_path, seed=[0], train__steps=90, log={"every": every, "tensorboard": False})["path"]
+    rows = pd.read_csv(Path(path) / "metrics.csv").dropna(subset="grad_norm").set_index("step")
+    last = rows[rows.index > rows.index.max() - 50]
+    assert len(last) == len(range(rows.index.max(), max(-1, rows.index.max() - 50), -every))
+    summary = json.loads((Path(path) / "summary.json").read_text())
+    assert summary["loss"] == pytest.approx(last["loss"].mean(), rel=1e-6)
+    assert summary["accuracy"] == pytest.approx(last["accuracy"].mean(), rel=1e-6)
+
+
 def test_a_dry_run_writes_nothing_and_says_what_would_be(tmp_path, capsys):
     frame = sweep(tmp_path, seed=range(3), depth=[1, 2], init=["zeros", "dirac"], dry_run=True)
     said = capsys.readouterr().out

@@ -16,7 +16,7 @@ from initlab.ensemble import Ensemble
 from initlab.records.files import door
 from initlab.training import State, Stopped
 
-FORMAT = 2
+FORMAT = 3
 RECORDED = ("log", "train")  # not all of it is in a result's hash, but the files of one run must not mix two of them
 
 

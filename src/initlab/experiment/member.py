@@ -21,7 +21,7 @@ from initlab.records import RunWriter
 from initlab.records.files import replace
 from initlab.training import Stopped
 
-LAST = 50  # training steps whose mean is the final training loss and accuracy
+LAST = 50  # training steps; the mean of what is logged of them is the final training loss and accuracy
 # TensorBoard ticks the first five and no more.
 HPARAMS = ("init", "act", "depth", "seed", "optim.lr")
 
@@ -36,7 +36,9 @@ class Member:
     stopped: Stopped | None = None
     step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
-    recent: dict[str, deque] = field(default_factory=lambda: {k: deque(maxlen=LAST) for k in ("loss", "accuracy")})
+    recent: dict[str, deque[tuple[int, float]]] = field(
+        default_factory=lambda: {name: deque() for name in ("loss", "accuracy")}
+    )  # what was logged of the last steps, each with its step
     summary: dict[str, Any] = field(default_factory=dict)
     expected: Sequence[Row] = ()
     trainable_depth: float | None = None
@@ -94,7 +96,9 @@ class Member:
         steps = columns["step"]
         self.writer.scalars_block(steps, {k: v for k, v in columns.items() if k != "step"})
         for name, recent in self.recent.items():
-            recent.extend(columns.get(name, ()))
+            recent.extend(zip(steps, columns[name], strict=True) if name in columns else ())
+            while recent and recent[0][0] <= steps[-1] - LAST:
+                recent.popleft()
         self.step = steps[-1] + 1
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
@@ -110,7 +114,7 @@ class Member:
         facts = {
             "steps": steps if self.stopped is None else self.stopped.updates,
             "seconds": time.monotonic() - self.started,
-            **{k: sum(v) / len(v) for k, v in self.recent.items() if v},
+            **{k: sum(value for _, value in v) / len(v) for k, v in self.recent.items() if v},
             # What was evaluated before a divergence says nothing of the network it ended as.
             **(self.latest if bad is None else dict.fromkeys(self.latest, math.nan)),
             "first_bad_step": bad.step if bad else None,

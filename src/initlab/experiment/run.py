@@ -197,6 +197,6 @@ def progress(plan: Plan, members: list[Member]) -> dict[str, Any]:
         "steps": plan.steps,
         "members": len(members),
         "diverged": sum(m.stopped is not None and m.stopped.reason == "diverged" for m in members),
-        "loss": lead.recent["loss"][-1] if lead.recent["loss"] else None,
+        "loss": lead.recent["loss"][-1][1] if lead.recent["loss"] else None,
         "val_accuracy": lead.latest.get("val_accuracy"),
     }
