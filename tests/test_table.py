@@ -82,6 +82,37 @@ def test_best_is_marked_among_rivals_only(sweep):
         assert [line.entries[0].best for line in lines] == [mean == max(means) for mean in means]
 
 
+@pytest.mark.parametrize("by", [[], ["init", "depth"], ["depth"], ["depth", "init"]])
+def test_schemes_side_by_side_compete_in_each_line(sweep, by):
+    found = table(sweep, by, ["test_accuracy", "val_loss"], "init", best=True)
+    assert found.keys == ("depth",)
+    for line in found.lines:
+        for metric, top in (("test_accuracy", max), ("val_loss", min)):
+            own = [e for e, (name, _) in zip(line.entries, found.columns, strict=True) if name == metric]
+            means = [entry.mean for entry in own]
+            assert [entry.best for entry in own] == [mean == top(means) for mean in means]
+
+
+def test_another_key_across_leaves_the_contest_to_the_first_one(sweep):
+    found = table(sweep, [], [], "depth", best=True)
+    assert found.keys == ("init",)
+    for place in range(2):
+        means = [line.entries[place].mean for line in found.lines]
+        assert [line.entries[place].best for line in found.lines] == [mean == max(means) for mean in means]
+
+
+def test_the_first_key_competes_where_it_is_across(sweep):
+    (line,) = table(sweep, ["depth"], [], "depth", best=True).lines
+    means = [entry.mean for entry in line.entries]
+    assert [entry.best for entry in line.entries] == [mean == max(means) for mean in means]
+
+
+def test_a_single_scheme_across_has_no_rivals_there(tmp_path):
+    fake.write_sweep(tmp_path, fake.grid(("he_normal",), ("tanh",), (3, 10), range(2)), steps=10, records=1)
+    found = table(tmp_path, ["depth"], [], "init", best=True)
+    assert sum(line.entries[0].best for line in found.lines) == 1
+
+
 def test_the_smallest_loss_is_the_best(sweep):
     found = table(sweep, (), ["val_loss"], best=True)
     lines = [line for line in found.lines if line.keys[1] == 3]

@@ -61,6 +61,9 @@ def report(
     say_report(paths, out)
 
 
+BEST = "Mark the best of those that differ in the first key only; with --across init, the best scheme of each line."
+
+
 @app.command(short_help="Tabulate runs: mean and std over seeds.")
 def table(
     paths: Paths,
@@ -68,7 +71,7 @@ def table(
     metric: Annotated[str, typer.Option(help="Metrics, with commas; else the test accuracy.")] = "",
     across: Annotated[str | None, typer.Option(help="A key whose values become columns.")] = None,
     form: Annotated[str, typer.Option("--format", help="text, csv, markdown or latex.")] = "text",
-    best: Annotated[bool, typer.Option("--best", help="Mark the best of those that differ in the first key.")] = False,
+    best: Annotated[bool, typer.Option("--best", help=BEST)] = False,
     best_rate: Annotated[bool, typer.Option("--best-rate", help="Only runs at their cell's best rate.")] = False,
 ) -> None:
     """Tabulate runs: mean ± standard deviation over seeds, grouped as you like."""

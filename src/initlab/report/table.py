@@ -1,7 +1,7 @@
 """`initlab table`: mean ± std over seeds, grouped as the user likes, as text, CSV, Markdown or LaTeX."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ def tabulated(
 
     Arguments: `by`: configuration keys; by default all that differ between runs, but for the seed. `metrics`: by
     default the test accuracy, or what there is. `across`: one of the keys whose values become columns. `best`: mark the
-    best entry among those that differ in the first key only.
+    best entry among those that differ in one key only, which `contest` names.
 
     Raises:
         UserError: a key or a metric is unknown.
@@ -102,10 +102,12 @@ def tabulated(
     values = ordered(runs[across]) if across else [None]
     columns = tuple((metric, value) for value in values for metric in wanted)
     lines = sorted_lines(runs, rows, across, columns)
+    if best:
+        lines = mark(lines, rows, across, columns, contest(runs, keys, across))
     grouped = runs.groupby([runs[key].map(text) for key in keys], sort=False)
     rest = [key for key in [*differ, "init", "act", "depth", "optim.lr"] if key in runs and key not in keys]
     mixed = tuple(k for k in rest if grouped[k].agg(lambda part: part.map(text).nunique()).max() > 1)
-    return Table(tuple(rows), across, columns, mark(lines, columns) if best else lines, mixed, best)
+    return Table(tuple(rows), across, columns, lines, mixed, best)
 
 
 def sorted_lines(
@@ -154,24 +156,38 @@ def ended(group: pd.DataFrame) -> str:
     return ", ".join(f"{n} {status}" for status, n in counts.items())
 
 
-def mark(lines: Sequence[Line], columns: Sequence[tuple[str, Any]]) -> tuple[Line, ...]:
-    """Mark in every column the best entry among the lines that differ in the first key only; ties are all marked."""
-    tops: dict[tuple[Any, ...], float] = {}
+def contest(runs: pd.DataFrame, keys: Sequence[str], across: str | None) -> str:
+    """Return the key whose values compete for the mark: the first one, wherever it is; schemes put across in any case.
+
+    Whoever puts schemes side by side asks which is best in each line, whatever the lines are.
+    """
+    return "init" if across == "init" and runs["init"].map(text).nunique() > 1 else keys[0]
+
+
+def mark(
+    lines: Sequence[Line], rows: Sequence[str], across: str | None, columns: Sequence[tuple[str, Any]], key: str
+) -> tuple[Line, ...]:
+    """Mark the best of all entries that differ in `key` only, in a column or in a line; ties are all marked."""
+
+    def rivals(line: Line, place: int) -> tuple[str, ...]:
+        metric, value = columns[place]
+        told = [text(own) for row, own in zip(rows, line.keys, strict=True) if row != key]
+        return (metric, "" if across == key else text(value), *told)
 
     def worth(line: Line, place: int) -> float:
-        found = line.entries[place]
-        sign = 1.0 if larger_is_better(columns[place][0]) and columns[place][0] not in ("seconds", "steps") else -1.0
+        found, metric = line.entries[place], columns[place][0]
+        sign = 1.0 if larger_is_better(metric) and metric not in ("seconds", "steps") else -1.0
         return float("-inf") if found is None or not found.n else sign * found.mean
 
-    for place in range(len(columns)):
-        for line in lines:
-            rivals = (place, *map(text, line.keys[1:]))
-            tops[rivals] = max(tops.get(rivals, float("-inf")), worth(line, place))
-    marked = []
+    tops: dict[tuple[str, ...], float] = {}
     for line in lines:
-        entries = []
-        for place, found in enumerate(line.entries):
-            top = found is not None and found.n > 0 and worth(line, place) == tops[(place, *map(text, line.keys[1:]))]
-            entries.append(Entry(found.mean, found.std, found.n, top) if found is not None else None)
-        marked.append(Line(line.keys, line.ended, tuple(entries)))
-    return tuple(marked)
+        for place in range(len(columns)):
+            among = rivals(line, place)
+            tops[among] = max(tops.get(among, float("-inf")), worth(line, place))
+
+    def marked(line: Line, place: int) -> Entry | None:
+        found = line.entries[place]
+        top = found is not None and found.n > 0 and worth(line, place) == tops[rivals(line, place)]
+        return replace(found, best=top) if found is not None else None
+
+    return tuple(replace(line, entries=tuple(marked(line, k) for k in range(len(columns)))) for line in lines)
