@@ -248,6 +248,18 @@ def test_what_is_not_whole_is_listed_with_its_reason(page):
     assert any("bug" in text for text in diagnoses)
 
 
+def test_every_table_rounds_a_mean_alike(browser, tmp_path):
+    told = fake.write_halves(tmp_path)
+    opened(browser, write_report([tmp_path]).path)
+    names, _ = column(browser, "cells", "init")
+    means, _ = column(browser, "cells", "test accuracy")
+    assert dict(zip(names, means, strict=True)) == {name: f"{mean} %" for name, mean in told.items()}
+    heat = "const [map] = document.querySelector('#heat .plot').data; return [map.text[0], map.hovertext[0]]"
+    shown, hovered = browser.execute_script(heat)
+    assert shown == [told[name] for name in sorted(told)]
+    assert all(f"test accuracy {told[name]} %" in text for name, text in zip(sorted(told), hovered, strict=True))
+
+
 def test_the_forecast_is_drawn_over_the_heat_map(page):
     texts = page.execute_script("return document.querySelector('#heat .plot').data.map((t) => t.text)")
     told = [text for text in texts if isinstance(text, str)]

@@ -135,6 +135,12 @@ def test_bold_in_every_format(sweep):
     assert read_csv(as_csv(found))["test_accuracy best"].sum() == 2
 
 
+def test_halves_are_rounded_alike_however_they_were_summed(tmp_path):
+    told = fake.write_halves(tmp_path)
+    lines = [line.split() for line in as_text(table(tmp_path)).splitlines()[1:]]
+    assert {line[0]: line[2] for line in lines} == told
+
+
 def test_columns_line_up(sweep):
     lines = as_text(table(sweep)).splitlines()
     ends = {len(line) for line in lines}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from initlab.report.layers import Blocks
+from initlab.report.rounding import rounded
 from initlab.report.runs import text
 
 LOST = 1e-6  # q at the last hidden layer, as a part of q at the first, below which inputs cannot be told apart
@@ -72,7 +73,7 @@ def diverged(row: Mapping[str, Any], found: Blocks | None) -> str:
 def stuck(row: Mapping[str, Any], found: Blocks | None) -> str:
     """Say what keeps it from learning, the first cause that its layers show."""
     accuracy = next((row[k] for k in ("val_accuracy", "test_accuracy") if row.get(k) == row.get(k) and k in row), None)
-    head = "It never trained" + (f" (accuracy {accuracy:.1%})." if accuracy is not None else ".")
+    head = "It never trained" + (f" (accuracy {rounded(100 * accuracy, 1)}%)." if accuracy is not None else ".")
     if found is None:
         return f"{head} No layer rows tell why."
     for cause in (no_gradient, lost_signal, units, faded_gradient, alike):

@@ -10,6 +10,7 @@ import numpy as np
 from rich.cells import cell_len
 
 from initlab.records.tables import disarm
+from initlab.report.rounding import rounded
 from initlab.report.runs import text
 from initlab.report.table import Entry, Table, is_share
 
@@ -23,9 +24,10 @@ def numbers(metric: str, found: Entry, plus_minus: str = " ± ") -> str:
     if not found.n:
         return "–"
     factor = 100 if is_share(metric) else 1
-    digits = ".1f" if is_share(metric) or abs(found.mean) >= 100 else ".3f" if abs(found.mean) >= 1e-3 else ".2e"
-    mean = f"{factor * found.mean:{digits}}"
-    return mean if found.std != found.std else f"{mean}{plus_minus}{factor * found.std:{digits}}"
+    small = abs(found.mean) < 1e-3
+    digits, kind = (1, "f") if is_share(metric) or abs(found.mean) >= 100 else (2, "e") if small else (3, "f")
+    mean = rounded(factor * found.mean, digits, kind)
+    return mean if found.std != found.std else f"{mean}{plus_minus}{rounded(factor * found.std, digits, kind)}"
 
 
 def cells(

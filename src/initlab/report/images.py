@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from initlab.report.rounding import rounded
 from initlab.report.runs import OUTCOMES, ordered, text
 
 COLOURS = ("#1a9e5c", "#c9a227", "#2f7ed8", "#d9480f", "#b5179e", "#9aa5ad", "#6c757d", "#495057")
@@ -44,7 +45,7 @@ def heat_map(runs: pd.DataFrame, metric: str, title: str) -> bytes:
         for (y, x), value in np.ndenumerate(found):
             if np.isfinite(value):
                 light = (value < middle) == share
-                shown = f"{100 * value:.1f}" if share else f"{value:.3g}"
+                shown = rounded(100 * value, 1) if share else rounded(value, 3, "g")
                 axes.text(x, y, shown, ha="center", va="center", fontsize=8, color="white" if light else "black")
     return png(figure)
 

@@ -10,6 +10,7 @@ from initlab.errors import UserError, nearest
 from initlab.records import load
 from initlab.report.formats import FORMATS, as_text
 from initlab.report.gather import Gathered
+from initlab.report.rounding import rounded
 from initlab.report.runs import Study, column, study, text
 from initlab.report.table import is_share, tabulated
 from initlab.statistics import ENOUGH, VERDICTS
@@ -95,7 +96,7 @@ def verdicts(found: Gathered) -> list[str]:
         if row["verdict"] == "cannot tell":
             said.append(f"{where}: {first} or {second}: cannot tell from {row['n']} common seeds, it takes {ENOUGH}")
             continue
-        gap, low, high = (f"{factor * (row[key] or 0):+.3g}" for key in ("difference", "low", "high"))
+        gap, low, high = (rounded(factor * (row[key] or 0), 3, "g", "+") for key in ("difference", "low", "high"))
         told = f"{gap}{unit} of {metric} [{low}, {high}], p {row['p'] or 0:.2g}, {row['n']} seeds"
         told += "" if row["seeds"] == "all seeds" else f", {row['seeds']}"
         if row["verdict"] == "better":

@@ -67,7 +67,7 @@ function heatTrace(panel, table, metric, scale, t) {
     const y = depths.indexOf(cell.depth), x = schemes.indexOf(cell.scheme), [first] = tally(cell.runs);
     z[y][x] = byOutcome ? OUTCOMES.indexOf(first[0]) : scale.of(cell.value);
     if (byOutcome) text[y][x] = `${first[1]}/${cell.runs.length}`;
-    else if (cell.value != null) text[y][x] = isShare(metric) ? (100 * cell.value).toFixed(1) : short(cell.value);
+    else if (cell.value != null) text[y][x] = isShare(metric) ? points(cell.value) : short(cell.value);
     else text[y][x] = first[0];
     if (text[y][x].length * 7 > panel.cell / schemes.length) text[y][x] = byOutcome || cell.value != null ? "" : "×";
     const good = finite(cell.runs.map((run) => run[metric]));

@@ -109,19 +109,30 @@ function counts(histogram) {
 
 // ---- numbers
 
+// The one rounding of the page, and of the tables that `initlab` prints (rounding.py): halves away from zero. Three
+// digits more than those that are shown decide what is a half, for how a mean was summed has no say.
+function rounded(value, decimals) {
+  const units = Math.round(Number(`${Math.abs(value).toFixed(decimals + 3)}e${decimals}`));
+  return Math.sign(value) * Number(`${units}e-${decimals}`);
+}
+
 function short(value, digits = 3) {
   if (value == null || Number.isNaN(value)) return "";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(digits - 1).replace(/\.?0+e/, "e").replace("e+", "e");
-  return String(Number(value.toPrecision(Math.max(digits, Math.ceil(Math.log10(size))))));
+  const [first, power] = value.toExponential().split("e").map(Number);
+  if (size >= 1e5 || size < 1e-3) {
+    const told = Number(`${rounded(first, digits - 1)}e${power}`);
+    return told.toExponential(digits - 1).replace(/\.?0+e/, "e").replace("e+", "e");
+  }
+  return String(rounded(value, Math.max(digits - 1 - power, 0)));
 }
 
 const isShare = (metric) => /accuracy|fraction|share/.test(metric);
 // Adding 0 turns -0 into 0.
 const points = (value, digits = 1) => (value == null || Number.isNaN(value) ? "" :
-  (Number((100 * value).toFixed(digits)) + 0).toFixed(digits));
+  (rounded(100 * value, digits) + 0).toFixed(digits));
 const percent = (value, digits = 1) => (value == null || Number.isNaN(value) ? "" : `${points(value, digits)} %`);
 const shown = (metric, value) => (isShare(metric) ? percent(value) : short(value));
 const said = (name) => name.replace(/_/g, " ").replace(/^val /, "validation ");

@@ -46,7 +46,7 @@ const TABLES = {
       { ...words("depth", "depth"), numeric: true }, words("setting", "setting"), ...["difference", "low", "high"].map((k) =>
         (isShare(data.metric || "") ? number(k, { difference: "difference, points", low: "from", high: "to" }[k], points) :
           number(k, { difference: k, low: "from", high: "to" }[k]))),
-      number("p", "p, corrected", (v) => (v == null ? "" : v < 1e-3 ? "< 0.001" : v.toFixed(3))), number("n", "seeds"),
+      number("p", "p, corrected", (v) => (v == null ? "" : v < 1e-3 ? "< 0.001" : rounded(v, 3).toFixed(3))), number("n", "seeds"),
       number("first_window", "window"), number("second_window", "than: window"), words("seeds", "which seeds")],
     rows: () => data.pairs.filter((row) => inView({ ...row, depth: asText(row.depth) }) && picks("scheme", row.first) &&
       picks("scheme", row.second)).sort((a, b) => VERDICTS.indexOf(a.verdict) - VERDICTS.indexOf(b.verdict) || inOrder(a, b)),
