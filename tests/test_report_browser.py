@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import fake_sweeps as fake
 import pytest
-from browser import CHROMIUM, DRIVER, chips, click, column, drawn, errors, fetched, opened, requests, start
+from browser import CHROMIUM, DRIVER, FRAME, chips, click, column, drawn, errors, fetched, opened, requests, start
 
 from initlab.records import load
 from initlab.report import write_report
@@ -258,6 +258,23 @@ def test_every_table_rounds_a_mean_alike(browser, tmp_path):
     shown, hovered = browser.execute_script(heat)
     assert shown == [told[name] for name in sorted(told)]
     assert all(f"test accuracy {told[name]} %" in text for name, text in zip(sorted(told), hovered, strict=True))
+
+
+@pytest.mark.parametrize(("depth", "range_", "shown"), [
+    (2, None, [1, 2, 3]),
+    (30, None, [0, 5, 10, 15, 20, 25, 30]),
+    (30, [4.2, 6.8], [5, 6]),
+])  # fmt: skip
+def test_layers_are_counted_in_whole_numbers(browser, tmp_path, depth, range_, shown):
+    fake.write_sweep(tmp_path, fake.grid(["he_normal"], ["tanh"], [depth], range(2)), steps=10, records=1)
+    opened(browser, write_report([tmp_path]).path)
+    if range_:
+        zoom = "Plotly.relayout(document.querySelector('#signal .plot'), {'xaxis.range': arguments[0]})"
+        browser.execute_script(zoom, range_)
+        browser.execute_async_script(FRAME)
+    script = "return [...document.querySelectorAll('#signal .xtick text')].map((tick) => tick.textContent)"
+    assert [float(tick) for tick in browser.execute_script(script)] == shown
+    assert errors(browser) == []
 
 
 def test_the_forecast_is_drawn_over_the_heat_map(page):

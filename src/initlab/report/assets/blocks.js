@@ -33,6 +33,7 @@ pictures.signal = {
     const { layout, placed } = grid(list, width, t), rows = [], traces = [], legend = new Set();
     let zeros = 0, forecast = false;
     for (const panel of placed) {
+      Object.assign(panel.xaxis, wholeAxis);
       if (panel.bottom) panel.xaxis.title = { text: "layer", standoff: 6 };
       if (panel.left) panel.yaxis.title = { text: statName(c.stat).split(" (")[0], standoff: 6 };
       if (logarithmic) Object.assign(panel.yaxis, logAxis);

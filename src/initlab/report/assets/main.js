@@ -77,11 +77,12 @@ function mountPicture(section) {
   drawers.push({ section, draw, show });
 }
 
-// Whoever zooms into a logarithmic axis needs ticks there.
+// Whoever zooms into an axis whose ticks are ours needs some there.
 function retick(plot, change) {
   const update = {};
   for (const key of new Set(Object.keys(change).map((k) => k.split(".")[0]))) {
     const axis = /^[xy]axis/.test(key) && Object.keys(change).some((k) => /range/.test(k)) && plot._fullLayout[key];
+    if (axis && counting(axis)) update[`${key}.dtick`] = spacing(...axis.range);
     if (!axis || axis.type !== "log") continue;
     const made = ticked(...axis.range.map((v) => 10 ** v));
     update[`${key}.tickvals`] = made.tickvals;

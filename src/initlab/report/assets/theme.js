@@ -111,18 +111,31 @@ const ticked = (low, high) => {
   return { tickmode: "array", tickvals: values, ticktext: values.map(tickText) };
 };
 
-// Give every logarithmic axis its ticks, from its range or from all that is drawn on it.
+// An axis that counts: there is no layer 1.5. The plotting library would mark halves where there are few; nothing else
+// here has ticks a given distance apart.
+const wholeAxis = { type: "linear", tickmode: "linear", tick0: 0, dtick: 1 };
+const counting = (axis) => axis.type === "linear" && axis.tickmode === "linear";
+
+// What lies between ticks of an axis that counts, if there are at most so many: 1, 2, 5, 10, 20, …
+function spacing(low, high, most = 8) {
+  const least = Math.max(1, (high - low) / most), unit = 10 ** Math.floor(Math.log10(least));
+  return unit * [1, 2, 5, 10].find((k) => k * unit >= least * (1 - 1e-9));
+}
+
+// Give every axis that is logarithmic or counts its ticks, from its range or from all that is drawn on it.
 function finish({ layout, traces }) {
   for (const [key, axis] of Object.entries(layout)) {
-    if (!/^[xy]axis/.test(key) || axis.type !== "log") continue;
-    const way = key[0], id = way + key.slice(5);
+    if (!/^[xy]axis/.test(key) || !(axis.type === "log" || counting(axis))) continue;
+    const way = key[0], id = way + key.slice(5), logarithmic = axis.type === "log";
     let low = Infinity, high = -Infinity;
-    if (axis.range) [low, high] = axis.range.map((v) => 10 ** v);
+    if (axis.range) [low, high] = axis.range.map((v) => (logarithmic ? 10 ** v : v));
     else for (const trace of traces) {
       if ((trace[`${way}axis`] || way) !== id) continue;
-      for (const v of trace[way]) if (v > 0 && Number.isFinite(v)) { low = Math.min(low, v); high = Math.max(high, v); }
+      for (const v of trace[way]) {
+        if (Number.isFinite(v) && (v > 0 || !logarithmic)) { low = Math.min(low, v); high = Math.max(high, v); }
+      }
     }
-    if (high >= low) Object.assign(axis, ticked(low, high));
+    if (high >= low) Object.assign(axis, logarithmic ? ticked(low, high) : { dtick: spacing(low, high) });
   }
 }
 
