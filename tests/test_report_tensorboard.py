@@ -102,3 +102,12 @@ def test_hyperparameters_and_final_metrics_fill_the_default_columns(tmp_path):
     summaries = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert all(name.encode() in summaries for name in HPARAMS)
     assert {"loss/test", "accuracy/test", "loss/val"} <= set(found.Tags()["scalars"])
+
+
+@pytest.mark.parametrize("options", [{}, {"race": True, "tune__rates": [0.01, 0.1], "tune__seeds": 1}])
+def test_a_sweep_from_python_has_one_unless_it_is_not_wanted(tmp_path, options):
+    grid = {"init": ["he_normal", "zeros"], "depth": 1, "width": 4, "train__steps": 2, "quiet": True, **options}
+    initlab.sweep(**grid, sweep__root=str(tmp_path), sweep__name="with")
+    initlab.sweep(**grid, sweep__root=str(tmp_path), sweep__name="without", log__tensorboard=False)
+    assert "all_runs" in read(tmp_path / "with" / "sweep").Tags()["tensors"]
+    assert not (tmp_path / "without" / "sweep").exists()
