@@ -18,6 +18,7 @@ NUMBERS = {
     "collector": -3,
     "errors": -3,
     "names": -3,
+    "rounding": -3,
     "nursery": -2,
     "targets": -2,
     "histograms": -1,

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from initlab.errors import to_nowhere
+from initlab.rounding import rounded
 
 WIDE = 140  # columns of a table that goes to a file or a pipe
 PLAIN_EVERY = 5.0  # seconds between lines where nothing updates in place
@@ -229,10 +230,13 @@ def spread(row: Mapping[str, Any], metric: str, percent: bool = False) -> str:
     '0.512 ± 0.012'
     >>> spread({"val_accuracy_mean": 0.8451, "val_accuracy_std": float("nan")}, "val_accuracy", percent=True)
     '84.5 %'
+    >>> spread({"val_accuracy_mean": 0.7585, "val_accuracy_std": None}, "val_accuracy", percent=True)
+    '75.9 %'
     """
     mean, std = row.get(f"{metric}_mean"), row.get(f"{metric}_std")
     if mean is None or mean != mean:
         return ""
     factor, unit = (100, " %") if percent else (1, "")
-    digits = ".1f" if percent else ".3f" if abs(mean) < 1000 else ".3g"
-    return f"{mean * factor:{digits}}{'' if std is None or std != std else f' ± {std * factor:{digits}}'}{unit}"
+    digits, kind = (1, "f") if percent else (3, "f") if abs(mean) < 1000 else (3, "g")
+    found = [value for value in (mean, std) if value is not None and value == value]
+    return " ± ".join(rounded(value * factor, digits, kind) for value in found) + unit

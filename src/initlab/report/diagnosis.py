@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from initlab.report.layers import Blocks
-from initlab.report.rounding import rounded
 from initlab.report.runs import text
+from initlab.rounding import rounded
 
 LOST = 1e-6  # q at the last hidden layer, as a part of q at the first, below which inputs cannot be told apart
 GROWN = 1e4

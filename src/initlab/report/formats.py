@@ -10,9 +10,9 @@ import numpy as np
 from rich.cells import cell_len
 
 from initlab.records.tables import disarm
-from initlab.report.rounding import rounded
 from initlab.report.runs import text
 from initlab.report.table import Entry, Table, is_share
+from initlab.rounding import rounded
 
 
 def numbers(metric: str, found: Entry, plus_minus: str = " ± ") -> str:

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from initlab.report.rounding import rounded
 from initlab.report.runs import OUTCOMES, ordered, text
+from initlab.rounding import rounded
 
 COLOURS = ("#1a9e5c", "#c9a227", "#2f7ed8", "#d9480f", "#b5179e", "#9aa5ad", "#6c757d", "#495057")
 DPI = 100

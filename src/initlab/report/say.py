@@ -10,9 +10,9 @@ from initlab.errors import UserError, nearest
 from initlab.records import load
 from initlab.report.formats import FORMATS, as_text
 from initlab.report.gather import Gathered
-from initlab.report.rounding import rounded
 from initlab.report.runs import Study, column, study, text
 from initlab.report.table import is_share, tabulated
+from initlab.rounding import rounded
 from initlab.statistics import ENOUGH, VERDICTS
 
 MOST = 40  # lines of a table on the screen; the page has them all

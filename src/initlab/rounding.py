@@ -1,4 +1,4 @@
-"""The one rounding of numbers that are shown: the page does the same in `assets/data.js`."""
+"""The one rounding of numbers that are shown: the page does the same in `report/assets/data.js`."""
 
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 
