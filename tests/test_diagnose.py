@@ -662,6 +662,70 @@ def test_modules_that_cannot_be_diagnosed(module, words):
     assert len(str(raised.value).splitlines()) == 1
 
 
+class Weighing(nn.Module):
+    """No layer of torch's around its product."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(3, 2))
+
+    def forward(self, x, scale=1.0):
+        if len(x) > 9:
+            raise RuntimeError("no more than nine")
+        return x @ self.w * scale
+
+
+@pytest.mark.parametrize(
+    ("module", "batch", "words"),
+    [
+        (nn.Sequential(nn.Linear(3, 2)), torch.ones(5, 4), r"shape 5x4: layer 0 \(Linear\) expects 3 numbers .* 5x4\."),
+        (nn.Linear(3, 2), torch.ones(5, 3).double(), "Linear expects numbers of torch.float32 and got torch.float64"),
+        (nn.Linear(3, 2), torch.ones(5, 3).long(), "Linear expects numbers of torch.float32 and got torch.int64"),
+        (nn.Conv2d(3, 2, 3), torch.ones(2, 1, 8, 8), "Conv2d expects inputs Nx3xHxW and got 2x1x8x8"),
+        (nn.Embedding(5, 2), torch.full((2, 3), 7), "Embedding expects whole numbers below 5 and got numbers up to 7"),
+        (nn.Embedding(5, 2), torch.full((2, 3), -1), "expects whole numbers below 5 and got numbers from -1 to -1"),
+        (nn.BatchNorm1d(4), torch.ones(1, 4), "more than one value per channel in training mode and got 1x4"),
+        (nn.Linear(3, 2), [torch.ones(5, 3), torch.ones(5)], r"too many positional .* its forward takes \(input\)"),
+        (Weighing(), {"y": torch.ones(5, 3)}, r"its forward takes \(x, scale\)"),
+        (Weighing(), torch.ones(5, 4), r"failed on a batch of shape 5x4, in Weighing \(RuntimeError: .*multiplied"),
+    ],
+)
+def test_batches_that_a_module_cannot_take(module, batch, words):
+    with pytest.raises(UserError, match=words) as raised:
+        diagnose(module, batch)
+    assert len(str(raised.value).splitlines()) == 1
+    assert "--" not in str(raised.value)
+    assert isinstance(raised.value.__cause__, (RuntimeError, TypeError, ValueError, IndexError))
+    assert not isinstance(raised.value.__cause__, UserError)
+
+
+def test_what_a_modules_own_code_raises_comes_through():
+    with pytest.raises(RuntimeError, match=r"^no more than nine$"):
+        diagnose(Weighing(), torch.ones(10, 3))
+    with pytest.raises(RuntimeError, match="must match"):  # about the targets: the batch itself fits
+        diagnose(Weighing(), torch.ones(4, 3), targets=torch.ones(5, 7), loss=lambda out, y: (out - y).mean())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"targets": [0, 1]}, "targets are a list: give a tensor"),
+        ({"targets": torch.tensor([0, -1])}, "targets hold -1: labels are counted from 0"),
+        ({"loss": "mse"}, "loss='mse' must be a function"),
+        ({"seed": -1}, "seed=-1 must be a whole number from 0"),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number from 0"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments, words):
+    with pytest.raises(UserError, match=words):
+        diagnose(nn.Linear(3, 3), torch.ones(2, 3), **arguments)
+
+
+def test_a_batch_of_nothing():
+    with pytest.raises(UserError, match=r"holds no sample, its shape is \[0, 3\]"):
+        diagnose(nn.Linear(3, 3), torch.ones(0, 3))
+
+
 @pytest.mark.parametrize("batch", [[], {}, torch.tensor(1.0)])
 def test_batches_without_samples(batch):
     with pytest.raises(UserError, match="axis of samples"):

@@ -120,6 +120,18 @@ MODULES = {
     "unknown gain": (net, {"gain": "forwards"}, ("init.gain=forwards", "forward")),
     "gain inf": (net, {"gain": float("inf")}, ("init.gain=inf must be a positive number",)),
     "a seed that is no number": (net, {"seed": 1.5}, ("seed=1.5 must be a whole number",)),
+    "a negative seed": (net, {"seed": -1}, ("seed=-1 must be a whole number from 0", "for example seed=0")),
+    "a function for a scheme": (
+        net,
+        {"scheme": nn.init.kaiming_normal_},
+        ("init is kaiming_normal_, a function", "custom_scheme"),
+    ),
+    "a list of parameters": (
+        net,
+        {"parameters": ["mode"]},
+        ("parameters=\\['mode'\\] must be a mapping", "for example"),
+    ),
+    "a list of roles": (net, {"roles": ["first"]}, ("roles=\\['first'\\] must be a mapping", "for example")),
     "gates where there are none": (net, {"forget_bias": 1.0}, ("forget_bias=1.0 needs an", "leave it out")),
     "both gates": (lambda: nn.LSTM(4, 4), {"forget_bias": 1.0, "chrono": 9}, ("same biases", "give one")),
     "a scheme that cannot": (net, {"scheme": "delta_orthogonal"}, ("needs convolutions", "init=orthogonal")),
@@ -172,6 +184,20 @@ def test_one_sentence_the_remedy_and_the_module_as_it_was(case):
     assert same(before, state(module))
     assert all(a is b for a, b in zip(modules, module.modules(), strict=True))
     assert torch.equal(mode, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("scheme", ["he_normal", "lsuv", "gpt2"])
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ([nn.Linear(2, 2)], "this is list: give the module that holds the parameters"),
+        (nn.Linear(2, 2).state_dict(), "this is OrderedDict"),
+        (nn.Linear, r"this is the class Linear: build one, Linear\(…\)"),
+    ],
+)
+def test_what_is_no_module_is_refused(scheme, module, words):
+    with pytest.raises(UserError, match=words):
+        initlab.initialize_(module, scheme)
 
 
 def test_an_empty_module_has_no_rows():

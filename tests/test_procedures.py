@@ -163,6 +163,22 @@ def test_an_error_on_the_way_undoes_everything():
     assert not any(m._forward_hooks for m in net.modules())
 
 
+@pytest.mark.parametrize("scheme", ["lsuv", "data_dependent", "weight_norm_init", "metainit", "gradinit"])
+def test_a_batch_that_the_module_cannot_take(scheme):
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    before = values(net)
+    words = r"cannot take a batch of shape 12x4: layer 0 \(Linear\) expects 6 numbers along the last axis and got"
+    with pytest.raises(UserError, match=words) as refusal:
+        initlab.initialize_(net, scheme, act="tanh", inputs=torch.ones(12, 4))
+    assert "cannot be multiplied" in str(refusal.value.__cause__)
+    assert all(torch.equal(before[name], value) for name, value in values(net).items())
+
+
+def test_inputs_that_are_no_tensor_are_named():
+    with pytest.raises(UserError, match="inputs is a list without a tensor: give inputs=batch"):
+        initlab.initialize_(nn.Linear(6, 3), "lsuv", inputs=[1.0, 2.0])
+
+
 def test_what_only_looks_leaves_no_trace():
     net = plain().train()
     net[4].weight.requires_grad_(False)

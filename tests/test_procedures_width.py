@@ -56,11 +56,32 @@ def test_the_check_of_a_users_own_model_and_data():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [({"widths": (64,)}, "two different"), ({"optimizer": "lion"}, "optimizer=lion")]
+    ("arguments", "words"),
+    [
+        ({"widths": (64,)}, "two different"),
+        ({"widths": 64}, "widths=64 must be at least two different"),
+        ({"optimizer": "lion"}, "optimizer=lion"),
+        ({"seeds": 3}, "seeds=3 must be at least one seed"),
+        ({"seeds": ()}, "seeds=.. must be at least one seed"),
+        ({"steps": 0}, "steps=0 must be a whole number of at least 1"),
+        ({"lr": -1}, "lr=-1 must be a finite number"),
+        ({"build": nn.Linear(2, 2)}, "build is a Linear: it must be a function"),
+        ({"build": str}, r"build\(64\) returned str: it must return a torch.nn.Module"),
+        ({"inputs": [1.0, 2.0]}, "inputs is a list: give inputs=batch"),
+        (
+            {"build": lambda width: nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 3))},
+            r"what build\(64\) returned cannot take a batch of shape 64x32: layer 0 \(Linear\) expects 6 numbers",
+        ),
+    ],
 )
 def test_refusals_of_the_check(arguments, words):
     with pytest.raises(UserError, match=words):
         coordinate_check("mup", **arguments)
+
+
+def test_rates_of_a_scheme_that_nobody_knows():
+    with pytest.raises(UserError, match=r"init=mupp is unknown\. Did you mean 'mup'"):
+        rates(nn.Linear(2, 2), "mupp", "adam")
 
 
 def test_mups_laws_and_rates():

@@ -52,7 +52,7 @@ def test_a_stream_draws_like_the_reference_twister():
     assert drawn.tolist() == [value % 2**16 for value in twister.random_raw(2000).tolist()]
 
 
-@pytest.mark.parametrize("seed", [1.0, "0", None, True])
+@pytest.mark.parametrize("seed", [1.0, "0", None, True, -1, 2**63, torch.tensor(1.5), torch.tensor([1, 2])])
 def test_a_seed_is_a_whole_number(seed):
     net = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
     nn.init.constant_(net[0].weight, 3.0)

@@ -1,11 +1,14 @@
 """What the user got wrong, said in one sentence with the remedy."""
 
+import operator
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import TextIO
+from typing import Any, TextIO
+
+LARGEST_SEED = 2**63 - 1
 
 
 class UserError(ValueError):
@@ -59,6 +62,25 @@ def tell(text: str, end: str = "\n") -> None:
         to_nowhere(sys.stderr)
     except RuntimeError:  # the signal came while somebody was printing
         return
+
+
+def whole_seed(seed: Any) -> int:
+    """Return a seed as a whole number, whatever kind of whole number it is; raises UserError if it is none.
+
+    >>> whole_seed(3)
+    3
+    >>> whole_seed(-1)
+    Traceback (most recent call last):
+    ...
+    initlab.errors.UserError: seed=-1 must be a whole number from 0 to 2^63 − 1: say for example seed=0.
+    """
+    try:
+        found = -1 if isinstance(seed, bool) else operator.index(seed)  # numpy's whole numbers have an index, too
+    except TypeError:
+        found = -1
+    if not 0 <= found <= LARGEST_SEED:
+        raise UserError(f"seed={seed!r} must be a whole number from 0 to 2^63 − 1: say for example seed=0.")
+    return found
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from initlab.config.schema import OPTION_KEYS, Config
-from initlab.errors import UserError, nearest
+from initlab.errors import LARGEST_SEED, UserError, nearest
 
 PRECISIONS = ("fp32", "bf16", "fp64")
 NORMS = ("none", "batch", "layer", "pre", "post")
-LARGEST_SEED = 2**63 - 1
 OWN_SHAPE = ("torchvision", "custom")  # models whose depth and width may be their own
 
 

@@ -59,6 +59,8 @@ def batch_size(module: nn.Module, tensors: Sequence[Tensor]) -> int:
     if not tensors or tensors[0].dim() == 0:
         raise UserError("the batch holds no tensor with an axis of samples: give a tensor [B, …], or several of them.")
     heads = (module, *module.children())
+    if tensors[0].numel() == 0:
+        raise UserError(f"the batch holds no sample, its shape is {list(tensors[0].shape)}: give at least one.")
     late = any(getattr(m, "batch_first", True) is False for m in heads) and tensors[0].dim() > 2
     return tensors[0].shape[1 if late else 0]
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from initlab.diagnostics.batch import Batch, arguments, batch_size, copied, in_order, moments_of, tokens_of, unwrapped
 from initlab.diagnostics.calls import Call, Sum
+from initlab.diagnostics.expected import fitting
 from initlab.diagnostics.facts import with_twins
 from initlab.diagnostics.jacobian import affordable, write_jacobians
 from initlab.diagnostics.listen import Listener
@@ -17,7 +18,7 @@ from initlab.diagnostics.objective import Objective, objective
 from initlab.diagnostics.scene import Scene
 from initlab.diagnostics.state import as_found, idle_norms, in_double, undisturbed
 from initlab.diagnostics.weights import Weight, weights_of
-from initlab.errors import UserError
+from initlab.errors import UserError, whole_seed
 
 COLUMNS = ("step", "layer", "index", "stat", "value", "source")
 NETWORK, INPUT = "(model)", "(input)"
@@ -85,8 +86,8 @@ def diagnose(
         seed: of random targets and of whatever the module draws.
 
     Raises:
-        UserError: a module without parameters, lazy or meta parameters, targets that do not fit. What the module's own
-            `forward` raises comes through as it is.
+        UserError: a module without parameters, lazy or meta parameters, a batch that the module or one of its layers
+            cannot take, targets that do not fit. What else the module's own `forward` raises comes through as it is.
 
     >>> torch.manual_seed(0) and None
     >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
@@ -94,7 +95,8 @@ def diagnose(
     >>> frame[frame.stat == "dead_fraction"][["layer", "index", "source"]].values.tolist()
     [['0', 1, 'measured']]
     """
-    return examine(module, batch, targets=targets, loss=loss, classes=classes, jacobian=jacobian, seed=seed).frame
+    with fitting("the module", module, batch):
+        return examine(module, batch, targets=targets, loss=loss, classes=classes, jacobian=jacobian, seed=seed).frame
 
 
 def examine(
@@ -109,12 +111,15 @@ def examine(
 ) -> Diagnosis:
     """Do what `diagnose` does, and return with the rows the facts that verdicts rest on.
 
+    A batch that the module cannot take ends in torch's own error here: `initlab.diagnostics.expected` explains it.
+
     >>> examine(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), torch.ones(2, 4)).calls[0].activation.name
     'tanh'
     """
     if not isinstance(module, nn.Module):
         raise UserError(f"diagnose needs a torch.nn.Module, and this is {type(module).__name__}.")
     module = unwrapped(module)
+    seed = whole_seed(seed)
     look = _Look(module, targets, loss, classes, seed)
     with as_found(module), undisturbed():
         weights = weights_of(module)
@@ -240,8 +245,8 @@ def jacobians(module: nn.Module, batch: Batch, *, budget: float = BUDGET, seed: 
     >>> jacobians(nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)), torch.randn(4, 8)).stat.tolist()[:3]
     ['jacobian_mean', 'jacobian_var', 'jacobian_max']
     """
-    module = unwrapped(module)
-    with as_found(module), undisturbed():
+    module, seed = unwrapped(module), whole_seed(seed)
+    with fitting("the module", module, batch), as_found(module), undisturbed():
         size = batch_size(module, in_order(arguments(batch)))
         calls = _spectra(module, weights_of(module), batch, size, budget, seed)
     rows = [(0, call.layer, call.index, *stat, "measured") for call in calls for stat in _of_jacobian(call).items()]

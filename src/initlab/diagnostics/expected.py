@@ -1,7 +1,10 @@
 """Why a forward pass broke off: which layer could not take its input, and what it expected instead."""
 
-from collections.abc import Callable
-from typing import Any
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,25 +12,113 @@ from torch import Tensor, nn
 from initlab.diagnostics.batch import Batch, arguments, copied, in_order
 from initlab.diagnostics.state import as_found, undisturbed
 from initlab.diagnostics.weights import plain_name
+from initlab.errors import UserError
+
+
+class Broken(NamedTuple):
+    """The innermost module that was running when a forward pass broke off, and the tensor that it was given."""
+
+    layer: str
+    owner: nn.Module
+    tensor: Tensor
+
+
+MENDING = " Give a batch that fits, or mend the module."
+
+SHAPES = re.compile(
+    "cannot be multiplied|is invalid for input of size|must match the size of tensor|[Ss]izes of tensors must match|"
+    "size mismatch|do not broadcast|Kernel size can't be greater|Output size is too small"
+)
+"""Torch's own words for a shape that does not fit, in functions that no layer of torch's stands around."""
+
+
+@contextmanager
+def fitting(name: str, module: nn.Module, batch: Batch | None) -> Iterator[None]:
+    """Turn what a forward pass inside the block raises into UserError where the batch does not fit the module.
+
+    So it is where the arguments are not those of `forward`, a layer cannot take what comes to it, or torch says of a
+    shape that it does not fit; the original error is its cause. Everything else that the module's own code raises comes
+    through as it is.
+
+    >>> with fitting("the net", net := nn.Linear(3, 2), torch.ones(8, 4)):
+    ...     net(torch.ones(8, 4))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    initlab.errors.UserError: the net cannot take a batch of shape 8x4: Linear expects 3 numbers ... got 8x4. Give ...
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever the module's own code raises
+        sentence = None if batch is None else explained(name, module, batch, error)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def explained(name: str, module: nn.Module, batch: Batch, error: Exception) -> str | None:
+    """Say why a module cannot take a batch, or None where the error seems to be about something else."""
+    if isinstance(error, TypeError) and (sentence := uncallable(name, module, batch)):
+        return sentence
+    broken = breaking_layer(module, batch)
+    if sentence := unfit(name, batch, broken):
+        return sentence + MENDING
+    return failed(name, batch, broken, error) + MENDING if broken and SHAPES.search(str(error)) else None
 
 
 def misfit(name: str, module: nn.Module, batch: Batch, error: Exception) -> str:
-    """Say in one sentence why a module could not be run on a batch, naming the layer that refused and what it takes."""
+    """Say in one sentence why a module could not be run on a batch, naming the layer that refused and what it takes.
+
+    Unlike `fitting`, it has words for every error, and names options of the command line.
+    """
+    broken = breaking_layer(module, batch)
+    return unfit(name, batch, broken, options=True) or failed(name, batch, broken, error)
+
+
+def unfit(name: str, batch: Batch, broken: Broken | None, options: bool = False) -> str | None:
+    """Say which layer could not take what became of a batch; None where each could, as far as one can tell.
+
+    Arguments: `options`: name those of the command line that mend it.
+    """
+    found = expectation(broken.owner, broken.tensor) if broken else None
+    if broken is None or found is None:
+        return None
+    hint = f" ({found.option(broken.owner)})" if options and found.option is not None else ""
+    return (
+        f"{name} cannot take a batch of shape {shapes(batch)}: {place_of(broken)} expects "
+        f"{found.wanted(broken.owner)}{hint} and got {found.got(broken.tensor)}."
+    )
+
+
+def failed(name: str, batch: Batch, broken: Broken | None, error: Exception) -> str:
+    """Say where a module failed, in the words of the error."""
     said = str(error).splitlines()[0].rstrip(".") if str(error) else ""
     reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    shapes = " and ".join(map(shape, in_order(batch)))
-    refused = breaking_layer(module, batch)
-    if refused is None:
-        return f"{name} failed on a batch of shape {shapes} ({reason})."
-    layer, owner, tensor = refused
-    wanted = expectation(owner, tensor)
-    place = f"layer {layer} ({type(owner).__name__})" if layer else type(owner).__name__
-    if wanted is None:
-        return f"{name} failed on a batch of shape {shapes}, in {place} ({reason})."
-    got = shape(tensor)
-    if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
-        got = "fractions" if tensor.is_floating_point() else f"numbers up to {int(tensor.max())}"
-    return f"{name} cannot take a batch of shape {shapes}: {place} expects {wanted} and got {got}."
+    place = f", in {place_of(broken)}" if broken else ""
+    return f"{name} failed on a batch of shape {shapes(batch)}{place} ({reason})."
+
+
+def uncallable(name: str, module: nn.Module, batch: Batch) -> str | None:
+    """Say that `forward` takes other arguments than a batch gives it, or None where it takes them."""
+    args, kwargs = arguments(batch)
+    try:
+        signature = inspect.signature(module.forward)
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters)
+        return (
+            f"{name} cannot be called with this batch ({error}): its forward takes ({takes}). "
+            "A tensor is one argument, a tuple or list several, a mapping keywords."
+        )
+    except ValueError:  # no signature to be had
+        return None
+    return None
+
+
+def shapes(batch: Batch) -> str:
+    """Write the shapes of a batch's tensors."""
+    return " and ".join(map(shape, in_order(batch)))
 
 
 def shape(tensor: Tensor) -> str:
@@ -35,7 +126,13 @@ def shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "one number"
 
 
-def breaking_layer(module: nn.Module, batch: Batch) -> tuple[str, nn.Module, Tensor] | None:
+def place_of(broken: Broken) -> str:
+    """Name a layer and its kind."""
+    kind = type(broken.owner).__name__
+    return f"layer {broken.layer} ({kind})" if broken.layer else kind
+
+
+def breaking_layer(module: nn.Module, batch: Batch) -> Broken | None:
     """Run a module until it breaks off; return the innermost module that was running, and what it was given."""
     running: list[tuple[str, nn.Module, Tensor | None]] = []
     handles: list[Any] = []
@@ -49,7 +146,7 @@ def breaking_layer(module: nn.Module, batch: Batch) -> tuple[str, nn.Module, Ten
             module(*copied(args), **copied(kwargs))
         except Exception:  # the very error that is being explained
             name, part, tensor = running[-1] if running else ("", module, None)
-            return (name, part, tensor) if tensor is not None else None
+            return Broken(name, part, tensor) if tensor is not None else None
         finally:
             for handle in handles:
                 handle.remove()
@@ -63,12 +160,22 @@ def _enter(running: list[tuple[str, nn.Module, Tensor | None]], name: str) -> Ca
     return hook
 
 
-def expectation(module: nn.Module, tensor: Tensor) -> str | None:
-    """Say what a layer takes that this tensor is not, or None where it fits as far as one can tell."""
-    for kinds, wrong, wanted in _EXPECTATIONS:
-        if isinstance(module, kinds) and wrong(module, tensor):
-            return wanted(module)
-    return None
+class Expectation(NamedTuple):
+    """What modules of some kinds take: when a tensor is not that, how to say what is wanted and what was got.
+
+    `option`: options of `initlab diagnose` that mend it.
+    """
+
+    kinds: Any
+    wrong: Callable[[Any, Tensor], bool]
+    wanted: Callable[[Any], str]
+    got: Callable[[Tensor], str] = shape
+    option: Callable[[Any], str] | None = None
+
+
+def expectation(module: nn.Module, tensor: Tensor) -> Expectation | None:
+    """Return what a layer takes that this tensor is not, or None where it fits as far as one can tell."""
+    return next((row for row in _EXPECTATIONS if isinstance(module, row.kinds) and row.wrong(module, tensor)), None)
 
 
 def _channels(module: Any, tensor: Tensor) -> bool:
@@ -89,24 +196,67 @@ def _one_value(module: Any, tensor: Tensor) -> bool:
     return module.training and tensor.dim() > 1 and tensor.numel() == tensor.shape[1]
 
 
-_EXPECTATIONS: tuple[tuple[Any, Callable[[Any, Tensor], bool], Callable[[Any], str]], ...] = (
-    (nn.Linear, _last(lambda m: m.in_features), lambda m: f"{m.in_features} numbers along the last axis"),
-    (nn.modules.conv._ConvNd, _channels, _maps),
-    (
+def _no_index(module: Any, tensor: Tensor) -> bool:
+    if tensor.is_floating_point():
+        return True
+    return tensor.numel() > 0 and not 0 <= int(tensor.min()) <= int(tensor.max()) < module.num_embeddings
+
+
+def _numbers(tensor: Tensor) -> str:
+    if tensor.is_floating_point():
+        return "fractions"
+    lowest, highest = int(tensor.min()), int(tensor.max())
+    return f"numbers up to {highest}" if lowest >= 0 else f"numbers from {lowest} to {highest}"
+
+
+def _own(module: nn.Module) -> Tensor | None:
+    return next((p for p in module.parameters(recurse=False) if p.is_floating_point()), None)
+
+
+def _other_dtype(module: nn.Module, tensor: Tensor) -> bool:
+    own = _own(module)
+    return own is not None and tensor.dtype != own.dtype
+
+
+def _elsewhere(module: nn.Module, tensor: Tensor) -> bool:
+    own = _own(module)
+    return own is not None and tensor.device != own.device
+
+
+_DENSE = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention, nn.LayerNorm)
+
+_EXPECTATIONS: tuple[Expectation, ...] = (
+    Expectation(nn.Linear, _last(lambda m: m.in_features), lambda m: f"{m.in_features} numbers along the last axis"),
+    Expectation(nn.modules.conv._ConvNd, _channels, _maps),
+    Expectation(
         (nn.Embedding, nn.EmbeddingBag),
-        lambda m, t: t.is_floating_point() or int(t.max()) >= m.num_embeddings,
-        lambda m: f"whole numbers below {m.num_embeddings} (--tokens {m.num_embeddings})",
+        _no_index,
+        lambda m: f"whole numbers below {m.num_embeddings}",
+        _numbers,
+        lambda m: f"--tokens {m.num_embeddings}",
     ),
-    (nn.RNNBase, _last(lambda m: m.input_size), lambda m: f"{m.input_size} numbers along the last axis"),
-    (nn.MultiheadAttention, _last(lambda m: m.embed_dim), lambda m: f"{m.embed_dim} numbers along the last axis"),
-    (
+    Expectation(nn.RNNBase, _last(lambda m: m.input_size), lambda m: f"{m.input_size} numbers along the last axis"),
+    Expectation(
+        nn.MultiheadAttention, _last(lambda m: m.embed_dim), lambda m: f"{m.embed_dim} numbers along the last axis"
+    ),
+    Expectation(
         nn.LayerNorm,
         lambda m, t: tuple(t.shape[-len(m.normalized_shape) :]) != tuple(m.normalized_shape),
         lambda m: f"last axes of {'x'.join(map(str, m.normalized_shape))}",
     ),
-    (
+    Expectation(
         nn.modules.batchnorm._BatchNorm,
         _one_value,
-        lambda m: "more than one value per channel in training mode (a larger --batch, or --eval)",
+        lambda m: "more than one value per channel in training mode",
+        option=lambda m: "a larger --batch, or --eval",
+    ),
+    Expectation(
+        _DENSE, _other_dtype, lambda m: f"numbers of {next(m.parameters(recurse=False)).dtype}", lambda t: str(t.dtype)
+    ),
+    Expectation(
+        _DENSE,
+        _elsewhere,
+        lambda m: f"numbers on {next(m.parameters(recurse=False)).device}",
+        lambda t: f"some on {t.device}",
     ),
 )

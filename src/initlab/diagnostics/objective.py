@@ -55,6 +55,12 @@ def objective(
     Arguments: `classes`: take the outputs for logits of that many classes, wherever that axis is (last, else second).
     """
     tensor = main_output(output)
+    if loss is not None and not callable(loss):
+        raise UserError(f"loss={loss!r} must be a function: give loss(output, targets), such as F.cross_entropy.")
+    if loss is None and targets is not None and not isinstance(targets, Tensor):
+        raise UserError(
+            f"targets are a {type(targets).__name__}: give a tensor, or a loss(output, targets) of your own."
+        )
     if loss is not None:
         value = loss(output) if targets is None else loss(output, targets)
         if not (isinstance(value, Tensor) and value.dim() == 0):
@@ -82,6 +88,10 @@ def objective(
     elif targets.numel() * count != logits.numel():
         raise UserError(
             f"targets have shape {_shape(targets)} and the logits {_shape(logits)}: give one label for each."
+        )
+    elif any(label < 0 and label != IGNORED for label in targets.unique().tolist()):
+        raise UserError(
+            f"targets hold {int(targets.min())}: labels are counted from 0, and {IGNORED} means one to leave out."
         )
     elif int(targets.max()) >= count:
         raise UserError(f"targets go up to {int(targets.max())}, and the output has {count} classes.")

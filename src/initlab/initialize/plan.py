@@ -15,7 +15,7 @@ from initlab.schemes import SCHEMES, Law, Scheme, laws
 
 from .derived import followed
 from .gates import KEEPING, gate_laws, is_gated
-from .request import DERIVED_GAINS, Request, Roles, Rule, Spec, assign, request
+from .request import DERIVED_GAINS, Request, Roles, Rule, Spec, assign, refuse_stranger, request
 from .roles import layers_of
 
 __all__ = ["DERIVED_GAINS", "Plan", "Request", "Roles", "Spec", "Task", "impossible", "plan", "request"]
@@ -135,6 +135,7 @@ def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> Plan:
         Impossible: the scheme cannot fill some weight of this module; the message names the first.
         UserError: a parameter that cannot be written as it is (lazy, spectral_norm, …), or a glob without a match.
     """
+    refuse_stranger(module)
     parts = modules_of(module)
     for name, part in parts:
         if type(part).__module__.startswith(QUANTIZED) and refuse and wanted.means(f"{name}.weight"):

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from torch import nn
+
 from initlab.activations import Activation, activation
 from initlab.errors import Impossible, UserError, nearest
 from initlab.fans import Parameter
@@ -61,6 +63,25 @@ class Request:
         return chosen and not matches(self.skip, names)
 
 
+def refuse_stranger(module: Any) -> None:
+    """Refuse what is no module: a list of layers, a state dict, a class that nobody has called.
+
+    >>> refuse_stranger(nn.Linear)
+    Traceback (most recent call last):
+    ...
+    initlab.errors.UserError: initialize_ needs a torch.nn.Module, and this is the class Linear: build one, Linear(…).
+    """
+    if isinstance(module, nn.Module):
+        return
+    if isinstance(module, type):
+        name = module.__name__
+        raise UserError(f"initialize_ needs a torch.nn.Module, and this is the class {name}: build one, {name}(…).")
+    raise UserError(
+        f"initialize_ needs a torch.nn.Module, and this is {type(module).__name__}: give the module that holds the "
+        "parameters; nn.Sequential(…) or nn.ModuleList(…) makes one of several layers."
+    )
+
+
 def request(
     scheme: Spec | Mapping[str, Spec],
     *,
@@ -76,6 +97,13 @@ def request(
     chrono: float | None = None,
 ) -> Request:
     """Resolve names to records and refuse what no module could make right."""
+    for key, value, example in (
+        ("parameters", parameters, "{'mode': 'fan_out'}"),
+        ("roles", roles, "{'first': 'stem', 'readout': 'head'}"),
+        ("kinds", kinds, "{'table': 'embedding'}"),
+    ):
+        if value is not None and not isinstance(value, Mapping):
+            raise UserError(f"{key}={value!r} must be a mapping, for example {key}={example}.")
     asked = None if sigma_b is None else _sigma_b(sigma_b)
     record = activation(act)
     number = _number(gain, record, asked or 0.0)

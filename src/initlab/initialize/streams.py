@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from initlab.errors import UserError
+from initlab.errors import whole_seed
 from initlab.fans import canonical_names
 
 WORDS = 624
@@ -22,19 +22,17 @@ def stream(seed: int, name: str) -> torch.Generator:
     probability 2⁻¹⁹⁹⁶⁸; `manual_seed` would keep 32 bits of the key, and two of 80,000 streams be equal.
 
     Args:
-        seed: the init seed, any whole number.
+        seed: the init seed, a whole number from 0 to 2⁶³ − 1.
         name: canonical name of the parameter.
 
     Raises:
-        UserError: the seed is not a whole number.
+        UserError: the seed is no such number.
 
     >>> a, b = stream(0, "hidden.0.weight"), stream(0, "hidden.0.weight")
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
     True
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise UserError(f"seed={seed!r} must be a whole number.")
-    digest = hashlib.shake_256(f"{seed}/{name}".encode()).digest(8 + 4 * WORDS)
+    digest = hashlib.shake_256(f"{whole_seed(seed)}/{name}".encode()).digest(8 + 4 * WORDS)
     state = _template().copy()
     state[0] = np.frombuffer(digest, "<u8", 1)[0]
     state[3 : 3 + WORDS] = np.frombuffer(digest, "<u4", WORDS, offset=8)

@@ -1,7 +1,7 @@
 """The coordinate check: do a network's preactivations move as much at every width?"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.diagnostics import taps
+from initlab.diagnostics.expected import fitting
 from initlab.diagnostics.objective import objective
 from initlab.errors import UserError
 from initlab.initialize import stream
@@ -54,16 +55,14 @@ def coordinate_check(
         the last step}, `attrs["flat"]`, and `attrs["verdict"]`, one sentence.
 
     Raises:
-        UserError: fewer than two widths, an unknown optimizer, what `initialize_` refuses.
+        UserError: fewer than two widths, an unknown optimizer, a batch that the modules cannot take, what `initialize_`
+            refuses.
 
     >>> frame = coordinate_check("mup", widths=(32, 64), steps=1)
     >>> sorted(frame.columns)
     ['index', 'layer', 'size', 'step', 'width']
     """
-    if len(set(widths)) < 2:
-        raise UserError(f"widths={list(widths)} must be at least two different ones, for example (64, 128, 256, 512).")
-    if optimizer not in ("sgd", "adam"):
-        raise UserError(f"optimizer={optimizer} must be sgd or adam.")
+    _refuse(widths, build, inputs, optimizer, lr, steps, seeds)
     generator = stream(0, "coordinate_check")
     x = torch.randn(64, 32, generator=generator) if inputs is None else inputs
     y = torch.randint(10, (len(x),), generator=generator) if targets is None else targets
@@ -75,12 +74,39 @@ def coordinate_check(
     )
     rows = []
     for width in widths:
-        moved = [_moved(make(width), scheme, own, (x, y), act, optimizer, lr, steps, seed) for seed in seeds]
+        moved = []
+        for seed in seeds:
+            module = make(width)
+            if not isinstance(module, nn.Module):
+                raise UserError(f"build({width}) returned {type(module).__name__}: it must return a torch.nn.Module.")
+            with fitting(f"what build({width}) returned" if build else "the mlp", module, x):
+                moved.append(_moved(module, scheme, own, (x, y), act, optimizer, lr, steps, seed))
         for key, size in moved[0].items():
             mean = sum(found[key] for found in moved) / len(moved) if len(moved) > 1 else size
             rows.append((width, key[0], key[2], key[1], mean))
     frame = pd.DataFrame(rows, columns=["width", "step", "layer", "index", "size"])
     return _judged(frame, str(getattr(scheme, "name", scheme)))
+
+
+def _refuse(widths: Any, build: Any, inputs: Any, optimizer: str, lr: Any, steps: Any, seeds: Any) -> None:
+    several = isinstance(widths, Collection)
+    if not several or len(set(widths)) < 2:
+        said = list(widths) if several else widths
+        raise UserError(f"widths={said} must be at least two different ones, for example (64, 128, 256, 512).")
+    if not isinstance(seeds, Collection) or len(seeds) == 0:
+        raise UserError(f"seeds={seeds!r} must be at least one seed in a tuple, for example (0,) or range(3).")
+    if build is not None and (isinstance(build, nn.Module) or not callable(build)):
+        raise UserError(
+            f"build is a {type(build).__name__}: it must be a function that takes a width and returns a module."
+        )
+    if inputs is not None and not isinstance(inputs, Tensor):
+        raise UserError(f"inputs is a {type(inputs).__name__}: give inputs=batch, a tensor [B, …].")
+    if optimizer not in ("sgd", "adam"):
+        raise UserError(f"optimizer={optimizer} must be sgd or adam.")
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < math.inf:
+        raise UserError(f"lr={lr} must be a finite number of at least 0, for example lr=0.001.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise UserError(f"steps={steps} must be a whole number of at least 1 update.")
 
 
 def _moved(

@@ -8,6 +8,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from initlab import initialize
+from initlab.diagnostics.expected import fitting
 from initlab.errors import Impossible, UserError, nearest
 from initlab.fans import walk
 from initlab.initialize import Roles, measured
@@ -75,8 +76,8 @@ def initialize_(
         did not call as modules (packed attention): they keep what the base scheme gave them.
 
     Raises:
-        UserError: an unknown name, key or value; data that are missing. `Impossible`, its subclass: a module that the
-            procedure cannot be applied to, and the remedy.
+        UserError: an unknown name, key or value; data that are missing or that the module cannot take. `Impossible`,
+            its subclass: a module that the procedure cannot be applied to, and the remedy.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32))
@@ -103,7 +104,7 @@ def initialize_(
     case = case_of(module, found, act=act, seed=seed, roles=roles)
     case.inputs, case.targets, case.loss = inputs, targets, loss
     check_data(case)
-    with undone_on_error(module):
+    with fitting("the module", module, inputs), undone_on_error(module):
         weights = {k: v for k, v in (roles or {}).items() if k not in ON_PARAMETERS}
         rows = initialize.initialize_(module, found.start, act=case.act, seed=seed, roles=weights)
         with looking(module):
@@ -175,6 +176,7 @@ def rates(
             f"{nearest(str(optimizer), OPTIMIZERS)}"
         )
     if not is_procedure(scheme):
+        initialize.request(scheme)  # refuses a name that nobody knows
         return {}
     found = procedure(scheme, **own)
     return {} if found.multipliers is None else found.multipliers(case_of(module, found, roles=roles), optimizer)

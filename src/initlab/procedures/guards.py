@@ -9,12 +9,14 @@ from torch import nn
 from initlab.diagnostics.batch import in_order
 from initlab.errors import UserError
 from initlab.fans import walk
+from initlab.initialize.request import refuse_stranger
 
 from .record import Case, Procedure
 
 
 def check_values(module: nn.Module, found: Procedure) -> None:
-    """Refuse parameters without values of their own, or with a part of them."""
+    """Refuse what is no module, and parameters without values of their own, or with a part of them."""
+    refuse_stranger(module)
     for parameter in walk(module):
         if parameter.tensor.is_meta:
             raise UserError(
@@ -36,7 +38,10 @@ def check_data(case: Case) -> None:
         return
     tensors = in_order(case.inputs)
     if not tensors:
-        raise UserError(f"init={name} looks at data and there are none: give inputs=batch, a tensor [B, …].")
+        given = (
+            "there are none" if case.inputs is None else f"inputs is a {type(case.inputs).__name__} without a tensor"
+        )
+        raise UserError(f"init={name} looks at data and {given}: give inputs=batch, a tensor [B, …].")
     if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in tensors):
         raise UserError(f"init={name} was given inputs that are not finite: leave those samples out.")
     if tensors[0].dim() == 0 or len(tensors[0]) < 2:

@@ -39,6 +39,12 @@ def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
         return spec.bind(**parameters)
     if spec == "custom":
         return custom_scheme(parameters.pop("target", None), **parameters)
+    if callable(spec):
+        name = getattr(spec, "__name__", type(spec).__name__)
+        raise UserError(
+            f"init is {name}, a function: give a name such as 'he_normal', or wrap your own in "
+            "initlab.schemes.custom_scheme(function)."
+        )
     name = str(spec).removesuffix("_")
     name = SCHEME_ALIASES.get(name, name)
     if name in PROCEDURE_NAMES:
@@ -47,6 +53,6 @@ def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
             f"apply it by initlab.initialize_(model, {name!r}, …) or init={name} in an experiment."
         )
     if name not in SCHEMES:
-        near = nearest(name, [*SCHEMES, *SCHEME_ALIASES])
+        near = nearest(name, [*SCHEMES, *SCHEME_ALIASES, *PROCEDURE_NAMES])
         raise UserError(f"init={spec} is unknown.{near} `initlab schemes` lists all.")
     return SCHEMES[name].bind(**parameters)
