@@ -119,7 +119,9 @@ REFUSALS = [
     ("init=zeros init.gain=2", "init=zeros has no init.gain .*; its only key is init.sigma_b"),
     ("init=he_normal init.mode=fan_inn", "init.mode=fan_inn must be one of fan_in, .*Did you mean 'fan_in'"),
     ("act=leaky_relu act.negative_slope=x", "act.negative_slope=x is not a finite number"),
-    ("model.norm=group", "model.norm=group must be one of none, batch, layer"),
+    ("model.norm=group", "model.norm=group must be one of none, batch, layer for model=mlp: .* model.norm=batch"),
+    ("model=gpt data=tiny_text model.norm=rms", "model.norm=rms must be one of none, pre, post for model=gpt"),
+    ("width=[]", r"width=\[\] lists no layer: give a number, or one for each hidden layer"),
     ("model.dropout=1.5", r"model.dropout=1.5 must be a probability in \[0, 1\)"),
     ("data.validation=2", r"data.validation=2 must be a fraction in \[0, 1\)"),
     ("data.seed=-1", "data.seed=-1 must be a non-negative integer"),
@@ -134,6 +136,11 @@ REFUSALS = [
     # combinations
     ("init=dirac", "init=dirac needs convolutions and the model has none: use init=identity"),
     ("init=delta_orthogonal", "init=delta_orthogonal needs convolutions and the model has none: use init=orthogonal"),
+    (
+        "init=gpt2",
+        r"plays the part branch_end, .*\(model=resmlp, resnet, vit or gpt\), or in Python",
+    ),
+    ("init=mimetic", r"plays the part q, .*\(model=vit or gpt\)"),
     ("model=torchvision depth=3", "depth cannot be set for model=torchvision, which has its own: leave depth=3 out"),
     ("model=cnn data=gaussian", "model=cnn needs images .* and the data has shape"),
     # one's own
@@ -149,6 +156,13 @@ REFUSALS = [
     ),
     # what is no override
     ("init", "init has no value: write init=…, for example init=he_normal"),
+    ("depth", r"depth has no value: write depth=…, for example depth=3\.$"),
+    ("train.epochs", r"train.epochs has no value: write train.epochs=…, for example train.epochs=5\.$"),
+    (
+        "sweep",
+        r"sweep has no value: it is a section of keys, sweep.name, .*: write for example sweep.root=outputs/sweeps",
+    ),
+    ("train", r"train has no value: it is a section of keys, train.epochs, .*: write for example train.epochs=5\.$"),
     ("he_normal", "he_normal has no value: write init=he_normal"),
     ("kaiming_normal_", "kaiming_normal_ has no value: write init=he_normal"),
     ("depht", "depht has no value: write key=value, for example depth=3. Did you mean 'depth'"),
@@ -167,6 +181,17 @@ REFUSALS = [
     ("seed=range(3)", r"seed=range\(3\) names several values: add -m"),
     ("width=8,4", r"width=8,4 names several values: .* or write the list as 'width=\[8,4\]'"),
     ("-m init=zeros,he_norml", "init=he_norml is unknown"),
+    ("optim.lr=interval(0,1)", r"interval\(0,1\) has no end of values, .*: list them, as in -m optim.lr=0.01,0.1,1"),
+    ("-m optim.lr=interval(0,1)", r"optim.lr=interval\(0,1\) has no end of values"),
+    (
+        "-m sweep.exclude.init=zeros",
+        r"sweep.exclude.init is not a key: sweep.exclude is a list, for example 'sweep.excl",
+    ),
+    (
+        "-m depth=[3,10]",
+        r"depth=\[3, 10\] is a list, and must be a whole .*: to run each of them, write -m depth=3,10\.",
+    ),
+    ("-m init=[zeros,ones]", r"names no option of init: to run each of them, write -m init=zeros,ones\."),
     ("-m depth=1,0", "depth=0 must be"),
     ("-m optim.lr=0.1,abc", "optim.lr=abc must be"),
     ("-m init=glob(foo*)", r"init=glob\(foo\*\) matches no option"),
@@ -352,6 +377,12 @@ def test_canonical_names_are_recorded(trained):
     config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
     assert (config["init"]["name"], config["act"]["name"]) == ("he_normal", "relu")
     assert "init=he_normal" in (directory / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("typed", ["{init: zeros}", "[{init: zeros}]", "{init: zeros},{init: ones}"])
+def test_cells_to_leave_out_need_no_brackets(capsys, typed):
+    assert main([*QUICK, "-m", "init=he_normal,zeros", f"sweep.exclude={typed}", "dry_run=true"]) == 0
+    assert "1 networks in 1 groups" in capsys.readouterr().out
 
 
 def test_aliases_in_a_sweep(capsys):

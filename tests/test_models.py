@@ -1,16 +1,19 @@
 """Families of networks: names that stay, roles declared in forward order, refusals in one sentence."""
 
 import inspect
+import re
 
 import pytest
 import torch
 from torch import nn
 
 from initlab.activations import ACTIVATIONS
+from initlab.config import checks
 from initlab.errors import UserError
 from initlab.models import MODELS, Dropout, build
 from initlab.models.residual import branch_multiplier
 from initlab.models.transformer import MeanOverTokens, Mixing, shape_of
+from initlab.procedures import parts
 
 SHAPES = {"mlp": (2, 5), "cnn": (2, 8, 6), "resmlp": (2, 5), "resnet": (2, 8, 6), "vit": (2, 8, 4), "gpt": (7,)}
 OURS = [name for name, model in MODELS.items() if model.shaped and name != "custom"]
@@ -32,6 +35,20 @@ def inputs(name: str, count: int = 4) -> torch.Tensor:
 
 def norms_of(name: str) -> list[str]:
     return PLACES if name in TRANSFORMERS else NORMS
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_refusals_say_of_norms_and_roles_is_so(name):
+    assert list(checks.NORMS[name]) == norms_of(name)
+    for norm in checks.ALL_NORMS:
+        if norm in checks.NORMS[name]:
+            made(name, norm=norm)
+        else:
+            with pytest.raises(UserError, match=r"model\.norm"):
+                made(name, norm=norm)
+    roles = {layer.role for layer in made(name).weight_layers}
+    for role, families in parts.FAMILIES.items():
+        assert (role in roles) == (name in re.findall(r"\w+", families))
 
 
 def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:

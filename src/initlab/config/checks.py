@@ -9,7 +9,12 @@ from initlab.config.schema import OPTION_KEYS, Config
 from initlab.errors import LARGEST_SEED, UserError, nearest
 
 PRECISIONS = ("fp32", "bf16", "fp64")
-NORMS = ("none", "batch", "layer", "pre", "post")
+PLACES = ("none", "pre", "post")  # of a transformer's norms
+NORMS = dict.fromkeys(("mlp", "cnn", "resmlp", "resnet"), ("none", "batch", "layer")) | {
+    "vit": PLACES,
+    "gpt": PLACES,
+}
+ALL_NORMS = tuple(dict.fromkeys(norm for own in NORMS.values() for norm in own))
 OWN_SHAPE = ("torchvision", "custom")  # models whose depth and width may be their own
 
 
@@ -77,7 +82,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "log.tensorboard": (*TRUTH, "log.tensorboard=false"),
     "precision": (among(*PRECISIONS), f"one of {', '.join(PRECISIONS)}", "precision=fp32"),
     "threads": (lambda v: v == "auto" or positive_int(v), "auto or a whole number of at least 1", "threads=1"),
-    "model.norm": (among(*NORMS), f"one of {', '.join(NORMS)}", "model.norm=batch"),
+    "model.norm": (among(*ALL_NORMS), f"one of {', '.join(ALL_NORMS)}", "model.norm=batch"),
     "model.dropout": (fraction, "a probability in [0, 1)", "model.dropout=0.2"),
     "optim.lr": (not_negative, "a finite number of at least 0", "optim.lr=0.01"),
     "optim.momentum": (fraction, "a number in [0, 1)", "optim.momentum=0.9"),
@@ -131,16 +136,21 @@ def check(config: Config) -> Config:
     for dotted, (test, _, _) in RULES.items():
         value = lookup(config, dotted)
         if value is not MISSING and not test(value):
-            raise UserError(refusal(dotted, value))
+            raise UserError(refusal(dotted, value, config.model["name"]))
     check_shape(config.model["name"], config.depth, config.width)
     return config
 
 
-def refusal(dotted: str, value: Any) -> str:
-    """Say that a value cannot be, what it must be, and an example that works."""
+def refusal(dotted: str, value: Any, model: str = "") -> str:
+    """Say that a value cannot be, what it must be (for the chosen model), and an example that works."""
     if dotted not in RULES:
         return f"{dotted}={typed(value)} has a value of the wrong kind."
-    _, must, example = RULES[dotted]
+    test, must, example = RULES[dotted]
+    if isinstance(value, list) and value and all(map(test, value)):
+        each = ",".join(map(typed, value))
+        return f"{dotted}={typed(value)} is a list, and must be {must}: to run each of them, write -m {dotted}={each}."
+    if dotted == "model.norm" and model in NORMS:
+        must, example = f"one of {', '.join(NORMS[model])} for model={model}", f"model.norm={NORMS[model][1]}"
     return f"{dotted}={typed(value)} must be {must}: say for example {example}."
 
 
@@ -168,6 +178,10 @@ def check_shape(model: str, depth: int | None, width: Any) -> None:
         raise UserError(
             f"width={typed(width)} must be a whole number of at least 1 unit, or a list of them: "
             "say for example width=128."
+        )
+    if not len(width):
+        raise UserError(
+            "width=[] lists no layer: give a number, or one for each hidden layer: say for example width=128."
         )
     if depth is not None and len(width) != depth:
         raise UserError(

@@ -74,8 +74,21 @@ def unknown_option(group: str, option: str, choices: list[str]) -> str:
 def several(override: str) -> str:
     """Say how to run every value of a list, or how to choose one."""
     key, _, value = override.partition("=")
+    if "interval(" in value:
+        return endless(override)
     listed = f", or write the list as '{key}=[{value}]'" if key == "width" else ""
     return f"{override} names several values: add -m to run each of them, or choose one{listed}."
+
+
+def endless(override: str) -> str:
+    """Say that there are too many numbers between two to run each of them.
+
+    >>> endless("optim.lr=interval(0.01,1)")
+    'optim.lr=interval(0.01,1) has no end of values, and a grid runs each: list them, as in -m optim.lr=0.01,0.1,1.'
+    """
+    key = override.partition("=")[0]
+    values = "0.01,0.1,1" if key.lstrip("+").startswith("optim.") else "1,2,3"
+    return f"{override} has no end of values, and a grid runs each: list them, as in -m {key}={values}."
 
 
 def wrong_kind(name: str, key: str, cause: ValidationError) -> str:

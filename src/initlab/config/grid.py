@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from initlab.config.compose import own_hydra, register, to_config
 from initlab.config.composer import Composer
-from initlab.config.errors import translated
+from initlab.config.errors import endless, translated
 from initlab.config.overrides import canonical, refuse_malformed, waiting
 from initlab.config.schema import Config
 from initlab.errors import UserError
@@ -107,8 +107,10 @@ def composed_apart(composer: Composer, jobs: Iterable[Sequence[str]]) -> Iterato
 def known(override: Override, parser: OverridesParser) -> Override:
     """Replace a glob by the options that it matches, `custom` left out: that one is the user's own and has to be named.
 
-    Raises UserError when it matches nothing.
+    Raises UserError when it matches nothing, and for an interval, which has no end of values.
     """
+    if override.value_type is ValueType.INTERVAL_SWEEP:
+        raise UserError(endless(str(override.input_line)))
     if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
         return override
     names = [name for name in override.sweep_string_iterator() if name != "custom"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from initlab.config.checks import known_keys, nearest_key
+from initlab.config.checks import RULES, known_keys, nearest_key
 from initlab.config.files import option_values, options
 from initlab.config.schema import EXAMPLES, GROUPS
 from initlab.errors import UserError
@@ -19,6 +19,7 @@ VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-na
     "-i",
 }
 SWEEPING = re.compile(r"\b(?:range|glob|choice|interval)\([^()]*\)")
+LISTED = ("sweep.exclude", "sweep.grids", "tune.rates")
 NO_NAME = re.compile(r"\s*(|-?\d[\d.e+-]*|true|false|\{.*|\[.*)\s*", re.IGNORECASE)
 
 
@@ -50,12 +51,17 @@ def rewrite(override: str) -> str:
 
     >>> rewrite("sweep.grids=[{init: glob(he*), seed: range(2)}]")
     "sweep.grids=[{init: 'glob(he*)', seed: 'range(2)'}]"
+    >>> rewrite("sweep.exclude={init: zeros}")
+    'sweep.exclude=[{init: zeros}]'
     """
     key, equals, value = override.partition("=")
     group = key.lstrip("+~")
     if group == "sweep.grids" and not re.search("['\"]", value):
         # Hydra's grammar has no sweeps inside a value; as texts they are expanded with the grid they stand in.
-        return f"{key}={re.sub(SWEEPING, lambda found: repr(found.group()), value)}"
+        value = re.sub(SWEEPING, lambda found: repr(found.group()), value)
+        override = f"{key}={value}"
+    if group in ("sweep.exclude", "sweep.grids") and re.fullmatch(r"\s*\{.*\}\s*", value):
+        return f"{key}=[{value}]"  # one cell, or several with commas: the brackets of the list were left out
     if not equals or group not in ALIASES or "glob(" in value:
         return override
     return f"{key}={re.sub(r'[A-Za-z_0-9]+', lambda word: option(group, word.group()), value)}"
@@ -88,6 +94,11 @@ def refuse_malformed(overrides: Iterable[str]) -> None:
             if before or after:
                 mixed = ",".join(filter(None, (before, pattern, after)))
                 raise UserError(f"{override} mixes a glob and names: write '{bare}=glob([{mixed}])'.")
+        listed, _, leaf = bare.rpartition(".")
+        if listed in LISTED and not leaf.isdigit():
+            raise UserError(f"{bare} is not a key: {listed} is a list, for example {RULES[listed][2]}.")
+        if bare in GROUPS and (found := re.fullmatch(r"\s*\[([^\[\]]*,[^\[\]]*)\]\s*", value)):
+            raise UserError(f"{override} names no option of {bare}: to run each of them, write -m {bare}={found[1]}.")
         if bare in GROUPS and equals and (NO_NAME.fullmatch(value) or value in ("null", "None")):
             raise UserError(
                 f"{override} names no option of {bare}: choose one of {', '.join(options(bare))}, "
@@ -135,9 +146,16 @@ def how_to_write(word: str) -> str:
     """Say how a word that stands alone was probably meant: a key without a value, or an option without its group."""
     if homes := [group for group in (*GROUPS, "experiment") if option_named(group, word) in options(group)]:
         return f"write {homes[0]}={option_named(homes[0], word)}."
-    if word in EXAMPLES:
-        return f"write {word}=…, for example {EXAMPLES[word].split()[0]}."
-    return f"write key=value, for example depth=3.{nearest_key(word, known_keys())}"
+    known = known_keys()
+    if word in known and (word in EXAMPLES or word in RULES):
+        example = EXAMPLES[word].split()[0].rstrip(",") if word in EXAMPLES else RULES[word][2]
+        return f"write {word}=…, for example {example}."
+    if own := [key for key in known if key.startswith(f"{word}.")]:
+        example = next(RULES[key][2] for key in own if key in RULES)
+        return f"it is a section of keys, {', '.join(own)}: write for example {example}."
+    if word in known:
+        return f"write {word}=…."
+    return f"write key=value, for example depth=3.{nearest_key(word, known)}"
 
 
 def option_named(group: str, word: str) -> str:

@@ -16,6 +16,14 @@ from initlab.models import WeightLayer
 
 from .record import Case, Layer, Procedure, refuse
 
+FAMILIES = {
+    "branch_end": "model=resmlp, resnet, vit or gpt",
+    "q": "model=vit or gpt",
+    "k": "model=vit or gpt",
+    "v": "model=vit or gpt",
+}
+"""Roles that only some of our own models have, with those."""
+
 ON_PARAMETERS = ("branch_scale", "shift", "norm")
 """Roles that are played by parameters which are no weights."""
 
@@ -75,9 +83,10 @@ def _check_roles(case: Case) -> None:
         if role not in played:
             what = "a parameter" if role in ON_PARAMETERS else "a layer"
             options = ", ".join(f"model.{key}={value}" for key, value in case.procedure.overrides.items())
-            ours = f" (initlab's own with {options})" if options else ""
+            own = FAMILIES.get(role, "initlab's own" if options else "")
+            ours = f" ({own}{f' with {options}' if options else ''})" if own else ""
             raise refuse(
                 case.procedure.name,
                 f"needs {what} that plays the part {role}, and the module declares none: take a model that has it"
-                f"{ours}, or name it with roles={{{role!r}: {example!r}}}",
+                f"{ours}, or in Python name it with roles={{{role!r}: {example!r}}}",
             )
