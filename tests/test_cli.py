@@ -86,7 +86,7 @@ def test_coordinates_end_in_a_verdict(run, init, code, word):
     assert json.loads(out)["flat"] == (code == 0)
 
 
-@pytest.mark.parametrize("arguments", [["--widths", "64"], ["--widths", "a,b"], ["math:hypot"]])
+@pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--widths", "64"], ["--widths", "a,b"], ["math:hypot"]])
 def test_coordinates_refuse_in_one_sentence(run, arguments):
     code, _, err = run("coordinates", *arguments)
     assert code == 2

@@ -189,9 +189,9 @@ REFUSALS = [
     ),
     (
         "-m depth=[3,10]",
-        r"depth=\[3, 10\] is a list, and must be a whole .*: to run each of them, write -m depth=3,10\.",
+        r"depth=\[3, 10\] is a list, and must be a whole .*: several values are written depth=3,10, in",
     ),
-    ("-m init=[zeros,ones]", r"names no option of init: to run each of them, write -m init=zeros,ones\."),
+    ("-m init=[zeros,ones]", r"names no option of init: several are written init=zeros,ones, in"),
     ("-m depth=1,0", "depth=0 must be"),
     ("-m optim.lr=0.1,abc", "optim.lr=abc must be"),
     ("-m init=glob(foo*)", r"init=glob\(foo\*\) matches no option"),

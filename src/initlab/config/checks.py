@@ -148,7 +148,8 @@ def refusal(dotted: str, value: Any, model: str = "") -> str:
     test, must, example = RULES[dotted]
     if isinstance(value, list) and value and all(map(test, value)):
         each = ",".join(map(typed, value))
-        return f"{dotted}={typed(value)} is a list, and must be {must}: to run each of them, write -m {dotted}={each}."
+        several = f"several values are written {dotted}={each}, in train.py with -m"
+        return f"{dotted}={typed(value)} is a list, and must be {must}: {several}."
     if dotted == "model.norm" and model in NORMS:
         must, example = f"one of {', '.join(NORMS[model])} for model={model}", f"model.norm={NORMS[model][1]}"
     return f"{dotted}={typed(value)} must be {must}: say for example {example}."

@@ -98,7 +98,8 @@ def refuse_malformed(overrides: Iterable[str]) -> None:
         if listed in LISTED and not leaf.isdigit():
             raise UserError(f"{bare} is not a key: {listed} is a list, for example {RULES[listed][2]}.")
         if bare in GROUPS and (found := re.fullmatch(r"\s*\[([^\[\]]*,[^\[\]]*)\]\s*", value)):
-            raise UserError(f"{override} names no option of {bare}: to run each of them, write -m {bare}={found[1]}.")
+            several = f"several are written {bare}={found[1]}, in train.py with -m"
+            raise UserError(f"{override} names no option of {bare}: {several}.")
         if bare in GROUPS and equals and (NO_NAME.fullmatch(value) or value in ("null", "None")):
             raise UserError(
                 f"{override} names no option of {bare}: choose one of {', '.join(options(bare))}, "

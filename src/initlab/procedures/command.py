@@ -32,6 +32,8 @@ def run(
     build = None if target is None else load_target(target, "coordinates")
     if target is not None and shape is None:
         raise UserError(f"{target} is fed with what --input says: give a shape such as --input 64,32.")
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds} must be at least 1.")
     inputs = (
         None if shape is None else torch.randn(numbers(shape, "--input"), generator=torch.Generator().manual_seed(0))
     )
