@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
+import initlab
 from initlab.config.compose import compose_config
 from initlab.diagnostics import jacobians
+from initlab.errors import UserError
 from initlab.experiment import run
 from initlab.experiment.build import build_module, load_data, make_plan, pick_activation
 from initlab.experiment.forecast import first_batch, forecasts
@@ -172,7 +174,6 @@ def test_no_record_of_step_0_no_forecast(tmp_path):
     ("error", "said"), [("UserError('φ jumps')", "no forecast: φ jumps"), ("KeyError('planted')", "planted")]
 )
 def test_a_forecast_that_fails_costs_no_training(tmp_path, monkeypatch, error, said):
-    from initlab.errors import UserError
 
     def failing(*_, **__):
         raise eval(error, {"UserError": UserError})
@@ -205,3 +206,10 @@ def test_zeros_are_forecast_to_the_last_statistic(tmp_path):
     both = both[both.layer != "readout"]
     assert {"q", "std", "dead_fraction", "grad_mean_square", "saturated_fraction"} <= set(both.stat)
     assert (both.value_x == both.value_y).all()
+
+
+def test_a_list_where_a_number_belongs_is_refused_in_a_sentence():
+    with pytest.raises(UserError, match=r"depth=\(3, 4\) must be a whole number"):
+        initlab.predict("relu", "he_normal", depth=[3, 4])
+    with pytest.raises(UserError, match="norm"):
+        initlab.predict("relu", "he_normal", depth=3, norm=["batch"])

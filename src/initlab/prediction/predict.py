@@ -73,7 +73,8 @@ def predict(
     """
     record = activation(act)
     shape = tuple(input_shape) if inputs is None else tuple(torch.as_tensor(inputs).shape[1:])
-    module = skeleton(model, depth, _hashable(width), shape, classes, tuple(sorted(options.items())))
+    own = tuple(sorted((name, _hashable(value)) for name, value in options.items()))
+    module = skeleton(model, _hashable(depth), _hashable(width), shape, classes, own)
     tasks = plan(module, request(init, act=record, gain=gain, sigma_b=sigma_b, parameters=parameters))
     nodes = describe(module, drawn_of(tasks), record)
     fed = _inputs(nodes, inputs, shape, second_moment, correlation, batch)
@@ -177,8 +178,8 @@ def skeleton(
         return build(model, depth=depth, width=width, input_shape=shape, classes=classes, **dict(options))
 
 
-def _hashable(width: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
-    return width if width is None or isinstance(width, int) else tuple(width)
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else value
 
 
 def phase_point(nodes: Sequence[Node] | None, act: Activation) -> FixedPoint | None:
