@@ -174,7 +174,6 @@ def test_no_record_of_step_0_no_forecast(tmp_path):
     ("error", "said"), [("UserError('φ jumps')", "no forecast: φ jumps"), ("KeyError('planted')", "planted")]
 )
 def test_a_forecast_that_fails_costs_no_training(tmp_path, monkeypatch, error, said):
-
     def failing(*_, **__):
         raise eval(error, {"UserError": UserError})
 
