@@ -711,6 +711,7 @@ def test_what_a_modules_own_code_raises_comes_through():
     [
         ({"targets": [0, 1]}, "targets are a list: give a tensor"),
         ({"targets": torch.tensor([0, -1])}, "targets hold -1: labels are counted from 0"),
+        ({"targets": torch.tensor([-100, -1])}, "targets hold -1: labels are counted from 0"),
         ({"loss": "mse"}, "loss='mse' must be a function"),
         ({"seed": -1}, "seed=-1 must be a whole number from 0"),
         ({"seed": 1.5}, "seed=1.5 must be a whole number from 0"),

@@ -209,7 +209,7 @@ def _numbers(tensor: Tensor) -> str:
     return f"numbers up to {highest}" if lowest >= 0 else f"numbers from {lowest} to {highest}"
 
 
-def _own(module: nn.Module) -> Tensor | None:
+def _own(module: nn.Module) -> Any:
     return next((p for p in module.parameters(recurse=False) if p.is_floating_point()), None)
 
 
@@ -250,13 +250,6 @@ _EXPECTATIONS: tuple[Expectation, ...] = (
         lambda m: "more than one value per channel in training mode",
         option=lambda m: "a larger --batch, or --eval",
     ),
-    Expectation(
-        _DENSE, _other_dtype, lambda m: f"numbers of {next(m.parameters(recurse=False)).dtype}", lambda t: str(t.dtype)
-    ),
-    Expectation(
-        _DENSE,
-        _elsewhere,
-        lambda m: f"numbers on {next(m.parameters(recurse=False)).device}",
-        lambda t: f"some on {t.device}",
-    ),
+    Expectation(_DENSE, _other_dtype, lambda m: f"numbers of {_own(m).dtype}", lambda t: str(t.dtype)),
+    Expectation(_DENSE, _elsewhere, lambda m: f"numbers on {_own(m).device}", lambda t: f"some on {t.device}"),
 )

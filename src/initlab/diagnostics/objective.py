@@ -89,9 +89,9 @@ def objective(
         raise UserError(
             f"targets have shape {_shape(targets)} and the logits {_shape(logits)}: give one label for each."
         )
-    elif any(label < 0 and label != IGNORED for label in targets.unique().tolist()):
+    elif len(below := targets[(targets < 0) & (targets != IGNORED)]):
         raise UserError(
-            f"targets hold {int(targets.min())}: labels are counted from 0, and {IGNORED} means one to leave out."
+            f"targets hold {int(below.min())}: labels are counted from 0, and {IGNORED} means one to leave out."
         )
     elif int(targets.max()) >= count:
         raise UserError(f"targets go up to {int(targets.max())}, and the output has {count} classes.")

@@ -25,7 +25,7 @@ PROCESSOR = Path("/proc/cpuinfo")  # where Linux describes it
 BOUNDARY = 64  # bytes: a cache line, and the widest vector
 Call: TypeAlias = Callable[[], Any]
 WIDE, NARROW = "SkylakeX", "Haswell"  # OpenBLAS's names of its code for vectors of 512 and of 256 bits
-ZEN_4, ZEN_5 = 25, 26  # AMD's families; the first is Zen 3's too, which has no vectors of 512 bits
+ZEN_4 = 25  # AMD's family; it is Zen 3's too, which has no vectors of 512 bits
 SECOND = 9  # where the address of the second matrix stands among what BLAS is given
 BY_ROWS, AS_IS, TURNED = 101, 111, 112  # what the C interface of BLAS calls them
 

@@ -104,7 +104,7 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     """
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     from initlab.records.files import require_room
-    from initlab.sweep import How, checked, dry_run, run_sweep, show_outcome
+    from initlab.sweep import How, checked, drawn, dry_run, run_sweep, show_outcome
     from initlab.sweep.race import dry_race
 
     chosen = How(**how)
@@ -130,10 +130,7 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     show_outcome(outcome, directory)
     if remark:
         print(remark)
-    if jobs[0].config.log.tensorboard:
-        from initlab.report import write_sweep_run
-
-        write_sweep_run(directory, outcome.results.frame())
+    drawn(outcome, directory)
     return [returns[number] for number in range(len(jobs))]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from initlab.sweep.cells import Cell, checked, default_directories, wanted
 from initlab.sweep.face import sweep
 from initlab.sweep.how import How
-from initlab.sweep.run import Outcome, run_sweep, tabulated
+from initlab.sweep.run import Outcome, drawn, run_sweep, tabulated
 from initlab.sweep.show import dry_run, show_outcome
 from initlab.sweep.table import axes, by_cell
 
@@ -23,6 +23,7 @@ __all__ = [
     "by_cell",
     "checked",
     "default_directories",
+    "drawn",
     "dry_run",
     "run_sweep",
     "show_outcome",

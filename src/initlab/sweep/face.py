@@ -1,13 +1,12 @@
 """A grid from Python: the same planner, executors and resume as the command line, and a frame at the end."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from initlab.config.grid import compose_grid, override_text
 from initlab.sweep.cells import checked, default_directories, wanted
 from initlab.sweep.how import How
-from initlab.sweep.run import Outcome, run_sweep
+from initlab.sweep.run import drawn, run_sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,22 +58,13 @@ def sweep(
 
         if configs[0].dry_run:
             return dry_race(configs, directory, how)
-        return shown(race(configs, directory, how, quiet), directory)
+        return drawn(race(configs, directory, how, quiet), directory).frame()
     cells = checked(configs, default_directories(configs, directory))
     if configs[0].dry_run:
         from initlab.sweep.show import dry_run
 
         return dry_run(cells, directory, how)
-    return shown(run_sweep(cells, directory, how, lambda *_: None, quiet=quiet), directory)
-
-
-def shown(outcome: Outcome, directory: Path) -> "pd.DataFrame":
-    """Write the sweep's own run for TensorBoard, as the command line does, and return one row per run."""
-    if outcome.cells[0].config.log.tensorboard:
-        from initlab.report import write_sweep_run
-
-        write_sweep_run(directory, outcome.results.frame())
-    return outcome.frame()
+    return drawn(run_sweep(cells, directory, how, lambda *_: None, quiet=quiet), directory).frame()
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -144,6 +144,15 @@ def run_sweep(
     return Outcome(list(cells), results, time.monotonic() - started)
 
 
+def drawn(outcome: Outcome, directory: Path) -> Outcome:
+    """Write the sweep's own run for TensorBoard, unless its cells want none, and return the outcome."""
+    if outcome.cells[0].config.log.tensorboard:
+        from initlab.report import write_sweep_run
+
+        write_sweep_run(directory, outcome.results.frame())
+    return outcome
+
+
 def launch(
     groups: list[Group],
     plan: PlanFile,
