@@ -428,18 +428,18 @@ def test_environment_job_logging_and_no_hydra_directory_are_respected(monkeypatc
 
 @pytest.mark.parametrize("copies", [True, False])
 def test_processes_start_before_the_grid_is_composed_in_the_environment_of_the_jobs(monkeypatch, copies):
-    from initlab import nursery
+    from initlab import forked, nursery
     from initlab.sweep.executors import process as processes
 
     launch = sys.modules["initlab.launcher.launch"]
     order, compose = [], launch.compose_jobs
 
     def noting(start):
-        return lambda *given: order.append(os.environ.get("OF_THE_JOB")) or start(*given)
+        return lambda *given, **more: order.append(os.environ.get("OF_THE_JOB")) or start(*given, **more)
 
-    if copies and not nursery.can_copy():
+    if copies and not forked.can_copy():
         pytest.skip("this system does not copy processes")
-    for module in (nursery, processes):
+    for module in (forked, processes):
         monkeypatch.setattr(module, "can_copy", lambda: copies)
     monkeypatch.setattr(nursery, "Nursery", noting(nursery.Nursery))
     monkeypatch.setattr(processes, "fresh", noting(processes.fresh))

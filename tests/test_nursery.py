@@ -13,9 +13,10 @@ import pytest
 
 from initlab import nursery
 from initlab.errors import UserError
+from initlab.forked import can_copy
 from initlab.nursery import Gone, Nursery
 
-pytestmark = pytest.mark.skipif(not nursery.can_copy(), reason="this system does not copy processes")
+pytestmark = pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
 
 DOING = """
 import os, pickle, sys, time
@@ -285,7 +286,7 @@ def test_it_lives_as_long_as_somebody_holds_it_open(monkeypatch):
 LAUNCH = """
 import pickle, sys, time
 from initlab.nursery import Nursery
-home = Nursery("doing:begin")
+home = Nursery("doing:begin", here=sys.argv[1] == "here")
 copy = home.copy()
 pickle.dump("facts", copy.stdin)
 copy.stdin.flush()
@@ -294,10 +295,11 @@ time.sleep(600)
 """
 
 
-def test_nothing_outlives_a_launch_that_is_killed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["here", "apart"])
+def test_nothing_outlives_a_launch_that_is_killed(tmp_path, monkeypatch, place):
     (tmp_path / "doing.py").write_text(DOING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    with subprocess.Popen([sys.executable, "-c", LAUNCH], stdout=subprocess.PIPE) as launch:
+    with subprocess.Popen([sys.executable, "-c", LAUNCH, place], stdout=subprocess.PIPE) as launch:
         pids = [int(word) for word in launch.stdout.readline().split()]
         launch.kill()
     assert len(pids) == 2
@@ -317,3 +319,32 @@ def test_no_thread_is_there_when_it_is_copied():
     copy.stdin.close()
     copy.stdout.close()
     assert ended(copy.pid)
+
+
+HERE = """
+import os, pickle, sys
+from initlab.nursery import Nursery
+kept = open(sys.argv[0], "rb")
+print("printed once")
+home = Nursery("doing:begin", here=True)
+home.call("doing:keep", value="kept")
+copy = home.copy()
+pickle.dump("facts", copy.stdin)
+copy.stdin.flush()
+print(pickle.load(copy.stdout) == (copy.pid, home.process.pid, ["kept"]))
+open_files = {os.readlink(f"/proc/{home.process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{home.process.pid}/fd")}
+print(kept.name in open_files, os.getsid(home.process.pid) == home.process.pid, home.alive())
+print(open(f"/proc/{home.process.pid}/fd/0").read() == "", copy.nursery.process.pid == home.process.pid)
+home.process.kill()
+print(home.process.wait(), home.alive(), os.path.exists(f"/proc/{home.process.pid}"))
+"""
+
+
+def test_a_copy_of_the_launch_does_as_one_that_was_started(tmp_path, monkeypatch):
+    (tmp_path / "doing.py").write_text(DOING)
+    script = tmp_path / "launch.py"
+    script.write_text(HERE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    done = subprocess.run([sys.executable, script], input="typed", capture_output=True, text=True, timeout=60)
+    said = ["printed once", "True", "False True True", "True True", "-9 False False"]
+    assert (done.stdout.splitlines(), done.stderr) == (said, "printed\n")

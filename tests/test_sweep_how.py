@@ -12,6 +12,7 @@ from initlab import nursery
 from initlab.config.compose import compose_config
 from initlab.door import main
 from initlab.errors import UserError
+from initlab.forked import can_copy
 from initlab.records import load
 from initlab.sweep import How, machine
 from initlab.sweep import how as choosing
@@ -167,7 +168,7 @@ def test_no_more_processes_start_early_than_there_may_be_groups(monkeypatch):
         assert len(alive) == 2
 
 
-@pytest.mark.skipif(not nursery.can_copy(), reason="this system does not copy processes")
+@pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
 @pytest.mark.parametrize(("updates", "kept"), [(1, True), (10**9, False)])
 def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_composed(
     two_cores, monkeypatch, updates, kept
@@ -176,7 +177,7 @@ def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_compose
     monkeypatch.setattr(import_module("initlab.launcher.launch"), "MANY", 2)
     started, seen = [], []
     start = nursery.Nursery
-    monkeypatch.setattr(nursery, "Nursery", lambda entry: started.append(start(entry)) or started[-1])
+    monkeypatch.setattr(nursery, "Nursery", lambda *given, **more: started.append(start(*given, **more)) or started[-1])
 
     def look(cells, *_):
         seen.extend(one.process.poll() is None for one in started)
@@ -199,7 +200,7 @@ def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_
     assert list(frame["status"]) == ["completed"]
 
 
-@pytest.mark.skipif(not nursery.can_copy(), reason="this system does not copy processes")
+@pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
 def test_a_grid_that_only_looked_large_ends_what_they_would_have_been_copied_from(two_cores, tmp_path):
     with processes.started_early(1, 9):
         early = nursery.nursery().process

@@ -1,8 +1,8 @@
 """The nursery: one process that has loaded torch and the data, and is copied whenever a worker is needed.
 
 Loading torch takes a core seconds, and most of them in each of many workers at once; a copy of a process is made in
-milliseconds and shares its memory. Copying (`fork`) is safe where a process has one thread, so it is a process of its
-own that does nothing but load, and only on Linux: libraries of other systems do not survive it.
+milliseconds and shares its memory. As that is safe where a process has one thread, the nursery is a process of its own
+that does nothing but load; or a copy of a launch that has just loaded and done nothing yet.
 """
 
 import os
@@ -11,8 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -20,6 +18,7 @@ from typing import IO, Any, NoReturn
 
 from initlab.collector import modules_loading
 from initlab.errors import UserError
+from initlab.forked import Child, alone, be, waited
 
 WORKER = "initlab.sweep.executors.serve:serve"  # what copies are made for
 ENTRY = "import sys; '' in sys.path and sys.path.remove(''); " + (
@@ -30,18 +29,6 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 LARGEST = 2**16  # bytes of a message
 LOADING = 600.0  # seconds that a nursery may load before its first copy; disks of clusters are slow
 ANSWERING = 20.0  # seconds that it may take to say how a copy ended
-LOOK_EVERY = 0.005  # seconds between two looks whether a copy has ended
-
-
-def can_copy() -> bool:
-    """Does this system copy processes that have loaded torch?"""
-    return sys.platform == "linux"
-
-
-def start_aside() -> None:
-    """Start the nursery, for whoever holds it open, if it can be and there is a core beside that of this process."""
-    if can_copy() and len(os.sched_getaffinity(0)) > 1:
-        nursery()
 
 
 class Gone(Exception):
@@ -52,21 +39,14 @@ class Nursery:
     """The launch's end: it says what to load ahead, asks for copies, and hears how they ended; from any thread.
 
     Arguments: `entry`, "module:function" that a copy calls with its two pipes; the module is loaded once, there.
+    `here` makes it a copy of this process instead of a new one.
     """
 
-    def __init__(self, entry: str):
+    def __init__(self, entry: str, here: bool = False):
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        complaints = subprocess.DEVNULL if sys.stderr is None else 2
         with theirs:
-            # A session of its own: Ctrl-C in the terminal is for the launch. It prints where the launch complains.
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", ENTRY.format(control=theirs.fileno(), entry=entry)],
-                stdin=subprocess.DEVNULL,
-                stdout=complaints,
-                stderr=complaints,
-                env={**os.environ, **ONE_THREAD},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
+            self.process = (
+                Child(lambda: settled_in(theirs.fileno(), entry)) if here else started(theirs.fileno(), entry)
             )
         self.asked = 0
         self.code: int | None = None  # how it ended, if not by `close`
@@ -128,6 +108,35 @@ class Nursery:
         self.process.wait()
 
 
+def started(control: int, entry: str) -> "subprocess.Popen[bytes]":
+    """Start a nursery that loads everything itself.
+
+    In a session of its own: Ctrl-C in the terminal is for the launch. It prints where the launch complains.
+    """
+    complaints = subprocess.DEVNULL if sys.stderr is None else 2
+    return subprocess.Popen(
+        [sys.executable, "-c", ENTRY.format(control=control, entry=entry)],
+        stdin=subprocess.DEVNULL,
+        stdout=complaints,
+        stderr=complaints,
+        env={**os.environ, **ONE_THREAD},
+        pass_fds=[control],
+        start_new_session=True,
+    )
+
+
+def settled_in(control: int, entry: str) -> NoReturn:
+    """Be the nursery as a copy of the launch, keeping nothing of the launch's own."""
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    complaints = nowhere if sys.stderr is None else 2
+    for stream, place in enumerate((nowhere, complaints, complaints)):
+        os.dup2(place, stream)
+    os.closerange(3, control)
+    os.closerange(control + 1, os.sysconf("SC_OPEN_MAX"))
+    tend(control, entry)
+
+
 class Copy:
     """A copy of the nursery, to be handled as `subprocess.Popen` is."""
 
@@ -148,12 +157,7 @@ class Copy:
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end and return its exit code; raises subprocess.TimeoutExpired."""
-        limit = None if timeout is None else time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if limit is not None and time.monotonic() > limit:
-                raise subprocess.TimeoutExpired("a copy", timeout or 0.0)
-            time.sleep(LOOK_EVERY)
-        return code
+        return waited(self.poll, timeout)
 
     def terminate(self) -> None:
         """Ask it to end."""
@@ -208,15 +212,18 @@ def held_open(in_use: bool = False) -> Iterator[None]:
                 dismiss()
 
 
-def nursery() -> Nursery:
-    """Return the nursery, for whoever holds it open; it starts when it is first needed, and again when it died."""
+def nursery(here: bool = False) -> Nursery:
+    """Return the nursery, for whoever holds it open; it starts when it is first needed, and again when it died.
+
+    Arguments: `here` makes it a copy of this process, if it is needed and this process has one thread.
+    """
     global _nursery
     with _changing:
         if _nursery is not None and not _nursery.alive():
             _nursery.close()
             _nursery = None
         if _nursery is None:
-            _nursery = Nursery(WORKER)
+            _nursery = Nursery(WORKER, here=here and alone())
         return _nursery
 
 
@@ -262,29 +269,23 @@ def copied(
     launch: socket.socket, begin: Callable[[IO[bytes], IO[bytes]], None], pipes: list[int], codes: dict[int, int]
 ) -> int | str:
     """Copy this process and return the copy's number, or why it cannot be; the copy begins and does not return."""
+
+    def work() -> None:
+        launch.close()
+        with os.fdopen(pipes[0], "rb") as inward, os.fdopen(pipes[1], "wb") as out:
+            begin(inward, out)
+
     failed = ""
     try:
         pid = os.fork()
     except OSError as error:
         pid, failed = -1, str(error.strerror)
-    if pid:
-        for pipe in pipes:
-            os.close(pipe)
-        codes.pop(pid, None)  # of an earlier one of that number
-        return pid if pid > 0 else failed
-    code = 1
-    try:
-        launch.close()
-        with os.fdopen(pipes[0], "rb") as inward, os.fdopen(pipes[1], "wb") as out:
-            begin(inward, out)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
-        os._exit(code)
+    if not pid:
+        be(work)
+    for pipe in pipes:
+        os.close(pipe)
+    codes.pop(pid, None)  # of an earlier one of that number
+    return pid if pid > 0 else failed
 
 
 def ended(pid: int, codes: dict[int, int]) -> int:

@@ -1,8 +1,11 @@
 """A sweep of Hydra's: expanded, checked, run by `initlab.sweep`, and its jobs given back."""
 
+import os
+import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from initlab import nursery
+from initlab import forked, nursery
 from initlab.collector import modules_loading
 from initlab.config.errors import translated
 from initlab.config.grid import expand
@@ -37,9 +40,10 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         if not isinstance(params, Mapping) or not all(isinstance(value, str) for value in params.values()):
             raise UserError(f"hydra.sweeper.params={params} must map keys to texts, as in seed: 0,1 in an experiment.")
         texts = expand(context.config_loader, arguments, params, grids)
-    with started_early(sweeper.launcher, master, len(texts)):
+    compose = partial(compose_jobs, context, master, texts, 0)
+    with started_early(sweeper.launcher, master, len(texts), compose) as composed:
         with translated():
-            jobs = compose_jobs(context, master, texts, 0)
+            jobs = composed()
         with modules_loading():
             from initlab.sweep import wanted
 
@@ -50,18 +54,34 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
 
 
 @contextmanager
-def started_early(launcher: Any, master: DictConfig, networks: int) -> Iterator[None]:
-    """Let workers load torch while this process does, and while the grid is composed and checked."""
+def started_early(
+    launcher: Any, master: DictConfig, networks: int, compose: Callable[[], list[Job]]
+) -> Iterator[Callable[[], list[Job]]]:
+    """Have what workers come from load torch before the grid is known; yields the call that gives the composed grid.
+
+    Where this process may be copied, a copy composes while this one loads torch, of which the next copy becomes the
+    nursery: then torch is loaded once. Elsewhere the nursery loads it beside this process.
+    """
     how = getattr(launcher, "how", {})
     maybe = how.get("executor") == "process" or (how.get("executor") == "auto" and networks >= MANY)
     if not maybe or OmegaConf.select(master, "dry_run"):
-        yield
+        yield compose
         return
-    with env_override(master.hydra.job.env_set), nursery.held_open():
-        nursery.start_aside()
-        with modules_loading():
+    beside = forked.can_copy() and len(os.sched_getaffinity(0)) > 1
+    once = beside and "torch" not in sys.modules and forked.alone()
+    OmegaConf.select(master, "hydra.sweep.dir")  # before anything is copied: all have the clock of the sweep
+    with (
+        env_override(master.hydra.job.env_set),
+        nursery.held_open(),
+        forked.aside(compose) if once else nullcontext(compose) as composed,
+    ):
+        if beside and not once:
+            nursery.nursery()
+        # With threads of its own for numpy this process could be copied no more.
+        with env_override({"OPENBLAS_NUM_THREADS": "1"} if once else {}), modules_loading():
             from initlab.sweep import How
             from initlab.sweep.executors.process import dismiss, started_early
+            from initlab.sweep.executors.serve import serve  # noqa: F401
 
         steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
         each = PER_EPOCH * epochs if steps is None else steps
@@ -69,10 +89,12 @@ def started_early(launcher: Any, master: DictConfig, networks: int) -> Iterator[
         early = How(**how).early(networks, each, device, threads) if isinstance(each, int | float) else None
         if early is None:
             dismiss()
-            yield
+            yield composed
             return
+        if once:
+            nursery.nursery(here=True).call("initlab.sweep.executors.serve:one_thread")
         with started_early(early.workers, networks), reading(master):
-            yield
+            yield composed
 
 
 @contextmanager
@@ -87,7 +109,7 @@ def reading(master: DictConfig) -> Iterator[None]:
         return
     thread = threading.Thread(target=read_ahead, kwargs=given)
     thread.start()
-    if nursery.can_copy():
+    if forked.can_copy():
         nursery.nursery().call("initlab.data:read_ahead", **given)
     try:
         yield

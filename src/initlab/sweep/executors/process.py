@@ -14,7 +14,8 @@ from typing import IO, Any
 import torch
 
 from initlab import nursery
-from initlab.nursery import Copy, Gone, can_copy, held_open
+from initlab.forked import can_copy
+from initlab.nursery import Copy, Gone, held_open
 from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Task, Watch, WorkerDied
 

@@ -42,6 +42,11 @@ def serve(inward: IO[bytes], out: IO[bytes]) -> None:
             return
 
 
+def one_thread() -> None:
+    """Compute by one thread: copies of a process with more would wait for theirs for ever."""
+    torch.set_num_threads(1)
+
+
 def received(inward: IO[bytes]) -> Iterator[Any]:
     """Yield what comes until the launch closes its end."""
     with suppress(EOFError):
