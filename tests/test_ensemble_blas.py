@@ -131,6 +131,26 @@ def test_numpy_and_scipy_multiply_as_they_would_without_it():
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 3, 16, 33, 1000, 133_770, 10**6])
+def test_a_sum_of_squares_is_that_of_what_is_there_when_it_is_asked(count, dtype):
+    x = torch.zeros(count, dtype=dtype)
+    square = blas.sum_of_squares(x)
+    assert square() == 0.0
+    x.copy_(torch.randn(count, generator=torch.Generator().manual_seed(count)))
+    exact = sum(value * value for value in x.tolist())
+    # float32 rounds each sum by 6e-8 at most, and several accumulators share a million: far below what is allowed.
+    assert square() == pytest.approx(exact, rel=2e-5 if dtype == torch.float32 else 1e-12)
+    assert square() == square()
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1e30, "inf"), (float("inf"), "inf"), (float("nan"), "nan")])
+def test_a_sum_of_squares_that_is_not_finite_says_so(value, expected):
+    x = torch.ones(100)
+    x[37] = value
+    assert str(blas.sum_of_squares(x)()) == expected
+
+
 @wide
 def test_one_thread_computes_it():
     blas.sgemm()
@@ -145,17 +165,18 @@ def test_a_machine_without_it_takes_torchs(lacks, monkeypatch):
         monkeypatch.setattr(blas, "find_spec", lambda name: None)
     else:
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    blas.sgemm.cache_clear()
-    blas.openblas_pays.cache_clear()
+    for found in (blas.openblas, blas.sgemm, blas.openblas_pays):
+        found.cache_clear()
     try:
         assert blas.sgemm() is None
         assert not blas.openblas_pays()
         a = torch.randn(2, 5, 3)
         assert torch.equal(products.multiply(a, a.transpose(1, 2)), torch.bmm(a, a.transpose(1, 2)))
+        assert blas.sum_of_squares(torch.tensor([3.0, 4.0]))() == 25.0
     finally:
         monkeypatch.undo()
-        blas.sgemm.cache_clear()
-        blas.openblas_pays.cache_clear()
+        for found in (blas.openblas, blas.sgemm, blas.openblas_pays):
+            found.cache_clear()
 
 
 RULE = """

@@ -1,6 +1,7 @@
 """Networks computed one by one are those computed layer by layer, and torch's own; here at any size."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -21,8 +22,9 @@ from test_ensemble import (
     trained,
 )
 from torch import nn
+from torch.nn import functional as F
 
-from initlab.ensemble import blas, stack, stacking, tanh
+from initlab.ensemble import Objective, blas, stack, stacking, tanh
 from initlab.ensemble import lane as lanes
 from initlab.initialize import initialize_
 from initlab.models import build
@@ -347,3 +349,28 @@ def test_rows_are_logged_as_often_as_asked():
     data, plan = images(), Plan(9, 12, "sgd", ({"lr": 0.1},) * 2, log_every=4, data_seed=DATA_SEED)
     events = list(train(stack([network(data, seed) for seed in range(2)]), data, plan))
     assert [step for event in events if isinstance(event, Steps) for step in event.steps] == [0, 4, 8]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_and_its_gradient_are_those_of_autograd(dtype):
+    draw = torch.Generator().manual_seed(1)
+    for y in (torch.randint(0, 7, (33,), generator=draw), torch.randn(33, 7, generator=draw, dtype=dtype)):
+        outputs = (5 * torch.randn(33, 7, generator=draw, dtype=dtype)).requires_grad_()
+        loss = F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
+        (gradient,) = torch.autograd.grad(loss, outputs)
+        delta = torch.empty(7, 33, dtype=dtype)
+        found = Objective(y, 7, dtype)(outputs.detach().t().contiguous(), delta)
+        tight = {"rtol": 1e-5, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
+        torch.testing.assert_close(torch.tensor(found, dtype=dtype), loss.detach(), **tight)
+        torch.testing.assert_close(delta.t(), gradient, **tight)
+
+
+@pytest.mark.parametrize(("right", "expected"), [(True, 0.0), (False, math.inf)])
+def test_a_class_that_is_impossible_makes_the_loss_infinite_only_where_it_is_right(right, expected):
+    outputs = torch.tensor([[3e38], [-3e38]])
+    assert Objective(torch.tensor([0 if right else 1]), 2, torch.float32)(outputs, torch.empty(2, 1)) == expected
+
+
+def test_outputs_that_are_no_numbers_make_the_loss_none():
+    outputs = torch.tensor([[math.nan], [1.0]])
+    assert math.isnan(Objective(torch.tensor([1]), 2, torch.float32)(outputs, torch.empty(2, 1)))

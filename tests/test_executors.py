@@ -396,6 +396,23 @@ def good(task):
     return Done([{"status": "completed"} for _ in task.configs])
 
 
+@pytest.mark.parametrize(("slots", "times"), [(1, 0), (2, 1)])
+def test_what_comes_afterwards_is_prepared_once_while_a_worker_has_nothing_to_do(launch, slots, times):
+    asked, prepared = [], []
+
+    def poll():
+        asked.append(1)
+        return good(it.task(it.groups[0])) if len(asked) > 3 else None
+
+    it, executor, ended, _ = launch(lambda *_: None)
+    executor.slots, it.spare = slots, lambda: prepared.append(len(ended))
+    submit = executor.submit
+    executor.submit = lambda task: (job := submit(task), setattr(job, "poll", poll))[0]
+    it.run()
+    assert prepared == [0] * times
+    assert len(ended) == 3
+
+
 def test_a_lost_worker_is_retried_once_for_each_failure_and_then_its_group_is_halved(launch):
     def script(task, times):
         if task.checkpoint.exists():

@@ -49,8 +49,8 @@ def amd_family() -> int:
 
 
 @cache
-def sgemm() -> Callable[..., None] | None:
-    """Return OpenBLAS's product of two float32 matrices, by the code that suits this processor; None without either.
+def openblas() -> Any:
+    """Return OpenBLAS with the code that suits this processor; None without either.
 
     Its package is not imported: that would offer this copy's functions to every library that is loaded later.
     """
@@ -65,15 +65,22 @@ def sgemm() -> Callable[..., None] | None:
         with environment(OPENBLAS_CORETYPE=kernels, OPENBLAS_NUM_THREADS="1"):
             library = ctypes.CDLL(str(path))
         library.scipy_openblas_get_corename.restype = ctypes.c_char_p
-        if library.scipy_openblas_get_corename().decode().lower() != kernels.lower():
-            return None
-        whole, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
-        function: Any = library.scipy_cblas_sgemm
-        function.argtypes = [whole] * 6 + [real, address, whole, address, whole, real, address, whole]
-        function.restype = None
-        found: Callable[..., None] = function
-        return found
+        return library if library.scipy_openblas_get_corename().decode().lower() == kernels.lower() else None
     return None
+
+
+@cache
+def sgemm() -> Callable[..., None] | None:
+    """Return OpenBLAS's product of two float32 matrices, where there is OpenBLAS."""
+    library = openblas()
+    if library is None:
+        return None
+    whole, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+    function: Any = library.scipy_cblas_sgemm
+    function.argtypes = [whole] * 6 + [real, address, whole, address, whole, real, address, whole]
+    function.restype = None
+    found: Callable[..., None] = function
+    return found
 
 
 @contextmanager
@@ -145,6 +152,24 @@ def described(
         real(1.0), address(a.data_ptr()), whole(width), address(b), whole(inner if turn_b else columns),
         real(1.0 if add else 0.0), address(out.data_ptr()), whole(columns),
     )  # fmt: skip
+
+
+def sum_of_squares(x: Tensor) -> Callable[[], float]:
+    """Return the call that gives the sum of the squares of a tensor's entries, as they are then.
+
+    OpenBLAS takes half the time of torch's dot product. The tensor has one axis without gaps, and must outlive the
+    call.
+
+    >>> sum_of_squares(torch.tensor([3.0, 4.0]))()
+    25.0
+    """
+    if x.dtype != torch.float32 or not x.is_cpu or not openblas_pays():
+        return lambda: torch.dot(x, x).item()
+    whole, address = ctypes.c_int, ctypes.c_void_p
+    function: Any = openblas().scipy_cblas_sdot
+    function.argtypes, function.restype = [whole, address, whole, address, whole], ctypes.c_float
+    entries, step = address(x.data_ptr()), whole(1)
+    return partial(function, whole(x.numel()), entries, step, entries, step)
 
 
 def wide_product(a: Tensor, b: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, openblas_pays
+from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, openblas_pays, sum_of_squares
 from initlab.ensemble.leaves import StackedElementwise, StackedFlatten, StackedLinear
 from initlab.ensemble.slopes import SLOPES, nothing
 from initlab.models.plain import Chain
@@ -52,7 +52,7 @@ class Lane:
     """The layers of a stacked chain, the readout last, as matrices of every member; `gradients` are those of one.
 
     Features are rows and samples columns, so that of a layer's three products two read their operands as they lie.
-    `flat` is the memory of all gradients in one piece.
+    `flat` is the memory of all gradients in one piece, `squared` gives the square of their norm.
     """
 
     layers: list[StackedLinear]
@@ -61,6 +61,7 @@ class Lane:
     weights: list[tuple[Tensor, ...]] = field(init=False)  # [out, in] by layer, then member
     biases: list[tuple[Tensor | None, ...]] = field(init=False)  # [out, 1]
     flat: Tensor = field(init=False)
+    squared: Callable[[], float] = field(init=False)
     gradients: list[Tensor] = field(init=False)
     rooms: dict[int, Room] = field(init=False, default_factory=dict)
 
@@ -72,6 +73,7 @@ class Lane:
             none if layer.bias is None else layer.bias.detach().unsqueeze(2).unbind() for layer in self.layers
         ]
         self.flat, self.gradients = in_one_piece([p[0] for p in self.parameters])
+        self.squared = sum_of_squares(self.flat)
         place = {id(p): k for k, p in enumerate(self.parameters)}
         found = [[self.gradients[place[id(p)]] for p in layer.parameters()] for layer in self.layers]
         self.sinks = [(weight, bias[0] if bias else None) for weight, *bias in found]

@@ -1,5 +1,6 @@
 """The loss of one network of a lane, and its gradient."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +14,7 @@ class Objective:
 
     >>> delta = torch.empty(2, 1)
     >>> loss = Objective(torch.tensor([1]), classes=2, dtype=torch.float32)(torch.zeros(2, 1), delta)
-    >>> round(loss.item(), 4), delta.tolist()
+    >>> round(loss, 4), delta.tolist()
     (0.6931, [[0.5], [-0.5]])
     """
 
@@ -27,14 +28,16 @@ class Objective:
         values = self.y if one_hot is None else one_hot / -len(self.y)
         object.__setattr__(self, "right", values.t().contiguous())
 
-    def __call__(self, outputs: Tensor, delta: Tensor) -> Tensor:
+    def __call__(self, outputs: Tensor, delta: Tensor) -> float:
         """Return mean cross-entropy or mean squared error, and write the gradient to `delta`."""
         if self.y.is_floating_point():
             torch.sub(outputs, self.right, out=delta)
-            loss = delta.square().mean()
+            loss = delta.square().mean().item()
             delta.mul_(2 / delta.numel())
             return loss
         # Not by `torch.ops.aten`, whose calls take twice as long as these kernels.
         logs = torch.log_softmax(outputs, 0)
         torch._log_softmax_backward_data(self.right, logs, 0, self.dtype, out=delta)
-        return F.nll_loss(logs.t(), self.y)
+        loss = torch.dot(logs.view(-1), self.right.view(-1)).item()
+        # Where a class is impossible its logarithm is infinite, and the loss finite all the same unless it is right.
+        return F.nll_loss(logs.t(), self.y).item() if math.isnan(loss) else loss

@@ -63,7 +63,8 @@ class Signals:
 class Launch:
     """One launch of a sweep: what is to be run, where, and who hears about it.
 
-    `ended(cell, summary)` is called as cells end, in this thread; `steps(cell)` is how long a cell trains.
+    `ended(cell, summary)` is called as cells end, in this thread; `steps(cell)` is how long a cell trains. `spare()` is
+    called once, when a worker has nothing more to do while others have: what comes afterwards may be prepared.
     """
 
     groups: list[Group]
@@ -77,6 +78,7 @@ class Launch:
     ended: Callable[[Cell, dict[str, Any]], None]
     steps: Callable[[Cell], int]
     say: Callable[[str], None]
+    spare: Callable[[], None] = lambda: None
     deaths: dict[str, int] = field(default_factory=dict)  # group -> what its checkpoint was when its worker died
 
     def run(self) -> None:
@@ -88,6 +90,7 @@ class Launch:
             return
         queue = deque(self.groups)
         running: list[tuple[Group, Task, Job]] = []
+        prepared = False
         executor = self.executor(self)
         try:
             while (queue and not self.signals.received) or running:
@@ -100,6 +103,9 @@ class Launch:
                     running = [each for each in running if not self.taken_back(*each)]
                 going_on = [each for each in running if not self.look(*each, queue)]
                 if going_on and len(going_on) == len(running):
+                    if not (queue or prepared) and len(running) < executor.slots:
+                        self.spare()
+                        prepared = True
                     self.tell(going_on)
                     time.sleep(LOOK_EVERY)
                 running = going_on

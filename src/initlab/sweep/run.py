@@ -198,7 +198,13 @@ def launch(
             ended=told,
             steps=steps,
             say=line.say,
+            spare=load_report if cells and cells[0].config.log.tensorboard else nothing,
         ).run()
+
+
+def load_report() -> None:
+    """Load what draws the pictures for TensorBoard, which takes a second."""
+    from initlab.report import write_sweep_run  # noqa: F401
 
 
 def skip(cells: Sequence[Cell], results: Results, ended: Ended) -> None:

@@ -66,12 +66,12 @@ def step_of_member(
 ) -> tuple[float, float, Tensor]:
     """Take one step of one member; return its loss, its gradient's norm (NaN where nobody asks) and its outputs."""
     logits = lane.ahead(x, k).clone()  # the next call takes their memory again
-    loss, norm, limit = objective(logits, lane.delta(len(x))).item(), math.nan, update.clip_norms[k]
+    loss, norm, limit = objective(logits, lane.delta(len(x))), math.nan, update.clip_norms[k]
     if not math.isfinite(loss):
         return loss, norm, logits
     lane.back(x, k)
     if limit < math.inf or step % plan.log_every == 0:
-        norm = math.sqrt(torch.dot(lane.flat, lane.flat).item())
+        norm = math.sqrt(lane.squared())
         if limit < math.inf and not limit / (norm + 1e-6) >= 1:
             lane.flat.mul_(limit / (norm + 1e-6))
     for group in update.groups_of[k]:
