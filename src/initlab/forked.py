@@ -36,11 +36,16 @@ def alone() -> bool:
 
 
 def be(work: Callable[[], object], quiet: bool = False) -> NoReturn:
-    """Do this work as a copy, which ends with it: 0, or 1 where it fails, which is told unless it is `quiet`."""
+    """Do this work as a copy, which ends with it: 0, or 1 where it fails, which is told unless it is `quiet`.
+
+    Who is interrupted knows why, and says nothing.
+    """
     code = 1
     try:
         work()
         code = 0
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
     except BaseException:
         if not quiet:
             traceback.print_exc()
@@ -116,6 +121,8 @@ def aside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
     with os.fdopen(inward, "rb") as pipe:
         try:
             child = Child(send, quiet=True)
+        except OSError:  # the system allows no further process
+            child = None
         finally:
             os.close(out)
 
@@ -129,5 +136,6 @@ def aside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
         try:
             yield result
         finally:
-            child.kill()
-            child.wait()
+            if child is not None:
+                child.kill()
+                child.wait()

@@ -83,6 +83,9 @@ def started_early(
             from initlab.sweep.executors.process import dismiss, started_early
             from initlab.sweep.executors.serve import serve  # noqa: F401
 
+        if once:
+            # Before anything is computed or a card is looked at: what a card was told does not survive copying.
+            nursery.nursery(here=True).call("initlab.sweep.executors.serve:one_thread")
         steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
         each = PER_EPOCH * epochs if steps is None else steps
         # What is no number is told when the jobs are composed.
@@ -91,8 +94,6 @@ def started_early(
             dismiss()
             yield composed
             return
-        if once:
-            nursery.nursery(here=True).call("initlab.sweep.executors.serve:one_thread")
         with started_early(early.workers, networks), reading(master):
             yield composed
 
