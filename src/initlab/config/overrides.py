@@ -145,6 +145,9 @@ def sweeps_by_itself(overrides: Iterable[str]) -> bool:
 
 def how_to_write(word: str) -> str:
     """Say how a word that stands alone was probably meant: a key without a value, or an option without its group."""
+    key, colon, value = word.partition(":")
+    if colon and value and key.strip() in (*GROUPS, "experiment", *known_keys()):
+        return f"keys and values are joined by =, so write {key.strip()}={value.strip()}."
     if homes := [group for group in (*GROUPS, "experiment") if option_named(group, word) in options(group)]:
         return f"write {homes[0]}={option_named(homes[0], word)}."
     known = known_keys()

@@ -28,6 +28,7 @@ from initlab.training.evaluation import member_losses
 LONGEST = 40  # lines of a table on the screen; sweep.csv has them all
 FEW = 5  # failures and reasons that are listed
 TIMED = 8  # networks of a group that are timed to estimate the rest
+LEAST, TIMES, PATIENCE = 3, 20, 0.3  # steps that are timed at least and at most, and seconds for those between
 
 
 def show_outcome(outcome: Outcome, directory: Path) -> None:
@@ -136,8 +137,9 @@ def estimated_seconds(group: Group) -> float:
     ensemble = stack([make_network(cell.config, data, act, device)[0] for cell in few])
     index = torch.arange(min(plan.batch_size, len(data.train_x)), device=device)
     x, y = data.prepare(data.train_x[index], plan.dtype), data.targets(data.train_y[index], plan.dtype)
-    times = []
-    for _ in range(3):
+    times: list[float] = []
+    # The fastest of several: on cores that others use, threads wait for each other longer than they compute.
+    while len(times) < TIMES and (len(times) < LEAST or sum(times) < PATIENCE):
         started = time.perf_counter()
         for part in ensemble.parts:
             losses = member_losses(part.forward(x), y)
