@@ -165,7 +165,7 @@ REFUSALS = [
     ("train", r"train has no value: it is a section of keys, train.epochs, .*: write for example train.epochs=5\.$"),
     ("he_normal", "he_normal has no value: write init=he_normal"),
     ("init:he_normal", "init:he_normal has no value: keys and values are joined by =, so write init=he_normal\\.$"),
-    ("optim.lr: 0.1", r"optim.lr: 0.1 has no value: keys and values are joined by =, so write optim.lr=0.1\.$"),
+    ("optim.lr:0.1", r"optim.lr:0.1 has no value: keys and values are joined by =, so write optim.lr=0.1\.$"),
     ("nothing:like_it", "nothing:like_it has no value: write key=value, for example depth=3"),
     ("kaiming_normal_", "kaiming_normal_ has no value: write init=he_normal"),
     ("depht", "depht has no value: write key=value, for example depth=3. Did you mean 'depth'"),
