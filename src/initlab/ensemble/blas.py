@@ -172,6 +172,34 @@ def sum_of_squares(x: Tensor) -> Callable[[], float]:
     return partial(function, whole(x.numel()), entries, step, entries, step)
 
 
+def row_sums(matrix: Tensor, out: Tensor) -> Call:
+    """Return the call that writes the sum of every row of a matrix without gaps; both must outlive it.
+
+    OpenBLAS's product with a vector of ones takes less than half as long as torch's sum.
+
+    >>> out = torch.empty(2)
+    >>> row_sums(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), out)() is None or out.tolist()
+    [3.0, 7.0]
+    """
+    if matrix.dtype != torch.float32 or not matrix.is_cpu or not openblas_pays():
+        return partial(torch.sum, matrix, 1, out=out)
+    whole, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+    function: Any = openblas().scipy_cblas_sgemv
+    function.argtypes = [whole] * 4 + [real, address, whole, address, whole, real, address, whole]
+    function.restype = None
+    rows, columns = matrix.shape
+    return partial(
+        function, whole(BY_ROWS), whole(AS_IS), whole(rows), whole(columns), real(1.0), address(matrix.data_ptr()),
+        whole(columns), address(ones(columns).data_ptr()), whole(1), real(0.0), address(out.data_ptr()), whole(1),
+    )  # fmt: skip
+
+
+@cache
+def ones(count: int) -> Tensor:
+    """Return so many ones, which stay where they are."""
+    return torch.ones(count, dtype=torch.float32)
+
+
 def wide_product(a: Tensor, b: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
     """Write a b (+ bias) of two float32 matrices, however they lie; rows of `out` are without gaps."""
     if bias is not None:

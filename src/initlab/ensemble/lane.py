@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, openblas_pays, sum_of_squares
+from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, openblas_pays, row_sums, sum_of_squares
 from initlab.ensemble.leaves import StackedElementwise, StackedFlatten, StackedLinear
 from initlab.ensemble.slopes import SLOPES, nothing
 from initlab.models.plain import Chain
@@ -143,7 +143,7 @@ class Lane:
             z, bias = room.before[layer], biases[layer]
             if layer:
                 if bias is not None:
-                    calls.append(partial(z.copy_, bias))
+                    calls.append(partial(z.copy_, bias.expand_as(z)))
                 calls.append(product(z, weights[layer], room.after[layer - 1], add=bias is not None))
             calls.append(slope.ahead(z, room.after[layer], act))
         by_batch = product_of_batch(room.before[0], weights[0], turn_b=True, bias=biases[0])
@@ -156,7 +156,7 @@ class Lane:
             delta, (into_weight, into_bias) = room.deltas[layer], self.sinks[layer]
             calls.append(self.slopes[layer].back(delta, room.before[layer], self.acts[layer]))
             if into_bias is not None:
-                calls.append(partial(torch.sum, delta, 1, out=into_bias))
+                calls.append(row_sums(delta, into_bias))
             if layer:
                 calls.append(product(into_weight, delta, room.after[layer - 1], turn_b=True))
                 calls.append(product(room.deltas[layer - 1], self.weights[layer][k], delta, turn_a=True))
@@ -186,8 +186,10 @@ def product_of_batch(out: Tensor, a: Tensor, turn_b: bool = False, bias: Tensor 
     if bias is None:
         return multiply
 
+    wide = bias.expand_as(out)
+
     def shifted(x: Tensor) -> Any:
-        out.copy_(bias)
+        out.copy_(wide)
         return multiply(x)
 
     return shifted
