@@ -1,6 +1,7 @@
 """The garbage collector rests while modules load, and works as before afterwards."""
 
 import gc
+import signal
 import subprocess
 import sys
 
@@ -64,3 +65,37 @@ def test_where_somebody_counts_what_is_left_behind_nothing_is():
         [sys.executable, "-c", f"import sys\nsys.modules['triton'] = None\n{ENDING}"], capture_output=True, text=True
     )
     assert done.stdout.split("\n")[:3] == ["later", "the end", "loaded"], done.stdout + done.stderr
+
+
+def load_and_be_interrupted(then):
+    """Load what takes Ctrl-C for a failure of its own."""
+    with modules_loading():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if then is not None:
+                raise then from None
+
+
+@pytest.mark.parametrize("then", [None, ImportError("it cannot be loaded"), SystemError("no result")])
+def test_ctrl_c_is_that_whatever_a_module_makes_of_it(then):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        load_and_be_interrupted(then)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_a_module_fails_by_itself_is_its_own():
+    with pytest.raises(ImportError, match="of its own"), modules_loading():
+        raise ImportError("of its own")
+
+
+def test_who_hears_ctrl_c_already_goes_on_hearing():
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    try:
+        with modules_loading():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [1]

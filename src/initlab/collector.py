@@ -1,10 +1,13 @@
-"""Python's garbage collector, which has nothing to find while modules load, and looks through them all the same."""
+"""While modules load: the garbage collector, which has nothing to find and looks all the same; and Ctrl-C."""
 
 import atexit
 import gc
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 @contextmanager
@@ -21,12 +24,42 @@ def modules_loading() -> Iterator[None]:
     before = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with interrupts_kept():
+            yield
     finally:
         gc.freeze()
         atexit.register(unfreeze_for_those_who_count)
         if before:
             gc.enable()
+
+
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Raise KeyboardInterrupt for Ctrl-C, whatever the module makes of it that is just being loaded.
+
+    Some take it for a failure of what they load themselves, and raise that or go on without.
+    """
+    usual = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        usual(number, frame)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    except Exception as error:
+        if heard:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def unfreeze_for_those_who_count() -> None:

@@ -160,7 +160,8 @@ def sum_of_squares(x: Tensor) -> Callable[[], float]:
     OpenBLAS takes half the time of torch's dot product. The tensor has one axis without gaps, and must outlive the
     call.
 
-    >>> sum_of_squares(torch.tensor([3.0, 4.0]))()
+    >>> x = torch.tensor([3.0, 4.0])
+    >>> sum_of_squares(x)()
     25.0
     """
     if x.dtype != torch.float32 or not x.is_cpu or not openblas_pays():
@@ -177,8 +178,9 @@ def row_sums(matrix: Tensor, out: Tensor) -> Call:
 
     OpenBLAS's product with a vector of ones takes less than half as long as torch's sum.
 
-    >>> out = torch.empty(2)
-    >>> row_sums(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), out)() is None or out.tolist()
+    >>> matrix, out = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.empty(2)
+    >>> _ = row_sums(matrix, out)()
+    >>> out.tolist()
     [3.0, 7.0]
     """
     if matrix.dtype != torch.float32 or not matrix.is_cpu or not openblas_pays():
