@@ -18,7 +18,7 @@ from typing import IO, Any, NoReturn
 
 from initlab.collector import modules_loading
 from initlab.errors import UserError
-from initlab.forked import Child, alone, be, waited
+from initlab.forked import Child, alone, waited
 
 WORKER = "initlab.sweep.executors.serve:serve"  # what copies are made for
 ENTRY = "import sys; '' in sys.path and sys.path.remove(''); " + (
@@ -247,7 +247,7 @@ def tend(control: int, entry: str) -> NoReturn:
     launch = socket.socket(fileno=control)
     with modules_loading():
         begin = resolve(entry)
-    codes: dict[int, int] = {}
+    children: dict[int, Child] = {}
     while True:
         try:
             message, pipes, *_ = socket.recv_fds(launch, LARGEST, 2)
@@ -260,13 +260,16 @@ def tend(control: int, entry: str) -> NoReturn:
             function, arguments = given
             resolve(function)(**arguments)
             continue
-        answer = copied(launch, begin, pipes, codes) if word == "copy" else ended(given, codes)
+        answer = copied(launch, begin, pipes, children) if word == "copy" else children[given].wait()
         with suppress(OSError):  # the launch is gone: nothing more comes from it
             launch.send(pickle.dumps((number, answer)))
 
 
 def copied(
-    launch: socket.socket, begin: Callable[[IO[bytes], IO[bytes]], None], pipes: list[int], codes: dict[int, int]
+    launch: socket.socket,
+    begin: Callable[[IO[bytes], IO[bytes]], None],
+    pipes: list[int],
+    children: dict[int, Child],
 ) -> int | str:
     """Copy this process and return the copy's number, or why it cannot be; the copy begins and does not return."""
 
@@ -275,21 +278,12 @@ def copied(
         with os.fdopen(pipes[0], "rb") as inward, os.fdopen(pipes[1], "wb") as out:
             begin(inward, out)
 
-    failed = ""
     try:
-        pid = os.fork()
+        child = Child(work)
     except OSError as error:
-        pid, failed = -1, str(error.strerror)
-    if not pid:
-        be(work)
-    for pipe in pipes:
-        os.close(pipe)
-    codes.pop(pid, None)  # of an earlier one of that number
-    return pid if pid > 0 else failed
-
-
-def ended(pid: int, codes: dict[int, int]) -> int:
-    """Return how a copy that runs no more ended."""
-    if pid not in codes:
-        codes[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return codes[pid]
+        return str(error.strerror)
+    finally:
+        for pipe in pipes:
+            os.close(pipe)
+    children[child.pid] = child  # in the place of an earlier one of that number
+    return child.pid
