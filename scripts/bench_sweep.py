@@ -5,9 +5,9 @@
 In one run, taking turns: (a) `train.py -m` over 8 schemes × tanh, relu × 2 depths × 5 seeds with every record on, from
 the start of the process to its end, by default (several processes: the grid is large) and in one process (`inline`);
 (b) `common_app.py`, Hydra's basic launcher around torchvision's data set, a DataLoader and `add_histogram`, a few whole
-jobs of the same grid, imports left out; (c) `bare_loop.py`, everything in memory and no records, in two processes of
-one thread each, a few networks of the same grid, imports and the reading of the data left out. All three test every
-network at the end. They are given per network, for the mean over the grid's depths and activations.
+jobs of the same grid, imports left out; (c) `bare_grid.py`, the same grid by loops with everything in memory and no
+records, in two processes of one thread each, from their start to their end. All three test every network at the end.
+They are given per network, for the mean over the grid's depths and activations.
 
 Then the share of the machine's matrix-product rate that training reaches (`bench_share.py`), and where the rest goes.
 """
@@ -23,15 +23,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import bare_grid
 import bare_loop
 import bench_ensemble
 import torch
 from bench_share import processes, shares
-from beside import Beside
 
 from initlab.ensemble import lane, slopes, stack
 from initlab.training import Plan, train
@@ -41,23 +42,9 @@ SCHEMES = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_
 SCHEMES = (*SCHEMES, "normal_rule")
 ACTS = ("tanh", "relu")
 BARS = {"common loop": 20.0, "bare loop": 1.4}
+TRAINING = "bare loop's training"
 EXECUTORS = {"initlab": "auto", "initlab, inline": "inline"}
 TRAINING_IMAGES = 60_000
-BARE = """
-import json, bare_loop, torch
-from pathlib import Path
-torch.set_num_threads(1)
-x, y = bare_loop.read(Path(sys.argv[1]), "train")
-test = bare_loop.read(Path(sys.argv[1]), "t10k")
-trial = dict(depth=3, width=128, batch=128, steps=60)
-bare_loop.train(x, y, **trial)
-fused = min((bare_loop.train(x, y, fused=f, **trial)["seconds"], f) for f in (False, True, False, True))[1]
-print(json.dumps("fused" if fused else "plain"), flush=True)
-for line in sys.stdin:
-    for cell in json.loads(line):
-        bare_loop.train(x, y, fused=fused, test=test, **cell)
-    print(json.dumps("done"), flush=True)
-"""
 KINDS = {
     "products": ("mm", "bmm", "addmm", "baddbmm"),
     "activations": ("tanh", "tanh_backward", "relu", "threshold_backward", "clamp_min", "clamp_min_"),
@@ -106,46 +93,54 @@ def common(given: argparse.Namespace, root: Path, folder: Path) -> float:
     return found[0] / len(given.depths) / len(ACTS)
 
 
-def compare(given: argparse.Namespace) -> dict[str, Any]:
-    """Let the three take turns, and print seconds per network and the ratios of each round."""
+def measured(given: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
+    """Let them take turns, there and back; return the seconds per network of every round."""
     import common_loop
 
-    cells = [
-        {"depth": depth, "width": given.width, "batch": given.batch, "steps": given.steps, "act": act}
-        for depth in given.depths
-        for act in ACTS
-    ]
-    taken: dict[str, list[float]] = {side: [] for side in (*EXECUTORS, *BARS)}
+    by_hand = argparse.Namespace(**vars(given), networks=networks(given), acts=ACTS, trial_steps=min(given.steps, 300))
+    root = common_loop.unpacked(given.data_root, folder / "torchvision")
+    update, tried = bare_grid.fastest_update(by_hand)
+    told = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in tried.items())
+    print(f"bare loop: torch.optim.SGD, its {update} update, the faster one here ({told})")
+    taken: dict[str, list[float]] = {side: [] for side in (*EXECUTORS, *BARS, TRAINING)}
+
+    def bare() -> float:
+        seconds, training = bare_grid.run(by_hand, update)
+        taken[TRAINING].append(max(training) / by_hand.networks)
+        return seconds / by_hand.networks
+
+    sides: dict[str, Callable[[], float]]
+    sides = {side: partial(ours, given, folder, f"hydra.launcher.executor={EXECUTORS[side]}") for side in EXECUTORS}
+    turns = {"bare loop": bare, **sides, "common loop": partial(common, given, root, folder)}
+    for turn in range(given.rounds):
+        for side in list(turns)[:: -1 if turn % 2 else 1]:
+            taken[side].append(turns[side]())
+    return taken
+
+
+def compare(given: argparse.Namespace) -> dict[str, Any]:
+    """Measure, and print seconds per network and the ratios of each round."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        root = common_loop.unpacked(given.data_root, folder / "torchvision")
-        bare = Beside(BARE, 2, str(given.data_root))
-        print(f"bare loop: torch.optim.SGD, its {bare.ready[0]} update (the faster one here)")
-        both = 2 * len(cells)
-        before = bare.seconds(cells) / both
-        for _ in range(given.rounds):
-            for side, executor in EXECUTORS.items():
-                taken[side].append(ours(given, folder, f"hydra.launcher.executor={executor}"))
-            after = bare.seconds(cells) / both
-            taken["bare loop"].append((before + after) / 2)
-            taken["common loop"].append(common(given, root, folder))
-            before = bare.seconds(cells) / both
-        bare.close()
-        unrecorded = ours(given, folder, "log.histograms=0", "log.every=1000000000", "log.tensorboard=false")
+        taken = measured(given, Path(name))
+        unrecorded = ours(given, Path(name), "log.histograms=0", "log.every=1000000000", "log.tensorboard=false")
     print(f"seconds per network, {given.steps} steps each: median (smallest–largest) of {given.rounds} rounds")
     notes = dict.fromkeys(EXECUTORS, f"all {networks(given)} networks, start to end of the command, a test at the end")
-    notes["common loop"] = f"{len(cells)} whole jobs, Hydra's basic launcher and a test included, imports left out"
-    notes["bare loop"] = f"{both} networks, two processes of one thread, no records, a test at the end"
+    jobs = len(given.depths) * len(ACTS)
+    notes["common loop"] = f"{jobs} whole jobs, Hydra's basic launcher and a test included, imports left out"
+    notes["bare loop"] = f"all {networks(given)} networks, two processes of one thread, no records, a test at the end"
+    notes[TRAINING] = "imports and the reading of the data left out"
     for side, seconds in taken.items():
-        print(f"  {side:16} {spread(seconds)}   {notes[side]}")
+        print(f"  {side:20} {spread(seconds)}   {notes[side]}")
     records = 1 - unrecorded / statistics.median(taken["initlab"])
     print(f"  without rows, histograms, TensorBoard {unrecorded:.3f}: records are {records:.0%} of the time")
-    ratios = {}
-    for side, bar in BARS.items():
-        for own in EXECUTORS:
-            found = [other / each for each, other in zip(taken[own], taken[side], strict=True)]
-            ratios[f"{side} / {own}"] = found
-            print(f"  {side} / {own}: {spread(found)}, bar {bar}: {verdict(found, bar)}")
+    ratios = {
+        f"{side} / {own}": [other / each for each, other in zip(taken[own], taken[side], strict=True)]
+        for side in (*BARS, TRAINING)
+        for own in EXECUTORS
+    }
+    for name, found in ratios.items():
+        bar = BARS.get(name.split(" / ")[0])
+        print(f"  {name}: {spread(found)}" + (f", bar {bar}: {verdict(found, bar)}" if bar else ""))
     return {"seconds": taken, "ratios": ratios, "unrecorded": unrecorded}
 
 
