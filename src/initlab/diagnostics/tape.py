@@ -1,6 +1,6 @@
 """A tape listens to one forward and backward pass and keeps numbers, not tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -14,6 +14,7 @@ from initlab.models import WeightLayer
 
 Row = tuple[int, str, int, str, float, str]  # step, layer, index, stat, value, source
 HistogramKey = tuple[str, int, str]  # kind, index, layer
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -87,33 +88,35 @@ class Tape:
         return lambda module, args, output: self._preactivation(tap, output) if torch.is_tensor(output) else None
 
     def _on_activation(self, tap: Tap) -> Callable:
-        return lambda module, args, output: self._measure(tap, "postactivation", output)
+        return lambda module, args, output: self._hear(tap, "postactivation", output)
 
     def _preactivation(self, tap: Tap, tensor: Tensor) -> None:
-        self._measure(tap, "preactivation", tensor)
+        self._hear(tap, "preactivation", tensor)
         if tensor.requires_grad:
             # A tensor hook, not retain_grad: it sees the gradient even when the activation works in place.
-            self.handles.append(tensor.register_hook(lambda grad: self._measure(tap, "delta", grad)))
+            self.handles.append(tensor.register_hook(lambda grad: self._hear(tap, "delta", grad)))
 
-    def _measure(self, tap: Tap, kind: str, tensor: Tensor) -> None:
-        by_input = self.part.by_member(tensor.detach())
+    def _hear(self, tap: Tap, kind: str, tensor: Tensor) -> None:
+        self._measure(tap, kind, self.part.by_member(tensor.detach()))
+
+    def _measure(self, tap: Tap, kind: str, by_input: Tensor, members: slice = ALL) -> None:
         x = units_last(by_input, tap)
-        counted = self._write(tap, kind, x)
+        counted = self._write(tap, kind, x, members)
         if kind == "preactivation" and self.step == 0:
             # What theory forecasts before training; afterwards it would cost a pass in float64 at every record.
-            self._write(tap, "inputs", by_input)
+            self._write(tap, "inputs", by_input, members)
         if kind == "preactivation" and self.interval is not None and tap.layer.activation is not None:
             low, high = self.interval
             within = counted and all(low <= h.low and h.high <= high and not h.nonfinite for h in counted)
             values = [0.0] * len(x) if within else saturated_fraction(x.double(), self.interval).tolist()
-            self._add(tap, "saturated_fraction", values)
+            self._add(tap, "saturated_fraction", values, members)
 
-    def _write(self, tap: Tap, kind: str, x: Tensor) -> list[Histogram]:
+    def _write(self, tap: Tap, kind: str, x: Tensor, members: slice = ALL) -> list[Histogram]:
         """Count histograms, one per member, and write the statistics of this kind: read off them where they tell."""
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()  # numpy knows no bfloat16
-        counted = histograms(x.cpu().numpy()) if self.histogram and kind not in ("delta", "inputs") else []
-        for member, record in enumerate(counted):
-            self.histograms[member][kind, tap.index, tap.layer.name] = record
+        counted = histograms(as_it_lies(x).cpu().numpy()) if self.histogram and kind not in ("delta", "inputs") else []
+        for own, record in zip(self.histograms[members], counted, strict=False):
+            own[kind, tap.index, tap.layer.name] = record
         finite = [bool(record.num and not record.nonfinite) for record in counted] or [False] * len(x)
         precise: Tensor | None = None
         for stat in (stat for stat in STATS.values() if stat.of == kind):
@@ -123,20 +126,41 @@ class Tape:
                 precise = x.double() if precise is None else precise
                 measured = stat.measure(precise).tolist()
                 values = [own if own is not None else other for own, other in zip(values, measured, strict=True)]
-            self._add(tap, stat.name, values)
+            self._add(tap, stat.name, values, members)
         return counted
 
-    def _add(self, tap: Tap, stat: str, values: list) -> None:
-        for member, value in enumerate(values):
-            self.rows[member].append((self.step, tap.layer.name, tap.index, stat, value, "measured"))
+    def _add(self, tap: Tap, stat: str, values: list, members: slice = ALL) -> None:
+        for rows, value in zip(self.rows[members], values, strict=True):
+            rows.append((self.step, tap.layer.name, tap.index, stat, value, "measured"))
 
-    def gradients(self, named: dict[str, Tensor]) -> None:
-        """Measure weights and their gradients, given by parameter name, before the update."""
-        parameters = dict(zip(self.part.names, self.part.parameters, strict=True))
+    def gradients(self, named: dict[str, Tensor], members: slice = ALL) -> None:
+        """Measure weights and their gradients, given by parameter name; the weights are those before the update."""
+        weights = {**dict(zip(self.part.names, self.part.parameters, strict=True)), **self.weights_before}
         for tap in self.taps:
             if tap.weight in named:
-                self._write(tap, "weight", self._stacked(parameters[tap.weight]))
-                self._write(tap, "gradient", self._stacked(named[tap.weight]))
+                self._write(tap, "weight", self._stacked(weights[tap.weight])[members], members)
+                self._write(tap, "gradient", self._stacked(named[tap.weight]), members)
+
+    def read(
+        self,
+        members: slice,
+        before: Sequence[Tensor],
+        after: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+    ) -> None:
+        """Measure what these members gave, where they were computed past their modules, which nobody could listen to.
+
+        Tensors are [K, B, units] by layer, before and after its activation, and [K, …] by parameter. `before_update`
+        comes first: by now the weights have moved.
+        """
+        for tap, z, y in zip(self.taps, before, after, strict=True):
+            self._measure(tap, "preactivation", z, members)
+            if tap.layer.activation is not None:
+                self._measure(tap, "postactivation", y, members)
+        for tap, delta in zip(reversed(self.taps), reversed(deltas), strict=True):
+            self._measure(tap, "delta", delta, members)
+        self.gradients(dict(zip(self.part.names, gradients, strict=True)), members)
 
     def before_update(self) -> None:
         """Remember the weights, to know how far the update moves them."""
@@ -167,6 +191,12 @@ def units_last(x: Tensor, tap: Tap) -> Tensor:
     if x.dim() > 3 and isinstance(tap.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         x = x.movedim(2, -1)
     return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def as_it_lies(x: Tensor) -> Tensor:
+    """View [N, samples, units] in the order of its memory, for what asks for no order: a copy would take longer."""
+    turned = x.transpose(1, -1)
+    return turned if turned.is_contiguous() else x
 
 
 def first_bad_layers(part: Any, run: Callable[[], Tensor]) -> dict[int, str]:

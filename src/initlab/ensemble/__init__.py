@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from initlab.ensemble.lane import Lane
+from initlab.ensemble.lane import Kept, Lane
 from initlab.ensemble.objective import Objective
 from initlab.ensemble.part import Part
 from initlab.ensemble.stacking import part_sizes, plain_part, stackable, stacked_part, stacking_pays
 
-__all__ = ["Ensemble", "Lane", "Objective", "Part", "plain_part", "stack", "stacked_part"]
+__all__ = ["Ensemble", "Kept", "Lane", "Objective", "Part", "plain_part", "stack", "stacked_part"]
 
 
 @dataclass

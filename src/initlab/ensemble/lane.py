@@ -47,6 +47,23 @@ class Room:
     back: dict[int, Way] = field(init=False, default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What layers gave on one batch, before and after their activations, and the gradients: for those who measure it.
+
+    Of K members, [K, units, B] by layer and [K, …] by parameter; of one of them, a row of each.
+    """
+
+    before: list[Tensor]
+    after: list[Tensor]
+    deltas: list[Tensor]
+    gradients: list[Tensor]
+
+    def __getitem__(self, k: int | slice) -> "Kept":
+        """Return the rows of one member, or of some."""
+        return Kept(**{name: [tensor[k] for tensor in own] for name, own in vars(self).items()})
+
+
 @dataclass
 class Lane:
     """The layers of a stacked chain, the readout last, as matrices of every member; `gradients` are those of one.
@@ -84,8 +101,10 @@ class Lane:
         shapes = [layer.weight.shape[1:] for layer in self.layers[:-1]]
         return self.flat.is_cpu and all(2 * batch * rows * columns >= LARGE for rows, columns in shapes)
 
-    def ahead(self, x: Tensor, k: int) -> Tensor:
+    def ahead(self, x: Tensor, k: int, kept: Kept | None = None) -> Tensor:
         """Return the outputs [classes, B] of member k on a batch [B, in]; the next call takes their memory again.
+
+        What its layers give goes into `kept`, too.
 
         Raises ValueError for a batch that does not fit the first layer: a product by address would not notice.
         """
@@ -96,19 +115,35 @@ class Lane:
                 f"{self.flat.dtype}: build the network for this data set, in the same precision."
             )
         room = self.room(len(x))
-        way = room.ahead.get(k) or room.ahead.setdefault(k, self.way_ahead(room, k))
+        if kept is not None:
+            way = self.way_ahead(room, k, kept)
+        else:
+            way = room.ahead.get(k) or room.ahead.setdefault(k, self.way_ahead(room, k))
         way.by_batch(x)
         for call in way.calls:
             call()
         return room.after[-1]
 
-    def back(self, x: Tensor, k: int) -> None:
+    def back(self, x: Tensor, k: int, kept: Kept | None = None) -> None:
         """Write the gradients of member k, on the batch [B, in] that it has just seen, from `delta` of its outputs."""
         room = self.room(len(x))
-        way = room.back.get(k) or room.back.setdefault(k, self.way_back(room, k))
+        if kept is not None:
+            way = self.way_back(room, k, kept)
+        else:
+            way = room.back.get(k) or room.back.setdefault(k, self.way_back(room, k))
         for call in way.calls:
             call()
         way.by_batch(x)
+        if kept is not None:
+            for copied, gradient in zip(kept.gradients, self.gradients, strict=True):
+                copied.copy_(gradient)
+
+    def keeps(self, members: int, batch: int) -> Kept:
+        """Return memory for what so many members give on a batch."""
+        before, after, deltas = (
+            [self.flat.new_empty(members, len(own[0]), batch) for own in self.weights] for _ in range(3)
+        )
+        return Kept(before, after, deltas, [own.new_empty(members, *own.shape) for own in self.gradients])
 
     def delta(self, batch: int) -> Tensor:
         """Return the memory for the gradient of the loss by the outputs [classes, B]."""
@@ -135,8 +170,8 @@ class Lane:
             )
         return self.rooms[count]
 
-    def way_ahead(self, room: Room, k: int) -> Way:
-        """Bind the forward pass of member k to the memory of a room."""
+    def way_ahead(self, room: Room, k: int, kept: Kept | None = None) -> Way:
+        """Bind the forward pass of member k to the memory of a room, with what is to be kept of it."""
         calls: list[Call] = []
         weights, biases = [own[k] for own in self.weights], [own[k] for own in self.biases]
         for layer, (slope, act) in enumerate(zip(self.slopes, self.acts, strict=True)):
@@ -145,16 +180,22 @@ class Lane:
                 if bias is not None:
                     calls.append(partial(z.copy_, bias.expand_as(z)))
                 calls.append(product(z, weights[layer], room.after[layer - 1], add=bias is not None))
+            if kept is not None:
+                calls.append(partial(kept.before[layer].copy_, z))
             calls.append(slope.ahead(z, room.after[layer], act))
+            if kept is not None:
+                calls.append(partial(kept.after[layer].copy_, room.after[layer]))
         by_batch = product_of_batch(room.before[0], weights[0], turn_b=True, bias=biases[0])
         return Way(by_batch, [call for call in calls if call is not nothing])
 
-    def way_back(self, room: Room, k: int) -> Way:
-        """Bind the backward pass of member k to the memory of a room."""
+    def way_back(self, room: Room, k: int, kept: Kept | None = None) -> Way:
+        """Bind the backward pass of member k to the memory of a room, with what is to be kept of it."""
         calls: list[Call] = []
         for layer in reversed(range(len(self.layers))):
             delta, (into_weight, into_bias) = room.deltas[layer], self.sinks[layer]
             calls.append(self.slopes[layer].back(delta, room.before[layer], self.acts[layer]))
+            if kept is not None:
+                calls.append(partial(kept.deltas[layer].copy_, delta))
             if into_bias is not None:
                 calls.append(row_sums(delta, into_bias))
             if layer:

@@ -2,15 +2,48 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from initlab.ensemble import Lane, Objective
+from initlab.diagnostics import Tape
+from initlab.ensemble import Kept, Lane, Objective
 from initlab.training.evaluation import accuracies
 from initlab.training.events import Plan, State, Stopped
 from initlab.training.schedules import rate_factor
 from initlab.training.update import Found, Update, reached
+
+AT_ONCE = 8  # members whose tensors are kept until they are measured together
+
+
+@dataclass
+class Listener:
+    """Lets a tape measure what members give one after another, a few of them together: one by one takes longer."""
+
+    tape: Tape
+    kept: Kept
+    begin: int = 0  # the first member who has not been measured
+    end: int = field(init=False, default=0)
+
+    @classmethod
+    def of(cls, tape: Tape, lane: Lane, batch: int) -> "Listener":
+        """Listen to the members of a lane, from the first to the last."""
+        return cls(tape, lane.keeps(min(AT_ONCE, len(lane.weights[0])), batch))
+
+    def next(self) -> Kept:
+        """Return where to keep what the next member gives."""
+        if self.end - self.begin == len(self.kept.gradients[0]):
+            self.measure()
+        self.end += 1
+        return self.kept[self.end - self.begin - 1]
+
+    def measure(self) -> None:
+        """Measure what is kept."""
+        found = self.kept[: self.end - self.begin]
+        z, y, deltas = ([x.transpose(1, 2) for x in own] for own in (found.before, found.after, found.deltas))
+        self.tape.read(slice(self.begin, self.end), z, y, deltas, found.gradients)
+        self.begin = self.end
 
 
 def steps_of_members(
@@ -20,10 +53,12 @@ def steps_of_members(
     plan: Plan,
     state: State,
     update: Update,
+    listener: Listener | None = None,
 ) -> list[Found]:
     """Take all these steps with the first member, then with the next: its weights and slots stay in the cache.
 
-    Who has no finite loss stays where it is, who is at its target stops after that update; neither goes on.
+    Who has no finite loss stays where it is, who is at its target stops after that update; neither goes on. Somebody
+    may listen to a single step; he changes no bit of it.
     """
     lane = update.lane
     assert lane is not None
@@ -35,18 +70,21 @@ def steps_of_members(
     inputs = [x.flatten(1).contiguous() for x, _ in batches]
     outputs: list[list[Tensor]] = [[] for _ in batches]
     for k, member in enumerate(members):
-        for one, x, objective, kept in zip(found, inputs, objectives, outputs, strict=True):
+        for one, x, objective, of_step in zip(found, inputs, objectives, outputs, strict=True):
             factor = rate_factor(plan.schedule, plan.warmup, plan.steps, one.step)
-            loss, norm, logits = step_of_member(lane, k, x, objective, plan, one.step, update, factor)
+            kept = None if listener is None else listener.next()
+            loss, norm, logits = step_of_member(lane, k, x, objective, plan, one.step, update, factor, kept)
             one.members.append(member)
             for name, value in (("loss", loss), ("grad_norm", norm), ("lr", update.rates[k] * factor)):
                 one.measured[name].append(value)
-            kept.append(logits)
+            of_step.append(logits)
             if not math.isfinite(loss):
                 break
             if reached(member, loss, plan, state):
                 one.stopped.append(Stopped(member, one.step, "target"))
                 break
+    if listener is not None:
+        listener.measure()
     found = [one for one in found if one.members]
     for one, (_, y), logits_of in zip(found, batches, outputs, strict=False):
         if one.step % plan.log_every == 0:
@@ -63,13 +101,15 @@ def step_of_member(
     step: int,
     update: Update,
     factor: float,
+    kept: Kept | None = None,
 ) -> tuple[float, float, Tensor]:
     """Take one step of one member; return its loss, its gradient's norm (NaN where nobody asks) and its outputs."""
-    logits = lane.ahead(x, k).clone()  # the next call takes their memory again
+    logits = lane.ahead(x, k, kept).clone()  # the next call takes their memory again
     loss, norm, limit = objective(logits, lane.delta(len(x))), math.nan, update.clip_norms[k]
+    if math.isfinite(loss) or kept is not None:
+        lane.back(x, k, kept)
     if not math.isfinite(loss):
         return loss, norm, logits
-    lane.back(x, k)
     if limit < math.inf or step % plan.log_every == 0:
         norm = math.sqrt(lane.squared())
         if limit < math.inf and not limit / (norm + 1e-6) >= 1:

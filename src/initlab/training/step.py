@@ -13,7 +13,7 @@ from initlab.ensemble import Part
 from initlab.training.crew import Crew
 from initlab.training.evaluation import accuracies, autocast, buffers_kept, keyed_randomness, member_losses
 from initlab.training.events import Plan, State, Stopped
-from initlab.training.one_by_one import steps_of_members
+from initlab.training.one_by_one import Listener, steps_of_members
 from initlab.training.optimizers import Tensors, gradient_norm, stacked_norms
 from initlab.training.schedules import rate_factor
 from initlab.training.update import Found, Update, reached
@@ -49,16 +49,15 @@ def advance_block(
 def advance_members(
     part: Part, start: int, batches: list[Batch], plan: Plan, state: State, update: Update
 ) -> list[Found]:
-    """Take these steps with one member after another; what is recorded is measured layer by layer before.
-
-    So the way that a network takes does not depend on who listens.
-    """
+    """Take these steps with one member after another; a recorded one is a block of its own."""
     tape = Tape(part, step=start, interval=plan.saturation) if start in plan.records else None
+    listener = None
     if tape is not None:
-        together(part, *batches[0], plan, start, update, tape)
+        assert update.lane is not None
         tape.before_update()
+        listener = Listener.of(tape, update.lane, len(batches[0][0]))
     with torch.no_grad():
-        found = steps_of_members(part.members, start, batches, plan, state, update)
+        found = steps_of_members(part.members, start, batches, plan, state, update, listener)
     if tape is not None:
         tape.after_update()
         found[0].tape = tape
