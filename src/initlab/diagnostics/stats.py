@@ -26,7 +26,7 @@ class Stat:
     ∂h/∂input of S samples. Adding a statistic is one row of `STATS`.
 
     `counted` reads the same number off a histogram of the tensor, which training counts anyway, if it can (else None);
-    it is asked only where every value is finite.
+    it is asked only where every value is finite. A statistic that only `compares` entries is given the tensor as it is.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Stat:
     measure: Callable[[Tensor], Tensor]
     meaning: str
     counted: Callable[[Histogram], float | None] = lambda record: None
+    compares: bool = False
 
 
 def mean_square(x: Tensor) -> Tensor:
@@ -48,6 +49,19 @@ def standard_deviation(x: Tensor) -> Tensor:
     return (x - x.mean(1, keepdim=True)).square_().mean(1).sqrt()
 
 
+def counted_deviation(record: Histogram) -> float | None:
+    """Read the standard deviation off the sums of a histogram, unless the mean is so large that digits would be lost.
+
+    >>> import numpy as np
+    >>> from initlab.histograms import histogram
+    >>> counted_deviation(histogram(np.array([1.0, 3.0]))), counted_deviation(histogram(np.array([1e6, 1e6 + 1.0])))
+    (1.0, None)
+    """
+    mean, q = record.sum / record.num, record.sum_squares / record.num
+    variance = q - mean * mean
+    return math.sqrt(variance) if variance > 1e-6 * q else None
+
+
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each member's tensor."""
     return x.flatten(1).square().sum(1).sqrt()
@@ -55,6 +69,8 @@ def norm(x: Tensor) -> Tensor:
 
 def silent_units(x: Tensor) -> Tensor:
     """Fraction of units whose postactivation is exactly 0 on every sample."""
+    if x.shape[1] and not (x[:, 0] == 0).any():
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
     return ((x.amax(1) == 0) & (x.amin(1) == 0)).double().mean(1)
 
 
@@ -92,7 +108,10 @@ STATS: dict[str, Stat] = {
             "mean", "preactivation", lambda x: x.flatten(1).mean(1), "mean of the preactivations",
             counted=lambda record: record.sum / record.num,
         ),
-        Stat("std", "preactivation", standard_deviation, "their standard deviation"),
+        Stat(
+            "std", "preactivation", standard_deviation, "their standard deviation",
+            counted=counted_deviation,
+        ),
         Stat(
             "q", "preactivation", mean_square, "their second moment",
             counted=lambda record: record.sum_squares / record.num,
@@ -104,7 +123,7 @@ STATS: dict[str, Stat] = {
         Stat("c", "inputs", correlation, "mean cosine between the preactivations of two different inputs"),
         Stat(
             "dead_fraction", "postactivation", silent_units, "units silent on every sample",
-            counted=lambda record: 0.0 if record.low > 0 or record.high < 0 else None,
+            counted=lambda record: 0.0 if record.low > 0 or record.high < 0 else None, compares=True,
         ),
         Stat("grad_mean_square", "delta", mean_square, "mean square of the loss gradient at the preactivations"),
         Stat(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.diagnostics.stats import STATS, norm, saturated_fraction
+from initlab.diagnostics.stats import STATS, saturated_fraction
 from initlab.histograms import Histogram, histograms
 from initlab.models import WeightLayer
 
@@ -123,8 +123,9 @@ class Tape:
             # Each member by itself: the bits of one do not tell whether another has diverged.
             values = [stat.counted(record) if fine else None for record, fine in zip_longest(counted, finite)]
             if None in values:
-                precise = x.double() if precise is None else precise
-                measured = stat.measure(precise).tolist()
+                if not stat.compares:
+                    precise = x.double() if precise is None else precise
+                measured = stat.measure(x if precise is None else precise).tolist()
                 values = [own if own is not None else other for own, other in zip(values, measured, strict=True)]
             self._add(tap, stat.name, values, members)
         return counted
@@ -176,10 +177,7 @@ class Tape:
             if tap.weight in self.weights_before:
                 before, after = (self._stacked(w) for w in (self.weights_before[tap.weight], parameters[tap.weight]))
                 # One network after another: in float64 all of them are far more than the cache holds.
-                pairs = ((old.double(), new) for old, new in zip(before, after, strict=True))
-                self._add(
-                    tap, "update_ratio", [(norm((new - old)[None]) / norm(old[None])).item() for old, new in pairs]
-                )
+                self._add(tap, "update_ratio", [moved(old, new) for old, new in zip(before, after, strict=True)])
 
     def _stacked(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
@@ -191,6 +189,18 @@ def units_last(x: Tensor, tap: Tap) -> Tensor:
     if x.dim() > 3 and isinstance(tap.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         x = x.movedim(2, -1)
     return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def moved(old: Tensor, new: Tensor) -> float:
+    """Return ‖new − old‖ / ‖old‖, computed in float64.
+
+    >>> moved(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0]))
+    0.2
+    """
+    x = old.double().flatten()
+    length = torch.dot(x, x)
+    x -= new.flatten()
+    return (torch.dot(x, x) / length).sqrt().item()
 
 
 def as_it_lies(x: Tensor) -> Tensor:
