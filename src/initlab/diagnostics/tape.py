@@ -197,7 +197,7 @@ def moved(old: Tensor, new: Tensor) -> float:
     >>> moved(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0]))
     0.2
     """
-    x = old.double().flatten()
+    x = old.flatten().to(torch.float64, copy=True)
     length = torch.dot(x, x)
     x -= new.flatten()
     return (torch.dot(x, x) / length).sqrt().item()

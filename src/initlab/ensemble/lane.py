@@ -138,12 +138,13 @@ class Lane:
             for copied, gradient in zip(kept.gradients, self.gradients, strict=True):
                 copied.copy_(gradient)
 
-    def keeps(self, members: int, batch: int) -> Kept:
-        """Return memory for what so many members give on a batch."""
+    def keeps(self, gradients: list[Tensor], batch: int) -> Kept:
+        """Return memory for what some members give on a batch, as many as there is memory for `gradients` of [K, …]."""
+        members = len(gradients[0])
         before, after, deltas = (
             [self.flat.new_empty(members, len(own[0]), batch) for own in self.weights] for _ in range(3)
         )
-        return Kept(before, after, deltas, [own.new_empty(members, *own.shape) for own in self.gradients])
+        return Kept(before, after, deltas, gradients)
 
     def delta(self, batch: int) -> Tensor:
         """Return the memory for the gradient of the loss by the outputs [classes, B]."""

@@ -27,9 +27,10 @@ class Listener:
     end: int = field(init=False, default=0)
 
     @classmethod
-    def of(cls, tape: Tape, lane: Lane, batch: int) -> "Listener":
+    def of(cls, tape: Tape, update: Update, batch: int) -> "Listener":
         """Listen to the members of a lane, from the first to the last."""
-        return cls(tape, lane.keeps(min(AT_ONCE, len(lane.weights[0])), batch))
+        assert update.lane is not None
+        return cls(tape, update.lane.keeps([sink[:AT_ONCE] for sink in update.sinks], batch))
 
     def next(self) -> Kept:
         """Return where to keep what the next member gives."""

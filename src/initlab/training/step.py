@@ -53,9 +53,8 @@ def advance_members(
     tape = Tape(part, step=start, interval=plan.saturation) if start in plan.records else None
     listener = None
     if tape is not None:
-        assert update.lane is not None
         tape.before_update()
-        listener = Listener.of(tape, update.lane, len(batches[0][0]))
+        listener = Listener.of(tape, update, len(batches[0][0]))
     with torch.no_grad():
         found = steps_of_members(part.members, start, batches, plan, state, update, listener)
     if tape is not None:
