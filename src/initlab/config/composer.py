@@ -1,7 +1,8 @@
 """Composing every job of a grid at the price of one composition per distinct set of group choices."""
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +26,7 @@ class Composer:
     def __init__(self, loader: ConfigLoader, master: DictConfig):
         self.loader, self.master = loader, master
         self.bases: dict[tuple[str, ...], bytes] = {}
+        self.files: dict[str, bytes] = {}
         self.parsed: dict[str, Override] = {}
         # Evaluated before anything is copied: all jobs share the clock of the sweep.
         self.directory = str(OmegaConf.select(master, "hydra.sweep.dir"))
@@ -72,9 +74,27 @@ class Composer:
     def base(self, choices: tuple[str, ...]) -> DictConfig:
         """Return a fresh copy of what Hydra composes from group choices alone."""
         if choices not in self.bases:
-            self.bases[choices] = pickle.dumps(self.loader.load_sweep_config(self.master, list(choices)), -1)
+            with self.files_kept():
+                self.bases[choices] = pickle.dumps(self.loader.load_sweep_config(self.master, list(choices)), -1)
         copy: DictConfig = pickle.loads(self.bases[choices])
         return copy
+
+    @contextmanager
+    def files_kept(self) -> Iterator[None]:
+        """Let Hydra read each file of the grid once: otherwise every composition begins with a cache of its own."""
+        repository = self.loader.repository  # type: ignore[attr-defined]
+        read = repository.load_config
+
+        def load_config(config_path: str) -> Any:
+            if config_path not in self.files:
+                self.files[config_path] = pickle.dumps(read(config_path=config_path), -1)
+            return pickle.loads(self.files[config_path])
+
+        repository.load_config = load_config
+        try:
+            yield
+        finally:
+            del repository.load_config
 
     @cached_property
     def tools(self) -> Any:
