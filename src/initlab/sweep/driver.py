@@ -80,6 +80,7 @@ class Launch:
     say: Callable[[str], None]
     spare: Callable[[], None] = lambda: None
     deaths: dict[str, int] = field(default_factory=dict)  # group -> what its checkpoint was when its worker died
+    untold: list[tuple[Group, Done]] = field(default_factory=list)  # done; what their cells made is not yet told
 
     def run(self) -> None:
         """Run all groups.
@@ -93,11 +94,14 @@ class Launch:
         prepared = False
         executor = self.executor(self)
         try:
-            while (queue and not self.signals.received) or running:
+            while (queue and not self.signals.received) or running or self.untold:
                 while queue and len(running) < executor.slots and not self.signals.received:
                     group = queue.popleft()
                     task = self.task(group)
                     running.append((group, task, executor.submit(task)))
+                # After the next groups have begun: no worker waits until all is told.
+                while self.untold:
+                    self.finish(*self.untold.pop(0))
                 if self.signals.received:
                     self.ask_to_stop()
                     running = [each for each in running if not self.taken_back(*each)]
@@ -137,7 +141,7 @@ class Launch:
         else:
             if done is None:
                 return False
-            self.finish(group, done)
+            self.untold.append((group, done))
         return True
 
     def finish(self, group: Group, done: Done) -> None:
