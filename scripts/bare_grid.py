@@ -23,16 +23,17 @@ PROCESSES = 2
 
 
 def cells(given: argparse.Namespace, rank: int) -> list[dict[str, Any]]:
-    """List one process's share of the grid: as many networks of each depth and activation as the other has."""
+    """List one process's share of the grid: as many networks of each depth and activation as the other has, if even."""
     kinds = [(depth, act) for depth in given.depths for act in given.acts]
-    each, left = divmod(given.networks, len(kinds) * PROCESSES)
+    each, left = divmod(given.networks, len(kinds))
     if left:
-        raise SystemExit(f"--networks {given.networks}: give a multiple of {len(kinds) * PROCESSES}")
-    return [
+        raise SystemExit(f"--networks {given.networks}: give a multiple of {len(kinds)}, the depths and activations")
+    whole = [
         {"depth": depth, "act": act, "width": given.width, "batch": given.batch, "steps": given.steps}
-        for depth, act in kinds[:: 1 if rank else -1]
+        for depth, act in kinds
         for _ in range(each)
     ]
+    return whole[rank::PROCESSES][:: -1 if rank else 1]
 
 
 def work(given: argparse.Namespace) -> None:
