@@ -1,4 +1,4 @@
-"""Processes of one thread each that work at the same time: what a hand-written script, or a large grid, is run by."""
+"""Processes of one thread each that work at the same time, as a large grid is trained."""
 
 import json
 import os
