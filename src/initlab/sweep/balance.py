@@ -1,4 +1,4 @@
-"""How groups share the workers: what an architecture costs, how finely it is cut, and which group goes first."""
+"""How groups share the workers: what an architecture costs, how it is cut, and which group goes first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,9 @@ from initlab.sweep.cells import Cell, group_key
 from initlab.sweep.memory import Size, network_size
 from initlab.sweep.plan import Group, by_key
 
-PER_WORKER = 2  # groups that a worker has at least: then none is long beside what all have to do
+SHARE_OF_REST = 2  # a group takes at most one part in so many of what is left for every worker
+SMALL = 5e6  # multiplications forward in a step up to which a network gains by training with others
+TOGETHER = 1e8  # of them all, from which on it gains no more
 # A step of few small networks takes a card about as long as one of many: finer cuts would cost more than they even out.
 PER_CARD = 1
 
@@ -30,15 +32,71 @@ class Sizes:
         return sum(len(alike) * self.of(alike[0]).work for alike in by_key(cells))
 
 
-def fair_share(work: int, total: int, workers: int, cards: int) -> int:
-    """Return how many networks may train together so that several workers have about equally much to do.
+@dataclass(frozen=True)
+class Kind:
+    """So many networks of one architecture; the work of one in all its steps and in one; how many fit together."""
 
-    Arguments: `work` of one of them; `total` of all that is to be done; `cards` that the workers use, 0 for none.
+    count: int
+    work: int
+    step: float
+    fits: int
 
-    >>> fair_share(work=10, total=1600, workers=2, cards=0), fair_share(work=10, total=1600, workers=2, cards=2)
-    (40, 80)
+
+def even(count: int, largest: int) -> list[int]:
+    """Cut so many into as few pieces as `largest` allows, of sizes that differ by one at most.
+
+    >>> even(7, largest=3), even(0, largest=3)
+    ([3, 2, 2], [])
     """
-    return max(total // (workers * (PER_CARD if cards else PER_WORKER) * work), 1)
+    pieces = -(-count // max(largest, 1))
+    size, extra = divmod(count, max(pieces, 1))
+    return [size + (k < extra) for k in range(pieces)]
+
+
+def on_cards(kinds: Sequence[Kind], workers: int, least: int) -> list[list[int]]:
+    """Return how many networks train together, by kind: evenly cut where workers would have nothing to do.
+
+    >>> on_cards([Kind(8, 100, 1e6, fits=8)], workers=2, least=2), on_cards([Kind(5, 1, 1e6, 5)], 4, least=2)
+    ([[4, 4]], [[3, 2]])
+    """
+    share = sum(kind.count * kind.work for kind in kinds) / (workers * PER_CARD)
+    found = []
+    for kind in kinds:
+        pieces = min(-(-kind.count // max(int(share / kind.work), 1)), max(kind.count // least, 1))
+        found.append(even(kind.count, min(kind.fits, -(-kind.count // pieces))))
+    return found
+
+
+def tapered(kinds: Sequence[Kind], workers: int, least: int) -> list[list[int]]:
+    """Return how many networks train together, by kind: ever fewer, so that all workers are done at about one time.
+
+    In every round each worker gets half of its share in what has not been given out, the largest networks first. The
+    last groups are short beside the whole, whatever the first ones really took (Hummel, Schonberg and Flynn 1992,
+    "Factoring: A Method for Scheduling Parallel Loops").
+
+    Arguments: `least` that a group has, unless there are no more or they do not fit.
+
+    >>> tapered([Kind(40, 100, 1e7, fits=99)], workers=2, least=2)
+    [[10, 10, 5, 5, 2, 2, 3, 3]]
+    >>> tapered([Kind(9, 100, 1e7, fits=3), Kind(9, 50, 1e6, fits=99)], workers=2, least=2)
+    [[3, 3, 3], [5, 4]]
+    """
+    left = sum(kind.count * kind.work for kind in kinds)
+    first = left / (SHARE_OF_REST * workers)
+    found: list[list[int]] = [[] for _ in kinds]
+    for kind, sizes in sorted(zip(kinds, found, strict=True), key=lambda pair: -pair[0].work):
+        worth = min(TOGETHER / kind.step, first / kind.work) if kind.step <= SMALL else least
+        floor = max(int(worth), least)
+        rest = kind.count
+        while rest:
+            size = min(max(int(left / (SHARE_OF_REST * workers * kind.work)), floor), kind.fits)
+            given = min(workers * size, rest)
+            given = rest if rest - given < workers * floor else given
+            groups = max(min(workers, given // floor), -(-given // min(max(size, least + 1), kind.fits)))
+            sizes += even(given, -(-given // groups))
+            rest -= given
+            left -= given * kind.work
+    return found
 
 
 def no_lone_ones(networks: Sequence[int], workers: int) -> bool:
@@ -51,16 +109,6 @@ def no_lone_ones(networks: Sequence[int], workers: int) -> bool:
     (True, False)
     """
     return sum(count // 2 for count in networks) >= workers
-
-
-def cut(count: int, share: int, least: int) -> int:
-    """Return how many of `count` networks train together: at most `share`, unless fewer than `least` would be left.
-
-    >>> cut(8, share=3, least=2), cut(5, share=1, least=2), cut(3, share=2, least=2), cut(3, share=2, least=1)
-    (3, 3, 3, 2)
-    """
-    pieces = min(-(-count // share), max(count // least, 1))
-    return -(-count // pieces)
 
 
 def longest_first(groups: Sequence[Group], sizes: Sizes) -> list[Group]:

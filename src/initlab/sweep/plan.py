@@ -4,9 +4,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from initlab.records.files import replace
 from initlab.sweep.cells import Cell, group_key
@@ -67,7 +66,10 @@ class PlanFile:
 
 
 def arrange(
-    plan: PlanFile, cells: Sequence[Cell], done: Callable[[Cell], bool], largest: Callable[[Sequence[Cell]], int]
+    plan: PlanFile,
+    cells: Sequence[Cell],
+    done: Callable[[Cell], bool],
+    divided: Callable[[Sequence[Sequence[Cell]]], Sequence[Sequence[int]]],
 ) -> list[Group]:
     """Return the groups that are still to be run, in the order of their first cells, and note new ones in the plan.
 
@@ -94,11 +96,13 @@ def arrange(
                 del plan.groups[name]
     # Where the plan was lost, what is done helps to find the groups that there were.
     fresh = [cell for cell in cells if cell.hash in open_hashes or plan.damage]
-    for alike in by_key(fresh):
-        for piece in pieces(alike, largest(alike)):
-            group = Group(plan.next_id(), tuple(piece))
-            plan.groups[group.id] = [cell.hash for cell in piece]
-            if any(cell.hash in open_hashes for cell in piece):
+    kinds = by_key(fresh)
+    for alike, sizes in zip(kinds, divided(kinds), strict=True):
+        rest = iter(alike)
+        for size in sizes:
+            group = Group(plan.next_id(), tuple(islice(rest, size)))
+            plan.groups[group.id] = [cell.hash for cell in group.cells]
+            if any(cell.hash in open_hashes for cell in group.cells):
                 groups.append(group)
     position = {cell.hash: k for k, cell in enumerate(cells)}
     return sorted(groups, key=lambda group: min(position[cell.hash] for cell in group.cells))
@@ -110,15 +114,3 @@ def by_key(cells: Iterable[Cell]) -> list[list[Cell]]:
     for cell in cells:
         groups.setdefault(group_key(cell.config), []).append(cell)
     return list(groups.values())
-
-
-def pieces(items: Sequence[Any], largest: int) -> list[Sequence[Any]]:
-    """Cut a list into as few pieces as `largest` allows, of sizes that differ by one at most.
-
-    >>> pieces("abcdefg", 3)
-    ['abc', 'de', 'fg']
-    """
-    count = -(-len(items) // max(largest, 1))
-    size, extra = divmod(len(items), max(count, 1))
-    bounds = [k * size + min(k, extra) for k in range(count + 1)]
-    return [items[a:b] for a, b in pairwise(bounds)]

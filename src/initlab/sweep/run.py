@@ -15,14 +15,14 @@ import torch
 from initlab.errors import Interrupted
 from initlab.experiment.build import planned_steps
 from initlab.records import RunWriter
-from initlab.sweep.balance import Sizes, cut, fair_share, longest_first, no_lone_ones
+from initlab.sweep.balance import Kind, Sizes, even, longest_first, no_lone_ones, on_cards, tapered
 from initlab.sweep.cells import Cell
 from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import make_executor
 from initlab.sweep.how import How
 from initlab.sweep.lock import alone, group_lock
 from initlab.sweep.memory import largest_group
-from initlab.sweep.plan import Group, PlanFile, arrange, by_key
+from initlab.sweep.plan import Group, PlanFile, arrange
 from initlab.sweep.progress import Progress, SweepLine
 from initlab.sweep.results import Results
 
@@ -68,23 +68,25 @@ def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: Ho
         return results.finished(cell) is not None
 
     # Where the plan was lost, all cells count, as when the groups were planned that are now looked for.
-    counted = [cell for cell in ordered if plan.damage or not done(cell)]
-    how = how.settled(counted, sizes)
-    sharers = how.sharers()
-    total = sizes.work(counted) if sharers > 1 else 0
-    least = 2 if no_lone_ones([len(alike) for alike in by_key(counted)], sharers) else 1
-
-    def largest(alike: Sequence[Cell]) -> int:
-        config, size = alike[0].config, sizes.of(alike[0])
-        cards = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
-        fits = largest_group(config, -(-sharers // max(cards, 1)), size.bytes)
-        if sharers == 1:
-            return fits
-        return min(fits, cut(len(alike), fair_share(size.work, total, sharers, cards), least))
-
-    groups = arrange(plan, ordered, done, largest)
+    how = how.settled([cell for cell in ordered if plan.damage or not done(cell)], sizes)
+    groups = arrange(plan, ordered, done, lambda kinds: divided(kinds, how.sharers(), sizes))
     early_look = cells[0].config.sweep.order == "shuffle"
     return longest_first(groups, sizes) if how.several() and not early_look else groups, how
+
+
+def divided(kinds: Sequence[Sequence[Cell]], sharers: int, sizes: Sizes) -> list[list[int]]:
+    """Return how many cells of each kind train together: as fit the memory, and as give all sharers something to do."""
+    cards = torch.cuda.device_count() if any(a[0].config.device in ("auto", "cuda") for a in kinds) else 0
+    on_each = -(-sharers // max(cards, 1))
+    found = []
+    for alike in kinds:
+        config, size = alike[0].config, sizes.of(alike[0])
+        fits = largest_group(config, on_each, size.bytes)
+        found.append(Kind(len(alike), size.work, size.work / max(size.steps, 1), fits))
+    if sharers == 1:
+        return [even(kind.count, kind.fits) for kind in found]
+    least = 2 if no_lone_ones([kind.count for kind in found], sharers) else 1
+    return (on_cards if cards else tapered)(found, sharers, least)
 
 
 def nothing() -> None:
