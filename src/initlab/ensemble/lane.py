@@ -26,11 +26,24 @@ class Way:
     """What one member computes on a batch in one direction, as calls bound to memory, in order.
 
     Only the batch [B, in] is new every time: `by_batch`, the product with it, comes first ahead and last on the way
-    back.
+    back. `stops` say after how many calls what a layer gives is there (before or after its activation, or the
+    gradient): its memory is soon taken again.
     """
 
     by_batch: Callable[[Tensor], Any]
     calls: Sequence[Call]
+    stops: Sequence[tuple[int, str, int]]  # how many calls, the field of `Room` and `Kept`, the layer
+
+    def take(self, room: "Room", kept: "Kept | None") -> None:
+        """Make the calls, and copy what is to be kept."""
+        begin = 0
+        for end, what, layer in self.stops if kept is not None else ():
+            for call in self.calls[begin:end]:
+                call()
+            getattr(kept, what)[layer].copy_(getattr(room, what)[layer])
+            begin = end
+        for call in self.calls[begin:]:
+            call()
 
 
 @dataclass(frozen=True)
@@ -115,24 +128,16 @@ class Lane:
                 f"{self.flat.dtype}: build the network for this data set, in the same precision."
             )
         room = self.room(len(x))
-        if kept is not None:
-            way = self.way_ahead(room, k, kept)
-        else:
-            way = room.ahead.get(k) or room.ahead.setdefault(k, self.way_ahead(room, k))
+        way = room.ahead.get(k) or room.ahead.setdefault(k, self.way_ahead(room, k))
         way.by_batch(x)
-        for call in way.calls:
-            call()
+        way.take(room, kept)
         return room.after[-1]
 
     def back(self, x: Tensor, k: int, kept: Kept | None = None) -> None:
         """Write the gradients of member k, on the batch [B, in] that it has just seen, from `delta` of its outputs."""
         room = self.room(len(x))
-        if kept is not None:
-            way = self.way_back(room, k, kept)
-        else:
-            way = room.back.get(k) or room.back.setdefault(k, self.way_back(room, k))
-        for call in way.calls:
-            call()
+        way = room.back.get(k) or room.back.setdefault(k, self.way_back(room, k))
+        way.take(room, kept)
         way.by_batch(x)
         if kept is not None:
             for copied, gradient in zip(kept.gradients, self.gradients, strict=True):
@@ -171,9 +176,10 @@ class Lane:
             )
         return self.rooms[count]
 
-    def way_ahead(self, room: Room, k: int, kept: Kept | None = None) -> Way:
-        """Bind the forward pass of member k to the memory of a room, with what is to be kept of it."""
+    def way_ahead(self, room: Room, k: int) -> Way:
+        """Bind the forward pass of member k to the memory of a room."""
         calls: list[Call] = []
+        stops = []
         weights, biases = [own[k] for own in self.weights], [own[k] for own in self.biases]
         for layer, (slope, act) in enumerate(zip(self.slopes, self.acts, strict=True)):
             z, bias = room.before[layer], biases[layer]
@@ -181,29 +187,36 @@ class Lane:
                 if bias is not None:
                     calls.append(partial(z.copy_, bias.expand_as(z)))
                 calls.append(product(z, weights[layer], room.after[layer - 1], add=bias is not None))
-            if kept is not None:
-                calls.append(partial(kept.before[layer].copy_, z))
-            calls.append(slope.ahead(z, room.after[layer], act))
-            if kept is not None:
-                calls.append(partial(kept.after[layer].copy_, room.after[layer]))
+            stops.append((len(calls), "before", layer))
+            calls += something(slope.ahead(z, room.after[layer], act))
+            stops.append((len(calls), "after", layer))
         by_batch = product_of_batch(room.before[0], weights[0], turn_b=True, bias=biases[0])
-        return Way(by_batch, [call for call in calls if call is not nothing])
+        return Way(by_batch, calls, stops)
 
-    def way_back(self, room: Room, k: int, kept: Kept | None = None) -> Way:
-        """Bind the backward pass of member k to the memory of a room, with what is to be kept of it."""
+    def way_back(self, room: Room, k: int) -> Way:
+        """Bind the backward pass of member k to the memory of a room."""
         calls: list[Call] = []
+        stops = []
         for layer in reversed(range(len(self.layers))):
             delta, (into_weight, into_bias) = room.deltas[layer], self.sinks[layer]
-            calls.append(self.slopes[layer].back(delta, room.before[layer], self.acts[layer]))
-            if kept is not None:
-                calls.append(partial(kept.deltas[layer].copy_, delta))
+            calls += something(self.slopes[layer].back(delta, room.before[layer], self.acts[layer]))
+            stops.append((len(calls), "deltas", layer))
             if into_bias is not None:
                 calls.append(row_sums(delta, into_bias))
             if layer:
                 calls.append(product(into_weight, delta, room.after[layer - 1], turn_b=True))
                 calls.append(product(room.deltas[layer - 1], self.weights[layer][k], delta, turn_a=True))
         by_batch = product_of_batch(self.sinks[0][0], room.deltas[0])
-        return Way(by_batch, [call for call in calls if call is not nothing])
+        return Way(by_batch, calls, stops)
+
+
+def something(call: Call) -> list[Call]:
+    """Return the call, unless it does nothing.
+
+    >>> something(nothing)
+    []
+    """
+    return [] if call is nothing else [call]
 
 
 def product(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:
