@@ -10,8 +10,6 @@ from initlab.sweep.plan import Group, by_key
 SHARE_OF_REST = 2  # a group takes at most one part in so many of what is left for every worker
 SMALL = 5e6  # multiplications forward in a step up to which a network gains by training with others
 TOGETHER = 1e8  # of them all, from which on it gains no more
-# A step of few small networks takes a card about as long as one of many: finer cuts would cost more than they even out.
-PER_CARD = 1
 
 
 @dataclass
@@ -26,10 +24,6 @@ class Sizes:
         if key not in self.found:
             self.found[key] = network_size(cell.config)
         return self.found[key]
-
-    def work(self, cells: Sequence[Cell]) -> int:
-        """Return what these cells take together."""
-        return sum(len(alike) * self.of(alike[0]).work for alike in by_key(cells))
 
 
 @dataclass(frozen=True)
@@ -56,10 +50,13 @@ def even(count: int, largest: int) -> list[int]:
 def on_cards(kinds: Sequence[Kind], workers: int, least: int) -> list[list[int]]:
     """Return how many networks train together, by kind: evenly cut where workers would have nothing to do.
 
+    A step of few small networks takes a card about as long as one of many: finer cuts would cost more than they even
+    out.
+
     >>> on_cards([Kind(8, 100, 1e6, fits=8)], workers=2, least=2), on_cards([Kind(5, 1, 1e6, 5)], 4, least=2)
     ([[4, 4]], [[3, 2]])
     """
-    share = sum(kind.count * kind.work for kind in kinds) / (workers * PER_CARD)
+    share = sum(kind.count * kind.work for kind in kinds) / workers
     found = []
     for kind in kinds:
         pieces = min(-(-kind.count // max(int(share / kind.work), 1)), max(kind.count // least, 1))

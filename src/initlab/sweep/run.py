@@ -76,17 +76,17 @@ def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: Ho
 
 def divided(kinds: Sequence[Sequence[Cell]], sharers: int, sizes: Sizes) -> list[list[int]]:
     """Return how many cells of each kind train together: as fit the memory, and as give all sharers something to do."""
-    cards = torch.cuda.device_count() if any(a[0].config.device in ("auto", "cuda") for a in kinds) else 0
-    on_each = -(-sharers // max(cards, 1))
-    found = []
+    found, on_a_card = [], False
     for alike in kinds:
         config, size = alike[0].config, sizes.of(alike[0])
-        fits = largest_group(config, on_each, size.bytes)
+        cards = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
+        fits = largest_group(config, -(-sharers // max(cards, 1)), size.bytes)
         found.append(Kind(len(alike), size.work, size.work / max(size.steps, 1), fits))
+        on_a_card = on_a_card or cards > 0
     if sharers == 1:
         return [even(kind.count, kind.fits) for kind in found]
     least = 2 if no_lone_ones([kind.count for kind in found], sharers) else 1
-    return (on_cards if cards else tapered)(found, sharers, least)
+    return (on_cards if on_a_card else tapered)(found, sharers, least)
 
 
 def nothing() -> None:
