@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from initlab.sweep.cells import Cell, group_key
 from initlab.sweep.memory import Size, network_size
-from initlab.sweep.plan import Group, by_key
+from initlab.sweep.plan import Group
 
 SHARE_OF_REST = 2  # a group takes at most one part in so many of what is left for every worker
 SMALL = 5e6  # multiplications forward in a step up to which a network gains by training with others
