@@ -340,6 +340,13 @@ def test_no_network_is_cut_off_alone_where_that_leaves_no_worker_idle(tmp_path, 
     assert len(found) >= min(workers, 4)
 
 
+def test_no_network_is_alone_while_groups_of_an_earlier_plan_keep_workers_busy(tmp_path):
+    plan = PlanFile(tmp_path / "plan.json")
+    planned(tmp_path, How("process", 2), plan, depth="3", act="tanh")
+    found = planned(tmp_path, How("process", 2), plan, depth="3", act="tanh", seed="range(11)")
+    assert sorted(count for _, _, count, _ in found) == [2, 2, 2, 2, 3]
+
+
 @pytest.mark.parametrize(("workers", "seeds"), [(9, 4), (5, 2)])
 def test_networks_are_alone_rather_than_workers_idle(tmp_path, workers, seeds):
     found = planned(tmp_path, How("process", workers), seed=f"range({seeds})")

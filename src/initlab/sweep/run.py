@@ -22,7 +22,7 @@ from initlab.sweep.executors import make_executor
 from initlab.sweep.how import How
 from initlab.sweep.lock import alone, group_lock
 from initlab.sweep.memory import largest_group
-from initlab.sweep.plan import Group, PlanFile, arrange
+from initlab.sweep.plan import Group, PlanFile, arrange, by_key
 from initlab.sweep.progress import Progress, SweepLine
 from initlab.sweep.results import Results
 
@@ -68,13 +68,17 @@ def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: Ho
         return results.finished(cell) is not None
 
     # Where the plan was lost, all cells count, as when the groups were planned that are now looked for.
-    how = how.settled([cell for cell in ordered if plan.damage or not done(cell)], sizes)
-    groups = arrange(plan, ordered, done, lambda kinds: divided(kinds, how.sharers(), sizes))
+    counted = [cell for cell in ordered if plan.damage or not done(cell)]
+    how = how.settled(counted, sizes)
+    sharers = how.sharers()
+    # Groups of an earlier plan keep workers busy, too.
+    least = 2 if no_lone_ones([len(alike) for alike in by_key(counted)], sharers) else 1
+    groups = arrange(plan, ordered, done, lambda kinds: divided(kinds, sharers, least, sizes))
     early_look = cells[0].config.sweep.order == "shuffle"
     return longest_first(groups, sizes) if how.several() and not early_look else groups, how
 
 
-def divided(kinds: Sequence[Sequence[Cell]], sharers: int, sizes: Sizes) -> list[list[int]]:
+def divided(kinds: Sequence[Sequence[Cell]], sharers: int, least: int, sizes: Sizes) -> list[list[int]]:
     """Return how many cells of each kind train together: as fit the memory, and as give all sharers something to do."""
     found, on_a_card = [], False
     for alike in kinds:
@@ -85,7 +89,6 @@ def divided(kinds: Sequence[Sequence[Cell]], sharers: int, sizes: Sizes) -> list
         on_a_card = on_a_card or cards > 0
     if sharers == 1:
         return [even(kind.count, kind.fits) for kind in found]
-    least = 2 if no_lone_ones([kind.count for kind in found], sharers) else 1
     return (on_cards if on_a_card else tapered)(found, sharers, least)
 
 
