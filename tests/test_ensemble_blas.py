@@ -16,6 +16,7 @@ from initlab.ensemble import blas, products, tanh
 
 wide = pytest.mark.skipif(blas.sgemm() is None, reason="OpenBLAS has no code for this machine, or is not installed")
 SHAPES = [(1, 1, 1), (3, 1, 5), (1, 7, 2), (10, 128, 128), (128, 784, 96), (65, 33, 17), (128, 128, 10), (300, 500, 70)]
+SHAPES += [(128, 128, 128), (257, 250, 121), (200, 128, 129)]  # in pieces, where the second is not turned
 
 
 @wide
@@ -46,15 +47,30 @@ def test_a_bound_product_reads_what_is_there_when_it_is_called(shape, turn_b, ad
     first, later = (torch.randn(rows, inner, generator=draw) for _ in "ab")
     batches = [torch.randn(*((columns, inner) if turn_b else (inner, columns)), generator=draw) for _ in "abc"]
     a, b, out = first.clone(), batches[0].clone(), torch.empty(rows, columns)
-    call, fed = blas.bound(out, a, b, turn_b=turn_b, add=add), blas.awaiting(out, a, turn_b, add)
+    calls, fed = blas.bound(out, a, b, turn_b=turn_b, add=add), blas.awaiting(out, a, turn_b, add)
     for values, batch in itertools.product((first, later), batches):
         a.copy_(values)
         b.copy_(batch)
         expected = blas.gemm(torch.ones(rows, columns), values, batch, turn_b=turn_b, add=add)
-        for product, given in ((call, ()), (fed, (batch,))):
-            out.fill_(1)
-            product(*given)
-            assert torch.equal(out, expected)
+        out.fill_(1)
+        for call in calls:
+            call()
+        assert torch.equal(out, expected)
+        out.fill_(1)
+        fed(batch)
+        # In one piece, and so in another order.
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-6 * (inner + 1))
+
+
+def test_pieces_are_small_and_cover_the_rows():
+    for rows, inner, columns in itertools.product((1, 5, 30, 61, 128, 257, 1000), (1, 10, 128, 250), (1, 100, 128, 4000)):
+        step = blas.rows_of_piece(rows, inner * columns)
+        assert step >= 1
+        if step < rows:
+            assert step * inner * columns <= blas.SMALL
+            assert 2 * step >= blas.FEWEST
+            # Of one size: none could do with a strip less.
+            assert -(-rows // (step - blas.STRIP)) > -(-rows // step)
 
 
 @wide
@@ -217,7 +233,7 @@ print(blas.openblas_pays(), tanh.slow_here(), blas.sgemm() and loaded())
     ("vendor", "family", "expected"),
     [
         ("AuthenticAMD", 23, "False True SkylakeX"),
-        ("AuthenticAMD", 25, "True True Haswell"),
+        ("AuthenticAMD", 25, "True True SkylakeX"),
         ("AuthenticAMD", 26, "True True SkylakeX"),
         ("AuthenticAMD", 27, "True True SkylakeX"),
         ("GenuineIntel", 6, "False False SkylakeX"),

@@ -1,10 +1,12 @@
 """OpenBLAS beside torch's own library of products, on AMD's processors with vectors of 512 bits.
 
-torch multiplies by MKL, which takes its 256-bit code on processors that are not Intel's. From AMD's family 26 (Zen 5)
-on, vectors of 512 bits are as fast as two of those: OpenBLAS has code for them and does not take it by itself. In
-family 25 (Zen 4) they are not, and OpenBLAS's 256-bit code is ahead of both, of MKL by 5 to 15 % at the sizes of small
-networks. So it is told which to take, in a copy of our own: numpy's and scipy's go on as they are. It is asked for one
-thread.
+torch multiplies by MKL, which takes its 256-bit code on processors that are not Intel's. OpenBLAS has code for vectors
+of 512 bits and does not take it by itself; so it is told to, in a copy of our own: numpy's and scipy's go on as they
+are. It is asked for one thread.
+
+Before it multiplies, a library copies both matrices into the order in which it will read them. Where matrices are
+small that takes a tenth of the time and more, and OpenBLAS multiplies them as they lie: if the second is not turned, and
+up to a million multiplications. Larger products are asked for in pieces of so many rows that each is small.
 """
 
 import ctypes
@@ -24,8 +26,11 @@ from torch import Tensor
 PROCESSOR = Path("/proc/cpuinfo")  # where Linux describes it
 BOUNDARY = 64  # bytes: a cache line, and the widest vector
 Call: TypeAlias = Callable[[], Any]
-WIDE, NARROW = "SkylakeX", "Haswell"  # OpenBLAS's names of its code for vectors of 512 and of 256 bits
+CODE = "SkylakeX"  # OpenBLAS's name of its code for vectors of 512 bits
 ZEN_4 = 25  # AMD's family; it is Zen 3's too, which has no vectors of 512 bits
+SMALL = 10**6  # multiplications up to which OpenBLAS copies nothing first
+STRIP = 6  # rows that its code for these takes at a time
+FEWEST = 30  # rows of a piece; with fewer, the second matrix is read too often
 SECOND = 9  # where the address of the second matrix stands among what BLAS is given
 BY_ROWS, AS_IS, TURNED = 101, 111, 112  # what the C interface of BLAS calls them
 
@@ -50,7 +55,7 @@ def amd_family() -> int:
 
 @cache
 def openblas() -> Any:
-    """Return OpenBLAS with the code that suits this processor; None without either.
+    """Return OpenBLAS with its code for vectors of 512 bits; None where there is none, or the processor has none.
 
     Its package is not imported: that would offer this copy's functions to every library that is loaded later.
     """
@@ -60,12 +65,11 @@ def openblas() -> Any:
     spec = find_spec("scipy_openblas32")
     if spec is None or not spec.submodule_search_locations:
         return None
-    kernels = NARROW if amd_family() == ZEN_4 else WIDE
     for path in sorted(Path(spec.submodule_search_locations[0], "lib").glob("libscipy_openblas*.so")):
-        with environment(OPENBLAS_CORETYPE=kernels, OPENBLAS_NUM_THREADS="1"):
+        with environment(OPENBLAS_CORETYPE=CODE, OPENBLAS_NUM_THREADS="1"):
             library = ctypes.CDLL(str(path))
         library.scipy_openblas_get_corename.restype = ctypes.c_char_p
-        return library if library.scipy_openblas_get_corename().decode().lower() == kernels.lower() else None
+        return library if library.scipy_openblas_get_corename().decode().lower() == CODE.lower() else None
     return None
 
 
@@ -107,18 +111,33 @@ def gemm(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool =
     >>> sgemm() is None or gemm(out, a, a, turn_b=True, add=True).tolist()
     [[4.0, 4.0], [4.0, 4.0]]
     """
-    bound(out, a, b, turn_a, turn_b, add)()
+    for call in bound(out, a, b, turn_a, turn_b, add):
+        call()
     return out
 
 
-def bound(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:
-    """Return `gemm` of matrices that stay where they are, as one call: looking them up takes longer than calling.
+def bound(
+    out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False
+) -> list[Call]:
+    """Return `gemm` of matrices that stay where they are, as calls: looking them up takes longer than calling.
 
-    The matrices must outlive the call.
+    The matrices must outlive the calls.
     """
     call = sgemm()
     assert call is not None
-    return partial(call, *described(out, a, b.data_ptr(), turn_a, turn_b, add))
+    rows = len(out) if turn_b else rows_of_piece(len(out), len(b) * b.shape[1])
+    pieces = zip(out.split(rows), a.split(rows, dim=int(turn_a)), strict=True)
+    return [partial(call, *described(*piece, b.data_ptr(), turn_a, turn_b, add)) for piece in pieces]
+
+
+def rows_of_piece(rows: int, entries: int) -> int:
+    """Return how many rows to multiply at a time by a matrix of so many entries: all, or parts of one size.
+
+    >>> rows_of_piece(128, 128 * 128), rows_of_piece(256, 256 * 128), rows_of_piece(512, 512 * 128)
+    (48, 30, 512)
+    """
+    most = SMALL // max(entries, 1) // STRIP * STRIP
+    return rows if most < FEWEST else STRIP * -(-rows // (STRIP * -(-rows // most)))
 
 
 def awaiting(out: Tensor, a: Tensor, turn_b: bool = False, add: bool = False) -> Callable[[Tensor], None]:
@@ -142,14 +161,17 @@ def awaiting(out: Tensor, a: Tensor, turn_b: bool = False, add: bool = False) ->
 def described(
     out: Tensor, a: Tensor, b: int, turn_a: bool = False, turn_b: bool = False, add: bool = False
 ) -> tuple[Any, ...]:
-    """Return what BLAS wants to know of a product, as C has it; the second matrix begins at address `b`."""
+    """Return what BLAS wants to know of a product, as C has it; the second matrix begins at address `b`.
+
+    The first may be a part of a wider one.
+    """
     (rows, columns), (height, width) = out.shape, a.shape
     inner = height if turn_a else width
     whole, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
     return (
         whole(BY_ROWS), whole(TURNED if turn_a else AS_IS), whole(TURNED if turn_b else AS_IS),
         whole(rows), whole(columns), whole(inner),
-        real(1.0), address(a.data_ptr()), whole(width), address(b), whole(inner if turn_b else columns),
+        real(1.0), address(a.data_ptr()), whole(max(a.stride(0), width)), address(b), whole(inner if turn_b else columns),
         real(1.0 if add else 0.0), address(out.data_ptr()), whole(columns),
     )  # fmt: skip
 
