@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, openblas_pays, row_sums, sum_of_squares
+from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, dot_product, openblas_pays, row_sums
 from initlab.ensemble.leaves import StackedElementwise, StackedFlatten, StackedLinear
 from initlab.ensemble.slopes import SLOPES, nothing
 from initlab.models.plain import Chain
@@ -103,7 +103,7 @@ class Lane:
             none if layer.bias is None else layer.bias.detach().unsqueeze(2).unbind() for layer in self.layers
         ]
         self.flat, self.gradients = in_one_piece([p[0] for p in self.parameters])
-        self.squared = sum_of_squares(self.flat)
+        self.squared = dot_product(self.flat, self.flat)
         place = {id(p): k for k, p in enumerate(self.parameters)}
         found = [[self.gradients[place[id(p)]] for p in layer.parameters()] for layer in self.layers]
         self.sinks = [(weight, bias[0] if bias else None) for weight, *bias in found]

@@ -69,16 +69,18 @@ def steps_of_members(
     ]
     objectives = [Objective(y, len(lane.weights[-1][0]), lane.flat.dtype) for _, y in batches]
     inputs = [x.flatten(1).contiguous() for x, _ in batches]
+    # Their own memory is taken again by the next step.
+    kept_outputs = [lane.flat.new_empty(len(members), *o.right.shape).unbind() for o in objectives]
     outputs: list[list[Tensor]] = [[] for _ in batches]
     for k, member in enumerate(members):
-        for one, x, objective, of_step in zip(found, inputs, objectives, outputs, strict=True):
+        for one, x, objective, of_step, own in zip(found, inputs, objectives, outputs, kept_outputs, strict=True):
             factor = rate_factor(plan.schedule, plan.warmup, plan.steps, one.step)
             kept = None if listener is None else listener.next()
-            loss, norm, logits = step_of_member(lane, k, x, objective, plan, one.step, update, factor, kept)
+            loss, norm = step_of_member(lane, k, x, objective, plan, one.step, update, factor, own[k], kept)
             one.members.append(member)
             for name, value in (("loss", loss), ("grad_norm", norm), ("lr", update.rates[k] * factor)):
                 one.measured[name].append(value)
-            of_step.append(logits)
+            of_step.append(own[k])
             if not math.isfinite(loss):
                 break
             if reached(member, loss, plan, state):
@@ -102,19 +104,23 @@ def step_of_member(
     step: int,
     update: Update,
     factor: float,
+    outputs: Tensor,
     kept: Kept | None = None,
-) -> tuple[float, float, Tensor]:
-    """Take one step of one member; return its loss, its gradient's norm (NaN where nobody asks) and its outputs."""
-    logits = lane.ahead(x, k, kept).clone()  # the next call takes their memory again
-    loss, norm, limit = objective(logits, lane.delta(len(x))), math.nan, update.clip_norms[k]
+) -> tuple[float, float]:
+    """Take one step of one member; return its loss and its gradient's norm (NaN where nobody asks).
+
+    Its outputs go into `outputs`, what else its layers give into `kept`.
+    """
+    outputs.copy_(lane.ahead(x, k, kept))
+    loss, norm, limit = objective(outputs, lane.delta(len(x))), math.nan, update.clip_norms[k]
     if math.isfinite(loss) or kept is not None:
         lane.back(x, k, kept)
     if not math.isfinite(loss):
-        return loss, norm, logits
+        return loss, norm
     if limit < math.inf or step % plan.log_every == 0:
         norm = math.sqrt(lane.squared())
         if limit < math.inf and not limit / (norm + 1e-6) >= 1:
             lane.flat.mul_(limit / (norm + 1e-6))
     for group in update.groups_of[k]:
         group.update(plan.optimizer, {k: lane.gradients}, factor, step)
-    return loss, norm, logits
+    return loss, norm
