@@ -63,7 +63,9 @@ def test_a_bound_product_reads_what_is_there_when_it_is_called(shape, turn_b, ad
 
 
 def test_pieces_are_small_and_cover_the_rows():
-    for rows, inner, columns in itertools.product((1, 5, 30, 61, 128, 257, 1000), (1, 10, 128, 250), (1, 100, 128, 4000)):
+    for rows, inner, columns in itertools.product(
+        (1, 5, 30, 61, 128, 257, 1000), (1, 10, 128, 250), (1, 100, 128, 4000)
+    ):
         step = blas.rows_of_piece(rows, inner * columns)
         assert step >= 1
         if step < rows:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, dot_product, openblas_pays, row_sums
+from initlab.ensemble.blas import BOUNDARY, Call, awaiting, bound, dot_product, openblas_pays, row_sums, spread
 from initlab.ensemble.leaves import StackedElementwise, StackedFlatten, StackedLinear
 from initlab.ensemble.slopes import SLOPES, nothing
 from initlab.models.plain import Chain
@@ -185,7 +185,7 @@ class Lane:
             z, bias = room.before[layer], biases[layer]
             if layer:
                 if bias is not None:
-                    calls.append(partial(z.copy_, bias.expand_as(z)))
+                    calls.append(spread(bias, z))
                 calls += product(z, weights[layer], room.after[layer - 1], add=bias is not None)
             stops.append((len(calls), "before", layer))
             calls += something(slope.ahead(z, room.after[layer], act))
@@ -243,10 +243,10 @@ def product_of_batch(out: Tensor, a: Tensor, turn_b: bool = False, bias: Tensor 
     if bias is None:
         return multiply
 
-    wide = bias.expand_as(out)
+    shift = spread(bias, out)
 
     def shifted(x: Tensor) -> Any:
-        out.copy_(wide)
+        shift()
         return multiply(x)
 
     return shifted
