@@ -34,7 +34,7 @@ import bench_ensemble
 import torch
 from bench_share import processes, shares
 
-from initlab.ensemble import lane, slopes, stack
+from initlab.ensemble import blas, lane, objective, slopes, stack, tanh
 from initlab.training import Plan, train
 
 HOME = Path(__file__).parent
@@ -57,6 +57,13 @@ KINDS = {
     "bias gradients": ("sum",),
     "batches and copies": ("copy_", "index_select", "clone", "mul_", "add_"),
 }
+# What makes calls that torch's profiler does not see where they are not torch's: of numpy, of OpenBLAS.
+BY_NUMPY = [("activations", slopes, "tanh_call")]
+BY_OPENBLAS = [
+    *(("products", lane, "bound"), ("products", lane, "awaiting"), ("bias gradients", lane, "row_sums")),
+    *(("gradient norms", lane, "dot_product"), ("loss and accuracy", objective, "dot_product")),
+    ("batches and copies", lane, "spread"),
+]
 
 
 def ours(given: argparse.Namespace, folder: Path, *others: str) -> float:
@@ -148,12 +155,16 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
 class Stopwatch:
     """What makes calls that torch's profiler does not see, and the seconds that these calls took."""
 
-    maker: Callable[..., Callable[..., Any]]
+    maker: Callable[..., Any]
     seconds: float = 0.0
 
-    def __call__(self, *given: Any, **named: Any) -> Callable[..., Any]:
-        """Make a call that notes its time."""
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Make a call, or several, that note their time."""
         made = self.maker(*given, **named)
+        return [self.watched(one) for one in made] if isinstance(made, list) else self.watched(made)
+
+    def watched(self, made: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the call as one that notes its time."""
 
         def timed(*later: Any) -> Any:
             began = time.perf_counter()
@@ -174,8 +185,8 @@ def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, floa
     data, count = bench_ensemble.make_data(given.batch), min(16, len(given.schemes) * given.seeds)
     ensemble = stack(bench_ensemble.make_networks(count, given.width, depth, act))
     plan = Plan(10, given.batch, "sgd", ({"lr": 0.01},) * count)
-    makers = {"products": [(lane, "bound"), (lane, "awaiting")], "activations": [(slopes, "tanh_call")]}
-    beside = [(kind, place, name, Stopwatch(getattr(place, name))) for kind in makers for place, name in makers[kind]]
+    unseen = (BY_NUMPY if tanh.slow_here() else []) + (BY_OPENBLAS if blas.openblas_pays() else [])
+    beside = [(kind, place, name, Stopwatch(getattr(place, name))) for kind, place, name in unseen]
     with ExitStack() as patches:
         for _, place, name, watch in beside:
             patches.enter_context(patch.object(place, name, watch))
