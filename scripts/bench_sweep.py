@@ -155,16 +155,12 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
 class Stopwatch:
     """What makes calls that torch's profiler does not see, and the seconds that these calls took."""
 
-    maker: Callable[..., Any]
+    maker: Callable[..., Callable[..., Any]]
     seconds: float = 0.0
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        """Make a call, or several, that note their time."""
+    def __call__(self, *given: Any, **named: Any) -> Callable[..., Any]:
+        """Make a call that notes its time."""
         made = self.maker(*given, **named)
-        return [self.watched(one) for one in made] if isinstance(made, list) else self.watched(made)
-
-    def watched(self, made: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the call as one that notes its time."""
 
         def timed(*later: Any) -> Any:
             began = time.perf_counter()

@@ -47,14 +47,13 @@ def test_a_bound_product_reads_what_is_there_when_it_is_called(shape, turn_b, ad
     first, later = (torch.randn(rows, inner, generator=draw) for _ in "ab")
     batches = [torch.randn(*((columns, inner) if turn_b else (inner, columns)), generator=draw) for _ in "abc"]
     a, b, out = first.clone(), batches[0].clone(), torch.empty(rows, columns)
-    calls, fed = blas.bound(out, a, b, turn_b=turn_b, add=add), blas.awaiting(out, a, turn_b, add)
+    call, fed = blas.bound(out, a, b, turn_b=turn_b, add=add), blas.awaiting(out, a, turn_b, add)
     for values, batch in itertools.product((first, later), batches):
         a.copy_(values)
         b.copy_(batch)
         expected = blas.gemm(torch.ones(rows, columns), values, batch, turn_b=turn_b, add=add)
         out.fill_(1)
-        for call in calls:
-            call()
+        call()
         assert torch.equal(out, expected)
         out.fill_(1)
         fed(batch)
@@ -62,17 +61,27 @@ def test_a_bound_product_reads_what_is_there_when_it_is_called(shape, turn_b, ad
         torch.testing.assert_close(out, expected, rtol=0, atol=1e-6 * (inner + 1))
 
 
-def test_pieces_are_small_and_cover_the_rows():
-    for rows, inner, columns in itertools.product(
-        (1, 5, 30, 61, 128, 257, 1000), (1, 10, 128, 250), (1, 100, 128, 4000)
-    ):
-        step = blas.rows_of_piece(rows, inner * columns)
-        assert step >= 1
-        if step < rows:
-            assert step * inner * columns <= blas.SMALL
-            assert 2 * step >= blas.FEWEST
-            # Of one size: none could do with a strip less.
-            assert -(-rows // (step - blas.STRIP)) > -(-rows // step)
+@wide
+@pytest.mark.parametrize("turn_a", [False, True])
+@pytest.mark.parametrize("rows", [100, 120, 121, 143])
+def test_pieces_are_those_of_the_whole(rows, turn_a):
+    """To the bit, as OpenBLAS's code for small products takes them either way."""
+    draw = torch.Generator().manual_seed(0)
+    a, b = torch.randn(rows, 90, generator=draw), torch.randn(90, 130, generator=draw)
+    found = blas.gemm(torch.empty(rows, 130), a.t().contiguous() if turn_a else a, b, turn_a)
+    for begin in range(0, rows, blas.PIECE):
+        piece = a[begin : begin + blas.PIECE]
+        alone = blas.gemm(torch.empty(len(piece), 130), piece.t().contiguous() if turn_a else piece, b, turn_a)
+        assert torch.equal(found[begin : begin + blas.PIECE], alone)
+
+
+@wide
+def test_a_library_without_several_products_by_one_call_takes_the_whole(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    a, b = torch.randn(128, 128, generator=draw), torch.randn(128, 128, generator=draw)
+    in_pieces = blas.gemm(torch.empty(128, 128), a, b)
+    monkeypatch.setattr(blas, "sgemm_batch", lambda: None)
+    torch.testing.assert_close(blas.gemm(torch.empty(128, 128), a, b), in_pieces, rtol=0, atol=1e-4)
 
 
 @wide
@@ -118,11 +127,12 @@ def test_bits_depend_on_no_address_and_no_neighbour_at_work():
             )
             placed.append(blas.gemm(memory[2][shift : shift + rows * columns].view(rows, columns), a, b).clone())
         assert all(torch.equal(one, placed[0]) for one in placed)
-    a, b = torch.randn(128, 784, generator=draw), torch.randn(784, 128, generator=draw)
-    expected = blas.gemm(torch.empty(128, 128), a, b).clone()
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: blas.gemm(torch.empty(128, 128), a, b), range(400)))
-    assert all(torch.equal(one, expected) for one in found)
+    for inner in (784, 128):
+        a, b = torch.randn(128, inner, generator=draw), torch.randn(inner, 128, generator=draw)
+        expected = blas.gemm(torch.empty(128, 128), a, b).clone()
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _, a=a, b=b: blas.gemm(torch.empty(128, 128), a, b), range(400)))
+        assert all(torch.equal(one, expected) for one in found)
 
 
 OTHERS = """

@@ -6,14 +6,15 @@ are. It is asked for one thread.
 
 Before it multiplies, a library copies both matrices into the order in which it will read them. Where matrices are
 small that takes a tenth of the time and more, and OpenBLAS multiplies them as they lie: up to a million
-multiplications, if the second is not turned. Larger products are asked for in pieces of rows that are small.
+multiplications, if the second is not turned. Larger products are asked for in pieces of rows that are small, by one
+call.
 """
 
 import ctypes
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
@@ -29,8 +30,7 @@ Call: TypeAlias = Callable[[], Any]
 CODE = "SkylakeX"  # OpenBLAS's name of its code for vectors of 512 bits
 ZEN_4 = 25  # AMD's family; it is Zen 3's too, which has no vectors of 512 bits
 SMALL = 10**6  # multiplications up to which OpenBLAS copies nothing first
-STRIP = 6  # rows that its code for these takes at a time
-FEWEST = 30  # rows of a piece; with fewer, the second matrix is read too often
+PIECE = 24  # rows: its code for these takes 6 at a time; with fewer, the second matrix would be read too often
 SECOND = 9  # where the address of the second matrix stands among what BLAS is given
 BY_ROWS, AS_IS, TURNED = 101, 111, 112  # what the C interface of BLAS calls them
 
@@ -87,6 +87,13 @@ def sgemm() -> Callable[..., None] | None:
     return found
 
 
+@cache
+def sgemm_batch() -> Callable[..., None] | None:
+    """Return OpenBLAS's products of several pairs of float32 matrices by one call, where it is new enough."""
+    found: Callable[..., None] | None = getattr(openblas(), "scipy_cblas_sgemm_batch", None)
+    return found
+
+
 @contextmanager
 def environment(**values: str) -> Iterator[None]:
     """Set variables for as long as a library is loaded."""
@@ -111,33 +118,20 @@ def gemm(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool =
     >>> sgemm() is None or gemm(out, a, a, turn_b=True, add=True).tolist()
     [[4.0, 4.0], [4.0, 4.0]]
     """
-    for call in bound(out, a, b, turn_a, turn_b, add):
-        call()
+    bound(out, a, b, turn_a, turn_b, add)()
     return out
 
 
-def bound(
-    out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False
-) -> list[Call]:
-    """Return `gemm` of matrices that stay where they are, as calls: looking them up takes longer than calling.
+def bound(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:
+    """Return `gemm` of matrices that stay where they are, as one call: looking them up takes longer than calling.
 
-    The matrices must outlive the calls.
+    The matrices must outlive the call.
     """
-    call = sgemm()
+    call, several = sgemm(), sgemm_batch()
     assert call is not None
-    rows = len(out) if turn_b else rows_of_piece(len(out), len(b) * b.shape[1])
-    pieces = zip(out.split(rows), a.split(rows, dim=int(turn_a)), strict=True)
-    return [partial(call, *described(*piece, b.data_ptr(), turn_a, turn_b, add)) for piece in pieces]
-
-
-def rows_of_piece(rows: int, entries: int) -> int:
-    """Return how many rows to multiply at a time by a matrix of so many entries: all, or parts of one size.
-
-    >>> rows_of_piece(128, 128 * 128), rows_of_piece(256, 256 * 128), rows_of_piece(512, 512 * 128)
-    (48, 30, 512)
-    """
-    most = SMALL // max(entries, 1) // STRIP * STRIP
-    return rows if most < FEWEST else STRIP * -(-rows // (STRIP * -(-rows // most)))
+    if several is None or turn_b or not PIECE * b.numel() <= SMALL < len(out) * b.numel():
+        return partial(call, *described(out, a, b.data_ptr(), turn_a, turn_b, add))
+    return partial(several, *in_pieces(out, a, b, turn_a, add))
 
 
 def awaiting(out: Tensor, a: Tensor, turn_b: bool = False, add: bool = False) -> Callable[[Tensor], None]:
@@ -161,19 +155,39 @@ def awaiting(out: Tensor, a: Tensor, turn_b: bool = False, add: bool = False) ->
 def described(
     out: Tensor, a: Tensor, b: int, turn_a: bool = False, turn_b: bool = False, add: bool = False
 ) -> tuple[Any, ...]:
-    """Return what BLAS wants to know of a product, as C has it; the second matrix begins at address `b`.
-
-    The first may be a part of a wider one.
-    """
+    """Return what BLAS wants to know of a product, as C has it; the second matrix begins at address `b`."""
     (rows, columns), (height, width) = out.shape, a.shape
     inner = height if turn_a else width
     whole, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
     return (
         whole(BY_ROWS), whole(TURNED if turn_a else AS_IS), whole(TURNED if turn_b else AS_IS),
         whole(rows), whole(columns), whole(inner),
-        real(1.0), address(a.data_ptr()), whole(max(a.stride(0), width)),
-        address(b), whole(inner if turn_b else columns),
+        real(1.0), address(a.data_ptr()), whole(width), address(b), whole(inner if turn_b else columns),
         real(1.0 if add else 0.0), address(out.data_ptr()), whole(columns),
+    )  # fmt: skip
+
+
+def in_pieces(out: Tensor, a: Tensor, b: Tensor, turn_a: bool, add: bool) -> tuple[Any, ...]:
+    """Return what BLAS wants to know of a product in pieces of rows: those of one size, and what remains."""
+    (rows, columns), (inner, _) = out.shape, b.shape
+    pieces, remaining = divmod(rows, PIECE)
+    groups = 2 if remaining else 1
+    whole, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+
+    def alike(kind: Any, value: float) -> Any:
+        return (kind * groups)(*[value] * groups)
+
+    def beginnings(matrices: Sequence[Tensor]) -> Any:
+        return (address * len(matrices))(*(matrix.data_ptr() for matrix in matrices))
+
+    first, found = a.split(PIECE, dim=int(turn_a)), out.split(PIECE)
+    return (
+        whole(BY_ROWS), alike(whole, TURNED if turn_a else AS_IS), alike(whole, AS_IS),
+        (whole * 2)(PIECE, remaining), alike(whole, columns), alike(whole, inner),
+        alike(real, 1.0), beginnings(first), alike(whole, a.shape[1]),
+        beginnings([b] * len(found)), alike(whole, columns),
+        alike(real, 1.0 if add else 0.0), beginnings(found), alike(whole, columns),
+        whole(groups), (whole * 2)(pieces, 1),
     )  # fmt: skip
 
 

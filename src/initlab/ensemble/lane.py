@@ -186,7 +186,7 @@ class Lane:
             if layer:
                 if bias is not None:
                     calls.append(spread(bias, z))
-                calls += product(z, weights[layer], room.after[layer - 1], add=bias is not None)
+                calls.append(product(z, weights[layer], room.after[layer - 1], add=bias is not None))
             stops.append((len(calls), "before", layer))
             calls += something(slope.ahead(z, room.after[layer], act))
             stops.append((len(calls), "after", layer))
@@ -204,8 +204,8 @@ class Lane:
             if into_bias is not None:
                 calls.append(row_sums(delta, into_bias))
             if layer:
-                calls += product(into_weight, delta, room.after[layer - 1], turn_b=True)
-                calls += product(room.deltas[layer - 1], self.weights[layer][k], delta, turn_a=True)
+                calls.append(product(into_weight, delta, room.after[layer - 1], turn_b=True))
+                calls.append(product(room.deltas[layer - 1], self.weights[layer][k], delta, turn_a=True))
         by_batch = product_of_batch(self.sinks[0][0], room.deltas[0])
         return Way(by_batch, calls, stops)
 
@@ -219,14 +219,12 @@ def something(call: Call) -> list[Call]:
     return [] if call is nothing else [call]
 
 
-def product(
-    out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False
-) -> list[Call]:
-    """Return the calls that write a b, the one or the other turned, or add it to what is there."""
+def product(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:
+    """Return the call that writes a b, the one or the other turned, or adds it to what is there."""
     if a.dtype == torch.float32 and openblas_pays():
         return bound(out, a, b, turn_a, turn_b, add)
     a, b = a.t() if turn_a else a, b.t() if turn_b else b
-    return [partial(torch.addmm, out, a, b, out=out) if add else partial(torch.mm, a, b, out=out)]
+    return partial(torch.addmm, out, a, b, out=out) if add else partial(torch.mm, a, b, out=out)
 
 
 def product_of_batch(out: Tensor, a: Tensor, turn_b: bool = False, bias: Tensor | None = None) -> Callable:
