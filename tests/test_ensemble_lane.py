@@ -370,6 +370,34 @@ def test_rows_are_logged_as_often_as_asked():
     assert [step for event in events if isinstance(event, Steps) for step in event.steps] == [0, 4, 8]
 
 
+def test_accuracies_are_those_of_the_outputs_of_their_step(taken):
+    data = images()
+    networks = [network(data, seed, dtype=torch.float64) for seed in range(4)]
+    lone = copy.deepcopy(networks)
+    hyper = ({"lr": 0.1}, {"lr": 0.1}, {"lr": 1e200, "weight_decay": 1e200}, {"lr": 0.02})
+    plan = Plan(9, 12, "sgd", hyper, data_seed=DATA_SEED, dtype=torch.float64)
+    events = list(train(stack(networks), data, plan))
+    lengths = []
+    for member, module in enumerate(lone):
+        found = rows(events, member)
+        optimizer = torch.optim.SGD(module.parameters(), **hyper[member], momentum=0.9)
+        expected = []
+        for step in found["step"]:
+            epoch, k = divmod(step, len(data.train_x) // 12)
+            index = np.random.default_rng((DATA_SEED, epoch)).permutation(len(data.train_x))[12 * k : 12 * k + 12]
+            out, y = module((data.train_x[index].double() / 255 - 0.4) / 0.3), data.train_y[index]
+            expected.append((out.argmax(1) == y).double().mean().item())
+            optimizer.zero_grad()
+            F.cross_entropy(out, y).backward()
+            optimizer.step()
+        assert found["accuracy"] == expected, member
+        lengths.append(len(expected))
+    assert lengths[:2] == [9, 9]
+    assert lengths[2] < 9
+    assert len(set(rows(events, 0)["accuracy"])) > 2
+    assert taken
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_loss_and_its_gradient_are_those_of_autograd(dtype):
     draw = torch.Generator().manual_seed(1)
