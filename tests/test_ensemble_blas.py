@@ -265,6 +265,25 @@ def test_the_processor_decides(vendor, family, expected, tmp_path):
     assert done.stdout.strip() == expected, done.stderr
 
 
+EXAMPLES = """
+import doctest
+from initlab.ensemble import blas, tanh
+print(blas.openblas_pays(), blas.sgemm() is None, tanh.slow_here())
+print(doctest.testmod(blas).failed, doctest.testmod(tanh).failed)
+"""
+
+
+@pytest.mark.parametrize("lacks", [{"INITLAB_FAST_CPU": "0"}, {"ATEN_CPU_CAPABILITY": "avx2"}])
+def test_examples_hold_on_every_processor(lacks):
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLES], env={**os.environ, **lacks}, capture_output=True, text=True, check=True
+    )
+    processor, failures = done.stdout.splitlines()[0], done.stdout.splitlines()[-1]
+    assert processor.startswith("False True"), done.stdout
+    assert "INITLAB_FAST_CPU" not in lacks or processor == "False True False"
+    assert failures == "0 0", done.stdout
+
+
 def test_the_environment_is_put_back(monkeypatch):
     monkeypatch.setenv("INITLAB_ONE", "mine")
     found = []

@@ -8,6 +8,9 @@ Before it multiplies, a library copies both matrices into the order in which it 
 small that takes a tenth of the time and more, and OpenBLAS multiplies them as they lie: up to a million
 multiplications, if the second is not turned. Larger products are asked for in pieces of rows that are small, by one
 call.
+
+The environment variable INITLAB_FAST_CPU=0 switches this off, and numpy's tanh (ensemble/tanh.py) with it: every
+processor then computes by torch alone.
 """
 
 import ctypes
@@ -36,6 +39,12 @@ BY_ROWS, AS_IS, TURNED = 101, 111, 112  # what the C interface of BLAS calls the
 
 
 @cache
+def fast_cpu() -> bool:
+    """Return whether libraries beside torch's may be used: always, unless INITLAB_FAST_CPU=0 is set."""
+    return os.environ.get("INITLAB_FAST_CPU", "1") != "0"
+
+
+@cache
 def openblas_pays() -> bool:
     """Is OpenBLAS at hand, and faster here than torch's library?
 
@@ -60,7 +69,8 @@ def openblas() -> Any:
     Its package is not imported: that would offer this copy's functions to every library that is loaded later.
     """
     # Told to take code that the processor cannot run, it would.
-    if not sys.platform.startswith("linux") or torch.backends.cpu.get_cpu_capability() != "AVX512":
+    able = sys.platform.startswith("linux") and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if not able or not fast_cpu():
         return None
     spec = find_spec("scipy_openblas32")
     if spec is None or not spec.submodule_search_locations:
@@ -115,8 +125,8 @@ def gemm(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool =
     None of the three may have gaps: BLAS trusts its caller.
 
     >>> out, a = torch.ones(2, 2), torch.ones(2, 3)
-    >>> sgemm() is None or gemm(out, a, a, turn_b=True, add=True).tolist()
-    [[4.0, 4.0], [4.0, 4.0]]
+    >>> sgemm() is None or gemm(out, a, a, turn_b=True, add=True).tolist() == [[4.0, 4.0], [4.0, 4.0]]
+    True
     """
     bound(out, a, b, turn_a, turn_b, add)()
     return out
@@ -138,8 +148,8 @@ def awaiting(out: Tensor, a: Tensor, turn_b: bool = False, add: bool = False) ->
     """Return `gemm` as a call that is given the second matrix; the other two must outlive it.
 
     >>> out, a = torch.zeros(2, 2), torch.ones(2, 3)
-    >>> sgemm() is None or awaiting(out, a)(torch.ones(3, 2)) or out.tolist()
-    [[3.0, 3.0], [3.0, 3.0]]
+    >>> sgemm() is None or awaiting(out, a)(torch.ones(3, 2)) or out.tolist() == [[3.0, 3.0], [3.0, 3.0]]
+    True
     """
     call, others = sgemm(), described(out, a, 0, turn_b=turn_b, add=add)
     assert call is not None

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.ensemble.blas import Call, amd_family
+from initlab.ensemble.blas import Call, amd_family, fast_cpu
 
 
 def slow_here() -> bool:
-    """Is torch's own slow on this processor?"""
-    return torch.backends.mkl.is_available() and amd_family() > 0
+    """Is torch's own slow on this processor, and numpy's allowed?"""
+    return torch.backends.mkl.is_available() and amd_family() > 0 and fast_cpu()
 
 
 def quick_tanh(x: Tensor) -> Tensor:
