@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from initlab.audit import as_text, audit, unchecked
+from initlab.audit import as_text, audit, passed
 from initlab.initialize import Spec
 
 
@@ -31,5 +31,5 @@ def assert_initialized(
     2
     """
     rows = audit(module, promise, **arguments)
-    assert bool(rows.ok.all()) and not unchecked(rows), "\n" + as_text(rows)
+    assert passed(rows), "\n" + as_text(rows)
     return rows

@@ -13,9 +13,10 @@ from initlab.initialize.rows import facts, framed
 
 from .checks import Finding, check
 from .duplicates import duplicates
+from .files import load, tensors_of
 from .looks import is_default
 from .reasons import reasons
-from .sources import load, skeleton, tensors_of, with_values
+from .sources import skeleton, with_values
 from .unchecked import NOT_CHECKED, REASONS, failing, why
 
 FALSE_ALARMS = 1e-3

@@ -22,7 +22,7 @@ def reasons(finding: Finding, broken: Sequence[tuple[str, str]], twins: Sequence
         strict: a parameter without a promise is wrong.
     """
     task = finding.task
-    if task.parameter.refusal:
+    if task.rule == "refused":
         return [task.parameter.refusal]
     said = []
     if broken:

@@ -40,9 +40,10 @@ def _line(row: Any, width: int) -> str:
 
 
 def as_json(rows: pd.DataFrame) -> str:
-    """Return {"ok": …, "unchecked": …, "parameters": [one object per row]}, null where a number is missing or not finite.
+    """Return {"ok": …, "unchecked": …, "parameters": [one object per row]}.
 
-    `unchecked` is the sentence that nothing was checked, or null.
+    `unchecked` is the sentence that says that nothing was checked and why, or null; so is a number that is missing or
+    not finite.
     """
     found = {"ok": passed(rows), "unchecked": unchecked(rows) or None, "parameters": records(rows)}
     return json.dumps(found, indent=2, ensure_ascii=False)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from initlab.errors import UserError
 from initlab.fans import Block, Fans, Parameter, walk
+from initlab.fans.held import refuse_misfits
 
 LAYERS = (
     nn.Linear,
@@ -87,12 +88,15 @@ def weights_of(module: nn.Module) -> list[Weight]:
     >>> [weight.layer for weight in weights_of(nn.MultiheadAttention(4, 2))]
     ['q', 'k', 'v', 'out_proj']
     """
+    refuse_misfits(module)
     parameters = list(walk(module))
     if not parameters:
         raise UserError(f"{type(module).__name__} has no parameters, so that there is nothing to diagnose.")
     for p in parameters:
         if p.kind == "lazy":
             raise UserError(f"{p.name} is lazy and has no shape yet: pass one batch through the module first.")
+        if p.kind in ("sparse", "expanded"):
+            raise UserError(f"{p.name} cannot be diagnosed: {p.refusal}.")
         if p.tensor.is_meta:
             raise UserError(f"{p.name} is on the meta device and has no values: call to_empty and initialize it first.")
     places = {plain_name(name): owner for name, owner in module.named_modules()}

@@ -12,6 +12,7 @@ from .held import held_weights, holds_weights
 from .named import named_kind
 from .records import Block, Fans
 from .shapes import bias, dense, embedding, packed, packed_bias
+from .storage import without_memory
 
 Shapes = Mapping[str, torch.Size]
 Family = Mapping[str, tuple[str, tuple[Block, ...]]]
@@ -33,6 +34,8 @@ def describe(owner: nn.Module, name: str, tensor: Tensor, called: str = "") -> D
     if type(tensor).__name__ == "FlatParameter":
         remedy = "initialize the module before it is wrapped, or shard it with fully_shard"
         return Described("flattened", refusal=f"it is several parameters flattened into one: {remedy}")
+    if (unusual := without_memory(tensor)) is not None:
+        return Described(unusual[0], refusal=unusual[1])
     found = _known(owner, name, tensor, called)
     if _is_quantized(tensor, found.kind):
         remedy = "initialize the module before it is quantized"

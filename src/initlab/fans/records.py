@@ -13,7 +13,7 @@ WEIGHT_KINDS = ("dense", "conv", "transposed_conv", "bilinear", "packed", "embed
 TABLE_KINDS = ("token", "position", "relative_position")
 """Kinds that are added to a signal rather than multiplied with it: they have a small law of their own."""
 
-REFUSED_KINDS = ("lazy", "parametrized", "quantized", "flattened")
+REFUSED_KINDS = ("lazy", "parametrized", "quantized", "flattened", "sparse", "expanded")
 """Kinds that cannot be written as they are; `Parameter.refusal` says why and what to do."""
 
 
@@ -82,8 +82,8 @@ class Parameter(NamedTuple):
     Attributes:
         name: canonical: wrappers' prefixes (`module.`, `_orig_mod.`) are stripped.
         kind: dense, conv, transposed_conv, bilinear, packed, embedding; bias, norm_scale, norm_shift, activation,
-            layer_scale, temperature; token, position, relative_position; lazy, parametrized, quantized, flattened;
-            unknown.
+            layer_scale, temperature; token, position, relative_position; lazy, parametrized, quantized, flattened,
+            sparse, expanded; unknown.
         tensor: the parameter itself; of a held weight, one of its shape and dtype.
         owner: the module it belongs to.
         blocks: matrix-like parts of a weight; of a bias, its parts with the fans of the weights they go with.
@@ -110,7 +110,7 @@ class Parameter(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape as stored; of a sharded parameter, of the whole."""
-        return tuple(self.tensor.shape)
+        return () if self.tensor.is_nested else tuple(self.tensor.shape)
 
     @property
     def layer(self) -> str:
