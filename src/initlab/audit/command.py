@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from torch import nn
 
 from initlab.errors import UserError
 from initlab.initialize import Spec
+from initlab.scalars import read_yaml
 from initlab.targets import import_torchvision, load_target, said
 
 from .engine import audit
@@ -69,9 +69,10 @@ def run(
 
 def _number_or_word(text: str) -> float | str:
     try:
-        return float(text)
+        found = read_yaml(text)
     except ValueError:
         return text
+    return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else text
 
 
 def _by_first(texts: Sequence[str], option: str, last: bool = False) -> dict[str, Any]:
@@ -148,9 +149,9 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
         if not (key and equals):
             raise UserError(f"{option} {text} must be key=value.")
         try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"{option} {text}: the value cannot be read ({str(error).splitlines()[0]}).") from error
+            found[key] = read_yaml(value)
+        except ValueError as error:
+            raise UserError(f"{option} {text}: the value cannot be read ({error}).") from error
     return found
 
 
@@ -161,8 +162,8 @@ def rules_of(path: Path) -> dict[str, Spec]:
         UserError: no such file, no YAML, or no mapping.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"--rules {path} cannot be read ({first}): it must map globs to schemes in YAML.") from error
     if not isinstance(found, Mapping) or not found:

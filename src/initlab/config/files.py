@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import yaml
+from initlab.scalars import read_yaml
 
 
 def conf_dir() -> Path:
@@ -43,6 +43,6 @@ def option_values(group: str, name: str) -> dict[str, Any] | None:
     path = conf_dir() / group / f"{name}.yaml"
     if not path.is_file():
         return None
-    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values: dict[str, Any] = read_yaml(path.read_text(encoding="utf-8"))
     # A file of package _global_ (model=resnet sets depth and width, too) holds the group as one of its keys.
     return {key: value for key, value in values.get(group, values).items() if key != "name"}

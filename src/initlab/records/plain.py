@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import yaml
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+from initlab.scalars import read_yaml, write_yaml
+
 _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -32,8 +31,7 @@ def plain(value: Any) -> Any:
 
 def to_yaml(value: Mapping[str, Any]) -> bytes:
     """Return YAML with the keys in their order."""
-    text: str = yaml.dump(plain(value), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, default_flow_style=False)
-    return text.encode()
+    return write_yaml(plain(value)).encode()
 
 
 def from_yaml(data: bytes) -> dict[str, Any]:
@@ -42,10 +40,7 @@ def from_yaml(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: it is no YAML, or no mapping.
     """
-    try:
-        value = yaml.load(data, _LOADER)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+    value = read_yaml(data)
     if not isinstance(value, dict):
         raise ValueError("it holds no keys")
     return value

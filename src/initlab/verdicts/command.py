@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from initlab.diagnostics import Diagnosis, examine
 from initlab.diagnostics.batch import in_order
 from initlab.diagnostics.expected import misfit
 from initlab.errors import UserError
+from initlab.scalars import read_yaml
 from initlab.targets import import_torchvision, load_target, said
 from initlab.verdicts.judge import judge
 from initlab.verdicts.record import Verdict
@@ -108,7 +108,10 @@ def pairs(texts: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise UserError(f"--arg {text} must be key=value.")
-        found[key] = yaml.safe_load(value)
+        try:
+            found[key] = read_yaml(value)
+        except ValueError as error:
+            raise UserError(f"--arg {text}: the value cannot be read ({error}).") from error
     return found
 
 
