@@ -22,6 +22,10 @@ class Impossible(UserError):
     """A combination that cannot exist (dirac on an mlp): skipped inside a grid, an error when asked for alone."""
 
 
+class OwnBug(RuntimeError):
+    """An exception that initlab's own code raised while it looked at a user's module; its cause says what it was."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked to stop and everything has been kept; `remedy` says how to go on.
 

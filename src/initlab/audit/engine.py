@@ -139,5 +139,7 @@ def _frame(findings: Sequence[Finding], alpha: float, strict: bool) -> pd.DataFr
         )
     frame = framed(rows, COLUMNS)
     for index in frame.index[failing(frame) & frame.ok.astype(bool)]:
-        frame.loc[index, ["ok", "reason"]] = False, f"{NOT_CHECKED}it is {REASONS[why(frame.loc[index])][0]}"
+        doubt = findings[index].task.parameter.doubt
+        reason = f"{NOT_CHECKED}it is {REASONS[why(frame.loc[index])][0]}" + (f" ({doubt})" if doubt else "")
+        frame.loc[index, ["ok", "reason"]] = False, reason
     return frame

@@ -116,28 +116,62 @@ def _layer(called: str, own: Mapping[str, Tensor]) -> nn.Module:
 def _guess(called: str, own: Mapping[str, Tensor]) -> nn.Module:
     hidden = next((t for name, t in own.items() if name.startswith("weight_hh")), None)
     if hidden is not None and hidden.dim() == 2 and hidden.shape[1] and hidden.shape[0] % hidden.shape[1] == 0:
-        gates = hidden.shape[0] // hidden.shape[1]
-        return _RECURRENT[gates](1, hidden.shape[1], device="meta") if gates in _RECURRENT else nn.Module()
-    if "in_proj_weight" in own or "q_proj_weight" in own:
-        return nn.MultiheadAttention(1, 1, device="meta")
+        return _recurrent(own, hidden)
+    packed = next((own[name] for name in ("in_proj_weight", "q_proj_weight") if name in own), None)
+    if packed is not None and packed.dim() == 2:
+        wide = {f"{end}dim": own[f"{end}_proj_weight"].shape[-1] for end in "kv" if f"{end}_proj_weight" in own}
+        size = packed.shape[1] if "in_proj_weight" in own else packed.shape[0]
+        return _sized(
+            nn.MultiheadAttention(1, 1, device="meta"), embed_dim=size, **({"kdim": size, "vdim": size} | wide)
+        )
     weight, bias = own.get("weight"), own.get("bias")
     if weight is None or weight.dtype == torch.bool:
         return nn.Module()
+    size = weight.numel()
     if "running_mean" in own:
-        return nn.BatchNorm1d(1, device="meta")
+        return _sized(nn.BatchNorm1d(1, device="meta"), num_features=size)
     if weight.dim() == 1:
-        return nn.PReLU(device="meta") if weight.numel() == 1 and bias is None else nn.LayerNorm(1, device="meta")
+        if size == 1 and bias is None:
+            return nn.PReLU(device="meta")
+        return _sized(nn.LayerNorm(1, device="meta"), normalized_shape=(size,))
     if weight.dim() == 2:
-        table = bias is None and any(word in called for word in ("embed", "emb", "wte", "wpe"))
-        return nn.Embedding(1, 1, device="meta") if table else nn.Linear(1, 1, device="meta")
+        rows, columns = weight.shape
+        if bias is None and any(word in called for word in ("embed", "emb", "wte", "wpe")):
+            return _sized(nn.Embedding(1, 1, device="meta"), num_embeddings=rows, embedding_dim=columns)
+        return _sized(nn.Linear(1, 1, device="meta"), out_features=rows, in_features=columns)
     if weight.dim() in _CONVOLUTIONS:
         turned = bias is not None and weight.shape[0] != bias.numel() == weight.shape[1]
         plain, transposed = _CONVOLUTIONS[weight.dim()]
-        return (transposed if turned else plain)(1, 1, 1, device="meta")
+        first, second, *taps = weight.shape
+        out, inputs = (second, first) if turned else (first, second)
+        layer = (transposed if turned else plain)(1, 1, 1, device="meta")
+        return _sized(layer, in_channels=inputs, out_channels=out, kernel_size=tuple(taps))
     return nn.Module()
 
 
+def _recurrent(own: Mapping[str, Tensor], hidden: Tensor) -> nn.Module:
+    gates, size = hidden.shape[0] // hidden.shape[1], hidden.shape[1]
+    first = next((t for name, t in own.items() if name in ("weight_ih", "weight_ih_l0") and t.dim() == 2), None)
+    inputs = size if first is None else first.shape[1]
+    if "weight_hh" in own and gates in _CELLS:
+        return _sized(_CELLS[gates](1, 1, device="meta"), input_size=inputs, hidden_size=size)
+    if gates not in _RECURRENT:
+        return nn.Module()
+    layers = sum(name.startswith("weight_hh_l") and not name.endswith("_reverse") for name in own)
+    both = any(name.endswith("_reverse") for name in own)
+    layer = _RECURRENT[gates](1, 1, device="meta")
+    return _sized(layer, input_size=inputs, hidden_size=size, num_layers=layers, bidirectional=both)
+
+
+def _sized(layer: nn.Module, **sizes: Any) -> nn.Module:
+    # Past the constructor, which would ask for memory and warn of sizes of 0.
+    for name, size in sizes.items():
+        setattr(layer, name, size)
+    return layer
+
+
 _RECURRENT: dict[int, Any] = {4: nn.LSTM, 3: nn.GRU, 1: nn.RNN}
+_CELLS: dict[int, Any] = {4: nn.LSTMCell, 3: nn.GRUCell, 1: nn.RNNCell}
 _CONVOLUTIONS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
     3: (nn.Conv1d, nn.ConvTranspose1d),
     4: (nn.Conv2d, nn.ConvTranspose2d),

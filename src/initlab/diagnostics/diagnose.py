@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.diagnostics.batch import Batch, arguments, batch_size, copied, in_order, moments_of, tokens_of, unwrapped
+from initlab.diagnostics.blame import theirs
 from initlab.diagnostics.calls import Call, Sum
 from initlab.diagnostics.expected import fitting
 from initlab.diagnostics.facts import with_twins
@@ -179,7 +180,7 @@ class _Look:
         scene = listener.scene
         scene.precision = instead_of
         with listener:
-            output = self.module(*fresh_args, **fresh_kwargs)
+            output = theirs(self.module, *fresh_args, **fresh_kwargs)
         targets = copied(self.targets, double)
         tokens = tokens_of(in_order((args, kwargs)))
         found = objective(output, targets=targets, loss=self.loss, classes=self.classes, tokens=tokens, seed=self.seed)
@@ -266,7 +267,7 @@ def _spectra(
     listener.scene.kept = {}
     listener.scene.grading = False
     with listener:
-        module(inputs.clone())  # a copy: the first operation may work in place
+        theirs(module, inputs.clone())  # a copy: the first operation may work in place
     listener.scene.close()
     calls = listener.scene.calls
     exact, estimated = affordable(calls, len(inputs), SAMPLES, budget)

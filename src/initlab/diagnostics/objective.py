@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from initlab.diagnostics.batch import in_order
+from initlab.diagnostics.blame import theirs
 from initlab.diagnostics.calls import measurable
 from initlab.errors import UserError
 
@@ -62,7 +63,7 @@ def objective(
             f"targets are a {type(targets).__name__}: give a tensor, or a loss(output, targets) of your own."
         )
     if loss is not None:
-        value = loss(output) if targets is None else loss(output, targets)
+        value = theirs(loss, output) if targets is None else theirs(loss, output, targets)
         if not (isinstance(value, Tensor) and value.dim() == 0):
             raise UserError(f"loss must return a tensor with one number in it, and returned {_shape(value)}.")
         return Objective(value, "your loss")

@@ -52,6 +52,11 @@ class Weight:
         """Fans that all blocks share, else None."""
         return self.blocks[0].fans if len({block.fans for block in self.blocks}) == 1 else None
 
+    @property
+    def is_projection(self) -> bool:
+        """Whether it is the q, k or v of an attention."""
+        return len(self.blocks) == 1 and self.blocks[0].label in ("q", "k", "v")
+
     def part(self, tensor: Tensor) -> Tensor:
         """Return the rows of the stored tensor (or of its gradient) that belong to this layer."""
         rows = self.blocks[0].rows if len(self.blocks) == 1 else None
@@ -119,6 +124,8 @@ def plain_name(name: str) -> str:
 
 def _weights(parameter: Parameter, siblings: list[Parameter]) -> Iterator[Weight]:
     p = parameter
+    if not p.tensor.numel():
+        return
     if p.kind == "unknown" and p.tensor.dim() >= 2:
         yield Weight(p.name, p.name, "unknown", p.tensor, p.owner)
     if not p.is_weight:
@@ -129,7 +136,7 @@ def _weights(parameter: Parameter, siblings: list[Parameter]) -> Iterator[Weight
     bias = next((b for b in siblings if b.owner is p.owner and b.name.rpartition(".")[2] == wanted), None)
     if attention:
         for block in p.blocks:
-            rows = next((b.rows for b in bias.blocks if b.label == block.label), None) if bias else None
+            rows = next((b.rows for b in bias.blocks if b.label == block.label), None) if bias is not None else None
             part = bias.tensor[rows] if bias is not None and rows is not None else None
             layer = f"{prefix}.{block.label}" if prefix else block.label
             yield Weight(p.name, layer, p.kind, p.tensor, p.owner, (block,), part)

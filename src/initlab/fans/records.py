@@ -91,6 +91,7 @@ class Parameter(NamedTuple):
         aliases: canonical names of other places the same parameter stands at (tied weights).
         held: how other parameters hold it, or None for an ordinary parameter.
         refusal: why it cannot be written and what to do, or "".
+        doubt: why its module's class is not believed, so that its kind is unknown, or "".
     """
 
     name: str
@@ -102,6 +103,7 @@ class Parameter(NamedTuple):
     aliases: tuple[str, ...] = ()
     held: Held | None = None
     refusal: str = ""
+    doubt: str = ""
 
     def __repr__(self) -> str:
         aliases = f", aliases={self.aliases}" if self.aliases else ""

@@ -131,11 +131,12 @@ def _device(device: torch.device | str | None) -> torch.device:
 
 def _check(tasks: Plan, strict: bool, meta: bool) -> None:
     for task in tasks:
-        name = task.parameter.name
+        name, doubt = task.parameter.name, task.parameter.doubt
         if strict and task.rule == "left":
+            why = f" ({doubt})" if doubt else ""
             raise UserError(
-                f"{name} is of a kind initlab does not know: name it in kinds=, give it a rule of its own, leave it "
-                "out with skip=, or strict=False."
+                f"{name} is of a kind initlab does not know{why}: name it in kinds=, give it a rule of its own, leave "
+                "it out with skip=, or strict=False."
             )
         if strict and task.rule == "unmatched":
             raise UserError(f"{name} matches no rule: add '*' as the last one, skip= it, or strict=False.")
@@ -147,5 +148,7 @@ def _check(tasks: Plan, strict: bool, meta: bool) -> None:
 
 def _reset_statistics(parts: Sequence[Part], wanted: Request) -> None:
     for name, owner in parts:
-        if isinstance(owner, nn.modules.batchnorm._NormBase) and wanted.means(f"{name}.running_mean"):
+        if not isinstance(owner, nn.modules.batchnorm._NormBase) or owner._buffers.get("running_mean") is None:
+            continue
+        if getattr(owner, "track_running_stats", False) and wanted.means(f"{name}.running_mean"):
             owner.reset_running_stats()

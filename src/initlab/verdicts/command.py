@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from initlab.diagnostics import Diagnosis, examine
 from initlab.diagnostics.batch import in_order
+from initlab.diagnostics.blame import tell_own_bug
 from initlab.diagnostics.expected import misfit
 from initlab.errors import UserError
 from initlab.scalars import read_yaml
@@ -52,6 +53,7 @@ def run(
     except UserError:
         raise
     except Exception as error:  # whatever the module's own code raises
+        tell_own_bug(error, target)
         raise UserError(misfit(target, module, inputs, error)) from error
     verdicts = judge(found)
     if csv is not None:
