@@ -25,6 +25,7 @@ NUMBERS = {
     "targets": -2,
     "histograms": -1,
     "display": -1,
+    "randomness": -1,
     "activations": 0,
     "data": 0,
     "fans": 0,

@@ -20,6 +20,7 @@ from initlab.diagnostics.scene import Scene
 from initlab.diagnostics.state import as_found, idle_norms, in_double, undisturbed
 from initlab.diagnostics.weights import Weight, weights_of
 from initlab.errors import UserError, whole_seed
+from initlab.randomness import set_global
 
 COLUMNS = ("step", "layer", "index", "stat", "value", "source")
 NETWORK, INPUT = "(model)", "(input)"
@@ -173,7 +174,7 @@ class _Look:
     ) -> tuple[Scene, Objective | None]:
         """Look in the module's own precision, or in float64 `instead_of` it."""
         double = instead_of is not None
-        torch.manual_seed(self.seed)
+        set_global("diagnosed passes", self.seed)
         learned = [p.requires_grad_() for p in self.module.parameters() if p.is_floating_point()]
         fresh_args, fresh_kwargs = copied(list(args), double), copied(dict(kwargs), double)
         listener = Listener(self.module, weights, size, in_order((fresh_args, fresh_kwargs)))
@@ -262,7 +263,7 @@ def _spectra(
     if mixes or not (isinstance(batch, Tensor) and batch.is_floating_point() and len(batch) == size):
         return []  # no single sample to differentiate
     inputs = batch[:SAMPLES].detach().clone().requires_grad_()
-    torch.manual_seed(seed)
+    set_global("diagnosed passes", seed)
     listener = Listener(module, weights, len(inputs), [])
     listener.scene.kept = {}
     listener.scene.grading = False

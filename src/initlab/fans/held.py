@@ -13,6 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from initlab.errors import UserError
+from initlab.randomness import set_global
 
 from .records import Held
 from .storage import without_memory
@@ -105,7 +106,7 @@ def _effective(steps: ParametrizationList) -> Tensor:
 def _assign(steps: ParametrizationList, value: Tensor) -> None:
     # Values are copied into the originals, as for every parameter: optimizers and captured graphs keep their storage.
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # some right inverses complete a basis at random
+        set_global("right inverse", device=torch.device("cpu"))  # some right inverses complete a basis at random
         for step in reversed(list(steps)):
             value = step.right_inverse(value)  # type: ignore[operator]
         values = [value] if steps.is_tensor else list(value)

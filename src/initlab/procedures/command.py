@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from initlab.errors import UserError
+from initlab.randomness import generator
 from initlab.targets import load_target
 
 from .coordinate import coordinate_check
@@ -34,9 +35,7 @@ def run(
         raise UserError(f"{target} is fed with what --input says: give a shape such as --input 64,32.")
     if seeds < 1:
         raise UserError(f"--seeds {seeds} must be at least 1.")
-    inputs = (
-        None if shape is None else torch.randn(numbers(shape, "--input"), generator=torch.Generator().manual_seed(0))
-    )
+    inputs = None if shape is None else torch.randn(numbers(shape, "--input"), generator=generator("coordinate inputs"))
     frame = coordinate_check(
         init,
         widths=numbers(widths, "--widths"),

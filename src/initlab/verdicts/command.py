@@ -13,6 +13,7 @@ from initlab.diagnostics.batch import in_order
 from initlab.diagnostics.blame import tell_own_bug
 from initlab.diagnostics.expected import misfit
 from initlab.errors import UserError
+from initlab.randomness import generator, set_global
 from initlab.scalars import read_yaml
 from initlab.targets import import_torchvision, load_target, said
 from initlab.verdicts.judge import judge
@@ -88,7 +89,7 @@ def built(target: str, keywords: Mapping[str, Any], seed: int) -> nn.Module:
         return found
     if not callable(found):
         raise UserError(f"{target} is a {type(found).__name__}, no torch.nn.Module and no callable that builds one.")
-    torch.manual_seed(seed)
+    set_global("made-up model", seed)
     try:
         module = found(**keywords)
     except Exception as error:  # whatever the user's own code raises
@@ -135,14 +136,14 @@ def inputs_of(shapes: Sequence[str], batch: int | None, tokens: int | None, seed
     if all(size[0] == 1 for size in sizes) and batch is None:
         largest = max(math.prod(size) for size in sizes) * (1 if tokens is None else PER_TOKEN)
         batch = 2 ** int(math.log2(max(2, min(MOST, NUMBERS // largest))))
-    generator = torch.Generator().manual_seed(seed)
+    drawing = generator("made-up inputs", seed)
     made = []
     for size in sizes:
         whole = size if batch is None else (batch, *size[1:])
         if tokens is None:
-            made.append(torch.randn(whole, generator=generator))
+            made.append(torch.randn(whole, generator=drawing))
         else:
-            made.append(torch.randint(tokens, whole, generator=generator))
+            made.append(torch.randint(tokens, whole, generator=drawing))
     return made[0] if len(made) == 1 else made
 
 
