@@ -281,6 +281,18 @@ def test_recurrent_weights_of_any_shape(shape):
     assert len(initlab.audit(values, "zeros")) == 3
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.uint8, torch.int8, torch.int32, torch.uint16, torch.bool, torch.float8_e4m3fn, torch.complex32, torch.half],
+)
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+def test_a_weight_of_any_dtype(tmp_path, dtype):
+    torch.save({"0.weight": torch.zeros(8, 8, dtype=dtype), "1.weight": torch.zeros(4, 4)}, tmp_path / "w.pt")
+    rows = initlab.audit(tmp_path / "w.pt", "zeros").set_index("name")
+    assert rows.ok["0.weight"] == (dtype in (torch.complex32, torch.half))
+    assert rows.ok["1.weight"]
+
+
 # ---- pickles
 
 
@@ -337,6 +349,14 @@ def test_whatever_is_in_a_file_is_one_sentence(tmp_path, content, suffix):
     with pytest.raises(UserError) as refused:
         load(path)
     assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_a_file_of_holes_is_not_read(tmp_path, name):
+    with open(tmp_path / name, "wb") as file:
+        file.truncate(2**43)
+    with pytest.raises(UserError, match=r"8192\.0 GiB and this machine has"):
+        load(tmp_path / name)
 
 
 def test_a_compressed_archive_is_not_unpacked(tmp_path):

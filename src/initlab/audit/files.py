@@ -1,5 +1,7 @@
 """Reading files of weights: tensors alone are read, and what else a file holds is named in one line."""
 
+import math
+import os
 import pickle
 import re
 import warnings
@@ -37,7 +39,24 @@ def load(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"{path} is no file: give package.module:callable, a .safetensors file or a saved state_dict.")
+    _refuse_larger_than_memory(path)
     return tensors_of(_safetensors(path) if path.suffix == ".safetensors" else _saved(path), str(path))
+
+
+def _refuse_larger_than_memory(path: Path) -> None:
+    # A file may be nearly all holes, and ask for more than the disk holds.
+    size, memory = path.stat().st_size, memory_size()
+    if size > memory:
+        gib = [f"{number / 2**30:.1f} GiB" for number in (size, memory)]
+        raise UserError(f"{path} has {gib[0]} and this machine has {gib[1]} of memory: save a part of it by itself.")
+
+
+def memory_size() -> float:
+    """Return the bytes of memory that this machine has, where the system tells."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return math.inf
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError
@@ -105,7 +104,7 @@ def _layer(called: str, own: Mapping[str, Tensor]) -> nn.Module:
         del layer._modules[child]
     for name, tensor in own.items():
         numbers = tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized
-        codes = not numbers and tensor.dtype != torch.bool and name.startswith(CODES)
+        codes = not numbers and name.startswith(CODES)
         if name.startswith(("running_", "num_batches")) or not (numbers or codes):
             layer._buffers[name] = tensor
         else:
@@ -125,7 +124,7 @@ def _guess(called: str, own: Mapping[str, Tensor]) -> nn.Module:
             nn.MultiheadAttention(1, 1, device="meta"), embed_dim=size, **({"kdim": size, "vdim": size} | wide)
         )
     weight, bias = own.get("weight"), own.get("bias")
-    if weight is None or weight.dtype == torch.bool:
+    if weight is None:
         return nn.Module()
     size = weight.numel()
     if "running_mean" in own:
