@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 import initlab
 from initlab.audit import passed
+from initlab.audit.command import audit_target
 from initlab.diagnostics import calls, diagnose, listen, tape
 from initlab.diagnostics.blame import own_frame
 from initlab.errors import OwnBug, UserError
@@ -189,10 +191,6 @@ def test_what_the_users_forward_raises_is_told_as_the_users(error, capsys):
     assert not isinstance(told, OwnBug)
 
 
-def bug(*_, **__):
-    raise KeyError("a bug of ours")
-
-
 @pytest.mark.parametrize(
     "place",
     [(listen.Listener, "_layer"), (listen.Listener, "__enter__"), (calls.Call, "measure_weight")],
@@ -212,6 +210,26 @@ def test_what_initlabs_own_code_raises_is_told_as_its_own(monkeypatch, tmp_path,
     ):
         with pytest.raises(OwnBug, match=r"KeyError in initlab/diagnostics/tape.py, line 2.*a bug of initlab"):
             work()
+
+
+def test_what_is_built_or_made_by_the_user_is_the_users_too(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "built_home.py").write_text(
+        "import initlab\nfrom torch import nn\n"
+        "def net(size):\n    return nn.Linear(size, 2)\n"
+        "def broken():\n    return {}['mine']\n"
+        "def uses():\n    net = nn.Linear(3, 2)\n    initlab.initialize_(net, 'he_normal')\n    return net\n"
+    )
+    for target, said in (("net", "TypeError"), ("broken", "KeyError: 'mine' in built_home.py")):
+        for build in (partial(run, shapes=["2,3"]), partial(audit_target, promise="zeros")):
+            with pytest.raises(UserError, match=said):
+                build(f"built_home:{target}")
+    own = {}
+    exec(compile("def broken(*_, **__):\n    return {}['ours']\n", str(tape.__file__), "exec"), own)
+    monkeypatch.setattr("initlab.initialize.fill.frame_of", own["broken"])
+    for build in (partial(run, shapes=["2,3"]), partial(audit_target, promise="zeros")):
+        with pytest.raises(OwnBug, match="KeyError in initlab"):
+            build("built_home:uses")
 
 
 def test_a_layer_that_does_not_fit_and_a_loss_that_raises_are_no_bugs_of_ours():

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from initlab.diagnostics.blame import tell_own_bug, theirs
 from initlab.errors import UserError
 from initlab.initialize import Spec
 from initlab.scalars import read_yaml
@@ -132,8 +133,9 @@ def built(target: str, keywords: Sequence[str]) -> Any:
         return found
     given = pairs(keywords, "--arg")
     try:
-        return found(**given)
+        return theirs(found, **given)
     except Exception as error:  # whatever the user's own code raises
+        tell_own_bug(error, target)
         raise UserError(f"{target} failed when it was called ({said(error)}): give it --arg key=value.") from error
 
 

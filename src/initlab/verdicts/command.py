@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from initlab.diagnostics import Diagnosis, examine
 from initlab.diagnostics.batch import in_order
-from initlab.diagnostics.blame import tell_own_bug
+from initlab.diagnostics.blame import tell_own_bug, theirs
 from initlab.diagnostics.expected import misfit
 from initlab.errors import UserError
 from initlab.randomness import generator, set_global
@@ -91,8 +91,9 @@ def built(target: str, keywords: Mapping[str, Any], seed: int) -> nn.Module:
         raise UserError(f"{target} is a {type(found).__name__}, no torch.nn.Module and no callable that builds one.")
     set_global("made-up model", seed)
     try:
-        module = found(**keywords)
+        module = theirs(found, **keywords)
     except Exception as error:  # whatever the user's own code raises
+        tell_own_bug(error, target)
         remedy = ": give its arguments with --arg key=value." if isinstance(error, TypeError) else "."
         raise UserError(f"{target} failed when it was called ({said(error)}){remedy}") from error
     if not isinstance(module, nn.Module):
@@ -163,8 +164,9 @@ def given(target: str, option: str, inputs: Any) -> Any:
     found = load_target(target, option)
     if callable(found) and not isinstance(found, (Tensor, nn.Module)):
         try:
-            found = found() if inputs is None else found(inputs)
+            found = theirs(found) if inputs is None else theirs(found, inputs)
         except Exception as error:  # whatever the user's own code raises
+            tell_own_bug(error, target)
             raise UserError(f"{option} {target} failed when it was called ({said(error)}).") from error
     if not isinstance(found, (Tensor, tuple, list, dict)):
         raise UserError(f"{option} {target} gives a {type(found).__name__}: it must give tensors.")
