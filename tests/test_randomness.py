@@ -106,6 +106,32 @@ def test_the_global_state_is_keyed_by_its_purpose():
         assert torch.equal(torch.rand(5), torch.rand(5, generator=generator("diagnosed passes", 3)))
 
 
+class Noisy(nn.Module):
+    """Draws from the global state in every mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(layer(x)) + torch.randn(x.shape)
+        return x
+
+
+@pytest.mark.parametrize("name", ["lsuv", "gradinit"])
+def test_a_procedure_does_not_depend_on_the_global_state(name):
+    found = []
+    for start in (1, 2):
+        torch.manual_seed(start)
+        net, x = Noisy(), torch.linspace(-1, 1, 128).view(16, 8)
+        state = torch.get_rng_state()
+        initlab.initialize_(net, name, act="tanh", inputs=x, seed=3)
+        assert torch.equal(state, torch.get_rng_state())
+        found.append(initlab.fingerprint(net))
+    assert found[0] == found[1]
+
+
 # ---- no stream is made elsewhere
 
 MAKERS = {"Generator", "RandomState", "SeedSequence", "Philox", "PCG64", "MT19937", "default_rng"}

@@ -4,6 +4,7 @@ import math
 import re
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -210,6 +211,24 @@ def test_what_initlabs_own_code_raises_is_told_as_its_own(monkeypatch, tmp_path,
     ):
         with pytest.raises(OwnBug, match=r"KeyError in initlab/diagnostics/tape.py, line 2.*a bug of initlab"):
             work()
+
+
+def test_a_library_that_raises_is_the_fault_of_what_called_it(monkeypatch):
+    own = {}
+    source = "import pandas as pd\ndef broken(*_, **__):\n    return pd.DataFrame({'a': [1]})['b']\n"
+    exec(compile(source, str(tape.__file__), "exec"), own)
+    monkeypatch.setattr(calls.Call, "measure_weight", own["broken"])
+    with pytest.raises(OwnBug, match="KeyError in initlab"):
+        diagnose(nn.Linear(3, 2), torch.zeros(2, 3))
+    monkeypatch.undo()
+
+    class Reads(nn.Linear):
+        def forward(self, x):
+            pd.DataFrame({"a": [1]})["b"]
+            return super().forward(x)
+
+    found = raised(lambda: diagnose(Reads(3, 2), torch.zeros(2, 3)))
+    assert isinstance(found, KeyError)
 
 
 def test_what_is_built_or_made_by_the_user_is_the_users_too(monkeypatch, tmp_path):

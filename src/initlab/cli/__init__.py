@@ -165,7 +165,7 @@ def audit(
     as_json: AsJson = False,
     junit: Annotated[str | None, typer.Option(metavar="FILE", help="Write JUnit XML for a CI job.")] = None,
 ) -> None:
-    """Test every parameter against what is promised: exit code 1 when one is broken or nothing was checked, 2 for bad input."""
+    """Test each parameter against its promise: exit code 1 when one is broken or none was checked, 2 for bad input."""
     given = locals()
     from initlab.audit.command import run
 

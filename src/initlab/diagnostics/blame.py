@@ -12,8 +12,11 @@ import torch
 from initlab.errors import OwnBug, UserError
 
 PACKAGE = Path(__file__).parents[1]
-LIBRARIES = tuple(map(str, (Path(torch.__file__).parent, Path(numpy.__file__).parent, sysconfig.get_path("stdlib"))))
-INSTALLED = tuple({str(Path(sysconfig.get_path(key))) for key in ("purelib", "platlib")})
+LIBRARIES = ("torch", "numpy", "scipy", "pandas", "safetensors")
+"""Packages that both initlab and a module call: what they raise is the fault of the code that called them."""
+
+HOMES = tuple(map(str, (Path(torch.__file__).parent, Path(numpy.__file__).parent, sysconfig.get_path("stdlib"))))
+INSTALLED = ("site-packages", "dist-packages")
 MODELS = PACKAGE / "models"
 """Modules of our own: what their `forward` raises is told as that of any other module."""
 
@@ -51,17 +54,19 @@ def own_frame(error: BaseException) -> traceback.FrameSummary | None:
                 return None
             if not path.is_relative_to(MODELS):
                 return frame
-        elif frame.filename.startswith(LIBRARIES) and not _other_package(frame.filename):
+        elif _is_library(path):
             running = running or "/torch/nn/modules/" in path.as_posix() or "/torch/autograd/" in path.as_posix()
         else:
             return None
     return None
 
 
-def _other_package(filename: str) -> bool:
-    # Installed packages lie below the standard library: a model of timm's is somebody's module.
-    inside = next((filename[len(place) :] for place in INSTALLED if filename.startswith(place)), "")
-    return bool(inside) and Path(inside.lstrip("/\\")).parts[0] not in ("torch", "numpy")
+def _is_library(path: Path) -> bool:
+    # Installed packages may lie below the standard library: a model of timm's is somebody's module all the same.
+    home = next((k for k, part in enumerate(path.parts) if part in INSTALLED), None)
+    if home is not None:
+        return path.parts[home + 1] in LIBRARIES
+    return str(path).startswith((*HOMES, "<frozen", "<string>", "<__array"))
 
 
 def tell_own_bug(error: BaseException, name: str) -> None:
