@@ -15,7 +15,7 @@ from initlab.diagnostics.expected import misfit
 from initlab.errors import UserError
 from initlab.targets import import_torchvision, load_target, said
 from initlab.verdicts.judge import judge
-from initlab.verdicts.record import Verdict
+from initlab.causes.record import Verdict
 from initlab.verdicts.screen import show
 
 NUMBERS, MOST = 2**20, 128

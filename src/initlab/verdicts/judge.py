@@ -3,7 +3,7 @@
 import pandas as pd
 
 from initlab.diagnostics import INPUT, NETWORK, Call, Diagnosis
-from initlab.verdicts.record import Verdict, ordered
+from initlab.causes.record import Verdict, ordered
 from initlab.verdicts.signal import of_signal
 from initlab.verdicts.units import of_units
 from initlab.verdicts.weights import of_weights

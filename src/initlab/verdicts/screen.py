@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from initlab.diagnostics import Call, Diagnosis
-from initlab.verdicts.record import Verdict
+from initlab.causes.record import Verdict
 
 WIDE = 100
 """Columns of a table that goes to a file or a pipe."""

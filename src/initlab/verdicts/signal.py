@@ -10,7 +10,7 @@ from statistics import median
 
 from initlab.activations import Activation
 from initlab.diagnostics import Call, Diagnosis
-from initlab.verdicts.record import Verdict, listed, power_of_ten
+from initlab.causes.record import Verdict, listed, power_of_ten
 from initlab.verdicts.remedy import needed, remedy_for
 
 PLAIN = {"activation", "pool", "scale", "shift"}

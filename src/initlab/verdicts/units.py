@@ -8,7 +8,7 @@ from scipy.special import bdtrc, stdtr
 
 from initlab.activations import Activation
 from initlab.diagnostics import Call, Diagnosis
-from initlab.verdicts.record import Verdict, capital, listed
+from initlab.causes.record import Verdict, capital, listed
 from initlab.verdicts.remedy import good_gain, needed, remedy_for
 
 SILENT = {"relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish"}

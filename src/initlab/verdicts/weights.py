@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from initlab.diagnostics import Call, Diagnosis
-from initlab.verdicts.record import SEVERITIES, Verdict, capital, listed, power_of_ten
+from initlab.causes.record import SEVERITIES, Verdict, capital, listed, power_of_ten
 from initlab.verdicts.scale import Law, factor, lawful, neighbours
 
 MANY = 0.5

@@ -1,0 +1,119 @@
+"""What rules are given: rows of one layer, what is known of the network, and the remedies that apply to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+KEEPERS = dict.fromkeys(("relu", "leaky_relu", "prelu"), "he_normal") | dict.fromkeys(
+    (
+        *("linear", "relu6", "elu", "celu", "selu", "gelu", "gelu_tanh", "silu", "mish", "hardswish"),
+        *("tanh", "hardtanh", "arctan", "softsign", "sin", "erf"),
+    ),
+    "critical",
+)
+"""Activation -> a scheme that keeps signal and gradient over many layers.
+
+Those that are missing have none: the critical weights of sigmoid and hardsigmoid are so large that units saturate, and
+softplus has no critical point.
+"""
+
+NOT_ZERO = ("sigmoid", "hardsigmoid", "softplus")
+"""Activations with φ(0) ≠ 0: units behind zero weights answer, all alike."""
+
+USUAL = {"tanh": 0.029, "hardtanh": 0.317, "erf": 0.083}
+"""Fraction of N(0, 1) outside an activation's interval, where that is more than 1 %."""
+
+PLAIN = ("mlp", "cnn")
+"""Models that are one chain of layers, as long as no norm stands between them."""
+
+SHALLOW = 4
+"""Hidden layers that sigmoid trains under an ordinary scheme."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the rows of one layer say: name of a statistic -> value; `units`, `samples`: 0 and 1 where unknown."""
+
+    layer: str
+    stats: Mapping[str, float] = field(default_factory=dict)
+    units: int = 0
+    samples: int = 1
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is known of a network beside its rows, as names of options; "" where unknown.
+
+    `gain`: of the scheme, `paper` unless it was chosen; `trainable_depth`: what theory gives it, None where unknown.
+    """
+
+    act: str = ""
+    scheme: str = ""
+    model: str = ""
+    norm: str = "none"
+    gain: str = "paper"
+    depth: int | None = None
+    trainable_depth: float | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether signals pass from layer to layer through nothing but the activation."""
+        return self.model in ("", *PLAIN) and self.norm == "none"
+
+    @property
+    def keeper(self) -> str:
+        """A scheme that keeps signal and gradient here, and is not the one that was run; "" where there is none.
+
+        >>> Network(act="tanh", scheme="ones").keeper, Network(act="sigmoid").keeper
+        ('critical', '')
+        """
+        found = KEEPERS.get(self.act, "")
+        return "" if found == self.scheme else found
+
+    def at_random(self) -> str:
+        """Say how to draw weights that are equal or zero.
+
+        >>> Network(act="relu", scheme="zeros").at_random()
+        'draw the weights at random with mean 0: init=he_normal'
+        """
+        drawn = self.keeper or ("glorot_normal" if self.scheme != "glorot_normal" else "lecun_normal")
+        return f"draw the weights at random with mean 0: init={drawn}{self._deep()}"
+
+    def rescaled(self, word: str) -> str:
+        """Say how to give the weights the size that the activation needs; `word`: smaller, larger, other.
+
+        >>> Network(act="tanh", scheme="torch_default").rescaled("larger")
+        'larger weights: init=critical has the size that tanh needs'
+        >>> Network(act="relu", scheme="he_normal", gain="3.0").rescaled("smaller")
+        'smaller weights: init.gain=paper instead of 3.0'
+        """
+        if self.keeper:
+            return f"{word} weights: init={self.keeper} has the size that {self.act} needs"
+        if KEEPERS.get(self.act) and self.gain != "paper":
+            return f"{word} weights: init.gain=paper instead of {self.gain}"
+        if KEEPERS.get(self.act):
+            return self.around()
+        if self.act in ("sigmoid", "hardsigmoid"):
+            if word == "smaller" and self.scheme != "glorot_normal":
+                return f"smaller weights: init=glorot_normal{self._deep()}"
+            return (
+                f"no size of weights keeps gradients over many layers of {self.act}: act=tanh with init=critical, "
+                f"act=relu with init=he_normal, {self.around()}"
+            )
+        if self.act == "softplus" and self.scheme != "autoinit":
+            return f"{word} weights: init=autoinit keeps the size of its signal, or act=relu with init=he_normal"
+        return f"{word} weights: init=lsuv measures their size for any activation" if self.scheme != "lsuv" else (
+            self.around()
+        )
+
+    def around(self) -> str:
+        """Say what helps where the weights have the right size already."""
+        if self.model in ("", *PLAIN):
+            return "fewer layers" + (", or a norm (model.norm=batch)" if self.norm == "none" and self.model else "")
+        if self.model == "resmlp":
+            return "model.branch=inverse_sqrt_depth, or fewer blocks"
+        return "fewer blocks"
+
+    def _deep(self) -> str:
+        if self.act not in ("sigmoid", "hardsigmoid") or not self.plain or (self.depth or 0) <= SHALLOW:
+            return ""
+        return f" (and act=tanh or act=relu: over {self.depth} layers {self.act} loses its gradient under any scheme)"

@@ -1,0 +1,119 @@
+"""Causes that training shows: a rate that is too large or too small, too few steps, units that die on the way."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from initlab.causes import units
+from initlab.causes.network import Network, Reading
+from initlab.causes.record import Verdict, listed
+
+FEWEST = 8
+"""Logged losses that a trend takes."""
+
+CERTAIN = 3.0
+"""Standard errors by which the loss of the last quarter must lie below that of the quarter before."""
+
+HIGHER = 1.5
+"""Factor on the first losses above which a loss has risen."""
+
+MOVES, RESTS = 0.3, 1e-6
+"""‖ΔW‖/‖W‖ of one update from which on it is no small step, and below which weights hardly move."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of a run as they were logged, at their steps; `rate`: the learning rate, NaN where unknown."""
+
+    steps: Sequence[float]
+    values: Sequence[float]
+    rate: float = math.nan
+
+    @property
+    def quarters(self) -> list[np.ndarray]:
+        """Four runs of finite losses of equal length; [] where there are too few."""
+        values = np.asarray(self.values, dtype=float)
+        values = values[np.isfinite(values)]
+        return [] if len(values) < FEWEST else np.array_split(values, 4)
+
+
+def of_training(
+    losses: Losses, updates: Sequence[Reading], end: Sequence[Reading], network: Network, *, started: bool
+) -> list[Verdict]:
+    """Say what went wrong after step 0.
+
+    Arguments: `updates`: layers with their largest `update_ratio`; `end`: the last rows, with what units do; `started`:
+    step 0 was in order, so that a fault of the end comes from the updates.
+
+    >>> falling = Losses(range(40), [2.3 - 0.02 * k for k in range(40)], rate=0.01)
+    >>> [v.name for v in of_training(falling, [], [], Network(), started=True)]
+    ['too_few_steps']
+    """
+    killed = [*units.dead(end, network, " at the end"), *units.saturated(end, network, " at the end")] if started else []
+    fast = rate_too_large(losses, updates, bool(killed))
+    if killed and fast:
+        killed = [Verdict(v.severity, v.name, v.layers, f"{v.sentence} They were in order at step 0.") for v in killed]
+    found = [*killed, *(fast if started or not losses.quarters else [])]
+    if not found:
+        found = too_few_steps(losses)
+    if not found and started:
+        found = rate_too_small(losses, updates)
+    return found
+
+
+def rate_too_large(losses: Losses, updates: Sequence[Reading], killed: bool = False) -> list[Verdict]:
+    """Judge by the loss, which rises, or by updates that are large beside the weights while it does not fall."""
+    values = np.asarray(losses.values, dtype=float)
+    finite = values[np.isfinite(values)]
+    moved = [one for one in updates if MOVES <= one.stats.get("update_ratio", 0) < math.inf]
+    rate = shown(losses)
+    if not len(finite):
+        return []
+    first, high, last = finite[: max(1, len(finite) // 20)].mean(), finite.max(), finite[-max(1, len(finite) // 4) :]
+    if killed or high > HIGHER * first or (moved and last.mean() >= first):
+        what = f"the loss rose from {first:.3g} to {high:.3g}" if high > HIGHER * first else "the loss did not fall"
+        steps = ""
+        if moved:
+            most = max(moved, key=lambda one: one.stats["update_ratio"])
+            steps = f", and one update moved {listed([most.layer])} by {most.stats['update_ratio']:.0%} of its weights"
+        return [Verdict("fault", "rate_too_large", (), f"The rate{rate} is too large: {what}{steps}.", slower(losses))]
+    return []
+
+
+def too_few_steps(losses: Losses) -> list[Verdict]:
+    """Judge whether the loss still falls in the last quarter."""
+    quarters = losses.quarters
+    if not quarters:
+        return []
+    third, last = quarters[2], quarters[3]
+    error = math.sqrt(third.var() / len(third) + last.var() / len(last))
+    fall = third.mean() - last.mean()
+    if not fall > CERTAIN * error + 1e-4 * abs(third.mean()):
+        return []
+    text = (
+        f"It was stopped while it learned: too few steps. The loss still fell in the last quarter, from "
+        f"{third.mean():.3g} to {last.mean():.3g}, after {quarters[0][0]:.3g} at the start."
+    )
+    return [Verdict("fault", "too_few_steps", (), text, "more steps (train.steps or train.epochs)")]
+
+
+def rate_too_small(losses: Losses, updates: Sequence[Reading]) -> list[Verdict]:
+    """Judge weights that hardly move in any layer."""
+    ratios = [one.stats["update_ratio"] for one in updates if "update_ratio" in one.stats]
+    if not ratios or max(ratios) >= RESTS:
+        return []
+    text = f"The rate{shown(losses)} is too small: no update moved any layer by more than {max(ratios):.1e} of its weights."
+    return [Verdict("fault", "rate_too_small", (), text, "a rate that is ten or a hundred times larger")]
+
+
+def shown(losses: Losses) -> str:
+    """The rate as part of a sentence; "" where it is unknown."""
+    return f" {losses.rate:g}" if losses.rate == losses.rate else ""
+
+
+def slower(losses: Losses) -> str:
+    """How to move slower."""
+    third = f" (optim.lr={losses.rate / 3:.2g})" if losses.rate == losses.rate else ""
+    return f"a third of the rate{third}, optim.warmup or optim.clip_norm"
