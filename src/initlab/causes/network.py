@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 KEEPERS = dict.fromkeys(("relu", "leaky_relu", "prelu"), "he_normal") | dict.fromkeys(
     (
         *("linear", "relu6", "elu", "celu", "selu", "gelu", "gelu_tanh", "silu", "mish", "hardswish"),
-        *("tanh", "hardtanh", "arctan", "softsign", "sin", "erf"),
+        *("tanh", "hardtanh", "arctan", "softsign", "sin", "erf", "sigmoid", "hardsigmoid"),
     ),
     "critical",
 )
 """Activation -> a scheme that keeps signal and gradient over many layers.
 
-Those that are missing have none: the critical weights of sigmoid and hardsigmoid are so large that units saturate, and
-softplus has no critical point.
+softplus has no critical point. Under the critical weights of sigmoid and hardsigmoid many units saturate, and gradients
+keep their size all the same.
 """
 
 NOT_ZERO = ("sigmoid", "hardsigmoid", "softplus")
@@ -24,9 +24,6 @@ USUAL = {"tanh": 0.029, "hardtanh": 0.317, "erf": 0.083}
 
 PLAIN = ("mlp", "cnn")
 """Models that are one chain of layers, as long as no norm stands between them."""
-
-SHALLOW = 4
-"""Hidden layers that sigmoid trains under an ordinary scheme."""
 
 
 @dataclass(frozen=True)
@@ -63,47 +60,47 @@ class Network:
     def keeper(self) -> str:
         """A scheme that keeps signal and gradient here, and is not the one that was run; "" where there is none.
 
-        >>> Network(act="tanh", scheme="ones").keeper, Network(act="sigmoid").keeper
+        >>> Network(act="tanh", scheme="ones").keeper, Network(act="softplus").keeper
         ('critical', '')
         """
         found = KEEPERS.get(self.act, "")
         return "" if found == self.scheme else found
 
     def at_random(self) -> str:
-        """Say how to draw weights that are equal or zero.
+        """Say how to draw weights that are equal or zero, or that push all units to one side.
 
         >>> Network(act="relu", scheme="zeros").at_random()
-        'draw the weights at random with mean 0: init=he_normal'
+        'init=he_normal: random weights of mean 0, of the size that relu needs'
         """
-        drawn = self.keeper or ("glorot_normal" if self.scheme != "glorot_normal" else "lecun_normal")
-        return f"draw the weights at random with mean 0: init={drawn}{self._deep()}"
+        if self.keeper:
+            return self._keep()
+        usual = ["autoinit", "lecun_normal"] if self.act == "softplus" else ["glorot_normal", "lecun_normal"]
+        return f"init={next(name for name in usual if name != self.scheme)}: random weights of mean 0"
 
     def rescaled(self, word: str) -> str:
         """Say how to give the weights the size that the activation needs; `word`: smaller, larger, other.
 
         >>> Network(act="tanh", scheme="torch_default").rescaled("larger")
-        'larger weights: init=critical has the size that tanh needs'
+        'init=critical: random weights of mean 0, of the size that tanh needs'
         >>> Network(act="relu", scheme="he_normal", gain="3.0").rescaled("smaller")
         'smaller weights: init.gain=paper instead of 3.0'
         """
         if self.keeper:
-            return f"{word} weights: init={self.keeper} has the size that {self.act} needs"
+            return self._keep()
         if KEEPERS.get(self.act) and self.gain != "paper":
             return f"{word} weights: init.gain=paper instead of {self.gain}"
         if KEEPERS.get(self.act):
             return self.around()
-        if self.act in ("sigmoid", "hardsigmoid"):
-            if word == "smaller" and self.scheme != "glorot_normal":
-                return f"smaller weights: init=glorot_normal{self._deep()}"
-            return (
-                f"no size of weights keeps gradients over many layers of {self.act}: act=tanh with init=critical, "
-                f"act=relu with init=he_normal, {self.around()}"
-            )
         if self.act == "softplus" and self.scheme != "autoinit":
             return f"{word} weights: init=autoinit keeps the size of its signal, or act=relu with init=he_normal"
-        return f"{word} weights: init=lsuv measures their size for any activation" if self.scheme != "lsuv" else (
-            self.around()
+        return (
+            f"{word} weights: init=lsuv measures their size for any activation"
+            if self.scheme != "lsuv"
+            else (self.around())
         )
+
+    def _keep(self) -> str:
+        return f"init={self.keeper}: random weights of mean 0, of the size that {self.act} needs"
 
     def around(self) -> str:
         """Say what helps where the weights have the right size already."""
@@ -112,8 +109,3 @@ class Network:
         if self.model == "resmlp":
             return "model.branch=inverse_sqrt_depth, or fewer blocks"
         return "fewer blocks"
-
-    def _deep(self) -> str:
-        if self.act not in ("sigmoid", "hardsigmoid") or not self.plain or (self.depth or 0) <= SHALLOW:
-            return ""
-        return f" (and act=tanh or act=relu: over {self.depth} layers {self.act} loses its gradient under any scheme)"

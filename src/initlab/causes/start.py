@@ -21,7 +21,7 @@ def of_start(layers: Sequence[Reading], network: Network) -> list[Verdict]:
     >>> tanh = Network(act="tanh", scheme="ones")
     >>> rows = [Reading("a", {"duplicate_units": 3.0}, units=4), Reading("b", {"duplicate_units": 1.0}, units=2)]
     >>> [(v.name, v.remedy) for v in of_start(rows, tanh)]
-    [('copied_units', 'draw the weights at random with mean 0: init=critical')]
+    [('copied_units', 'init=critical: random weights of mean 0, of the size that tanh needs')]
     """
     if not layers:
         return []

@@ -14,7 +14,7 @@ FEWEST = 8
 """Logged losses that a trend takes."""
 
 CERTAIN = 3.0
-"""Standard errors by which the loss of the last quarter must lie below that of the quarter before."""
+"""Standard errors by which a mean must lie above another."""
 
 HIGHER = 1.5
 """Factor on the first losses above which a loss has risen."""
@@ -25,18 +25,28 @@ MOVES, RESTS = 0.3, 1e-6
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of a run as they were logged, at their steps; `rate`: the learning rate, NaN where unknown."""
+    """Losses and accuracies of a run as they were logged; `rate`: the learning rate, NaN where unknown."""
 
-    steps: Sequence[float]
-    values: Sequence[float]
+    values: Sequence[float] = ()
+    accuracies: Sequence[float] = ()
     rate: float = math.nan
 
-    @property
-    def quarters(self) -> list[np.ndarray]:
-        """Four runs of finite losses of equal length; [] where there are too few."""
-        values = np.asarray(self.values, dtype=float)
-        values = values[np.isfinite(values)]
-        return [] if len(values) < FEWEST else np.array_split(values, 4)
+
+def quarters(values: Sequence[float]) -> list[np.ndarray]:
+    """Split what is finite into four runs of equal length; [] where there is too little.
+
+    >>> [len(part) for part in quarters(range(10))], quarters([1.0, 2.0])
+    ([3, 3, 2, 2], [])
+    """
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known)]
+    return [] if len(known) < FEWEST else np.array_split(known, 4)
+
+
+def rises(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether one mean lies above another by `CERTAIN` standard errors."""
+    error = math.sqrt(before.var() / len(before) + after.var() / len(after))
+    return bool(after.mean() - before.mean() > CERTAIN * error + 1e-4 * abs(before.mean()))
 
 
 def of_training(
@@ -47,15 +57,17 @@ def of_training(
     Arguments: `updates`: layers with their largest `update_ratio`; `end`: the last rows, with what units do; `started`:
     step 0 was in order, so that a fault of the end comes from the updates.
 
-    >>> falling = Losses(range(40), [2.3 - 0.02 * k for k in range(40)], rate=0.01)
+    >>> falling = Losses([2.3 - 0.02 * k for k in range(40)], rate=0.01)
     >>> [v.name for v in of_training(falling, [], [], Network(), started=True)]
     ['too_few_steps']
     """
-    killed = [*units.dead(end, network, " at the end"), *units.saturated(end, network, " at the end")] if started else []
+    killed = (
+        [*units.dead(end, network, " at the end"), *units.saturated(end, network, " at the end")] if started else []
+    )
     fast = rate_too_large(losses, updates, bool(killed))
     if killed and fast:
         killed = [Verdict(v.severity, v.name, v.layers, f"{v.sentence} They were in order at step 0.") for v in killed]
-    found = [*killed, *(fast if started or not losses.quarters else [])]
+    found = [*killed, *(fast if started else [])]
     if not found:
         found = too_few_steps(losses)
     if not found and started:
@@ -83,18 +95,17 @@ def rate_too_large(losses: Losses, updates: Sequence[Reading], killed: bool = Fa
 
 
 def too_few_steps(losses: Losses) -> list[Verdict]:
-    """Judge whether the loss still falls in the last quarter."""
-    quarters = losses.quarters
-    if not quarters:
-        return []
-    third, last = quarters[2], quarters[3]
-    error = math.sqrt(third.var() / len(third) + last.var() / len(last))
-    fall = third.mean() - last.mean()
-    if not fall > CERTAIN * error + 1e-4 * abs(third.mean()):
+    """Judge whether it still learned in the last quarter: the loss fell, and it tells more apart than at the start."""
+    loss, right = quarters(losses.values), quarters(losses.accuracies)
+    if (
+        not loss
+        or not rises(loss[3], loss[2])
+        or (right and not rises(right[0][: max(2, len(right[0]) // 4)], right[3]))
+    ):
         return []
     text = (
-        f"It was stopped while it learned: too few steps. The loss still fell in the last quarter, from "
-        f"{third.mean():.3g} to {last.mean():.3g}, after {quarters[0][0]:.3g} at the start."
+        f"It was stopped while it learned, after too few steps: in the last quarter the loss still fell from "
+        f"{loss[2].mean():.3g} to {loss[3].mean():.3g} (it began with {loss[0][0]:.3g})."
     )
     return [Verdict("fault", "too_few_steps", (), text, "more steps (train.steps or train.epochs)")]
 
@@ -104,7 +115,8 @@ def rate_too_small(losses: Losses, updates: Sequence[Reading]) -> list[Verdict]:
     ratios = [one.stats["update_ratio"] for one in updates if "update_ratio" in one.stats]
     if not ratios or max(ratios) >= RESTS:
         return []
-    text = f"The rate{shown(losses)} is too small: no update moved any layer by more than {max(ratios):.1e} of its weights."
+    most = max(ratios)
+    text = f"The rate{shown(losses)} is too small: no update moved any layer by more than {most:.1e} of its weights."
     return [Verdict("fault", "rate_too_small", (), text, "a rate that is ten or a hundred times larger")]
 
 

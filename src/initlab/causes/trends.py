@@ -5,6 +5,7 @@ Bounds hold for a run of layers each of which is fed by the one before it throug
 
 import math
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 
 from initlab.causes.network import Reading
 from initlab.causes.record import Verdict, listed, power_of_ten
@@ -19,13 +20,13 @@ ALIKE, LOST = 1e-4, 1e-6
 """1 − c below which two inputs can hardly be told apart, and below which not at all."""
 
 SCALES = 6
-"""Depth scales ξ_c after which a network hardly trains: 1 − c has fallen to e⁻⁶.
+"""Depth scales ξ_c beyond which a network hardly trains; ξ_c is how many layers 1 − c takes to fall by a factor e.
 
 Source: Schoenholz et al. 2017, *Deep Information Propagation*.
 """
 
-GEOMETRIC = math.exp(-2)
-"""1 − c at the end over 1 − c in the middle, below which it falls geometrically; at criticality it falls to 1/4."""
+FAINT = 1e-2
+"""Part of 1 − c that is left at the end, below which inputs come to look the same if it falls geometrically."""
 
 
 def band(chain: Sequence[Reading]) -> float:
@@ -43,7 +44,7 @@ def change(chain: Sequence[Reading], stat: str, explained: Collection[str] = ())
     4.605
     """
     total = 0.0
-    for one, two in zip(chain, chain[1:], strict=False):
+    for one, two in pairwise(chain):
         if two.layer in explained or one.layer in explained:
             continue
         a, b = size(one, stat), size(two, stat)
@@ -123,14 +124,15 @@ def vanished(chain: Sequence[Reading], explained: Collection[str], larger: str) 
 
 
 def alike(chain: Sequence[Reading], *, why: str = "", remedy: str = "") -> list[Verdict]:
-    """Judge whether all inputs come to look the same: 1 − c falls by e⁻⁶ and goes on falling, or is nearly 0."""
+    """Judge whether all inputs come to look the same: 1 − c is nearly 0, or the depth exceeds 6 ξ_c as measured."""
     known = [(one.layer, one.stats["c"]) for one in chain if one.stats.get("c", math.nan) == one.stats.get("c")]
     if len(known) < LONG or len(known) < len(chain) or known[0][1] > 0.9:
         return []
     gaps = [1 - c for _, c in known]
-    before, after, middle = gaps[0], gaps[-1], gaps[len(gaps) // 2]
-    falls = after <= math.exp(-SCALES) * before and after <= GEOMETRIC * middle
-    if after > ALIKE and not falls:
+    before, after, half = gaps[0], gaps[-1], len(gaps) // 2
+    # ξ_c is measured over the second half; at criticality 1 − c falls there by 2 (tanh) or 4 (ReLU) at any depth.
+    fades = after <= FAINT * before and after <= math.exp(-SCALES * half / len(gaps)) * gaps[-1 - half]
+    if after > ALIKE and not fades:
         return []
     bound = max(ALIKE, after)
     where = next(layer for (layer, _), gap in zip(known, gaps, strict=True) if gap <= bound)

@@ -114,7 +114,11 @@ class Tape:
     def _write(self, tap: Tap, kind: str, x: Tensor, members: slice = ALL) -> list[Histogram]:
         """Count histograms, one per member, and write the statistics of this kind: read off them where they tell."""
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()  # numpy knows no bfloat16
-        counted = histograms(as_it_lies(x).cpu().numpy()) if self.histogram and kind not in ("delta", "inputs", "units") else []
+        counted = (
+            histograms(as_it_lies(x).cpu().numpy())
+            if self.histogram and kind not in ("delta", "inputs", "units")
+            else []
+        )
         for own, record in zip(self.histograms[members], counted, strict=False):
             own[kind, tap.index, tap.layer.name] = record
         finite = [bool(record.num and not record.nonfinite) for record in counted] or [False] * len(x)

@@ -13,10 +13,11 @@ import pandas as pd
 from initlab.causes import Losses, Network, Reading, Verdict, of_start, of_training
 from initlab.records import load, load_layers, load_metrics
 from initlab.report.layers import Blocks, blocks
-from initlab.report.runs import METRICS, TRAINABLE, rows_of, study, text
+from initlab.report.runs import TRAINABLE, rows_of, study, text
 from initlab.rounding import rounded
 
 START_STATS = ("q", "mean", "std", "c", "nonfinite", "weight_norm", "duplicate_units", "grad_mean_square")
+ACCURACIES = ("val_accuracy", "test_accuracy", "accuracy")
 UNIT_STATS = ("saturated_fraction", "dead_fraction")
 
 
@@ -55,7 +56,7 @@ def head(row: Mapping[str, Any]) -> str:
         step, layer = row.get("first_bad_step"), text(row.get("first_bad_layer"))
         where = f" at step {step:.0f}" if isinstance(step, (int, float)) and step == step else ""
         return f"The loss stopped being finite{where}{f', first in {layer}' if layer else ''}."
-    accuracy = next((row[k] for k in METRICS if k.endswith("accuracy") and row.get(k) == row.get(k) and k in row), None)
+    accuracy = next((row[k] for k in ACCURACIES if row.get(k) is not None and row[k] == row[k]), None)
     return "It did not train" + (f" (accuracy {rounded(100 * accuracy, 1)}%)." if accuracy is not None else ".")
 
 
@@ -76,7 +77,7 @@ def causes(row: Mapping[str, Any], found: Blocks | None, losses: Losses | None =
     """Return the causes that the rows of a run show: those of step 0 in the order of its layers, then training's."""
     network = network_of(row)
     start = of_start(readings(found, 0, row), network) if starts(found) else []
-    logged = losses if losses is not None else Losses((), (), rate_of(row))
+    logged = losses if losses is not None else Losses(rate=rate_of(row))
     blamed = [verdict for verdict in start if verdict.severity != "note"]
     if row["outcome"] == "diverged" and not any(verdict.name in BLOWS_UP for verdict in start):
         return [*start, diverged(row, logged, in_order=bool(found) and not blamed)]
@@ -151,9 +152,10 @@ def updates(found: Blocks | None) -> list[Reading]:
 def losses_of(row: Mapping[str, Any], metrics: pd.DataFrame | None) -> Losses:
     """Return the training losses that a run logged."""
     if metrics is None or "loss" not in metrics:
-        return Losses((), (), rate_of(row))
+        return Losses(rate=rate_of(row))
     some = metrics[metrics["loss"].notna()]
-    return Losses(some["step"].tolist(), some["loss"].astype(float).tolist(), rate_of(row))
+    right = metrics["accuracy"].dropna() if "accuracy" in metrics else ()
+    return Losses(some["loss"].astype(float).tolist(), [float(value) for value in right], rate_of(row))
 
 
 def rate_of(row: Mapping[str, Any]) -> float:

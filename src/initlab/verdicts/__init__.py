@@ -1,6 +1,6 @@
 """Measured rows in, plain sentences out: where the signal dies, which layers are at fault, what would mend it."""
 
-from initlab.verdicts.judge import judge
 from initlab.causes.record import SEVERITIES, Verdict
+from initlab.verdicts.judge import judge
 
 __all__ = ["SEVERITIES", "Verdict", "judge"]

@@ -9,13 +9,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from initlab.causes.record import Verdict
 from initlab.diagnostics import Diagnosis, examine
 from initlab.diagnostics.batch import in_order
 from initlab.diagnostics.expected import misfit
 from initlab.errors import UserError
 from initlab.targets import import_torchvision, load_target, said
 from initlab.verdicts.judge import judge
-from initlab.causes.record import Verdict
 from initlab.verdicts.screen import show
 
 NUMBERS, MOST = 2**20, 128

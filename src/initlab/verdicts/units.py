@@ -7,15 +7,15 @@ import torch
 from scipy.special import bdtrc, stdtr
 
 from initlab.activations import Activation
-from initlab.diagnostics import Call, Diagnosis
+from initlab.causes.network import Reading
 from initlab.causes.record import Verdict, capital, listed
+from initlab.causes.units import DEAD, NO_GRADIENT, SATURATED, dead_text, passes, saturated_text
+from initlab.diagnostics import Call, Diagnosis
+from initlab.diagnostics.facts import Facts
 from initlab.verdicts.remedy import good_gain, needed, remedy_for
 
 SILENT = {"relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish"}
 """Activations that are silent far on the left."""
-
-DEAD = 0.8
-"""Fraction of silent units that no healthy ReLU layer reaches: with all inputs alike it tends to a half."""
 
 TOLD_BY, FAR_LEFT = 8, -4.0
 """Samples from which silence is told by counting; mean/std of preactivations from which it is told without."""
@@ -25,9 +25,6 @@ PASSES = 0.05
 
 CHANCE = 1e-7
 """Probability below which a draw of zero mean cannot have silenced a layer: 10⁻⁵ for a network of a hundred."""
-
-SATURATED = 0.25
-"""Fraction of preactivations outside the interval, beyond that of N(0, 1), that counts as a saturated layer."""
 
 TOO_LARGE = 1.5
 """Factor on the std that an activation needs from which on the weights are to blame, not what comes in."""
@@ -111,10 +108,7 @@ def dead(calls: Sequence[Call]) -> list[Verdict]:
     share = first.stats.get("dead_fraction", 1.0)
     many = f"{share:.0%} of the units" if share >= DEAD else "nearly all units"
     names = tuple(dict.fromkeys(call.layer for call in bad))
-    text = (
-        f"{capital(listed(names))} {'are' if len(names) > 1 else 'is'} dead: {many} of {first.layer} are silent on "
-        "every input, so they pass on nothing and get no gradient."
-    )
+    text = dead_text(capital(listed(names)), names, many)
     remedy = "start biases at 0"
     if _pushed(first) and first.facts is not None:
         text += (
@@ -133,6 +127,14 @@ def is_saturated(call: Call) -> bool:
     act = call.activation
     usual = sum(math.erfc(abs(b) / math.sqrt(2)) / 2 for b in act.saturation) if act and act.saturation else 0.0
     return call.stats.get("saturated_fraction", 0.0) >= SATURATED + usual and not is_dead(call)
+
+
+def _law_of(facts: Facts) -> str:
+    """Say mean and size of weights; one part in ten of the mean square is no chance."""
+    sigma = (facts.square * facts.fan_in) ** 0.5
+    if 10 * facts.mean**2 <= facts.square:
+        return f"std {sigma:.3g}/√fan_in"
+    return f"mean {facts.mean:.3g}, which adds up over {facts.fan_in:.0f} inputs"
 
 
 def _smaller_input(call: Call) -> str:
@@ -154,11 +156,11 @@ def saturated(calls: Sequence[Call]) -> list[Verdict]:
     assert act is not None
     names = tuple(dict.fromkeys(call.layer for call in bad))
     mean, std = worst.stats["mean"], worst.stats["std"]
-    text = (
-        f"{capital(listed(names))} {'are' if len(names) > 1 else 'is'} saturated: "
-        f"{worst.stats['saturated_fraction']:.0%} of the inputs of {act.name} in {worst.layer} lie where it is flat, "
-        "its slope under 5 % of the largest, and gradients hardly pass."
-    )
+    text = saturated_text(capital(listed(names)), len(names), Reading(worst.layer, worst.stats), act.name)
+    zero = any(call.stats.get("grad_mean_square") == 0 for call in bad)
+    row = [Reading(c.layer, c.stats, c.units, c.samples) for c in calls if c.activation is not None]
+    passing = "" if zero or any(call.into & {"norm", "sum"} for call in calls) else passes(row)
+    text += NO_GRADIENT if zero else passing
     remedy = "make the weights smaller"
     if abs(mean) > 2 * std:
         text += f" They are pushed to one side: mean {mean:.3g}, std {std:.2g}."
@@ -166,11 +168,11 @@ def saturated(calls: Sequence[Call]) -> list[Verdict]:
     elif worst.facts is not None and worst.facts.square > 0 and worst.facts.fan_in == worst.facts.fan_in:
         sigma = (worst.facts.square * worst.facts.fan_in) ** 0.5
         good = good_gain(act)
-        text += f" Their std is {std:.2g}; the weights have std {sigma:.3g}/√fan_in."
+        text += f" Their std is {std:.2g}; the weights have {_law_of(worst.facts)}."
         if sigma > TOO_LARGE * (good[0] if good else 1.0):
-            remedy = f"make the weights smaller: {needed(act) or 'std 1/√fan_in is the usual start'}"
+            remedy = f"draw weights of mean 0, smaller ones: {needed(act) or 'std 1/√fan_in is the usual start'}"
         else:
             text += f" That is not too much: what comes in is large, of size {std / sigma:.2g}."
             remedy = _smaller_input(worst)
-    severity = "fault" if 2 * len(bad) >= sum(c.activation is not None for c in calls) else "warning"
+    severity = "fault" if 2 * len(bad) >= len(row) and not passing else "warning"
     return [Verdict(severity, "saturated_units", names, text, remedy)]
