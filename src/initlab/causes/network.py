@@ -22,6 +22,9 @@ NOT_ZERO = ("sigmoid", "hardsigmoid", "softplus")
 USUAL = {"tanh": 0.029, "hardtanh": 0.317, "erf": 0.083}
 """Fraction of N(0, 1) outside an activation's interval, where that is more than 1 %."""
 
+PATTERNS = ("identity", "dirac", "zero_hadamard", "sinusoidal")
+"""Schemes that draw nothing and are no constant: where a layer is wider than its input, equal units are meant."""
+
 PLAIN = ("mlp", "cnn")
 """Models that are one chain of layers, as long as no norm stands between them."""
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from initlab.causes.network import NOT_ZERO, USUAL, Network, Reading
+from initlab.causes.network import NOT_ZERO, PATTERNS, USUAL, Network, Reading
 from initlab.causes.record import Verdict, capital, listed, power_of_ten
 from initlab.causes.trends import change
 
@@ -77,7 +77,9 @@ def copies(layers: Sequence[Reading], network: Network) -> list[Verdict]:
     bad = [
         one
         for one in layers[:-1]
-        if one.stats.get("weight_norm") != 0 and one.stats.get("duplicate_units", 0) >= max(1, MANY * one.units - 1)
+        if network.scheme not in PATTERNS
+        and one.stats.get("weight_norm") != 0
+        and one.stats.get("duplicate_units", 0) >= max(1, MANY * one.units - 1)
     ]
     if not bad:
         return []
@@ -158,7 +160,7 @@ def off_centre(layers: Sequence[tuple[str, float, float]], network: Network) -> 
     """Judge weights that do not average to 0; `layers`: name, mean of the weights, fan_in of those that do not.
 
     >>> off_centre([("a", 0.5, 784)], Network(act="relu"))[0].sentence
-    'The weights of layer a have mean 0.5 and add up over 784 inputs instead of cancelling: relu lets the signal explode.'
+    'The weights of layer a have mean 0.5 and add up over 784 inputs, not cancelling: relu lets the signal explode.'
     """
     if not layers:
         return []
@@ -168,7 +170,7 @@ def off_centre(layers: Sequence[tuple[str, float, float]], network: Network) -> 
     if network.act in SATURATING:
         effect = "saturates, and gradients hardly pass"
     text = (
-        f"The weights of {listed(names)} have mean {mean:.3g} and add up over {fan_in:.0f} inputs instead of "
+        f"The weights of {listed(names)} have mean {mean:.3g} and add up over {fan_in:.0f} inputs, not "
         f"cancelling: {network.act or 'the activation'} {effect}."
     )
     return [Verdict("fault", "weights_off_centre", tuple(names), text, network.at_random())]

@@ -23,7 +23,7 @@ def expected_causes(
     >>> [verdict.name for verdict in expected_causes(nodes, frame, ones, Network(act="tanh", scheme="ones"))]
     ['copied_units', 'weights_off_centre']
     """
-    named = {name: rows for name, rows in frame.groupby("layer")}
+    named = dict(iter(frame.groupby("layer")))
     chain = [node.layers[0] for node in nodes if isinstance(node, Branch)]
     residual = bool(chain)
     chain = chain or layers_of(nodes)

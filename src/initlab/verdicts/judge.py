@@ -51,13 +51,12 @@ def judge(found: Diagnosis | pd.DataFrame) -> list[Verdict]:
     weights = of_weights(found)
     units = of_units(found)
     causes = [v for v in (*weights, *units) if v.name in CAUSES]
-    copied = any(v.name == "copied_units" for v in causes)
     # Equal weights and a stack that is saturated throughout say nothing of how signal and gradient change over layers.
     local = [
         v for v in causes if v.name != "copied_units" and not (v.name == "saturated_units" and len(v.layers) >= LONG)
     ]
     explained = frozenset(layer for v in local for layer in v.layers)
-    return ordered([*weights, *units, *of_signal(found, explained, copied=copied), *of_inputs(found)])
+    return ordered([*weights, *units, *of_signal(found, explained, {v.name for v in causes}), *of_inputs(found)])
 
 
 def of_inputs(found: Diagnosis) -> list[Verdict]:

@@ -5,6 +5,7 @@ no attention, no gate. Elsewhere a scale does not add up over layers, and nothin
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import median
 
@@ -70,18 +71,18 @@ def chains(found: Diagnosis, explained: frozenset[str]) -> list[Chain]:
     return sorted(found_chains, key=lambda chain: -len(chain.calls))
 
 
-def of_signal(found: Diagnosis, explained: frozenset[str], copied: bool = False) -> list[Verdict]:
+def of_signal(found: Diagnosis, explained: frozenset[str], known: Collection[str] = ()) -> list[Verdict]:
     """Judge signals, gradients and correlations; `explained` layers are left out of every trend.
 
-    Arguments: `copied`: units are copies of one another, which makes inputs look the same.
+    Arguments: `known`: names of what has been found already; copied units, for one, make inputs look the same.
     """
     verdicts: list[Verdict] = []
     for chain in chains(found, explained)[:1]:
-        verdicts += [*signal(chain), *gradient(chain), *([] if copied else alike(chain))]
+        verdicts += [*signal(chain), *gradient(chain), *([] if "copied_units" in known else alike(chain))]
     if found.idle_norms:  # the network that trains has another scale
         return [*_one_remedy(verdicts), *idle(found), *([] if verdicts or explained else lost(found))]
     verdicts = [*_one_remedy(verdicts), *stream(found)]
-    if verdicts or explained or copied:
+    if verdicts or explained or known:
         return verdicts
     return [*confident(found), *lost(found)]
 
