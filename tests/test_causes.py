@@ -255,7 +255,7 @@ RUNS = {
     ("zeros", "relu", 10, 20, 0.01): ("Every layer is all zeros", "init=he_normal"),
     ("normal", "relu", 10, 20, 0.01): ("stopped being finite", "signal explodes", "init=he_normal"),
     ("torch_default", "tanh", 12, 20, 0.01): ("gradient dies", "look the same", "init=critical"),
-    ("he_normal", "relu", 3, 60, 0.002): ("too few steps", "more steps"),
+    ("he_normal", "relu", 2, 120, 0.005): ("too few steps", "more steps"),
     ("he_normal", "relu", 3, 30, 1e6): ("rate 1e+06 is too large", "optim.lr=3.3e+05"),
     ("he_normal", "relu", 2, 250, 0.05): (),
 }

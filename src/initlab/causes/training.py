@@ -13,8 +13,8 @@ from initlab.causes.record import Verdict, listed
 FEWEST = 8
 """Logged losses that a trend takes."""
 
-CERTAIN = 3.0
-"""Standard errors by which a mean must lie above another."""
+CERTAIN, LIKELY = 3.0, 2.0
+"""Standard errors by which a mean must lie above another, alone and beside a second sign of the same."""
 
 HIGHER = 1.5
 """Factor on the first losses above which a loss has risen."""
@@ -43,10 +43,10 @@ def quarters(values: Sequence[float]) -> list[np.ndarray]:
     return [] if len(known) < FEWEST else np.array_split(known, 4)
 
 
-def rises(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether one mean lies above another by `CERTAIN` standard errors."""
+def rises(before: np.ndarray, after: np.ndarray, errors: float = CERTAIN) -> bool:
+    """Whether one mean lies above another by so many standard errors."""
     error = math.sqrt(before.var() / len(before) + after.var() / len(after))
-    return bool(after.mean() - before.mean() > CERTAIN * error + 1e-4 * abs(before.mean()))
+    return bool(after.mean() - before.mean() > errors * error + 1e-4 * abs(before.mean()))
 
 
 def of_training(
@@ -97,11 +97,9 @@ def rate_too_large(losses: Losses, updates: Sequence[Reading], killed: bool = Fa
 def too_few_steps(losses: Losses) -> list[Verdict]:
     """Judge whether it still learned in the last quarter: the loss fell, and it tells more apart than at the start."""
     loss, right = quarters(losses.values), quarters(losses.accuracies)
-    if (
-        not loss
-        or not rises(loss[3], loss[2])
-        or (right and not rises(right[0][: max(2, len(right[0]) // 4)], right[3]))
-    ):
+    if not loss or not rises(loss[3], loss[2], LIKELY if right else CERTAIN):
+        return []
+    if right and not rises(right[0], right[3]):
         return []
     text = (
         f"It was stopped while it learned, after too few steps: in the last quarter the loss still fell from "

@@ -64,7 +64,7 @@ def said(begin: str, found: Sequence[Verdict], rows: bool) -> str:
     """Join the causes and their remedies, each remedy once."""
     if not found:
         return (
-            f"{begin} Nothing is wrong at step 0, and the losses show no clear trend: more steps or another rate may help."
+            f"{begin} Nothing is wrong at step 0, and its losses show no trend: more steps or another rate may help."
             if rows
             else f"{begin} No layer rows tell why."
         )
