@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 import initlab
 from initlab.activations import ACTIVATIONS
-from initlab.diagnostics import STATS, Tape, diagnose, examine
+from initlab.diagnostics import STATS, Tape, examine
 from initlab.diagnostics.symmetry import effective_rank
 from initlab.ensemble import stack
 from initlab.errors import UserError
 from initlab.initialize import initialize_
 from initlab.models import build
+from initlab.verdicts import diagnose
 
 
 def draw(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:

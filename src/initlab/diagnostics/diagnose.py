@@ -54,7 +54,7 @@ class Diagnosis:
     idle_norms: int = 0
 
 
-def diagnose(
+def examine(
     module: nn.Module,
     batch: Batch,
     *,
@@ -63,8 +63,8 @@ def diagnose(
     classes: int | None = None,
     jacobian: bool | None = None,
     seed: int = 0,
-) -> pd.DataFrame:
-    """Measure every layer of any module on one batch, and return one row per layer and statistic.
+) -> Diagnosis:
+    """Measure every layer of any module on one batch: one row per layer and statistic, and the facts of verdicts.
 
     Layers are listed in order of execution; one that is called twice has two indices. A layer's preactivation is its
     output, or, where the module declares `weight_layers`, the input of the activation declared there. Activations are
@@ -86,32 +86,10 @@ def diagnose(
         seed: of random targets and of whatever the module draws.
 
     Raises:
-        UserError: a module without parameters, lazy or meta parameters, a batch that the module or one of its layers
-            cannot take, targets that do not fit. What else the module's own `forward` raises comes through as it is.
+        UserError: a module without parameters, lazy or meta parameters, targets that do not fit. What the module's own
+            `forward` raises comes through as it is, also of a batch that it cannot take: `initlab.diagnostics.expected`
+            explains it.
 
-    >>> torch.manual_seed(0) and None
-    >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
-    >>> frame = diagnose(net, torch.randn(32, 8))
-    >>> frame[frame.stat == "dead_fraction"][["layer", "index", "source"]].values.tolist()
-    [['0', 1, 'measured']]
-    """
-    with fitting("the module", module, batch):
-        return examine(module, batch, targets=targets, loss=loss, classes=classes, jacobian=jacobian, seed=seed).frame
-
-
-def examine(
-    module: nn.Module,
-    batch: Batch,
-    *,
-    targets: Any = None,
-    loss: Callable[..., Any] | None = None,
-    classes: int | None = None,
-    jacobian: bool | None = None,
-    seed: int = 0,
-) -> Diagnosis:
-    """Do what `diagnose` does, and return with the rows the facts that verdicts rest on.
-
-    A batch that the module cannot take ends in torch's own error here: `initlab.diagnostics.expected` explains it.
 
     >>> examine(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), torch.ones(2, 4)).calls[0].activation.name
     'tanh'
