@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -282,3 +284,12 @@ def test_a_run_says_what_went_wrong(runs, cell):
     assert bool(text) == bool(RUNS[cell]), text
     assert not any(words in text for words in NEVER)
     assert f"init={cell[0]}:" not in text
+
+
+def test_the_end_of_a_single_run_says_why(tmp_path):
+    asked = ["init=zeros", "act=tanh", "depth=3", "width=8", "data=gaussian", "train.steps=3", "log.tensorboard=false"]
+    train = Path(__file__).parents[1] / "train.py"
+    done = subprocess.run([sys.executable, str(train), *asked], cwd=tmp_path, capture_output=True, text=True)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("went wrong")]
+    assert "Every layer is all zeros" in line
+    assert "init=critical" in line
