@@ -12,7 +12,7 @@ from initlab.diagnostics.batch import Batch, arguments, batch_size, copied, in_o
 from initlab.diagnostics.calls import Call, Sum
 from initlab.diagnostics.expected import fitting
 from initlab.diagnostics.facts import with_twins
-from initlab.diagnostics.jacobian import affordable, write_jacobians
+from initlab.diagnostics.jacobian import affordable, looked_at, write_jacobians
 from initlab.diagnostics.listen import Listener
 from initlab.diagnostics.objective import Objective, objective
 from initlab.diagnostics.scene import Scene
@@ -106,8 +106,9 @@ def examine(
         scene, found = look(weights, args, kwargs, size)
         _second_look(look, weights, scene, args, kwargs, size)
         budget = None if jacobian else BUDGET
-        if jacobian is not False and any(affordable(scene.calls, size, SAMPLES, budget)):
-            again = _spectra(module, weights, batch, size, budget, seed)
+        if jacobian is not False and any(chosen := affordable(scene.calls, size, SAMPLES, budget)):
+            samples = looked_at(scene.calls, size, SAMPLES) if chosen[1] else SAMPLES
+            again = _spectra(module, weights, batch, size, budget, seed, samples)
             for call, other in zip(scene.calls, again, strict=False):
                 if call.layer == other.layer:
                     call.stats.update(_of_jacobian(other))
@@ -232,13 +233,19 @@ def jacobians(module: nn.Module, batch: Batch, *, budget: float = BUDGET, seed: 
 
 
 def _spectra(
-    module: nn.Module, weights: Sequence[Weight], batch: Batch, size: int, budget: float | None, seed: int
+    module: nn.Module,
+    weights: Sequence[Weight],
+    batch: Batch,
+    size: int,
+    budget: float | None,
+    seed: int,
+    samples: int = SAMPLES,
 ) -> list[Call]:
     """Hear a few samples once more, and write the Jacobians of the layers that the budget lasts for."""
     mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
     if mixes or not (isinstance(batch, Tensor) and batch.is_floating_point() and len(batch) == size):
         return []  # no single sample to differentiate
-    inputs = batch[:SAMPLES].detach().clone().requires_grad_()
+    inputs = batch[:samples].detach().clone().requires_grad_()
     torch.manual_seed(seed)
     listener = Listener(module, weights, len(inputs), [])
     listener.scene.kept = {}
