@@ -12,7 +12,7 @@ from initlab.causes.record import Verdict, capital, listed
 from initlab.causes.units import DEAD, NO_GRADIENT, SATURATED, dead_text, passes, saturated_text
 from initlab.diagnostics import Call, Diagnosis
 from initlab.diagnostics.facts import Facts
-from initlab.verdicts.remedy import good_gain, needed, remedy_for
+from initlab.verdicts.remedy import critical_at, good_gain, needed, remedy_for
 
 SILENT = {"relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish"}
 """Activations that are silent far on the left."""
@@ -129,6 +129,14 @@ def is_saturated(call: Call) -> bool:
     return call.stats.get("saturated_fraction", 0.0) >= SATURATED + usual and not is_dead(call)
 
 
+def _largest(act: Activation) -> str:
+    """Say the std of weights of an activation whose critical point saturates units: smaller ones lose the gradient."""
+    point = critical_at(act)
+    if point is None:
+        return "std 1/√fan_in is the usual start"
+    return f"critical is {point.sigma_w:.3g}/√fan_in, below which gradients die; or use tanh or relu"
+
+
 def _law_of(facts: Facts) -> str:
     """Say mean and size of weights; one part in ten of the mean square is no chance."""
     sigma = (facts.square * facts.fan_in) ** 0.5
@@ -170,7 +178,7 @@ def saturated(calls: Sequence[Call]) -> list[Verdict]:
         good = good_gain(act)
         text += f" Their std is {std:.2g}; the weights have {_law_of(worst.facts)}."
         if sigma > TOO_LARGE * (good[0] if good else 1.0):
-            remedy = f"draw weights of mean 0, smaller ones: {needed(act) or 'std 1/√fan_in is the usual start'}"
+            remedy = f"draw weights of mean 0, smaller ones: {needed(act) or _largest(act)}"
         else:
             text += f" That is not too much: what comes in is large, of size {std / sigma:.2g}."
             remedy = _smaller_input(worst)
