@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import initlab
 from initlab.activations import ACTIVATIONS, activation
 from initlab.causes import Losses, Network, Reading, Verdict, of_start, of_training
-from initlab.causes.network import KEEPERS, NOT_ZERO, PATTERNS, USUAL
+from initlab.causes.network import KEEPERS, NOT_ZERO, PATTERNS, UNSCALED, USUAL
 from initlab.diagnostics import Tape, examine
 from initlab.ensemble import stack
 from initlab.fans import Fans
@@ -177,6 +177,22 @@ def test_patterns_are_the_schemes_that_draw_nothing():
         if law.deterministic and law.distribution != "constant":
             found.add(name)
     assert found == set(PATTERNS)
+
+
+def test_schemes_that_look_at_no_fan_are_known():
+    found = set()
+    for name, scheme in SCHEMES.items():
+        if scheme.structural("dense", (4, 4)) is None and name not in PATTERNS:
+            laws = [scheme.law(Fans(n, n, 1), 1.0, "hidden", (n, n)) for n in (4, 64)]
+            if laws[0].variance == pytest.approx(laws[1].variance) and laws[0].mean == pytest.approx(laws[1].mean):
+                found.add(name)
+    assert found == set(UNSCALED)
+
+
+def test_a_stream_that_grows_is_not_blamed_on_weights_that_fit_a_layer():
+    for scheme, says in (("he_normal", "model.branch=inverse_sqrt_depth"), ("normal", "init=critical")):
+        assert says in Network(act="tanh", scheme=scheme, model="resmlp").rescaled("smaller")
+        assert "init=critical" in Network(act="tanh", scheme="he_normal", model="mlp").rescaled("smaller")
 
 
 @pytest.mark.parametrize("act", ["tanh", "relu", "sigmoid", "softplus", "custom", ""])

@@ -25,6 +25,9 @@ USUAL = {"tanh": 0.029, "hardtanh": 0.317, "erf": 0.083}
 PATTERNS = ("identity", "dirac", "zero_hadamard", "sinusoidal")
 """Schemes that draw nothing and are no constant: where a layer is wider than its input, equal units are meant."""
 
+UNSCALED = ("zeros", "ones", "constant", "uniform", "normal", "naive_normal", "truncated_normal")
+"""Schemes that look at no fan, whose weights have another size than a layer needs."""
+
 PLAIN = ("mlp", "cnn")
 """Models that are one chain of layers, as long as no norm stands between them."""
 
@@ -88,6 +91,8 @@ class Network:
         >>> Network(act="relu", scheme="he_normal", gain="3.0").rescaled("smaller")
         'smaller weights: init.gain=paper instead of 3.0'
         """
+        if self.model not in ("", *PLAIN) and self.scheme not in UNSCALED:
+            return self.around()  # what grows there is the stream: weights that fit a layer are too many of them
         if self.keeper:
             return self._keep()
         if KEEPERS.get(self.act) and self.gain != "paper":
@@ -95,12 +100,10 @@ class Network:
         if KEEPERS.get(self.act):
             return self.around()
         if self.act == "softplus" and self.scheme != "autoinit":
-            return f"{word} weights: init=autoinit keeps the size of its signal, or act=relu with init=he_normal"
-        return (
-            f"{word} weights: init=lsuv measures their size for any activation"
-            if self.scheme != "lsuv"
-            else (self.around())
-        )
+            return "init=autoinit, which keeps the size of the signal under softplus, or act=relu with init=he_normal"
+        if self.scheme == "lsuv":
+            return self.around()
+        return f"{word} weights: init=lsuv measures their size for any activation"
 
     def _keep(self) -> str:
         return f"init={self.keeper}: random weights of mean 0, of the size that {self.act} needs"
@@ -111,4 +114,6 @@ class Network:
             return "fewer layers" + (", or a norm (model.norm=batch)" if self.norm == "none" and self.model else "")
         if self.model == "resmlp":
             return "model.branch=inverse_sqrt_depth, or fewer blocks"
+        if self.model in ("torchvision", "custom"):
+            return "a norm in front of each layer, or branches that are scaled down"
         return "fewer blocks"

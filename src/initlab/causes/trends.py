@@ -143,6 +143,6 @@ def alike(chain: Sequence[Reading], *, why: str = "", remedy: str = "") -> list[
     )
     text = (
         f"{head} look the same from {listed([where])} on: the correlation of two different inputs rises from "
-        f"{known[0][1]:.2f} to {known[-1][1]:.6f}, {tail}.{why}"
+        f"{round(known[0][1], 2) + 0.0:.2f} to {known[-1][1]:.6f}, {tail}.{why}"
     )
     return [Verdict("fault" if after <= LOST else "warning", "inputs_alike", (where,), text, remedy)]

@@ -119,7 +119,7 @@ def _why(chain: Chain) -> str:
         return ""
     means = [c.facts.mean for c in chain.calls if c.facts is not None and c.facts.square > 0]
     if means and median(means) ** 2 * PUSHED > median(c.facts.square for c in chain.calls if c.facts is not None):
-        return f" The weights have mean {median(means):.3g}; {want} and mean 0."
+        return f" The weights have mean {median(means):.3g}; {want.replace('needs', 'needs mean 0 and std', 1)}."
     return f" The weights have std {chain.sigma:.3g}/√fan_in; {want}."
 
 

@@ -11,7 +11,6 @@ from initlab.causes.network import Reading
 from initlab.causes.record import Verdict, capital, listed
 from initlab.causes.units import DEAD, NO_GRADIENT, SATURATED, dead_text, passes, saturated_text
 from initlab.diagnostics import Call, Diagnosis
-from initlab.diagnostics.facts import Facts
 from initlab.verdicts.remedy import critical_at, good_gain, needed, remedy_for
 
 SILENT = {"relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish"}
@@ -137,14 +136,6 @@ def _largest(act: Activation) -> str:
     return f"critical is {point.sigma_w:.3g}/√fan_in, below which gradients die; or use tanh or relu"
 
 
-def _law_of(facts: Facts) -> str:
-    """Say mean and size of weights; one part in ten of the mean square is no chance."""
-    sigma = (facts.square * facts.fan_in) ** 0.5
-    if 10 * facts.mean**2 <= facts.square:
-        return f"std {sigma:.3g}/√fan_in"
-    return f"mean {facts.mean:.3g}, which adds up over {facts.fan_in:.0f} inputs"
-
-
 def _smaller_input(call: Call) -> str:
     words = {word for trace in call.fed.values() for word in trace}
     if "sum" in words:
@@ -152,6 +143,26 @@ def _smaller_input(call: Call) -> str:
     return (
         "normalise the data: (x − mean) / std" if 0 in call.fed else "make the weights of the layers before it smaller"
     )
+
+
+def _cause_of_saturation(call: Call, act: Activation) -> tuple[str, str]:
+    """Say of a saturated layer what is too large (its weights, their mean, a bias, what comes in), and the remedy."""
+    mean, std, facts = call.stats["mean"], call.stats["std"], call.facts
+    known = facts is not None and facts.square > 0 and facts.fan_in == facts.fan_in
+    if facts is not None and known and 10 * facts.mean**2 > facts.square:  # one part in ten is no chance
+        said = f" The weights have mean {facts.mean:.3g}, which adds up over {facts.fan_in:.0f} inputs."
+        return said, f"draw weights of mean 0, smaller ones: {needed(act) or _largest(act)}"
+    if abs(mean) > 2 * std:
+        said = f" They are pushed to one side: mean {mean:.3g}, std {std:.2g}."
+        return said, "start biases at 0, and give the layer inputs of mean 0"
+    if facts is None or not known:
+        return "", "make the weights smaller"
+    sigma = (facts.square * facts.fan_in) ** 0.5
+    said = f" Their std is {std:.2g}; the weights have std {sigma:.3g}/√fan_in."
+    good = good_gain(act)
+    if sigma > TOO_LARGE * (good[0] if good else 1.0):
+        return said, f"make the weights smaller: {needed(act) or _largest(act)}"
+    return f"{said} That is not too much: what comes in is large, of size {std / sigma:.2g}.", _smaller_input(call)
 
 
 def saturated(calls: Sequence[Call]) -> list[Verdict]:
@@ -163,24 +174,11 @@ def saturated(calls: Sequence[Call]) -> list[Verdict]:
     act = worst.activation
     assert act is not None
     names = tuple(dict.fromkeys(call.layer for call in bad))
-    mean, std = worst.stats["mean"], worst.stats["std"]
     text = saturated_text(capital(listed(names)), len(names), Reading(worst.layer, worst.stats), act.name)
     zero = any(call.stats.get("grad_mean_square") == 0 for call in bad)
     row = [Reading(c.layer, c.stats, c.units, c.samples) for c in calls if c.activation is not None]
     passing = "" if zero or any(call.into & {"norm", "sum"} for call in calls) else passes(row)
     text += NO_GRADIENT if zero else passing
-    remedy = "make the weights smaller"
-    if abs(mean) > 2 * std:
-        text += f" They are pushed to one side: mean {mean:.3g}, std {std:.2g}."
-        remedy = "start biases at 0, and give the layer inputs of mean 0"
-    elif worst.facts is not None and worst.facts.square > 0 and worst.facts.fan_in == worst.facts.fan_in:
-        sigma = (worst.facts.square * worst.facts.fan_in) ** 0.5
-        good = good_gain(act)
-        text += f" Their std is {std:.2g}; the weights have {_law_of(worst.facts)}."
-        if sigma > TOO_LARGE * (good[0] if good else 1.0):
-            remedy = f"draw weights of mean 0, smaller ones: {needed(act) or _largest(act)}"
-        else:
-            text += f" That is not too much: what comes in is large, of size {std / sigma:.2g}."
-            remedy = _smaller_input(worst)
+    said, remedy = _cause_of_saturation(worst, act)
     severity = "fault" if 2 * len(bad) >= len(row) and not passing else "warning"
-    return [Verdict(severity, "saturated_units", names, text, remedy)]
+    return [Verdict(severity, "saturated_units", names, text + said, remedy)]

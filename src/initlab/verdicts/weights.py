@@ -7,6 +7,7 @@ import torch
 from initlab.causes.record import SEVERITIES, Verdict, capital, listed, power_of_ten
 from initlab.causes.units import COPIES, MANY, zero_text
 from initlab.diagnostics import Call, Diagnosis
+from initlab.verdicts.remedy import remedy_for
 from initlab.verdicts.scale import Law, factor, lawful, neighbours
 
 
@@ -49,8 +50,10 @@ def zeros(found: Diagnosis) -> list[Verdict]:
     weights = [call for call in found.calls if call.facts is not None and call.facts.kind != "embedding"]
     act = inner[0].activation
     alike = act is not None and float(act(torch.zeros(()))) != 0
-    text = zero_text(_names(inner), len(inner) > 1 and all(map(is_zero, weights)), alike)
+    every = len(inner) > 1 and all(map(is_zero, weights))
+    text = zero_text(_names(inner), every, alike)
     remedy = "initialize it at random like any other; only the end of a residual branch, or a readout, may be zero"
+    remedy = (remedy_for(act) if every else "") or remedy
     return [Verdict("fault", "zero_layer", _names(inner), text, remedy)]
 
 
