@@ -18,6 +18,8 @@ from initlab.activations import ACTIVATIONS, activation
 from initlab.causes import Losses, Network, Reading, Verdict, of_start, of_training
 from initlab.causes.network import KEEPERS, NOT_ZERO, PATTERNS, UNSCALED, USUAL
 from initlab.diagnostics import Tape, examine
+from initlab.diagnostics.tape import unit_rows
+from initlab.diagnostics.weights import weights_of
 from initlab.ensemble import stack
 from initlab.fans import Fans
 from initlab.initialize import initialize_, plan, request
@@ -215,6 +217,30 @@ def test_causes_come_in_the_order_of_the_layers():
     found = of_start(rows, Network(act="relu6"))
     assert [verdict.layers[0] for verdict in found] == ["b", "c", "d"]
     assert [verdict.name for verdict in found] == ["dead_units", FLAT, EQUAL]
+
+
+def test_training_counts_the_equal_units_of_each_network():
+    nets = [network("ones", "tanh", 3), network("he_normal", "tanh", 3), network("ones", "tanh", 3)]
+    torch.nn.init.normal_(nets[2].hidden[1].bias)  # units that differ in their bias are no copies
+    counted = []
+    for group in (nets, nets[:1], nets[1:2]):
+        for part in stack(group).parts:
+            tape = Tape(part, step=0, interval=None, histogram=False)
+            tape.gradients(dict(zip(part.names, part.parameters, strict=True)))
+            counted += [[v for *_, stat, v, _ in rows if stat == "duplicate_units"] for rows in tape.rows]
+            later = Tape(part, step=5, interval=None, histogram=False)
+            later.gradients(dict(zip(part.names, part.parameters, strict=True)))
+            assert "duplicate_units" not in {row[3] for row in later.rows[0]}
+    equal, drawn_ = [WIDTH - 1.0] * 3 + [CLASSES - 1.0], [0.0] * 4
+    assert counted == [equal, drawn_, [WIDTH - 1.0, 0.0, WIDTH - 1.0, CLASSES - 1.0], equal, drawn_]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_units_of_a_convolution_are_compared_within_their_group(groups):
+    conv = torch.nn.Conv2d(4, 8, 3, groups=groups)
+    rows = unit_rows(conv.weight.detach()[None], conv, "hidden")
+    assert torch.equal(rows[0].double(), weights_of(conv)[0].units()[..., :-1])
+    assert unit_rows(torch.zeros(1, 5, 3), torch.nn.Embedding(5, 3), "embedding") is None
 
 
 # ---- theory and measurement side by side
