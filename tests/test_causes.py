@@ -256,6 +256,20 @@ def test_a_depth_beyond_the_forecast_is_said_beside_a_quiet_measurement():
     assert diagnose({**row, "outcome": "trained"}, None) == ""
 
 
+def test_a_depth_within_the_forecast_is_said_beside_a_loud_measurement():
+    loud = [Reading(f"hidden.{k}", {"q": 1.0, "grad_mean_square": 10.0**-k}) for k in range(10)]
+    for limit, says in ((16.2, "to about depth 16"), (math.inf, "to any depth"), (5.0, "")):
+        found = of_start([*loud, Reading("readout")], Network(act="tanh", depth=10, trainable_depth=limit))
+        assert found[0].name == "gradient_explodes"
+        assert [verdict.name for verdict in found[1:]] == (["within_trainable_depth"] if says else [])
+        assert all(says in verdict.sentence for verdict in found[1:])
+
+
+def test_rules_and_the_report_need_no_torch():
+    program = "import sys, initlab.causes, initlab.report.diagnosis; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
 # ---- training
 
 

@@ -11,6 +11,9 @@ from initlab.causes.trends import FAULTS, LONG, SCALES, alike, gradient, signal
 BLOCKS = 4
 """Layers of a residual network from which on its stream has a trend."""
 
+ENDS = {"signal_dies", "signal_explodes", "gradient_dies", "gradient_explodes", "inputs_alike"}
+"""Causes that end what a network can be trained to."""
+
 HIDE = {"overflow", "zero_layer"}
 """Causes that explain what signals and gradients do behind their layers."""
 
@@ -35,9 +38,10 @@ def of_start(layers: Sequence[Reading], network: Network) -> list[Verdict]:
     names = {verdict.name for verdict in found}
     if not names & HIDE:
         found += trends(layers[:-1], network, names)
-        found += [] if found else [*silent(layers), *beyond(network)]
+        found += [*silent(layers), *beyond(network)] if not found else within(network, found)
     place = {one.layer: index for index, one in enumerate(layers)}
-    return sorted(found, key=lambda verdict: min((place.get(layer, 0) for layer in verdict.layers), default=0))
+    end = len(layers)  # of what is about the whole network
+    return sorted(found, key=lambda verdict: min((place.get(layer, 0) for layer in verdict.layers), default=end))
 
 
 def trends(chain: Sequence[Reading], network: Network, found: set[str]) -> list[Verdict]:
@@ -76,6 +80,20 @@ def silent(layers: Sequence[Reading]) -> list[Verdict]:
         return []
     text = f"No gradient reaches {listed(zero)}: it is exactly zero there, and these layers cannot learn."
     return [Verdict("warning", "no_gradient", zero, text)]
+
+
+def within(network: Network, found: Sequence[Verdict]) -> list[Verdict]:
+    """Say that theory gives a network its depth by correlations alone, although layers break a bound."""
+    limit, depth = network.trainable_depth, network.depth
+    names = {verdict.name for verdict in found if verdict.severity != "note"}
+    if limit is None or depth is None or limit < depth or not network.plain or not names & ENDS:
+        return []
+    reach = f"to about depth {limit:.0f}" if math.isfinite(limit) else "to any depth"
+    text = (
+        f"Theory and measurement disagree: by its correlations alone ({SCALES} ξ_c) theory lets this network train "
+        f"{reach}, and what its {depth} layers show ends sooner."
+    )
+    return [Verdict("note", "within_trainable_depth", (), text)]
 
 
 def beyond(network: Network) -> list[Verdict]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from initlab.activations import Activation, activation
 from initlab.causes import Network, Verdict
+from initlab.causes.start import ENDS
 from initlab.causes.trends import WARNS
 from initlab.errors import UserError
 from initlab.initialize import Task
@@ -24,8 +25,6 @@ FLAT = 0.005
 """A factor per layer that is nearer to 1 than this is called none."""
 NEARLY = 1e-3
 """|χ₁ − 1| below which a network of any depth that is trained sees no difference to criticality."""
-LIMITS = {"signal_dies", "signal_explodes", "gradient_dies", "gradient_explodes", "inputs_alike", "saturated_units"}
-"""Causes that end what a network can be trained to."""
 ENDLESS = 10_000
 """Depths beyond are no limit."""
 
@@ -79,8 +78,7 @@ def outlook(
     point = phase_point(nodes, record) if record is not None else None
     best = _critical_gain(listed, point, record)
     causes = expected_causes(nodes, frame, drawn, _network(nodes, listed, record, gain)) if nodes else []
-    ends = {cause.name for cause in causes if (cause.name, cause.severity) != ("saturated_units", "warning")}
-    verdict = _verdict(nodes, frame, point, record, best, ends)
+    verdict = _verdict(nodes, frame, point, record, best, {cause.name for cause in causes})
     return Outlook(frame, nodes, point, verdict, best, tuple(causes))
 
 
@@ -233,7 +231,7 @@ def _depth(point: FixedPoint, act: Activation, q: np.ndarray) -> str:
 def _against(end: FixedPoint, depth: int, causes: Collection[str]) -> str:
     """Compare the depth that correlations allow with that of the network, and with what its layers will measure."""
     limit = abs(end.trainable_depth)
-    bad = LIMITS & set(causes)
+    bad = ENDS & set(causes)
     if end.kind == "repelling":
         return ""
     if limit < depth:
