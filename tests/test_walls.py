@@ -23,6 +23,7 @@ NUMBERS = {
     "forked": -3,
     "nursery": -2,
     "targets": -2,
+    "causes": -1,
     "histograms": -1,
     "display": -1,
     "randomness": -1,

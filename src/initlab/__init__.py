@@ -15,7 +15,7 @@ _HOMES = {
     "fingerprint": "initialize",
     # predict and diagnose
     "predict": "prediction",
-    "diagnose": "diagnostics",
+    "diagnose": "verdicts",
     # records
     "load": "records",
     "load_layers": "records",

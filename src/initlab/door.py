@@ -168,9 +168,21 @@ def task(composed: DictConfig) -> dict[str, Any]:
     except Exception as error:
         raise PastHydra(error) from error
     show_run(run_name(config), summary)
+    if summary["status"] == "diverged" or summary.get("trained") is False:
+        say_why(Path(summary["path"]))
     if summary["status"] == "failed":
         print(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.", file=sys.stderr)
     return summary
+
+
+def say_why(directory: Path) -> None:
+    """Print what the run's own rows say of why it did not train; the run itself is done and recorded."""
+    from initlab.report.diagnosis import explain
+
+    try:
+        print(f"went wrong   {explain(directory)}")
+    except (OSError, UserError) as error:
+        print(f"initlab: the rows of {directory} cannot be read back: {error}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

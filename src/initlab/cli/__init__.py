@@ -130,7 +130,7 @@ def diagnose(
     arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument for the callable.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, inputs and labels.")] = 0,
     evaluate: Annotated[bool, typer.Option("--eval", help="Look at it in evaluation mode.")] = False,
-    jacobian: Annotated[bool | None, typer.Option(help="Jacobians: always, never; else where they are cheap.")] = None,
+    jacobian: Annotated[bool | None, typer.Option(help="Jacobians: always (a minute), never; else if cheap.")] = None,
     every: Annotated[bool, typer.Option("--all", help="A line for every layer.")] = False,
     as_json: AsJson = False,
     csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write the measured rows there.")] = None,

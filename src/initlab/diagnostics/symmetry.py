@@ -101,6 +101,9 @@ def duplicate_units(x: Tensor) -> Tensor:
     """
     if x.shape[-2] == 1:
         return torch.zeros(x.shape[0], dtype=torch.float64)
+    first = x[..., 0].sort(dim=-1).values
+    if bool(torch.isfinite(first).all()) and not bool((first.diff(dim=-1) == 0).any()):
+        return torch.zeros(x.shape[0], dtype=torch.float64)  # no two units agree even in their first weight
     # A hash in wrapping integers: equal rows have equal keys however the sum is ordered, unlike a float projection.
     odd = torch.randint(-(2**62), 2**62, (x.shape[-1],), generator=generator("unit hashes")).to(x.device) * 2 + 1
     keys = torch.cat([_keys(rows, odd) for rows in x.split(max(1, HASHED // x[..., 0, :].numel()), dim=-2)], dim=-1)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def as_record(config: Config, found: Outlook) -> dict[str, Any]:
         "width": config.width,
         "data": config.data["name"],
         "verdict": found.verdict,
+        "causes": [asdict(cause) for cause in found.causes],
         "critical_gain": found.critical_gain,
         **point,
         "rows": found.frame.to_dict("records"),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from initlab.causes.record import Verdict
 from initlab.diagnostics import Diagnosis, examine
 from initlab.diagnostics.batch import in_order
 from initlab.diagnostics.blame import tell_own_bug, theirs
@@ -17,7 +18,6 @@ from initlab.randomness import generator, set_global
 from initlab.scalars import read_yaml
 from initlab.targets import import_torchvision, load_target, said
 from initlab.verdicts.judge import judge
-from initlab.verdicts.record import Verdict
 from initlab.verdicts.screen import show
 
 NUMBERS, MOST = 2**20, 128

@@ -7,8 +7,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from initlab.causes.record import Verdict
 from initlab.diagnostics import Call, Diagnosis
-from initlab.verdicts.record import Verdict
 
 WIDE = 100
 """Columns of a table that goes to a file or a pipe."""
@@ -48,12 +48,19 @@ def said(verdicts: Sequence[Verdict]) -> RenderableType:
     """Lay the verdicts out: severity, sentence, and the remedy below it."""
     if not any(verdict.severity != "note" for verdict in verdicts):
         verdicts = [*verdicts, Verdict("note", "healthy", (), NOTHING)]
+    return findings(verdicts)
+
+
+def findings(verdicts: Sequence[Verdict]) -> RenderableType:
+    """Lay findings out: severity, sentence, and the remedy below it, each remedy once."""
+    told: set[str] = set()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column()
     for verdict in verdicts:
         lines = [Text(verdict.sentence)]
-        if verdict.remedy:
+        if verdict.remedy and verdict.remedy not in told:
+            told.add(verdict.remedy)
             lines.append(Text(f"→ {verdict.remedy}", style="green"))
         label = "" if verdict.name == "healthy" else verdict.severity
         grid.add_row(Text(label, style=STYLES[verdict.severity]), Group(*lines))
