@@ -1,6 +1,7 @@
 """What a kill, a full disk or a damaged file does to a run directory: whole lines stay, reasons are given."""
 
 import errno
+import json
 import os
 import random
 import signal
@@ -63,7 +64,7 @@ def test_kill_9_leaves_files_that_can_be_read_and_gone_on_with(tmp_path, delay):
     assert len(metrics) >= steps
     assert len(load_histograms(tmp_path)) >= steps // 10
 
-    run = RunWriter.resume(tmp_path / "run", eval(position))
+    run = RunWriter.resume(tmp_path / "run", eval(position), {"init": {"name": "zeros"}, "seed": 1})
     run.scalars_block(range(steps, steps + 10), {"loss": np.arange(steps, steps + 10.0)})
     run.finish("completed")
     assert load_metrics(tmp_path)["loss"].tolist() == [float(step) for step in range(steps + 10)]
@@ -157,16 +158,19 @@ def test_what_was_written_in_part_is_cut_off_again(tmp_path):
         ("summary.json", b'{"status": "fine"}', "damaged", "its status is not one of completed"),
         ("summary.json", b'{"status": "completed", "config": 3}', "completed", ""),
         ("summary.json", None, "unfinished", ""),
-        ("config.yaml", b"{", "completed", ""),
+        ("config.yaml", b"{", "completed", "config.yaml has 1 bytes where"),
         ("metrics.csv", None, "completed", "metrics.csv is missing"),
-        ("metrics.csv", b"", "completed", "metrics.csv is empty"),
-        ("metrics.csv", b"step,loss\n0,1.0\n1,0", "completed", "metrics.csv ends in the middle of a line"),
-        ("layers.csv", b"step,layer\n0,hid", "completed", "layers.csv ends in the middle of a line"),
+        ("metrics.csv", b"", "completed", "metrics.csv has 0 bytes where"),
+        ("layers.csv", b"step,layer\n0,hid", "completed", "layers.csv has 16 bytes where"),
     ],
 )
 def test_damage_is_a_row_with_its_reason(tmp_path, name, content, status, problem):
     a_run(tmp_path / "good")
     a_run(tmp_path / "bad")
+    assert_said(tmp_path, name, content, status, problem)
+
+
+def assert_said(tmp_path, name, content, status, problem):
     (tmp_path / "bad" / name).unlink()
     if content is not None:
         (tmp_path / "bad" / name).write_bytes(content)
@@ -176,6 +180,26 @@ def test_damage_is_a_row_with_its_reason(tmp_path, name, content, status, proble
     found = runs["problem"].iloc[0]
     assert problem in found if problem else not found
     assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("config.yaml", b"{", ""),
+        ("metrics.csv", None, "metrics.csv is missing"),
+        ("metrics.csv", b"", "metrics.csv is empty"),
+        ("metrics.csv", b"step,loss\n0,1.0\n1,0", "metrics.csv ends in the middle of a line"),
+        ("layers.csv", b"step,layer\n0,hid", "layers.csv ends in the middle of a line"),
+    ],
+)
+def test_damage_of_a_run_without_checksums_is_seen_at_its_end(tmp_path, name, content, problem):
+    for run in ("good", "bad"):
+        a_run(tmp_path / run)
+        summary = json.loads((tmp_path / run / "summary.json").read_text())
+        for key in ("format", "crc32", "files"):
+            del summary[key]
+        (tmp_path / run / "summary.json").write_text(json.dumps(summary))
+    assert_said(tmp_path, name, content, "completed", problem)
 
 
 def test_a_run_without_a_readable_word_is_still_listed(tmp_path):
