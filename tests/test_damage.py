@@ -15,7 +15,6 @@ from tensorboard.compat.proto import event_pb2
 
 from initlab import load, load_layers
 from initlab.door import main
-from initlab.errors import UserError
 from initlab.experiment import checkpoint
 from initlab.records import load_histograms, load_metrics
 from initlab.training import loop
@@ -173,8 +172,8 @@ def check(sweeps: Path, state: str, number: int, capfd) -> str:
     assert not differing, f"{what} ends with other {sorted(differing)}: {said}"
     assert not load(place)["problem"].any(), what
     if state == "stopped":
-        for events in place.glob(f"s/*/{EVENTS}"):
-            assert {STEPS - 1, STEPS - 2} <= readable_steps(events), f"{what}: TensorBoard does not show the end"
+        for run in place.glob("s/*/config.yaml"):
+            assert {STEPS - 1, STEPS - 2} <= readable_steps(run.with_name(EVENTS)), f"{what}: the events"
     return "repaired"
 
 

@@ -372,7 +372,7 @@ def test_damage_costs_a_group_and_is_said(tmp_path, capfd, damage):
     assert {path: Path(path, "metrics.csv").read_bytes() for path in again["path"]} == kept
     rerun = [path for path in again["path"] if Path(path, "summary.json").stat().st_mtime_ns != stamps[path]]
     assert 1 <= len(rerun) <= 2
-    words = {"plan": "plan.json cannot be read", "summary": "summary.json cannot be read", "torn": "middle of a line"}
+    words = {"plan": "plan.json cannot be read", "summary": "summary.json cannot be read", "torn": "bytes where"}
     words |= {"checkpoint": "starts again, its checkpoint is no use", "config": "config.yaml cannot be read"}
     assert words.get(damage, "") in said
 

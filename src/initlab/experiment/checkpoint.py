@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +86,8 @@ def write(path: Path, payload: dict[str, Any]) -> None:
             make_directory(path.parent)
             with open(beside, "wb") as file:
                 counted = Counted(file)
-                torch.save(payload, counted)
-                file.write(SEAL.format(counted.bytes, counted.crc32).encode())
+                torch.save(payload, cast(IO[bytes], counted))
+                file.write(SEAL.format(counted.size, counted.crc32).encode())
             wait_for_disk(beside)
             if path.exists():
                 os.replace(path, before(path))
@@ -101,20 +101,16 @@ def write(path: Path, payload: dict[str, Any]) -> None:
             raise cause if isinstance(cause, OSError) else error from None
 
 
-class Counted(io.RawIOBase):
-    """A file to write into that counts the bytes and their CRC-32."""
+class Counted(io.BufferedIOBase):
+    """A file to write into that counts its bytes and computes their CRC-32."""
 
     def __init__(self, file: IO[bytes]):
-        self.file, self.bytes, self.crc32 = file, 0, 0
-
-    def writable(self) -> bool:
-        """Say that it can be written."""
-        return True
+        self.file, self.size, self.crc32 = file, 0, 0
 
     def write(self, data: Any) -> int:
         """Write, and count."""
         written = self.file.write(data)
-        self.bytes, self.crc32 = self.bytes + written, zlib.crc32(data, self.crc32)
+        self.size, self.crc32 = self.size + written, zlib.crc32(data, self.crc32)
         return written
 
 

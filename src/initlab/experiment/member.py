@@ -113,7 +113,8 @@ class Member:
         from safetensors.torch import save
 
         # Copies: tied weights share memory, which the format does not know.
-        self.writer.whole(name, save({key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}))
+        copies = {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}
+        self.writer.whole(name, save(copies))
 
     def finish(self, steps: int) -> None:
         """Write the summary: the run is over."""

@@ -18,8 +18,9 @@ from initlab.experiment.build import build_module, load_data, make_network, make
 from initlab.experiment.forecast import forecasts
 from initlab.experiment.member import Member, record_failure
 from initlab.experiment.start import rate_factors
-from initlab.records import RunWriter, environment
+from initlab.records import environment
 from initlab.records.files import side_by_side
+from initlab.records.mend import lost
 from initlab.training import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped, train
 
 Watch = Callable[[dict[str, Any]], None]
@@ -69,11 +70,8 @@ def run(
             ensemble, state = resumed(configs, directories, members, keeping, data, device)
         else:
             ensemble, state = begun(configs, directories, members, data, device)
-        for member in members if keeping is not None else ():
-            for remark in keeping.remarks:
-                member.writer.log(remark)
         if keeping is not None:
-            keeping.remarks += [sentence for member in members for sentence in member.writer.mended]
+            note(keeping.remarks, members)
         factors = tuple(rate_factors(c, net) for c, net in zip(configs, ensemble.networks, strict=True))
         plan = replace(plan, factors=factors if any(factors) else ())
         if state.step == 0:
@@ -88,6 +86,14 @@ def run(
             return [record_failure(first, directories[0], traceback.format_exc())]
         members[0].fail(traceback.format_exc())
     return [member.summary for member in members]
+
+
+def note(remarks: list[str], members: list[Member]) -> None:
+    """Write remarks about damage into the logs, and add what the runs themselves had to write again."""
+    for member in members:
+        for remark in remarks:
+            member.writer.log(remark)
+    remarks += [sentence for member in members for sentence in member.writer.mended]
 
 
 def begun(
@@ -137,7 +143,7 @@ def newest(keeping: Keeping, configs: Sequence[Config], directories: Sequence[Pa
         try:
             saved = checkpoint.load(path, configs)
             for directory, member in zip(directories, saved.members, strict=True):
-                if found := RunWriter.damage(directory, member["position"]):
+                if found := lost(directory, member["position"]):
                     raise checkpoint.Unusable(f"in {directory.name}, {found}")
         except checkpoint.Unusable as reason:
             reasons.append(str(reason))
@@ -145,8 +151,8 @@ def newest(keeping: Keeping, configs: Sequence[Config], directories: Sequence[Pa
         if reasons:
             # The next checkpoint must not keep the damaged one as the one before.
             keeping.path.unlink()
-            step = saved.state["step"]
-            keeping.remarks.append(f"the newest checkpoint is not used: {reasons[0]}; the one before goes on at step {step}")
+            instead = f"the one before goes on at step {saved.state['step']}"
+            keeping.remarks.append(f"the newest checkpoint is not used: {reasons[0]}; {instead}")
         return saved
     raise checkpoint.Unusable("; ".join(dict.fromkeys(reasons)))
 

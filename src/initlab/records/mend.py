@@ -1,16 +1,55 @@
 """What a resumed run can mend of its own directory: the configuration it records, and the ends of its views."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from initlab.records.events import whole_events
-from initlab.records.files import cut, replace
+from initlab.records.files import cut, door, replace
 from initlab.records.plain import from_json, from_yaml, to_yaml
-from initlab.records.sums import Sum, damage, first_damage, unsealed
+from initlab.records.sums import TABLES, WEIGHTS, Sum, damage, first_damage, unsealed
 from initlab.records.tables import flatten
 
 NAMED = 3  # keys that a sentence names
+EVENTS = "events.out.tfevents.initlab"
+VIEWS = ("run.log", EVENTS)
+
+
+def lost(path: Path, position: Mapping[str, Any]) -> str:
+    """Return why a run cannot go on where `RunWriter.position` was taken, or an empty string; nothing is written.
+
+    Only what a result rests on counts, tables and weights; the rest is what `mended` can write again.
+    """
+    files = position["files"]
+    with door(path):
+        found = (damage(path / name, files[name], may_be_longer=True) for name in (*TABLES, *WEIGHTS) if name in files)
+        return next(filter(None, found), "")
+
+
+def mended(
+    path: Path, position: Mapping[str, Any], settled: bytes, may_differ: Callable[[str], bool]
+) -> tuple[dict[str, Sum], list[str]]:
+    """Cut the files of a run back to a position, and write again what is damaged; return checksums, and what to say.
+
+    Arguments: `settled` is the run's own configuration as YAML, written whatever the directory records;
+    `may_differ(key)` says which keys may be recorded otherwise without a remark.
+    """
+    files, said = position["files"], []
+    sums = {name: Sum.of(record) for name, record in files.items()}
+    with door(path):
+        (path / "summary.json").unlink(missing_ok=True)
+        said += mend_config(path / "config.yaml", settled, may_differ)
+        replace(path / "config.yaml", settled)
+        sums["config.yaml"] = Sum().plus(settled)
+        if position["parameters"] and damage(path / "parameters.csv", files["parameters.csv"]):
+            replace(path / "parameters.csv", position["parameters"].encode())
+            said.append("parameters.csv was changed or missing: it was written again")
+        for name in VIEWS:
+            sums[name], remark = mend_view(path / name, files.get(name))
+            said += [remark] if remark else []
+    for name in TABLES:
+        cut(path / name, files.get(name, {"bytes": 0})["bytes"])
+    return sums, said
 
 
 def mend_config(path: Path, settled: bytes, may_differ: Callable[[str], bool]) -> list[str]:

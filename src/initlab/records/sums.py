@@ -23,18 +23,18 @@ _SEAL_LENGTH = len(_SEAL % 0)
 
 @dataclass(frozen=True)
 class Sum:
-    """How many bytes were written into a file, and their CRC-32.
+    """How many bytes were written into a file, and the CRC-32 of them.
 
     >>> Sum().plus(b"step,").plus(b"loss") == Sum().plus(b"step,loss")
     True
     """
 
-    bytes: int = 0
+    size: int = 0
     crc32: int = 0
 
     def plus(self, data: bytes) -> "Sum":
         """Return the checksum after more bytes were appended."""
-        return Sum(self.bytes + len(data), zlib.crc32(data, self.crc32))
+        return Sum(self.size + len(data), zlib.crc32(data, self.crc32))
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Sum":
@@ -43,7 +43,7 @@ class Sum:
 
     def record(self) -> dict[str, Any]:
         """Return it in plain values."""
-        return {"bytes": self.bytes, "crc32": f"{self.crc32:08x}"}
+        return {"bytes": self.size, "crc32": f"{self.crc32:08x}"}
 
 
 def damage(path: Path, record: Any, *, may_be_longer: bool = False) -> str:
@@ -66,7 +66,7 @@ def damage(path: Path, record: Any, *, may_be_longer: bool = False) -> str:
         return f"{path.name} has {found.st_size} bytes where {size} were written"
     done = Sum()
     with open(path, "rb") as file:
-        while done.bytes < size and (data := file.read(min(CHUNK, size - done.bytes))):
+        while done.size < size and (data := file.read(min(CHUNK, size - done.size))):
             done = done.plus(data)
     return "" if done.record() == dict(record) else f"{path.name} was changed after it was written"
 

@@ -12,20 +12,18 @@ import numpy as np
 from initlab.errors import UserError, nearest
 from initlab.histograms import Histogram
 from initlab.records.environment import environment
-from initlab.records.files import append, cut, door, replace, wait_for_disk
-from initlab.records.mend import mend_config, mend_view
+from initlab.records.files import append, door, replace, wait_for_disk
+from initlab.records.mend import EVENTS, VIEWS, lost, mended
 from initlab.records.plain import plain, to_json, to_yaml
-from initlab.records.sums import FORMAT, RECORDS, TABLES, WEIGHTS, Sum, damage, sealed
+from initlab.records.sums import FORMAT, RECORDS, TABLES, WEIGHTS, Sum, sealed
 from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, disarm, table_bytes
 from initlab.records.view import Row, View
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EVENTS = "events.out.tfevents.initlab"
 _TABLES = dict(zip(TABLES, (("step", *METRICS), LAYERS, HISTOGRAMS), strict=True))
-_VIEWS = ("run.log", EVENTS)
-_APPENDED = (*_TABLES, *_VIEWS)
+_APPENDED = (*TABLES, *VIEWS)
 _DURABLE = ("completed", "diverged")  # other runs are tried again by the next launch
 
 
@@ -71,15 +69,14 @@ class RunWriter:
             path.mkdir(parents=True, exist_ok=True)
             for name in ("summary.json", "parameters.csv", *WEIGHTS, *_APPENDED):
                 (path / name).unlink(missing_ok=True)
-        self._begin(path, settled, flush_seconds)
+        self._begin(path, settled, tensorboard, flush_seconds)
         self.whole("config.yaml", to_yaml(settled))
         self._unsynced.add(path.parent)
-        self._view = View(path / EVENTS) if tensorboard else None
         if self._view:
             self._view.begin(settled, hparams or {}, metrics)
         self.flush()
 
-    def _begin(self, directory: Path, config: dict[str, Any], flush_seconds: float) -> None:
+    def _begin(self, directory: Path, config: dict[str, Any], tensorboard: bool, flush_seconds: float) -> None:
         self.directory = directory
         self.mended: list[str] = []
         self._config = config
@@ -90,22 +87,7 @@ class RunWriter:
         self._row: tuple[int, dict[str, Any]] | None = None
         self._flush_seconds = flush_seconds
         self._due = time.monotonic() + flush_seconds
-        self._view: View | None = None
-
-    @staticmethod
-    def damage(directory: Path | str, position: Mapping[str, Any]) -> str:
-        """Return why a run cannot go on where `position` was taken, or an empty string; nothing is written.
-
-        Only what a result rests on counts: tables and weights. `resume` writes the configuration and
-        `parameters.csv` again, and leaves out what is damaged of `run.log` and the event file.
-        """
-        path = Path(directory)
-        with door(path):
-            for name in (*TABLES, *WEIGHTS):
-                if name in position["files"]:
-                    if found := damage(path / name, position["files"][name], may_be_longer=True):
-                        return found
-        return ""
+        self._view = View(directory / EVENTS) if tensorboard else None
 
     @classmethod
     def resume(
@@ -132,33 +114,20 @@ class RunWriter:
             UserError: a table is shorter than at that position, or was changed since.
         """
         path = Path(directory)
-        if found := cls.damage(path, position):
+        if found := lost(path, position):
             raise UserError(f"{path}: {found}: delete {path} and run this cell again.")
+        settled = plain(config)
+        sums, said = mended(path, position, to_yaml(settled), may_differ)
         run = cls.__new__(cls)
-        run._begin(path, plain(config), flush_seconds)
-        settled = to_yaml(run._config)
-        with door(path):
-            (path / "summary.json").unlink(missing_ok=True)
-            run.mended += mend_config(path / "config.yaml", settled, may_differ)
-        run._sums = {name: Sum.of(record) for name, record in position["files"].items()}
-        run.whole("config.yaml", settled)
-        run._parameters = position["parameters"]
-        if run._parameters and damage(path / "parameters.csv", position["files"]["parameters.csv"]):
-            run.whole("parameters.csv", run._parameters.encode())
-            run.mended.append("parameters.csv was changed or missing: it was written again")
-        for name in _VIEWS:
-            with door(path):
-                run._sums[name], said = mend_view(path / name, position["files"].get(name))
-            run.mended += [said] if said else []
-        for name in _TABLES:
-            cut(path / name, position["files"].get(name, {"bytes": 0})["bytes"])
-        run._view = View(path / EVENTS) if EVENTS in position["files"] else None
+        run._begin(path, settled, EVENTS in position["files"], flush_seconds)
+        run._sums, run._parameters, run.mended = sums, position["parameters"], said
+        run._unsynced = {path, path / "config.yaml", path / "parameters.csv"} if run._parameters else {path}
         for sentence in run.mended:
             run.log(sentence)
         return run
 
     def position(self) -> dict[str, Any]:
-        """Write all that waits, durably, and return what `resume` needs: the checksum of every file, in plain values."""
+        """Write all that waits, durably, and return what `resume` needs in plain values: the checksum of every file."""
         self.flush()
         self.sync()
         return {"files": {name: done.record() for name, done in self._sums.items()}, "parameters": self._parameters}
@@ -300,7 +269,7 @@ class RunWriter:
         before = self._sums.get(name, Sum())
         self._sums[name] = before.plus(added)
         if name in _TABLES:
-            self._unsynced |= {self.directory / name} if before.bytes else {self.directory / name, self.directory}
+            self._unsynced |= {self.directory / name} if before.size else {self.directory / name, self.directory}
 
 
 def _known(metric: str) -> str:

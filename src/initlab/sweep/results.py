@@ -38,10 +38,10 @@ class Results:
         row = self.rows.get(cell.directory)
         if row is None or row[1]["status"] == "unfinished" or not row[1]["problem"]:
             return None
-        if row[1]["problem"].startswith("config.yaml") and row[1]["status"] in FINISHED:
-            if rewrite_config(cell.directory):
-                self.read(cell)
-                return f"{cell.directory.name}: {row[1]['problem']}, so it was written again from summary.json"
+        only = row[1]["problem"].startswith("config.yaml") and row[1]["status"] in FINISHED
+        if only and rewrite_config(cell.directory):
+            self.read(cell)
+            return f"{cell.directory.name}: {row[1]['problem']}, so it was written again from summary.json"
         return f"{cell.directory.name}: {row[1]['problem']}, so it is run again"
 
     def read(self, cell: Cell) -> dict[str, Any]:

@@ -220,7 +220,8 @@ def skip(cells: Sequence[Cell], results: Results, ended: Ended) -> None:
         if cell.reason is None:
             continue
         row = results.rows.get(cell.directory)
-        fresh = row is None or (row[1]["status"], row[1].get("reason"), row[1]["problem"]) != ("skipped", cell.reason, "")
+        known = row and [row[1].get(key) for key in ("status", "reason", "problem")]
+        fresh = known != ["skipped", cell.reason, ""]
         if fresh:
             writer = RunWriter(cell.directory, cell.config.plain(), tensorboard=False)
             writer.finish("skipped", reason=cell.reason, hash=cell.hash)
