@@ -16,6 +16,7 @@ from initlab.config.compose import compose_config
 from initlab.errors import Interrupted
 from initlab.experiment import Keeping, Unusable, checkpoint, run
 from initlab.records import load
+from initlab.sweep.plan import PlanFile
 from initlab.training import loop
 
 TINY = ["depth=2", "width=6", "train.batch_size=50", "data=gaussian", "data.train_size=300", "data.test_size=60"]
@@ -255,6 +256,40 @@ def test_views_that_are_damaged_cost_no_training(tmp_path, whole):
     assert "resumed at step 7" in log.read_text()
     assert b"\0" not in log.read_bytes()
     assert max(event.step for event in EventFileLoader(str(events)).Load()) == 12
+
+
+# --- plans
+
+
+def plan(place: Path) -> PlanFile:
+    file = PlanFile(place / "plan.json", {"g0001": ["aa", "bb"], "g0002": ["cc"]})
+    file.write()
+    return file
+
+
+def test_no_flip_of_a_bit_changes_a_plan(tmp_path):
+    groups, rng = plan(tmp_path).groups, random.Random(0)
+    intact = (tmp_path / "plan.json").read_bytes()
+    for _ in range(200):
+        data = bytearray(intact)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (tmp_path / "plan.json").write_bytes(data)
+        found = PlanFile.read(tmp_path / "plan.json")
+        assert (found.groups, found.lost) == (groups, False)
+        assert "its copy .plan.json is used" in found.damage
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text('{"format": 2, "groups": {}}')])
+def test_a_plan_is_lost_only_with_its_copy(tmp_path, damage):
+    groups = plan(tmp_path).groups
+    damage(tmp_path / "plan.json")
+    found = PlanFile.read(tmp_path / "plan.json")
+    assert (found.groups, found.lost) == (groups, False)
+    (tmp_path / ".plan.json").write_bytes(b"")
+    found = PlanFile.read(tmp_path / "plan.json")
+    assert (found.groups, found.lost) == ({}, True)
+    assert "planned again" in found.damage
+    assert PlanFile.read(tmp_path / "none.json") == PlanFile(tmp_path / "none.json")
 
 
 # --- power cuts

@@ -17,6 +17,7 @@ import pytest
 from initlab.errors import UserError
 from initlab.histograms import histogram
 from initlab.records import RunWriter, load, load_histograms, load_layers, load_metrics, write_sweep
+from initlab.records.sums import RECORDS
 
 CONFIG = {"init": {"name": "he_normal"}, "act": {"name": "relu"}, "depth": 3, "width": [128, 64], "seed": 7}
 EVENTS = "events.out.tfevents.initlab"
@@ -226,6 +227,44 @@ def test_random_damage_never_raises(tmp_path, seed):
     for read in (load_metrics, load_layers, load_histograms):
         assert (read(runs)["path"] == str(run)).all()
     write_sweep(tmp_path, runs)
+
+
+def test_no_flip_of_a_bit_in_a_record_goes_unseen(tmp_path):
+    run, rng = a_run(tmp_path / "run"), random.Random(0)
+    records = sorted(path for path in run.iterdir() if path.name not in (EVENTS, "run.log"))
+    assert [path.name for path in records] == sorted([*RECORDS[:5], "summary.json"])
+    assert load(run)["problem"].tolist() == [""]
+    for path in records:
+        intact = path.read_bytes()
+        for _ in range(60):
+            data = bytearray(intact)
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            path.write_bytes(data)
+            assert path.name in load(run)["problem"].iloc[0], data
+        path.unlink()
+        path.mkdir()  # nor is what is no file
+        assert path.name in load(run)["problem"].iloc[0]
+        path.rmdir()
+        path.write_bytes(intact)
+
+
+def test_a_table_that_no_checksum_speaks_of_is_none_of_the_run(tmp_path):
+    run = RunWriter(tmp_path, CONFIG, tensorboard=False)
+    run.scalars(0, {"loss": 1.0})
+    run.finish("completed")
+    assert load(tmp_path)["problem"].tolist() == [""]
+    (tmp_path / "layers.csv").write_text("step,layer,index,stat,value,source\n")
+    assert load(tmp_path)["problem"].tolist() == ["layers.csv was not written by this run"]
+
+
+@pytest.mark.parametrize("files", [3, {"metrics.csv": 3}, {"metrics.csv": {"bytes": "9" * 5000}}, {"metrics.csv": {}}])
+def test_checksums_that_are_none_are_a_problem(tmp_path, files):
+    a_run(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    for key in ("format", "crc32"):
+        del summary[key]
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"files": files}))
+    assert "checksum" in load(tmp_path)["problem"].iloc[0]
 
 
 def test_a_torn_last_line_is_no_value(tmp_path):
