@@ -58,12 +58,12 @@ class Session:
     def make(self, wanted: Path, exactly: bool) -> Path:
         """Make the run's directory and return it; unless it is wanted exactly, one that no other run has taken."""
         from initlab.records.files import door as writing
-        from initlab.records.files import require_room
+        from initlab.records.files import make_directory, require_room
 
         require_room(wanted)
         with writing(wanted):
             for parent in reversed([path for path in wanted.parents if not path.exists()]):
-                parent.mkdir(exist_ok=True)
+                make_directory(parent)
                 self.made.append(parent)
             self.directory = self.take(wanted, exactly)
         return self.directory

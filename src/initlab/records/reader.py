@@ -13,6 +13,7 @@ import numpy as np
 from initlab.errors import UserError
 from initlab.histograms import BUCKETS
 from initlab.records.plain import from_json, from_yaml
+from initlab.records.sums import first_damage, unsealed
 from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, OPTIONS, flatten, rearm
 
 if TYPE_CHECKING:
@@ -139,9 +140,11 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flat configuration and the result of one run; damage becomes its `problem`."""
     result: dict[str, Any] = {"status": "", "problem": "", "path": str(directory)}
     config: Any = None
+    files: Any = None
     try:
-        summary = from_json((directory / "summary.json").read_bytes())
-        config = summary.pop("config", None)
+        data = (directory / "summary.json").read_bytes()
+        summary = unsealed(from_json(data), data)
+        config, files = summary.pop("config", None), summary.pop("files", None)
         if summary.get("status") not in STATUSES:
             raise ValueError(f"its status is not one of {', '.join(STATUSES)}")
         result |= {key: value for key, value in summary.items() if not isinstance(value, (dict, list))}
@@ -155,12 +158,17 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         except (OSError, ValueError) as error:
             config = {}
             result |= {"status": "damaged", "problem": f"config.yaml cannot be read ({_first_line(error)})"}
-    result["problem"] = result["problem"] or _torn(directory, result["status"])
+    result["problem"] = result["problem"] or _torn(directory, result["status"], files)
     return {key: _cell(value) for key, value in flatten(config).items()}, result
 
 
-def _torn(directory: Path, status: str) -> str:
-    """Return what is wrong with the tables of a finished run, as far as their last bytes tell."""
+def _torn(directory: Path, status: str, files: Any) -> str:
+    """Return what is wrong with the files of a finished run: by their checksums `files`, else by their last bytes."""
+    if files is not None:
+        try:
+            return first_damage(directory, files)
+        except (OSError, ValueError) as error:
+            return f"a file cannot be compared with its checksum ({_first_line(error)})"
     for name in ("metrics.csv", "layers.csv", "histograms.csv"):
         try:
             with open(directory / name, "rb") as file:

@@ -61,15 +61,15 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_table(path: Path, frame: "pd.DataFrame") -> None:
-    """Write a frame as CSV, whole or not at all, without its row labels; what is missing is an empty cell."""
+def table_bytes(frame: "pd.DataFrame") -> bytes:
+    """Return a frame as CSV without its row labels; what is missing is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")  # pandas' own takes a few milliseconds more, for every run
     writer.writerow(frame.columns)
     missing = frame.isna().to_numpy()
     for values, gone in zip(frame.itertuples(index=False, name=None), missing, strict=True):
         writer.writerow(["" if none else _cell(value) for value, none in zip(values, gone, strict=True)])
-    replace(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def _cell(value: object) -> object:
@@ -83,5 +83,5 @@ def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
         UserError: the directory cannot be written or its disk is full.
     """
     path = Path(directory) / "sweep.csv"
-    write_table(path, frame)
+    replace(path, table_bytes(frame))
     return path

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from initlab.errors import Interrupted, UserError, tell
-from initlab.experiment import record_failure
+from initlab.experiment import forget, record_failure
 from initlab.sweep.cells import Cell
 from initlab.sweep.executors import Executor, Job
 from initlab.sweep.plan import Group, PlanFile
@@ -159,7 +159,7 @@ class Launch:
             self.deaths[group.id] = reached
             self.say(f"the worker of group {group.id} was lost ({how}): the group is tried once more.")
             return [group]
-        task.checkpoint.unlink(missing_ok=True)
+        forget(task.checkpoint)
         return self.after_error(group, f"its worker was lost twice ({how})", "")
 
     def after_error(self, group: Group, error: str, trace: str) -> list[Group]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from initlab.errors import Interrupted, UserError, tell
-from initlab.records.files import door, replace
+from initlab.records.files import door, make_directory, replace
 
 PATIENCE = 5.0  # seconds before a wait is mentioned
 
@@ -24,7 +24,7 @@ def alone(directory: Path) -> Iterator[None]:
     """
     holder = directory / ".lock.json"
     with door(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         lock = FileLock(directory / ".lock", timeout=0)
         try:
             lock.acquire()

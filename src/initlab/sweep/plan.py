@@ -8,9 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 from initlab.records.files import replace
+from initlab.records.sums import sealed, unsealed
 from initlab.sweep.cells import Cell, group_key
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -28,28 +29,40 @@ class Group:
 
 @dataclass
 class PlanFile:
-    """`plan.json`: group id -> hashes of its cells, for all that was ever planned under this name."""
+    """`plan.json`: group id -> hashes of its cells, for all that was ever planned under this name.
+
+    A copy lies beside it as `.plan.json`: networks that train in other groups differ by rounding.
+    """
 
     path: Path
     groups: dict[str, list[str]] = field(default_factory=dict)
     damage: str = ""
+    lost: bool = False
 
     @classmethod
     def read(cls, path: Path) -> "PlanFile":
-        """Read the file; where it is damaged, `damage` says so and the groups are planned anew."""
+        """Read the file, or its copy where it is damaged; `damage` says so, and `lost` whether the copy is, too."""
         try:
-            found = json.loads(path.read_bytes())
-            groups = {str(name): [str(h) for h in hashes] for name, hashes in found["groups"].items()}
-            return cls(path, groups if found["format"] == FORMAT else {})
+            return cls(path, read_groups(path))
+        except FileNotFoundError as missing:
+            reason: Exception = missing
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = error
+        new = isinstance(reason, FileNotFoundError)
+        why = f"{path} is missing" if new else f"{path} cannot be read ({reason})"
+        try:
+            return cls(path, read_groups(copy_of(path)), f"{why}: its copy {copy_of(path).name} is used")
         except FileNotFoundError:
-            return cls(path)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return cls(path, damage=f"{path} cannot be read ({error}): its groups are planned anew")
+            return cls(path) if new else cls(path, damage=f"{why}: its groups are planned again", lost=True)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls(path, damage=f"{why}: its groups are planned again", lost=True)
 
     def write(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file and its copy, each whole or not at all, durably."""
         data = {"format": FORMAT, "groups": self.groups}
-        replace(self.path, json.dumps(data, indent=0).encode())
+        text = sealed(json.dumps(data, indent=0).encode())
+        for path in (copy_of(self.path), self.path):
+            replace(path, text, durable=True)
 
     def split(self, group: Group) -> list[Group]:
         """Replace a group by its halves, here and in the file."""
@@ -63,6 +76,20 @@ class PlanFile:
         """Return an id that no group has had."""
         numbers = [int(found.group(1)) for name in self.groups if (found := re.match(r"g(\d+)", name))]
         return f"g{max(numbers, default=0) + 1:04d}"
+
+
+def copy_of(path: Path) -> Path:
+    """Return where the copy of a plan lies."""
+    return path.with_name(f".{path.name}")
+
+
+def read_groups(path: Path) -> dict[str, list[str]]:
+    """Return the groups of a plan; raises FileNotFoundError, or one of several others where it is damaged."""
+    data = path.read_bytes()
+    found = json.loads(data)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT}")
+    return {str(name): [str(h) for h in hashes] for name, hashes in unsealed(found, data)["groups"].items()}
 
 
 def arrange(
@@ -95,7 +122,7 @@ def arrange(
             if not plan.groups[name]:
                 del plan.groups[name]
     # Where the plan was lost, what is done helps to find the groups that there were.
-    fresh = [cell for cell in cells if cell.hash in open_hashes or plan.damage]
+    fresh = [cell for cell in cells if cell.hash in open_hashes or plan.lost]
     kinds = by_key(fresh)
     for alike, sizes in zip(kinds, divided(kinds), strict=True):
         rest = iter(alike)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from initlab.errors import Interrupted
+from initlab.experiment import kept as kept_checkpoints
 from initlab.experiment.build import planned_steps
+from initlab.experiment.checkpoint import before as before_checkpoint
 from initlab.records import RunWriter
 from initlab.sweep.balance import Kind, Sizes, even, longest_first, no_lone_ones, on_cards, tapered
 from initlab.sweep.cells import Cell
@@ -68,7 +70,7 @@ def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: Ho
         return results.finished(cell) is not None
 
     # Where the plan was lost, all cells count, as when the groups were planned that are now looked for.
-    counted = [cell for cell in ordered if plan.damage or not done(cell)]
+    counted = [cell for cell in ordered if plan.lost or not done(cell)]
     how = how.settled(counted, sizes)
     sharers = how.sharers()
     # Groups of an earlier plan keep workers busy, too.
@@ -131,7 +133,7 @@ def run_sweep(
             line.say(f"{len(finished)} of {len(finished) + len(open_cells)} networks are done already.")
         room = directory / ".groups"
         sweep_room(room, groups)
-        if kept := sum((room / f"{group.id}.pt").exists() for group in groups):
+        if kept := sum(bool(kept_checkpoints(room / f"{group.id}.pt")) for group in groups):
             line.say(f"{kept} of {len(groups)} groups go on from their checkpoints.")
         try:
             with line:
@@ -218,7 +220,8 @@ def skip(cells: Sequence[Cell], results: Results, ended: Ended) -> None:
         if cell.reason is None:
             continue
         row = results.rows.get(cell.directory)
-        fresh = row is None or (row[1]["status"], row[1].get("reason")) != ("skipped", cell.reason)
+        known = row and [row[1].get(key) for key in ("status", "reason", "problem")]
+        fresh = known != ["skipped", cell.reason, ""]
         if fresh:
             writer = RunWriter(cell.directory, cell.config.plain(), tensorboard=False)
             writer.finish("skipped", reason=cell.reason, hash=cell.hash)
@@ -232,7 +235,8 @@ def sweep_room(room: Path, groups: Sequence[Group]) -> None:
     A worker that one of them left behind may still compute a group that is none any more, now that the grid is another
     one; its cells are in other groups, and two must not write them: it is waited for.
     """
-    kept = {f"{group.id}.pt" for group in groups} | {f"{group.id}.lock" for group in groups}
+    checkpoints = {Path(f"{group.id}.pt") for group in groups}
+    kept = {path.name for each in checkpoints for path in (each, before_checkpoint(each), each.with_suffix(".lock"))}
     if room.is_dir():
         for path in sorted(room.glob("*.lock")):
             if path.name not in kept:

@@ -15,11 +15,12 @@ from typing import Any
 from initlab.config import Config
 from initlab.config.naming import digest
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import Keeping, Unusable, run
+from initlab.experiment import Keeping, Unusable, forget, run
 from initlab.records import read_run
 from initlab.sweep.lock import group_lock
 from initlab.sweep.results import is_finished
 
+REMARKS = 5  # about one group that are shown
 TOLD_EVERY = 0.5  # seconds between two looks at what the launch wants, and two words about how far it is
 Watch = Callable[[dict[str, Any]], None]
 
@@ -97,7 +98,6 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
     GroupError for all else.
     """
     keeping = Keeping(task.checkpoint, task.every, stop)
-    notes = []
     with group_lock(task.room / f"{task.id}.lock", stop):
         if found := another_has_done_it(task):
             return Done(found)
@@ -105,8 +105,8 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
             try:
                 summaries = run(task.configs, task.directories, watch, keeping)
             except Unusable as reason:
-                notes.append(f"group {task.id} starts again, its checkpoint is no use: {reason}.")
-                task.checkpoint.unlink()
+                keeping.remarks.append(f"it starts again, its checkpoint is no use: {reason}")
+                forget(task.checkpoint)
                 summaries = run(task.configs, task.directories, watch, keeping)
         except UserError:
             raise
@@ -114,8 +114,14 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
         except (Exception, SystemExit) as error:
             first = (str(error).strip().splitlines() or [""])[0]
             raise GroupError(f"{type(error).__name__}: {first}", traceback.format_exc()) from error
-        task.checkpoint.unlink(missing_ok=True)
-    return Done(summaries, notes)
+        forget(task.checkpoint)
+    return Done(summaries, notes(task, keeping.remarks))
+
+
+def notes(task: Task, remarks: Sequence[str]) -> list[str]:
+    """Return what to say of a group in which something was damaged; the logs of its runs have all of it."""
+    more = [f"{len(remarks) - REMARKS} more remarks are in run.log"] if len(remarks) > REMARKS else []
+    return [f"group {task.id}: {remark}." for remark in [*remarks[:REMARKS], *more]]
 
 
 def another_has_done_it(task: Task) -> list[dict[str, Any]] | None:
