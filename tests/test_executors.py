@@ -152,7 +152,7 @@ import pickle, sys
 inward, out = sys.stdin.buffer, sys.stdout.buffer
 pickle.load(inward)
 while inward.peek(1):
-    out.write(pickle.load(inward))
+    out.write(pickle.loads(pickle.load(inward)))
     out.flush()
 """
 
@@ -273,6 +273,25 @@ def test_a_model_that_wants_to_leave_fails_alone(tmp_path, monkeypatch):
     own = {"model": "custom", "model.target": "leaver:leaving", "init": "he_normal", "act": "tanh"}
     frame = initlab.sweep(axes(tmp_path, **own), quiet=True)
     assert list(frame["status"]) == ["failed"] * 2
+
+
+BETWEEN = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', sys.argv[1]]))"
+
+
+def test_a_worker_behind_a_launcher_of_pythons_does_its_work(tmp_path, monkeypatch, capsys):
+    """On Windows `python.exe` of a virtual environment starts the real one, and is the parent of every worker."""
+
+    def fresh(environment):
+        command = [sys.executable, "-c", BETWEEN, processes.ENTRY]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+    monkeypatch.setattr(processes, "can_copy", lambda: False)
+    monkeypatch.setattr(processes, "fresh", fresh)
+    # Long enough for a worker to look whether its launch lives.
+    few = {"init": "he_normal", "seed": [0], "train.steps": 2000, "log.every": 500}
+    frame = initlab.sweep(axes(tmp_path, **few), executor="process", workers=1)
+    assert list(frame["status"]) == ["completed"] * 2
+    assert "lost" not in "".join(capsys.readouterr())
 
 
 # --- refusals
@@ -581,24 +600,25 @@ def test_a_worker_settles_as_the_launch_and_the_user_say(environment, threads):
     assert json.loads(done.stdout) == [threads, [core], environment]
 
 
-@pytest.mark.parametrize("gone", [False, True])
-def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatch, gone):
+@pytest.mark.parametrize("parent", ["alive", "gone", "behind the pipe alone"])
+def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatch, parent):
     from initlab.sweep.executors import serve as other_end
 
     monkeypatch.setattr(other_end, "settle", lambda *given: None)
     monkeypatch.setattr(other_end, "Remote", lambda task, parent: lambda: task)
-    parent = os.getppid() + (1 if gone else 0)
-    inward, out = io.BytesIO(b"".join(map(pickle.dumps, ((parent, "settled"), "a", "b")))), io.BytesIO()
-    other_end.serve(inward, out)
+    number = {"alive": os.getppid(), "gone": os.getppid() + 1}.get(parent, 0)
+    out = io.BytesIO()
+    other_end.answer(map(pickle.dumps, ((number, "settled"), "a", "b")), out)
     out.seek(0)
-    assert list(other_end.received(out)) == (["a"] if gone else ["a", "b"])
+    assert pickle.load(out) == "a"
+    assert [pickle.load(out)] == ["b"] if parent != "gone" else not out.read()
 
 
 def test_a_worker_that_is_told_nothing_leaves_in_peace():
     from initlab.sweep.executors import serve as other_end
 
     out = io.BytesIO()
-    other_end.serve(io.BytesIO(), out)
+    other_end.answer(iter(()), out)
     assert out.getvalue() == b""
 
 

@@ -16,6 +16,7 @@ import torch
 from initlab import nursery
 from initlab.forked import can_copy
 from initlab.nursery import Copy, Gone, held_open
+from initlab.parent import LEAVE
 from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Task, Watch, WorkerDied
 
@@ -23,10 +24,13 @@ PATIENCE = 60.0  # seconds that a process has to finish its step and keep its gr
 ENTRY = """
 import sys
 "" in sys.path and sys.path.remove("")
+from initlab.parent import messages, own_pipes
+inward, out = own_pipes()
+heard = messages(inward)
 from initlab.collector import modules_loading
 with modules_loading():
-    from initlab.sweep.executors.serve import own_pipes, serve
-serve(*own_pipes())
+    from initlab.sweep.executors.serve import answer
+answer(heard, out)
 """
 
 
@@ -55,13 +59,12 @@ class Worker:
             parent = self.process.nursery.process.pid
         else:
             self.process = fresh({"OMP_NUM_THREADS": str(self.threads), **environment})
-            parent = os.getpid()
+            parent = 0  # its end closes the pipe; processes in between may be the worker's parent
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.answers = queue.Queue()
         with suppress(OSError):  # where it died just now its end is on the way as an answer
-            pickle.dump((parent, self.cores, self.threads, environment), self.process.stdin)
-            self.process.stdin.flush()
+            send((parent, self.cores, self.threads, environment), self.process.stdin)
         self.listener = threading.Thread(target=listen, args=(self.process.stdout, self.answers), daemon=True)
         self.listener.start()
 
@@ -72,35 +75,47 @@ class Worker:
         assert self.process is not None
         assert self.process.stdin is not None
         try:
-            pickle.dump(task, self.process.stdin)
-            self.process.stdin.flush()
+            send(task, self.process.stdin)
         except OSError:
             # It died just now: its end is on the way as an answer.
             self.answers.put(None)
         return ProcessJob(self)
 
     def close(self) -> None:
-        """End the process: it leaves when it hears no more, after keeping the group that it may have."""
+        """End the process, after it has kept the group that it may have."""
         if self.process is None:
             return
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         if self.busy:
-            self.process.terminate()
+            # The pipe stays open: a worker takes its end for the death of the launch, and has less time then.
+            with suppress(OSError):
+                write(LEAVE, self.process.stdin)
         else:
             # It has nothing to keep, may still be loading what it will not need, and would take a second to leave.
             self.process.kill()
-        with suppress(OSError):
-            self.process.stdin.close()
         try:
             self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        with suppress(OSError):
+            self.process.stdin.close()
         if self.listener is not None:
             # It has heard the end; then nobody reads any more.
             self.listener.join()
             self.process.stdout.close()
+
+
+def send(given: Any, pipe: IO[bytes]) -> None:
+    """Send a worker settings or a task, packed twice: it takes messages before it has loaded what they are made of."""
+    write(pickle.dumps(given), pipe)
+
+
+def write(message: bytes, pipe: IO[bytes]) -> None:
+    """Write a message to a worker."""
+    pickle.dump(message, pipe)
+    pipe.flush()
 
 
 def orphaned(process: "subprocess.Popen[bytes] | Copy") -> bool:

@@ -1,14 +1,19 @@
 """`submitit`: groups as jobs of a SLURM cluster, or as processes of this machine where there is none."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from initlab.errors import UserError
+from initlab.parent import life
 from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
 
+START = "import sys; '' in sys.path and sys.path.remove(''); from initlab.parent import run_module; run_module()"
 AT_ONCE = 64  # jobs in the queue of a cluster, unless `workers` says otherwise
 
 
@@ -57,7 +62,7 @@ class SlurmJob:
 
 
 class Submitit:
-    """Jobs of a cluster; their logs lie in `.submitit` beside the runs."""
+    """Jobs of a cluster; their logs lie in `.submitit` beside the runs, in a directory for each launch."""
 
     def __init__(self, slots: int, options: dict[str, Any]):
         self.slots, self.options = slots, options
@@ -66,9 +71,14 @@ class Submitit:
 
     def submit(self, task: Task) -> SlurmJob:
         """Queue a group."""
+        here = on_this_machine(self.options)
         if self.submitter is None:
-            self.submitter = make_submitter(str(task.room.parent / ".submitit"), dict(self.options))
-        job = self.submitter.submit(SlurmTask(task))
+            # A directory that this launch makes: results are unpickled, so none may lie there before.
+            folder = task.room.parent / ".submitit" / task.launch
+            folder.mkdir(parents=True)
+            self.submitter = make_submitter(str(folder), dict(self.options), here)
+        with in_the_root() if here else nullcontext():
+            job = self.submitter.submit(SlurmTask(task))
         self.jobs.append(job)
         return SlurmJob(job)
 
@@ -81,13 +91,39 @@ class Submitit:
                     job.cancel()
 
 
-def make_submitter(folder: str, options: dict[str, Any]) -> Any:
+@contextmanager
+def in_the_root() -> Iterator[None]:
+    """Let the root be the current directory for the while: `python -m` imports from the directory that it starts in.
+
+    The user's directory may hold a `json.py` or `torch.py`, which is no part of the sweep.
+    """
+    before = os.open(".", os.O_RDONLY)
+    os.chdir(os.sep)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+def python(here: bool) -> str:
+    """Return the command that starts a job's Python.
+
+    Jobs import nothing from the current directory; those `here` on this machine end with this launch, those of a
+    cluster go on without it.
+    """
+    launch = [str(os.getpid()), life(os.getpid()) or "-"] if here else ["0", "-"]
+    return shlex.join([sys.executable, "-u", "-c", START, *launch])
+
+
+def make_submitter(folder: str, options: dict[str, Any], here: bool) -> Any:
     """Return submitit's executor; `cluster` chooses slurm or local, every other option is a parameter of its jobs."""
     import submitit
 
-    cluster = options.pop("cluster", None)
+    cluster = options.pop("cluster", None) or submitit.AutoExecutor.which()
+    starts = {f"{cluster}_python": python(here)} if cluster in ("local", "slurm") else {}
     try:
-        submitter = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        submitter = submitit.AutoExecutor(folder=folder, cluster=cluster, **starts)
         submitter.update_parameters(**{"timeout_min": 24 * 60, "name": "initlab", **options})
     except (NameError, ValueError, RuntimeError, AssertionError, TypeError) as error:
         raise UserError(
