@@ -1,13 +1,30 @@
-"""While modules load: the garbage collector, which has nothing to find and looks all the same; and Ctrl-C."""
+"""At start-up: how long threads of torch will wait; the garbage collector and Ctrl-C while modules load."""
 
 import atexit
 import gc
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+# Threads that have done their share wait for the others by spinning, 300,000 times (libgomp) or 200 ms (libomp):
+# where cores are busy they keep the others from computing meanwhile. 1,000 times, or 1 ms, is long enough to meet the
+# next operation where the machine is idle.
+WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+SAYS_HOW_TO_WAIT = ("OMP_WAIT_POLICY", "KMP_LIBRARY")
+
+
+def bound_waiting() -> None:
+    """Let OpenMP's threads wait by spinning for a short time only, unless the user has said how they are to wait.
+
+    The library reads it once, when torch loads it: afterwards there is nothing to be done.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in SAYS_HOW_TO_WAIT):
+        for name, value in WAITING.items():
+            os.environ.setdefault(name, value)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from initlab.errors import UserError
 from initlab.parent import life
 from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
+from initlab.targets import in_the_root
 
 START = "import sys; '' in sys.path and sys.path.remove(''); from initlab.parent import run_module; run_module()"
 AT_ONCE = 64  # jobs in the queue of a cluster, unless `workers` says otherwise
@@ -77,7 +78,7 @@ class Submitit:
             folder = task.room.parent / ".submitit" / task.launch
             folder.mkdir(parents=True)
             self.submitter = make_submitter(str(folder), dict(self.options), here)
-        with in_the_root() if here else nullcontext():
+        with in_the_root() if here else nullcontext():  # `python -m`, which starts them
             job = self.submitter.submit(SlurmTask(task))
         self.jobs.append(job)
         return SlurmJob(job)
@@ -89,21 +90,6 @@ class Submitit:
                 # What has begun keeps itself within a step; a job that is gone by now is no loss.
                 with suppress(Exception):
                     job.cancel()
-
-
-@contextmanager
-def in_the_root() -> Iterator[None]:
-    """Let the root be the current directory for the while: `python -m` imports from the directory that it starts in.
-
-    The user's directory may hold a `json.py` or `torch.py`, which is no part of the sweep.
-    """
-    before = os.open(".", os.O_RDONLY)
-    os.chdir(os.sep)
-    try:
-        yield
-    finally:
-        os.fchdir(before)
-        os.close(before)
 
 
 def python(here: bool) -> str:
