@@ -17,6 +17,7 @@ import torch
 
 import initlab
 from initlab.errors import Interrupted, UserError
+from initlab.nursery import NoProcess
 from initlab.sweep import How
 from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import KINDS, check_executor, make_executor
@@ -404,11 +405,52 @@ def launch(tmp_path):
         parts = {"plan": plan, "room": directory / ".groups", "every": 60.0, "name": "x"}
         parts |= {"progress": Progress(3, 180, 0, line), "signals": signals or Signals(), "say": said.append}
         parts |= {"ended": lambda cell, summary: ended.update({cell.number: summary["status"]})}
+        parts |= {"inline": lambda _: executor.instead}
         parts["room"].mkdir(exist_ok=True)
-        it = Launch([Group("g0001", tuple(cells))], executor=lambda _: executor, steps=lambda _: 60, **parts)
+        it = Launch(
+            [Group("g0001", tuple(cells))],
+            executor=lambda _: executor,
+            steps=lambda _: 60,
+            **parts,
+        )
         return it, executor, ended, said
 
     return start
+
+
+class Limited(Scripted):
+    """An executor on a machine that allows a number of processes."""
+
+    def __init__(self, allowed, slots):
+        super().__init__(lambda task, times: good(task), slots)
+        self.allowed, self.instead, self.refused = allowed, Scripted(lambda task, times: good(task)), 0
+
+    def submit(self, task):
+        if self.allowed == 0:
+            self.refused += 1
+            raise NoProcess("Resource temporarily unavailable")
+        self.allowed -= 1
+        return super().submit(task)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2, 4])
+def test_where_no_further_process_can_be_the_sweep_goes_on_with_those_there_are(launch, monkeypatch, allowed):
+    it, _, ended, said = launch(None)
+    limited = Limited(allowed, 4)
+    it.executor, it.inline = lambda _: limited, lambda _: limited.instead
+    it.groups = [Group(f"g{cell.number}", (cell,)) for cell in it.groups[0].cells]
+    it.run()
+    assert ended == {0: "completed", 1: "completed", 2: "completed"}
+    assert limited.closed == 1
+    if allowed == 4:
+        assert (said, limited.refused) == ([], 0)
+        return
+    where = f"with {allowed} at a time" if allowed else "in this process"
+    assert len(said) == 1 + (allowed > 0)  # none is freed here: the next one is refused, too
+    assert (
+        f"Resource temporarily unavailable; `ulimit -u` shows how many there may be): the sweep goes on {where}"
+        in (said[0])
+    )
 
 
 def good(task):

@@ -36,21 +36,35 @@ class Gone(Exception):
     """The nursery is no more."""
 
 
+class NoProcess(UserError):
+    """The system allows no further process; `why` is its own word for that."""
+
+    def __init__(self, why: str):
+        super().__init__(f"no further process can be started ({why}): say fewer by hydra.launcher.workers.")
+        self.why = why
+
+
 class Nursery:
     """The launch's end: it says what to load ahead, asks for copies, and hears how they ended; from any thread.
 
     Arguments: `entry`, "module:function" that a copy calls with its two pipes; the module is loaded once, there.
     `here` makes it a copy of this process instead of a new one.
+
+    Raises NoProcess.
     """
 
     def __init__(self, entry: str, here: bool = False):
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self.process = (
-                Child(lambda: settled_in(theirs.fileno(), entry), bound=True)
-                if here
-                else started(theirs.fileno(), entry)
-            )
+            try:
+                self.process = (
+                    Child(lambda: settled_in(theirs.fileno(), entry), bound=True)
+                    if here
+                    else started(theirs.fileno(), entry)
+                )
+            except OSError as error:
+                self.control.close()
+                raise NoProcess(str(error.strerror)) from error
         self.asked = 0
         self.code: int | None = None  # how it ended, if not by `close`
         self.speaking = threading.Lock()
@@ -63,13 +77,13 @@ class Nursery:
     def copy(self) -> "Copy":
         """Return a copy, as soon as all is loaded.
 
-        Raises Gone; UserError where the system allows no further process.
+        Raises Gone; NoProcess.
         """
         (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
         try:
             pid = self.ask("copy", None, LOADING, [theirs_in, theirs_out])
             if isinstance(pid, str):
-                raise UserError(f"no further process can be started ({pid}): say fewer by hydra.launcher.workers.")
+                raise NoProcess(pid)
         except BaseException:
             os.close(ours_in)
             os.close(ours_out)
@@ -204,6 +218,8 @@ def nursery(here: bool = False) -> Nursery:
     """Return the nursery, for whoever holds it open; it starts when it is first needed, and again when it died.
 
     Arguments: `here` makes it a copy of this process, if it is needed and this process has one thread.
+
+    Raises NoProcess.
     """
     global _nursery
     with _changing:

@@ -42,18 +42,29 @@ def messages(pipe: IO[bytes]) -> Iterator[bytes]:
 
     They are read by a thread, which notices the parent's death while this process loads torch or trains.
     """
-    received: queue.Queue[bytes | None] = queue.Queue()
+    received: queue.Queue[bytes] = queue.Queue()
 
     def read() -> None:
-        with suppress(EOFError, OSError, pickle.UnpicklingError):
-            while True:
-                if (message := pickle.load(pipe)) == LEAVE:
-                    leaving.set()
-                received.put(message or None)
-        received.put(None)
+        while (message := next_of(pipe)) is not None:
+            received.put(message)
+            if message == LEAVE:
+                leaving.set()
+        received.put(LEAVE)
 
-    end_after(read)
-    return iter(received.get, None)
+    try:
+        end_after(read)
+    except RuntimeError:  # the system allows no further thread: they are read as they are wanted
+        return iter(lambda: next_of(pipe) or LEAVE, LEAVE)
+    return iter(received.get, LEAVE)
+
+
+def next_of(pipe: IO[bytes]) -> bytes | None:
+    """Return the next message, None where the parent has closed its end."""
+    try:
+        message: bytes = pickle.load(pipe)
+    except (EOFError, OSError, pickle.UnpicklingError):
+        return None
+    return message
 
 
 def end_after(wait: Callable[[], None]) -> None:

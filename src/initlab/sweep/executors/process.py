@@ -15,8 +15,9 @@ import torch
 
 from initlab import nursery
 from initlab.forked import can_copy
-from initlab.nursery import Copy, Gone, held_open
+from initlab.nursery import Copy, Gone, NoProcess, held_open
 from initlab.parent import LEAVE
+from initlab.sweep.deaths import described, memory_kills
 from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Task, Watch, WorkerDied
 
@@ -44,11 +45,12 @@ class Worker:
     process: "subprocess.Popen[bytes] | Copy | None" = None
     answers: "queue.Queue[Done | Broken | None]" = field(default_factory=queue.Queue)
     busy: bool = False
+    kills: int | None = None  # processes that the system had ended for want of memory when the group began
     listener: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the process, unless it lives and will go on."""
-        if self.process is not None and self.process.poll() is None and not orphaned(self.process):
+        """Start the process, unless it lives and will go on; raises NoProcess."""
+        if self.process is not None and self.lives() and not orphaned(self.process):
             return
         self.close()
         environment = dict(os.environ)
@@ -65,13 +67,23 @@ class Worker:
         self.answers = queue.Queue()
         with suppress(OSError):  # where it died just now its end is on the way as an answer
             send((parent, self.cores, self.threads, environment), self.process.stdin)
-        self.listener = threading.Thread(target=listen, args=(self.process.stdout, self.answers), daemon=True)
-        self.listener.start()
+        listener = threading.Thread(target=listen, args=(self.process.stdout, self.answers), daemon=True)
+        try:
+            listener.start()
+        except RuntimeError as error:  # a thread counts as a process
+            self.close()
+            raise NoProcess(str(error)) from error
+        self.listener = listener
+
+    def lives(self) -> bool:
+        """Is there a process already?"""
+        return self.process is not None and self.process.poll() is None
 
     def submit(self, task: Task) -> "ProcessJob":
         """Send a group."""
         self.start()
         self.busy = True
+        self.kills = memory_kills()
         assert self.process is not None
         assert self.process.stdin is not None
         try:
@@ -102,9 +114,9 @@ class Worker:
         with suppress(OSError):
             self.process.stdin.close()
         if self.listener is not None:
-            # It has heard the end; then nobody reads any more.
-            self.listener.join()
-            self.process.stdout.close()
+            self.listener.join()  # it has heard the end
+        self.process.stdout.close()
+        self.listener = None
 
 
 def send(given: Any, pipe: IO[bytes]) -> None:
@@ -134,13 +146,16 @@ def copied() -> Copy:
 def fresh(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start a process that loads everything itself."""
     # A session of its own: Ctrl-C in the terminal is for the launch, which lets its workers finish their step.
-    return subprocess.Popen(
-        [sys.executable, "-c", ENTRY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    )
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", ENTRY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise NoProcess(str(error.strerror)) from error
 
 
 @dataclass
@@ -163,7 +178,7 @@ class ProcessJob:
         if answer is None:
             assert self.worker.process is not None
             code = self.worker.process.wait()
-            raise WorkerDied(f"signal {-code}" if code < 0 else f"exit code {code}")
+            raise WorkerDied(described(code, self.worker.kills))
         if isinstance(answer, Broken):
             answer.throw()
         assert isinstance(answer, Done)
@@ -180,8 +195,9 @@ class Processes:
         self.holding.enter_context(held_open(in_use=True))
 
     def submit(self, task: Task) -> ProcessJob:
-        """Give a group to a process that has none."""
-        return next(worker for worker in self.workers if not worker.busy).submit(task)
+        """Give a group to a process that has none; raises NoProcess where none can be started."""
+        idle = [worker for worker in self.workers if not worker.busy]
+        return max(idle, key=Worker.lives).submit(task)
 
     def close(self) -> None:
         """End all processes, but for those that are kept for the next launch."""
@@ -222,11 +238,12 @@ def started_early(workers: int | str, groups: int) -> Iterator[None]:
     """
     with workers_kept():
         early = executor(workers, {})
-        if can_copy():
-            nursery.nursery()
-        else:
-            for worker in early.workers[:groups]:
-                worker.start()
+        with suppress(NoProcess):  # the launch will say so
+            if can_copy():
+                nursery.nursery()
+            else:
+                for worker in early.workers[:groups]:
+                    worker.start()
         early.close()
         yield
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from initlab.errors import UserError
+from initlab.nursery import NoProcess
 from initlab.parent import life
+from initlab.sweep.deaths import FOR_WANT_OF_MEMORY, because, memory_kills
 from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
 from initlab.targets import in_the_root
@@ -37,9 +39,11 @@ class SlurmTask:
 
 @dataclass
 class SlurmJob:
-    """A group in a job."""
+    """A group in a job; `here`, on this machine, with the count of processes that died for want of memory before it."""
 
     job: Any
+    here: bool
+    kills: int | None
 
     def cancel(self) -> bool:
         """Take the job out of the queue."""
@@ -55,11 +59,18 @@ class SlurmJob:
         try:
             answer = self.job.result()
         except (UncompletedJobError, OSError, EOFError) as error:
-            raise WorkerDied(f"job {self.job.job_id}: {str(error).strip().splitlines()[0]}") from error
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise WorkerDied(f"job {self.job.job_id}: {why}{self.memory()}") from error
         if isinstance(answer, Broken):
             answer.throw()
         assert isinstance(answer, Done)
         return answer
+
+    def memory(self) -> str:
+        """Say that memory is why the job died, if the system says so."""
+        if "OUT_OF_MEM" in str(self.job.state):
+            return f"; {FOR_WANT_OF_MEMORY}"
+        return because(self.kills) if self.here and self.kills is not None else ""
 
 
 class Submitit:
@@ -71,7 +82,7 @@ class Submitit:
         self.submitter: Any = None
 
     def submit(self, task: Task) -> SlurmJob:
-        """Queue a group."""
+        """Queue a group; raises NoProcess."""
         here = on_this_machine(self.options)
         if self.submitter is None:
             # A directory that this launch makes: results are unpickled, so none may lie there before.
@@ -79,9 +90,12 @@ class Submitit:
             folder.mkdir(parents=True)
             self.submitter = make_submitter(str(folder), dict(self.options), here)
         with in_the_root() if here else nullcontext():  # `python -m`, which starts them
-            job = self.submitter.submit(SlurmTask(task))
+            try:
+                job = self.submitter.submit(SlurmTask(task))
+            except BlockingIOError as error:
+                raise NoProcess(str(error.strerror)) from error
         self.jobs.append(job)
-        return SlurmJob(job)
+        return SlurmJob(job, here, memory_kills())
 
     def close(self) -> None:
         """Take back what is still in the queue."""
