@@ -18,6 +18,7 @@ NUMBERS = {
     "collector": -3,
     "errors": -3,
     "names": -3,
+    "parent": -4,
     "rounding": -3,
     "scalars": -3,
     "forked": -3,

@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from .errors import UserError, nearest
 
 
 def load_target(target: Any, key: str = "target") -> Any:
-    """Import the object that `package.module:name` names; the current directory is searched too.
+    """Import the object that `package.module:name` names; what is not installed is looked for in the current directory.
 
     Args:
         target: `"package.module:name"`; the name may be dotted (`"module:Class.method"`).
@@ -33,7 +35,7 @@ def load_target(target: Any, key: str = "target") -> Any:
             f"give {key}=package.module:function, for a file mine.py here {key}=mine:function."
         )
     try:
-        with _importable(Path.cwd()):
+        with _importable(Path.cwd(), module_name.partition(".")[0]):
             found: Any = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
         raise UserError(
@@ -46,7 +48,8 @@ def load_target(target: Any, key: str = "target") -> Any:
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            raise UserError(f"{key}={target}: {module_name!r} has no {part!r}.{nearest(part, dir(found))}")
+            hint = nearest(part, dir(found)) or _hidden(Path.cwd(), module_name.partition(".")[0])
+            raise UserError(f"{key}={target}: {module_name!r} has no {part!r}.{hint}")
         found = getattr(found, part)
     return found
 
@@ -88,10 +91,26 @@ def _version(package: str) -> str:
 
 
 @contextmanager
-def _importable(directory: Path) -> Iterator[None]:
-    # A console script starts with its own directory, not the user's, on sys.path.
+def in_the_root() -> Iterator[None]:
+    """Let the root be the current directory for the while: what starts meanwhile may import from where it starts.
+
+    The user's directory may hold a `json.py` or `torch.py` that is no part of what is run.
+    """
+    before = os.open(".", os.O_RDONLY)
+    os.chdir(os.sep)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+@contextmanager
+def _importable(directory: Path, package: str) -> Iterator[None]:
+    # A console script starts with its own directory, not the user's, on sys.path. The user's is searched for the user's
+    # own modules only: what is installed would take its imports from there, too.
     entry = str(directory)
-    if entry in sys.path:
+    if entry in sys.path or package in sys.modules or importlib.util.find_spec(package) is not None:
         yield
         return
     sys.path.insert(0, entry)
@@ -99,3 +118,12 @@ def _importable(directory: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(entry)
+
+
+def _hidden(directory: Path, package: str) -> str:
+    """Say that a file of the user's is hidden by an installed module of the same name, if that is so."""
+    file = f"{package}.py"
+    installed = getattr(sys.modules.get(package), "__file__", None) or ""
+    if not (directory / file).exists() or Path(installed).parent == directory:
+        return ""
+    return f" {file} in the current directory is hidden by the installed {package!r}: give the file another name."

@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,8 @@ def started_early(
         forked.aside(compose) if once else nullcontext(compose) as composed,
     ):
         if beside and not once:
-            nursery.nursery()
+            with suppress(nursery.NoProcess):  # the sweep will say so
+                nursery.nursery()
         # With threads of its own for numpy this process could be copied no more.
         with env_override({"OPENBLAS_NUM_THREADS": "1"} if once else {}), modules_loading():
             from initlab.sweep import How
@@ -85,7 +86,8 @@ def started_early(
 
         if once:
             # Before anything is computed or a card is looked at: what a card was told does not survive copying.
-            nursery.nursery(here=True).call("initlab.sweep.executors.serve:one_thread")
+            with suppress(nursery.NoProcess):
+                nursery.nursery(here=True).call("initlab.sweep.executors.serve:one_thread")
         steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
         each = PER_EPOCH * epochs if steps is None else steps
         # What is no number is told when the jobs are composed.
@@ -109,13 +111,16 @@ def reading(master: DictConfig) -> Iterator[None]:
         yield
         return
     thread = threading.Thread(target=read_ahead, kwargs=given)
-    thread.start()
+    with suppress(RuntimeError):  # the system allows no further thread: they are read when they are needed
+        thread.start()
     if forked.can_copy():
-        nursery.nursery().call("initlab.data:read_ahead", **given)
+        with suppress(nursery.NoProcess):
+            nursery.nursery().call("initlab.data:read_ahead", **given)
     try:
         yield
     finally:
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: Mapping[str, Any]) -> list[JobReturn]:

@@ -4,7 +4,7 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from initlab.records import RunWriter
 from initlab.sweep.balance import Kind, Sizes, even, longest_first, no_lone_ones, on_cards, tapered
 from initlab.sweep.cells import Cell
 from initlab.sweep.driver import Launch, Signals
-from initlab.sweep.executors import make_executor
+from initlab.sweep.executors import Executor, make_executor
 from initlab.sweep.how import How
 from initlab.sweep.lock import alone, group_lock
 from initlab.sweep.memory import largest_group
@@ -184,6 +184,11 @@ def launch(
         results.write_if_due()
         ended(cell, summary, True)
 
+    def made(name: str, workers: int | str, options: Mapping[str, Any]) -> Executor:
+        return make_executor(
+            name, workers, options, lambda task: lambda now: progress.note(task.id, now), lambda: signals()
+        )
+
     cells = [cell for group in groups for cell in group.cells]
     progress = Progress(len(cells), sum(map(steps, cells)), before, line)
     with Signals().listening() as signals:
@@ -193,13 +198,8 @@ def launch(
             room=room,
             every=cells[0].config.sweep.checkpoint_every if cells else 0.0,
             name=uuid.uuid4().hex[:8],
-            executor=lambda it: make_executor(
-                how.executor,
-                how.workers,
-                how.options,
-                lambda task: lambda now: progress.note(task.id, now),
-                signals,
-            ),
+            executor=lambda it: made(how.executor, how.workers, how.options),
+            inline=lambda it: made("inline", "auto", {}),
             progress=progress,
             signals=signals,
             ended=told,

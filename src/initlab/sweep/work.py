@@ -16,6 +16,7 @@ from initlab.config import Config
 from initlab.config.naming import digest
 from initlab.errors import Interrupted, UserError
 from initlab.experiment import Keeping, Unusable, forget, run
+from initlab.parent import leaving, something_to_keep
 from initlab.records import read_run
 from initlab.sweep.lock import group_lock
 from initlab.sweep.results import is_finished
@@ -137,7 +138,10 @@ def another_has_done_it(task: Task) -> list[dict[str, Any]] | None:
 
 
 class Remote:
-    """A worker's own eyes and mouth where the launch is another process: files in the room they share."""
+    """A worker's own eyes and mouth where the launch is another process: files in the room they share.
+
+    Arguments: `parent`, the number of the process without which this one ends; 0 where its pipe alone tells.
+    """
 
     def __init__(self, task: Task, parent: int = 0):
         self.task, self.parent = task, parent
@@ -153,7 +157,8 @@ class Remote:
             signal.signal(signal.SIGTERM, self.hear)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launch, which says stop by a file
         try:
-            return work(self.task, self.watch, self.stop)
+            with something_to_keep():
+                return work(self.task, self.watch, self.stop)
         except Interrupted as stop:
             return Broken("interrupted", str(stop.signal))
         except UserError as error:
@@ -172,7 +177,7 @@ class Remote:
         """Return the number of a signal if one came, if the launch wants to stop, or if it is gone."""
         if not self.received and time.monotonic() - self.looked > TOLD_EVERY:
             self.looked = time.monotonic()
-            if self.task.stop.exists() or (self.parent and os.getppid() != self.parent):
+            if self.task.stop.exists() or leaving.is_set() or (self.parent and os.getppid() != self.parent):
                 self.received = int(signal.SIGTERM)
         return self.received
 
