@@ -6,9 +6,20 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TextIO
 
 LARGEST_SEED = 2**63 - 1
+
+
+def here() -> Path:
+    """Return the current directory; raises UserError when it has been removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            "The current directory has been removed: change to one that exists (cd) and start again."
+        ) from error
 
 
 class UserError(ValueError):

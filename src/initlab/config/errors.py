@@ -64,7 +64,7 @@ def missing_option(error: MissingConfigException) -> str:
 def unknown_option(group: str, option: str, choices: list[str]) -> str:
     """Say that a group has no such option: the nearest names where there are any, else all of them."""
     near = nearest(option, [*choices, *ALIASES.get(group, ())])
-    own = f"; {group}=custom {group}.target=package.module:function takes your own" if "custom" in choices else ""
+    own = f"; {group}=package.module:function takes your own" if "custom" in choices else ""
     named = [choice for choice in choices if choice != "custom"]
     if near and group in CATALOGUES:
         return f"{group}={option} is unknown.{near} {CATALOGUES[group]}{own}."

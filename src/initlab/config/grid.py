@@ -21,6 +21,8 @@ from initlab.config.errors import endless, translated
 from initlab.config.overrides import canonical, refuse_malformed, waiting
 from initlab.config.schema import Config
 from initlab.errors import UserError
+from initlab.names import CONTRACTS
+from initlab.targets import target_of
 
 LISTS = ("sweep.exclude", "sweep.grids", "tune.rates")
 """Keys whose values are lists and are never swept: they concern the grid as a whole."""
@@ -128,6 +130,8 @@ def override_text(key: str, value: Any) -> str:
     ('depth=3,10', 'seed=0,1,2', 'init=glob(*)')
     >>> override_text("width", [[256, 128], 64]), override_text("optim.clip_norm", None)
     ('width=[256,128],64', 'optim.clip_norm=null')
+    >>> override_text("init", ["he_normal", named])
+    'init=he_normal,initlab.config.grid:named'
     >>> override_text("sweep.exclude", [{"init": "zeros"}])
     'sweep.exclude=[{init:zeros}]'
     """
@@ -135,6 +139,8 @@ def override_text(key: str, value: Any) -> str:
         raise UserError(f"{key}={dict(value)!r} cannot be one value of a grid: write its keys with dots, {key}.name=….")
     if isinstance(value, str):
         return f"{key}={value}"
+    if key in CONTRACTS and (callable(value) or isinstance(value, Iterable)):  # the user's own may be given as the function itself
+        value = [named(key, each) for each in ([value] if callable(value) else value)]
     if key in LISTS:  # the list itself is the value
         return f"{key}={literal(list(value))}"
     if isinstance(value, Iterable):
@@ -143,6 +149,11 @@ def override_text(key: str, value: Any) -> str:
             raise UserError(f"{key} is given an empty list: there is nothing to sweep.")
         return f"{key}={','.join(values)}"
     return f"{key}={literal(value)}"
+
+
+def named(key: str, value: Any) -> Any:
+    """Return what a function or class of the user's own is imported by; any other value as it is."""
+    return target_of(value, key) if callable(value) else value
 
 
 def literal(value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from initlab.errors import UserError, nearest
+from initlab.names import is_own
 
 from . import images, synthetic, text
 from .custom import custom
@@ -90,7 +91,7 @@ def load(
     """Return a data set as tensors on a device; the second call with the same arguments returns the same tensors.
 
     Args:
-        name: a name of `DATASETS`, or `custom` with `target="package.module:function"`.
+        name: a name of `DATASETS`, or `"package.module:function"` for your own.
         root: directory that holds or receives the files; None stands for the per-user cache. $INITLAB_DATA, Debian's
             directory of Fashion-MNIST and the per-user cache are searched after it.
         normalize: False leaves the mean and the std as they are; images are still scaled to [0, 1].
@@ -108,10 +109,12 @@ def load(
     >>> load("fashion_mini").train_x is data.train_x
     True
     """
+    if isinstance(name, str) and is_own(name):
+        name, parameters = "custom", {"target": name, **parameters}
     if name != "custom" and name not in DATASETS:
         raise UserError(
             f"data={name} is unknown.{nearest(str(name), DATASETS)} "
-            f"Choose one of {', '.join(DATASETS)}, or data=custom data.target=package.module:function."
+            f"Choose one of {', '.join(DATASETS)}, or data=package.module:function."
         )
     if type(validation) not in (int, float) or not 0 <= validation < 1:
         raise UserError(f"data.validation={validation} must be a fraction in [0, 1); the default is 0.1.")
