@@ -107,13 +107,11 @@ def pair(part: Any, which: str, subject: str) -> tuple[Any, Any]:
         return x, y
     if isinstance(part, Dataset):
         return collected(part, which, subject)
-    if isinstance(part, dict | str) or not hasattr(part, "__iter__"):
-        raise UserError(f"{subject} must return (inputs, targets) as its {which} part; it returned {said_of(part)}.")
-    found = list(part) if isinstance(part, list | tuple) else [part]
+    found = list(part) if isinstance(part, list | tuple) else []
     if len(found) != 2:
+        of = f" of {len(part)}" if isinstance(part, list | tuple) else ""
         raise UserError(
-            f"{subject} must return ((train_x, train_y), (test_x, test_y)); its {which} part is {said_of(part)} "
-            f"of {len(part)}."
+            f"{subject} must return ((train_x, train_y), (test_x, test_y)); its {which} part is {said_of(part)}{of}."
         )
     return found[0], found[1]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from initlab.config.grid import compose_grid, override_text
+from initlab.config.grid import compose_grid, override_text, refuse_ambiguous
 from initlab.sweep.cells import checked, default_directories, wanted
 from initlab.sweep.how import How
 from initlab.sweep.run import drawn, run_sweep
@@ -52,6 +52,8 @@ def sweep(
     how = How(executor, workers, options or {})
     given = dict(flat(config or {})) | dict(flat({key.replace("__", "."): value for key, value in axes.items()}))
     configs, directory = compose_grid([override_text(key, value) for key, value in given.items()])
+    for config in configs:
+        refuse_ambiguous(given.get("width"), {"depth": config.depth, "model": config.model["name"]})
     configs = [configs[k] for k in wanted(configs, repeats=bool(configs[0].sweep.grids))]
     if configs[0].race:
         from initlab.sweep.race import dry_race, race
