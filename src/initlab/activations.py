@@ -26,12 +26,12 @@ from torch.nn import functional as F
 
 from .errors import UserError, nearest
 from .names import ACT_ALIASES, is_own
+from .rounding import in_single
 from .targets import contract, load_target, said, said_of
 
 Interval: TypeAlias = tuple[float, float]
 
-SATURATION_SLOPE = 0.05
-"""Fraction of the largest |φ′| below which a plateau counts as saturated."""
+SATURATION_SLOPE = 0.05  # fraction of the largest |φ′| below which a plateau counts as saturated
 
 POSITIVE = ("alpha", "beta", "omega")
 
@@ -94,8 +94,8 @@ class Activation:
             if key not in self.parameters:
                 has = f"its parameters are {', '.join(self.parameters)}" if self.parameters else "it has no parameters"
                 raise UserError(f"act={self.name} has no parameter act.{key}; {has}.{nearest(key, self.parameters)}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise UserError(f"act.{key}={value} is not a finite number; the default is {self.parameters[key]}.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not in_single(value):
+                raise UserError(f"act.{key}={value} is no number of float32; the default is {self.parameters[key]}.")
             if key in POSITIVE and value <= 0:
                 raise UserError(f"act.{key}={value} must be positive; the default is {self.parameters[key]}.")
         return replace(self, parameters={**self.parameters, **{key: float(v) for key, v in parameters.items()}})

@@ -87,7 +87,7 @@ def single(x: Tensor, what: str) -> Tensor:
         raise Fault(f"{what} as large as {x.abs().max():g}, which float32 cannot hold: rescale them.")
     if bool((x != 0).any()) and not bool((found != 0).any()):
         raise Fault(f"{what} of at most {x.abs().max():g}, which float32 holds as 0: rescale them.")
-    exact = x.is_floating_point() or bool((found.double() == x.double()).all())
+    exact = x.is_floating_point() or bool((found.long() == x).all())
     if not exact:
         raise Fault(f"{what} that are whole numbers up to {x.abs().max():d}, which float32 rounds: rescale them.")
     return found
@@ -109,7 +109,7 @@ def tensor(values: Any, what: str) -> Tensor:
             f"{what} that make no array ({str(error).splitlines()[0]}): give every sample the same shape."
         ) from error
     if array.dtype.kind in "US":
-        raise Fault(f"{what} that are text ({array.flat[0]!r}): give numbers; {RENUMBER}.")
+        raise Fault(f"{what} that are text ({str(array.flat[0])!r}): give numbers; {RENUMBER}.")
     if array.dtype.kind not in "buif" and array.dtype.kind != "c":
         raise Fault(
             f"{what} that are an array of {array.dtype} of shape {list(array.shape)}: "

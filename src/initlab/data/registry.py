@@ -1,7 +1,6 @@
 """The data sets by name, and the one door to them."""
 
 import functools
-import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import torch
 
 from initlab.errors import UserError, nearest
 from initlab.names import is_own
+from initlab.rounding import in_single
 
 from . import images, synthetic, text
 from .custom import custom
@@ -37,6 +37,8 @@ class Source:
     reference: str
     parameters: Mapping[str, int | float] = field(default_factory=dict)
 
+
+MOST = 10**9  # numbers that a drawn data set may hold, and the most that any of its counts may be
 
 _FASHION = "Xiao, Rasul & Vollgraf 2017, Fashion-MNIST"
 _CIFAR = "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images"
@@ -172,8 +174,21 @@ def _checked(source: Source, parameters: Mapping[str, Any]) -> dict[str, int | f
         default = source.parameters[key]
         if isinstance(default, int):
             least = 2 if key == "classes" else 1
-            if type(value) is not int or value < least:
-                raise UserError(f"data.{key}={value} must be an integer of at least {least}; the default is {default}.")
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-            raise UserError(f"data.{key}={value} must be a finite number of at least 0; the default is {default}.")
-    return {**source.parameters, **parameters}
+            if type(value) is not int or not least <= value <= MOST:
+                raise UserError(
+                    f"data.{key}={value} must be an integer from {least} to {MOST:,}; the default is {default}."
+                )
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not in_single(value) or value < 0:
+            raise UserError(f"data.{key}={value} must be 0 or a positive number of float32; the default is {default}.")
+    found = {**source.parameters, **parameters}
+    samples, each = int(found.get("train_size", 1)) + int(found.get("test_size", 1)), int(found.get("dimension", 1))
+    if samples * each > MOST:
+        raise UserError(
+            f"data={source.name} would hold {samples:,} samples of {each:,} numbers: "
+            f"data.train_size times data.dimension must stay below {MOST:,}."
+        )
+    if found.get("classes", 0) > found.get("train_size", MOST):
+        raise UserError(
+            f"data.classes={found['classes']} are more than data.train_size={found['train_size']} samples: say fewer."
+        )
+    return found

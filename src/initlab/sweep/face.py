@@ -52,8 +52,8 @@ def sweep(
     how = How(executor, workers, options or {})
     given = dict(flat(config or {})) | dict(flat({key.replace("__", "."): value for key, value in axes.items()}))
     configs, directory = compose_grid([override_text(key, value) for key, value in given.items()])
-    for config in configs:
-        refuse_ambiguous(given.get("width"), {"depth": config.depth, "model": config.model["name"]})
+    for cell in configs:
+        refuse_ambiguous(given.get("width"), {"depth": cell.depth, "model": cell.model["name"]})
     configs = [configs[k] for k in wanted(configs, repeats=bool(configs[0].sweep.grids))]
     if configs[0].race:
         from initlab.sweep.race import dry_race, race
