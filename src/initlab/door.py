@@ -26,7 +26,7 @@ from initlab.config.files import conf_dir
 from initlab.config.help import program
 from initlab.config.naming import run_name
 from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, waiting
-from initlab.errors import Interrupted, UserError, nearest, reader_may_leave, tell
+from initlab.errors import Interrupted, UserError, here, nearest, reader_may_leave, tell
 
 DISK = {
     getattr(errno, name)
@@ -169,7 +169,7 @@ def task(composed: DictConfig) -> dict[str, Any]:
         raise PastHydra(error) from error
     show_run(run_name(config), summary)
     if summary["status"] == "failed":
-        print(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.", file=sys.stderr)
+        tell(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.")
     return summary
 
 
@@ -206,6 +206,7 @@ def kept() -> str:
 
 def through_hydra(arguments: list[str]) -> None:
     """Hand flags and overrides to Hydra; what it, or the disk, has against them is raised as UserError."""
+    here()
     flags, overrides = split(arguments)
     refuse_flags(flags)
     overrides = canonical(overrides)

@@ -5,7 +5,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from initlab.errors import UserError, reader_may_leave
+from initlab.errors import UserError, here, output_lost, reader_may_leave, tell
 
 app = typer.Typer(
     name="initlab",
@@ -228,16 +228,24 @@ def main() -> None:
             code = app(standalone_mode=False)
         except UserError as error:
             leave(str(error))
+        except FileNotFoundError:
+            try:
+                here()
+            except UserError as gone:
+                leave(str(gone))
+            raise
         except Exception as error:
             # What typer refuses; the class has another home in every other release of it.
             if not hasattr(error, "format_message"):
                 raise
             said = error.format_message().rstrip(".")
             leave(f"{said}{'' if said.endswith('?') else '.'} `initlab --help` lists the verbs.")
+        if output_lost() and sys.argv[1:2] != ["train"]:
+            code = code or 1  # what was asked for was the output
         raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def leave(sentence: str) -> NoReturn:
     """Say what the user got wrong, and go."""
-    print(f"initlab: {sentence}", file=sys.stderr)
+    tell(f"initlab: {sentence}")
     raise SystemExit(2)

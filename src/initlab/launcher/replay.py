@@ -71,7 +71,7 @@ def replay(
 
 def returned(composed: DictConfig, summary: dict[str, Any]) -> JobReturn:
     """Return what `run_job` returns of a job, its configurations aside."""
-    found = JobReturn(overrides=list(composed.hydra.overrides.task), working_dir=str(Path.cwd()))
+    found = JobReturn(overrides=list(composed.hydra.overrides.task), working_dir=str(composed.hydra.runtime.cwd))
     found.task_name, found.status = JobRuntime.instance().get("name"), JobStatus.COMPLETED
     found.return_value = summary
     if summary["status"] == "failed":

@@ -129,6 +129,6 @@ def write(frame: pd.DataFrame, csv: str | None) -> None:
     if csv is None:
         return
     try:
-        frame.to_csv(Path(csv), index=False)
+        frame.to_csv(Path(csv), index=False, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"--csv {csv} cannot be written ({error.strerror or error}).") from error

@@ -33,7 +33,16 @@ def plain(value: Any) -> Any:
 def to_yaml(value: Mapping[str, Any]) -> bytes:
     """Return YAML with the keys in their order."""
     text: str = yaml.dump(plain(value), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, default_flow_style=False)
-    return text.encode()
+    return text_bytes(text)
+
+
+def text_bytes(text: str) -> bytes:
+    """Return UTF-8, whatever the machine's own encoding is; half a character (of a file's name) is written `\\udcff`.
+
+    >>> text_bytes("é"), text_bytes("\\udcff")
+    (b'\\xc3\\xa9', b'\\\\udcff')
+    """
+    return text.encode("utf-8", "backslashreplace")
 
 
 def from_yaml(data: bytes) -> dict[str, Any]:
@@ -57,7 +66,7 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     >>> to_json({"loss": float("inf")})
     b'{\\n "loss": "Infinity"\\n}'
     """
-    return json.dumps(_spell(plain(value)), indent=1, allow_nan=False, ensure_ascii=False).encode()
+    return text_bytes(json.dumps(_spell(plain(value)), indent=1, allow_nan=False, ensure_ascii=False))
 
 
 def from_json(data: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from initlab.names import option_name
 from initlab.records.files import replace
+from initlab.records.plain import text_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ def write_table(path: Path, frame: "pd.DataFrame") -> None:
     missing = frame.isna().to_numpy()
     for values, gone in zip(frame.itertuples(index=False, name=None), missing, strict=True):
         writer.writerow(["" if none else _cell(value) for value, none in zip(values, gone, strict=True)])
-    replace(path, text.getvalue().encode())
+    replace(path, text_bytes(text.getvalue()))
 
 
 def _cell(value: object) -> object:

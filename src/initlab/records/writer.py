@@ -13,7 +13,7 @@ from initlab.errors import UserError, nearest
 from initlab.histograms import Histogram
 from initlab.records.environment import environment
 from initlab.records.files import append, cut, door, replace
-from initlab.records.plain import from_yaml, plain, to_json, to_yaml
+from initlab.records.plain import from_yaml, plain, text_bytes, to_json, to_yaml
 from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, disarm, write_table
 from initlab.records.view import Row, View
 
@@ -211,7 +211,7 @@ class RunWriter:
     def _write(self) -> None:
         for name in list(self._pending):
             header = ",".join(_TABLES[name]) + "\n" if name in _TABLES else ""
-            append(self.directory / name, "".join(self._pending[name]).encode(), header.encode())
+            append(self.directory / name, text_bytes("".join(self._pending[name])), header.encode())
             # One by one: when the next file fails, what this one already has must not be written twice.
             del self._pending[name]
         if self._view:
