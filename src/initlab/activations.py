@@ -95,7 +95,7 @@ class Activation:
                 has = f"its parameters are {', '.join(self.parameters)}" if self.parameters else "it has no parameters"
                 raise UserError(f"act={self.name} has no parameter act.{key}; {has}.{nearest(key, self.parameters)}")
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not in_single(value):
-                raise UserError(f"act.{key}={value} is no number of float32; the default is {self.parameters[key]}.")
+                raise UserError(f"act.{key}={value} is not a finite number in float32; default {self.parameters[key]}.")
             if key in POSITIVE and value <= 0:
                 raise UserError(f"act.{key}={value} must be positive; the default is {self.parameters[key]}.")
         return replace(self, parameters={**self.parameters, **{key: float(v) for key, v in parameters.items()}})

@@ -221,10 +221,15 @@ def activations(as_json: AsJson = False) -> None:
     show_activations(as_json)
 
 
+NEED_NO_TORCH = ("table", "report", "--help", "--version")
+
+
 def main() -> None:
     """Run the console script; what the user got wrong is one sentence and exit code 2."""
     with reader_may_leave():
         try:
+            if sys.argv[1:2] and sys.argv[1] not in NEED_NO_TORCH:
+                here()  # torch's libraries end the program where there is no current directory
             code = app(standalone_mode=False)
         except UserError as error:
             leave(str(error))

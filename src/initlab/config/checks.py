@@ -49,11 +49,6 @@ def fraction(value: Any) -> bool:
     return number(value) and 0 <= value < 1 - 2**-24
 
 
-def up_to(most: int, test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Let a count pass up to a bound, beyond which a slip of the finger is likelier than the wish."""
-    return lambda value: test(value) and value <= most
-
-
 def optional(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Let null pass as well."""
     return lambda value: value is None or test(value)
@@ -66,18 +61,17 @@ def among(*choices: Any) -> Callable[[Any], bool]:
 
 TRUTH = (lambda value: isinstance(value, bool), "true or false")
 STEPS = "a whole number of steps"
-MOST_STEPS, MOST_RECORDS, MOST_SEEDS, MOST_THREADS, MOST_LAYERS, MOST_UNITS = 10**9, 10**5, 1000, 4096, 10**5, 10**8
+
+# Counts beyond which a slip is likelier than the wish; what they would take is never given.
+MOST = {"depth": 10**5, "train.steps": 10**9, "log.histograms": 10**5, "threads": 4096, "tune.seeds": 1000}
+MOST_UNITS = 10**8
 
 # key -> (test, what it must be, an example that works)
 RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    "depth": (optional(up_to(MOST_LAYERS, positive_int)), f"a whole number, 1 to {MOST_LAYERS:,}", "depth=3"),
+    "depth": (optional(positive_int), "a whole number of at least 1 hidden layer", "depth=3"),
     "seed": (lambda v: count(v) and v <= LARGEST_SEED, "a whole number from 0 to 2^63 − 1", "seed=0"),
     "train.epochs": (positive, "a positive number of passes", "train.epochs=5"),
-    "train.steps": (
-        optional(up_to(MOST_STEPS, positive_int)),
-        f"a whole number of updates, 1 to {MOST_STEPS:,}, or null",
-        "train.steps=500",
-    ),
+    "train.steps": (optional(positive_int), "a whole number of at least 1 update, or null", "train.steps=500"),
     "train.batch_size": (positive_int, "a whole number of at least 1 sample", "train.batch_size=128"),
     "train.target_loss": (optional(positive), "a positive loss, or null", "train.target_loss=0.3"),
     "train.trained_above": (
@@ -87,28 +81,20 @@ RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     ),
     "train.save": (*TRUTH, "train.save=true"),
     "log.every": (positive_int, f"{STEPS}, at least 1", "log.every=10"),
-    "log.histograms": (
-        up_to(MOST_RECORDS, count),
-        f"a whole number of records up to {MOST_RECORDS:,}, 0 for none",
-        "log.histograms=10",
-    ),
+    "log.histograms": (count, "a whole number of records, 0 for none", "log.histograms=10"),
     "log.eval_every": (optional(positive_int), f"{STEPS}, at least 1, or null", "log.eval_every=100"),
     "log.jacobian": (*TRUTH, "log.jacobian=true"),
     "log.tensorboard": (*TRUTH, "log.tensorboard=false"),
     "precision": (among(*PRECISIONS), f"one of {', '.join(PRECISIONS)}", "precision=fp32"),
-    "threads": (
-        lambda v: v == "auto" or up_to(MOST_THREADS, positive_int)(v),
-        f"auto or a whole number, 1 to {MOST_THREADS}",
-        "threads=1",
-    ),
+    "threads": (lambda v: v == "auto" or positive_int(v), "auto or a whole number of at least 1", "threads=1"),
     "model.norm": (among(*ALL_NORMS), f"one of {', '.join(ALL_NORMS)}", "model.norm=batch"),
     "model.dropout": (fraction, "a probability in [0, 1)", "model.dropout=0.2"),
     "optim.lr": (not_negative, "a finite number of at least 0", "optim.lr=0.01"),
-    "optim.momentum": (fraction, "a number from 0 to 1 - 1e-7", "optim.momentum=0.9"),
+    "optim.momentum": (fraction, "a number in [0, 1)", "optim.momentum=0.9"),
     "optim.nesterov": (*TRUTH, "optim.nesterov=true"),
-    "optim.beta1": (fraction, "a number from 0 to 1 - 1e-7", "optim.beta1=0.9"),
-    "optim.beta2": (fraction, "a number from 0 to 1 - 1e-7", "optim.beta2=0.999"),
-    "optim.alpha": (fraction, "a number from 0 to 1 - 1e-7", "optim.alpha=0.99"),
+    "optim.beta1": (fraction, "a number in [0, 1)", "optim.beta1=0.9"),
+    "optim.beta2": (fraction, "a number in [0, 1)", "optim.beta2=0.999"),
+    "optim.alpha": (fraction, "a number in [0, 1)", "optim.alpha=0.99"),
     "optim.eps": (not_negative, "a finite number of at least 0", "optim.eps=1e-8"),
     "optim.weight_decay": (not_negative, "a finite number of at least 0", "optim.weight_decay=1e-4"),
     "optim.clip_norm": (optional(positive), "a positive norm, or null", "optim.clip_norm=1"),
@@ -134,7 +120,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
         "at least two different positive rates, or null",
         "'tune.rates=[0.01,0.03,0.1]'",
     ),
-    "tune.seeds": (up_to(MOST_SEEDS, positive_int), f"a whole number of seeds, 1 to {MOST_SEEDS}", "tune.seeds=3"),
+    "tune.seeds": (positive_int, "a whole number of at least 1 seed", "tune.seeds=3"),
     "dry_run": (*TRUTH, "dry_run=true"),
 }
 MISSING = object()
@@ -152,11 +138,13 @@ def lookup(config: Config, dotted: str) -> Any:
 
 def check(config: Config) -> Config:
     """Return the configuration if it can run; raises UserError, one sentence with the remedy, if it cannot."""
-    refuse_unheld(config)
-    for dotted, (test, _, _) in RULES.items():
+    for dotted, (test, _, example) in RULES.items():
         value = lookup(config, dotted)
         if value is not MISSING and not test(value):
             raise UserError(refusal(dotted, value, config.model["name"]))
+        if dotted in MOST and isinstance(value, int) and value > MOST[dotted]:
+            raise UserError(f"{dotted}={value} is more than {MOST[dotted]:,}: say for example {example}.")
+    refuse_unheld(config)
     check_shape(config.model["name"], config.depth, config.width)
     return config
 
@@ -210,11 +198,13 @@ def check_shape(model: str, depth: int | None, width: Any) -> None:
             raise UserError(
                 f"{key}=null cannot be for model={model}, which needs one: say for example {key}={example}."
             )
-    if width is None or up_to(MOST_UNITS, positive_int)(width):
+    if width is None or (positive_int(width) and width <= MOST_UNITS):
         return
+    if positive_int(width):
+        raise UserError(f"width={width} is more than {MOST_UNITS:,}: say for example width=128.")
     if not isinstance(width, (list, tuple)):
         raise UserError(
-            f"width={typed(width)} must be a whole number of units, 1 to {MOST_UNITS:,}, or a list of them: "
+            f"width={typed(width)} must be a whole number of at least 1 unit, or a list of them: "
             "say for example width=128."
         )
     if not len(width):
@@ -226,9 +216,9 @@ def check_shape(model: str, depth: int | None, width: Any) -> None:
             f"width={list(width)} lists {len(width)} layers but depth={depth}: "
             f"say depth={len(width)}, or give a single number."
         )
-    if bad := [w for w in width if not up_to(MOST_UNITS, positive_int)(w)]:
+    if bad := [w for w in width if not (positive_int(w) and w <= MOST_UNITS)]:
         raise UserError(
-            f"width={list(width)} holds {typed(bad[0])}: every width is a whole number of units, 1 to {MOST_UNITS:,}, "
+            f"width={list(width)} holds {typed(bad[0])}: every width is a whole number of at least 1 unit, "
             "for example 'width=[256,128]'."
         )
 

@@ -1,5 +1,6 @@
 """Options of the user's own, chosen as built-in ones are: `init=he_normal,mine:half_he`."""
 
+import textwrap
 from typing import Any
 
 from hydra.core.config_store import ConfigNode, ConfigStore
@@ -7,6 +8,8 @@ from omegaconf import OmegaConf
 
 from initlab.config.files import option_values
 from initlab.names import CONTRACTS, is_own
+
+INDENT = " " * 6
 
 
 class OwnOptions(dict):
@@ -47,4 +50,8 @@ def offer() -> None:
 
 def own_text() -> str:
     """Lay out what each own option is given and returns, for `--help`."""
-    return "\n".join(f"  {group}=module:function\n      {contract}" for group, contract in CONTRACTS.items()) + "\n"
+    lines = []
+    for group, contract in CONTRACTS.items():
+        text = textwrap.fill(contract, 110, initial_indent=INDENT, subsequent_indent=INDENT)
+        lines.append(f"  {group}=module:function\n{text}")
+    return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
 """The data sets by name, and the one door to them."""
 
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import torch
 
 from initlab.errors import UserError, nearest
 from initlab.names import is_own
-from initlab.rounding import in_single
+from initlab.rounding import in_single, outside
 
 from . import images, synthetic, text
 from .custom import custom
@@ -176,10 +177,13 @@ def _checked(source: Source, parameters: Mapping[str, Any]) -> dict[str, int | f
             least = 2 if key == "classes" else 1
             if type(value) is not int or not least <= value <= MOST:
                 raise UserError(
-                    f"data.{key}={value} must be an integer from {least} to {MOST:,}; the default is {default}."
+                    f"data.{key}={value} must be an integer of at least {least} (and at most {MOST:,}); "
+                    f"the default is {default}."
                 )
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not in_single(value) or value < 0:
-            raise UserError(f"data.{key}={value} must be 0 or a positive number of float32; the default is {default}.")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+            raise UserError(f"data.{key}={value} must be a finite number of at least 0; the default is {default}.")
+        elif not in_single(value):
+            raise UserError(f"data.{key}={value} cannot be: {outside(value)}.")
     found = {**source.parameters, **parameters}
     samples, each = int(found.get("train_size", 1)) + int(found.get("test_size", 1)), int(found.get("dimension", 1))
     if samples * each > MOST:

@@ -11,7 +11,7 @@ from initlab import data as datasets
 from initlab import models
 from initlab.activations import Activation, activation
 from initlab.config import Config
-from initlab.config.checks import MOST_STEPS, OWN_SHAPE
+from initlab.config.checks import MOST, OWN_SHAPE
 from initlab.data import Dataset
 from initlab.errors import Impossible, UserError
 from initlab.experiment.start import model_options, procedure_of, shaped, start_
@@ -147,9 +147,9 @@ def make_plan(configs: Sequence[Config], data: Dataset, act: Activation | None) 
             f"say train.batch_size={len(data.train_x)} or less."
         )
     steps = first.train.steps or max(math.ceil(first.train.epochs * per_epoch), 1)
-    if steps > MOST_STEPS:
+    if steps > MOST["train.steps"]:
         raise UserError(
-            f"train.epochs={first.train.epochs:g} are {steps:.3g} updates, more than {MOST_STEPS:,}: say fewer."
+            f"train.epochs={first.train.epochs:g} are {steps:.3g} updates: say {MOST['train.steps']:,} or fewer."
         )
     loop_keys = ("name", "schedule", "warmup")
     return Plan(

@@ -12,7 +12,7 @@ from torch import Tensor
 from initlab.activations import Activation
 from initlab.errors import Impossible, UserError, nearest
 from initlab.fans import Fans
-from initlab.rounding import in_single, outside
+from initlab.rounding import LARGEST, in_single, outside
 
 
 @contextmanager
@@ -206,7 +206,7 @@ class Scheme:
         """Return a user's gain as a float; refuse one that is not positive, or that the scheme has no use for."""
         if self.own_gain is None:
             raise Impossible(f"init={self.name} has no gain, so init.gain={gain} cannot be: {self.instead}.")
-        if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain < math.inf:
+        if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain <= LARGEST:
             raise UserError(f"init.gain={gain} must be a positive number or paper; for zero weights use init=zeros.")
         if not in_single(gain):
             raise UserError(f"init.gain={gain} cannot be: {outside(gain)}; init=zeros makes zero weights.")
@@ -230,8 +230,8 @@ def _check(scheme: str, key: str, value: Any) -> None:
         return
     if value is None and key in _OPTIONAL:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"init.{key}={value} must be a number for init={scheme}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        raise UserError(f"init.{key}={value} must be a number that float32 can hold for init={scheme}.")
     if not in_single(value):
         raise UserError(f"init.{key}={value} cannot be for init={scheme}: {outside(value)}.")
     if key in _NOT_NEGATIVE and value < 0:
