@@ -26,6 +26,7 @@ from initlab.config.files import conf_dir
 from initlab.config.help import program
 from initlab.config.naming import run_name
 from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, waiting
+from initlab.config.slips import refuse_slips
 from initlab.errors import Interrupted, UserError, here, nearest, reader_may_leave, tell
 
 DISK = {
@@ -207,6 +208,7 @@ def kept() -> str:
 def through_hydra(arguments: list[str]) -> None:
     """Hand flags and overrides to Hydra; what it, or the disk, has against them is raised as UserError."""
     here()
+    refuse_slips(arguments)
     flags, overrides = split(arguments)
     refuse_flags(flags)
     overrides = canonical(overrides)

@@ -51,6 +51,35 @@ ACT_ALIASES: dict[str, str] = {
 
 ALIASES: dict[str, dict[str, str]] = {"init": SCHEME_ALIASES, "act": ACT_ALIASES}
 
+# What other programs call a key, and people do: where one is no key, the other is meant.
+KEY_WORDS: dict[str, str] = {
+    word: key
+    for key, words in {
+        "init": "scheme schemes initializer initialiser initialization initialisation weight_init",
+        "act": "activation activations activation_function nonlinearity phi",
+        "model": "network net architecture family",
+        "data": "dataset data_set datasets",
+        "optim": "optimizer optimiser",
+        "depth": "layers num_layers n_layers hidden_layers nlayers blocks",
+        "width": "units hidden hidden_size hidden_dim num_units channels",
+        "seed": "seeds random_seed rng",
+        "optim.lr": "learning_rate rate lrate eta",
+        "optim.weight_decay": "wd l2",
+        "optim.clip_norm": "clip grad_clip clip_grad",
+        "train.batch_size": "batch bs batchsize minibatch",
+        "train.epochs": "epoch num_epochs n_epochs max_epochs",
+        "train.steps": "step iterations iters max_steps num_steps updates",
+        "init.gain": "gains",
+        "precision": "dtype fp16 amp",
+        "device": "gpu cuda",
+        "sweep.name": "name run_name",
+        "log.every": "log_every log_interval",
+        "hydra.launcher.workers": "workers num_workers jobs",
+        "hydra.launcher.executor": "executor launcher",
+    }.items()
+    for word in words.split()
+}
+
 CONTRACTS: dict[str, str] = {
     "init": "function(weight, *, fans, gain, role, generator) fills `weight`, float32 (out, in, *receptive), in place; "
     "it may leave out keywords that it does not need",

@@ -7,6 +7,7 @@ from typing import Any
 
 from initlab.config.schema import OPTION_KEYS, Config
 from initlab.errors import LARGEST_SEED, UserError, nearest
+from initlab.names import KEY_WORDS
 from initlab.rounding import in_single, outside
 
 PRECISIONS = ("fp32", "bf16", "fp64")
@@ -172,7 +173,8 @@ def refusal(dotted: str, value: Any, model: str = "") -> str:
         return f"{dotted}={typed(value)} is a list, and must be {must}: {several}."
     if dotted == "model.norm" and model in NORMS:
         must, example = f"one of {', '.join(NORMS[model])} for model={model}", f"model.norm={NORMS[model][1]}"
-    return f"{dotted}={typed(value)} must be {must}: say for example {example}."
+    shown = repr(value) if isinstance(value, float) and "whole number" in must else typed(value)
+    return f"{dotted}={shown} must be {must}: say for example {example}."
 
 
 def typed(value: Any) -> str:
@@ -239,11 +241,15 @@ def known_keys() -> list[str]:
 
 
 def nearest_key(name: str, keys: list[str]) -> str:
-    """Return `" Did you mean 'train.epochs'?"`: the whole key is compared, and its last part (`lr` is `optim.lr`).
+    """Return `" Did you mean 'train.epochs'?"`: by the whole key, its last part, or another word for it.
 
     >>> nearest_key("trian.epochs", ["train.epochs", "seed"]), nearest_key("lr", ["optim.lr", "depth"])
     (" Did you mean 'train.epochs'?", " Did you mean 'optim.lr'?")
+    >>> nearest_key("scheme", ["init", "act"])
+    " Did you mean 'init'?"
     """
+    if (word := KEY_WORDS.get(name.lower())) in keys:
+        return f" Did you mean {word!r}?"
     leaf = name.rpartition(".")[2]
     same_leaf = [key for key in keys if key != name and key.rpartition(".")[2] == leaf]
     return nearest(same_leaf[0], same_leaf) if same_leaf else nearest(name, keys)

@@ -21,6 +21,7 @@ from initlab.config.composer import Composer
 from initlab.config.errors import endless, translated
 from initlab.config.overrides import canonical, refuse_malformed, waiting
 from initlab.config.schema import Config
+from initlab.config.slips import refuse_slips
 from initlab.errors import UserError
 from initlab.names import CONTRACTS, is_own, option_name
 from initlab.targets import target_of
@@ -113,6 +114,7 @@ def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
     ([('he_normal', 0), ('he_normal', 1), ('he_uniform', 0), ('he_uniform', 1)], 'two')
     """
     register()
+    refuse_slips(overrides)
     rewritten = canonical(overrides)
     refuse_malformed(rewritten)
     rewritten = waiting(rewritten)

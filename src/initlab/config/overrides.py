@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from initlab.config.checks import RULES, known_keys, nearest_key
 from initlab.config.files import option_values, options
 from initlab.config.schema import EXAMPLES, GROUPS
+from initlab.config.slips import STRANGE, in_quotes, refuse_strange_key
 from initlab.errors import UserError
 from initlab.names import ALIASES, is_own
 
@@ -59,6 +60,9 @@ def rewrite(override: str) -> str:
     'sweep.exclude=[{init: zeros}]'
     """
     key, equals, value = override.partition("=")
+    if equals and (STRANGE.search(value) or "=" in value):
+        value = in_quotes(value)
+        override = f"{key}={value}"
     group = key.lstrip("+~")
     if group == "sweep.grids" and not re.search("['\"]", value):
         # Hydra's grammar has no sweeps inside a value; as texts they are expanded with the grid they stand in.
@@ -88,6 +92,7 @@ def option(group: str, word: str) -> str:
 def refuse_malformed(overrides: Iterable[str]) -> None:
     """Refuse what is no `key=value`, and a group that is given no name; the rest is Hydra's grammar to judge."""
     for override in overrides:
+        refuse_strange_key(override)
         key, equals, value = override.partition("=")
         bare = key.lstrip("+~").strip()
         if not bare:
@@ -155,6 +160,8 @@ def sweeps_by_itself(overrides: Iterable[str]) -> bool:
 def how_to_write(word: str) -> str:
     """Say how a word that stands alone was probably meant: a key without a value, or an option without its group."""
     key, colon, value = word.partition(":")
+    if word in ("help", "version"):
+        return f"write --{word}."
     if colon and value and key.strip() in (*GROUPS, "experiment", *known_keys()):
         return f"keys and values are joined by =, so write {key.strip()}={value.strip()}."
     if homes := [group for group in (*GROUPS, "experiment") if option_named(group, word) in options(group)]:
