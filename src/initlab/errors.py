@@ -4,7 +4,7 @@ import operator
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TextIO
@@ -111,16 +111,18 @@ def lasting_streams() -> Iterator[None]:
     What could not be written for another reason than a reader that left (`… | head`) is said at the end.
     """
     before = sys.stdout, sys.stderr
-    out, err = (each if isinstance(each, LastingStream) else LastingStream(each or nowhere()) for each in before)
-    sys.stdout, sys.stderr = out, err
-    try:
-        yield
-    finally:
-        out.flush()
-        sys.stdout, sys.stderr = before
-        if out is not before[0] and out.lost and not isinstance(out.lost, BrokenPipeError):
-            tell(f"initlab: standard output cannot be written ({out.lost}).")
-        err.flush()
+    with ExitStack() as own:
+        there = [each or own.enter_context(open(os.devnull, "w", encoding="utf-8")) for each in before]
+        out, err = (each if isinstance(each, LastingStream) else LastingStream(each) for each in there)
+        sys.stdout, sys.stderr = out, err
+        try:
+            yield
+        finally:
+            out.flush()
+            sys.stdout, sys.stderr = before
+            if out is not before[0] and out.lost and not isinstance(out.lost, BrokenPipeError):
+                tell(f"initlab: standard output cannot be written ({out.lost}).")
+            err.flush()
 
 
 def output_lost() -> bool:
@@ -139,11 +141,6 @@ def reader_may_leave() -> Iterator[None]:
             os.open(os.devnull, os.O_RDWR)
     with lasting_streams():
         yield
-
-
-def nowhere() -> TextIO:
-    """Return a stream that keeps nothing."""
-    return open(os.devnull, "w", encoding="utf-8")
 
 
 def to_nowhere(stream: TextIO) -> None:

@@ -27,6 +27,8 @@ def in_quotes(value: str) -> str:
     >>> in_quotes("a=b"), in_quotes("he,mine:é"), in_quotes("1,2")
     ("'a=b'", "he,'mine:é'", '1,2')
     """
+    if "${" in value:
+        return value
     if "=" in value and not re.search(r"['\"\[\](){}$]", value):
         return _in_quotes(value, mapping=False)
     pieces = QUOTED.split(value)
@@ -35,15 +37,13 @@ def in_quotes(value: str) -> str:
 
 
 def _in_quotes(word: str, mapping: bool) -> str:
-    if "${" in word:
-        return word
     found = OF_A_MAPPING.fullmatch(word) if mapping else None
     key, bare = (found[1], found[2]) if found and found[1].isascii() else ("", word)
     text = bare.strip()
     if not text:
         return word
     escaped = re.sub(r"\\(?=\\*$)", r"\\\\", text)  # a backslash at the end would escape the quote
-    return key + bare.replace(text, f"'{escaped}'")
+    return f"{key}'{escaped}'"
 
 
 def refuse_slips(arguments: Sequence[str]) -> None:

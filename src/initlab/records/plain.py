@@ -25,9 +25,10 @@ def plain(value: Any) -> Any:
         return [plain(member) for member in value]
     if isinstance(value, (np.generic, np.ndarray)):
         return plain(value.tolist())
-    if value is None or type(value) in (str, int, float, bool):
+    if value is None or type(value) in (int, float, bool):
         return value
-    return str(value)
+    text = str(value)
+    return text if text.isascii() else text_bytes(text).decode()
 
 
 def to_yaml(value: Mapping[str, Any]) -> bytes:
