@@ -83,7 +83,10 @@ REFUSALS = [
     # names
     ("init=he_norml", "init=he_norml is unknown. Did you mean 'he_normal'"),
     ("init=xavier_unifrom", "init=xavier_unifrom is unknown. Did you mean 'xavier_uniform'"),
-    ("init=qqqq", "init=qqqq is unknown. Choose one of autoinit, .*, zeros; init=custom init.target="),
+    (
+        "init=qqqq",
+        "init=qqqq is unknown. Choose one of autoinit, .*, zeros; init=package.module:function takes your own",
+    ),
     ("act=rel", "act=rel is unknown. Did you mean 'relu'"),
     ("model=mpl", "model=mpl is unknown. Did you mean 'mlp'"),
     ("data=fashon", "data=fashon is unknown. Did you mean 'fashion_mini'"),

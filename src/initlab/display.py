@@ -3,7 +3,6 @@
 Where the output is not a terminal, the line becomes an ordinary line every few seconds, readable in a file.
 """
 
-import os
 import re
 import shlex
 import sys
@@ -18,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from initlab.errors import to_nowhere
+from initlab.errors import short_path, to_nowhere
 from initlab.rounding import rounded
 
 WIDE = 140  # columns of a table that goes to a file or a pipe
@@ -158,7 +157,7 @@ def show_run(label: str, summary: Mapping[str, Any], console: Console | None = N
 
 def show_where(directory: Path, console: Console, note: str = "") -> None:
     """Say where the files are and what to type to look at them, with paths as short as they can be."""
-    short = Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory
+    short = short_path(directory)
     # Beside other runs, all of them are of interest; elsewhere the parent may be anything.
     logdir = short.parent if directory.parent.name == "runs" else short
     console.print(f"files        {short}{note}", soft_wrap=True, highlight=False, markup=False)

@@ -26,7 +26,8 @@ from initlab.config.files import conf_dir
 from initlab.config.help import program
 from initlab.config.naming import run_name
 from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, waiting
-from initlab.errors import Interrupted, UserError, nearest, reader_may_leave, tell
+from initlab.config.slips import refuse_slips
+from initlab.errors import Interrupted, UserError, here, nearest, reader_may_leave, tell
 
 DISK = {
     getattr(errno, name)
@@ -171,7 +172,7 @@ def task(composed: DictConfig) -> dict[str, Any]:
     if summary["status"] == "diverged" or summary.get("trained") is False:
         say_why(Path(summary["path"]))
     if summary["status"] == "failed":
-        print(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.", file=sys.stderr)
+        tell(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.")
     return summary
 
 
@@ -218,6 +219,8 @@ def kept() -> str:
 
 def through_hydra(arguments: list[str]) -> None:
     """Hand flags and overrides to Hydra; what it, or the disk, has against them is raised as UserError."""
+    here()
+    refuse_slips(arguments)
     flags, overrides = split(arguments)
     refuse_flags(flags)
     overrides = canonical(overrides)

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import UserError, nearest
+from .errors import UserError, here, nearest
+from .names import CONTRACTS
 
 
 def load_target(target: Any, key: str = "target") -> Any:
@@ -20,7 +21,8 @@ def load_target(target: Any, key: str = "target") -> Any:
 
     Args:
         target: `"package.module:name"`; the name may be dotted (`"module:Class.method"`).
-        key: configuration key to name in the error (`"act.target"`).
+        key: configuration key to name in the error (`"act.target"`); of a group that takes the user's own, the error
+            also says what the function is given and returns.
 
     Raises:
         UserError: the text has another form, the module or the name in it cannot be imported, or the module raises.
@@ -32,15 +34,20 @@ def load_target(target: Any, key: str = "target") -> Any:
     if not (colon and module_name and name):
         raise UserError(
             f"{key}={'null' if target is None else target} names nothing to import: "
-            f"give {key}=package.module:function, for a file mine.py here {key}=mine:function."
+            f"give {key}=package.module:function, for a file mine.py here {key}=mine:function{contract(key)}."
+        )
+    if module_name.endswith(".py") or "/" in module_name:
+        module = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise UserError(
+            f"{key}={target} names a file: a module is named without .py, with dots for slashes: {module}:{name}."
         )
     try:
-        with _importable(Path.cwd(), module_name.partition(".")[0]):
+        with _importable(here(), module_name.partition(".")[0]):
             found: Any = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
         raise UserError(
             f"{key}={target}: cannot import module {module_name!r} ({error}); "
-            f"it must lie in the current directory ({Path.cwd()}) or be installed."
+            f"it must lie in the current directory ({here()}) or be installed{contract(key)}."
         ) from error
     except Exception as error:  # whatever the user's own file raises when it is imported
         raise UserError(
@@ -48,10 +55,39 @@ def load_target(target: Any, key: str = "target") -> Any:
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            hint = nearest(part, dir(found)) or _hidden(Path.cwd(), module_name.partition(".")[0])
-            raise UserError(f"{key}={target}: {module_name!r} has no {part!r}.{hint}")
+            near = nearest(part, [name for name in dir(found) if not name.startswith("_")])
+            hint = near or _hidden(here(), module_name.partition(".")[0])
+            raise UserError(f"{key}={target}: {module_name!r} has no {part!r}{contract(key)}.{hint}")
         found = getattr(found, part)
     return found
+
+
+def contract(key: str) -> str:
+    """Return what a function of the user's own must be, to end a sentence with; empty where the key has no contract.
+
+    >>> contract("act.target")[:31], contract("audit")
+    ('. For act=, function(x) returns', '')
+    """
+    group = key.partition(".")[0]
+    return f". For {group}=, {CONTRACTS[group]}" if group in CONTRACTS else ""
+
+
+def target_of(function: Any, key: str) -> str:
+    """Return the `module:name` that a function or class is imported by; raises UserError where it has none.
+
+    >>> target_of(nearest, "init")
+    'initlab.errors:nearest'
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    found: Any = sys.modules.get(str(module))
+    for part in str(name).split("."):
+        found = getattr(found, part, None)
+    if found is not function:
+        raise UserError(
+            f"{key} is given {function!r}, which cannot be imported by a name: "
+            f"define it at the top of a module and give {key}='module:function'{contract(key)}."
+        )
+    return f"{module}:{name}"
 
 
 def said(error: BaseException) -> str:
@@ -64,6 +100,17 @@ def said(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if len(frames) > 1 else ""
     return f"{type(error).__name__}: {first}{where}" if first else f"{type(error).__name__}{where}"
+
+
+def said_of(value: Any) -> str:
+    """Say what a user's own code returned: its type, and its shape where it has one.
+
+    >>> said_of(3), said_of([1, 2])
+    ('an int', 'a list')
+    """
+    kind = type(value).__name__
+    shape = f" of shape {list(value.shape)}" if hasattr(value, "shape") else ""
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}{shape}"
 
 
 def import_torchvision() -> ModuleType:

@@ -17,6 +17,7 @@ from initlab.diagnostics import HistogramKey
 from initlab.experiment.forecast import Forecast, Row
 from initlab.histograms import Histogram
 from initlab.initialize import fingerprint
+from initlab.names import option_name
 from initlab.records import RunWriter
 from initlab.training import Stopped
 
@@ -170,6 +171,6 @@ def hparams(plain: dict[str, Any]) -> dict[str, Any]:
     def value(key: str) -> Any:
         group, _, leaf = key.partition(".")
         found = plain[group][leaf] if leaf else plain[group]
-        return found["name"] if isinstance(found, dict) else found
+        return option_name(found) if isinstance(found, dict) else found
 
     return {key: value(key) for key in HPARAMS}

@@ -106,6 +106,7 @@ def initialize_(
             tasks = plan(module, wanted) if meta else tasks
             drawn = [rehearse(task, seed) for task in tasks]
     rows = frame_of(tasks)  # before the draws: a hundred megabytes of them leave the processor's caches cold
+    _refuse_unheld(tasks, rows)
     if not dry_run:
         _reset_statistics(tasks.parts, wanted)
         # Constants first: between draws each would wait for the memory of its own.
@@ -144,6 +145,21 @@ def _check(tasks: Plan, strict: bool, meta: bool) -> None:
             raise UserError(
                 f"{name} is on the meta device and nothing would fill it: give it a rule, a kind, or its values first."
             )
+
+
+def _refuse_unheld(tasks: Plan, rows: pd.DataFrame) -> None:
+    # Weights that are promised to vary, or not to be 0, and would be 0 or infinite in their own type.
+    for task, mean, std in zip(tasks, rows["promised_mean"], rows["promised_std"], strict=True):
+        kind = task.parameter.tensor.dtype
+        if not (task.writes and kind.is_floating_point):
+            continue
+        least, most = torch.finfo(kind).smallest_normal, torch.finfo(kind).max
+        for word, value in (("a mean", mean), ("a standard deviation", std)):
+            if value == value and value and not least <= abs(value) <= most:
+                raise UserError(
+                    f"{task.parameter.name} would have {word} of {value:g}, which {str(kind).removeprefix('torch.')} "
+                    "does not hold: choose another init.gain, or other keys of the scheme."
+                )
 
 
 def _reset_statistics(parts: Sequence[Part], wanted: Request) -> None:

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from initlab import forked, nursery
 from initlab.collector import modules_loading
 from initlab.config.errors import translated
-from initlab.config.grid import expand
+from initlab.config.grid import expand, usual
 from initlab.errors import UserError
 from initlab.launcher.jobs import Job, compose_jobs, renumbered
 from initlab.launcher.replay import replay
@@ -36,10 +36,7 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     with translated():
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
         assert isinstance(grids, list)
-        params = sweeper.params or {}
-        if not isinstance(params, Mapping) or not all(isinstance(value, str) for value in params.values()):
-            raise UserError(f"hydra.sweeper.params={params} must map keys to texts, as in seed: 0,1 in an experiment.")
-        texts = expand(context.config_loader, arguments, params, grids)
+        texts = expand(context.config_loader, arguments, sweeper.params or {}, grids, usual(master))
     compose = partial(compose_jobs, context, master, texts, 0)
     with started_early(sweeper.launcher, master, len(texts), compose) as composed:
         with translated():

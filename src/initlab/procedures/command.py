@@ -30,6 +30,8 @@ def run(
     Arguments: `target`: package.module:function that takes a width and returns a module, None for an mlp; `widths`:
     whole numbers with commas; `shape`: of the batch, as in `64,32`.
     """
+    if target is not None and target.isdigit():
+        raise UserError(f"--widths takes numbers joined by commas, without blanks: --widths {widths},{target}.")
     build = None if target is None else load_target(target, "coordinates")
     if target is not None and shape is None:
         raise UserError(f"{target} is fed with what --input says: give a shape such as --input 64,32.")

@@ -1,6 +1,5 @@
 """What a procedure is: a scheme that needs more than a weight's shape, and what it finds of a module."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +11,7 @@ from initlab.activations import Activation
 from initlab.errors import Impossible, UserError, nearest
 from initlab.fans import Block, Parameter
 from initlab.randomness import generator
+from initlab.rounding import in_single
 from initlab.schemes import SCHEMES, Scheme
 from initlab.schemes import scheme as find_scheme
 
@@ -155,15 +155,16 @@ class Procedure:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and in_single(value)
 
 
 def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
+MOST = 10**6  # of samples, steps, units
 _POSITIVE = (lambda value: _number(value) and value > 0, "a positive number")
-_STEPS = (_count, "a whole number of at least 0")
+_STEPS = (_count, f"a whole number from 0 to {MOST:,}")
 _SAMPLES = (lambda value: _count(value) and value >= 2, "a whole number of at least 2 samples")
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {

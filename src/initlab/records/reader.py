@@ -125,6 +125,8 @@ def run_directories(paths: Paths) -> list[Path]:
     roots = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     found: dict[Path, None] = {}
     for root in roots:
+        if root.is_file():
+            raise UserError(f"{root} is a file: give the directory of its run or sweep, such as {root.parent}.")
         if not root.is_dir():
             raise UserError(f"There is no directory {root}: give a run, a sweep, or a directory that holds some.")
         for folder, children, files in os.walk(root):

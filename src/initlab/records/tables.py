@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from initlab.names import option_name
 from initlab.records.files import replace
+from initlab.records.plain import text_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,17 +47,19 @@ def rearm(text: str) -> str:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `{dotted key: value}` with the five options under their own names, as they are typed.
+    """Return `{dotted key: value}` with the five options by their names, the user's own by what is imported.
 
     >>> flatten({"init": {"name": "zeros", "gain": 1.0}, "depth": 3})
     {'init': 'zeros', 'init.gain': 1.0, 'depth': 3}
+    >>> flatten({"act": {"name": "custom", "target": "mine:phi"}})
+    {'act': 'mine:phi', 'act.target': 'mine:phi'}
     """
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         elif key == "name" and prefix[:-1] in OPTIONS:
-            flat[prefix[:-1]] = value
+            flat[prefix[:-1]] = option_name(config)
         else:
             flat[f"{prefix}{key}"] = value
     return flat
@@ -69,7 +73,7 @@ def table_bytes(frame: "pd.DataFrame") -> bytes:
     missing = frame.isna().to_numpy()
     for values, gone in zip(frame.itertuples(index=False, name=None), missing, strict=True):
         writer.writerow(["" if none else _cell(value) for value, none in zip(values, gone, strict=True)])
-    return text.getvalue().encode()
+    return text_bytes(text.getvalue())
 
 
 def _cell(value: object) -> object:

@@ -14,7 +14,7 @@ from initlab.histograms import Histogram
 from initlab.records.environment import environment
 from initlab.records.files import append, door, replace, wait_for_disk
 from initlab.records.mend import EVENTS, VIEWS, lost, mended
-from initlab.records.plain import plain, to_json, to_yaml
+from initlab.records.plain import plain, text_bytes, to_json, to_yaml
 from initlab.records.sums import FORMAT, RECORDS, TABLES, WEIGHTS, Sum, sealed
 from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, disarm, table_bytes
 from initlab.records.view import Row, View
@@ -257,7 +257,8 @@ class RunWriter:
     def _write(self) -> None:
         for name in list(self._pending):
             header = ",".join(_TABLES[name]) + "\n" if name in _TABLES else ""
-            self._count(name, append(self.directory / name, "".join(self._pending[name]).encode(), header.encode()))
+            data = text_bytes("".join(self._pending[name]))
+            self._count(name, append(self.directory / name, data, header.encode()))
             # One by one: when the next file fails, what this one already has must not be written twice.
             del self._pending[name]
         if self._view:

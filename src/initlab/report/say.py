@@ -123,4 +123,7 @@ def as_line(words: str) -> str:
 
 def short(path: Path) -> str:
     """Return a path from here where that is shorter."""
-    return min(str(path), os.path.relpath(path), key=len)
+    try:
+        return min(str(path), os.path.relpath(path), key=len)
+    except OSError:  # the current directory has been removed
+        return str(path)

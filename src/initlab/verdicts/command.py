@@ -59,7 +59,7 @@ def run(
     verdicts = judge(found)
     if csv is not None:
         try:
-            found.frame.to_csv(csv, index=False)
+            found.frame.to_csv(csv, index=False, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UserError(f"--csv {csv} cannot be written ({error.strerror or error}).") from error
     if as_json:
