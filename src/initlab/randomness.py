@@ -99,7 +99,7 @@ def generator(purpose: str, seed: int = 0, name: str = "") -> torch.Generator:
     False
     """
     stream, seed = STREAMS[purpose], whole_seed(seed)
-    return _twister(_text(purpose, stream, seed, name)) if stream.by_torch is None else stream.by_torch(seed, name)
+    return twister(_text(purpose, stream, seed, name)) if stream.by_torch is None else stream.by_torch(seed, name)
 
 
 def numpy_generator(purpose: str, seed: int = 0, name: str = "") -> np.random.Generator:
@@ -136,7 +136,12 @@ def _entropy(text: str) -> int:
     return int.from_bytes(hashlib.shake_256(text.encode()).digest(64), "little")
 
 
-def _twister(text: str) -> torch.Generator:
+def twister(text: str) -> torch.Generator:
+    """Return torch's CPU generator whose whole state is the hash of a text.
+
+    >>> torch.equal(twister("0/w").get_state(), generator("weights", 0, "w").get_state())
+    True
+    """
     digest = hashlib.shake_256(text.encode()).digest(8 + 4 * WORDS)
     state = _template().copy()
     state[0] = np.frombuffer(digest, "<u8", 1)[0]
