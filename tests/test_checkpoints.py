@@ -386,7 +386,9 @@ def test_a_sweep_that_has_ended_survives_a_power_cut(undisturbed):
 
 
 @pytest.mark.parametrize("zeros", [False, True], ids=["nothing", "zeros"])
-@pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.45, 0.7, 0.95])
+@pytest.mark.parametrize(
+    "share", [0.02, 0.4, 0.7, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.2, 0.45, 0.95))]
+)
 def test_a_power_cut_costs_at_most_what_came_after_the_last_checkpoint(undisturbed, zeros, share, monkeypatch):
     root, expected, whole = undisturbed
     shutil.rmtree(root)
