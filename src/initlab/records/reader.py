@@ -138,8 +138,11 @@ def run_directories(paths: Paths) -> list[Path]:
     return sorted(found)
 
 
-def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the flat configuration and the result of one run; damage becomes its `problem`."""
+def read_run(directory: Path, *, read_weights: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the flat configuration and the result of one run; damage becomes its `problem`.
+
+    Arguments: `read_weights`: whether saved weights are compared with their checksums, and not with their sizes alone.
+    """
     result: dict[str, Any] = {"status": "", "problem": "", "path": str(directory)}
     config: Any = None
     files: Any = None
@@ -160,15 +163,15 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         except (OSError, ValueError) as error:
             config = {}
             result |= {"status": "damaged", "problem": f"config.yaml cannot be read ({_first_line(error)})"}
-    result["problem"] = result["problem"] or _torn(directory, result["status"], files)
+    result["problem"] = result["problem"] or _torn(directory, result["status"], files, read_weights)
     return {key: _cell(value) for key, value in flatten(config).items()}, result
 
 
-def _torn(directory: Path, status: str, files: Any) -> str:
+def _torn(directory: Path, status: str, files: Any, read_weights: bool) -> str:
     """Return what is wrong with the files of a finished run: by their checksums `files`, else by their last bytes."""
     if files is not None:
         try:
-            return first_damage(directory, files)
+            return first_damage(directory, files, read_weights=read_weights)
         except (OSError, ValueError) as error:
             return f"a file cannot be compared with its checksum ({_first_line(error)})"
     for name in ("metrics.csv", "layers.csv", "histograms.csv"):

@@ -131,7 +131,7 @@ def another_has_done_it(task: Task) -> list[dict[str, Any]] | None:
     for config, directory in zip(task.configs, task.directories, strict=True):
         if not (directory / "summary.json").exists():
             return None
-        found.append(read_run(directory)[1])
+        found.append(read_run(directory, read_weights=True)[1])
         if not is_finished(found[-1], digest(config)):
             return None
     return found
