@@ -103,8 +103,16 @@ class LastingStream:
         with suppress(OSError, ValueError):
             to_nowhere(self.stream)
 
+    def isatty(self) -> bool:
+        """Is it a terminal, and open?"""
+        with suppress(ValueError):
+            return self.lost is None and self.stream.isatty()
+        return False
+
     def __getattr__(self, name: str) -> Any:
-        """Be the stream in all else."""
+        """Be the stream in all else, but give no bytes of an ascii one: click would write UTF-8 into them."""
+        if name == "buffer" and getattr(self.stream, "encoding", "").lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
+            raise AttributeError(name)
         return getattr(self.stream, name)
 
 
