@@ -19,6 +19,7 @@ from initlab.histograms import Histogram
 from initlab.initialize import fingerprint
 from initlab.names import option_name
 from initlab.records import RunWriter
+from initlab.statistics import still_falls
 from initlab.training import Stopped
 
 LAST = 50  # training steps; the mean of what is logged of them is the final training loss and accuracy
@@ -130,6 +131,8 @@ class Member:
             "first_bad_layer": bad.layer if bad else None,
             "trained": None if bad else self.trained(),
         }
+        # One that has not passed the bar is stuck, or needs more steps.
+        facts["learning"] = still_falls(self.writer.losses()) if facts["trained"] is False else None
         if self.trainable_depth is not None:
             facts["trainable_depth"] = self.trainable_depth
         if bad:

@@ -211,6 +211,15 @@ class RunWriter:
         self._pend("run.log", [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"])
         self._flush_if_due()
 
+    def losses(self) -> list[float]:
+        """Return the training losses written so far, in the order of their steps; a blank is NaN."""
+        self.flush()
+        path = self.directory / "metrics.csv"
+        if not path.exists():
+            return []
+        with door(self.directory), open(path, encoding="utf-8", newline="") as file:
+            return [float(row["loss"] or "nan") for row in csv.DictReader(file)]
+
     def flush(self) -> None:
         """Append all that waits to its files and close them."""
         self._emit()

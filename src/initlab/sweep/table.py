@@ -20,6 +20,7 @@ NOT_AXES = {
     "steps",
     "fingerprint",
     "trained",
+    "learning",
     "reason",
     "race",
 }
@@ -50,15 +51,19 @@ def axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 
 
 def by_cell(frame: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
-    """Summarise replicates: mean and standard deviation over seeds of every metric, best first, failures visible."""
+    """Summarise replicates: mean and standard deviation of every metric over the completed runs, best first.
+
+    `runs` counts all, `completed` those that the means are over, `status` says how they ended.
+    """
     rows = []
     text = frame.assign(**{axis: frame[axis].map(as_typed) for axis in by})
     for names, group in text.groupby(list(by), sort=False, dropna=False):
         row: dict[str, Any] = dict(zip(by, names, strict=True))
-        row["runs"] = len(group)
+        done = group[group["status"] == "completed"]
+        row["runs"], row["completed"] = len(group), len(done)
         for metric in METRICS:
             if metric in group:
-                values = pd.to_numeric(group[metric], errors="coerce").dropna()
+                values = pd.to_numeric(done[metric], errors="coerce").dropna()
                 row[f"{metric}_mean"] = values.mean() if len(values) else float("nan")
                 row[f"{metric}_std"] = values.std(ddof=1) if len(values) > 1 else float("nan")
         counts = group["status"].value_counts()
