@@ -147,7 +147,7 @@ def test_few_and_undecided_pairs_of_other_groups_cost_nothing():
     values = {
         name: {s: 0.5 + 0.01 * s + shift * (1 + 0.1 * s) for s in range(5)} for name, shift in (("a", 0.01), ("b", 0))
     }
-    few = {name: {s: 0.5 for s in range(4)} for name in "abcdef"}
+    few = {name: dict.fromkeys(range(4), 0.5) for name in "abcdef"}
     (alone,) = compare(values)
     (beside,) = compare_groups({"": values, "few": few})[""]
     assert alone == beside

@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             through_hydra(sys.argv[1:] if arguments is None else list(arguments))
         except UserError as error:
             SESSION.undo()
-            code = 2
+            code = error.code
             if full:
                 traceback.print_exception(error)
             tell(f"initlab: {error}{kept()}")

@@ -168,8 +168,8 @@ def compare_groups(
     Verdict and interval are one method: Student's paired intervals at confidence 1 − level/m for m pairs, so that all m
     hold at once in at least 1 − level of studies; a pair is decided where its interval leaves out 0, which happens to
     any truly equal pair in at most `level` of studies: 5 % for Gaussian values, measured 7.5 % at worst, for five seeds
-    of accuracies with equal means and unlike skewness (Beta(9, 1) beside N(.9, .02)). Only pairs of five common seeds or more count in m: the others
-    are decided by no data. Source: Dunn 1961, "Multiple Comparisons Among Means".
+    of accuracies with equal means and unlike skewness (Beta(9, 1) beside N(.9, .02)). Only pairs of five common seeds
+    or more count in m: the others are decided by no data. Source: Dunn 1961, "Multiple Comparisons Among Means".
 
     Arguments: `groups` maps a place (a depth, an activation) -> scheme -> seed -> metric; `margins` place -> the
     largest difference that does not matter there, `MARGIN` where it is not named.

@@ -149,9 +149,9 @@ def labels(runs: pd.DataFrame, group: str | None, keys: Sequence[str]) -> list[s
 
 
 def outcome(status: str, trained: Any, learning: Any = None) -> str:
-    """Say how a run ended: a completed one trained, is still learning or is stuck; it finished where it has no accuracy.
+    """Say how a run ended: a completed one trained, still learns or is stuck; without accuracies it just finished.
 
-    Arguments: `trained`, `learning` as the summary has them: did accuracy pass its bar; if not, did the loss still fall?
+    Arguments: `trained`, `learning` as the summary has them: did accuracy pass its bar; if not, did the loss fall?
 
     >>> outcome("completed", True), outcome("completed", False, True), outcome("completed", False, False)
     ('trained', 'learning', 'stuck')

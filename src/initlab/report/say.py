@@ -79,8 +79,8 @@ def say_table(
     print(FORMATS[form](table), end="")
     if best and not any(found is not None and found.best for line in table.lines for found in line.entries):
         print(
-            f"initlab: nothing is marked: no entry is better than all its rivals beyond what seeds do, from {ENOUGH} common "
-            "seeds on.",
+            "initlab: nothing is marked: no entry is better than all its rivals beyond what seeds do, which it takes "
+            f"{ENOUGH} common seeds to tell.",
             file=sys.stderr,
         )
     if table.mixed:
@@ -99,8 +99,8 @@ def verdicts(found: Gathered) -> list[str]:
     if few:
         seeds = f"{few[0]}" if few[0] == few[-1] else f"{few[0]} to {few[-1]}"
         said.append(
-            f"{len(few)} {'pair' if len(few) == 1 else 'pairs'} of schemes cannot be compared: {seeds} common seeds, and "
-            f"it takes {ENOUGH}"
+            f"{len(few)} {'pair' if len(few) == 1 else 'pairs'} of schemes cannot be compared: {seeds} common seeds, "
+            f"and it takes {ENOUGH}"
         )
     if pairs:
         hold = (

@@ -9,7 +9,7 @@ import pandas as pd
 
 from initlab.config.checks import nearest_key
 from initlab.errors import UserError, nearest
-from initlab.report.pairs import judged_by, larger_is_better, scored
+from initlab.report.pairs import judged_by, scored
 from initlab.report.runs import METRICS, Study, ordered, telling, text, varying
 from initlab.statistics import compare_groups
 
@@ -80,8 +80,8 @@ def tabulated(
     """Group runs and summarise metrics over what is left, which should be the seeds.
 
     Arguments: `by`: configuration keys; by default all that differ between runs, but for the seed. `metrics`: by
-    default the test accuracy, or what there is. `across`: one of the keys whose values become columns. `best`: mark an
-    entry that is better than all that differ from it in one key only, which `contest` names, as `compare_groups` judges.
+    default the test accuracy, or what there is. `across`: one of the keys whose values become columns. `best`: mark
+    what is better than all that differ from it in one key only, which `contest` names, as `compare_groups` judges.
 
     Raises:
         UserError: a key or a metric is unknown.

@@ -105,11 +105,12 @@ def run_sweep(
     ended: Ended,
     opened: Callable[[], None] = nothing,
     quiet: bool = False,
+    label: str = "sweep",
 ) -> Outcome:
     """Run what is not done yet of a checked grid and return the outcome.
 
     Arguments: `ended(cell, summary, fresh)` hears of every cell, in this thread: fresh ones have run just now;
-    `opened()` is called once the directory is ours; `quiet` shows no progress.
+    `opened()` is called once the directory is ours; `quiet` shows no progress; `label` names it.
 
     Raises UserError when another launch runs this sweep, or the disk is full; Interrupted when everything is kept after
     a signal.
@@ -119,7 +120,7 @@ def run_sweep(
         opened()
         results = Results(directory)
         plan = PlanFile.read(directory / "plan.json")
-        line = SweepLine.quiet() if quiet else SweepLine("sweep")
+        line = SweepLine.quiet() if quiet else SweepLine(label)
         for damage in filter(None, [plan.damage, *map(results.damage, cells)]):
             line.say(f"{damage}.")
         skip(cells, results, ended)
