@@ -165,7 +165,9 @@ def task(composed: DictConfig) -> dict[str, Any]:
 
         config = to_config(composed, job.overrides.task)
         with ProgressLine(run_name(config)) as line:
-            summary = run([config], [Path(job.runtime.output_dir)], watch=line.update)[0]
+            summary = run([config], [Path(job.runtime.output_dir)], line.update, swept=typed_keys(job.overrides.task))[
+                0
+            ]
     except Exception as error:
         raise PastHydra(error) from error
     show_run(run_name(config), summary)
@@ -184,6 +186,15 @@ def say_why(directory: Path) -> None:
         print(f"went wrong   {explain(directory)}")
     except (OSError, UserError) as error:
         print(f"initlab: the rows of {directory} cannot be read back: {error}", file=sys.stderr)
+
+
+def typed_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys that were typed: what may tell a single run from the others beside it.
+
+    >>> typed_keys(["init=zeros", "+model.norm=batch"])
+    ['init', 'model.norm']
+    """
+    return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

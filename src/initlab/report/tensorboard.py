@@ -65,7 +65,7 @@ def fill(events: EventFile, found: Study) -> None:
     )
     events.text("all_runs", note + table)
     if charts and metric:
-        events.layout({f"{metric.replace('_', ' ')} over depth (the axis counts layers)": charts})
+        events.layout({f"{metric.replace('_', ' ')} over depth (the axis counts layers)": charts}, opened=0)
 
 
 def over_depth(events: EventFile, group: pd.DataFrame, metric: str, tag: str) -> None:

@@ -22,6 +22,7 @@ from initlab.statistics import best_rate
 from initlab.sweep.cells import Cell, checked, default_directories
 from initlab.sweep.how import How
 from initlab.sweep.run import Outcome, nothing, run_sweep
+from initlab.sweep.table import telling
 
 TUNING, FINAL = "tuning", "final"  # what `race` is in the records of a run: which part it had
 FIRST_SEED = 1000  # of those that tune
@@ -94,8 +95,6 @@ def tune(
 
 def named(entrants: Mapping[str, Config]) -> dict[str, str]:
     """Return what to call each cell of a race: every key that tells it from the others; alone, its readable name."""
-    from initlab.sweep.show import telling
-
     flats = [flatten(config.plain()) for config in entrants.values()]
     known = dict.fromkeys(key for flat in flats for key in flat if not is_incidental(key) and key != "seed")
     keys = telling(list(known), flats)

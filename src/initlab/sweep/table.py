@@ -1,6 +1,6 @@
 """What a sweep says at the end: one row per run in `sweep.csv`, one line per cell on the screen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -80,3 +80,24 @@ def _rank(row: dict[str, Any]) -> float:
         if value is not None and value == value:
             return sign * value
     return float("inf")
+
+
+def telling(names: Sequence[str], flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys whose values differ, but for those that follow from an option: init.base from init.
+
+    >>> flats = [{"init": "tat", "init.base": 1, "depth": 3}, {"init": "ones", "depth": 4}]
+    >>> telling(["init", "init.base", "depth"], flats)
+    ['init', 'depth']
+    """
+
+    def differ(key: str, among: Sequence[Mapping[str, Any]]) -> bool:
+        return len({str(flat.get(key)) for flat in among}) > 1
+
+    found = []
+    for key in names:
+        option = key.partition(".")[0]
+        chosen = {str(flat.get(option)) for flat in flats} if option in names else set()
+        alike = [[flat for flat in flats if str(flat.get(option)) == one] for one in chosen]
+        if differ(key, flats) and (option == key or not alike or any(differ(key, some) for some in alike)):
+            found.append(key)
+    return found
