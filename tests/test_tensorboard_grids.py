@@ -120,7 +120,7 @@ def test_a_run_has_one_loss_everywhere(tmp_path, capsys):
 def test_weights_come_before_gradients():
     groups = sorted({*KINDS.values(), *(tag.split("/")[0] for tag in TAGS.values())})
     assert groups[-len(KINDS) :] == list(KINDS.values())
-    assert list(KINDS)[0] == "weight"
+    assert next(iter(KINDS)) == "weight"
     assert list(KINDS)[-1] == "gradient"
 
 
@@ -171,7 +171,7 @@ TOGGLE = """
 const all = [];
 (function walk(node) {
   for (const child of node.childNodes) {
-    if (child.nodeType === 1 && child.tagName === "PAPER-BUTTON" && /toggle all runs/i.test(child.textContent)) all.push(child);
+    if (child.tagName === "PAPER-BUTTON" && /toggle all runs/i.test(child.textContent)) all.push(child);
     walk(child);
   }
   if (node.shadowRoot) walk(node.shadowRoot);

@@ -51,8 +51,8 @@ def run(
     """Train networks of one architecture together and leave a run directory for each; return their summaries.
 
     Arguments: `configs` that agree in architecture, data and schedule; one directory for each; `watch`, called with
-    progress a few times a second; `keeping`, to go on from a checkpoint if there is one, and to write some; `swept`, the
-    keys that tell these runs from others, which TensorBoard shows first.
+    progress a few times a second; `keeping`, to go on from a checkpoint if there is one, and to write some; `swept`,
+    the keys that tell these runs from others, which TensorBoard shows first.
 
     Raises UserError before anything is written when a configuration cannot run, and when the disk is full. What fails
     later in a single network is recorded: `status` `failed` with its traceback in the run's log; of several together
