@@ -106,7 +106,7 @@ class EventFile:
     def layout(self, charts: Mapping[str, Mapping[str, Iterable[str]]], opened: int = 1) -> None:
         """Set the Custom Scalars page, `{category: {chart title: patterns of tags together}}`; the last one holds.
 
-        The first `opened` categories are open: the page reads a chart when its category is opened, for all runs at once.
+        The first `opened` categories are open: the page reads a chart when its category is opened, for all runs.
         """
         layout = layout_pb2.Layout(
             category=[

@@ -91,9 +91,9 @@ class View:
             if step == 0:
                 profiles.add(stat)
                 by_layer.setdefault(index, {})[f"profile/{scaled(stat)} {source}"] = drawn(stat, value)
-        for (step, stat), values in ends.items():
+        for (step, stat), places in ends.items():
             if stat in OVER_STEPS:
-                for end, (_, value) in (("first", min(values)), ("last", max(values))):
+                for end, (_, value) in (("first", min(places)), ("last", max(places))):
                     by_step[step][f"{ENDS}/{scaled(stat)} {end}"] = drawn(stat, value)
         for step, values in by_step.items():
             self._events.scalars(step, values)

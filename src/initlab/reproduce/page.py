@@ -58,11 +58,11 @@ def judged_again(record: Mapping[str, Any]) -> dict[str, Any]:
     def word(rows: Sequence[Mapping[str, Any]]) -> str:
         return weakest([row["verdict"] for row in rows])
 
-    criteria, tuned = rows(record["criteria"]), record["tuned_criteria"]
-    tuned = None if tuned is None else rows(tuned)
-    found = {"criteria": criteria, "tuned_criteria": tuned, "untuned": word(criteria)}
-    found["tuned"] = None if tuned is None else word(tuned)
-    return {**record, **found, "verdict": headline(word(criteria), found["tuned"])}
+    criteria = rows(record["criteria"])
+    tuned = None if record["tuned_criteria"] is None else rows(record["tuned_criteria"])
+    at_file, at_own = word(criteria), None if tuned is None else word(tuned)
+    found = {"criteria": criteria, "tuned_criteria": tuned, "untuned": at_file, "tuned": at_own}
+    return {**record, **found, "verdict": headline(at_file, at_own)}
 
 
 def last(pages: Path, name: str) -> dict[str, Any] | None:
