@@ -117,8 +117,9 @@ def verdicts(found: Gathered) -> list[str]:
         if row["verdict"] == "better":
             said.append(f"{where}: {first} is better than {second}: {told}")
             continue
-        matters = f"{rounded(factor * row['margin'], 2, 'g')}{unit or ' of loss'}"
-        why = f"within ± {matters}" if "noise" in row["verdict"] else f"neither 0 nor ± {matters} can be ruled out"
+        size = rounded(factor * row["margin"], 2, "g")
+        matters = f"{size}{unit if size != '1' else ' point'}" if unit else f"a loss of {size}"
+        why = f"within ± {matters}" if "noise" in row["verdict"] else f"it may be 0, or more than {matters}"
         said.append(f"{where}: {first} against {second}: {row['verdict']}, {why}: {told}")
     return said
 

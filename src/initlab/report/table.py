@@ -146,7 +146,10 @@ def sorted_lines(
         entries = tuple(entry(parts_of[text(v)], m, worth.get(m)) for m, v in columns)
         place = [places[key][str(value)] for key, value in zip(rows, label, strict=True)]
         told = [ended(part) for part in parts_of.values()]
-        found.append((place, Line(own, told[0] if len(set(told)) == 1 else " / ".join(told), entries)))
+        alike = {each for each in told if each}
+        found.append(
+            (place, Line(own, alike.pop() if len(alike) == 1 else " / ".join(each or "0" for each in told), entries))
+        )
     return tuple(line for _, line in sorted(found, key=lambda pair: pair[0]))
 
 
