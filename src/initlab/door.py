@@ -25,7 +25,7 @@ from initlab.config.errors import translated
 from initlab.config.files import conf_dir
 from initlab.config.help import program
 from initlab.config.naming import run_name
-from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, waiting
+from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, typed_keys, waiting
 from initlab.config.slips import refuse_slips
 from initlab.errors import Interrupted, UserError, here, nearest, reader_may_leave, tell
 
@@ -186,15 +186,6 @@ def say_why(directory: Path) -> None:
         print(f"went wrong   {explain(directory)}")
     except (OSError, UserError) as error:
         print(f"initlab: the rows of {directory} cannot be read back: {error}", file=sys.stderr)
-
-
-def typed_keys(overrides: Sequence[str]) -> list[str]:
-    """Return the keys that were typed: what may tell a single run from the others beside it.
-
-    >>> typed_keys(["init=zeros", "+model.norm=batch"])
-    ['init', 'model.norm']
-    """
-    return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
