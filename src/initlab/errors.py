@@ -25,8 +25,10 @@ def here() -> Path:
 class UserError(ValueError):
     """Something the user asked for cannot be: the message names the key, the value and the remedy.
 
-    The command line prints it as one sentence and exits with code 2; in Python it is a `ValueError`.
+    The command line prints it as one sentence and exits with `code`; in Python it is a `ValueError`.
     """
+
+    code = 2
 
 
 class Impossible(UserError):
@@ -35,6 +37,12 @@ class Impossible(UserError):
 
 class OwnBug(RuntimeError):
     """An exception that initlab's own code raised while it looked at a user's module; its cause says what it was."""
+
+
+class NothingLeft(UserError):
+    """What has run gave nothing to go on with: the message says what became of it. The command line exits with 1."""
+
+    code = 1
 
 
 class Interrupted(KeyboardInterrupt):

@@ -84,7 +84,8 @@ def load_layers(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd
 
     Args:
         runs: paths as `load` takes them, or a frame of `load` (all of it or some rows).
-        keys: columns of `load` to repeat on every row; those that no run has are left out.
+        keys: columns of `load` to repeat on every row; those that no run has are left out. By default the usual ones
+            and all that differ between the runs.
     """
     return _tables(runs, "layers.csv", LAYERS, keys)
 
@@ -191,6 +192,17 @@ def _torn(directory: Path, status: str, files: Any, read_weights: bool) -> str:
     return ""
 
 
+def varying(runs: "pd.DataFrame") -> list[str]:
+    """Return the keys of the configuration that differ between runs: without them cells could not be told apart.
+
+    >>> import pandas as pd
+    >>> varying(pd.DataFrame({"init": ["ones", "ones"], "width": [4, 8], "status": ["completed", "failed"]}))
+    ['width']
+    """
+    configs = list(runs.columns)[: list(runs.columns).index("status")] if "status" in runs else []
+    return [str(key) for key in configs if runs[key].map(str).nunique() > 1]
+
+
 def _tables(runs: "Paths | pd.DataFrame", name: str, columns: Sequence[str], keys: Sequence[str]) -> "pd.DataFrame":
     """Return one table of all runs under each other, with the run's keys before its columns."""
     import pandas as pd
@@ -198,7 +210,8 @@ def _tables(runs: "Paths | pd.DataFrame", name: str, columns: Sequence[str], key
     table = runs if isinstance(runs, pd.DataFrame) else load(runs)
     parts = [_table(Path(path) / name, columns) for path in table["path"]]
     lengths = [len(part) for part in parts]
-    keys = ["path", *(key for key in keys if key in table.columns and key not in columns)]
+    keys = [*keys, *varying(table)] if keys is KEYS else keys
+    keys = ["path", *(key for key in dict.fromkeys(keys) if key in table.columns and key not in columns)]
     repeated = {key: np.repeat(table[key].to_numpy(), lengths) for key in keys}
     frame = pd.concat([pd.DataFrame(columns=list(columns)).astype(_types(columns)), *parts], ignore_index=True)
     return pd.concat([pd.DataFrame(repeated, columns=keys), frame], axis=1)

@@ -37,6 +37,7 @@ def cells(
 
     def one(column: tuple[str, Any], found: Entry | None) -> str:
         shown = "" if found is None else numbers(column[0], found, plus_minus)
+        shown += "" if found is None or not 0 < found.n < found.of else f" (n={found.n})"
         return bold(shown) if found is not None and found.best else shown
 
     return [
@@ -51,7 +52,7 @@ def cells(
 
 def headings(table: Table) -> list[str]:
     """Return the headings of all columns."""
-    return [*table.keys, "runs", *(table.heading(column) for column in table.columns)]
+    return [*table.keys, table.runs, *(table.heading(column) for column in table.columns)]
 
 
 def as_text(table: Table, most: int | None = None) -> str:
@@ -79,7 +80,7 @@ def as_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     heads = [f"{m}{'' if table.across is None else f' {table.across}={text(v)}'}" for m, v in table.columns]
     parts = ("mean", "std", "n", "best") if table.marked else ("mean", "std", "n")
-    writer.writerow(map(disarm, [*table.keys, "runs", *(f"{head} {part}" for head in heads for part in parts)]))
+    writer.writerow(map(disarm, [*table.keys, table.runs, *(f"{head} {part}" for head in heads for part in parts)]))
     for line in table.lines:
         row: list[Any] = [value if is_number(value) else disarm(text(value)) for value in line.keys]
         row.append(line.ended)

@@ -13,6 +13,8 @@ from initlab.display import WIDE, duration
 from initlab.errors import UserError
 from initlab.reproduce.experiment import Experiment, experiment, names
 
+COSTS = Path(__file__).with_name("costs.json")
+"""Seconds that each experiment took when its verdict in the documentation was measured, on two cores."""
 STYLE = {"holds": "green", "does not hold": "red", "undecided": "yellow", "holds only at the untuned rate": "yellow"}
 
 
@@ -129,5 +131,5 @@ def about(found: Experiment, root: Path) -> dict[str, Any]:
     if last.is_file():
         record = json.loads(last.read_text(encoding="utf-8"))
         return row | {"cost": f"{duration(record['seconds'])} here", "verdict": record["verdict"]}
-    minutes = found.minutes.get("quick")
-    return row | {"cost": f"about {duration(60 * minutes)}" if minutes else "not yet measured"}
+    seconds = json.loads(COSTS.read_text(encoding="utf-8")).get(found.name)
+    return row | {"cost": "not yet measured" if seconds is None else f"{duration(seconds)} on two cores"}

@@ -36,6 +36,7 @@ class Task:
     room: Path  # checkpoints, locks, progress
     every: float
     launch: str  # tells this launch's wish to stop from an earlier one's
+    swept: Sequence[str] = ()  # the keys that tell the cells of the grid apart
     home: Path = field(default_factory=Path.cwd)  # where relative paths are looked up
     modules: Sequence[str] = field(default_factory=lambda: list(sys.path))  # where the user's own modules are
 
@@ -104,11 +105,11 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
             return Done(found)
         try:
             try:
-                summaries = run(task.configs, task.directories, watch, keeping)
+                summaries = run(task.configs, task.directories, watch, keeping, task.swept)
             except Unusable as reason:
                 keeping.remarks.append(f"it starts again, its checkpoint is no use: {reason}")
                 forget(task.checkpoint)
-                summaries = run(task.configs, task.directories, watch, keeping)
+                summaries = run(task.configs, task.directories, watch, keeping, task.swept)
         except UserError:
             raise
         # A model of the user's that wants to leave fails like any other.
