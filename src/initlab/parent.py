@@ -58,6 +58,12 @@ def messages(pipe: IO[bytes]) -> Iterator[bytes]:
     return iter(received.get, LEAVE)
 
 
+def write(message: bytes, pipe: IO[bytes]) -> None:
+    """Write a message to a worker."""
+    pickle.dump(message, pipe)
+    pipe.flush()
+
+
 def next_of(pipe: IO[bytes]) -> bytes | None:
     """Return the next message, None where the parent has closed its end."""
     try:
