@@ -77,6 +77,7 @@ UNCHECKED = {"as_strided", "as_strided_", "_weight_norm", "_weight_norm_interfac
 
 USED = {
     ("ensemble/blas.py", "CDLL"),
+    ("parent.py", "CDLL"),  # asks the kernel for a signal: it is given numbers
     ("training/crew.py", "CDLL"),  # asks the C library to keep memory: it is given numbers
     ("fans/held.py", "_weight_norm"),  # behind `_disagreement`
     ("data/idx.py", "frombuffer"),  # checks the buffer's length itself
