@@ -131,6 +131,7 @@ def checked(composed: DictConfig) -> Config:
     """Return the configuration of a single run; raises UserError if it cannot run."""
     with modules_loading():
         from initlab.experiment import impossible
+        from initlab.sweep.memory import require_memory, size_of_single
 
     config = to_config(composed, composed.hydra.overrides.task)
     if config.race:
@@ -141,6 +142,7 @@ def checked(composed: DictConfig) -> Config:
     reason = impossible(config)
     if reason is not None:
         raise UserError(reason)
+    require_memory([config], size_of_single)
     return config
 
 

@@ -73,6 +73,11 @@ def to_config(composed: DictConfig, overrides: Iterable[str] = ()) -> Config:
     """
     with translated():
         plain = plain_tree(composed)
+    return checked_config(plain, overrides)
+
+
+def checked_config(plain: dict[str, Any], overrides: Iterable[str] = ()) -> Config:
+    """Turn nested plain values into a checked `Config`; arguments and errors as `to_config`."""
     refuse_strangers(plain)
     refuse_own_shape(plain, overrides)
     return check(from_plain(plain))

@@ -28,6 +28,8 @@ class Composer:
         self.bases: dict[tuple[str, ...], bytes] = {}
         self.files: dict[str, bytes] = {}
         self.parsed: dict[str, Override] = {}
+        self.groups: dict[str, bool] = {}
+        self.read: dict[str, Any] = {}
         # Evaluated before anything is copied: all jobs share the clock of the sweep.
         self.directory = str(OmegaConf.select(master, "hydra.sweep.dir"))
 
@@ -46,12 +48,12 @@ class Composer:
 
     def quickly(self, overrides: Sequence[str]) -> DictConfig | None:
         """Set a job's values in a copy of what its group choices make; None where Hydra had better do it."""
-        apply, dirname, group_exists = self.tools
+        apply, dirname, _ = self.tools
         try:
             jobs = [self.parse(override) for override in overrides]
             if any(o.is_sweep_override() or o.is_hydra_override() for o in jobs):
                 return None
-            chosen = [not isinstance(o.value(), dict) and group_exists(o.key_or_group) for o in jobs]
+            chosen = [self.chooses(o) for o in jobs]
             base = self.base(tuple(o for o, is_choice in zip(overrides, chosen, strict=True) if is_choice))
             apply([o for o, is_choice in zip(jobs, chosen, strict=True) if not is_choice], base)
         except (HydraException, OmegaConfBaseException):
@@ -71,6 +73,21 @@ class Composer:
             self.parsed[override] = OverridesParser.create().parse_overrides([override])[0]
         return self.parsed[override]
 
+    def chooses(self, override: Override) -> bool:
+        """Is it the choice of an option of a config group?"""
+        key = override.key_or_group
+        if key not in self.groups:
+            self.groups[key] = self.tools[2](key)
+        return self.groups[key] and not isinstance(override.value(), dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave Hydra's own objects out: a process that composes for another one returns what it has composed."""
+        return {"bases": self.bases, "directory": self.directory, "files": {}, "parsed": {}, "groups": {}, "read": {}}
+
+    def adopt(self, loader: ConfigLoader, master: DictConfig) -> None:
+        """Go on with Hydra's objects of this process."""
+        self.loader, self.master = loader, master
+
     def base(self, choices: tuple[str, ...]) -> DictConfig:
         """Return a fresh copy of what Hydra composes from group choices alone."""
         if choices not in self.bases:
@@ -78,6 +95,15 @@ class Composer:
                 self.bases[choices] = pickle.dumps(self.loader.load_sweep_config(self.master, list(choices)), -1)
         copy: DictConfig = pickle.loads(self.bases[choices])
         return copy
+
+    def file(self, path: str) -> Any:
+        """Return what Hydra reads from one option's file (its values, package and defaults), None where there is none.
+
+        It is read once, and not to be changed.
+        """
+        if path not in self.read:
+            self.read[path] = self.loader.repository.load_config(path)  # type: ignore[attr-defined]
+        return self.read[path]
 
     @contextmanager
     def files_kept(self) -> Iterator[None]:

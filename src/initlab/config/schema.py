@@ -3,7 +3,8 @@
 Every field's `help` is one row of the table of keys in the README and of `python train.py --help`.
 """
 
-from dataclasses import asdict, dataclass, field
+import copy
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 
@@ -87,7 +88,20 @@ class Config:
 
     def plain(self) -> dict[str, Any]:
         """Return nested plain dictionaries, as written to `config.yaml`: what concerns the run itself."""
-        return {name: value for name, value in asdict(self).items() if name != "verdict"}
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "verdict"}
+
+
+def _plain(value: Any) -> Any:
+    """Copy a value; `dataclasses.asdict` does the same in ten times the time, and a grid has thousands."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, dict):
+        return {key: _plain(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(member) for member in value)
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    return copy.deepcopy(value)
 
 
 GROUPS = ("data", "model", "optim", "act", "init")

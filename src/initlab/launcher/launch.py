@@ -21,6 +21,9 @@ from initlab.config.grid import expand, usual
 from initlab.errors import UserError
 from initlab.launcher.jobs import Job, compose_jobs, renumbered
 from initlab.launcher.replay import replay
+from initlab.sweep.cells import wanted
+from initlab.sweep.finished import nothing_left, seems_finished
+from initlab.sweep.show import drawn, show_outcome
 
 MANY = 50  # jobs from which on it is worth a look whether they will need several processes
 PER_EPOCH = 100  # updates, while the data have not been read
@@ -38,16 +41,30 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         assert isinstance(grids, list)
         texts = expand(context.config_loader, arguments, sweeper.params or {}, grids, usual(master))
     compose = partial(compose_jobs, context, master, texts, 0)
+    if Path(str(master.hydra.sweep.dir)).is_dir():
+        # What was run before may be all of it, which needs no torch: the records are looked at first.
+        known = selected(compose(), repeats=bool(grids))
+        if seems_finished([job.directory for job in known]):
+            return [handed_over(sweeper, known)]
+        with started_early(sweeper.launcher, master, len(known), lambda: known):
+            return [handed_over(sweeper, known)]
     with started_early(sweeper.launcher, master, len(texts), compose) as composed:
-        with translated():
-            jobs = composed()
-        with modules_loading():
-            from initlab.sweep import wanted
+        jobs = composed()
+        if jobs:
+            jobs[0].composer.adopt(context.config_loader, master)
+        return [handed_over(sweeper, selected(jobs, repeats=bool(grids)))]
 
-        kept = wanted([job.config for job in jobs], repeats=bool(grids))
-        jobs = [renumbered(jobs[old], new) if old != new else jobs[old] for new, old in enumerate(kept)]
-        launch_ours = getattr(sweeper.launcher, "launch_jobs", None)
-        return [launch_ours(jobs) if launch_ours else launch_elsewhere(sweeper.launcher, master, jobs)]
+
+def selected(jobs: Sequence[Job], repeats: bool) -> list[Job]:
+    """Return the jobs that are left when what is excluded and what comes twice is taken out, numbered anew."""
+    kept = wanted([job.config for job in jobs], repeats)
+    return [renumbered(jobs[old], new) if old != new else jobs[old] for new, old in enumerate(kept)]
+
+
+def handed_over(sweeper: Any, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+    """Let whichever launcher there is run the jobs."""
+    ours = getattr(sweeper.launcher, "launch_jobs", None)
+    return ours(jobs) if ours else launch_elsewhere(sweeper.launcher, sweeper.config, jobs)  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -128,12 +145,26 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     Raises UserError before anything is written when a cell cannot be; Interrupted after a signal.
     """
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
-    from initlab.records.files import require_room
-    from initlab.sweep import How, checked, drawn, dry_run, run_sweep, show_outcome
-    from initlab.sweep.race import COMPARES, dry_race
-
-    chosen = How(**how)
     directory = Path(str(master.hydra.sweep.dir)).absolute()
+    returns: dict[int, JobReturn] = {}
+
+    def ended(cell: Any, summary: dict[str, Any], fresh: bool) -> None:
+        returns[cell.number] = replay(context, master, jobs[cell.number], summary, fresh)
+
+    def opened() -> None:
+        save_master(master, directory)
+
+    configs, directories = [job.config for job in jobs], [job.directory for job in jobs]
+    if outcome := nothing_left(configs, directories, directory, ended, opened):
+        show_outcome(outcome, directory)
+        drawn(outcome, directory)
+        return [returns[number] for number in range(len(jobs))]
+    returns.clear()
+    with modules_loading():
+        from initlab.records.files import require_room
+        from initlab.sweep import How, checked, dry_run, run_sweep
+        from initlab.sweep.race import COMPARES, dry_race
+    chosen = How(**how)
     remark = ""
     if jobs[0].config.race:
         if jobs[0].config.dry_run:
@@ -145,19 +176,9 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
         dry_run(cells, directory, chosen)
         return []
     require_room(directory)
-    returns: dict[int, JobReturn] = {}
-
-    def ended(cell: Any, summary: dict[str, Any], fresh: bool) -> None:
-        returns[cell.number] = replay(context, master, jobs[cell.number], summary, fresh)
-
     with env_override(master.hydra.job.env_set):
         outcome = run_sweep(
-            cells,
-            directory,
-            chosen,
-            ended,
-            lambda: save_master(master, directory),
-            label=COMPARES if jobs[0].config.race else "sweep",
+            cells, directory, chosen, ended, opened, label=COMPARES if jobs[0].config.race else "sweep"
         )
     show_outcome(outcome, directory)
     if remark:

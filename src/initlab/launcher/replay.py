@@ -57,21 +57,20 @@ def replay(
 
     Arguments: `fresh`: whether the job ran just now; one that was done before is only accounted for.
     """
-    composed = job.composed()
-    written = composed.hydra.output_subdir is None or (job.directory / composed.hydra.output_subdir).is_dir()
+    written = job.facts.files is None or (job.directory / job.facts.files).is_dir()
     if written and not fresh:
-        return LeanReturn(returned(composed, summary), job)
-    if unwatched(context, composed):
-        found = account(context, job, composed, summary)
+        found = returned(job, summary)
+    elif job.facts.unheard and heard_by_initlab(context):
+        found = account(context, master, job, summary)
     else:
-        found = through_hydra(context, job, composed, summary)
+        found = through_hydra(context, job, summary)
         configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     return LeanReturn(found, job)
 
 
-def returned(composed: DictConfig, summary: dict[str, Any]) -> JobReturn:
+def returned(job: Job, summary: dict[str, Any]) -> JobReturn:
     """Return what `run_job` returns of a job, its configurations aside."""
-    found = JobReturn(overrides=list(composed.hydra.overrides.task), working_dir=str(composed.hydra.runtime.cwd))
+    found = JobReturn(overrides=list(job.overrides), working_dir=job.facts.cwd)
     found.task_name, found.status = JobRuntime.instance().get("name"), JobStatus.COMPLETED
     found.return_value = summary
     if summary["status"] == "failed":
@@ -79,7 +78,7 @@ def returned(composed: DictConfig, summary: dict[str, Any]) -> JobReturn:
     return found
 
 
-def through_hydra(context: HydraContext, job: Job, composed: DictConfig, summary: dict[str, Any]) -> JobReturn:
+def through_hydra(context: HydraContext, job: Job, summary: dict[str, Any]) -> JobReturn:
     """Let Hydra run a function that returns what is known."""
 
     def give_back(_: DictConfig) -> dict[str, Any]:
@@ -90,34 +89,30 @@ def through_hydra(context: HydraContext, job: Job, composed: DictConfig, summary
     with quick_copies():
         return run_job(
             task_function=give_back,
-            config=composed,
+            config=job.composed(),
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
             hydra_context=context,
         )
 
 
-def unwatched(context: HydraContext, composed: DictConfig) -> bool:
-    """Say whether nobody but initlab hears of a job: no callbacks, logging, directory or environment of the user's.
+def heard_by_initlab(context: HydraContext) -> bool:
+    """Are all callbacks initlab's own?
 
-    Then `run_job`, which copies the whole configuration four times for those who might look, has nobody to do it for.
+    Then `run_job`, which copies the whole configuration four times for those who might look, does it for no one.
     """
-    own = all(type(callback).__module__.startswith("initlab.") for callback in context.callbacks.callbacks)
-    job, logging = composed.hydra.job, composed.hydra.job_logging
-    silent = logging is not None and logging.get("root") is None and not composed.hydra.verbose
-    return own and silent and not job.chdir and not job.env_set
+    return all(type(callback).__module__.startswith("initlab.") for callback in context.callbacks.callbacks)
 
 
-def account(context: HydraContext, job: Job, composed: DictConfig, summary: dict[str, Any]) -> JobReturn:
-    """Write Hydra's files of a job and call initlab's own callbacks, as `run_job` does."""
-    with_output(composed, job.directory)
-    if composed.hydra.output_subdir is not None:
-        place = job.directory / composed.hydra.output_subdir
+def account(context: HydraContext, master: DictConfig, job: Job, summary: dict[str, Any]) -> JobReturn:
+    """Write Hydra's files of a job and call initlab's own callbacks, which look at the return alone."""
+    if job.facts.files is not None:
+        place = job.directory / job.facts.files
         place.mkdir(parents=True, exist_ok=True)
-        for name, text in hydra_files(composed).items():
+        for name, text in hydra_files(with_output(job.composed(), job.directory)).items():
             (place / name).write_text(text, encoding="utf-8")
-    found = returned(composed, summary)
-    context.callbacks.on_job_end(config=composed, job_return=found)
+    found = returned(job, summary)
+    context.callbacks.on_job_end(config=master, job_return=found)
     return found
 
 

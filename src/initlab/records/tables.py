@@ -83,9 +83,12 @@ def _cell(value: object) -> object:
 def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
     """Write `sweep.csv`, one row per run as `load` gives them, whole or not at all, and return its path.
 
+    A file that has the same rows is left as it is, with its time.
+
     Raises:
         UserError: the directory cannot be written or its disk is full.
     """
-    path = Path(directory) / "sweep.csv"
-    replace(path, table_bytes(frame))
+    path, data = Path(directory) / "sweep.csv", table_bytes(frame)
+    if not path.is_file() or path.stat().st_size != len(data) or path.read_bytes() != data:
+        replace(path, data)
     return path

@@ -1,19 +1,24 @@
 """Grids of runs: plan, group, resume, executors. No Hydra here: the launcher is a thin face on it, and so is Python's.
 
-The module itself can be called: `initlab.sweep(init=[...], seed=range(5))`.
+The module itself can be called: `initlab.sweep(init=[...], seed=range(5))`. Its names are imported at first use: a
+sweep that has nothing left to do needs no torch.
 """
 
 import inspect
 import sys
+from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from initlab.sweep.cells import Cell, checked, default_directories, wanted
-from initlab.sweep.face import sweep
-from initlab.sweep.how import How
-from initlab.sweep.run import Outcome, drawn, run_sweep, tabulated
-from initlab.sweep.show import dry_run, show_outcome
-from initlab.sweep.table import axes, by_cell
+if TYPE_CHECKING:
+    from initlab.sweep.cells import Cell, checked, default_directories, wanted
+    from initlab.sweep.face import sweep
+    from initlab.sweep.how import How
+    from initlab.sweep.preview import dry_run
+    from initlab.sweep.results import Outcome
+    from initlab.sweep.run import run_sweep, tabulated
+    from initlab.sweep.show import drawn, show_outcome
+    from initlab.sweep.table import axes, by_cell
 
 __all__ = [
     "Cell",
@@ -31,15 +36,34 @@ __all__ = [
     "tabulated",
     "wanted",
 ]
+_HOMES = {
+    "cells": ("Cell", "checked", "default_directories", "wanted"),
+    "face": ("sweep",),
+    "how": ("How",),
+    "preview": ("dry_run",),
+    "results": ("Outcome",),
+    "run": ("run_sweep", "tabulated"),
+    "show": ("drawn", "show_outcome"),
+    "table": ("axes", "by_cell"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
 
 
 class _Callable(ModuleType):
     """A room that is a function as well: Python puts the module where `initlab.sweep` is looked up."""
 
-    __signature__ = inspect.signature(sweep)
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.sweep)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return sweep(*args, **kwargs)
+        return self.sweep(*args, **kwargs)
 
 
 sys.modules[__name__].__class__ = _Callable

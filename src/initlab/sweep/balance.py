@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from initlab.config import Config
 from initlab.sweep.cells import Cell, group_key
 from initlab.sweep.memory import Size, network_size
 from initlab.sweep.plan import Group
@@ -20,9 +21,13 @@ class Sizes:
 
     def of(self, cell: Cell) -> Size:
         """Return what one network like this takes."""
-        key = group_key(cell.config)
+        return self.of_config(cell.config)
+
+    def of_config(self, config: Config) -> Size:
+        """Return what one network of this configuration takes."""
+        key = group_key(config)
         if key not in self.found:
-            self.found[key] = network_size(cell.config)
+            self.found[key] = network_size(config)
         return self.found[key]
 
 

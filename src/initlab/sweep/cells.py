@@ -15,8 +15,6 @@ from initlab.config.naming import cell_name, determining, digest, run_name
 from initlab.config.overrides import option_named
 from initlab.config.schema import GROUPS
 from initlab.errors import UserError, nearest, tell
-from initlab.experiment import impossible
-from initlab.experiment.start import procedure_of
 from initlab.names import is_own
 from initlab.records import flatten
 
@@ -133,6 +131,8 @@ def checked(configs: Sequence[Config], directories: Sequence[Path]) -> list[Cell
 
 def find_reason(config: Config) -> str | None:
     """Return why a cell cannot exist, or None; raises UserError for what is wrong in any cell."""
+    from initlab.experiment import impossible
+
     try:
         return impossible(config)
     except UserError:
@@ -156,6 +156,8 @@ def group_key(config: Config) -> str:
     >>> group_key(Config(seed=1, init={"name": "zeros"})) == group_key(Config()), group_key(Config(depth=3))[:12]
     (True, '{"act": {"na')
     """
+    from initlab.experiment.start import procedure_of
+
     plain = {k: v for k, v in config.plain().items() if k not in ("init", "seed", "sweep", "dry_run")}
     plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in PER_NETWORK}
     found = procedure_of(config)

@@ -7,7 +7,8 @@ from initlab.config.grid import compose_grid, override_text, refuse_ambiguous
 from initlab.errors import lasting_streams
 from initlab.sweep.cells import checked, default_directories, wanted
 from initlab.sweep.how import How
-from initlab.sweep.run import drawn, run_sweep
+from initlab.sweep.run import run_sweep
+from initlab.sweep.show import drawn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ def swept(config: Mapping[str, Any], how: How, axes: Mapping[str, Any], quiet: b
         return drawn(race(configs, directory, how, quiet), directory).frame()
     cells = checked(configs, default_directories(configs, directory))
     if configs[0].dry_run:
-        from initlab.sweep.show import dry_run
+        from initlab.sweep.preview import dry_run
 
         return dry_run(cells, directory, how)
     return drawn(run_sweep(cells, directory, how, lambda *_: None, quiet=quiet), directory).frame()

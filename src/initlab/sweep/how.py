@@ -42,6 +42,10 @@ class How:
             return 1
         return (torch.cuda.device_count() or usable_cores()) if self.workers == "auto" else int(self.workers)
 
+    def elsewhere(self) -> bool:
+        """Return whether groups are computed by other machines, whose memory is not known here."""
+        return self.executor == "ray" or (self.executor == "submitit" and not on_this_machine(self.options))
+
     def several(self) -> bool:
         """Return whether more than one group may be computed at a time, by this machine or others."""
         return self.sharers() > 1 or (self.executor == "submitit" and self.workers != 1)

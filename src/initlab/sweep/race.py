@@ -21,7 +21,8 @@ from initlab.records import flatten
 from initlab.statistics import best_rate
 from initlab.sweep.cells import Cell, checked, default_directories
 from initlab.sweep.how import How
-from initlab.sweep.run import Outcome, nothing, run_sweep
+from initlab.sweep.results import Outcome
+from initlab.sweep.run import nothing, run_sweep
 from initlab.sweep.table import telling
 
 TUNING, FINAL = "tuning", "final"  # what `race` is in the records of a run: which part it had
@@ -247,7 +248,7 @@ def race(configs: Sequence[Config], directory: Path, how: How, quiet: bool = Fal
 
 def dry_race(configs: Sequence[Config], directory: Path, how: How) -> Any:
     """Print the plan of the tuning, and how many networks compare afterwards; write nothing."""
-    from initlab.sweep.show import dry_run
+    from initlab.sweep.preview import dry_run
 
     entrants = entered(configs, directory)
     cells = tuning_cells(entrants, {key: first_rates(config) for key, config in entrants.items()}, directory)

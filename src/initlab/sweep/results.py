@@ -1,7 +1,9 @@
 """What has become of a cell, read from its directory; and the table of all of them, written as cells finish."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +69,23 @@ class Results:
         """Return the table of all runs, or of some cells in their order."""
         paths = sorted(self.rows) if cells is None else [c.directory for c in cells if c.directory in self.rows]
         return tabulate(self.rows[path] for path in paths)
+
+
+@dataclass
+class Outcome:
+    """What a launch left: the results of all that is in the directory, and why cells were skipped."""
+
+    cells: list[Cell]
+    results: Results
+    seconds: float
+
+    def frame(self) -> "pd.DataFrame":
+        """Return one row per cell of this grid, in its order."""
+        return self.results.frame(self.cells)
+
+    def counts(self) -> Counter:
+        """Count the cells of this grid by status."""
+        return Counter(str(status) for status in self.frame()["status"])
 
 
 def is_finished(result: Mapping[str, Any], digest: str) -> bool:

@@ -3,12 +3,10 @@
 import shutil
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -24,33 +22,13 @@ from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import Executor, make_executor
 from initlab.sweep.how import How
 from initlab.sweep.lock import alone, group_lock
-from initlab.sweep.memory import largest_group
+from initlab.sweep.memory import largest_group, require_memory
 from initlab.sweep.plan import Group, PlanFile, arrange, by_key
 from initlab.sweep.progress import Progress, SweepLine
-from initlab.sweep.results import Results
+from initlab.sweep.results import Outcome, Results
 from initlab.sweep.table import telling
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Ended = Callable[[Cell, dict[str, Any], bool], None]
-
-
-@dataclass
-class Outcome:
-    """What a launch left: the results of all that is in the directory, and why cells were skipped."""
-
-    cells: list[Cell]
-    results: Results
-    seconds: float
-
-    def frame(self) -> "pd.DataFrame":
-        """Return one row per cell of this grid, in its order."""
-        return self.results.frame(self.cells)
-
-    def counts(self) -> Counter:
-        """Count the cells of this grid by status."""
-        return Counter(str(status) for status in self.frame()["status"])
 
 
 def in_order(cells: Sequence[Cell]) -> list[Cell]:
@@ -60,13 +38,26 @@ def in_order(cells: Sequence[Cell]) -> list[Cell]:
     return sorted(possible, key=lambda cell: cell.hash) if shuffle else possible
 
 
-def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: How) -> tuple[list[Group], How]:
+def refuse_too_large(cells: Sequence[Cell], how: How, sizes: Sizes) -> None:
+    """Raise UserError if a network that is still to be run cannot fit the memory; nothing is built to find out.
+
+    What other machines have is not known here, so their networks are not judged.
+    """
+    if how.elsewhere():
+        return
+    left = [cell for cell in cells if cell.reason is None and not (cell.directory / "summary.json").exists()]
+    require_memory((alike[0].config for alike in by_key(left)), sizes.of_config)
+
+
+def plan_groups(
+    plan: PlanFile, results: Results, cells: Sequence[Cell], how: How, sizes: Sizes | None = None
+) -> tuple[list[Group], How]:
     """Return the groups that are still to be run, and how: `auto` is decided by what there is to do.
 
     Where several are at a time, they are cut to share, the longest one first. Only workers that share a machine get
     finer cuts: a job of a cluster waits in its queue and holds what it asked for.
     """
-    ordered, sizes = in_order(cells), Sizes()
+    ordered, sizes = in_order(cells), sizes or Sizes()
 
     def done(cell: Cell) -> bool:
         return results.finished(cell) is not None
@@ -117,7 +108,8 @@ def run_sweep(
     Raises UserError when another launch runs this sweep, or the disk is full; Interrupted when everything is kept after
     a signal.
     """
-    started = time.monotonic()
+    started, sizes = time.monotonic(), Sizes()
+    refuse_too_large(cells, how, sizes)
     with alone(directory):
         opened()
         results = Results(directory)
@@ -126,7 +118,7 @@ def run_sweep(
         for damage in filter(None, [plan.damage, *map(results.damage, cells)]):
             line.say(f"{damage}.")
         skip(cells, results, ended)
-        groups, how = plan_groups(plan, results, cells, how)
+        groups, how = plan_groups(plan, results, cells, how, sizes)
         plan.write()
         open_cells = {cell.hash for group in groups for cell in group.cells}
         finished = [cell for cell in in_order(cells) if cell.hash not in open_cells]
@@ -154,15 +146,6 @@ def run_sweep(
         results.write()
         shutil.rmtree(room, ignore_errors=True)
     return Outcome(list(cells), results, time.monotonic() - started)
-
-
-def drawn(outcome: Outcome, directory: Path) -> Outcome:
-    """Write the sweep's own run for TensorBoard, unless its cells want none, and return the outcome."""
-    if outcome.cells[0].config.log.tensorboard:
-        from initlab.report import write_sweep_run
-
-        write_sweep_run(directory, outcome.results.frame())
-    return outcome
 
 
 def launch(

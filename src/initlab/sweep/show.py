@@ -1,33 +1,20 @@
-"""What a sweep prints: its plan before, its table after."""
+"""What a sweep prints when it is over: its table, what failed, what was skipped, where everything is."""
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-import torch
 from rich.console import Console
-from rich.table import Table
 
-from initlab.display import WIDE, duration, show_cells, show_where
-from initlab.ensemble import stack
-from initlab.experiment.build import load_data, make_network, make_plan, pick_activation, pick_device, planned_steps
+from initlab.display import duration, show_cells, show_where
 from initlab.records import flatten
+from initlab.records.writer import EVENTS
 from initlab.sweep.cells import Cell
-from initlab.sweep.how import How
-from initlab.sweep.machine import GIB
-from initlab.sweep.memory import network_bytes
-from initlab.sweep.plan import Group, PlanFile
-from initlab.sweep.results import Results
-from initlab.sweep.run import Outcome, plan_groups
-from initlab.sweep.table import axes, by_cell, telling
-from initlab.training.evaluation import member_losses
+from initlab.sweep.results import Outcome
+from initlab.sweep.table import axes, by_cell
 
 LONGEST = 40  # lines of a table on the screen; sweep.csv has them all
 FEW = 5  # failures and reasons that are listed
-TIMED = 8  # networks of a group that are timed to estimate the rest
-LEAST, TIMES, PATIENCE = 3, 20, 0.3  # steps that are timed at least and at most, and seconds for those between
 
 
 def show_outcome(outcome: Outcome, directory: Path) -> None:
@@ -64,63 +51,22 @@ def keys(grid: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(key for cell in grid for key in flatten(cell.config.plain())))
 
 
-def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
-    """Print what would be run, in which groups, with what memory and time; write nothing and return what is there."""
-    results = Results(directory)
-    groups, how = plan_groups(PlanFile.read(directory / "plan.json"), results, grid, how)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("group", "networks", "steps", "memory", "time", "what differs from the other groups"):
-        table.add_column(
-            column, justify="left" if column in ("group", "what differs from the other groups") else "right"
-        )
-    total = 0.0
-    flats = {cell.number: flatten(cell.config.plain()) for group in groups for cell in group.cells}
-    firsts = [flats[group.cells[0].number] for group in groups]
-    differing = telling(keys(grid), firsts)
-    for group in groups:
-        config = group.cells[0].config
-        seconds = estimated_seconds(group)
-        total += seconds
-        flat = flats[group.cells[0].number]
-        shared = [k for k in differing if all(flats[cell.number].get(k) == flat.get(k) for cell in group.cells)]
-        table.add_row(
-            group.id,
-            str(len(group.cells)),
-            f"{planned_steps(config):,}",
-            f"{len(group.cells) * network_bytes(config) / GIB:.2f} GiB",
-            f"≈ {duration(seconds)}",
-            " ".join(f"{k}={flat.get(k)}" for k in shared),
-        )
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDE)).print(table)
-    networks = sum(len(group.cells) for group in groups)
-    done = sum(results.finished(cell) is not None for cell in grid)
-    told = f"{networks} networks in {len(groups)} groups, about {duration(total)} one group after another"
-    if how.sharers() > 1:
-        told += f" ({how.sharers()} at a time by executor={how.executor})"
-    print(f"{told}{f'; {done} are done already' if done else ''}.")
-    show_skipped(grid, None)
-    print(f"They would go to {directory}. Nothing was written.")
-    return results.frame(list(grid))
+def drawn(outcome: Outcome, directory: Path) -> Outcome:
+    """Write the sweep's own run for TensorBoard, unless its cells want none, and return the outcome.
+
+    It is left as it is where the table has not changed since it was drawn.
+    """
+    if outcome.cells[0].config.log.tensorboard and not is_drawn(directory):
+        from initlab.report import write_sweep_run
+
+        write_sweep_run(directory, outcome.results.frame())
+    return outcome
 
 
-def estimated_seconds(group: Group) -> float:
-    """Estimate how long a group trains, from one step of a few of its networks, evaluations and records aside."""
-    few = group.cells[:TIMED]
-    config = few[0].config
-    device = pick_device(config.device)
-    data = load_data(config, device)
-    act = pick_activation(config)
-    plan = make_plan([cell.config for cell in few], data, act)
-    ensemble = stack([make_network(cell.config, data, act, device)[0] for cell in few])
-    index = torch.arange(min(plan.batch_size, len(data.train_x)), device=device)
-    x, y = data.prepare(data.train_x[index], plan.dtype), data.targets(data.train_y[index], plan.dtype)
-    times: list[float] = []
-    # The fastest of several: on cores that others use, threads wait for each other longer than they compute.
-    while len(times) < TIMES and (len(times) < LEAST or sum(times) < PATIENCE):
-        started = time.perf_counter()
-        for part in ensemble.parts:
-            losses = member_losses(part.forward(x), y)
-            torch.autograd.grad(losses.sum(), part.parameters, allow_unused=True)[0].sum().item()
-        times.append(time.perf_counter() - started)
-    return min(times) * plan.steps * len(group.cells) / len(few)
+def is_drawn(directory: Path) -> bool:
+    """Is what TensorBoard shows of the sweep as a whole newer than its table?"""
+    drawn, table = directory / "sweep" / EVENTS, directory / "sweep.csv"
+    try:
+        return drawn.stat().st_mtime_ns >= table.stat().st_mtime_ns
+    except OSError:
+        return False
