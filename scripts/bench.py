@@ -22,6 +22,7 @@ SUBCOMMANDS = {
     "forecast": "bench_forecast",
     "init": "bench_init",
     "waiting": "bench_waiting",
+    "threads": "bench_threads",
 }
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -61,8 +62,10 @@ def test_a_file_gets_readable_lines_now_and_then(monkeypatch):
         assert text(out) == ""
         monkeypatch.setattr(display, "PLAIN_EVERY", 0.0)
         line.update(NOW)
-    (said,) = text(out).splitlines()
-    assert said.startswith("label: step 290/1400 · loss 0.3326 · val 86.0% · ")
+        line.update({**NOW, "step": 300})
+    first, said = text(out).splitlines()
+    assert first == "label: step 290/1400 · loss 0.3326 · val 86.0%"
+    assert said.startswith("label: step 300/1400 · loss 0.3326 · val 86.0% · ")
     assert "\x1b" not in said
 
 
@@ -89,6 +92,7 @@ def test_the_table_of_a_run(tmp_path, monkeypatch):
         "test                  0.41     80.0%",
         "completed · 70 steps in 1 min 15 s",
         "files        outputs/runs/x",
+        "report       initlab report outputs/runs/x",
         "look at it   tensorboard --logdir outputs/runs",
     ]
 
@@ -98,7 +102,7 @@ def test_a_run_without_validation_or_classes(tmp_path):
     show_run("label", {"loss": 1.0, "test_loss": 2.0, "status": "completed", "seconds": 1, "path": str(tmp_path)}, out)
     assert "accuracy" not in text(out)
     rows = [line.split()[0] for line in text(out).splitlines()]
-    assert rows == ["label", "loss", "train", "test", "completed", "files", "look"]
+    assert rows == ["label", "loss", "train", "test", "completed", "files", "report", "look"]
 
 
 def test_a_failed_run_has_no_table(tmp_path):
@@ -116,7 +120,11 @@ def test_where_to_look(tmp_path, monkeypatch, path, logdir):
     monkeypatch.chdir(tmp_path)
     out = console()
     show_where(tmp_path / path, out)
-    assert text(out).splitlines() == [f"files        {path}", f"look at it   tensorboard --logdir {logdir}"]
+    assert text(out).splitlines() == [
+        f"files        {path}",
+        f"report       initlab report {shlex.quote(path)}",
+        f"look at it   tensorboard --logdir {logdir}",
+    ]
 
 
 def test_where_to_look_outside(tmp_path, monkeypatch):

@@ -299,7 +299,7 @@ def files_left(directory: Path, drop: bool) -> dict:
 
 
 def test_hydras_files_are_those_of_its_own_launcher():
-    axes = ["init=zeros,he_normal", "seed=0,1", "optim.lr=0.1"]
+    axes = ["init=zeros,he_normal", "seed=0,1", "optim.lr=0.1", "hydra.output_subdir=.hydra"]
     ours = sweeps(*axes, "sweep.root=ensemble")
     theirs = sweeps(*axes, "sweep.root=basic", "hydra/launcher=basic")
     assert (ours, theirs) == (Path("outputs/sweeps/s"), Path("outputs/sweeps/s"))
@@ -382,13 +382,14 @@ def test_returns_come_in_the_order_of_the_jobs_and_know_their_configuration(monk
 
 
 def test_what_was_done_before_is_not_told_again_unless_hydras_files_are_missing(spy):
-    directory = sweeps("seed=0,1")
+    files = "hydra.output_subdir=.hydra"
+    directory = sweeps("seed=0,1", files)
     (first,) = directory.glob("*-s0-*")
     import shutil
 
     shutil.rmtree(first / ".hydra")
     EVENTS.clear()
-    sweeps("seed=0,1", spy)
+    sweeps("seed=0,1", files, spy)
     assert [event[1] for event in EVENTS if event[0] == "start"] == [0]
     assert sorted(path.name for path in (first / ".hydra").iterdir()) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
 
@@ -450,13 +451,13 @@ def test_processes_start_before_the_grid_is_composed_in_the_environment_of_the_j
     directory = sweeps(*given, "hydra.launcher.workers=1")
     assert order[1:] == ["here", "composed"]
     assert (directory / "sweep.csv").read_text().count("completed") == 2
-    sweeps(*given, "init=zeros,nonsense", "hydra.launcher.workers=1", code=2)
+    sweeps(*given, "sweep.name=new", "init=zeros,nonsense", "hydra.launcher.workers=1", code=2)
     assert order[3:] == ["here", "composed"]
     assert "OF_THE_JOB" not in os.environ
 
 
 def test_jobs_of_hydras_own_sweeper_are_launched_too():
-    directory = sweeps("seed=0,1", "init=zeros,dirac", "hydra/sweeper=basic")
+    directory = sweeps("seed=0,1", "init=zeros,dirac", "hydra/sweeper=basic", "hydra.output_subdir=.hydra")
     assert len(list(directory.glob("*/.hydra/config.yaml"))) == 4
     assert (directory / "sweep.csv").read_text().count("skipped") == 2
 

@@ -43,8 +43,8 @@ class ProgressLine:
     def __init__(self, label: str, console: Console | None = None):
         self.label = label
         self.console = console or Lasting(stderr=True)
-        self.started = time.monotonic()
-        self.said = self.started
+        self.said = time.monotonic()
+        self.first: tuple[float, int] | None = None  # when the first steps were seen, and how many they were
         # Drawn from `update` alone: a thread of its own would take time from the training.
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
 
@@ -62,6 +62,8 @@ class ProgressLine:
     def update(self, now: Mapping[str, Any]) -> None:
         """Show how far it is, a few times a second on a terminal and every few seconds elsewhere."""
         pause = REDRAW_EVERY if self.console.is_terminal else PLAIN_EVERY
+        if self.first is None and now["step"]:
+            self.first = time.monotonic(), now["step"]
         if time.monotonic() - self.said < pause:
             return
         self.said = time.monotonic()
@@ -72,16 +74,20 @@ class ProgressLine:
             self.console.print(f"{self.label}: step {' · '.join(facts)}", soft_wrap=True, highlight=False, markup=False)
 
     def facts(self, now: Mapping[str, Any]) -> list[str]:
-        """Say where a training stands, the most important first."""
-        rate = now["step"] / max(time.monotonic() - self.started, 1e-9)
+        """Say where a training stands, the most important first.
+
+        The rate is that since the first steps were seen: loading and building say nothing of it.
+        """
+        since, before = self.first or (time.monotonic(), now["step"])
+        rate = (now["step"] - before) / max(time.monotonic() - since, 1e-9)
         facts = [f"{now['step']}/{now['steps']}"]
         if now.get("loss") is not None:
             facts.append(f"loss {now['loss']:.4g}")
         if now.get("val_accuracy") is not None:
             facts.append(f"val {now['val_accuracy']:.1%}")
-        if now["step"]:
-            facts.append(f"{duration((now['steps'] - now['step']) / rate)} left")
-        return [*facts, f"{rate:,.0f} steps/s"]
+        if rate:
+            facts += [f"{duration((now['steps'] - now['step']) / rate)} left", f"{rate:,.0f} steps/s"]
+        return facts
 
 
 def one_line(label: str, facts: Sequence[str], done: float, width: int) -> Text:
@@ -161,6 +167,9 @@ def show_where(directory: Path, console: Console, note: str = "") -> None:
     # Beside other runs, all of them are of interest; elsewhere the parent may be anything.
     logdir = short.parent if directory.parent.name == "runs" else short
     console.print(f"files        {short}{note}", soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"report       initlab report {shlex.quote(str(short))}", soft_wrap=True, highlight=False, markup=False
+    )
     console.print(
         f"look at it   tensorboard --logdir {shlex.quote(str(logdir))}", soft_wrap=True, highlight=False, markup=False
     )

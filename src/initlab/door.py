@@ -164,12 +164,13 @@ def task(composed: DictConfig) -> dict[str, Any]:
     try:
         from initlab.display import ProgressLine, show_run
         from initlab.experiment import run
+        from initlab.sweep.threads import chosen_threads
 
         config = to_config(composed, job.overrides.task)
-        with ProgressLine(run_name(config)) as line:
-            summary = run([config], [Path(job.runtime.output_dir)], line.update, swept=typed_keys(job.overrides.task))[
-                0
-            ]
+        with ProgressLine(run_name(config)) as line, chosen_threads([config]):
+            (summary,) = run(
+                [config], [Path(job.runtime.output_dir)], line.update, swept=typed_keys(job.overrides.task)
+            )
     except Exception as error:
         raise PastHydra(error) from error
     show_run(run_name(config), summary)

@@ -28,7 +28,11 @@ HPARAMS = ("init", "act", "depth", "seed", "optim.lr")
 
 @dataclass
 class Member:
-    """One network's records while it trains."""
+    """One network's records while it trains.
+
+    `lean`: it is one of a sweep, which may have thousands: what its tables say is not logged as well, remarks go into
+    its summary, and there is a `run.log` only where there is more to say.
+    """
 
     config: Config
     directory: Path
@@ -42,6 +46,8 @@ class Member:
     summary: dict[str, Any] = field(default_factory=dict)
     expected: Sequence[Row] = ()
     trainable_depth: float | None = None
+    lean: bool = False
+    remarks: list[str] = field(default_factory=list)
 
     def begin(self, module: nn.Module, rows: Any, device: torch.device, swept: Sequence[str] = ()) -> None:
         """Open the run directory and write what is known at step 0; `rows` describe the module's parameters."""
@@ -50,10 +56,15 @@ class Member:
         shown, tensorboard = hparams(plain), self.config.log.tensorboard
         self.writer = RunWriter(self.directory, plain, hparams=shown, first=swept or HPARAMS, tensorboard=tensorboard)
         self.writer.parameters(rows)
-        self.writer.log(f"{len(rows)} parameters initialized by {self.config.init['name']} on {device}")
+        self.tell(f"{len(rows)} parameters initialized by {self.config.init['name']} on {device}")
         self.fingerprint = fingerprint(module)
         if self.config.train.save:
             self.keep_weights("weights-0.safetensors", module.state_dict())
+
+    def tell(self, text: str) -> None:
+        """Log what is said elsewhere, too, unless files are saved."""
+        if not self.lean:
+            self.writer.log(text)
 
     def kept(self) -> dict[str, Any]:
         """Return, in plain values, what a checkpoint keeps of this member beside tensors; its files are on the disk."""
@@ -64,6 +75,7 @@ class Member:
             "seconds": time.monotonic() - self.started,
             "fingerprint": self.fingerprint,
             "trainable_depth": self.trainable_depth,
+            "remarks": list(self.remarks),
             "position": self.writer.position(),
         }
 
@@ -77,6 +89,7 @@ class Member:
         self.started = time.monotonic() - kept["seconds"]
         self.step, self.latest, self.fingerprint = kept["step"], dict(kept["latest"]), kept["fingerprint"]
         self.trainable_depth = kept.get("trainable_depth")
+        self.remarks = list(kept.get("remarks", []))
         for name, values in kept["recent"].items():
             self.recent[name].extend(values)
         self.stopped = stopped
@@ -85,7 +98,9 @@ class Member:
     def expects(self, forecast: Forecast) -> None:
         """Keep what theory says of step 0, to be written beside what is measured there."""
         self.expected, self.trainable_depth = forecast.rows, forecast.trainable_depth
-        if forecast.remark:
+        if forecast.remark and self.lean and "\n" not in forecast.remark:
+            self.remarks.append(forecast.remark)
+        elif forecast.remark:
             self.writer.log(forecast.remark)
 
     def measured(self, step: int, rows: Sequence[Row], counted: Mapping[HistogramKey, Histogram]) -> None:
@@ -108,7 +123,7 @@ class Member:
         if values:
             self.latest.update(values)
             self.writer.scalars(step, values)
-            self.writer.log(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+            self.tell(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
 
     def keep_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
         """Write weights and buffers as safetensors, whole or not at all."""
@@ -135,8 +150,10 @@ class Member:
         facts["learning"] = still_falls(self.writer.losses()) if facts["trained"] is False else None
         if self.trainable_depth is not None:
             facts["trainable_depth"] = self.trainable_depth
+        if self.remarks:
+            facts["remarks"] = self.remarks
         if bad:
-            self.writer.log(f"diverged at step {bad.step}, first in {bad.layer}")
+            self.tell(f"diverged at step {bad.step}, first in {bad.layer}")
         self.close("diverged" if bad else "completed", facts)
 
     def fail(self, trace: str) -> None:

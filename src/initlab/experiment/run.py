@@ -71,7 +71,7 @@ def run(
         if keeping is not None and checkpoint.kept(keeping.path):
             ensemble, state = resumed(configs, directories, members, keeping, data, device)
         else:
-            ensemble, state = begun(configs, directories, members, data, device, swept)
+            ensemble, state = begun(configs, directories, members, data, device, swept, lean=keeping is not None)
         if keeping is not None:
             note(keeping.remarks, members)
         factors = tuple(rate_factors(c, net) for c, net in zip(configs, ensemble.networks, strict=True))
@@ -105,13 +105,14 @@ def begun(
     data: Dataset,
     device: torch.device,
     swept: Sequence[str],
+    lean: bool = False,
 ) -> tuple[Ensemble, State]:
     """Build and initialize all networks, open their run directories, and add their members to the list."""
     act = pick_activation(configs[0])
     built = [make_network(config, data, act, device) for config in configs]
     ensemble = stack([module for module, _ in built])
     for config, directory, (module, rows) in zip(configs, directories, built, strict=True):
-        members.append(Member(config, directory, data.classes))
+        members.append(Member(config, directory, data.classes, lean=lean))
         members[-1].begin(module, rows, device, swept)
     return ensemble, State()
 
@@ -135,7 +136,7 @@ def resumed(
     ensemble = stack(modules)
     state = saved.state_for(ensemble)
     for k, (config, directory) in enumerate(zip(configs, directories, strict=True)):
-        members.append(Member(config, directory, data.classes))
+        members.append(Member(config, directory, data.classes, lean=True))
         members[-1].resume(saved.members[k], saved.stopped.get(k))
     return ensemble, state
 
@@ -176,6 +177,7 @@ def follow(
     """Train, and hand every event to the members it is about; keep checkpoints on the way."""
     due = time.monotonic() + (keeping.every if keeping else 0.0)
     kept = keeping is not None and bool(checkpoint.kept(keeping.path))
+    begun_at = state.step
     for event in train(ensemble, data, plan, state):
         hand_out(event, members)
         if keeping is not None and isinstance(event, Pause):
@@ -188,7 +190,7 @@ def follow(
                     raise Interrupted(signal)
                 due = time.monotonic() + max(keeping.every, CHECKPOINT_SHARE * (time.monotonic() - started))
         if watch is not None:
-            watch(progress(plan, members))
+            watch({**progress(plan, members), "resumed_at": begun_at})
     if keeping is not None and kept:
         # Summaries are written one after another: a launch that dies between two of them goes on from the very end.
         keep(keeping, ensemble, state, members)

@@ -21,9 +21,6 @@ from initlab.config.grid import expand, usual
 from initlab.errors import UserError
 from initlab.launcher.jobs import Job, compose_jobs, renumbered
 from initlab.launcher.replay import replay
-from initlab.sweep.cells import wanted
-from initlab.sweep.finished import nothing_left, seems_finished
-from initlab.sweep.show import drawn, show_outcome
 
 MANY = 50  # jobs from which on it is worth a look whether they will need several processes
 PER_EPOCH = 100  # updates, while the data have not been read
@@ -43,6 +40,8 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     compose = partial(compose_jobs, context, master, texts, 0)
     if Path(str(master.hydra.sweep.dir)).is_dir():
         # What was run before may be all of it, which needs no torch: the records are looked at first.
+        from initlab.sweep.finished import seems_finished
+
         known = selected(compose(), repeats=bool(grids))
         if seems_finished([job.directory for job in known]):
             return [handed_over(sweeper, known)]
@@ -57,6 +56,8 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
 
 def selected(jobs: Sequence[Job], repeats: bool) -> list[Job]:
     """Return the jobs that are left when what is excluded and what comes twice is taken out, numbered anew."""
+    from initlab.sweep.cells import wanted
+
     kept = wanted([job.config for job in jobs], repeats)
     return [renumbered(jobs[old], new) if old != new else jobs[old] for new, old in enumerate(kept)]
 
@@ -145,6 +146,9 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     Raises UserError before anything is written when a cell cannot be; Interrupted after a signal.
     """
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
+    from initlab.sweep.finished import nothing_left
+    from initlab.sweep.show import drawn, show_outcome
+
     directory = Path(str(master.hydra.sweep.dir)).absolute()
     returns: dict[int, JobReturn] = {}
 
@@ -222,6 +226,8 @@ def save_master(master: DictConfig, directory: Path) -> None:
 def launch_elsewhere(launcher: Any, master: DictConfig, jobs: Sequence[Job]) -> Sequence[JobReturn]:
     """Check the grid, let another launcher of Hydra's run it job by job, and write the table."""
     from initlab.sweep import How, checked, dry_run, tabulated
+    from initlab.sweep.balance import Sizes
+    from initlab.sweep.run import refuse_too_large
 
     if jobs[0].config.race:
         raise UserError("race=true needs initlab's own launcher: leave hydra/launcher as it is.")
@@ -230,6 +236,8 @@ def launch_elsewhere(launcher: Any, master: DictConfig, jobs: Sequence[Job]) -> 
     if jobs[0].config.dry_run:
         dry_run(cells, directory, How("inline"))
         return []
+    if type(launcher).__module__.startswith("hydra._internal."):  # the basic one: others may use other machines
+        refuse_too_large(cells, How("inline"), Sizes())
     with tabulated(cells, directory):
         save_master(master, directory)
         possible = [job.overrides for job, cell in zip(jobs, cells, strict=True) if cell.reason is None]

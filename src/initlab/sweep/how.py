@@ -11,15 +11,14 @@ from initlab.sweep.balance import Sizes
 from initlab.sweep.cells import Cell
 from initlab.sweep.executors import check_executor
 from initlab.sweep.executors.slurm import on_this_machine
-from initlab.sweep.machine import GIB, SHARE, free_bytes, usable_cores
+from initlab.sweep.machine import GIB, RATE, SHARE, free_bytes, usable_cores
+from initlab.sweep.memory import PASSES
 from initlab.sweep.plan import by_key
 
 WORTH = 20.0  # seconds of work from which on processes are worth their start
 UPDATES = 20_000  # updates of all networks that probably take as long
 PER_NETWORK = 0.05  # seconds that a network takes to start, to be recorded and to end
 PER_STEP = 2e-5  # seconds that a step of it takes beside its products
-RATE = 1e11  # floating-point operations that a core makes in a second
-PASSES = 6  # operations for a multiplication forward: it and its sum, twice that backward
 PER_PROCESS = 1.0 * GIB  # bytes that a process has before it trains anything
 
 

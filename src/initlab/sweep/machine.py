@@ -8,6 +8,7 @@ import torch
 from initlab.experiment.build import pick_device
 
 GIB = 2**30
+RATE = 1e11  # floating-point operations that a core makes in a second
 SHARE = 0.5  # of what is free: the rest is for data, records, other processes and what an estimate misses
 GROUPS = Path("/sys/fs/cgroup")  # control groups, of a container or a batch system
 CGROUP_FILE = Path("/proc/self/cgroup")  # which of them this process is in

@@ -18,6 +18,7 @@ from initlab.training import OPTIMIZERS
 from initlab.training.evaluation import EVAL_BATCH
 
 
+PASSES = 6  # operations for a multiplication forward: it and its sum, twice that backward
 LARGE = 2**26  # bytes of parameters and buffers from which on a network is followed without allocating it
 
 

@@ -125,7 +125,7 @@ class Clock:
             self.spent += time.perf_counter() - started
 
 
-def step_seconds(few: Sequence[Cell], patience: float) -> float:
+def step_seconds(few: Sequence[Cell], patience: float, times: int = TIMES) -> float:
     """Time one step of a few networks that train together, for about so many seconds; they are not initialized."""
     config = few[0].config
     device = pick_device(config.device)
@@ -136,12 +136,12 @@ def step_seconds(few: Sequence[Cell], patience: float) -> float:
     ensemble = stack(networks)
     index = torch.arange(min(plan.batch_size, len(data.train_x)), device=device)
     x, y = data.prepare(data.train_x[index], plan.dtype), data.targets(data.train_y[index], plan.dtype)
-    times: list[float] = []
+    found: list[float] = []
     # The fastest of several: on cores that others use, threads wait for each other longer than they compute.
-    while len(times) < TIMES and (len(times) < LEAST or sum(times) < patience):
+    while len(found) < times and (len(found) < LEAST or sum(found) < patience):
         started = time.perf_counter()
         for part in ensemble.parts:
             losses = member_losses(part.forward(x), y)
             torch.autograd.grad(losses.sum(), part.parameters, allow_unused=True)[0].sum().item()
-        times.append(time.perf_counter() - started)
-    return min(times)
+        found.append(time.perf_counter() - started)
+    return min(found)

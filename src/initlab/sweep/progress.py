@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from initlab.display import PLAIN_EVERY, REDRAW_EVERY, ProgressLine, duration, one_line
 
+MEASURED = 2.0  # seconds of training before the time left is told
 PLAIN_SELDOM = 60.0  # seconds to which the pause between lines grows where nothing updates in place
 
 
@@ -42,29 +43,41 @@ class SweepLine(ProgressLine):
         self.console.print(f"initlab: {text}", soft_wrap=True, highlight=False, markup=False)
 
 
+def all_alike(_: str) -> float:
+    """Return what a network-step of a group is worth where all take about as long."""
+    return 1.0
+
+
 @dataclass
 class Progress:
     """Counts what has been done and shows it in one line.
 
-    `total` networks with `steps` network-steps between them are to be run by this launch; `before` were done already.
+    The count is of network-steps, over all groups and workers; networks end many at a time. The time left is told by
+    the rate since the first steps were seen: what came before (starting, loading, initializing) says nothing of it.
+
+    Arguments: `total` networks with `steps` network-steps between them are to be run by this launch, `before` were done
+    already; `worth(group)` is how long one of its network-steps takes beside those of other groups, and `worth_all` is
+    the sum over all network-steps (0: all take about as long).
     """
 
     total: int
     steps: int
     before: int
     line: SweepLine
+    worth: Callable[[str], float] = all_alike
+    worth_all: float = 0.0
     counts: Counter = field(default_factory=Counter)
     steps_done: int = 0
+    worth_done: float = 0.0
     running: dict[str, tuple[int, int]] = field(default_factory=dict)  # group -> network-steps done, diverged
-    started: float = field(default_factory=time.monotonic)
-    head_start: int = 0  # network-steps that checkpoints brought along
+    brought: float = 0.0  # worth of the network-steps that checkpoints brought along
+    first: tuple[float, float] | None = None  # when the first steps were seen, and the worth of those that were taken
 
     def note(self, group: str, now: Mapping[str, Any]) -> None:
         """Note how far a group is, as `experiment.run` tells it, and show it."""
-        done = now["step"] * now["members"]
         if group not in self.running:
-            self.head_start += done
-        self.running[group] = (done, now["diverged"])
+            self.brought += now.get("resumed_at", 0) * now["members"] * self.worth(group)
+        self.running[group] = (now["step"] * now["members"], now["diverged"])
         self.show()
 
     def finished(self, group: str, steps: int, statuses: Sequence[str]) -> None:
@@ -72,6 +85,7 @@ class Progress:
         self.forget(group)
         self.counts.update(statuses)
         self.steps_done += steps * len(statuses)
+        self.worth_done += steps * len(statuses) * self.worth(group)
         self.show()
 
     def forget(self, group: str) -> None:
@@ -83,9 +97,22 @@ class Progress:
         done = sum(self.counts.values())
         now = min(self.steps_done + sum(steps for steps, _ in self.running.values()), self.steps)
         diverged = self.counts["diverged"] + sum(n for _, n in self.running.values())
-        rate = max(now - self.head_start, 0) / max(time.monotonic() - self.started, 1e-9)
-        facts = [f"{self.before + done}/{self.before + self.total} networks"]
+        share = now / max(self.steps, 1)
+        facts = [f"{share:.0%} of {self.steps:,} network-steps"]
+        facts += [f"{duration(left)} left" for left in self.left() if now < self.steps]
+        facts += [f"{self.before + done}/{self.before + self.total} networks"]
         facts += [f"{n} {what}" for n, what in ((diverged, "diverged"), (self.counts["failed"], "failed")) if n]
-        if rate:
-            facts += [f"{duration((self.steps - now) / rate)} left", f"{rate:,.0f} network-steps/s"]
-        self.line.update({"facts": facts, "share": now / max(self.steps, 1)})
+        self.line.update({"facts": facts, "share": share})
+
+    def left(self) -> list[float]:
+        """Return how many seconds are left, in a list that is empty while that is not known."""
+        worth = self.worth_done + sum(steps * self.worth(group) for group, (steps, _) in self.running.items())
+        taken, clock = worth - self.brought, time.monotonic()
+        if self.first is None:
+            self.first = (clock, taken) if taken > 0 else None
+            return []
+        since, before = self.first
+        if taken <= before or clock - since < MEASURED:
+            return []
+        whole = self.worth_all or float(self.steps)
+        return [max(whole - worth, 0.0) * (clock - since) / (taken - before)]

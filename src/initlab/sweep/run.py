@@ -20,9 +20,10 @@ from initlab.sweep.balance import Kind, Sizes, even, longest_first, no_lone_ones
 from initlab.sweep.cells import Cell
 from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import Executor, make_executor
-from initlab.sweep.how import How
+from initlab.sweep.how import PER_STEP, How
 from initlab.sweep.lock import alone, group_lock
-from initlab.sweep.memory import largest_group, require_memory
+from initlab.sweep.machine import RATE
+from initlab.sweep.memory import PASSES, largest_group, require_memory
 from initlab.sweep.plan import Group, PlanFile, arrange, by_key
 from initlab.sweep.progress import Progress, SweepLine
 from initlab.sweep.results import Outcome, Results
@@ -132,9 +133,8 @@ def run_sweep(
             line.say(f"{kept} of {len(groups)} groups go on from their checkpoints.")
         try:
             with line:
-                launch(
-                    groups, plan, room, how, line, results, ended, len(finished), swept_keys(cells) if groups else ()
-                )
+                swept = swept_keys(cells) if groups else ()
+                launch(groups, plan, room, how, line, results, ended, len(finished), sizes, swept)
         except Interrupted as stop:
             for cell in cells:
                 if cell.directory not in results.rows and cell.directory.is_dir():
@@ -157,6 +157,7 @@ def launch(
     results: Results,
     ended: Ended,
     before: int,
+    sizes: Sizes,
     swept: Sequence[str] = (),
 ) -> None:
     """Run the groups, rewriting the table as their cells end."""
@@ -179,7 +180,16 @@ def launch(
         )
 
     cells = [cell for group in groups for cell in group.cells]
-    progress = Progress(len(cells), sum(map(steps, cells)), before, line)
+    costs = {group.id: step_cost(group, sizes) for group in groups}
+    progress = Progress(
+        len(cells),
+        sum(map(steps, cells)),
+        before,
+        line,
+        # The halves of a group that failed have its id and a letter.
+        lambda name: costs.get(name, costs.get(name.rstrip("ab"), 1.0)),
+        sum(steps(group.cells[0]) * len(group.cells) * costs[group.id] for group in groups),
+    )
     with Signals().listening() as signals:
         Launch(
             groups=groups,
@@ -203,6 +213,12 @@ def swept_keys(cells: Sequence[Cell]) -> list[str]:
     """Return the keys that tell the cells of a grid apart, whatever they are."""
     flats = [flatten(cell.config.plain()) for cell in cells]
     return telling([key for key in dict.fromkeys(k for flat in flats for k in flat) if not is_incidental(key)], flats)
+
+
+def step_cost(group: Group, sizes: Sizes) -> float:
+    """Return about how many seconds one network-step of a group takes."""
+    size = sizes.of(group.cells[0])
+    return PER_STEP + PASSES * size.work / max(size.steps, 1) / RATE
 
 
 def load_report() -> None:

@@ -20,6 +20,7 @@ from initlab.parent import leaving, something_to_keep
 from initlab.records import read_run
 from initlab.sweep.lock import group_lock
 from initlab.sweep.results import is_finished
+from initlab.sweep.threads import chosen_threads
 
 REMARKS = 5  # about one group that are shown
 TOLD_EVERY = 0.5  # seconds between two looks at what the launch wants, and two words about how far it is
@@ -105,11 +106,13 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
             return Done(found)
         try:
             try:
-                summaries = run(task.configs, task.directories, watch, keeping, task.swept)
+                with chosen_threads(task.configs):
+                    summaries = run(task.configs, task.directories, watch, keeping, task.swept)
             except Unusable as reason:
                 keeping.remarks.append(f"it starts again, its checkpoint is no use: {reason}")
                 forget(task.checkpoint)
-                summaries = run(task.configs, task.directories, watch, keeping, task.swept)
+                with chosen_threads(task.configs):
+                    summaries = run(task.configs, task.directories, watch, keeping, task.swept)
         except UserError:
             raise
         # A model of the user's that wants to leave fails like any other.

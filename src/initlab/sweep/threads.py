@@ -1,0 +1,58 @@
+"""How many threads a lone network trains by: one, unless its training is long enough for more to pay."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from initlab.config import Config
+from initlab.experiment.build import pick_device
+from initlab.sweep.machine import RATE
+from initlab.sweep.memory import PASSES, size_of_single
+
+SAID = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables by which the user decides
+STEP_WORTH = 5e6  # multiplications of a forward pass of one batch from which on more threads are faster at all
+RUN_WORTH = 10.0  # seconds of training by one thread from which on the time that they save is worth waiting threads
+
+
+@contextmanager
+def chosen_threads(configs: Sequence[Config]) -> Iterator[None]:
+    """Let torch use the threads that suit these networks for the while; afterwards it has those it had.
+
+    `threads=` decides, else the environment variables OMP_NUM_THREADS and MKL_NUM_THREADS. By `threads=auto` several
+    networks share all threads, one network for each; a lone one has one thread if it is small.
+    """
+    before = torch.get_num_threads()
+    wanted = wanted_threads(configs, before)
+    if wanted != before:
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+def wanted_threads(configs: Sequence[Config], there: int) -> int:
+    """Return the number of threads for networks that train together, of those that torch uses otherwise."""
+    first = configs[0]
+    if first.threads != "auto":
+        return int(first.threads)
+    said = any(os.environ.get(name) for name in SAID)
+    if there == 1 or said or len(configs) > 1 or pick_device(first.device).type != "cpu":
+        return there
+    return there if more_pay(first) else 1
+
+
+def more_pay(config: Config) -> bool:
+    """Is one network large enough, and trained long enough, for more than one thread?
+
+    Two threads took 0.64 to 0.92 of the time of one for a forward and backward pass of 8·10⁶ to 6·10⁷ multiplications
+    where both cores were free (`python scripts/bench.py threads`), and 3 to 27 times as long where other programs kept
+    the cores busy, for threads wait for each other after every operation. So a short training, of which a second thread
+    saves a few seconds at best, has one; a long one has what torch chooses.
+    """
+    size = size_of_single(config)
+    seconds = PASSES * size.work / RATE
+    return size.work / max(size.steps, 1) >= STEP_WORTH and seconds >= RUN_WORTH
