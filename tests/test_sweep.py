@@ -4,7 +4,6 @@ import json
 import random
 import statistics
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -553,28 +552,6 @@ def test_the_table_is_rewritten_while_cells_end_but_not_for_each(tmp_path, monke
     monkeypatch.setattr(results, "TABLE_EVERY", 1e9)
     sweep(tmp_path / "seldom", seed=range(6), sweep={"max_group": 1})
     assert written in ([6], [1, 6])
-
-
-def test_progress_counts_networks_and_steps():
-    from io import StringIO
-
-    from rich.console import Console
-
-    from initlab.sweep.progress import Progress, SweepLine
-
-    out = StringIO()
-    line = SweepLine("sweep", Console(file=out, width=200))
-    line.pause = 0.0
-    progress = Progress(total=4, steps=400, before=3, line=line, started=time.monotonic() - 10)
-    progress.note("g0001", {"step": 50, "members": 2, "diverged": 1})
-    progress.note("g0001", {"step": 100, "members": 2, "diverged": 1})
-    line.pause = 0.0
-    progress.finished("g0002", 100, ["completed", "failed"])
-    said = out.getvalue().splitlines()
-    assert "3/7 networks · 1 diverged" in said[0]
-    assert "5/7 networks · 1 diverged · 1 failed" in said[-1]
-    # 400 steps done, of which the checkpoint brought 100 along, in 10 seconds
-    assert "30 network-steps/s" in said[-1]
 
 
 def test_progress_in_a_file_comes_ever_more_seldom(monkeypatch):

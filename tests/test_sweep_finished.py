@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from hydra.core.config_search_path import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
+from omegaconf.errors import OmegaConfBaseException
 
 from initlab.config.compose import from_plain, plain_tree, register
 from initlab.config.composer import Composer
@@ -71,7 +74,9 @@ def test_nothing_left_to_do_is_said_without_torch(home, capsys):
     }
 
 
-@pytest.mark.parametrize("what", ["a run is gone", "a table is cut", "a summary is cut", "a wider grid", "a new version"])
+@pytest.mark.parametrize(
+    "what", ["a run is gone", "a table is cut", "a summary is cut", "a wider grid", "a new version"]
+)
 def test_what_is_left_is_run(home, what):
     assert main(GRID) == 0
     run = next(home.glob("he_normal-*-s1-*"))
@@ -89,7 +94,7 @@ def test_what_is_left_is_run(home, what):
     else:
         for path in home.glob("dirac-*/summary.json"):
             path.write_text(path.read_text().replace('"initlab": "0.', '"initlab": "9.'))
-    said, loaded = again(*more)
+    _, loaded = again(*more)
     assert "torch" in loaded
     summaries = [json.loads(path.read_bytes()) for path in home.glob("*/summary.json")]
     assert sorted({summary["status"] for summary in summaries}) == ["completed", "skipped"]
@@ -115,7 +120,7 @@ def test_what_is_left_of_groups_is_swept_away(home):
     assert main(GRID) == 0
     (home / ".groups").mkdir()
     (home / ".groups" / "g0001.pt").write_bytes(b"old")
-    said, loaded = again()
+    _, loaded = again()
     assert "torch" in loaded
     assert not (home / ".groups").exists()
 
@@ -191,10 +196,8 @@ def test_most_random_jobs_are_put_together_from_values(hydra):
     refused = [job for job in jobs if values.of(job) is None]
     assert len(refused) < 30
     for job in refused[:5]:  # what no value can be set by is an error of the whole composition, or goes through it
-        try:
+        with suppress(HydraException, OmegaConfBaseException):
             whole(composer, job)
-        except Exception as error:
-            assert str(error)
 
 
 def test_files_of_the_users_own_configuration_are_heeded(tmp_path):
@@ -255,7 +258,9 @@ def inodes(directory: Path) -> int:
 
 
 def test_a_run_of_a_sweep_is_eight_inodes(home):
-    assert main(["-m", *QUICK, "sweep.name=s", "init=he_normal,lsuv,dirac", "optim.lr=0.01,1e38", "train.steps=20"]) == 0
+    assert (
+        main(["-m", *QUICK, "sweep.name=s", "init=he_normal,lsuv,dirac", "optim.lr=0.01,1e38", "train.steps=20"]) == 0
+    )
     runs = [path.parent for path in home.glob("*/summary.json")]
     counts = {run.name: inodes(run) for run in runs}
     assert len(counts) == 6

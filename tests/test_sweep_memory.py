@@ -247,7 +247,7 @@ def test_python_is_refused_as_well(eight_gib, tmp_path):
 
 def test_the_users_word_on_memory_is_taken(eight_gib):
     config = compose_config(["width=20000", "device=cpu"])
-    with pytest.raises(UserError, match="8.00 GiB are free.*sweep.memory=19"):
+    with pytest.raises(UserError, match=r"8\.00 GiB are free.*sweep\.memory=19"):
         require_memory([config])
     require_memory([replace(config, sweep=replace(config.sweep, memory=19))])
     with pytest.raises(UserError, match=r"sweep.memory allows 3.00 GiB"):
@@ -272,6 +272,19 @@ class Elsewhere:
         return True
 
 
+def test_workers_that_share_the_memory_are_counted(eight_gib):
+    from initlab.sweep.balance import Sizes
+    from initlab.sweep.run import refuse_too_large
+
+    config = compose_config(["width=10000", "device=cpu"])  # 4.6 GiB
+    cells = checked([config, replace(config, seed=1)], [Path("x").absolute(), Path("y").absolute()])
+    for how in (How("inline"), How("process", 1)):
+        refuse_too_large(cells, how, Sizes())
+    refuse_too_large(cells[:1], How("process", 2), Sizes())
+    with pytest.raises(UserError, match=r"one needs 4\.\d\d GiB .*8\.00 GiB are free.*workers=1"):
+        refuse_too_large(cells, How("process", 2), Sizes())
+
+
 def test_what_is_done_is_not_judged_again(eight_gib, tmp_path):
     from initlab.sweep.balance import Sizes
     from initlab.sweep.run import refuse_too_large
@@ -292,7 +305,9 @@ def test_a_plan_initializes_no_network_and_builds_small_ones_alone(tmp_path, mon
     monkeypatch.setattr(machine, "container_bytes", lambda: INFINITE)
     built = []
     build = preview.build_module
-    monkeypatch.setattr(preview, "build_module", lambda config, *rest: built.append(config.width) or build(config, *rest))
+    monkeypatch.setattr(
+        preview, "build_module", lambda config, *rest: built.append(config.width) or build(config, *rest)
+    )
     initlab.sweep(width=[8, 20000], init=["gradinit", "orthogonal"], seed=range(2), device="cpu", train__steps=3,
                   sweep__root=str(tmp_path), dry_run=True)  # fmt: skip
     assert set(built) == {8}

@@ -1,9 +1,6 @@
 """From what was asked for to the jobs of a grid: products of lists, ranges and globs; sub-grids one after another."""
 
-import copy
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,12 +13,13 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from initlab.config.compose import own_hydra, register, to_config
+from initlab.config.compose import checked_config, own_hydra, register, to_config
 from initlab.config.composer import Composer
 from initlab.config.errors import endless, translated
 from initlab.config.overrides import canonical, refuse_malformed, waiting
 from initlab.config.schema import Config
 from initlab.config.slips import refuse_slips
+from initlab.config.values import Values
 from initlab.errors import UserError
 from initlab.names import CONTRACTS, is_own, option_name
 from initlab.targets import target_of
@@ -31,8 +29,6 @@ LISTS = ("sweep.exclude", "sweep.grids", "tune.rates")
 
 PER_LAYER = ("mlp", "cnn", "custom")  # models that take a width for every layer
 WHOLE_GRID = ("sweep", "dry_run", "hydra", "race")
-APART = ("init", "act")
-WHOLE = re.compile(r"\$\{|^model=torchvision")
 
 
 def expand(
@@ -124,33 +120,15 @@ def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
         assert isinstance(grids, list)
         jobs = expand(loader, master.hydra.overrides.task, master.hydra.sweeper.params or {}, grids, usual(master))
-        composer = Composer(loader, master)
-        configs = list(composed_apart(composer, jobs))
-    return configs, Path(composer.directory).absolute()
+        values = Values(Composer(loader, master))
+        configs = [composed(values, job) for job in jobs]
+    return configs, Path(values.composer.directory).absolute()
 
 
-def composed_apart(composer: Composer, jobs: Iterable[Sequence[str]]) -> Iterator[Config]:
-    """Compose every job; schemes and activations apart, for a product of many is one composition for each of them.
-
-    Their files know nothing of other groups. A job in which something might (an experiment, an interpolation, a model
-    that refuses an activation) is composed as a whole.
-    """
-    found: dict[tuple[str, ...], Config] = {}
-
-    def composed(overrides: tuple[str, ...]) -> Config:
-        if overrides not in found:
-            found[overrides] = to_config(composer.job(overrides, len(found)), overrides)
-        return found[overrides]
-
-    for job in jobs:
-        keys = [override.lstrip("+~").partition("=")[0] for override in job]
-        if any(key.startswith(("experiment", "model.arch")) for key in keys) or any(map(WHOLE.search, job)):
-            yield copy.deepcopy(composed(tuple(job)))
-            continue
-        groups = [key.partition(".")[0] for key in keys]
-        rest = tuple(o for o, group in zip(job, groups, strict=True) if group not in APART)
-        own = {g: tuple(o for o, group in zip(job, groups, strict=True) if group == g) for g in APART if g in groups}
-        yield copy.deepcopy(replace(composed(rest), **{g: getattr(composed(part), g) for g, part in own.items()}))
+def composed(values: Values, job: Sequence[str]) -> Config:
+    """Compose and check one job of a grid."""
+    plain = values.of(job)
+    return to_config(values.composer.job(job, 0), job) if plain is None else checked_config(plain, job)
 
 
 def known(override: Override, parser: OverridesParser) -> Override:

@@ -79,7 +79,10 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
     device: str = key("auto", "auto (cuda, else mps, else cpu) or a torch device")
     precision: str = key("fp32", "fp32, bf16 (autocast) or fp64")
-    threads: Any = key("auto", "torch threads of this process; auto: one for a small network that trains alone, else torch's own choice")
+    threads: Any = key(
+        "auto",
+        "torch threads; auto: one for a small network that trains alone, else torch's own choice",
+    )
     sweep: SweepConfig = field(default_factory=SweepConfig)
     race: Any = key(False, "tune the rate of every cell of a sweep, then compare on fresh seeds")
     tune: TuneConfig = field(default_factory=TuneConfig)

@@ -123,15 +123,15 @@ class Values:
         read = self.composer.file(f"{group}/{name}") if group in GROUPS else None
         if read is None or read.header.get("package") not in (None, group) or not OmegaConf.is_dict(read.config):
             return None
-        plain = OmegaConf.to_container(read.config, resolve=False)
+        plain: Any = OmegaConf.to_container(read.config, resolve=False)
         own = [d for d in read.defaults_list or () if not d.is_self()]
         return None if own or not isinstance(plain, dict) or odd(plain) or "name" not in plain else plain
 
     def base(self, choices: tuple[str, ...]) -> Plain | None:
         """Return the values that Hydra composes from these choices; None where any refers to another."""
         if choices not in self.bases:
-            found = OmegaConf.to_container(self.without_hydra(choices), resolve=False)
-            self.bases[choices] = None if odd(found) else found  # type: ignore[assignment]
+            found: Any = OmegaConf.to_container(self.without_hydra(choices), resolve=False)
+            self.bases[choices] = None if odd(found) else found
         return self.bases[choices]
 
     def without_hydra(self, choices: tuple[str, ...]) -> DictConfig:

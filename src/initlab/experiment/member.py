@@ -136,7 +136,7 @@ class Member:
     def finish(self, steps: int) -> None:
         """Write the summary: the run is over."""
         bad = self.stopped if self.stopped is not None and self.stopped.reason == "diverged" else None
-        facts = {
+        facts: dict[str, Any] = {
             "steps": steps if self.stopped is None else self.stopped.updates,
             "seconds": time.monotonic() - self.started,
             **{k: sum(value for _, value in v) / len(v) for k, v in self.recent.items() if v},

@@ -76,9 +76,10 @@ def compose_jobs(context: HydraContext, master: DictConfig, texts: Iterable[Sequ
     Raises UserError for the first that cannot be.
     """
     composer = Composer(context.config_loader, master)
-    values, known, jobs = Values(composer), {}, []
+    values, jobs = Values(composer), []
+    known: dict[tuple[str, ...], Facts] = {}
     with translated(), hydra_config_kept():
-        sweep = OmegaConf.to_container(master.sweep, resolve=True)
+        sweep: Any = OmegaConf.to_container(master.sweep, resolve=True)
         assert isinstance(sweep, dict)
         for number, overrides in enumerate(texts, start=first):
             jobs.append(compose_job(values, known, overrides, number, sweep))

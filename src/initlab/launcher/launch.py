@@ -65,7 +65,7 @@ def selected(jobs: Sequence[Job], repeats: bool) -> list[Job]:
 def handed_over(sweeper: Any, jobs: Sequence[Job]) -> Sequence[JobReturn]:
     """Let whichever launcher there is run the jobs."""
     ours = getattr(sweeper.launcher, "launch_jobs", None)
-    return ours(jobs) if ours else launch_elsewhere(sweeper.launcher, sweeper.config, jobs)  # type: ignore[no-any-return]
+    return ours(jobs) if ours else launch_elsewhere(sweeper.launcher, sweeper.config, jobs)
 
 
 @contextmanager

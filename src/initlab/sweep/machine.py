@@ -79,7 +79,7 @@ def control_groups(controller: str) -> list[Path]:
         lines = []
     own = "/"
     for line in lines:
-        number, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controller in controllers.split(",") and (controller or number == "0"):
             own = path
     parts = [part for part in own.split("/") if part not in ("", "..", ".")]

@@ -17,7 +17,6 @@ from initlab.sweep.machine import GIB, SHARE, free_bytes
 from initlab.training import OPTIMIZERS
 from initlab.training.evaluation import EVAL_BATCH
 
-
 PASSES = 6  # operations for a multiplication forward: it and its sum, twice that backward
 LARGE = 2**26  # bytes of parameters and buffers from which on a network is followed without allocating it
 
@@ -85,12 +84,15 @@ def size_of_single(config: Config) -> Size:
     return network_size(config, call_own=False)
 
 
-def require_memory(cells: Iterable[Config], sizes: Callable[[Config], Size] = network_size) -> None:
+def require_memory(
+    cells: Iterable[Config], sizes: Callable[[Config], Size] = network_size, at_a_time: int = 1
+) -> None:
     """Raise UserError for a network that cannot train in the memory that is free; none is built to find out.
 
     Where the user says how much a group may take (`sweep.memory`), that is believed to be free.
 
-    Arguments: `cells`, the configurations; `sizes`, what a network of each takes.
+    Arguments: `cells`, the configurations; `sizes`, what a network of each takes; `at_a_time`, how many processes
+    train one and share the memory.
     """
     free: dict[str, float] = {}
     for config in cells:
@@ -100,19 +102,30 @@ def require_memory(cells: Iterable[Config], sizes: Callable[[Config], Size] = ne
         needed = sizes(config).least
         if needed > there:
             raise UserError(too_large(config, needed, there))
+        if needed * at_a_time > there and not config.sweep.memory:
+            raise UserError(
+                f"hydra.launcher.workers={at_a_time} train {at_a_time} networks at a time, of which one needs "
+                f"{needed / GIB:.2f} GiB ({shape_of(config)}), and {there / GIB:.2f} GiB are free: "
+                f"say hydra.launcher.workers={int(there // needed)}."
+            )
 
 
 def too_large(config: Config, needed: float, there: float) -> str:
     """Say how much memory one network needs and how much is free, and what to change."""
-    shape = [f"model={config.model['name']}"]
-    shape += [f"{key}={typed(value)}" for key, value in (("depth", config.depth), ("width", config.width)) if value]
     granted = "sweep.memory allows" if config.sweep.memory else "are free"
     free = f"{granted} {there / GIB:.2f} GiB" if config.sweep.memory else f"{there / GIB:.2f} GiB {granted}"
     return (
-        f"{' '.join(shape)}: one network needs {needed / GIB:.2f} GiB to train with optim={config.optim['name']} and "
+        f"{shape_of(config)}: one network needs {needed / GIB:.2f} GiB to train with optim={config.optim['name']} and "
         f"train.batch_size={config.train.batch_size}, and {free}: choose a smaller one, "
         f"or say sweep.memory={math.ceil(needed / GIB)} if that much is free."
     )
+
+
+def shape_of(config: Config) -> str:
+    """Say what decides how large a network is."""
+    shape = [f"model={config.model['name']}"]
+    shape += [f"{key}={typed(value)}" for key, value in (("depth", config.depth), ("width", config.width)) if value]
+    return " ".join(shape)
 
 
 def run_layers(module: nn.Module, samples: Tensor, large: bool = False) -> list[tuple[int, int]]:

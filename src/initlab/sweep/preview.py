@@ -1,10 +1,9 @@
 """What a sweep prints before it runs: its groups, the memory that they take and about how long."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch

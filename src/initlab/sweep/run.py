@@ -47,7 +47,9 @@ def refuse_too_large(cells: Sequence[Cell], how: How, sizes: Sizes) -> None:
     if how.elsewhere():
         return
     left = [cell for cell in cells if cell.reason is None and not (cell.directory / "summary.json").exists()]
-    require_memory((alike[0].config for alike in by_key(left)), sizes.of_config)
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    at_a_time = min(-(-how.sharers() // max(cards, 1)), len(left)) if how.executor in ("process", "submitit") else 1
+    require_memory((alike[0].config for alike in by_key(left)), sizes.of_config, max(at_a_time, 1))
 
 
 def plan_groups(
