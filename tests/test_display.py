@@ -92,8 +92,8 @@ def test_the_table_of_a_run(tmp_path, monkeypatch):
         "test                  0.41     80.0%",
         "completed · 70 steps in 1 min 15 s",
         "files        outputs/runs/x",
-        "report       initlab report outputs/runs/x",
         "look at it   tensorboard --logdir outputs/runs",
+        "or initlab report outputs/runs/x",
     ]
 
 
@@ -102,7 +102,7 @@ def test_a_run_without_validation_or_classes(tmp_path):
     show_run("label", {"loss": 1.0, "test_loss": 2.0, "status": "completed", "seconds": 1, "path": str(tmp_path)}, out)
     assert "accuracy" not in text(out)
     rows = [line.split()[0] for line in text(out).splitlines()]
-    assert rows == ["label", "loss", "train", "test", "completed", "files", "report", "look"]
+    assert rows == ["label", "loss", "train", "test", "completed", "files", "look", "or"]
 
 
 def test_a_failed_run_has_no_table(tmp_path):
@@ -122,8 +122,8 @@ def test_where_to_look(tmp_path, monkeypatch, path, logdir):
     show_where(tmp_path / path, out)
     assert text(out).splitlines() == [
         f"files        {path}",
-        f"report       initlab report {shlex.quote(path)}",
         f"look at it   tensorboard --logdir {logdir}",
+        f"or initlab report {shlex.quote(path)}",
     ]
 
 

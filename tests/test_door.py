@@ -374,6 +374,7 @@ def test_a_run_leaves_its_directory_and_a_table(trained):
     assert lines[5].startswith("completed · 2 steps in ")
     assert lines[6].split() == ["files", str(directory.relative_to(Path.cwd()))]
     assert lines[7].split(maxsplit=3)[-1] == "tensorboard --logdir outputs/runs"
+    assert lines[8] == f"or initlab report {directory.relative_to(Path.cwd())}"
     assert max(map(len, lines)) < 80
 
 

@@ -327,7 +327,7 @@ def test_the_command_line_races_resumes_and_reports(tmp_path):
     assert "tunes 2 rates" in planned.stdout
     assert "4 networks compare" in planned.stdout
     assert list(tmp_path.iterdir()) == []
-    first = door(*GRID, cwd=tmp_path)
+    first = door(*GRID, "hydra.output_subdir=.hydra", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "race: 2 rates were chosen by validation loss" in first.stdout
     assert "skipped: 2 × init=dirac" in first.stdout

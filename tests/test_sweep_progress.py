@@ -151,8 +151,8 @@ def test_the_end_names_the_report(tmp_path, monkeypatch, capsys, sweep):
     more = ["-m", "sweep.name=two", "seed=0,1"] if sweep else ["hydra.run.dir=outputs/runs/one"]
     assert main([*more, *quick]) == 0
     wanted = "outputs/sweeps/two" if sweep else "outputs/runs/one"
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("report ")]
-    assert line.split(None, 1)[1] == f"initlab report {wanted}"
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "initlab report" in line]
+    assert line == f"or initlab report {wanted}"
 
 
 @pytest.mark.parametrize("step", [1, 100])

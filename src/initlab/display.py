@@ -168,11 +168,9 @@ def show_where(directory: Path, console: Console, note: str = "") -> None:
     logdir = short.parent if directory.parent.name == "runs" else short
     console.print(f"files        {short}{note}", soft_wrap=True, highlight=False, markup=False)
     console.print(
-        f"report       initlab report {shlex.quote(str(short))}", soft_wrap=True, highlight=False, markup=False
-    )
-    console.print(
         f"look at it   tensorboard --logdir {shlex.quote(str(logdir))}", soft_wrap=True, highlight=False, markup=False
     )
+    console.print(f"or initlab report {shlex.quote(str(short))}", soft_wrap=True, highlight=False, markup=False)
 
 
 # What a table of cells can do without, first to last, where the terminal is narrow.

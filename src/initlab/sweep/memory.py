@@ -84,9 +84,7 @@ def size_of_single(config: Config) -> Size:
     return network_size(config, call_own=False)
 
 
-def require_memory(
-    cells: Iterable[Config], sizes: Callable[[Config], Size] = network_size, at_a_time: int = 1
-) -> None:
+def require_memory(cells: Iterable[Config], sizes: Callable[[Config], Size] = network_size, at_a_time: int = 1) -> None:
     """Raise UserError for a network that cannot train in the memory that is free; none is built to find out.
 
     Where the user says how much a group may take (`sweep.memory`), that is believed to be free.
