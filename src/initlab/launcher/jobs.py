@@ -25,7 +25,7 @@ USUAL_FILES = ".hydra"  # where Hydra writes what it composed; in a sweep only w
 class Facts:
     """What Hydra's node says of a job: where its own files go (None: nowhere), and whether initlab alone hears of it.
 
-    `cwd` is where the launch was started; `named` is whether the directory of the job has the name that initlab gives it.
+    `cwd` is where the launch was started; `named` is whether the directory has the name that initlab gives it.
     """
 
     files: str | None
@@ -62,7 +62,8 @@ def facts_of(composed: DictConfig, master: DictConfig) -> Facts:
         files = None
     sweep = OmegaConf.to_container(composed.hydra.sweep, resolve=False)
     assert isinstance(sweep, dict)
-    return Facts(files, silent and not job.chdir and not job.env_set, sweep["subdir"] == OWN_NAME, str(composed.hydra.runtime.cwd))
+    alone = silent and not job.chdir and not job.env_set
+    return Facts(files, alone, sweep["subdir"] == OWN_NAME, str(composed.hydra.runtime.cwd))
 
 
 def said_files(master: DictConfig) -> bool:
