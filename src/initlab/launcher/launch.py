@@ -181,9 +181,7 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
         return []
     require_room(directory)
     with env_override(master.hydra.job.env_set):
-        outcome = run_sweep(
-            cells, directory, chosen, ended, opened, label=COMPARES if jobs[0].config.race else "sweep"
-        )
+        outcome = run_sweep(cells, directory, chosen, ended, opened, label=COMPARES if jobs[0].config.race else "sweep")
     show_outcome(outcome, directory)
     if remark:
         print(remark)
