@@ -261,7 +261,18 @@ def inodes(directory: Path) -> int:
 
 def test_a_run_of_a_sweep_is_eight_inodes(home):
     assert (
-        main(["-m", *QUICK, "sweep.name=s", "init=he_normal,lsuv,dirac", "optim.lr=0.01,1e29", "train.steps=20"]) == 0
+        main(
+            [
+                "-m",
+                *QUICK,
+                "sweep.name=s",
+                "init=he_normal,lsuv,dirac",
+                "act=relu",
+                "optim.lr=0.01,1e29",
+                "train.steps=20",
+            ]
+        )
+        == 0
     )
     runs = [path.parent for path in home.glob("*/summary.json")]
     counts = {run.name: inodes(run) for run in runs}
