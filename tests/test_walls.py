@@ -19,6 +19,7 @@ NUMBERS = {
     "errors": -3,
     "names": -3,
     "rounding": -3,
+    "reading": -3,
     "forked": -3,
     "nursery": -2,
     "targets": -2,

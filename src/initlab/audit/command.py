@@ -10,6 +10,7 @@ from torch import nn
 
 from initlab.errors import UserError
 from initlab.initialize import Spec
+from initlab.reading import read_yaml, why
 from initlab.targets import import_torchvision, load_target, said
 
 from .engine import audit
@@ -158,10 +159,9 @@ def rules_of(path: Path) -> dict[str, Spec]:
         UserError: no such file, no YAML, or no mapping.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"--rules {path} cannot be read ({first}): it must map globs to schemes in YAML.") from error
+        found = read_yaml(path, given=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--rules {path} cannot be read ({why(error)}): it must map globs to schemes.") from error
     if not isinstance(found, Mapping) or not found:
         raise UserError(f"--rules {path} must map globs to schemes, such as '*.head.weight': zeros.")
     return {str(glob): _spec(path, str(glob), spec) for glob, spec in found.items()}

@@ -42,6 +42,15 @@ def require_room(directory: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def refuse_link(path: Path) -> None:
+    """Raise UserError when a symbolic link stands where initlab writes: it would write to another place.
+
+    A directory that the user names may be a link; what lies inside it may not.
+    """
+    if path.is_symlink():
+        raise UserError(f"{path} is a symbolic link, and initlab writes only inside its own directories: remove it.")
+
+
 def append(path: Path, data: bytes, header: bytes = b"") -> None:
     """Append `data`, after `header` in an empty file; what fails halfway is cut off again: a file keeps whole lines."""
     with door(path.parent), open(path, "ab", buffering=0) as file:
@@ -61,7 +70,9 @@ def replace(path: Path, data: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with door(path.parent):
         try:
-            beside.write_bytes(data)
+            beside.unlink(missing_ok=True)
+            with open(beside, "xb") as file:  # never through a link that stands there
+                file.write(data)
             os.replace(beside, path)
         except OSError:
             with suppress(OSError):
@@ -75,6 +86,7 @@ def cut(path: Path, size: int) -> None:
     Raises:
         UserError: the file is shorter than that: what was to be kept is lost.
     """
+    refuse_link(path)
     with door(path.parent):
         found = path.stat().st_size if path.exists() else 0
         if found < size:

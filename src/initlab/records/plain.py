@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from initlab.reading import json_of, mapping, yaml_of
+
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -40,15 +41,9 @@ def from_yaml(data: bytes) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        ValueError: it is no YAML, or no mapping.
+        ValueError: it is no mapping, or not one that `yaml_of` reads.
     """
-    try:
-        value = yaml.load(data, _LOADER)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-    if not isinstance(value, dict):
-        raise ValueError("it holds no keys")
-    return value
+    return mapping(yaml_of(data))
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
@@ -57,22 +52,20 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     >>> to_json({"loss": float("inf")})
     b'{\\n "loss": "Infinity"\\n}'
     """
-    return json.dumps(_spell(plain(value)), indent=1, allow_nan=False, ensure_ascii=False).encode()
+    text = json.dumps(_spell(plain(value)), indent=1, allow_nan=False, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair: JSON reads the escape back
 
 
 def from_json(data: bytes) -> dict[str, Any]:
     """Read what `to_json` wrote, those three texts as the numbers they stand for.
 
     Raises:
-        ValueError: it is no JSON, or no mapping.
+        ValueError: it is no mapping, or not one that `json_of` reads.
 
     >>> from_json(to_json({"loss": float("inf")}))
     {'loss': inf}
     """
-    value = json.loads(data)
-    if not isinstance(value, dict):
-        raise ValueError("it holds no keys")
-    restored: dict[str, Any] = _restore(value)
+    restored: dict[str, Any] = _restore(mapping(json_of(data)))
     return restored
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METRICS = ("loss", "accuracy", "lr", "grad_norm", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+FINAL = ("loss", "accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 LAYERS = ("step", "layer", "index", "stat", "value", "source")
 HISTOGRAMS = ("step", "layer", "index", "kind", "low", "high", "num", "nonfinite", "sum", "sum_squares", "counts")
 OPTIONS = ("init", "act", "model", "data", "optim")
@@ -69,7 +70,7 @@ def write_table(path: Path, frame: "pd.DataFrame") -> None:
     missing = frame.isna().to_numpy()
     for values, gone in zip(frame.itertuples(index=False, name=None), missing, strict=True):
         writer.writerow(["" if none else _cell(value) for value, none in zip(values, gone, strict=True)])
-    replace(path, text.getvalue().encode())
+    replace(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _cell(value: object) -> object:

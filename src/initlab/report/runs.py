@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from initlab.config.naming import is_incidental
+from initlab.reading import why
 from initlab.statistics import best_rate
 
 METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
@@ -16,6 +17,8 @@ OUTCOMES = ("trained", "stuck", "finished", "diverged", "failed", "skipped", "un
 CELL = ["scheme", "activation", "depth", "setting"]
 # What a forecast may have left in the summary: the depth to which a network should train.
 TRAINABLE = "trainable_depth"
+
+SWEEP_RUN = "sweep"  # the directory inside a sweep's that TensorBoard shows as the whole sweep
 
 _OWN_AXES = {"seed", "optim.lr", "depth", "init", "act"}
 # A run that is there twice is counted once: the one that got furthest.
@@ -174,10 +177,16 @@ def no_runs(roots: Sequence[Path], paths: Iterable[str]) -> list[tuple[Path, str
     places = {*roots, *(path.parent for path in runs)} - runs
     found = []
     for place in sorted(places):
-        for child in sorted(place.iterdir()) if place.is_dir() else []:
-            events = any(child.glob("events.out.tfevents*")) if child.is_dir() else False
-            if child.is_dir() and not child.name.startswith(".") and child not in runs | above and not events:
-                found.append((child, "it has neither config.yaml nor summary.json"))
+        try:
+            children = sorted(place.iterdir()) if place.is_dir() else []
+        except OSError as error:
+            children = []
+            found.append((place, f"it cannot be listed ({why(error)})"))
+        for child in children:
+            if not child.is_dir() or child.name.startswith(".") or child.name == SWEEP_RUN or child in runs | above:
+                continue
+            link = "it is a symbolic link, which is not followed"
+            found.append((child, link if child.is_symlink() else "it has neither config.yaml nor summary.json"))
     return found
 
 

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from initlab.display import WIDE, duration
 from initlab.errors import UserError
+from initlab.reading import read_json, short, why
+from initlab.records.checks import number_of
 from initlab.reproduce.experiment import Experiment, experiment, names
 
 STYLE = {"holds": "green", "does not hold": "red", "undecided": "yellow", "holds only at the untuned rate": "yellow"}
@@ -116,7 +118,7 @@ def say_list(root: Path, as_json: bool) -> None:
     for column in ("name", "paper", "claim", "cost", "last verdict"):
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for row in rows:
-        last = Text(row["verdict"], STYLE[row["verdict"]]) if row["verdict"] else ""
+        last = Text(row["verdict"], STYLE.get(row["verdict"], "red"))
         table.add_row(row["name"], row["paper"], row["claim"], row["cost"], last)
     screen().print(table)
     print("\n`initlab reproduce NAME` runs one and judges it; `initlab reproduce all --quick` the whole table.")
@@ -126,8 +128,14 @@ def about(found: Experiment, root: Path) -> dict[str, Any]:
     """Return one row of the list."""
     row = {"name": found.name, "paper": found.paper, "claim": found.claim, "verdict": ""}
     last = root / f"{found.name}-quick" / "verdict.json"
-    if last.is_file():
-        record = json.loads(last.read_text(encoding="utf-8"))
-        return row | {"cost": f"{duration(record['seconds'])} here", "verdict": record["verdict"]}
+    if last.exists() or last.is_symlink():
+        try:
+            record = read_json(last)
+            cost = f"{duration(number_of(record, 'seconds') or 0.0)} here"
+            if str(record.get("verdict")) not in STYLE:
+                raise ValueError(f"there is no verdict {short(record.get('verdict'))}")
+            return row | {"cost": cost, "verdict": record["verdict"]}
+        except (OSError, ValueError, OverflowError) as error:
+            row["verdict"] = f"verdict.json cannot be read ({why(error)})"
     minutes = found.minutes.get("quick")
     return row | {"cost": f"about {duration(60 * minutes)}" if minutes else "not yet measured"}

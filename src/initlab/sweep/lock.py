@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from initlab.errors import Interrupted, UserError, tell
+from initlab.reading import read_json
 from initlab.records.files import door, replace
 
 PATIENCE = 5.0  # seconds before a wait is mentioned
@@ -45,7 +46,7 @@ REMEDY = "wait for it, stop it, or choose another directory with sweep.name=….
 def described(holder: Path) -> str:
     """Say who holds a sweep, as far as is known."""
     try:
-        found = json.loads(holder.read_bytes())
+        found = read_json(holder)
         return f"process {found['pid']} on {found['host']} since {found['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another launch"

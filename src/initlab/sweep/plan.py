@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from initlab.errors import UserError
+from initlab.reading import TABLE, read_json, why
 from initlab.records.files import replace
 from initlab.sweep.cells import Cell, group_key
 
@@ -36,15 +38,21 @@ class PlanFile:
 
     @classmethod
     def read(cls, path: Path) -> "PlanFile":
-        """Read the file; where it is damaged, `damage` says so and the groups are planned anew."""
+        """Read the file; where it is damaged, `damage` says so and the groups are planned again.
+
+        Raises:
+            UserError: a directory stands in its place.
+        """
+        if path.is_dir():
+            raise UserError(f"{path} is a directory, where the plan of a sweep is a file: remove it, and start again.")
         try:
-            found = json.loads(path.read_bytes())
+            found = read_json(path, TABLE)
             groups = {str(name): [str(h) for h in hashes] for name, hashes in found["groups"].items()}
             return cls(path, groups if found["format"] == FORMAT else {})
         except FileNotFoundError:
             return cls(path)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return cls(path, damage=f"{path} cannot be read ({error}): its groups are planned anew")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return cls(path, damage=f"{path} cannot be read ({why(error)}): its groups are planned again")
 
     def write(self) -> None:
         """Write the file, whole or not at all."""

@@ -15,6 +15,7 @@ import torch
 from initlab.errors import Interrupted
 from initlab.experiment.build import planned_steps
 from initlab.records import RunWriter
+from initlab.records.files import refuse_link
 from initlab.sweep.balance import Kind, Sizes, even, longest_first, no_lone_ones, on_cards, tapered
 from initlab.sweep.cells import Cell
 from initlab.sweep.driver import Launch, Signals
@@ -114,6 +115,7 @@ def run_sweep(
     """
     started = time.monotonic()
     with alone(directory):
+        refuse_links(cells, directory)
         opened()
         results = Results(directory)
         plan = PlanFile.read(directory / "plan.json")
@@ -212,6 +214,14 @@ def load_report() -> None:
     from initlab.report import write_sweep_run  # noqa: F401
 
 
+def refuse_links(cells: Sequence[Cell], directory: Path) -> None:
+    """Refuse symbolic links inside a sweep's directory: through them its runs would be written to another place."""
+    for path in (directory / ".groups", directory / "plan.json", *(cell.directory for cell in cells)):
+        for place in (path, *path.parents):
+            if directory in place.parents:
+                refuse_link(place)
+
+
 def skip(cells: Sequence[Cell], results: Results, ended: Ended) -> None:
     """Record the cells that cannot exist, each with its reason."""
     for cell in cells:
@@ -239,7 +249,9 @@ def sweep_room(room: Path, groups: Sequence[Group]) -> None:
                 with group_lock(path, lambda: 0):
                     pass
         for path in room.iterdir():
-            if path.name not in kept:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in kept or path.is_symlink() or not path.is_file():
                 path.unlink(missing_ok=True)
 
 
@@ -258,6 +270,7 @@ def tabulated(cells: Sequence[Cell], directory: Path) -> Iterator[None]:
 
     started = time.monotonic()
     with alone(directory):
+        refuse_links(cells, directory)
         skip(cells, Results(directory), lambda *_: None)
         try:
             yield
