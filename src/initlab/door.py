@@ -27,6 +27,7 @@ from initlab.config.help import program
 from initlab.config.naming import run_name
 from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, waiting
 from initlab.errors import Interrupted, UserError, nearest, reader_may_leave, tell
+from initlab.visible import print
 
 DISK = {
     getattr(errno, name)
@@ -167,7 +168,7 @@ def task(composed: DictConfig) -> dict[str, Any]:
             summary = run([config], [Path(job.runtime.output_dir)], watch=line.update)[0]
     except Exception as error:
         raise PastHydra(error) from error
-    show_run(run_name(config), summary)
+    show_run(run_name(config), summary, tensorboard=config.log.tensorboard)
     if summary["status"] == "failed":
         print(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.", file=sys.stderr)
     return summary
@@ -188,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             SESSION.undo()
             code = 2
             if full:
-                traceback.print_exception(error)
+                tell("".join(traceback.format_exception(error)), end="")
             tell(f"initlab: {error}{kept()}")
         except Interrupted as stop:
             code = 128 + stop.signal

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, TextIO
 
+from initlab.visible import print
+
 LARGEST_SEED = 2**63 - 1
 
 

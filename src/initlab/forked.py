@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from initlab.visible import print
+
 T = TypeVar("T")
 THREADS = Path("/proc/self/task")  # of this process: a directory for each, those of libraries as well
 LOOK_EVERY = 0.005  # seconds between two looks whether a child has ended
@@ -48,7 +50,7 @@ def be(work: Callable[[], object], quiet: bool = False) -> NoReturn:
         code = 128 + signal.SIGINT
     except BaseException:
         if not quiet:
-            traceback.print_exc()
+            print(traceback.format_exc(), end="", file=sys.stderr)
     finally:
         flush()
         os._exit(code)

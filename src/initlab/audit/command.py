@@ -12,6 +12,7 @@ from initlab.errors import UserError
 from initlab.initialize import Spec
 from initlab.reading import read_yaml, why
 from initlab.targets import import_torchvision, load_target, said
+from initlab.visible import print
 
 from .engine import audit
 from .show import as_json as json_of

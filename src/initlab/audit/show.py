@@ -1,11 +1,12 @@
 """The audit's frame as text for people, JSON for programs, and JUnit XML for a CI job."""
 
-import json
 import math
 from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
+
+from initlab.visible import json_text, visible
 
 
 def as_text(rows: pd.DataFrame, every: bool = False) -> str:
@@ -17,25 +18,26 @@ def as_text(rows: pd.DataFrame, every: bool = False) -> str:
     2 parameters: all as promised
     """
     shown = rows if every else rows[~rows.ok]
-    width = max((len(name) for name in shown.name), default=0)
+    width = max((len(visible(name)) for name in shown.name), default=0)
     lines = [_line(row, width) for row in shown.itertuples()]
     left = rows[rows.scheme.isin(["left alone", "no rule", "skipped"])]
     broken = int((~rows.ok).sum())
     verdict = "all as promised" if not broken else f"{broken} not as promised"
     if len(left):
-        names = ", ".join(left.name[:3]) + ("" if len(left) <= 3 else f" and {len(left) - 3} more")
+        names = ", ".join(map(visible, left.name[:3])) + ("" if len(left) <= 3 else f" and {len(left) - 3} more")
         verdict += f"; nothing is promised of {len(left)} ({names})"
     return "\n".join([*lines, f"{len(rows)} parameters: {verdict}"])
 
 
 def _line(row: Any, width: int) -> str:
     mark = "ok    " if row.ok else "BROKEN"
-    return f"{mark} {row.name:<{width}}  {row.scheme}, {row.shape}: {row.reason or 'as promised'}"
+    told = visible(f"{row.scheme}, {row.shape}: {row.reason or 'as promised'}")
+    return f"{mark} {visible(row.name):<{width}}  {told}"
 
 
 def as_json(rows: pd.DataFrame) -> str:
     """Return {"ok": …, "parameters": [one object per row]}, with null where a number is missing or not finite."""
-    return json.dumps({"ok": bool(rows.ok.all()), "parameters": records(rows)}, indent=2, ensure_ascii=False)
+    return json_text({"ok": bool(rows.ok.all()), "parameters": records(rows)})
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -63,15 +65,17 @@ def as_junit(rows: pd.DataFrame, name: str = "initlab audit") -> str:
     """
     skipped = rows.scheme.isin(["left alone", "no rule", "skipped"]) & rows.ok
     counts = {"tests": len(rows), "failures": int((~rows.ok).sum()), "errors": 0, "skipped": int(skipped.sum())}
+    name = visible(name)
     suite = ElementTree.Element("testsuite", {"name": name} | {key: str(value) for key, value in counts.items()})
     for row, passed_over in zip(rows.itertuples(), skipped, strict=True):
-        case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": str(row.name)})
+        case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": visible(row.name)})
         if not row.ok:
-            failure = ElementTree.SubElement(case, "failure", {"message": str(row.reason), "type": str(row.scheme)})
+            about = {"message": visible(row.reason), "type": visible(row.scheme)}
+            failure = ElementTree.SubElement(case, "failure", about)
             failure.text = f"promised mean {row.promised_mean:.4g}, std {row.promised_std:.4g}; " + (
                 f"measured mean {row.mean:.4g}, std {row.std:.4g}; p {row.p:.2g}"
             )
         elif passed_over:
-            ElementTree.SubElement(case, "skipped", {"message": str(row.scheme)})
+            ElementTree.SubElement(case, "skipped", {"message": visible(row.scheme)})
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

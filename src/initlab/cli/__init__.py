@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from initlab.errors import UserError, reader_may_leave
+from initlab.visible import print
 
 app = typer.Typer(
     name="initlab",

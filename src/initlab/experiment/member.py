@@ -71,7 +71,7 @@ class Member:
 
         Raises UserError when a file is shorter than the checkpoint knows it.
         """
-        self.writer = RunWriter.resume(self.directory, kept["files"])
+        self.writer = RunWriter.resume(self.directory, kept["files"], tensorboard=self.config.log.tensorboard)
         self.started = time.monotonic() - kept["seconds"]
         self.step, self.latest, self.fingerprint = kept["step"], dict(kept["latest"]), kept["fingerprint"]
         self.trainable_depth = kept.get("trainable_depth")

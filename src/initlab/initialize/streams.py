@@ -32,7 +32,7 @@ def stream(seed: int, name: str) -> torch.Generator:
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
     True
     """
-    digest = hashlib.shake_256(f"{whole_seed(seed)}/{name}".encode()).digest(8 + 4 * WORDS)
+    digest = hashlib.shake_256(f"{whole_seed(seed)}/{name}".encode("utf-8", "surrogatepass")).digest(8 + 4 * WORDS)
     state = _template().copy()
     state[0] = np.frombuffer(digest, "<u8", 1)[0]
     state[3 : 3 + WORDS] = np.frombuffer(digest, "<u4", WORDS, offset=8)

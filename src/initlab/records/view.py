@@ -8,6 +8,7 @@ from initlab.histograms import Histogram
 from initlab.records.events import EventFile
 from initlab.records.plain import plain
 from initlab.records.tables import flatten
+from initlab.visible import visible
 
 Row = tuple[int, str, int, str, float, str]
 
@@ -36,9 +37,9 @@ class View:
     def begin(self, config: Mapping[str, Any], hparams: Mapping[str, Any], metrics: Iterable[str]) -> None:
         """Open the HParams session and show the configuration as a table."""
         shown = {name: value for name, value in plain(hparams).items() if value is not None}
-        shown = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in shown.items()}
+        shown = {k: value if isinstance(value, (bool, int, float)) else visible(value) for k, value in shown.items()}
         self._events.hparams(shown, {TAGS[name]: name for name in metrics})
-        rows = [f"| {key} | {_markdown(value)} |" for key, value in flatten(config).items()]
+        rows = [f"| {_markdown(key)} | {_markdown(value)} |" for key, value in flatten(config).items()]
         self._events.text("config", "\n".join(["| key | value |", "|---|---|", *rows]))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -92,8 +93,8 @@ def _layout(curves: set[str], profiles: set[str]) -> dict[str, dict[str, list[st
 
 
 def _place(index: int, layer: str) -> str:
-    return f"{index:02d}-{layer}"
+    return f"{index:02d}-{visible(layer)}"
 
 
 def _markdown(value: Any) -> str:
-    return str(value).replace("|", "\\|")
+    return visible(value).replace("|", "\\|")

@@ -16,6 +16,7 @@ from initlab.records.files import append, cut, door, replace
 from initlab.records.plain import from_yaml, plain, to_json, to_yaml
 from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, disarm, write_table
 from initlab.records.view import Row, View
+from initlab.visible import lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,19 +84,33 @@ class RunWriter:
         self._view = View(directory / EVENTS) if tensorboard else None
 
     @classmethod
-    def resume(cls, directory: Path | str, position: Mapping[str, int], *, flush_seconds: float = 2.0) -> "RunWriter":
+    def resume(
+        cls,
+        directory: Path | str,
+        position: Mapping[str, int],
+        *,
+        tensorboard: bool | None = None,
+        flush_seconds: float = 2.0,
+    ) -> "RunWriter":
         """Go on where `position` was taken: every file is cut back to it, what came later is gone.
+
+        Event files are a view and no record: one that is shorter, or gone, begins again. `tensorboard` says whether
+        there is one; by default, whether there was.
 
         Raises:
             UserError: a file is shorter than its position, so something that should be kept is lost.
         """
         path = Path(directory)
+        viewed = EVENTS in position if tensorboard is None else tensorboard
         for name in _APPENDED:
-            cut(path / name, position.get(name, 0))
+            size = position.get(name, 0)
+            if name == EVENTS and (not viewed or not (path / name).exists() or (path / name).stat().st_size < size):
+                size = 0
+            cut(path / name, size)
         with door(path):
             (path / "summary.json").unlink(missing_ok=True)
         run = cls.__new__(cls)
-        run._begin(path, None, EVENTS in position, flush_seconds)
+        run._begin(path, None, viewed, flush_seconds)
         return run
 
     def position(self) -> dict[str, int]:
@@ -165,7 +180,7 @@ class RunWriter:
 
     def log(self, text: str) -> None:
         """Add a line to `run.log` with the time before it."""
-        self._pend("run.log", [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"])
+        self._pend("run.log", [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lines(text)}\n"])
         self._flush_if_due()
 
     def flush(self) -> None:
@@ -211,7 +226,8 @@ class RunWriter:
     def _write(self) -> None:
         for name in list(self._pending):
             header = ",".join(_TABLES[name]) + "\n" if name in _TABLES else ""
-            append(self.directory / name, "".join(self._pending[name]).encode(), header.encode())
+            data = "".join(self._pending[name]).encode("utf-8", "backslashreplace")
+            append(self.directory / name, data, header.encode())
             # One by one: when the next file fails, what this one already has must not be written twice.
             del self._pending[name]
         if self._view:

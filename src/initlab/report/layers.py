@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from initlab.report.pack import floats, whole
+from initlab.visible import visible
 
 # In the order in which they are offered.
 SHOWN = (
@@ -64,7 +65,7 @@ def blocks(rows: pd.DataFrame) -> Blocks:
     values = np.full((len(stats), len(SOURCES), len(steps), len(indices)), np.nan)
     sources = (rows["source"] == "predicted").to_numpy().astype(np.intp)
     values[stat_codes, sources, step_codes, index_codes] = rows["value"].to_numpy()
-    return Blocks(tuple(stats), steps, indices, tuple(rows["layer"].to_numpy()[first]), values)
+    return Blocks(tuple(stats), steps, indices, tuple(map(visible, rows["layer"].to_numpy()[first])), values)
 
 
 def is_grid(rows: pd.DataFrame) -> bool:

@@ -11,6 +11,7 @@ import pandas as pd
 from initlab.config.naming import is_incidental
 from initlab.reading import why
 from initlab.statistics import best_rate
+from initlab.visible import visible
 
 METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
 OUTCOMES = ("trained", "stuck", "finished", "diverged", "failed", "skipped", "unfinished", "damaged")
@@ -94,7 +95,7 @@ def column(frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def text(value: Any) -> str:
-    """Write a value of a configuration as it is typed; a blank for none.
+    """Write a value of a configuration as it is typed, on one line and `visible`; a blank for none.
 
     >>> text(3.0), text(0.1), text(None), text("he_normal")
     ('3', '0.1', '', 'he_normal')
@@ -103,8 +104,7 @@ def text(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:g}"
-    # What no text file can hold (half a surrogate pair in a path) is shown as a question mark.
-    return str(value).encode("utf-8", "replace").decode()
+    return visible(value)
 
 
 def names(paths: Iterable[str]) -> list[str]:

@@ -1,19 +1,18 @@
 """`initlab reproduce`: the list of experiments, one of them, or the whole table."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from initlab.display import WIDE, duration
+from initlab.display import WIDE, Screen, duration
 from initlab.errors import UserError
 from initlab.reading import read_json, short, why
 from initlab.records.checks import number_of
 from initlab.reproduce.experiment import Experiment, experiment, names
+from initlab.visible import json_text, print
 
 STYLE = {"holds": "green", "does not hold": "red", "undecided": "yellow", "holds only at the untuned rate": "yellow"}
 
@@ -34,7 +33,7 @@ def run(chosen: Sequence[str], mode: str, root: str, as_json: bool = False) -> N
         raise UserError("`all` stands for every experiment: give it alone, or names.")
     for name in wanted:
         experiment(name)  # a wrong name is said before anything runs
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     records = []
     with workers_kept():
         for number, name in enumerate(wanted, start=1):
@@ -45,15 +44,15 @@ def run(chosen: Sequence[str], mode: str, root: str, as_json: bool = False) -> N
             if not as_json:
                 say(records[-1], verdict.directory)
     if as_json:
-        print(json.dumps(records, indent=1, default=str, ensure_ascii=False))
+        print(json_text(records, indent=1, default=str))
     elif len(records) > 1:
         say_table(records)
 
 
-def screen() -> Console:
+def screen() -> Screen:
     """Return a console that is wide where the output goes to a file."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=WIDE, highlight=False)
+    console = Screen()
+    return console if console.is_terminal else Screen(width=WIDE)
 
 
 def say(record: dict[str, Any], directory: Path) -> None:
@@ -112,7 +111,7 @@ def say_list(root: Path, as_json: bool) -> None:
     """Print every experiment with its paper, its claim, and what it cost here or, before that, on two cores."""
     rows = [about(experiment(name), root) for name in names()]
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print(json_text(rows, indent=1))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "paper", "claim", "cost", "last verdict"):

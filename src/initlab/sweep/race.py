@@ -19,6 +19,7 @@ from initlab.statistics import best_rate
 from initlab.sweep.cells import Cell, checked, default_directories
 from initlab.sweep.how import How
 from initlab.sweep.run import Outcome, nothing, run_sweep
+from initlab.visible import print
 
 TUNING, FINAL = "tuning", "final"  # what `race` is in the records of a run: which part it had
 FIRST_SEED = 1000  # of those that tune

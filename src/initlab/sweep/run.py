@@ -153,7 +153,7 @@ def run_sweep(
 
 def drawn(outcome: Outcome, directory: Path) -> Outcome:
     """Write the sweep's own run for TensorBoard, unless its cells want none, and return the outcome."""
-    if outcome.cells[0].config.log.tensorboard:
+    if any(cell.config.log.tensorboard for cell in outcome.cells):
         from initlab.report import write_sweep_run
 
         write_sweep_run(directory, outcome.results.frame())

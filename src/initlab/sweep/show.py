@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from initlab.display import WIDE, duration, show_cells, show_where
+from initlab.display import WIDE, Screen, duration, show_cells, show_where
 from initlab.ensemble import stack
 from initlab.experiment.build import load_data, make_network, make_plan, pick_activation, pick_device, planned_steps
 from initlab.records import flatten
@@ -24,6 +23,7 @@ from initlab.sweep.results import Results
 from initlab.sweep.run import Outcome, plan_groups
 from initlab.sweep.table import axes, by_cell
 from initlab.training.evaluation import member_losses
+from initlab.visible import print, visible
 
 LONGEST = 40  # lines of a table on the screen; sweep.csv has them all
 FEW = 5  # failures and reasons that are listed
@@ -44,18 +44,19 @@ def show_outcome(outcome: Outcome, directory: Path) -> None:
     print(f"{sum(counts.values())} networks: {told} · {duration(outcome.seconds)}")
     failed = frame[frame["status"] == "failed"]
     for path, error in list(zip(failed["path"], failed.get("error", failed["path"]), strict=True))[:FEW]:
-        print(f"failed: {Path(path).name}: {error} (the traceback is in its run.log)")
+        print(f"failed: {visible(Path(path).name)}: {visible(error)} (the traceback is in its run.log)")
     if len(failed) > FEW:
         print(f"… {len(failed) - FEW} more failed")
     show_skipped(outcome.cells)
-    show_where(directory, Console(), " (sweep.csv: one row per run)")
+    viewed = any(cell.config.log.tensorboard for cell in outcome.cells)
+    show_where(directory, Screen(), " (sweep.csv: one row per run)", tensorboard=viewed)
 
 
 def show_skipped(grid: Sequence[Cell], few: int | None = FEW) -> None:
     """Say why cells cannot exist, the most frequent reasons first; None for all of them."""
     reasons = Counter(cell.reason for cell in grid if cell.reason)
     for reason, count in reasons.most_common(few):
-        print(f"skipped: {count} × {reason}")
+        print(f"skipped: {count} × {visible(reason)}")
     if few is not None and len(reasons) > few:
         print(f"… {len(reasons) - FEW} more reasons in sweep.csv")
 
@@ -90,10 +91,10 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
             f"{planned_steps(config):,}",
             f"{len(group.cells) * network_bytes(config) / GIB:.2f} GiB",
             f"≈ {duration(seconds)}",
-            " ".join(f"{k}={flat.get(k)}" for k in shared),
+            " ".join(visible(f"{k}={flat.get(k)}") for k in shared),
         )
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDE)).print(table)
+    console = Screen()
+    (console if console.is_terminal else Screen(width=WIDE)).print(table)
     networks = sum(len(group.cells) for group in groups)
     done = sum(results.finished(cell) is not None for cell in grid)
     told = f"{networks} networks in {len(groups)} groups, about {duration(total)} one group after another"
@@ -101,7 +102,7 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
         told += f" ({how.sharers()} at a time by executor={how.executor})"
     print(f"{told}{f'; {done} are done already' if done else ''}.")
     show_skipped(grid, None)
-    print(f"They would go to {directory}. Nothing was written.")
+    print(f"They would go to {visible(directory)}. Nothing was written.")
     return results.frame(list(grid))
 
 
