@@ -37,6 +37,7 @@ def of_width(width):
     found = nn.Sequential()
     for name in NAMES:
         found.add_module(name.replace(".", "_"), nn.Linear(4 if not len(found) else width, width))
+    found.add_module("readout", nn.Linear(width, 10))
     return found
 
 
