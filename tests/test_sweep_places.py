@@ -1,6 +1,7 @@
 """Where a sweep writes: only inside its own directory, whatever it is called and whatever lies there already."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from initlab.errors import UserError
 from initlab.records import RunWriter, load
 from initlab.report import write_sweep_run
 from initlab.sweep.lock import alone
+from initlab.sweep.plan import PlanFile
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -88,7 +90,7 @@ def test_the_command_line_refuses_it_too(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["plan.json", ".groups", "cell", "metrics.csv"])
+@pytest.mark.parametrize("name", ["plan.json", ".groups", "multirun.yaml", "cell", ".hydra", "metrics.csv"])
 def test_links_inside_a_sweep_lead_to_no_writing_elsewhere(tmp_path, name):
     sweep(tmp_path / "root")
     run = Path(load(tmp_path / "root" / "s")["path"].iloc[0])
@@ -104,10 +106,10 @@ def test_links_inside_a_sweep_lead_to_no_writing_elsewhere(tmp_path, name):
         sweep(tmp_path / "root")  # which removes the link
         assert not (run / name).is_symlink()
     else:
-        place = run if name == "cell" else tmp_path / "root" / "s" / name
+        place = {"cell": run, ".hydra": run / name}.get(name, tmp_path / "root" / "s" / name)
         if place.exists():
             place.rename(tmp_path / "aside")
-        place.symlink_to(elsewhere / "plan.json" if name == "plan.json" else elsewhere)
+        place.symlink_to(elsewhere / "plan.json" if "." in name[1:] else elsewhere)
         with pytest.raises(UserError, match=r"symbolic link.*remove it"):
             sweep(tmp_path / "root")
     assert files(elsewhere) == before
@@ -136,6 +138,19 @@ def test_a_resumed_run_and_the_sweeps_own_run_follow_no_link(tmp_path):
         write_sweep_run(tmp_path / "root" / "s")
     assert (tmp_path / "elsewhere" / "file").read_text() == "kept\n" * 100
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "group", ["../../x", "/tmp/x", "g1/../../x", "g" + "9" * 5000, "g0001" + "a" * 300, "", "g٣٣٣٣"]
+)
+def test_a_plan_names_no_file_elsewhere(tmp_path, group):
+    sweep(tmp_path / "root")
+    plan = tmp_path / "root" / "s" / "plan.json"
+    hashes = [value for some in json.loads(plan.read_text())["groups"].values() for value in some]
+    plan.write_text(json.dumps({"format": 1, "groups": {group: hashes}}))
+    found = PlanFile.read(plan)
+    assert "its groups are planned again" in found.damage
+    assert found.groups == {}
 
 
 def test_strange_things_among_the_groups_are_cleared_away(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from initlab.errors import Interrupted, UserError, tell
-from initlab.reading import read_json
+from initlab.reading import read_json, short
 from initlab.records.files import door, replace
 
 try:
@@ -44,7 +44,7 @@ def no_locks(directory: Path) -> str:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            return os.strerror(error.errno) if error.errno in UNSUPPORTED else ""
+            return error.strerror or str(error) if error.errno in UNSUPPORTED else ""
     return ""
 
 
@@ -86,7 +86,7 @@ def described(holder: Path) -> str:
     """Say who holds a sweep, as far as is known."""
     try:
         found = read_json(holder)
-        return f"process {found['pid']} on {found['host']} since {found['since']}"
+        return f"process {short(found['pid'])} on {short(found['host'])} since {short(found['since'])}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another launch"
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from initlab.errors import UserError
-from initlab.reading import TABLE, read_json, why
+from initlab.reading import TABLE, read_json, short, why
 from initlab.records.files import replace
 from initlab.sweep.cells import Cell, group_key
 
@@ -47,7 +47,7 @@ class PlanFile:
             raise UserError(f"{path} is a directory, where the plan of a sweep is a file: remove it, and start again.")
         try:
             found = read_json(path, TABLE)
-            groups = {str(name): [str(h) for h in hashes] for name, hashes in found["groups"].items()}
+            groups = {name_of_group(name): [str(h) for h in hashes] for name, hashes in found["groups"].items()}
             return cls(path, groups if found["format"] == FORMAT else {})
         except FileNotFoundError:
             return cls(path)
@@ -71,6 +71,20 @@ class PlanFile:
         """Return an id that no group has had."""
         numbers = [int(found.group(1)) for name in self.groups if (found := re.match(r"g(\d+)", name))]
         return f"g{max(numbers, default=0) + 1:04d}"
+
+
+def name_of_group(name: str) -> str:
+    """Return the id of a group as a plan gives them; files are called by it.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> name_of_group("g0001ab")
+    'g0001ab'
+    """
+    if not re.fullmatch(r"g\d{4,9}[ab]{0,40}", name, re.ASCII):
+        raise ValueError(f"{short(name)} is no group")
+    return name
 
 
 def arrange(

@@ -216,10 +216,14 @@ def load_report() -> None:
 
 def refuse_links(cells: Sequence[Cell], directory: Path) -> None:
     """Refuse symbolic links inside a sweep's directory: through them its runs would be written to another place."""
-    for path in (directory / ".groups", directory / "plan.json", *(cell.directory for cell in cells)):
-        for place in (path, *path.parents):
-            if directory in place.parents:
-                refuse_link(place)
+    for name in (".groups", "plan.json", "multirun.yaml", ".lock"):
+        refuse_link(directory / name)
+    for place in (part for cell in cells for part in (cell.directory, *cell.directory.parents)):
+        if directory in place.parents:
+            refuse_link(place)
+    for cell in cells:
+        for name in (".hydra", *(f".hydra/{file}.yaml" for file in ("config", "hydra", "overrides"))):
+            refuse_link(cell.directory / name)
 
 
 def skip(cells: Sequence[Cell], results: Results, ended: Ended) -> None:
