@@ -140,17 +140,15 @@ def test_a_resumed_run_and_the_sweeps_own_run_follow_no_link(tmp_path):
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    "group", ["../../x", "/tmp/x", "g1/../../x", "g" + "9" * 5000, "g0001" + "a" * 300, "", "g٣٣٣٣"]
-)
+@pytest.mark.parametrize("group", ["../../x", "/x", "g1/../../x", "g" + "9" * 5000, "g0001" + "a" * 300, "", "g٣٣٣٣"])
 def test_a_plan_names_no_file_elsewhere(tmp_path, group):
-    sweep(tmp_path / "root")
-    plan = tmp_path / "root" / "s" / "plan.json"
-    hashes = [value for some in json.loads(plan.read_text())["groups"].values() for value in some]
-    plan.write_text(json.dumps({"format": 1, "groups": {group: hashes}}))
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"format": 1, "groups": {group: ["0"]}}))
     found = PlanFile.read(plan)
     assert "its groups are planned again" in found.damage
     assert found.groups == {}
+    plan.write_text(json.dumps({"format": 1, "groups": {"g0001ab": ["0"]}}))
+    assert PlanFile.read(plan) == PlanFile(plan, {"g0001ab": ["0"]})
 
 
 def test_strange_things_among_the_groups_are_cleared_away(tmp_path):
