@@ -74,7 +74,7 @@ def _bounded(data: bytes, most: int) -> bytes:
     return data
 
 
-def _open_regular(path: str, _: int) -> int:
+def _open_regular(path: Path | str, _: int) -> int:
     refuse(os.lstat(path).st_mode)  # before it is opened: opening a device may do something
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
@@ -94,11 +94,14 @@ def refuse(mode: int) -> None:
 
 def ends_of(path: Path | str, count: int = 4096) -> tuple[bytes, bytes]:
     """Return the first `count` bytes of a regular file and its last byte; raises as `read_bytes`, but for the size."""
-    with open(path, "rb", opener=_open_regular) as file:
-        head = file.read(count)
+    descriptor = _open_regular(path, os.O_RDONLY)
+    try:
+        head = os.read(descriptor, count)
         if head:
-            file.seek(-1, os.SEEK_END)
-        return head, file.read(1)
+            os.lseek(descriptor, -1, os.SEEK_END)
+        return head, os.read(descriptor, 1)
+    finally:
+        os.close(descriptor)
 
 
 def unzipped(data: bytes, most: int = DATA) -> bytes:
@@ -182,12 +185,7 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML's safe loader without merge keys and without numbers that take long to read."""
-
-    def flatten_mapping(self, node: Any) -> None:
-        """Refuse merge keys: nested ones grow exponentially."""
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise Unreadable("it merges keys (<<)")
+    """YAML's safe loader without numbers that take long to read."""
 
     def construct_yaml_int(self, node: Any) -> int:
         """Read a whole number of at most 64 bits."""
@@ -212,7 +210,7 @@ def yaml_of(data: bytes | str) -> Any:
 
     Raises:
         ValueError: it is no YAML, nested deeper than 32 levels, or holds aliases (which may be cyclic, or grow
-            exponentially), merge keys, or a whole number beyond 64 bits.
+            exponentially), or a whole number beyond 64 bits.
 
     >>> yaml_of("width: [8, 4]")
     {'width': [8, 4]}

@@ -19,6 +19,7 @@ _NUMBERS = (*FINAL, "seconds", "trainable_depth")
 _COUNTS = ("steps", "first_bad_step")
 _AXES = {"depth": 2**31, "seed": LARGEST}
 _TEXTS = ("first_bad_layer", "hash", "fingerprint", "reason", "error")
+_SCALARS = (str, int, float, bool, type(None))
 _MOST = 1000  # keys of one file
 _LONGEST = 200  # characters of a key
 
@@ -66,7 +67,7 @@ def config_cells(config: Mapping[str, Any]) -> dict[str, Any]:
             raise Unreadable(f"its {key} is no name ({short(flat[key])})")
     flat |= {key: count_of(flat, key, most) for key, most in _AXES.items() if key in flat}
     number_of(flat, "optim.lr")  # looked at only: it is shown as it was typed
-    return {key: _cell(plain(value)) for key, value in flat.items()}
+    return {key: value if type(value) in _SCALARS else _cell(plain(value)) for key, value in flat.items()}
 
 
 def number_of(values: Mapping[str, Any], key: str) -> float | None:
