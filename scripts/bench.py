@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "cells": "bench_cells",
     "forecast": "bench_forecast",
     "init": "bench_init",
+    "waiting": "bench_waiting",
 }
 
 

@@ -1,13 +1,18 @@
 """The garbage collector rests while modules load, and works as before afterwards."""
 
 import gc
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from initlab.collector import modules_loading
+from initlab.collector import SAYS_HOW_TO_WAIT, WAITING, modules_loading
+from initlab.forked import can_copy
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +104,75 @@ def test_who_hears_ctrl_c_already_goes_on_hearing():
     finally:
         signal.signal(signal.SIGINT, before)
     assert heard == [1]
+
+
+# --- how threads wait
+
+SAID = "import os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('KMP_BLOCKTIME'))"
+
+
+def waits(code, **given):
+    """Return how OpenMP's threads are to wait after this code."""
+    clean = {key: value for key, value in os.environ.items() if key not in (*WAITING, *SAYS_HOW_TO_WAIT)}
+    command = [sys.executable, "-c", f"{code}\n{SAID}"]
+    done = subprocess.run(command, env={**clean, **given}, capture_output=True, text=True, check=True, cwd=ROOT)
+    return done.stdout.splitlines()[-1], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "found"),
+    [
+        ("import initlab", {}, "1000 1"),
+        ("import initlab.door", {}, "1000 1"),
+        ("import initlab.cli", {}, "1000 1"),
+        ("import train", {}, "1000 1"),
+        ("import initlab.nursery", {}, "1000 1"),
+        ("import initlab.parent", {}, "1000 1"),
+        ("import initlab", {"GOMP_SPINCOUNT": "7"}, "7 1"),
+        ("import initlab", {"KMP_BLOCKTIME": "infinite"}, "1000 infinite"),
+        ("import initlab", {"OMP_WAIT_POLICY": "active"}, "None None"),
+        ("import initlab", {"KMP_LIBRARY": "turnaround"}, "None None"),
+        ("import torch, initlab", {}, "None None"),
+    ],
+)
+def test_threads_wait_for_a_short_time_unless_the_user_says_how(code, given, found):
+    assert waits(code, **given)[0] == found
+
+
+def test_no_room_of_the_package_loads_torch_before_it_is_said():
+    """Every way into the package passes its `__init__`, and that says it in its first lines."""
+    lines = (ROOT / "src" / "initlab" / "__init__.py").read_text().splitlines()
+    imports = [line for line in lines[: lines.index("bound_waiting()  # before torch is loaded")] if "import" in line]
+    assert imports == [
+        "from importlib import import_module",
+        "from typing import Any",
+        "from initlab.collector import bound_waiting",
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has another library for its threads there")
+def test_the_library_that_torch_loads_heeds_it():
+    said = waits("import initlab, torch", OMP_DISPLAY_ENV="VERBOSE")[1]
+    if "GOMP_SPINCOUNT" not in said:
+        pytest.skip("this torch has another library for its threads")
+    assert "GOMP_SPINCOUNT = '1000'" in said
+
+
+LAUNCH = """
+import torch
+from initlab.nursery import WORKER, Nursery
+home = Nursery(WORKER)
+home.copy()
+home.close()
+"""
+
+
+@pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
+def test_workers_wait_for_a_short_time_also_where_the_launch_loaded_torch_first():
+    _, said = waits(LAUNCH, OMP_DISPLAY_ENV="VERBOSE")
+    if "GOMP_SPINCOUNT" not in said:
+        pytest.skip("this torch has another library for its threads")
+    spins = [line.partition("= ")[2] for line in said.splitlines() if "GOMP_SPINCOUNT" in line]
+    assert len(spins) == 2
+    assert spins[0] != "'1000'"
+    assert spins[1] == "'1000'"

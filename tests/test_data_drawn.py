@@ -132,10 +132,10 @@ def test_parameters_reach_the_users_function(mine):
     ("name", "parameters", "words"),
     [
         ("two", {}, "must return ((train_x, train_y), (test_x, test_y))"),
-        ("unequal", {}, "20 inputs with 19 targets"),
+        ("unequal", {}, "20 training inputs with 19 targets"),
         ("shapes", {}, "different shapes"),
         ("nan", {}, "not finite"),
-        ("negative", {}, "one integer from 0"),
+        ("negative", {}, "class label -1: labels are whole numbers from 0 on"),
         ("grey", {"sise": 3}, "cannot be called with sise"),
         ("gray", {}, "'grey'"),
     ],

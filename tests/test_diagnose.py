@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 import initlab
 from initlab.activations import ACTIVATIONS
-from initlab.diagnostics import STATS, Tape, diagnose, examine
+from initlab.diagnostics import STATS, Call, Tape, examine
+from initlab.diagnostics.jacobian import affordable, looked_at
 from initlab.diagnostics.symmetry import effective_rank
+from initlab.diagnostics.weights import Weight
 from initlab.ensemble import stack
 from initlab.errors import UserError
 from initlab.initialize import initialize_
 from initlab.models import build
+from initlab.verdicts import diagnose
 
 
 def draw(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
@@ -789,3 +792,52 @@ def classifiers() -> list[str]:
 @pytest.mark.parametrize("name", classifiers())
 def test_every_classifier_of_torchvision(name):
     check_classifier(name)
+
+
+# --- what a look costs ------------------------------------------------------------------------------------------------
+
+
+def passes(module: nn.Module, *shape: int, **how) -> int:
+    """Forward passes of the whole module during one diagnosis."""
+    count = 0
+
+    def seen(*_):
+        nonlocal count
+        count += 1
+
+    handle = module.register_forward_pre_hook(seen)
+    try:
+        diagnose(module, draw(*shape, dtype=torch.float32), **how)
+    finally:
+        handle.remove()
+    return count
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_large_network_is_run_once(training):
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    assert passes(resnet18().train(training), 2, 3, 64, 64) == 1
+
+
+def layer(index: int, outputs: int, multiplications: int) -> Call:
+    weight = Weight("w", "w", "dense", torch.empty(multiplications, 1, device="meta"), nn.Identity())
+    return Call(index, f"l{index}", weight, samples=8, units=outputs)
+
+
+def test_jacobians_have_a_bounded_cost_even_where_they_are_asked_for():
+    small, large = [layer(1, 64, 10**4), layer(2, 10, 10**4)], [layer(1, 64, 10**4), layer(2, 1000, 10**9)]
+    assert affordable(small, 8, 4, None) == ({1, 2}, set())
+    assert affordable(large, 8, 4, None) == ({1}, {2})
+    assert affordable(large, 8, 4, 1e10) == ({1}, set())
+    assert (looked_at(small, 8, 4), looked_at(large, 8, 4)) == (4, 1)
+
+
+def test_a_costly_output_is_estimated_from_one_sample(monkeypatch):
+    net, x = dense(6, 9, 5), draw(8, 6)
+    exact = values(diagnose(net, x[:1], jacobian=True), "2")
+    monkeypatch.setattr("initlab.diagnostics.jacobian.MOST", 1e3)
+    found = values(diagnose(net, x, jacobian=True), "2")
+    assert found["jacobian_max"] == pytest.approx(exact["jacobian_max"], rel=1e-6)
+    assert found["jacobian_mean"] == pytest.approx(exact["jacobian_mean"], rel=0.5)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from initlab import display
 from initlab.data.images import FILES, SHIPPED
 from initlab.door import SESSION, Session, main
 
@@ -30,6 +32,8 @@ def at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "no-cache"))
     monkeypatch.delenv("INITLAB_DATA", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    # A busy machine takes long enough for a line of progress, which is on standard error too.
+    monkeypatch.setattr(display, "PLAIN_EVERY", math.inf)
 
 
 def tree(directory: Path) -> set[str]:
@@ -79,7 +83,10 @@ REFUSALS = [
     # names
     ("init=he_norml", "init=he_norml is unknown. Did you mean 'he_normal'"),
     ("init=xavier_unifrom", "init=xavier_unifrom is unknown. Did you mean 'xavier_uniform'"),
-    ("init=qqqq", "init=qqqq is unknown. Choose one of autoinit, .*, zeros; init=custom init.target="),
+    (
+        "init=qqqq",
+        "init=qqqq is unknown. Choose one of autoinit, .*, zeros; init=package.module:function takes your own",
+    ),
     ("act=rel", "act=rel is unknown. Did you mean 'relu'"),
     ("model=mpl", "model=mpl is unknown. Did you mean 'mlp'"),
     ("data=fashon", "data=fashon is unknown. Did you mean 'fashion_mini'"),

@@ -17,6 +17,7 @@ import torch
 
 import initlab
 from initlab.errors import Interrupted, UserError
+from initlab.nursery import NoProcess
 from initlab.sweep import How
 from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import KINDS, check_executor, make_executor
@@ -152,7 +153,7 @@ import pickle, sys
 inward, out = sys.stdin.buffer, sys.stdout.buffer
 pickle.load(inward)
 while inward.peek(1):
-    out.write(pickle.load(inward))
+    out.write(pickle.loads(pickle.load(inward)))
     out.flush()
 """
 
@@ -275,6 +276,25 @@ def test_a_model_that_wants_to_leave_fails_alone(tmp_path, monkeypatch):
     assert list(frame["status"]) == ["failed"] * 2
 
 
+BETWEEN = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', sys.argv[1]]))"
+
+
+def test_a_worker_behind_a_launcher_of_pythons_does_its_work(tmp_path, monkeypatch, capsys):
+    """On Windows `python.exe` of a virtual environment starts the real one, and is the parent of every worker."""
+
+    def fresh(environment):
+        command = [sys.executable, "-c", BETWEEN, processes.ENTRY]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+    monkeypatch.setattr(processes, "can_copy", lambda: False)
+    monkeypatch.setattr(processes, "fresh", fresh)
+    # Long enough for a worker to look whether its launch lives.
+    few = {"init": "he_normal", "seed": [0], "train.steps": 2000, "log.every": 500}
+    frame = initlab.sweep(axes(tmp_path, **few), executor="process", workers=1)
+    assert list(frame["status"]) == ["completed"] * 2
+    assert "lost" not in "".join(capsys.readouterr())
+
+
 # --- refusals
 
 
@@ -385,11 +405,52 @@ def launch(tmp_path):
         parts = {"plan": plan, "room": directory / ".groups", "every": 60.0, "name": "x"}
         parts |= {"progress": Progress(3, 180, 0, line), "signals": signals or Signals(), "say": said.append}
         parts |= {"ended": lambda cell, summary: ended.update({cell.number: summary["status"]})}
+        parts |= {"inline": lambda _: executor.instead}
         parts["room"].mkdir(exist_ok=True)
-        it = Launch([Group("g0001", tuple(cells))], executor=lambda _: executor, steps=lambda _: 60, **parts)
+        it = Launch(
+            [Group("g0001", tuple(cells))],
+            executor=lambda _: executor,
+            steps=lambda _: 60,
+            **parts,
+        )
         return it, executor, ended, said
 
     return start
+
+
+class Limited(Scripted):
+    """An executor on a machine that allows a number of processes."""
+
+    def __init__(self, allowed, slots):
+        super().__init__(lambda task, times: good(task), slots)
+        self.allowed, self.instead, self.refused = allowed, Scripted(lambda task, times: good(task)), 0
+
+    def submit(self, task):
+        if self.allowed == 0:
+            self.refused += 1
+            raise NoProcess("Resource temporarily unavailable")
+        self.allowed -= 1
+        return super().submit(task)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2, 4])
+def test_where_no_further_process_can_be_the_sweep_goes_on_with_those_there_are(launch, monkeypatch, allowed):
+    it, _, ended, said = launch(None)
+    limited = Limited(allowed, 4)
+    it.executor, it.inline = lambda _: limited, lambda _: limited.instead
+    it.groups = [Group(f"g{cell.number}", (cell,)) for cell in it.groups[0].cells]
+    it.run()
+    assert ended == {0: "completed", 1: "completed", 2: "completed"}
+    assert limited.closed == 1
+    if allowed == 4:
+        assert (said, limited.refused) == ([], 0)
+        return
+    where = f"with {allowed} at a time" if allowed else "in this process"
+    assert len(said) == 1 + (allowed > 0)  # none is freed here: the next one is refused, too
+    assert (
+        f"Resource temporarily unavailable; `ulimit -u` shows how many there may be): the sweep goes on {where}"
+        in (said[0])
+    )
 
 
 def good(task):
@@ -581,24 +642,25 @@ def test_a_worker_settles_as_the_launch_and_the_user_say(environment, threads):
     assert json.loads(done.stdout) == [threads, [core], environment]
 
 
-@pytest.mark.parametrize("gone", [False, True])
-def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatch, gone):
+@pytest.mark.parametrize("parent", ["alive", "gone", "behind the pipe alone"])
+def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatch, parent):
     from initlab.sweep.executors import serve as other_end
 
     monkeypatch.setattr(other_end, "settle", lambda *given: None)
     monkeypatch.setattr(other_end, "Remote", lambda task, parent: lambda: task)
-    parent = os.getppid() + (1 if gone else 0)
-    inward, out = io.BytesIO(b"".join(map(pickle.dumps, ((parent, "settled"), "a", "b")))), io.BytesIO()
-    other_end.serve(inward, out)
+    number = {"alive": os.getppid(), "gone": os.getppid() + 1}.get(parent, 0)
+    out = io.BytesIO()
+    other_end.answer(map(pickle.dumps, ((number, "settled"), "a", "b")), out)
     out.seek(0)
-    assert list(other_end.received(out)) == (["a"] if gone else ["a", "b"])
+    assert pickle.load(out) == "a"
+    assert [pickle.load(out)] == ["b"] if parent != "gone" else not out.read()
 
 
 def test_a_worker_that_is_told_nothing_leaves_in_peace():
     from initlab.sweep.executors import serve as other_end
 
     out = io.BytesIO()
-    other_end.serve(io.BytesIO(), out)
+    other_end.answer(iter(()), out)
     assert out.getvalue() == b""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from initlab.forked import alone, can_copy
+from initlab.parent import life
 
 pytestmark = pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
 
@@ -124,6 +125,36 @@ except KeyboardInterrupt:
     print(made[0].returncode)
 """)
     assert (said, complaints) == (["-9"], "")
+
+
+@pytest.mark.parametrize(
+    ("line_of_defence", "work"),
+    [("forked.end_with = lambda parent: None", "bytes(10**7)"), ("", "time.sleep(600)")],
+    ids=["its pipe", "the system"],
+)
+def test_a_copy_ends_when_who_waits_for_it_is_killed(line_of_defence, work):
+    """Its result is larger than the pipe takes at once: with a reading end of its own it would wait for ever."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"""
+import os, time
+from initlab import forked
+{line_of_defence}
+def work():
+    print(os.getpid(), flush=True)
+    return {work}
+with forked.aside(work):
+    time.sleep(600)
+"""],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    pid = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    limit = time.monotonic() + 60
+    while life(pid) and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert not life(pid)
 
 
 LAUNCH = """

@@ -153,7 +153,7 @@ def test_a_copy_that_hears_no_more_ends(home):
 def test_a_copy_that_is_killed_ends_by_that_signal_and_leaves_the_others_alone(home, number):
     killed, other = home.copy(), home.copy()
     assert asked(killed, "facts")
-    (killed.kill if number == signal.SIGKILL else killed.terminate)()
+    killed.signal(number)
     assert killed.wait(30) == -number
     killed.kill()  # it may be dead already
     assert asked(other, "facts")[0] == other.pid
@@ -191,7 +191,7 @@ def test_a_number_that_was_given_away_is_not_taken_for_the_copy(home, monkeypatc
     monkeypatch.setattr(home, "ask", lambda *given: 7)
     killed = []
     monkeypatch.setattr(os, "kill", lambda *given: killed.append(given))
-    other.terminate()
+    other.kill()
     assert (other.returncode, killed) == (7, [])
 
 
@@ -304,6 +304,32 @@ def test_nothing_outlives_a_launch_that_is_killed(tmp_path, monkeypatch, place):
         launch.kill()
     assert len(pids) == 2
     assert all(map(ended, pids))
+
+
+BUSY = """
+import time
+print("loading", flush=True)
+time.sleep(600)
+"""
+EARLY = """
+import os, sys, time
+from initlab.nursery import Nursery
+home = Nursery("busy:begin", here=sys.argv[1] == "here")
+print(home.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("place", ["here", "apart"])
+def test_a_nursery_that_is_still_loading_ends_with_its_launch(tmp_path, monkeypatch, place):
+    (tmp_path / "busy.py").write_text(BUSY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    command = [sys.executable, "-c", EARLY, place]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as launch:
+        pid = int(launch.stdout.readline())
+        assert launch.stderr.readline() == b"loading\n"
+        launch.kill()
+    assert ended(pid)
 
 
 def test_no_thread_is_there_when_it_is_copied():

@@ -266,7 +266,7 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path, checkpoin
     fill(first, range(checkpoint, 18))
     first.finish("failed")
 
-    second = RunWriter.resume(tmp_path / "cut", position)
+    second = RunWriter.resume(tmp_path / "cut", position, CONFIG)
     assert load(tmp_path / "cut").loc[0, "status"] == "unfinished"
     fill(second, range(checkpoint, 20))
     second.finish("completed")
@@ -281,7 +281,7 @@ def test_a_file_shorter_than_its_checkpoint_is_refused(tmp_path):
     position = run.position()
     os.truncate(tmp_path / "layers.csv", 10)
     with pytest.raises(UserError, match=r"layers\.csv has 10 bytes"):
-        RunWriter.resume(tmp_path, position)
+        RunWriter.resume(tmp_path, position, CONFIG)
 
 
 # finding runs, tables, facts

@@ -1,6 +1,7 @@
 """What a kill, a full disk or a damaged file does to a run directory: whole lines stay, reasons are given."""
 
 import errno
+import json
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ import pytest
 from initlab.errors import UserError
 from initlab.histograms import histogram
 from initlab.records import RunWriter, load, load_histograms, load_layers, load_metrics, write_sweep
+from initlab.records.sums import RECORDS
 
 CONFIG = {"init": {"name": "he_normal"}, "act": {"name": "relu"}, "depth": 3, "width": [128, 64], "seed": 7}
 EVENTS = "events.out.tfevents.initlab"
@@ -63,7 +65,7 @@ def test_kill_9_leaves_files_that_can_be_read_and_gone_on_with(tmp_path, delay):
     assert len(metrics) >= steps
     assert len(load_histograms(tmp_path)) >= steps // 10
 
-    run = RunWriter.resume(tmp_path / "run", eval(position))
+    run = RunWriter.resume(tmp_path / "run", eval(position), {"init": {"name": "zeros"}, "seed": 1})
     run.scalars_block(range(steps, steps + 10), {"loss": np.arange(steps, steps + 10.0)})
     run.finish("completed")
     assert load_metrics(tmp_path)["loss"].tolist() == [float(step) for step in range(steps + 10)]
@@ -157,16 +159,19 @@ def test_what_was_written_in_part_is_cut_off_again(tmp_path):
         ("summary.json", b'{"status": "fine"}', "damaged", "its status is not one of completed"),
         ("summary.json", b'{"status": "completed", "config": 3}', "completed", ""),
         ("summary.json", None, "unfinished", ""),
-        ("config.yaml", b"{", "completed", ""),
+        ("config.yaml", b"{", "completed", "config.yaml has 1 bytes where"),
         ("metrics.csv", None, "completed", "metrics.csv is missing"),
-        ("metrics.csv", b"", "completed", "metrics.csv is empty"),
-        ("metrics.csv", b"step,loss\n0,1.0\n1,0", "completed", "metrics.csv ends in the middle of a line"),
-        ("layers.csv", b"step,layer\n0,hid", "completed", "layers.csv ends in the middle of a line"),
+        ("metrics.csv", b"", "completed", "metrics.csv has 0 bytes where"),
+        ("layers.csv", b"step,layer\n0,hid", "completed", "layers.csv has 16 bytes where"),
     ],
 )
 def test_damage_is_a_row_with_its_reason(tmp_path, name, content, status, problem):
     a_run(tmp_path / "good")
     a_run(tmp_path / "bad")
+    assert_said(tmp_path, name, content, status, problem)
+
+
+def assert_said(tmp_path, name, content, status, problem):
     (tmp_path / "bad" / name).unlink()
     if content is not None:
         (tmp_path / "bad" / name).write_bytes(content)
@@ -176,6 +181,26 @@ def test_damage_is_a_row_with_its_reason(tmp_path, name, content, status, proble
     found = runs["problem"].iloc[0]
     assert problem in found if problem else not found
     assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("config.yaml", b"{", ""),
+        ("metrics.csv", None, "metrics.csv is missing"),
+        ("metrics.csv", b"", "metrics.csv is empty"),
+        ("metrics.csv", b"step,loss\n0,1.0\n1,0", "metrics.csv ends in the middle of a line"),
+        ("layers.csv", b"step,layer\n0,hid", "layers.csv ends in the middle of a line"),
+    ],
+)
+def test_damage_of_a_run_without_checksums_is_seen_at_its_end(tmp_path, name, content, problem):
+    for run in ("good", "bad"):
+        a_run(tmp_path / run)
+        summary = json.loads((tmp_path / run / "summary.json").read_text())
+        for key in ("format", "crc32", "files"):
+            del summary[key]
+        (tmp_path / run / "summary.json").write_text(json.dumps(summary))
+    assert_said(tmp_path, name, content, "completed", problem)
 
 
 def test_a_run_without_a_readable_word_is_still_listed(tmp_path):
@@ -202,6 +227,44 @@ def test_random_damage_never_raises(tmp_path, seed):
     for read in (load_metrics, load_layers, load_histograms):
         assert (read(runs)["path"] == str(run)).all()
     write_sweep(tmp_path, runs)
+
+
+def test_no_flip_of_a_bit_in_a_record_goes_unseen(tmp_path):
+    run, rng = a_run(tmp_path / "run"), random.Random(0)
+    records = sorted(path for path in run.iterdir() if path.name not in (EVENTS, "run.log"))
+    assert [path.name for path in records] == sorted([*RECORDS[:5], "summary.json"])
+    assert load(run)["problem"].tolist() == [""]
+    for path in records:
+        intact = path.read_bytes()
+        for _ in range(60):
+            data = bytearray(intact)
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            path.write_bytes(data)
+            assert path.name in load(run)["problem"].iloc[0], data
+        path.unlink()
+        path.mkdir()  # nor is what is no file
+        assert path.name in load(run)["problem"].iloc[0]
+        path.rmdir()
+        path.write_bytes(intact)
+
+
+def test_a_table_that_no_checksum_speaks_of_is_none_of_the_run(tmp_path):
+    run = RunWriter(tmp_path, CONFIG, tensorboard=False)
+    run.scalars(0, {"loss": 1.0})
+    run.finish("completed")
+    assert load(tmp_path)["problem"].tolist() == [""]
+    (tmp_path / "layers.csv").write_text("step,layer,index,stat,value,source\n")
+    assert load(tmp_path)["problem"].tolist() == ["layers.csv was not written by this run"]
+
+
+@pytest.mark.parametrize("files", [3, {"metrics.csv": 3}, {"metrics.csv": {"bytes": "9" * 5000}}, {"metrics.csv": {}}])
+def test_checksums_that_are_none_are_a_problem(tmp_path, files):
+    a_run(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    for key in ("format", "crc32"):
+        del summary[key]
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"files": files}))
+    assert "checksum" in load(tmp_path)["problem"].iloc[0]
 
 
 def test_a_torn_last_line_is_no_value(tmp_path):

@@ -20,7 +20,7 @@ from filelock import FileLock
 import initlab
 from initlab.config.compose import compose_config
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import Keeping, Unusable, run
+from initlab.experiment import Keeping, Unusable, checkpoint, run
 from initlab.experiment.checkpoint import FORMAT
 from initlab.experiment.checkpoint import load as load_checkpoint
 from initlab.sweep.driver import Signals
@@ -123,15 +123,22 @@ def checkpointed(place, overrides=()):
     return configs
 
 
+def write(payload, path):
+    """Write a checkpoint that is whole and holds something else."""
+    path.unlink()
+    checkpoint.write(path, payload)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-500]), "cannot be read"),
-        (lambda path: path.write_bytes(b""), "cannot be read"),
-        (lambda path: path.write_text("no checkpoint"), "cannot be read"),
-        (lambda path: torch.save({"format": 99}, path), "format 99"),
-        (lambda path: torch.save({"format": FORMAT}, path), "cannot be read"),
-        (lambda path: torch.save([1, 2], path), "cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-500]), "changed or cut short"),
+        (lambda path: path.write_bytes(b""), "changed or cut short"),
+        (lambda path: path.write_text("no checkpoint"), "changed or cut short"),
+        (lambda path: torch.save({"format": FORMAT}, path), "changed or cut short"),
+        (lambda path: write({"format": 99}, path), "format 99"),
+        (lambda path: write({"format": FORMAT}, path), "cannot be read"),
+        (lambda path: write([1, 2], path), "cannot be read"),
     ],
 )
 def test_a_damaged_checkpoint_is_no_use_and_says_why(tmp_path, pauses, damage, says):
@@ -149,8 +156,8 @@ def test_a_checkpoint_runs_no_code(tmp_path, pauses):
             return (Path.touch, (tmp_path / "touched",))
 
     configs = checkpointed(tmp_path)
-    torch.save({"format": FORMAT, "runs": Evil()}, tmp_path / "c.pt")
-    with pytest.raises(Unusable):
+    write({"format": FORMAT, "runs": Evil()}, tmp_path / "c.pt")
+    with pytest.raises(Unusable, match="cannot be read"):
         run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Keeping(tmp_path / "c.pt"))
     assert not (tmp_path / "touched").exists()
 
@@ -365,7 +372,7 @@ def test_damage_costs_a_group_and_is_said(tmp_path, capfd, damage):
     assert {path: Path(path, "metrics.csv").read_bytes() for path in again["path"]} == kept
     rerun = [path for path in again["path"] if Path(path, "summary.json").stat().st_mtime_ns != stamps[path]]
     assert 1 <= len(rerun) <= 2
-    words = {"plan": "plan.json cannot be read", "summary": "summary.json cannot be read", "torn": "middle of a line"}
+    words = {"plan": "plan.json cannot be read", "summary": "summary.json cannot be read", "torn": "bytes where"}
     words |= {"checkpoint": "starts again, its checkpoint is no use", "config": "config.yaml cannot be read"}
     assert words.get(damage, "") in said
 

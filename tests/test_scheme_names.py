@@ -73,7 +73,7 @@ def test_a_custom_function_must_fill_in_place():
     with pytest.raises(UserError, match=r"forgets left 2000 of 2000 weights NaN.*in place"):
         initialize_(layer, scheme("custom", target=forgets))
     rows = initialize_(layer, scheme("custom", target=fills, tau=5.0))
-    assert rows.scheme.tolist() == ["custom", "zeros"]
+    assert rows.scheme.tolist() == ["fills", "zeros"]
     assert float(layer.weight.detach().std()) == pytest.approx(0.1, rel=0.1)
 
 

@@ -377,7 +377,7 @@ def test_what_is_done_does_not_count_in_how_finely_the_rest_is_cut(tmp_path, mon
     cells, directory = grid(tmp_path, width=64, device="cpu", depth="3,10", act="tanh,relu", seed="range(12)")
     found, _ = plan_groups(plan, Results(directory), cells, How("process", 2))
     assert [len(group.cells) for group in found] == [2, 2, 2, 2, 4, 4]
-    lost = PlanFile(tmp_path / "plan.json", damage="lost")
+    lost = PlanFile(tmp_path / "plan.json", damage="damaged", lost=True)
     plan_groups(lost, Results(directory), cells, How("process", 2))
     anew = PlanFile(tmp_path / "anew.json")
     monkeypatch.setattr(Results, "finished", lambda self, cell: None)

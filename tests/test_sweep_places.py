@@ -131,7 +131,7 @@ def test_a_resumed_run_and_the_sweeps_own_run_follow_no_link(tmp_path):
     (tmp_path / "run" / "metrics.csv").unlink()
     (tmp_path / "run" / "metrics.csv").symlink_to(tmp_path / "elsewhere" / "file")
     with pytest.raises(UserError, match="symbolic link"):
-        RunWriter.resume(tmp_path / "run", position)
+        RunWriter.resume(tmp_path / "run", position, {"depth": 1})
     sweep(tmp_path / "root")
     (tmp_path / "root" / "s" / "sweep").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="symbolic link"):
@@ -143,11 +143,11 @@ def test_a_resumed_run_and_the_sweeps_own_run_follow_no_link(tmp_path):
 @pytest.mark.parametrize("group", ["../../x", "/x", "g1/../../x", "g" + "9" * 5000, "g0001" + "a" * 300, "", "g٣٣٣٣"])
 def test_a_plan_names_no_file_elsewhere(tmp_path, group):
     plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps({"format": 1, "groups": {group: ["0"]}}))
+    plan.write_text(json.dumps({"format": 2, "groups": {group: ["0"]}}))
     found = PlanFile.read(plan)
     assert "its groups are planned again" in found.damage
     assert found.groups == {}
-    plan.write_text(json.dumps({"format": 1, "groups": {"g0001ab": ["0"]}}))
+    plan.write_text(json.dumps({"format": 2, "groups": {"g0001ab": ["0"]}}))
     assert PlanFile.read(plan) == PlanFile(plan, {"g0001ab": ["0"]})
 
 

@@ -180,7 +180,9 @@ def test_a_saturated_stack_is_named(act, width, seed):
     net = build("mlp", depth=6, width=width, act=act, input_shape=SHAPE, classes=10)
     initialize_(net, "normal", act=act, seed=seed)  # N(0, 1): √fan_in times too large
     verdict = named(judged(net), "saturated_units")
-    assert verdict.severity == "fault"
+    # Under weights as large as these, sigmoid's gradient keeps its size: it trains, if slowly.
+    assert verdict.severity == ("warning" if act == "sigmoid" else "fault")
+    assert ("The gradient passes all the same" in verdict.sentence) == (act == "sigmoid")
     assert len(verdict.layers) >= 3
     assert f"inputs of {act}" in verdict.sentence
     assert "smaller" in verdict.remedy

@@ -95,7 +95,7 @@ def test_a_run_goes_on_whatever_became_of_its_event_file(tmp_path, harm, said):
     elif harm != "none":
         data = events.read_bytes()
         events.write_bytes({"shorter": data[:-9], "empty": b"", "longer": data + b"x" * 9}[harm])
-    run = RunWriter.resume(tmp_path, position, tensorboard=said)
+    run = RunWriter.resume(tmp_path, position, {"depth": 1}, tensorboard=said)
     run.scalars(10, {"loss": 0.5})
     run.finish("completed")
     assert load_metrics(tmp_path)["loss"].tolist() == [1.0] * 10 + [0.5]
@@ -114,14 +114,14 @@ def steps_of(path):
 def test_tensorboard_may_be_switched_off_between_two_launches(tmp_path):
     run = RunWriter(tmp_path, {"depth": 1})
     run.scalars(0, {"loss": 1.0})
-    run = RunWriter.resume(tmp_path, run.position(), tensorboard=False)
+    run = RunWriter.resume(tmp_path, run.position(), {"depth": 1}, tensorboard=False)
     run.scalars(1, {"loss": 0.5})
     run.finish("completed")
     assert not (tmp_path / EVENTS).exists()
     assert load_metrics(tmp_path)["step"].tolist() == [0, 1]
 
 
-WRITERS = {"records/writer.py", "records/events.py", "records/view.py", "report/tensorboard.py"}
+WRITERS = {"records/writer.py", "records/events.py", "records/view.py", "records/mend.py", "report/tensorboard.py"}
 LOOKS = re.compile(r"tfevents|\bEVENTS\b|EventAccumulator|EventFileLoader|event_accumulator|summary_iterator")
 
 

@@ -3,6 +3,9 @@
 from importlib import import_module
 from typing import Any
 
+from initlab.collector import bound_waiting
+
+bound_waiting()  # before torch is loaded
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -15,7 +18,7 @@ _HOMES = {
     "fingerprint": "initialize",
     # predict and diagnose
     "predict": "prediction",
-    "diagnose": "diagnostics",
+    "diagnose": "verdicts",
     # records
     "load": "records",
     "load_layers": "records",

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import UserError, nearest
-from .names import ACT_ALIASES
-from .targets import load_target
+from .names import ACT_ALIASES, is_own
+from .rounding import in_single
+from .targets import contract, load_target, said, said_of
 
 Interval: TypeAlias = tuple[float, float]
 
-SATURATION_SLOPE = 0.05
-"""Fraction of the largest |φ′| below which a plateau counts as saturated."""
+SATURATION_SLOPE = 0.05  # fraction of the largest |φ′| below which a plateau counts as saturated
 
 POSITIVE = ("alpha", "beta", "omega")
 
@@ -94,8 +94,8 @@ class Activation:
             if key not in self.parameters:
                 has = f"its parameters are {', '.join(self.parameters)}" if self.parameters else "it has no parameters"
                 raise UserError(f"act={self.name} has no parameter act.{key}; {has}.{nearest(key, self.parameters)}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise UserError(f"act.{key}={value} is not a finite number; the default is {self.parameters[key]}.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not in_single(value):
+                raise UserError(f"act.{key}={value} is not a finite number in float32; default {self.parameters[key]}.")
             if key in POSITIVE and value <= 0:
                 raise UserError(f"act.{key}={value} must be positive; the default is {self.parameters[key]}.")
         return replace(self, parameters={**self.parameters, **{key: float(v) for key, v in parameters.items()}})
@@ -144,21 +144,35 @@ def activation(spec: "str | Activation | tuple[str, Mapping[str, Any]] | Callabl
     if isinstance(spec, Activation):
         return spec
     if isinstance(spec, str):
+        if is_own(spec):
+            return activation(("custom", {"target": spec}))
         name = ACT_ALIASES.get(spec, spec)
         if name not in ACTIVATIONS:
             raise UserError(
                 f"act={spec} is unknown.{nearest(spec, [*ACTIVATIONS, *ACT_ALIASES])} "
-                f"Choose one of {', '.join(ACTIVATIONS)}, or act=custom act.target=package.module:function."
+                f"Choose one of {', '.join(ACTIVATIONS)}, or act=package.module:function."
             )
         return ACTIVATIONS[name]
     if isinstance(spec, tuple):
         name, parameters = spec[0], dict(spec[1])
-        if name == "custom":
-            name = load_target(parameters.pop("target", None), "act.target")
-        return activation(name).bind(**parameters)
+        own = _own(parameters.pop("target", None)) if name == "custom" else activation(name)
+        return own.bind(**parameters)
     if callable(spec):
         return _of_callable(spec)
     raise UserError(f"act={spec!r} is no activation: give a name, a record, (name, parameters) or a callable.")
+
+
+def _own(target: Any) -> "Activation":
+    found, x = load_target(target, "act.target"), torch.linspace(-1, 1, 6).reshape(2, 3)
+    if not callable(found):
+        raise UserError(f"act.target={target} is {said_of(found)}{contract('act')}.")
+    try:  # what is no activation is said now, not in the middle of a training
+        y = (record := activation(found))(x)
+    except Exception as error:  # whatever the user's own code raises
+        raise UserError(f"act.target={target} failed on a small tensor ({said(error)}){contract('act')}.") from error
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        raise UserError(f"act.target={target} returned {said_of(y)} for a tensor [2, 3]{contract('act')}.")
+    return record
 
 
 def slope(spec: Any) -> float:

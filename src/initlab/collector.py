@@ -1,13 +1,79 @@
-"""While modules load: the garbage collector, which has nothing to find and looks all the same; and Ctrl-C."""
+"""At start-up: how long threads of torch will wait; the garbage collector and Ctrl-C while modules load."""
 
 import atexit
 import gc
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+
+# Threads that have done their share wait for the others by spinning, 300,000 times (libgomp) or 200 ms (libomp):
+# where cores are busy they keep the others from computing meanwhile. 1,000 times, or 1 ms, is long enough to meet the
+# next operation where the machine is idle.
+WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+SAYS_HOW_TO_WAIT = ("OMP_WAIT_POLICY", "KMP_LIBRARY")
+
+
+def bound_waiting() -> None:
+    """Let OpenMP's threads wait by spinning for a short time only, unless the user has said how they are to wait.
+
+    The library reads it once, when torch loads it: afterwards there is nothing to be done.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in SAYS_HOW_TO_WAIT):
+        for name, value in WAITING.items():
+            os.environ.setdefault(name, value)
+
+
+TEAMS = 4  # libraries with threads of their own, about: torch's, numpy's, scipy's and initlab's
+TASKS = Path("/proc/self/task")  # of Linux: a directory for each thread
+
+
+def bound_threads() -> None:
+    """Let torch and numpy compute by one thread where the system allows too few: they end the process otherwise.
+
+    A thread counts as a process for `ulimit -u` and for control groups.
+    """
+    if "torch" in sys.modules or "OMP_NUM_THREADS" in os.environ:
+        return
+    if not can_start(min(TEAMS * (os.cpu_count() or 1), 64)):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
+
+
+def can_start(count: int) -> bool:
+    """Return whether this process can have so many further threads at a time; afterwards they are gone."""
+    before = tasks()
+    enough, started = threading.Event(), []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=enough.wait)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:
+        return False
+    finally:
+        enough.set()
+        for thread in started:
+            thread.join()
+        # Python has done with them a moment before the system has; a process with one thread can be copied.
+        limit = time.monotonic() + 1
+        while tasks() > before and time.monotonic() < limit:
+            time.sleep(0.0002)
+    return True
+
+
+def tasks() -> int:
+    """Return how many threads the system counts in this process, 0 where it does not tell."""
+    try:
+        return len(os.listdir(TASKS))
+    except OSError:
+        return 0
 
 
 @contextmanager
@@ -21,6 +87,7 @@ def modules_loading() -> Iterator[None]:
     ...     gc.isenabled()
     False
     """
+    bound_threads()
     before = gc.isenabled()
     gc.disable()
     try:

@@ -3,7 +3,6 @@
 Where the output is not a terminal, the line becomes an ordinary line every few seconds, readable in a file.
 """
 
-import os
 import re
 import shlex
 import sys
@@ -19,7 +18,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from initlab.errors import to_nowhere
+from initlab.errors import short_path, to_nowhere
 from initlab.rounding import rounded
 from initlab.visible import lines, visible
 
@@ -179,7 +178,7 @@ def show_where(directory: Path, console: Console, note: str = "", tensorboard: b
 
     Arguments: `tensorboard`: whether the configuration asked for event files; without them a report is what to look at.
     """
-    short = Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory
+    short = short_path(directory)
     # Beside other runs, all of them are of interest; elsewhere the parent may be anything.
     logdir = short.parent if directory.parent.name == "runs" else short
     console.print(f"files        {visible(short)}{note}", soft_wrap=True, highlight=False, markup=False)

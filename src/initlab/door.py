@@ -26,7 +26,8 @@ from initlab.config.files import conf_dir
 from initlab.config.help import program
 from initlab.config.naming import run_name
 from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, waiting
-from initlab.errors import Interrupted, UserError, nearest, reader_may_leave, tell
+from initlab.config.slips import refuse_slips
+from initlab.errors import Interrupted, UserError, here, nearest, reader_may_leave, tell
 from initlab.visible import print
 
 DISK = {
@@ -59,12 +60,12 @@ class Session:
     def make(self, wanted: Path, exactly: bool) -> Path:
         """Make the run's directory and return it; unless it is wanted exactly, one that no other run has taken."""
         from initlab.records.files import door as writing
-        from initlab.records.files import require_room
+        from initlab.records.files import make_directory, require_room
 
         require_room(wanted)
         with writing(wanted):
             for parent in reversed([path for path in wanted.parents if not path.exists()]):
-                parent.mkdir(exist_ok=True)
+                make_directory(parent)
                 self.made.append(parent)
             self.directory = self.take(wanted, exactly)
         return self.directory
@@ -169,9 +170,21 @@ def task(composed: DictConfig) -> dict[str, Any]:
     except Exception as error:
         raise PastHydra(error) from error
     show_run(run_name(config), summary, tensorboard=config.log.tensorboard)
+    if summary["status"] == "diverged" or summary.get("trained") is False:
+        say_why(Path(summary["path"]))
     if summary["status"] == "failed":
-        print(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.", file=sys.stderr)
+        tell(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.")
     return summary
+
+
+def say_why(directory: Path) -> None:
+    """Print what the run's own rows say of why it did not train; the run itself is done and recorded."""
+    from initlab.report.diagnosis import explain
+
+    try:
+        print(f"went wrong   {explain(directory)}")
+    except (OSError, UserError) as error:
+        print(f"initlab: the rows of {directory} cannot be read back: {error}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -207,6 +220,8 @@ def kept() -> str:
 
 def through_hydra(arguments: list[str]) -> None:
     """Hand flags and overrides to Hydra; what it, or the disk, has against them is raised as UserError."""
+    here()
+    refuse_slips(arguments)
     flags, overrides = split(arguments)
     refuse_flags(flags)
     overrides = canonical(overrides)

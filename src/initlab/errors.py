@@ -4,13 +4,24 @@ import operator
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TextIO
 
-from initlab.visible import print
+from initlab.visible import lines
 
 LARGEST_SEED = 2**63 - 1
+
+
+def here() -> Path:
+    """Return the current directory; raises UserError when it has been removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            "The current directory has been removed: change to one that exists (cd) and start again."
+        ) from error
 
 
 class UserError(ValueError):
@@ -24,6 +35,10 @@ class Impossible(UserError):
     """A combination that cannot exist (dirac on an mlp): skipped inside a grid, an error when asked for alone."""
 
 
+class OwnBug(RuntimeError):
+    """An exception that initlab's own code raised while it looked at a user's module; its cause says what it was."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked to stop and everything has been kept; `remedy` says how to go on.
 
@@ -35,17 +50,103 @@ class Interrupted(KeyboardInterrupt):
         self.signal, self.remedy = signal, remedy
 
 
+# What a narrow encoding lacks, in letters that every encoding has; the rest becomes question marks.
+PLAIN = str.maketrans(dict(zip("−–—‑·×≈…≤≥→━─⋮²₁", "----*x~.<>>=-:21", strict=True)))
+PLAIN |= {ord("±"): "+/-", ord("χ"): "chi", ord("σ"): "sigma"}
+
+
+class LastingStream:
+    """A text stream for which no print is an error: letters that it cannot show are replaced, a lost reader is noted.
+
+    Attributes:
+        lost: why nothing can be written any more, or None.
+
+    >>> import io
+    >>> narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    >>> LastingStream(narrow).write("84.2 ± 0.1 é")
+    12
+    >>> narrow.flush(), narrow.buffer.getvalue()
+    (None, b'84.2 +/- 0.1 ?')
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+        self.lost: Exception | None = None
+
+    def write(self, text: str) -> int:
+        """Write what can be shown."""
+        if self.lost is not None:
+            return len(text)
+        try:
+            try:
+                self.stream.write(text)
+            except UnicodeEncodeError:
+                encoding = self.stream.encoding
+                self.stream.write(text.translate(PLAIN).encode(encoding, "replace").decode(encoding))
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
+            self.lose(error)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several lines."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        try:
+            self.stream.flush()
+        except (OSError, ValueError) as error:
+            self.lose(error)
+
+    def lose(self, error: Exception) -> None:
+        """Note that nothing can be written any more."""
+        self.lost = self.lost or error
+        with suppress(OSError, ValueError):
+            to_nowhere(self.stream)
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the stream in all else."""
+        return getattr(self.stream, name)
+
+
 @contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Let `… | head` end in peace: whoever read the output has had enough, which is no error."""
-    try:
+def lasting_streams() -> Iterator[None]:
+    """Let no print of the block raise: with a closed or full output, or one of few letters, the work goes on.
+
+    What could not be written for another reason than a reader that left (`… | head`) is said at the end.
+    """
+    before = sys.stdout, sys.stderr
+    with ExitStack() as own:
+        there = [each or own.enter_context(open(os.devnull, "w", encoding="utf-8")) for each in before]
+        out, err = (each if isinstance(each, LastingStream) else LastingStream(each) for each in there)
+        sys.stdout, sys.stderr = out, err
         try:
             yield
         finally:
-            tell("", end="")
-            sys.stdout.flush()
-    except BrokenPipeError:
-        to_nowhere(sys.stdout)
+            out.flush()
+            sys.stdout, sys.stderr = before
+            if out is not before[0] and out.lost and not isinstance(out.lost, BrokenPipeError):
+                tell(f"initlab: standard output cannot be written ({out.lost}).")
+            err.flush()
+
+
+def output_lost() -> bool:
+    """Was something lost that was printed, other than by a reader that left?"""
+    lost = getattr(sys.stdout, "lost", None)
+    return lost is not None and not isinstance(lost, BrokenPipeError)
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Run a command whatever becomes of its output: closed (`>&-`), left (`… | head`), full, or of few letters."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # the first file that is opened would take its place, and be written to by what prints
+            os.open(os.devnull, os.O_RDWR)
+    with lasting_streams():
+        yield
 
 
 def to_nowhere(stream: TextIO) -> None:
@@ -54,16 +155,29 @@ def to_nowhere(stream: TextIO) -> None:
 
 
 def tell(text: str, end: str = "\n") -> None:
-    """Print to standard error, if anybody is there to read it: nothing that runs ends for want of a reader.
+    """Print to standard error, if anything reads it: no run ends for want of a reader.
 
-    After Ctrl-C on `… 2>&1 | tee log` nobody is. Also from within a signal's handler, where printing may be refused.
+    After Ctrl-C on `… 2>&1 | tee log` nothing does. Also from within a signal's handler, where printing may be refused.
+    """
+    if sys.stderr is None:
+        return
+    stream = sys.stderr if isinstance(sys.stderr, LastingStream) else LastingStream(sys.stderr)
+    with suppress(RuntimeError):  # the signal came in the middle of a print
+        stream.write(lines(text + end))
+        stream.flush()
+
+
+def short_path(path: Path) -> Path:
+    """Return a path from the current directory where it lies below it, else as it is.
+
+    >>> short_path(Path.cwd() / "outputs"), short_path(Path("/nowhere/else"))
+    (PosixPath('outputs'), PosixPath('/nowhere/else'))
     """
     try:
-        print(text, end=end, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        to_nowhere(sys.stderr)
-    except RuntimeError:  # the signal came while somebody was printing
-        return
+        here_now = Path.cwd()
+    except OSError:  # it has been removed
+        return path
+    return path.relative_to(here_now) if path.is_relative_to(here_now) else path
 
 
 def whole_seed(seed: Any) -> int:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from initlab.parent import end_with
 from initlab.visible import print
 
 T = TypeVar("T")
@@ -65,14 +66,20 @@ def flush() -> None:
 
 
 class Child:
-    """A copy of this process that does some work, to be handled as `subprocess.Popen` is."""
+    """A copy of this process that does some work, to be handled as `subprocess.Popen` is.
 
-    def __init__(self, work: Callable[[], object], quiet: bool = False):
+    Arguments: `quiet` prints no traceback; `bound` ends the copy with the thread that made it.
+    """
+
+    def __init__(self, work: Callable[[], object], quiet: bool = False, bound: bool = False):
         flush()
         self.returncode: int | None = None
         self.asking = threading.Lock()
+        parent = os.getpid()
         self.pid = os.fork()
         if not self.pid:
+            if bound:
+                end_with(parent)
             be(work, quiet)
 
     def poll(self) -> int | None:
@@ -117,12 +124,13 @@ def aside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
 
     def send() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who waits
+        os.close(inward)  # or its own pipe would never break, and it would wait for a reader after the parent's death
         with os.fdopen(out, "wb") as pipe:
             pickle.dump(work(), pipe, -1)
 
     with os.fdopen(inward, "rb") as pipe:
         try:
-            child = Child(send, quiet=True)
+            child = Child(send, quiet=True, bound=True)
         except OSError:  # the system allows no further process
             child = None
         finally:

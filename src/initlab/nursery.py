@@ -19,10 +19,11 @@ from typing import IO, Any, NoReturn
 from initlab.collector import modules_loading
 from initlab.errors import UserError
 from initlab.forked import Child, alone, waited
+from initlab.parent import end_with, life
 
 WORKER = "initlab.sweep.executors.serve:serve"  # what copies are made for
-ENTRY = "import sys; '' in sys.path and sys.path.remove(''); " + (
-    "from initlab.nursery import tend; tend(int({control}), {entry!r})"  # what lies where the user is is not loaded
+ENTRY = "import sys; '' in sys.path and sys.path.remove(''); " + (  # nothing is loaded from the current directory
+    "from initlab.nursery import tend; tend({control}, {entry!r}, {parent})"
 )
 # With threads of OpenMP in the nursery, its copies would wait for theirs for ever.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -35,19 +36,35 @@ class Gone(Exception):
     """The nursery is no more."""
 
 
+class NoProcess(UserError):
+    """The system allows no further process; `why` is its own word for that."""
+
+    def __init__(self, why: str):
+        super().__init__(f"no further process can be started ({why}): say fewer by hydra.launcher.workers.")
+        self.why = why
+
+
 class Nursery:
     """The launch's end: it says what to load ahead, asks for copies, and hears how they ended; from any thread.
 
     Arguments: `entry`, "module:function" that a copy calls with its two pipes; the module is loaded once, there.
     `here` makes it a copy of this process instead of a new one.
+
+    Raises NoProcess.
     """
 
     def __init__(self, entry: str, here: bool = False):
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self.process = (
-                Child(lambda: settled_in(theirs.fileno(), entry)) if here else started(theirs.fileno(), entry)
-            )
+            try:
+                self.process = (
+                    Child(lambda: settled_in(theirs.fileno(), entry), bound=True)
+                    if here
+                    else started(theirs.fileno(), entry)
+                )
+            except OSError as error:
+                self.control.close()
+                raise NoProcess(str(error.strerror)) from error
         self.asked = 0
         self.code: int | None = None  # how it ended, if not by `close`
         self.speaking = threading.Lock()
@@ -60,13 +77,13 @@ class Nursery:
     def copy(self) -> "Copy":
         """Return a copy, as soon as all is loaded.
 
-        Raises Gone; UserError where the system allows no further process.
+        Raises Gone; NoProcess.
         """
         (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
         try:
             pid = self.ask("copy", None, LOADING, [theirs_in, theirs_out])
             if isinstance(pid, str):
-                raise UserError(f"no further process can be started ({pid}): say fewer by hydra.launcher.workers.")
+                raise NoProcess(pid)
         except BaseException:
             os.close(ours_in)
             os.close(ours_out)
@@ -113,9 +130,11 @@ def started(control: int, entry: str) -> "subprocess.Popen[bytes]":
 
     In a session of its own: Ctrl-C in the terminal is for the launch. It prints where the launch complains.
     """
+    # Linux would end it with the thread that starts it, and other threads may go on using it.
+    parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
     complaints = subprocess.DEVNULL if sys.stderr is None else 2
     return subprocess.Popen(
-        [sys.executable, "-c", ENTRY.format(control=control, entry=entry)],
+        [sys.executable, "-c", ENTRY.format(control=control, entry=entry, parent=parent)],
         stdin=subprocess.DEVNULL,
         stdout=complaints,
         stderr=complaints,
@@ -159,10 +178,6 @@ class Copy:
         """Wait for its end and return its exit code; raises subprocess.TimeoutExpired."""
         return waited(self.poll, timeout)
 
-    def terminate(self) -> None:
-        """Ask it to end."""
-        self.signal(15)
-
     def kill(self) -> None:
         """End it."""
         self.signal(9)
@@ -172,19 +187,6 @@ class Copy:
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-
-
-def life(pid: int) -> str | None:
-    """Return when a process began, which tells it from a later one of this number; None if it runs no more.
-
-    It may still wait for somebody to ask how it ended.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            state, *facts = stat.read().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else facts[18]
 
 
 _nursery: Nursery | None = None
@@ -216,6 +218,8 @@ def nursery(here: bool = False) -> Nursery:
     """Return the nursery, for whoever holds it open; it starts when it is first needed, and again when it died.
 
     Arguments: `here` makes it a copy of this process, if it is needed and this process has one thread.
+
+    Raises NoProcess.
     """
     global _nursery
     with _changing:
@@ -242,8 +246,13 @@ def resolve(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def tend(control: int, entry: str) -> NoReturn:
-    """Be the nursery: load, then do what is asked until the launch is gone."""
+def tend(control: int, entry: str, parent: int = 0) -> NoReturn:
+    """Be the nursery: load, then do what is asked until the launch is gone.
+
+    Arguments: `parent`, the number of the process that must outlive this one at every moment; 0 for none.
+    """
+    if parent:
+        end_with(parent)
     launch = socket.socket(fileno=control)
     with modules_loading():
         begin = resolve(entry)

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from initlab.scalars import Loader
+
 MIB = 2**20
 TEXT = 8 * MIB
 """Largest JSON or YAML file that is read; a configuration has a few kB."""
@@ -184,8 +186,8 @@ def mapping(value: Any) -> dict[str, Any]:
     return value
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML's safe loader without numbers that take long to read."""
+class _Loader(Loader):
+    """The one reader of YAML without numbers that take long to read."""
 
     def construct_yaml_int(self, node: Any) -> int:
         """Read a whole number of at most 64 bits."""
@@ -248,7 +250,7 @@ def read_json(path: Path | str, most: int = TEXT) -> dict[str, Any]:
     return mapping(json_of(read_bytes(path, most)))
 
 
-def read_yaml(path: Path | str, *, given: bool = False) -> Any:
+def read_yaml_file(path: Path | str, *, given: bool = False) -> Any:
     """Return what a YAML file holds; raises as `read_bytes` and `yaml_of`."""
     return yaml_of(read_bytes(path, given=given))
 

@@ -1,8 +1,35 @@
-"""The one rounding of numbers that are shown: the page does the same in `report/assets/data.js`."""
+"""The one rounding of numbers that are shown, as in `report/assets/data.js`; which numbers float32 computes with."""
 
+import math
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 
 SPARE = 3  # digits beyond those that are shown which decide what is a half; the page has no more of a mean
+
+
+# Magnitudes of what a user gives: with room for what multiplies it, weights and updates stay float32 numbers.
+SMALLEST, LARGEST = 1e-30, 1e30
+
+
+def in_single(value: float) -> bool:
+    """Is it 0, or of a magnitude that float32 computes with?
+
+    >>> in_single(0), in_single(0.1), in_single(1e-320), in_single(1e300), in_single(float("nan"))
+    (True, True, False, False, False)
+    """
+    return value == 0 or (math.isfinite(value) and SMALLEST <= abs(value) <= LARGEST)
+
+
+def outside(value: float) -> str:
+    """Say why float32 does not compute with a number, and the remedy, to end a sentence with.
+
+    >>> outside(1e-320)
+    'float32 would make it 0: give 0 if that is meant, or a magnitude from 1e-30 to 1e+30'
+    """
+    if not math.isfinite(value):
+        return "give a finite number"
+    if abs(value) < SMALLEST:
+        return f"float32 would make it 0: give 0 if that is meant, or a magnitude from {SMALLEST:g} to {LARGEST:g}"
+    return f"float32 would make it infinite: give a magnitude from {SMALLEST:g} to {LARGEST:g}"
 
 
 def rounded(value: float, digits: int, kind: str = "f", sign: str = "") -> str:

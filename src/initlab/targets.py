@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -10,15 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import UserError, nearest
+from .errors import UserError, here, nearest
+from .names import CONTRACTS
 
 
 def load_target(target: Any, key: str = "target") -> Any:
-    """Import the object that `package.module:name` names; the current directory is searched too.
+    """Import the object that `package.module:name` names; what is not installed is looked for in the current directory.
 
     Args:
         target: `"package.module:name"`; the name may be dotted (`"module:Class.method"`).
-        key: configuration key to name in the error (`"act.target"`).
+        key: configuration key to name in the error (`"act.target"`); of a group that takes the user's own, the error
+            also says what the function is given and returns.
 
     Raises:
         UserError: the text has another form, the module or the name in it cannot be imported, or the module raises.
@@ -30,15 +34,20 @@ def load_target(target: Any, key: str = "target") -> Any:
     if not (colon and module_name and name):
         raise UserError(
             f"{key}={'null' if target is None else target} names nothing to import: "
-            f"give {key}=package.module:function, for a file mine.py here {key}=mine:function."
+            f"give {key}=package.module:function, for a file mine.py here {key}=mine:function{contract(key)}."
+        )
+    if module_name.endswith(".py") or "/" in module_name:
+        module = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise UserError(
+            f"{key}={target} names a file: a module is named without .py, with dots for slashes: {module}:{name}."
         )
     try:
-        with _importable(Path.cwd()):
+        with _importable(here(), module_name.partition(".")[0]):
             found: Any = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
         raise UserError(
             f"{key}={target}: cannot import module {module_name!r} ({error}); "
-            f"it must lie in the current directory ({Path.cwd()}) or be installed."
+            f"it must lie in the current directory ({here()}) or be installed{contract(key)}."
         ) from error
     except Exception as error:  # whatever the user's own file raises when it is imported
         raise UserError(
@@ -46,9 +55,39 @@ def load_target(target: Any, key: str = "target") -> Any:
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            raise UserError(f"{key}={target}: {module_name!r} has no {part!r}.{nearest(part, dir(found))}")
+            near = nearest(part, [name for name in dir(found) if not name.startswith("_")])
+            hint = near or _hidden(here(), module_name.partition(".")[0])
+            raise UserError(f"{key}={target}: {module_name!r} has no {part!r}{contract(key)}.{hint}")
         found = getattr(found, part)
     return found
+
+
+def contract(key: str) -> str:
+    """Return what a function of the user's own must be, to end a sentence with; empty where the key has no contract.
+
+    >>> contract("act.target")[:31], contract("audit")
+    ('. For act=, function(x) returns', '')
+    """
+    group = key.partition(".")[0]
+    return f". For {group}=, {CONTRACTS[group]}" if group in CONTRACTS else ""
+
+
+def target_of(function: Any, key: str) -> str:
+    """Return the `module:name` that a function or class is imported by; raises UserError where it has none.
+
+    >>> target_of(nearest, "init")
+    'initlab.errors:nearest'
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    found: Any = sys.modules.get(str(module))
+    for part in str(name).split("."):
+        found = getattr(found, part, None)
+    if found is not function:
+        raise UserError(
+            f"{key} is given {function!r}, which cannot be imported by a name: "
+            f"define it at the top of a module and give {key}='module:function'{contract(key)}."
+        )
+    return f"{module}:{name}"
 
 
 def said(error: BaseException) -> str:
@@ -61,6 +100,17 @@ def said(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if len(frames) > 1 else ""
     return f"{type(error).__name__}: {first}{where}" if first else f"{type(error).__name__}{where}"
+
+
+def said_of(value: Any) -> str:
+    """Say what a user's own code returned: its type, and its shape where it has one.
+
+    >>> said_of(3), said_of([1, 2])
+    ('an int', 'a list')
+    """
+    kind = type(value).__name__
+    shape = f" of shape {list(value.shape)}" if hasattr(value, "shape") else ""
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}{shape}"
 
 
 def import_torchvision() -> ModuleType:
@@ -88,10 +138,26 @@ def _version(package: str) -> str:
 
 
 @contextmanager
-def _importable(directory: Path) -> Iterator[None]:
-    # A console script starts with its own directory, not the user's, on sys.path.
+def in_the_root() -> Iterator[None]:
+    """Let the root be the current directory for the while: what starts meanwhile may import from where it starts.
+
+    The user's directory may hold a `json.py` or `torch.py` that is no part of what is run.
+    """
+    before = os.open(".", os.O_RDONLY)
+    os.chdir(os.sep)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+@contextmanager
+def _importable(directory: Path, package: str) -> Iterator[None]:
+    # A console script starts with its own directory, not the user's, on sys.path. The user's is searched for the user's
+    # own modules only: what is installed would take its imports from there, too.
     entry = str(directory)
-    if entry in sys.path:
+    if entry in sys.path or package in sys.modules or importlib.util.find_spec(package) is not None:
         yield
         return
     sys.path.insert(0, entry)
@@ -99,3 +165,12 @@ def _importable(directory: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(entry)
+
+
+def _hidden(directory: Path, package: str) -> str:
+    """Say that a file of the user's is hidden by an installed module of the same name, if that is so."""
+    file = f"{package}.py"
+    installed = getattr(sys.modules.get(package), "__file__", None) or ""
+    if not (directory / file).exists() or Path(installed).parent == directory:
+        return ""
+    return f" {file} in the current directory is hidden by the installed {package!r}: give the file another name."

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from initlab.audit import as_text, audit
+from initlab.audit import as_text, audit, passed
 from initlab.initialize import Spec
 
 
@@ -22,7 +22,7 @@ def assert_initialized(
         arguments: those of `initlab.audit`.
 
     Raises:
-        AssertionError: with one line per broken parameter.
+        AssertionError: with one line per broken parameter, or the sentence that nothing was checked and why.
 
     >>> from initlab import initialize_
     >>> net = nn.Linear(300, 200)
@@ -31,5 +31,5 @@ def assert_initialized(
     2
     """
     rows = audit(module, promise, **arguments)
-    assert bool(rows.ok.all()), "\n" + as_text(rows)
+    assert passed(rows), "\n" + as_text(rows)
     return rows

@@ -1,17 +1,18 @@
 """Is this module initialized as promised? One row per parameter, with p-values, and what a broken one looks like.
 
 `engine` puts the frame together, `checks` tests one parameter, `duplicates` compares layers, `looks` and `reasons` say
-what is wrong, `sources` reads files, `show` writes text, JSON and JUnit XML. The room is callable:
-`initlab.audit(model, "he_normal")`.
+what is wrong, `unchecked` that nothing was checked, `files` and `sources` read values that come without their module,
+`show` writes text, JSON and JUnit XML. The room is callable: `initlab.audit(model, "he_normal")`.
 """
 
 import sys
 from types import ModuleType
 
 from .engine import COLUMNS, FALSE_ALARMS, audit
-from .show import as_json, as_junit, as_text
+from .show import as_json, as_junit, as_text, passed
+from .unchecked import unchecked
 
-__all__ = ["COLUMNS", "FALSE_ALARMS", "as_json", "as_junit", "as_text", "audit"]
+__all__ = ["COLUMNS", "FALSE_ALARMS", "as_json", "as_junit", "as_text", "audit", "passed", "unchecked"]
 
 
 class _Callable(ModuleType):

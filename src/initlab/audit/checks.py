@@ -57,6 +57,11 @@ class Finding:
         """The p-values of checks that chance can fail."""
         return [p for (_, check), p in self.p.items() if check not in EXACT]
 
+    @property
+    def checks(self) -> int:
+        """How many comparisons with the promise were made; finite values alone show nothing, others break it."""
+        return sum(check != "finite" or p == 0 for (_, check), p in self.p.items()) if self.task.writes else 0
+
     def broken(self, alpha: float) -> list[tuple[str, str]]:
         """Return the checks that fail when each random one may give a false alarm with probability `alpha`."""
         return [key for key, p in self.p.items() if (p == 0 if key[1] in EXACT else p < alpha)]

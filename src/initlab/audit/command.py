@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from torch import nn
 
+from initlab.diagnostics.blame import tell_own_bug, theirs
 from initlab.errors import UserError
 from initlab.initialize import Spec
-from initlab.reading import read_yaml, why
+from initlab.reading import read_yaml_file, why
+from initlab.scalars import read_yaml
 from initlab.targets import import_torchvision, load_target, said
 from initlab.visible import print
 
 from .engine import audit
 from .show import as_json as json_of
-from .show import as_junit, as_text
+from .show import as_junit, as_text, passed
 
 
 def run(
@@ -37,7 +38,10 @@ def run(
     junit: str | None,
     **arguments: Any,
 ) -> int:
-    """Audit what a command line names, print the result, and return the exit code: 1 where a promise is broken."""
+    """Audit what a command line names, print the result, and return the exit code: 1 where a promise is broken.
+
+    It is 1 as well where nothing was checked.
+    """
     if (init is None) == (rules is None):
         raise UserError("give either --init SCHEME or --rules FILE: what was promised.")
     promise: Spec | Mapping[str, Spec] = str(init) if rules is None else rules_of(Path(rules))
@@ -63,14 +67,15 @@ def run(
                 f"--junit {junit} cannot be written ({why}): give a file in a directory that exists and is yours."
             ) from error
     print(json_of(rows) if as_json else as_text(rows, every))
-    return 0 if bool(rows.ok.all()) else 1
+    return 0 if passed(rows) else 1
 
 
 def _number_or_word(text: str) -> float | str:
     try:
-        return float(text)
+        found = read_yaml(text)
     except ValueError:
         return text
+    return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else text
 
 
 def _by_first(texts: Sequence[str], option: str, last: bool = False) -> dict[str, Any]:
@@ -130,8 +135,9 @@ def built(target: str, keywords: Sequence[str]) -> Any:
         return found
     given = pairs(keywords, "--arg")
     try:
-        return found(**given)
+        return theirs(found, **given)
     except Exception as error:  # whatever the user's own code raises
+        tell_own_bug(error, target)
         raise UserError(f"{target} failed when it was called ({said(error)}): give it --arg key=value.") from error
 
 
@@ -147,9 +153,9 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
         if not (key and equals):
             raise UserError(f"{option} {text} must be key=value.")
         try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"{option} {text}: the value cannot be read ({str(error).splitlines()[0]}).") from error
+            found[key] = read_yaml(value)
+        except ValueError as error:
+            raise UserError(f"{option} {text}: the value cannot be read ({error}).") from error
     return found
 
 
@@ -160,9 +166,11 @@ def rules_of(path: Path) -> dict[str, Spec]:
         UserError: no such file, no YAML, or no mapping.
     """
     try:
-        found = read_yaml(path, given=True)
+        found = read_yaml_file(path, given=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"--rules {path} cannot be read ({why(error)}): it must map globs to schemes.") from error
+        raise UserError(
+            f"--rules {path} cannot be read ({why(error)}): it must map globs to schemes in YAML."
+        ) from error
     if not isinstance(found, Mapping) or not found:
         raise UserError(f"--rules {path} must map globs to schemes, such as '*.head.weight': zeros.")
     return {str(glob): _spec(path, str(glob), spec) for glob, spec in found.items()}

@@ -13,9 +13,11 @@ from initlab.initialize.rows import facts, framed
 
 from .checks import Finding, check
 from .duplicates import duplicates
+from .files import load, tensors_of
 from .looks import is_default
 from .reasons import reasons
-from .sources import load, skeleton, tensors_of, with_values
+from .sources import skeleton, with_values
+from .unchecked import NOT_CHECKED, REASONS, failing, why
 
 FALSE_ALARMS = 1e-3
 """Probability that some parameter of a correctly initialized model is called broken."""
@@ -35,6 +37,7 @@ COLUMNS = (
     "promised_std",
     "mean",
     "std",
+    "checks",
     "p",
     "ok",
     "default",
@@ -72,8 +75,9 @@ def audit(
 
     Returns:
         A frame with columns name, kind, role, shape, fan_in, fan_out, scheme, promised_mean, promised_std, mean, std,
-        p (adjusted for the number of checks: below `alpha` is broken), ok, default (looks like torch's own law, never
-        touched), tied (other names), reason (empty where all is well).
+        checks (how many comparisons with the promise were made), p (adjusted for the number of checks: below `alpha`
+        is broken), ok, default (looks like torch's own law, never touched), tied (other names), reason (empty where
+        all is well). Where nothing was checked (`initlab.audit.unchecked` says why), no row is ok.
 
     Raises:
         UserError: a promise that cannot be kept by this module, a glob without a match, values that are missing.
@@ -125,6 +129,7 @@ def _frame(findings: Sequence[Finding], alpha: float, strict: bool) -> pd.DataFr
                 *facts(found.task),
                 found.mean,
                 found.std,
+                found.checks,
                 min(1.0, p * alpha / each),
                 not said,
                 default,
@@ -132,4 +137,9 @@ def _frame(findings: Sequence[Finding], alpha: float, strict: bool) -> pd.DataFr
                 "; ".join(said),
             )
         )
-    return framed(rows, COLUMNS)
+    frame = framed(rows, COLUMNS)
+    for index in frame.index[failing(frame) & frame.ok.astype(bool)]:
+        doubt = findings[index].task.parameter.doubt
+        reason = f"{NOT_CHECKED}it is {REASONS[why(frame.loc[index])][0]}" + (f" ({doubt})" if doubt else "")
+        frame.loc[index, ["ok", "reason"]] = False, reason
+    return frame

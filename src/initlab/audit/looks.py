@@ -61,6 +61,8 @@ def default_law(parameter: Parameter) -> Law | None:
     ((-0.1, 0.1), (-0.1, 0.1))
     """
     owner, own = parameter.owner, parameter.name.rpartition(".")[2]
+    if parameter.kind == "unknown":
+        return None
     if isinstance(owner, nn.MultiheadAttention):
         return _attention(parameter, own)
     if isinstance(owner, (nn.RNNBase, nn.RNNCellBase)):
@@ -89,7 +91,7 @@ def _attention(parameter: Parameter, own: str) -> Law | None:
 def _by_stored_fan(owner: nn.Module) -> Law | None:
     # kaiming_uniform_(a=√5): 1/√fan with the fan read off the stored shape, for the bias too.
     weight = owner._parameters.get("weight")
-    if weight is None or weight.numel() == 0:
+    if weight is None or weight.numel() == 0 or weight.dim() < 2:
         return None
     fan = weight.shape[1] * (1 if isinstance(owner, nn.Bilinear) else math.prod(weight.shape[2:]))
     return _uniform(1 / math.sqrt(fan)) if fan else None

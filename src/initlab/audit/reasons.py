@@ -22,7 +22,7 @@ def reasons(finding: Finding, broken: Sequence[tuple[str, str]], twins: Sequence
         strict: a parameter without a promise is wrong.
     """
     task = finding.task
-    if task.parameter.refusal:
+    if task.rule == "refused":
         return [task.parameter.refusal]
     said = []
     if broken:
@@ -31,7 +31,8 @@ def reasons(finding: Finding, broken: Sequence[tuple[str, str]], twins: Sequence
         more = f" and {len(twins) - SHOWN} more" if len(twins) > SHOWN else ""
         said.append(f"the same draws as {', '.join(twins[:SHOWN])}{more}")
     if strict and task.rule == "left":
-        said.append("of a kind that initlab does not know: nothing is promised of it")
+        doubt = f" ({task.parameter.doubt})" if task.parameter.doubt else ""
+        said.append(f"of a kind that initlab does not know{doubt}: nothing is promised of it")
     if strict and task.rule == "unmatched":
         said.append("no rule matches it: nothing is promised of it")
     return said

@@ -8,6 +8,8 @@ import pandas as pd
 
 from initlab.visible import json_text, visible
 
+from .unchecked import NOT_CHECKED, unchecked
+
 
 def as_text(rows: pd.DataFrame, every: bool = False) -> str:
     """Return one line per broken parameter (per parameter if `every`), and a last line that counts.
@@ -17,13 +19,17 @@ def as_text(rows: pd.DataFrame, every: bool = False) -> str:
     >>> print(as_text(audit(nn.BatchNorm1d(3), "he_normal")))
     2 parameters: all as promised
     """
-    shown = rows if every else rows[~rows.ok]
+    nothing = unchecked(rows)
+    bad = ~rows.ok.astype(bool) & ~rows.reason.str.startswith(NOT_CHECKED)
+    shown = rows if every else rows[bad]
     width = max((len(visible(name)) for name in shown.name), default=0)
     lines = [_line(row, width) for row in shown.itertuples()]
     left = rows[rows.scheme.isin(["left alone", "no rule", "skipped"])]
-    broken = int((~rows.ok).sum())
+    broken = int(bad.sum())
     verdict = "all as promised" if not broken else f"{broken} not as promised"
-    if len(left):
+    if nothing:
+        verdict = f"{verdict}; {visible(nothing)}" if broken else visible(nothing)
+    elif len(left):
         names = ", ".join(map(visible, left.name[:3])) + ("" if len(left) <= 3 else f" and {len(left) - 3} more")
         verdict += f"; nothing is promised of {len(left)} ({names})"
     return "\n".join([*lines, f"{len(rows)} parameters: {verdict}"])
@@ -36,8 +42,24 @@ def _line(row: Any, width: int) -> str:
 
 
 def as_json(rows: pd.DataFrame) -> str:
-    """Return {"ok": …, "parameters": [one object per row]}, with null where a number is missing or not finite."""
-    return json_text({"ok": bool(rows.ok.all()), "parameters": records(rows)})
+    """Return {"ok": …, "unchecked": …, "parameters": [one object per row]}.
+
+    `unchecked` is the sentence that says that nothing was checked and why, or null; so is a number that is missing or
+    not finite.
+    """
+    found = {"ok": passed(rows), "unchecked": unchecked(rows) or None, "parameters": records(rows)}
+    return json_text(found)
+
+
+def passed(rows: pd.DataFrame) -> bool:
+    """Return whether an audit passes: something was checked, and all is as promised.
+
+    >>> from torch import nn
+    >>> from .engine import audit
+    >>> passed(audit(nn.BatchNorm1d(3), "he_normal")), passed(audit(nn.ReLU(), "he_normal"))
+    (True, False)
+    """
+    return bool(rows.ok.all()) and not unchecked(rows)
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -58,18 +80,28 @@ def _plain(value: Any) -> Any:
 def as_junit(rows: pd.DataFrame, name: str = "initlab audit") -> str:
     """Return JUnit XML: one test case per parameter, a failure with its reason where a promise is broken.
 
+    Where nothing was checked, one case more fails with the sentence that says why.
+
     >>> from torch import nn
     >>> from .engine import audit
     >>> as_junit(audit(nn.BatchNorm1d(3), "he_normal")).splitlines()[1]
     '<testsuite name="initlab audit" tests="2" failures="0" errors="0" skipped="0">'
     """
-    skipped = rows.scheme.isin(["left alone", "no rule", "skipped"]) & rows.ok
-    counts = {"tests": len(rows), "failures": int((~rows.ok).sum()), "errors": 0, "skipped": int(skipped.sum())}
+    nothing = unchecked(rows)
+    skipped = rows.scheme.isin(["left alone", "no rule", "skipped"]) & (rows.ok.astype(bool) | bool(nothing))
+    bad = ~rows.ok.astype(bool) & ~skipped
+    counts = {"tests": len(rows), "failures": int(bad.sum()), "errors": 0, "skipped": int(skipped.sum())}
+    if nothing:
+        counts |= {"tests": counts["tests"] + 1, "failures": counts["failures"] + 1}
     name = visible(name)
     suite = ElementTree.Element("testsuite", {"name": name} | {key: str(value) for key, value in counts.items()})
-    for row, passed_over in zip(rows.itertuples(), skipped, strict=True):
+    if nothing:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": "(what was checked)"})
+        told = visible(nothing)
+        ElementTree.SubElement(case, "failure", {"message": told, "type": "nothing checked"}).text = told
+    for row, failed, passed_over in zip(rows.itertuples(), bad, skipped, strict=True):
         case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": visible(row.name)})
-        if not row.ok:
+        if failed:
             about = {"message": visible(row.reason), "type": visible(row.scheme)}
             failure = ElementTree.SubElement(case, "failure", about)
             failure.text = f"promised mean {row.promised_mean:.4g}, std {row.promised_std:.4g}; " + (

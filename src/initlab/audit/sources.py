@@ -1,65 +1,13 @@
-"""Values that come without their module: a state_dict, or a file of one."""
+"""Values that come without their module: a module that holds them, the user's own or one guessed from names."""
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError
-
-NESTED = ("state_dict", "model_state_dict", "model")
-"""Keys under which checkpoints keep the state_dict among other things."""
-
-
-def load(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors file, or of one that torch.save wrote (only tensors are unpickled).
-
-    Raises:
-        UserError: there is no such file, or it holds no state_dict.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is no file: give package.module:callable, a .safetensors file or a saved state_dict.")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} cannot be read as safetensors ({error}): was it written completely?") from error
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever is in the file
-        first = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} cannot be read as a saved state_dict ({first}): save module.state_dict() with torch.save, "
-            "or as safetensors."
-        ) from error
-    return tensors_of(found, str(path))
-
-
-def tensors_of(found: object, what: str) -> dict[str, Tensor]:
-    """Return the state_dict that a checkpoint is or holds.
-
-    >>> list(tensors_of({"epoch": 3, "state_dict": {"w": torch.zeros(1)}}, "it"))
-    ['w']
-    """
-    for key in NESTED:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(f"{what} holds no state_dict: save module.state_dict().")
-    return _unwrapped({str(name): value for name, value in found.items() if isinstance(value, Tensor)})
-
-
-def _unwrapped(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    values = {".".join(part for part in name.split(".") if part != "_orig_mod"): t for name, t in values.items()}
-    while values and all(name.startswith("module.") for name in values):
-        values = {name.removeprefix("module."): tensor for name, tensor in values.items()}
-    return values
+from initlab.fans.held import weight_normed
 
 
 def with_values(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
@@ -111,33 +59,41 @@ def skeleton(values: Mapping[str, Tensor]) -> nn.Module:
         place = root
         *path, last = prefix.split(".")
         for part in path:
-            if part not in place._modules:
-                place.add_module(part, nn.Module())
-            place = place.get_submodule(part)
+            place = _child(place, part)
         layer = _layer(last, tensors)
-        for child, found in (place._modules.get(last) or nn.Module()).named_children():
-            layer.add_module(child, found)
-        place.add_module(last, layer)
+        layer._modules.update(_child(place, last)._modules)
+        place._modules[last] = layer
     return root
+
+
+def _child(place: nn.Module, name: str) -> nn.Module:
+    # Past add_module, which refuses names that a module has for something else, such as "forward".
+    found = place._modules.get(name)
+    if found is None:
+        found = place._modules[name] = nn.Module()
+    return found
 
 
 def _effective(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # weight_norm's two tensors, in the new and in the old form, become the weight that they stand for.
-    found: dict[str, Tensor] = {}
+    found = dict(values)
     for name, tensor in values.items():
         for magnitude, direction in (
             ("parametrizations.weight.original0", "parametrizations.weight.original1"),
             ("weight_g", "weight_v"),
         ):
             prefix = name.removesuffix(magnitude)
-            if prefix != name and f"{prefix}{direction}" in values:
-                found[f"{prefix}weight"] = torch._weight_norm(values[f"{prefix}{direction}"], tensor, 0)
-                break
-            if name.endswith(direction) and f"{name.removesuffix(direction)}{magnitude}" in values:
-                break
-        else:
-            found[name] = tensor
+            if prefix == name or f"{prefix}{direction}" not in values:
+                continue
+            weight = weight_normed(values[f"{prefix}{direction}"], tensor)
+            if weight is not None and f"{prefix}weight" not in values:
+                del found[name], found[f"{prefix}{direction}"]
+                found[f"{prefix}weight"] = weight
     return found
+
+
+CODES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "_packed_params")
+"""How the names of weights begin; where their numbers are whole, they are codes of a quantization."""
 
 
 def _layer(called: str, own: Mapping[str, Tensor]) -> nn.Module:
@@ -147,37 +103,74 @@ def _layer(called: str, own: Mapping[str, Tensor]) -> nn.Module:
     for child in [*layer._modules]:
         del layer._modules[child]
     for name, tensor in own.items():
-        if name.startswith(("running_", "num_batches")) or not (tensor.is_floating_point() or tensor.is_complex()):
-            layer.register_buffer(name, tensor)
+        numbers = tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized
+        codes = not numbers and name.startswith(CODES)
+        if name.startswith(("running_", "num_batches")) or not (numbers or codes):
+            layer._buffers[name] = tensor
         else:
-            layer.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+            layer._parameters[name] = nn.Parameter(tensor, requires_grad=False)
     return layer
 
 
 def _guess(called: str, own: Mapping[str, Tensor]) -> nn.Module:
     hidden = next((t for name, t in own.items() if name.startswith("weight_hh")), None)
-    if hidden is not None and hidden.shape[0] // hidden.shape[1] in _RECURRENT:
-        return _RECURRENT[hidden.shape[0] // hidden.shape[1]](1, hidden.shape[1], device="meta")
-    if "in_proj_weight" in own or "q_proj_weight" in own:
-        return nn.MultiheadAttention(1, 1, device="meta")
+    if hidden is not None and hidden.dim() == 2 and hidden.shape[1] and hidden.shape[0] % hidden.shape[1] == 0:
+        return _recurrent(own, hidden)
+    packed = next((own[name] for name in ("in_proj_weight", "q_proj_weight") if name in own), None)
+    if packed is not None and packed.dim() == 2:
+        wide = {f"{end}dim": own[f"{end}_proj_weight"].shape[-1] for end in "kv" if f"{end}_proj_weight" in own}
+        size = packed.shape[1] if "in_proj_weight" in own else packed.shape[0]
+        return _sized(
+            nn.MultiheadAttention(1, 1, device="meta"), embed_dim=size, **({"kdim": size, "vdim": size} | wide)
+        )
     weight, bias = own.get("weight"), own.get("bias")
-    if weight is None or not (weight.is_floating_point() or weight.is_complex()):
+    if weight is None:
         return nn.Module()
+    size = weight.numel()
     if "running_mean" in own:
-        return nn.BatchNorm1d(weight.numel(), device="meta")
+        return _sized(nn.BatchNorm1d(1, device="meta"), num_features=size)
     if weight.dim() == 1:
-        return nn.PReLU(device="meta") if weight.numel() == 1 and bias is None else nn.LayerNorm(weight.numel())
+        if size == 1 and bias is None:
+            return nn.PReLU(device="meta")
+        return _sized(nn.LayerNorm(1, device="meta"), normalized_shape=(size,))
     if weight.dim() == 2:
-        table = bias is None and any(word in called for word in ("embed", "emb", "wte", "wpe"))
-        return nn.Embedding(1, 1, device="meta") if table else nn.Linear(1, 1, device="meta")
+        rows, columns = weight.shape
+        if bias is None and any(word in called for word in ("embed", "emb", "wte", "wpe")):
+            return _sized(nn.Embedding(1, 1, device="meta"), num_embeddings=rows, embedding_dim=columns)
+        return _sized(nn.Linear(1, 1, device="meta"), out_features=rows, in_features=columns)
     if weight.dim() in _CONVOLUTIONS:
         turned = bias is not None and weight.shape[0] != bias.numel() == weight.shape[1]
         plain, transposed = _CONVOLUTIONS[weight.dim()]
-        return (transposed if turned else plain)(1, 1, 1, device="meta")
+        first, second, *taps = weight.shape
+        out, inputs = (second, first) if turned else (first, second)
+        layer = (transposed if turned else plain)(1, 1, 1, device="meta")
+        return _sized(layer, in_channels=inputs, out_channels=out, kernel_size=tuple(taps))
     return nn.Module()
 
 
+def _recurrent(own: Mapping[str, Tensor], hidden: Tensor) -> nn.Module:
+    gates, size = hidden.shape[0] // hidden.shape[1], hidden.shape[1]
+    first = next((t for name, t in own.items() if name in ("weight_ih", "weight_ih_l0") and t.dim() == 2), None)
+    inputs = size if first is None else first.shape[1]
+    if "weight_hh" in own and gates in _CELLS:
+        return _sized(_CELLS[gates](1, 1, device="meta"), input_size=inputs, hidden_size=size)
+    if gates not in _RECURRENT:
+        return nn.Module()
+    layers = sum(name.startswith("weight_hh_l") and not name.endswith("_reverse") for name in own)
+    both = any(name.endswith("_reverse") for name in own)
+    layer = _RECURRENT[gates](1, 1, device="meta")
+    return _sized(layer, input_size=inputs, hidden_size=size, num_layers=layers, bidirectional=both)
+
+
+def _sized(layer: nn.Module, **sizes: Any) -> nn.Module:
+    # Past the constructor, which would ask for memory and warn of sizes of 0.
+    for name, size in sizes.items():
+        setattr(layer, name, size)
+    return layer
+
+
 _RECURRENT: dict[int, Any] = {4: nn.LSTM, 3: nn.GRU, 1: nn.RNN}
+_CELLS: dict[int, Any] = {4: nn.LSTMCell, 3: nn.GRUCell, 1: nn.RNNCell}
 _CONVOLUTIONS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
     3: (nn.Conv1d, nn.ConvTranspose1d),
     4: (nn.Conv2d, nn.ConvTranspose2d),

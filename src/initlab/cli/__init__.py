@@ -1,11 +1,13 @@
 """The `initlab` console script: thin verbs, nothing heavy imported before one is chosen."""
 
+import re
 import sys
+from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
 
-from initlab.errors import UserError, reader_may_leave
+from initlab.errors import UserError, here, output_lost, reader_may_leave, tell
 from initlab.visible import print
 
 app = typer.Typer(
@@ -131,7 +133,7 @@ def diagnose(
     arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument for the callable.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, inputs and labels.")] = 0,
     evaluate: Annotated[bool, typer.Option("--eval", help="Look at it in evaluation mode.")] = False,
-    jacobian: Annotated[bool | None, typer.Option(help="Jacobians: always, never; else where they are cheap.")] = None,
+    jacobian: Annotated[bool | None, typer.Option(help="Jacobians: always (a minute), never; else if cheap.")] = None,
     every: Annotated[bool, typer.Option("--all", help="A line for every layer.")] = False,
     as_json: AsJson = False,
     csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write the measured rows there.")] = None,
@@ -166,7 +168,7 @@ def audit(
     as_json: AsJson = False,
     junit: Annotated[str | None, typer.Option(metavar="FILE", help="Write JUnit XML for a CI job.")] = None,
 ) -> None:
-    """Test every parameter against what is promised: exit code 1 when a promise is broken, 2 for bad input."""
+    """Test each parameter against its promise: exit code 1 when one is broken or none was checked, 2 for bad input."""
     given = locals()
     from initlab.audit.command import run
 
@@ -222,23 +224,57 @@ def activations(as_json: AsJson = False) -> None:
     show_activations(as_json)
 
 
+NEED_NO_TORCH = ("table", "report", "--help", "--version")
+
+
 def main() -> None:
     """Run the console script; what the user got wrong is one sentence and exit code 2."""
     with reader_may_leave():
         try:
+            if sys.argv[1:2] and sys.argv[1] not in NEED_NO_TORCH:
+                here()  # torch's libraries end the program where there is no current directory
             code = app(standalone_mode=False)
         except UserError as error:
             leave(str(error))
+        except FileNotFoundError:
+            try:
+                here()
+            except UserError as gone:
+                leave(str(gone))
+            raise
         except Exception as error:
             # What typer refuses; the class has another home in every other release of it.
             if not hasattr(error, "format_message"):
                 raise
-            said = error.format_message().rstrip(".")
-            leave(f"{said}{'' if said.endswith('?') else '.'} `initlab --help` lists the verbs.")
+            leave(refused(error.format_message().rstrip("."), sys.argv[1:]))
+        if output_lost() and sys.argv[1:2] != ["train"]:
+            code = code or 1  # what was asked for was the output
         raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def refused(said: str, arguments: Sequence[str]) -> str:
+    """Return what typer refuses as a sentence, with what would work."""
+    verb = arguments[0] if arguments else ""
+    if (option := re.match(r"No such option: (--?[\w-]+)", said)) and verb == "predict":
+        from initlab.config.slips import refuse_dashes
+
+        place = next((k for k, word in enumerate(arguments) if word.partition("=")[0] == option[1]), 0)
+        following = arguments[place + 1] if place + 1 < len(arguments) else ""
+        try:
+            refuse_dashes(arguments[place], following)
+        except UserError as error:
+            return str(error)
+    stop = "" if said.endswith("?") else "."
+    if said.startswith("No such command") and verb in INSTEAD:
+        return f"{said}{stop} Write `initlab {INSTEAD[verb]}`."
+    there = verb and not verb.startswith("-") and not said.startswith("No such command")
+    return f"{said}{stop} {f'`initlab {verb} --help` explains it' if there else '`initlab --help` lists the verbs'}."
+
+
+INSTEAD = {"sweep": "train -m …", "run": "train …", "multirun": "train -m …", "list": "schemes"}
 
 
 def leave(sentence: str) -> NoReturn:
     """Say what the user got wrong, and go."""
-    print(f"initlab: {sentence}", file=sys.stderr)
+    tell(f"initlab: {sentence}")
     raise SystemExit(2)

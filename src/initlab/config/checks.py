@@ -8,6 +8,8 @@ from typing import Any
 
 from initlab.config.schema import OPTION_KEYS, Config
 from initlab.errors import LARGEST_SEED, UserError, nearest
+from initlab.names import KEY_WORDS
+from initlab.rounding import in_single, outside
 
 PRECISIONS = ("fp32", "bf16", "fp64")
 PLACES = ("none", "pre", "post")  # of a transformer's norms
@@ -21,7 +23,7 @@ OWN_SHAPE = ("torchvision", "custom")  # models whose depth and width may be the
 
 def number(value: Any) -> bool:
     """Is it a finite number, and no truth value?"""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def positive_int(value: Any) -> bool:
@@ -45,8 +47,8 @@ def not_negative(value: Any) -> bool:
 
 
 def fraction(value: Any) -> bool:
-    """Is it a number in [0, 1)?"""
-    return number(value) and 0 <= value < 1
+    """Is it a number in [0, 1), in float32 too?"""
+    return number(value) and 0 <= value < 1 - 2**-24
 
 
 def optional(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -74,6 +76,10 @@ def inside(value: Any) -> bool:
 
 
 STEPS = "a whole number of steps"
+
+# Counts beyond which a slip is likelier than the wish; what they would take is never given.
+MOST = {"depth": 10**5, "train.steps": 10**9, "log.histograms": 10**5, "threads": 4096, "tune.seeds": 1000}
+MOST_UNITS = 10**8
 
 # key -> (test, what it must be, an example that works)
 RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
@@ -152,12 +158,27 @@ def lookup(config: Config, dotted: str) -> Any:
 
 def check(config: Config) -> Config:
     """Return the configuration if it can run; raises UserError, one sentence with the remedy, if it cannot."""
-    for dotted, (test, _, _) in RULES.items():
+    for dotted, (test, _, example) in RULES.items():
         value = lookup(config, dotted)
         if value is not MISSING and not test(value):
             raise UserError(refusal(dotted, value, config.model["name"]))
+        if dotted in MOST and isinstance(value, int) and value > MOST[dotted]:
+            raise UserError(f"{dotted}={value} is more than {MOST[dotted]:,}: say for example {example}.")
+    refuse_unheld(config)
     check_shape(config.model["name"], config.depth, config.width)
     return config
+
+
+def refuse_unheld(config: Config) -> None:
+    """Refuse numbers that vanish or overflow in float32, under any key but those of the user's own functions."""
+    for group, values in config.plain().items():
+        if not isinstance(values, dict) or values.get("name") == "custom":
+            continue
+        for key, value in values.items():
+            if isinstance(value, float) and not in_single(value):
+                raise UserError(f"{group}.{key}={value} cannot be: {outside(value)}.")
+            if isinstance(value, int) and abs(value) > LARGEST_SEED:
+                raise UserError(f"{group}.{key} has {len(str(abs(value)))} digits: give a number below 2^63.")
 
 
 def refusal(dotted: str, value: Any, model: str = "") -> str:
@@ -171,7 +192,8 @@ def refusal(dotted: str, value: Any, model: str = "") -> str:
         return f"{dotted}={typed(value)} is a list, and must be {must}: {several}."
     if dotted == "model.norm" and model in NORMS:
         must, example = f"one of {', '.join(NORMS[model])} for model={model}", f"model.norm={NORMS[model][1]}"
-    return f"{dotted}={typed(value)} must be {must}: say for example {example}."
+    shown = repr(value) if isinstance(value, float) and "whole number" in must else typed(value)
+    return f"{dotted}={shown} must be {must}: say for example {example}."
 
 
 def typed(value: Any) -> str:
@@ -179,10 +201,15 @@ def typed(value: Any) -> str:
 
     >>> typed(None), typed(True), typed([256, 128]), typed(0.0), typed("abc")
     ('null', 'true', '[256, 128]', '0', 'abc')
+    >>> typed(0.9999999999)
+    '0.9999999999'
     """
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value or value != value else repr(value)
 
 
 def check_shape(model: str, depth: int | None, width: Any) -> None:
@@ -192,8 +219,10 @@ def check_shape(model: str, depth: int | None, width: Any) -> None:
             raise UserError(
                 f"{key}=null cannot be for model={model}, which needs one: say for example {key}={example}."
             )
-    if width is None or positive_int(width):
+    if width is None or (positive_int(width) and width <= MOST_UNITS):
         return
+    if positive_int(width):
+        raise UserError(f"width={width} is more than {MOST_UNITS:,}: say for example width=128.")
     if not isinstance(width, (list, tuple)):
         raise UserError(
             f"width={typed(width)} must be a whole number of at least 1 unit, or a list of them: "
@@ -208,7 +237,7 @@ def check_shape(model: str, depth: int | None, width: Any) -> None:
             f"width={list(width)} lists {len(width)} layers but depth={depth}: "
             f"say depth={len(width)}, or give a single number."
         )
-    if bad := [w for w in width if not positive_int(w)]:
+    if bad := [w for w in width if not (positive_int(w) and w <= MOST_UNITS)]:
         raise UserError(
             f"width={list(width)} holds {typed(bad[0])}: every width is a whole number of at least 1 unit, "
             "for example 'width=[256,128]'."
@@ -231,11 +260,15 @@ def known_keys() -> list[str]:
 
 
 def nearest_key(name: str, keys: list[str]) -> str:
-    """Return `" Did you mean 'train.epochs'?"`: the whole key is compared, and its last part (`lr` is `optim.lr`).
+    """Return `" Did you mean 'train.epochs'?"`: by the whole key, its last part, or another word for it.
 
     >>> nearest_key("trian.epochs", ["train.epochs", "seed"]), nearest_key("lr", ["optim.lr", "depth"])
     (" Did you mean 'train.epochs'?", " Did you mean 'optim.lr'?")
+    >>> nearest_key("scheme", ["init", "act"])
+    " Did you mean 'init'?"
     """
+    if (word := KEY_WORDS.get(name.lower())) in keys:
+        return f" Did you mean {word!r}?"
     leaf = name.rpartition(".")[2]
     same_leaf = [key for key in keys if key != name and key.rpartition(".")[2] == leaf]
     return nearest(same_leaf[0], same_leaf) if same_leaf else nearest(name, keys)

@@ -17,6 +17,7 @@ from initlab.config.files import conf_dir, option_keys
 from initlab.config.help import examples_text, keys_text, program
 from initlab.config.naming import cell_name, run_name
 from initlab.config.overrides import canonical, refuse_malformed
+from initlab.config.own import offer, own_text
 from initlab.config.schema import GROUPS, Config
 from initlab.errors import UserError
 
@@ -26,6 +27,7 @@ ONE_HYDRA = threading.RLock()  # it has one state for all threads
 def register() -> None:
     """Tell Hydra the schema, so that unknown keys and wrong types are refused while composing."""
     ConfigStore.instance().store(name="initlab_schema", node=Config, provider="initlab")
+    offer()
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(f"initlab.{name}", resolver, replace=True)
 
@@ -59,6 +61,7 @@ RESOLVERS: dict[str, Callable[..., str]] = {
     "sweep_dir": sweep_directory,
     "keys": keys_text,
     "examples": examples_text,
+    "own": own_text,
     "program": program,
 }
 

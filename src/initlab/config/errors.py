@@ -17,6 +17,8 @@ from initlab.config.schema import GROUPS
 from initlab.errors import UserError, nearest
 from initlab.names import ALIASES
 
+FUNCTIONS = ("range", "glob", "choice", "interval", "shuffle", "sort", "tag", "int", "float", "str", "bool")
+QUOTES = """, as in "sweep.name='a(b)'\""""
 CATALOGUES = {"init": "`initlab schemes` lists all", "act": "`initlab activations` lists all"}
 
 
@@ -35,7 +37,10 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, MissingConfigException):
         return missing_option(error)
     if isinstance(error, OverrideParseException):
-        why = "" if "Exception" in text else f" ({text})"
+        called = re.search(r"=\s*(?:.*[,\[])?\s*([A-Za-z_]\w*)\(", str(error.override))
+        if called and called[1] not in FUNCTIONS:
+            return f"{error.override}: there is no {called[1]}(…): list the values, or put a text in quotes{QUOTES}."
+        why = "" if re.search("Exception|expecting|Error parsing", text) else f" ({text})"
         return f"{error.override} cannot be read as key=value{why}: check its brackets and quotes, as in 'width=[8,4]'."
     if isinstance(error, InterpolationResolutionError):
         return f"{error.full_key} refers to what is not there ({text}): name another key in ${{…}}."
@@ -48,6 +53,8 @@ def sentence(error: BaseException) -> str:
         return wrong_kind(name, str(cause.full_key), cause)
     if found := re.match(r"Could not override '([^']+)'", text):
         return unknown(found.group(1), cause.parent_node if isinstance(cause, OmegaConfBaseException) else None)
+    if text.startswith("Additional config directory"):
+        return f"{text.rstrip('.')}: give a directory that holds files of options, such as init/mine.yaml."
     why = f" ({first_line(cause)})" if cause is not None else ""
     return f"{text.rstrip('.')}{why}: {all_keys()}."
 
@@ -64,7 +71,7 @@ def missing_option(error: MissingConfigException) -> str:
 def unknown_option(group: str, option: str, choices: list[str]) -> str:
     """Say that a group has no such option: the nearest names where there are any, else all of them."""
     near = nearest(option, [*choices, *ALIASES.get(group, ())])
-    own = f"; {group}=custom {group}.target=package.module:function takes your own" if "custom" in choices else ""
+    own = f"; {group}=package.module:function takes your own" if "custom" in choices else ""
     named = [choice for choice in choices if choice != "custom"]
     if near and group in CATALOGUES:
         return f"{group}={option} is unknown.{near} {CATALOGUES[group]}{own}."

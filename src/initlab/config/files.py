@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from initlab.reading import mapping, read_yaml
+from initlab.reading import mapping, read_yaml_file
 
 
 def conf_dir() -> Path:
@@ -42,6 +42,6 @@ def option_values(group: str, name: str) -> dict[str, Any] | None:
     """
     if name not in options(group):
         return None
-    values = mapping(read_yaml(conf_dir() / group / f"{name}.yaml", given=True))
+    values = mapping(read_yaml_file(conf_dir() / group / f"{name}.yaml", given=True))
     # A file of package _global_ (model=resnet sets depth and width, too) holds the group as one of its keys.
     return {key: value for key, value in values.get(group, values).items() if key != "name"}

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -20,25 +21,38 @@ from initlab.config.composer import Composer
 from initlab.config.errors import endless, translated
 from initlab.config.overrides import canonical, refuse_malformed, waiting
 from initlab.config.schema import Config
+from initlab.config.slips import refuse_slips
 from initlab.errors import UserError
+from initlab.names import CONTRACTS, is_own, option_name
+from initlab.targets import target_of
 
 LISTS = ("sweep.exclude", "sweep.grids", "tune.rates")
 """Keys whose values are lists and are never swept: they concern the grid as a whole."""
 
+PER_LAYER = ("mlp", "cnn", "custom")  # models that take a width for every layer
+WHOLE_GRID = ("sweep", "dry_run", "hydra", "race")
 APART = ("init", "act")
 WHOLE = re.compile(r"\$\{|^model=torchvision")
 
 
 def expand(
-    loader: ConfigLoader, arguments: Sequence[str], params: Mapping[str, str], grids: Sequence[Any]
+    loader: ConfigLoader,
+    arguments: Sequence[str],
+    params: Mapping[str, str],
+    grids: Sequence[Any],
+    usual: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[list[str]]:
     """Return the overrides of every job: the product of all that is swept, for each sub-grid if there are any.
 
     Arguments: `arguments` of the command line; `params` of an experiment file's `hydra.sweeper.params` and `grids` of
-    `sweep.grids`, both of which the command line overrules key by key.
+    `sweep.grids`, both of which the command line overrules key by key; `usual`: `depth` and `model` where a job does
+    not set them.
 
-    Raises UserError when a sub-grid is no mapping or nothing is left to run.
+    Raises UserError when a sub-grid is no mapping, when a list in it may be one value or several, or when nothing is
+    left to run.
     """
+    if not isinstance(params, Mapping) or not all(isinstance(value, str) for value in params.values()):
+        raise UserError(f"hydra.sweeper.params={params} must map keys to texts, as in seed: 0,1 in an experiment.")
     parser = OverridesParser.create(config_loader=loader)
     defaults = [f"{key}={value}" for key, value in params.items()]
     jobs: list[list[str]] = []
@@ -48,12 +62,46 @@ def expand(
                 f"sweep.grids holds {grid!r}, which is no sub-grid: each is a mapping of keys to values or lists, "
                 "for example 'sweep.grids=[{init:he_normal,act:relu},{init:siren,act:sin}]'."
             )
+        for key in map(str, grid):
+            if key.lstrip("+~").partition(".")[0] in WHOLE_GRID:
+                raise UserError(
+                    f"sweep.grids holds {key} in a sub-grid, and it concerns the grid as a whole: set it beside."
+                )
         own = canonical(override_text(str(key), value) for key, value in grid.items())
+        refuse_malformed(own)
         parsed = [known(override, parser) for override in parser.parse_overrides([*defaults, *own, *arguments])]
-        jobs += [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+        own_jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+        for job in own_jobs:
+            refuse_ambiguous(grid.get("width"), {**usual, **dict(o.lstrip("+").partition("=")[::2] for o in job)})
+        jobs += own_jobs
     if not jobs:
         raise UserError("the grid is empty: a glob, a range or a list matched nothing.")
     return jobs
+
+
+def refuse_ambiguous(widths: Any, cell: Mapping[str, Any]) -> None:
+    """Refuse a list of numbers that may be the widths of one network's layers, or of several networks.
+
+    Arguments: `widths` as the grid gives them; `cell`: depth and model of one of its cells.
+
+    >>> refuse_ambiguous([16, 8], {"depth": 3, "model": "mlp"}), refuse_ambiguous([16, 8], {"depth": 2, "model": "vit"})
+    (None, None)
+    """
+    flat = (
+        isinstance(widths, (list, tuple)) and len(widths) > 1 and not any(isinstance(w, (list, tuple)) for w in widths)
+    )
+    model = str(cell.get("model"))
+    if flat and (model in PER_LAYER or is_own(model)) and str(cell.get("depth")) == str(len(widths)):
+        several = ",".join(map(str, widths))
+        raise UserError(
+            f"width={list(widths)} may be one network of depth {len(widths)} or a network of each width: "
+            f"write [{list(widths)}] for the one, 'choice({several})' for the others."
+        )
+
+
+def usual(master: Any) -> dict[str, Any]:
+    """Return depth and model of a composed configuration: those of every job that does not set them."""
+    return {"depth": master.depth, "model": option_name(master.model)}
 
 
 def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
@@ -66,6 +114,7 @@ def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
     ([('he_normal', 0), ('he_normal', 1), ('he_uniform', 0), ('he_uniform', 1)], 'two')
     """
     register()
+    refuse_slips(overrides)
     rewritten = canonical(overrides)
     refuse_malformed(rewritten)
     rewritten = waiting(rewritten)
@@ -74,7 +123,7 @@ def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
         master = loader.load_configuration("config", rewritten, RunMode.MULTIRUN, from_shell=False)
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
         assert isinstance(grids, list)
-        jobs = expand(loader, master.hydra.overrides.task, master.hydra.sweeper.params or {}, grids)
+        jobs = expand(loader, master.hydra.overrides.task, master.hydra.sweeper.params or {}, grids, usual(master))
         composer = Composer(loader, master)
         configs = list(composed_apart(composer, jobs))
     return configs, Path(composer.directory).absolute()
@@ -128,6 +177,8 @@ def override_text(key: str, value: Any) -> str:
     ('depth=3,10', 'seed=0,1,2', 'init=glob(*)')
     >>> override_text("width", [[256, 128], 64]), override_text("optim.clip_norm", None)
     ('width=[256,128],64', 'optim.clip_norm=null')
+    >>> override_text("init", ["he_normal", named])
+    'init=he_normal,initlab.config.grid:named'
     >>> override_text("sweep.exclude", [{"init": "zeros"}])
     'sweep.exclude=[{init:zeros}]'
     """
@@ -135,6 +186,10 @@ def override_text(key: str, value: Any) -> str:
         raise UserError(f"{key}={dict(value)!r} cannot be one value of a grid: write its keys with dots, {key}.name=….")
     if isinstance(value, str):
         return f"{key}={value}"
+    if key in CONTRACTS and (
+        callable(value) or isinstance(value, Iterable)
+    ):  # the user's own may be given as the function itself
+        value = [named(key, each) for each in ([value] if callable(value) else value)]
     if key in LISTS:  # the list itself is the value
         return f"{key}={literal(list(value))}"
     if isinstance(value, Iterable):
@@ -143,6 +198,11 @@ def override_text(key: str, value: Any) -> str:
             raise UserError(f"{key} is given an empty list: there is nothing to sweep.")
         return f"{key}={','.join(values)}"
     return f"{key}={literal(value)}"
+
+
+def named(key: str, value: Any) -> Any:
+    """Return what a function or class of the user's own is imported by; any other value as it is."""
+    return target_of(value, key) if callable(value) else value
 
 
 def literal(value: Any) -> str:

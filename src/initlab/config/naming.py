@@ -7,6 +7,7 @@ from typing import Any
 
 from initlab.config.files import option_values
 from initlab.config.schema import GROUPS, Config
+from initlab.names import option_name
 
 # What may change without changing the result: where it runs, what is written down, what it is called.
 INCIDENTAL = ("device", "threads", "log", "sweep", "race", "tune", "dry_run", "verdict")
@@ -66,11 +67,14 @@ def run_name(config: Config) -> str:
 
     >>> run_name(Config())
     'glorot_uniform-tanh-d5-s0'
+    >>> run_name(Config(init={"name": "custom", "target": "mine:half_he"}))
+    'mine.half_he-tanh-d5-s0'
     """
     if config.model["name"] == "torchvision":
-        parts = [config.init["name"], config.model.get("arch", "torchvision")]
+        parts = [option_name(config.init), config.model.get("arch", "torchvision")]
     else:
-        parts = [config.init["name"], config.act["name"], f"d{config.depth}"]
+        parts = [option_name(config.init), option_name(config.act), f"d{config.depth}"]
+    parts = [str(part).replace(":", ".") for part in parts]
     return re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(map(str, [*parts, f"s{config.seed}"])))
 
 

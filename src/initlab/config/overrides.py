@@ -1,5 +1,6 @@
 """What was typed, before Hydra sees it: flags and overrides parted, aliases rewritten, what is neither refused."""
 
+import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 
@@ -9,8 +10,9 @@ from hydra.errors import HydraException
 from initlab.config.checks import RULES, known_keys, nearest_key
 from initlab.config.files import option_values, options
 from initlab.config.schema import EXAMPLES, GROUPS
+from initlab.config.slips import STRANGE, in_quotes, refuse_strange_key
 from initlab.errors import UserError
-from initlab.names import ALIASES
+from initlab.names import ALIASES, is_own
 
 # Hydra's flags that are followed by a value.
 VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"} | {
@@ -20,6 +22,7 @@ VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-na
 }
 SWEEPING = re.compile(r"\b(?:range|glob|choice|interval)\([^()]*\)")
 LISTED = ("sweep.exclude", "sweep.grids", "tune.rates")
+OWN_OR_WORD = re.compile(r"[\w.]+:[\w.]+|[A-Za-z_0-9]+")  # in `module:he` nothing is an alias
 NO_NAME = re.compile(r"\s*(|-?\d[\d.e+-]*|true|false|\{.*|\[.*)\s*", re.IGNORECASE)
 
 
@@ -42,6 +45,8 @@ def canonical(overrides: Iterable[str]) -> list[str]:
 
     >>> canonical(["init=xavier_uniform_,he", "act=choice(swish,ReLU)", "init=glob(*)", "seed=1"])
     ['init=glorot_uniform,he_normal', 'act=choice(silu,relu)', 'init=glob(*)', 'seed=1']
+    >>> canonical(["init=he,mine:he"])
+    ['init=he_normal,mine:he']
     """
     return [rewrite(override) for override in overrides]
 
@@ -55,6 +60,9 @@ def rewrite(override: str) -> str:
     'sweep.exclude=[{init: zeros}]'
     """
     key, equals, value = override.partition("=")
+    if equals and (STRANGE.search(value) or "=" in value):
+        value = in_quotes(value)
+        override = f"{key}={value}"
     group = key.lstrip("+~")
     if group == "sweep.grids" and not re.search("['\"]", value):
         # Hydra's grammar has no sweeps inside a value; as texts they are expanded with the grid they stand in.
@@ -64,7 +72,8 @@ def rewrite(override: str) -> str:
         return f"{key}=[{value}]"  # one cell, or several with commas: the brackets of the list were left out
     if not equals or group not in ALIASES or "glob(" in value:
         return override
-    return f"{key}={re.sub(r'[A-Za-z_0-9]+', lambda word: option(group, word.group()), value)}"
+    words = re.sub(OWN_OR_WORD, lambda word: word[0] if ":" in word[0] else option(group, word[0]), value)
+    return f"{key}={words}"
 
 
 def option(group: str, word: str) -> str:
@@ -83,6 +92,7 @@ def option(group: str, word: str) -> str:
 def refuse_malformed(overrides: Iterable[str]) -> None:
     """Refuse what is no `key=value`, and a group that is given no name; the rest is Hydra's grammar to judge."""
     for override in overrides:
+        refuse_strange_key(override)
         key, equals, value = override.partition("=")
         bare = key.lstrip("+~").strip()
         if not bare:
@@ -91,6 +101,10 @@ def refuse_malformed(overrides: Iterable[str]) -> None:
             raise UserError(f"{override} has no value: {how_to_write(bare)}")
         if found := re.fullmatch(r"(?:(.+),)?\s*glob\(([^()\[\]]+)\)\s*(?:,(.+))?", value):
             before, pattern, after = found.groups()
+            if any(is_own(name.strip()) for name in f"{before or ''},{after or ''}".split(",")):
+                names = [name for name in fnmatch.filter(options(bare), pattern.strip()) if name != "custom"]
+                mixed = ",".join(filter(None, (before, *names, after)))
+                raise UserError(f"{override} mixes a glob and names: write '{bare}={mixed}'.")
             if before or after:
                 mixed = ",".join(filter(None, (before, pattern, after)))
                 raise UserError(f"{override} mixes a glob and names: write '{bare}=glob([{mixed}])'.")
@@ -146,6 +160,8 @@ def sweeps_by_itself(overrides: Iterable[str]) -> bool:
 def how_to_write(word: str) -> str:
     """Say how a word that stands alone was probably meant: a key without a value, or an option without its group."""
     key, colon, value = word.partition(":")
+    if word in ("help", "version"):
+        return f"write --{word}."
     if colon and value and key.strip() in (*GROUPS, "experiment", *known_keys()):
         return f"keys and values are joined by =, so write {key.strip()}={value.strip()}."
     if homes := [group for group in (*GROUPS, "experiment") if option_named(group, word) in options(group)]:

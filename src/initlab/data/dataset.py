@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from initlab.randomness import numpy_generator
+
 
 @dataclass(frozen=True, eq=False)
 class Raw:
@@ -161,7 +163,7 @@ def validation_mask(y: Tensor, fraction: float, stratified: bool) -> Tensor:
         count = round(fraction * len(rows))
         if fraction > 0 and len(rows) > 1:
             count = min(max(count, 1), len(rows) - 1)
-        mask[rows[np.random.default_rng((0, index)).permutation(len(rows))[:count]]] = True
+        mask[rows[numpy_generator("validation", name=f"{index}").permutation(len(rows))[:count]]] = True
     return mask
 
 

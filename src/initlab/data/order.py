@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from initlab.errors import UserError
+from initlab.randomness import numpy_generator
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -61,7 +61,7 @@ def _batches(
     step = start
     while steps is None or step < steps:
         epoch, first = divmod(step, per_epoch)
-        order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n)).to(device)
+        order = torch.from_numpy(numpy_generator("batches", seed, f"{epoch}").permutation(n)).to(device)
         for position in range(first, per_epoch):
             if steps is not None and step >= steps:
                 return

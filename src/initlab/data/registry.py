@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from initlab.errors import UserError, nearest
+from initlab.names import is_own
+from initlab.rounding import in_single, outside
 
 from . import images, synthetic, text
 from .custom import custom
@@ -36,6 +38,8 @@ class Source:
     reference: str
     parameters: Mapping[str, int | float] = field(default_factory=dict)
 
+
+MOST = 10**9  # numbers that a drawn data set may hold, and the most that any of its counts may be
 
 _FASHION = "Xiao, Rasul & Vollgraf 2017, Fashion-MNIST"
 _CIFAR = "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images"
@@ -90,7 +94,7 @@ def load(
     """Return a data set as tensors on a device; the second call with the same arguments returns the same tensors.
 
     Args:
-        name: a name of `DATASETS`, or `custom` with `target="package.module:function"`.
+        name: a name of `DATASETS`, or `"package.module:function"` for your own.
         root: directory that holds or receives the files; None stands for the per-user cache. $INITLAB_DATA, Debian's
             directory of Fashion-MNIST and the per-user cache are searched after it.
         normalize: False leaves the mean and the std as they are; images are still scaled to [0, 1].
@@ -108,10 +112,12 @@ def load(
     >>> load("fashion_mini").train_x is data.train_x
     True
     """
+    if isinstance(name, str) and is_own(name):
+        name, parameters = "custom", {"target": name, **parameters}
     if name != "custom" and name not in DATASETS:
         raise UserError(
             f"data={name} is unknown.{nearest(str(name), DATASETS)} "
-            f"Choose one of {', '.join(DATASETS)}, or data=custom data.target=package.module:function."
+            f"Choose one of {', '.join(DATASETS)}, or data=package.module:function."
         )
     if type(validation) not in (int, float) or not 0 <= validation < 1:
         raise UserError(f"data.validation={validation} must be a fraction in [0, 1); the default is 0.1.")
@@ -169,8 +175,24 @@ def _checked(source: Source, parameters: Mapping[str, Any]) -> dict[str, int | f
         default = source.parameters[key]
         if isinstance(default, int):
             least = 2 if key == "classes" else 1
-            if type(value) is not int or value < least:
-                raise UserError(f"data.{key}={value} must be an integer of at least {least}; the default is {default}.")
+            if type(value) is not int or not least <= value <= MOST:
+                raise UserError(
+                    f"data.{key}={value} must be an integer of at least {least} (and at most {MOST:,}); "
+                    f"the default is {default}."
+                )
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
             raise UserError(f"data.{key}={value} must be a finite number of at least 0; the default is {default}.")
-    return {**source.parameters, **parameters}
+        elif not in_single(value):
+            raise UserError(f"data.{key}={value} cannot be: {outside(value)}.")
+    found = {**source.parameters, **parameters}
+    samples, each = int(found.get("train_size", 1)) + int(found.get("test_size", 1)), int(found.get("dimension", 1))
+    if samples * each > MOST:
+        raise UserError(
+            f"data={source.name} would hold {samples:,} samples of {each:,} numbers: "
+            f"data.train_size times data.dimension must stay below {MOST:,}."
+        )
+    if found.get("classes", 0) > found.get("train_size", MOST):
+        raise UserError(
+            f"data.classes={found['classes']} are more than data.train_size={found['train_size']} samples: say fewer."
+        )
+    return found

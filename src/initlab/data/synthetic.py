@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from initlab.randomness import generator
+
 from .dataset import Raw
 
 # Each row is one class: heights of a curve at twelve places, drawn by hand, no two alike after shift and stretch.
@@ -30,10 +32,10 @@ def gaussian(directories: tuple[Path, ...], train_size: int, test_size: int, dim
     wants them (i.i.d., second moment 1) and classes, of unequal sizes, that a hidden layer learns better than none.
     Setting after Gardner & Derrida 1989, Three Unfinished Works on the Optimal Storage Capacity of Networks.
     """
-    generator = torch.Generator().manual_seed(0)
-    first = 2 * torch.randn(dimension, dimension, generator=generator) / math.sqrt(dimension)
-    second = torch.randn(classes, dimension, generator=generator)
-    x = torch.randn(train_size + test_size, dimension, generator=generator)
+    drawing = generator("drawn data")
+    first = 2 * torch.randn(dimension, dimension, generator=drawing) / math.sqrt(dimension)
+    second = torch.randn(classes, dimension, generator=drawing)
+    x = torch.randn(train_size + test_size, dimension, generator=drawing)
     y = (torch.tanh(x @ first.T) @ second.T).argmax(dim=1)
     return _raw(x, y, train_size, classes, "drawn: Gaussian inputs, a random teacher", standardise=False)
 
@@ -45,20 +47,20 @@ def digits_1d(directories: tuple[Path, ...], train_size: int, test_size: int, no
     tilts it, and adds smooth and white noise. After the idea of Greydanus 2020, Scaling Down Deep Learning: the
     classes can be told apart only by shape, so a convolution helps and training takes seconds.
     """
-    generator = torch.Generator().manual_seed(0)
+    drawing = generator("drawn data")
     n, length, classes = train_size + test_size, 40, len(SHAPES)
-    y = torch.arange(n).remainder(classes)[torch.randperm(n, generator=generator)]
+    y = torch.arange(n).remainder(classes)[torch.randperm(n, generator=drawing)]
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, 1, generator=generator)
+        return low + (high - low) * torch.rand(n, 1, generator=drawing)
 
     width = uniform(0.3 * length, 0.55 * length)
     start = uniform(0, 1) * (length - width)
     position = torch.arange(length)
     signal = _curve(y, (position - start) / width) * uniform(0.5, 1.5)
-    tilt = 0.75 * torch.randn(n, 1, generator=generator) * (2 * position / (length - 1) - 1)
-    white = torch.randn(n, length, generator=generator)
-    smooth = _smooth(torch.randn(n, length, generator=generator), width=2.0)
+    tilt = 0.75 * torch.randn(n, 1, generator=drawing) * (2 * position / (length - 1) - 1)
+    white = torch.randn(n, length, generator=drawing)
+    smooth = _smooth(torch.randn(n, length, generator=drawing), width=2.0)
     x = signal + tilt + noise * (smooth + 0.1 * white)
     return _raw(x[:, None, None], y, train_size, classes, "drawn: ten curves, bent and blurred")
 
@@ -80,12 +82,12 @@ def sine(
         frequency: periods over the range −1 … 1.
         noise: std of the Gaussian noise on the training targets.
     """
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(dimension, generator=generator)
+    drawing = generator("drawn data")
+    direction = torch.randn(dimension, generator=drawing)
     direction = direction / direction.norm() if dimension > 1 else torch.ones(1)
-    x = 2 * torch.rand(train_size + test_size, dimension, generator=generator) - 1
+    x = 2 * torch.rand(train_size + test_size, dimension, generator=drawing) - 1
     y = math.sqrt(2) * torch.sin(math.pi * frequency * (x @ direction))[:, None]
-    y[:train_size] += noise * torch.randn(train_size, 1, generator=generator)
+    y[:train_size] += noise * torch.randn(train_size, 1, generator=drawing)
     return _raw(x, y, train_size, None, f"drawn: a sine of {frequency} periods", standardise=False)
 
 

@@ -1,7 +1,7 @@
 """What the network measures: statistics per layer, by hooks that are always removed."""
 
 from initlab.diagnostics.calls import Call, Sum
-from initlab.diagnostics.diagnose import INPUT, NETWORK, Diagnosis, diagnose, examine, jacobians
+from initlab.diagnostics.diagnose import INPUT, NETWORK, Diagnosis, examine, jacobians
 from initlab.diagnostics.stats import STATS, Stat
 from initlab.diagnostics.tape import HistogramKey, Row, Tape, first_bad_layers, taps
 
@@ -16,7 +16,6 @@ __all__ = [
     "Stat",
     "Sum",
     "Tape",
-    "diagnose",
     "examine",
     "first_bad_layers",
     "jacobians",

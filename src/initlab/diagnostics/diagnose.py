@@ -9,16 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from initlab.diagnostics.batch import Batch, arguments, batch_size, copied, in_order, moments_of, tokens_of, unwrapped
+from initlab.diagnostics.blame import theirs
 from initlab.diagnostics.calls import Call, Sum
 from initlab.diagnostics.expected import fitting
 from initlab.diagnostics.facts import with_twins
-from initlab.diagnostics.jacobian import affordable, write_jacobians
+from initlab.diagnostics.jacobian import affordable, looked_at, write_jacobians
 from initlab.diagnostics.listen import Listener
 from initlab.diagnostics.objective import Objective, objective
 from initlab.diagnostics.scene import Scene
 from initlab.diagnostics.state import as_found, idle_norms, in_double, undisturbed
 from initlab.diagnostics.weights import Weight, weights_of
 from initlab.errors import UserError, whole_seed
+from initlab.randomness import set_global
 
 COLUMNS = ("step", "layer", "index", "stat", "value", "source")
 NETWORK, INPUT = "(model)", "(input)"
@@ -54,7 +56,7 @@ class Diagnosis:
     idle_norms: int = 0
 
 
-def diagnose(
+def examine(
     module: nn.Module,
     batch: Batch,
     *,
@@ -63,8 +65,8 @@ def diagnose(
     classes: int | None = None,
     jacobian: bool | None = None,
     seed: int = 0,
-) -> pd.DataFrame:
-    """Measure every layer of any module on one batch, and return one row per layer and statistic.
+) -> Diagnosis:
+    """Measure every layer of any module on one batch: one row per layer and statistic, and the facts of verdicts.
 
     Layers are listed in order of execution; one that is called twice has two indices. A layer's preactivation is its
     output, or, where the module declares `weight_layers`, the input of the activation declared there. Activations are
@@ -86,32 +88,10 @@ def diagnose(
         seed: of random targets and of whatever the module draws.
 
     Raises:
-        UserError: a module without parameters, lazy or meta parameters, a batch that the module or one of its layers
-            cannot take, targets that do not fit. What else the module's own `forward` raises comes through as it is.
+        UserError: a module without parameters, lazy or meta parameters, targets that do not fit. What the module's own
+            `forward` raises comes through as it is, also of a batch that it cannot take: `initlab.diagnostics.expected`
+            explains it.
 
-    >>> torch.manual_seed(0) and None
-    >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
-    >>> frame = diagnose(net, torch.randn(32, 8))
-    >>> frame[frame.stat == "dead_fraction"][["layer", "index", "source"]].values.tolist()
-    [['0', 1, 'measured']]
-    """
-    with fitting("the module", module, batch):
-        return examine(module, batch, targets=targets, loss=loss, classes=classes, jacobian=jacobian, seed=seed).frame
-
-
-def examine(
-    module: nn.Module,
-    batch: Batch,
-    *,
-    targets: Any = None,
-    loss: Callable[..., Any] | None = None,
-    classes: int | None = None,
-    jacobian: bool | None = None,
-    seed: int = 0,
-) -> Diagnosis:
-    """Do what `diagnose` does, and return with the rows the facts that verdicts rest on.
-
-    A batch that the module cannot take ends in torch's own error here: `initlab.diagnostics.expected` explains it.
 
     >>> examine(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), torch.ones(2, 4)).calls[0].activation.name
     'tanh'
@@ -128,8 +108,9 @@ def examine(
         scene, found = look(weights, args, kwargs, size)
         _second_look(look, weights, scene, args, kwargs, size)
         budget = None if jacobian else BUDGET
-        if jacobian is not False and any(affordable(scene.calls, size, SAMPLES, budget)):
-            again = _spectra(module, weights, batch, size, budget, seed)
+        if jacobian is not False and any(chosen := affordable(scene.calls, size, SAMPLES, budget)):
+            samples = looked_at(scene.calls, size, SAMPLES) if chosen[1] else SAMPLES
+            again = _spectra(module, weights, batch, size, budget, seed, samples)
             for call, other in zip(scene.calls, again, strict=False):
                 if call.layer == other.layer:
                     call.stats.update(_of_jacobian(other))
@@ -172,14 +153,14 @@ class _Look:
     ) -> tuple[Scene, Objective | None]:
         """Look in the module's own precision, or in float64 `instead_of` it."""
         double = instead_of is not None
-        torch.manual_seed(self.seed)
+        set_global("diagnosed passes", self.seed)
         learned = [p.requires_grad_() for p in self.module.parameters() if p.is_floating_point()]
         fresh_args, fresh_kwargs = copied(list(args), double), copied(dict(kwargs), double)
         listener = Listener(self.module, weights, size, in_order((fresh_args, fresh_kwargs)))
         scene = listener.scene
         scene.precision = instead_of
         with listener:
-            output = self.module(*fresh_args, **fresh_kwargs)
+            output = theirs(self.module, *fresh_args, **fresh_kwargs)
         targets = copied(self.targets, double)
         tokens = tokens_of(in_order((args, kwargs)))
         found = objective(output, targets=targets, loss=self.loss, classes=self.classes, tokens=tokens, seed=self.seed)
@@ -254,19 +235,25 @@ def jacobians(module: nn.Module, batch: Batch, *, budget: float = BUDGET, seed: 
 
 
 def _spectra(
-    module: nn.Module, weights: Sequence[Weight], batch: Batch, size: int, budget: float | None, seed: int
+    module: nn.Module,
+    weights: Sequence[Weight],
+    batch: Batch,
+    size: int,
+    budget: float | None,
+    seed: int,
+    samples: int = SAMPLES,
 ) -> list[Call]:
     """Hear a few samples once more, and write the Jacobians of the layers that the budget lasts for."""
     mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
     if mixes or not (isinstance(batch, Tensor) and batch.is_floating_point() and len(batch) == size):
         return []  # no single sample to differentiate
-    inputs = batch[:SAMPLES].detach().clone().requires_grad_()
-    torch.manual_seed(seed)
+    inputs = batch[:samples].detach().clone().requires_grad_()
+    set_global("diagnosed passes", seed)
     listener = Listener(module, weights, len(inputs), [])
     listener.scene.kept = {}
     listener.scene.grading = False
     with listener:
-        module(inputs.clone())  # a copy: the first operation may work in place
+        theirs(module, inputs.clone())  # a copy: the first operation may work in place
     listener.scene.close()
     calls = listener.scene.calls
     exact, estimated = affordable(calls, len(inputs), SAMPLES, budget)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from initlab.activations import Activation
+from initlab.diagnostics.blame import theirs
 from initlab.diagnostics.calls import DIRECT, Call, Provenance, Sum, Trace, mean_square, measurable, merged
 from initlab.diagnostics.functions import LINEAR, NONLINEAR, activation_of, name_of, step_of
 from initlab.diagnostics.scene import Scene
@@ -33,17 +34,17 @@ class Ear(TorchFunctionMode):
         """Call the function, and note what it did."""
         kwargs = kwargs or {}
         if not self.scene.listening:
-            return function(*args, **kwargs)
+            return theirs(function, *args, **kwargs)
         traced = self.scene.origin.traced(args, kwargs)
         name = name_of(function)
         if not traced:
-            out = function(*args, **kwargs)
+            out = theirs(function, *args, **kwargs)
             self._view_of_parameter(name, args, out)
             return out
         act = activation_of(name, args, kwargs)
         if act is not None or name in NONLINEAR:
             return self._activation(act, traced, function, args, kwargs)
-        out = function(*args, **kwargs)
+        out = theirs(function, *args, **kwargs)
         used = self._weight_among(args, kwargs) if name in LINEAR else None
         if used is not None:
             self._bare_weight(name, *used, traced, out)
@@ -65,7 +66,7 @@ class Ear(TorchFunctionMode):
                 with scene.deaf():
                     call.measure_entering(tensor, act)
         origin = merged((trace for _, trace in traced), "activation")
-        out = function(*args, **kwargs)
+        out = theirs(function, *args, **kwargs)
         scene.origin.mark(out, origin)
         if call is not None and scene.declared is None:
             scene.measure(call, "postactivation", out)

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from initlab.diagnostics.batch import Batch, arguments, copied, in_order
+from initlab.diagnostics.blame import tell_own_bug
 from initlab.diagnostics.state import as_found, undisturbed
 from initlab.diagnostics.weights import plain_name
 from initlab.errors import UserError
+from initlab.fans.sizes import doubts
 
 
 class Broken(NamedTuple):
@@ -38,7 +41,7 @@ def fitting(name: str, module: nn.Module, batch: Batch | None) -> Iterator[None]
 
     So it is where the arguments are not those of `forward`, a layer cannot take what comes to it, or torch says of a
     shape that it does not fit; the original error is its cause. Everything else that the module's own code raises comes
-    through as it is.
+    through as it is; what initlab's own code raises becomes `OwnBug`.
 
     >>> with fitting("the net", net := nn.Linear(3, 2), torch.ones(8, 4)):
     ...     net(torch.ones(8, 4))  # doctest: +ELLIPSIS
@@ -51,6 +54,7 @@ def fitting(name: str, module: nn.Module, batch: Batch | None) -> Iterator[None]
     except UserError:
         raise
     except Exception as error:  # whatever the module's own code raises
+        tell_own_bug(error, name)
         sentence = None if batch is None else explained(name, module, batch, error)
         if sentence is None:
             raise
@@ -175,6 +179,8 @@ class Expectation(NamedTuple):
 
 def expectation(module: nn.Module, tensor: Tensor) -> Expectation | None:
     """Return what a layer takes that this tensor is not, or None where it fits as far as one can tell."""
+    if doubts(module, {name: p.shape for name, p in module._parameters.items() if p is not None and not is_lazy(p)}):
+        return None  # a subclass that keeps other parameters may take other inputs
     return next((row for row in _EXPECTATIONS if isinstance(module, row.kinds) and row.wrong(module, tensor)), None)
 
 

@@ -110,6 +110,8 @@ def left_at_default(weight: Weight) -> bool:
 
 def _default_bound(weight: Weight) -> float | None:
     owner, shape = weight.owner, weight.tensor.shape
+    if weight.kind == "unknown":
+        return None
     if isinstance(owner, nn.MultiheadAttention):
         return (6 / (shape[0] + shape[1])) ** 0.5  # of the stored tensor, q, k and v together
     if isinstance(owner, (nn.RNNBase, nn.RNNCellBase)):

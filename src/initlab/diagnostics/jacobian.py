@@ -15,6 +15,15 @@ CHUNK = 64
 LARGEST = 1024
 """Outputs of a layer up to which its whole Jacobian is computed."""
 
+MOST = 2e12
+"""Multiplications that Jacobians may cost at all, also where they are asked for; beyond, the output's is estimated."""
+
+STEPS, PROBES = 24, 2
+"""Of an estimate: steps of Lanczos iteration, and vectors that it starts from."""
+
+PASS = 6
+"""Forward passes that a product with J Jᵀ costs: a backward pass, and one through that."""
+
 
 def exact_squares(outputs: Tensor, inputs: Tensor, samples: int) -> Tensor:
     """Return the squared singular values [S, k] of ∂outputs[s]/∂inputs[s], k = min(outputs, inputs) of one sample.
@@ -42,7 +51,7 @@ def exact_squares(outputs: Tensor, inputs: Tensor, samples: int) -> Tensor:
 
 
 def estimated_spectra(
-    outputs: Tensor, inputs: Tensor, samples: int, steps: int = 24, probes: int = 2
+    outputs: Tensor, inputs: Tensor, samples: int, steps: int = STEPS, probes: int = PROBES
 ) -> list[Spectrum]:
     """Estimate the spectrum of J Jᵀ (or Jᵀ J, the smaller) of each of the first samples by Lanczos iteration.
 
@@ -90,21 +99,41 @@ def moments(spectra: Sequence[Spectrum]) -> dict[str, float]:
 def affordable(calls: Sequence[Call], batch: int, samples: int, budget: float | None) -> tuple[set[int], set[int]]:
     """Choose the calls whose Jacobians to compute exactly, and those to estimate, by index.
 
-    Exact where one sample has at most `LARGEST` outputs and, with a `budget` in multiplications, as long as that
-    lasts; without one, the last layer is estimated where it is larger.
+    Exact where one sample has at most `LARGEST` outputs, as long as the `budget` in multiplications lasts; without a
+    budget as long as `MOST` does, and the last layer is estimated where it is not exact.
     """
     exact: set[int] = set()
-    below = spent = 0.0  # multiplications of a forward pass up to here, and of the Jacobians so far
-    for call in calls:
-        if call.weight is not None:
-            below += call.samples * call.weight.tensor.numel() / batch
+    spent = 0.0
+    for call, below in reached(calls, batch):
         outputs = call.samples * call.units / batch
         cost = 2 * outputs * below * samples
-        if 0 < outputs <= LARGEST and (budget is None or spent + cost <= budget):
+        if 0 < outputs <= LARGEST and spent + cost <= (MOST if budget is None else budget):
             exact.add(call.index)
             spent += cost
     last = max((call.index for call in calls if call.samples), default=0)
     return exact, {last} - exact if budget is None and last else set()
+
+
+def reached(calls: Sequence[Call], batch: int) -> list[tuple[Call, float]]:
+    """Return each call with the multiplications of one input's forward pass up to it."""
+    below, found = 0.0, []
+    for call in calls:
+        if call.weight is not None:
+            below += call.samples * call.weight.tensor.numel() / batch
+        found.append((call, below))
+    return found
+
+
+def looked_at(calls: Sequence[Call], batch: int, samples: int) -> int:
+    """Return how many of `samples` an estimate of the last layer's Jacobian can look at: one, where more cost too much.
+
+    Each sample is looked at by itself, in passes that compute all of them.
+
+    >>> looked_at([], 4, 4)
+    4
+    """
+    whole = max((below for _, below in reached(calls, batch)), default=0.0)
+    return samples if samples**2 * STEPS * PROBES * PASS * whole <= MOST else 1
 
 
 def write_jacobians(

@@ -75,8 +75,10 @@ class Listener:
             if scene.declared is not None and self.acts.get(scene.declared.layer) is module:
                 scene.measure(scene.declared, "postactivation", output)
                 scene.declared = None
-            elif isinstance(module, nn.MultiheadAttention):
-                self._attention(module, name, args, kwargs, output)
+            elif isinstance(module, nn.MultiheadAttention) and (
+                projections := self._projections(module, args, kwargs, output)
+            ):
+                self._attention(name, module, projections, output)
             elif isinstance(module, RECURRENT):
                 self._recurrent(module, name, fed, output)
             elif isinstance(module, LAYERS):
@@ -95,12 +97,20 @@ class Listener:
             self.scene.preactivation(call, tensor)
         return call
 
-    def _attention(self, module: nn.MultiheadAttention, name: str, args: Any, kwargs: Any, output: Any) -> None:
+    def _projections(self, module: nn.MultiheadAttention, args: Any, kwargs: Any, output: Any) -> list[Any]:
+        # A subclass may keep other weights, take other arguments, or return other things than torch's own class: [].
+        given = [*args, *(kwargs[k] for k in ("query", "key", "value")[len(args) :] if k in kwargs)][:3]
+        weights = [w for w in self.scene.weights if w.owner is module and w.is_projection]
+        pairs = list(zip(weights, given, strict=False))
+        tensors = len(given) == 3 == len(weights) and all(isinstance(t, Tensor) and t.dim() > 1 for t in given)
+        fits = tensors and all(w.blocks[0].shape[1] == t.shape[-1] for w, t in pairs)
+        return pairs if fits and isinstance(output, tuple) else []
+
+    def _attention(self, name: str, module: nn.MultiheadAttention, projections: list[Any], output: Any) -> None:
         # Its projections are hidden in one fused function: q, k and v are computed once more, forward only.
         scene = self.scene
-        given = [*args, *(kwargs[k] for k in ("query", "key", "value")[len(args) :])]
         inner: Trace = {}
-        for weight, tensor in zip([w for w in scene.weights if w.owner is module], given, strict=False):
+        for weight, tensor in projections:
             call = scene.call(weight.layer, weight, merged(trace for _, trace in scene.origin.traced([tensor])))
             with scene.deaf(), torch.no_grad():
                 projected = nn.functional.linear(tensor, weight.part(weight.tensor), weight.bias)

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from initlab.diagnostics.batch import in_order
+from initlab.diagnostics.blame import theirs
 from initlab.diagnostics.calls import measurable
 from initlab.errors import UserError
+from initlab.randomness import generator
 
 IGNORED = -100
 """Target that cross-entropy leaves out, as in torch."""
@@ -62,7 +64,7 @@ def objective(
             f"targets are a {type(targets).__name__}: give a tensor, or a loss(output, targets) of your own."
         )
     if loss is not None:
-        value = loss(output) if targets is None else loss(output, targets)
+        value = theirs(loss, output) if targets is None else theirs(loss, output, targets)
         if not (isinstance(value, Tensor) and value.dim() == 0):
             raise UserError(f"loss must return a tensor with one number in it, and returned {_shape(value)}.")
         return Objective(value, "your loss")
@@ -70,7 +72,7 @@ def objective(
         return None
     if tensor.dim() == 0:
         return Objective(tensor, "the output itself")
-    generator = torch.Generator().manual_seed(seed)
+    drawing = generator("made-up targets", seed)
     if isinstance(targets, Tensor) and targets.is_floating_point():
         if targets.shape != tensor.shape:
             raise UserError(
@@ -79,12 +81,12 @@ def objective(
         return Objective(F.mse_loss(tensor, targets), "squared error")
     axis = _class_axis(tensor, classes, tokens, targets)
     if axis is None:
-        drawn = torch.randn(tensor.shape, generator=generator).to(tensor)
+        drawn = torch.randn(tensor.shape, generator=drawing).to(tensor)
         return Objective(F.mse_loss(tensor, drawn), "squared error")
     logits = tensor.movedim(axis, -1)
     count = logits.shape[-1]
     if targets is None:
-        targets = torch.randint(count, logits.shape[:-1], generator=generator).to(tensor.device)
+        targets = torch.randint(count, logits.shape[:-1], generator=drawing).to(tensor.device)
     elif targets.numel() * count != logits.numel():
         raise UserError(
             f"targets have shape {_shape(targets)} and the logits {_shape(logits)}: give one label for each."

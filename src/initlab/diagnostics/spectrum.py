@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from initlab.randomness import generator
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -44,8 +46,7 @@ def lanczos(
     >>> round(found.largest, 5), round(found.smallest, 5)
     (3.0, 1.0)
     """
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (size, probes), generator=generator).double() * 2 - 1
+    signs = torch.randint(0, 2, (size, probes), generator=generator("spectrum probes", seed)).double() * 2 - 1
     basis = (signs / size**0.5)[None]  # [step, size, probe]
     diagonal: list[Tensor] = []
     beside: list[Tensor] = []

@@ -22,7 +22,8 @@ class Stat:
     `of` is `preactivation`, `postactivation`, `delta` (the loss gradient at the preactivation), `weight` or `gradient`
     (of the weight). Four more are for a look at one network at one step, not for every record of a training:
     `inputs` [N, B, …], the preactivations by input of the batch; `matrix` [N, G, out, in], the blocks of a weight, and
-    `units`, the same with the bias as a further column; `spectrum` [N, S, k], squared singular values of the Jacobians
+    `units`, the same with the bias as a further column (training takes `inputs` and `units` at step 0); `spectrum`
+    [N, S, k], squared singular values of the Jacobians
     ∂h/∂input of S samples. Adding a statistic is one row of `STATS`.
 
     `counted` reads the same number off a histogram of the tensor, which training counts anyway, if it can (else None);
@@ -135,7 +136,7 @@ STATS: dict[str, Stat] = {
             counted=lambda record: math.sqrt(record.sum_squares),
         ),
         Stat("effective_rank", "matrix", effective_rank, "how many directions the weight uses"),
-        Stat("duplicate_units", "units", duplicate_units, "units that are copies of another one"),
+        Stat("duplicate_units", "units", duplicate_units, "units that are copies of another one", compares=True),
         Stat("jacobian_mean", "spectrum", lambda x: x.mean((1, 2)), "mean squared singular value of ∂h/∂input"),
         Stat("jacobian_var", "spectrum", spread, "variance of the squared singular values"),
         Stat("jacobian_max", "spectrum", lambda x: x.amax(2).mean(1), "largest squared singular value"),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from initlab.diagnostics.spectrum import lanczos
+from initlab.randomness import generator
 
 EXACT = 1024
 """Smaller side up to which all singular values are computed; beyond it their distribution is estimated."""
@@ -100,9 +101,11 @@ def duplicate_units(x: Tensor) -> Tensor:
     """
     if x.shape[-2] == 1:
         return torch.zeros(x.shape[0], dtype=torch.float64)
+    first = x[..., 0].sort(dim=-1).values
+    if bool(torch.isfinite(first).all()) and not bool((first.diff(dim=-1) == 0).any()):
+        return torch.zeros(x.shape[0], dtype=torch.float64)  # no two units agree even in their first weight
     # A hash in wrapping integers: equal rows have equal keys however the sum is ordered, unlike a float projection.
-    generator = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(2**62), 2**62, (x.shape[-1],), generator=generator).to(x.device) * 2 + 1
+    odd = torch.randint(-(2**62), 2**62, (x.shape[-1],), generator=generator("unit hashes")).to(x.device) * 2 + 1
     keys = torch.cat([_keys(rows, odd) for rows in x.split(max(1, HASHED // x[..., 0, :].numel()), dim=-2)], dim=-1)
     copies = (keys.sort(dim=-1).values.diff(dim=-1) == 0).sum(-1)
     return copies.sum(-1).double()

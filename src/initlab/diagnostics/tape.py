@@ -114,7 +114,11 @@ class Tape:
     def _write(self, tap: Tap, kind: str, x: Tensor, members: slice = ALL) -> list[Histogram]:
         """Count histograms, one per member, and write the statistics of this kind: read off them where they tell."""
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()  # numpy knows no bfloat16
-        counted = histograms(as_it_lies(x).cpu().numpy()) if self.histogram and kind not in ("delta", "inputs") else []
+        counted = (
+            histograms(as_it_lies(x).cpu().numpy())
+            if self.histogram and kind not in ("delta", "inputs", "units")
+            else []
+        )
         for own, record in zip(self.histograms[members], counted, strict=False):
             own[kind, tap.index, tap.layer.name] = record
         finite = [bool(record.num and not record.nonfinite) for record in counted] or [False] * len(x)
@@ -141,6 +145,8 @@ class Tape:
             if tap.weight in named:
                 self._write(tap, "weight", self._stacked(weights[tap.weight])[members], members)
                 self._write(tap, "gradient", self._stacked(named[tap.weight]), members)
+                if self.step == 0 and (rows := self._units(tap, weights)) is not None:
+                    self._write(tap, "units", rows[members], members)
 
     def read(
         self,
@@ -179,6 +185,14 @@ class Tape:
                 # One network after another: in float64 all of them are far more than the cache holds.
                 self._add(tap, "update_ratio", [moved(old, new) for old, new in zip(before, after, strict=True)])
 
+    def _units(self, tap: Tap, named: dict[str, Tensor]) -> Tensor | None:
+        """View a layer's weight as [N, G, units, inputs], its bias as a last column; None where no axis holds units."""
+        rows = unit_rows(self._stacked(named[tap.weight]), tap.module, tap.layer.role)
+        bias = named.get(f"{tap.layer.name}.bias")
+        if rows is None or bias is None:
+            return rows
+        return torch.cat([rows, self._stacked(bias).reshape(*rows.shape[:-1], 1)], dim=-1)
+
     def _stacked(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
         return tensor if self.part.stacked else tensor.unsqueeze(0)
@@ -189,6 +203,19 @@ def units_last(x: Tensor, tap: Tap) -> Tensor:
     if x.dim() > 3 and isinstance(tap.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         x = x.movedim(2, -1)
     return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def unit_rows(weight: Tensor, module: nn.Module, role: str) -> Tensor | None:
+    """View weights [N, …] as [N, G, units, inputs], groups of a convolution apart; None for other kinds of layers.
+
+    >>> unit_rows(torch.zeros(1, 4, 3, 3, 3), nn.Conv2d(6, 4, 3, groups=2), "hidden").shape
+    torch.Size([1, 2, 2, 27])
+    """
+    transposed = getattr(module, "transposed", False)
+    if role == "embedding" or transposed or weight.dim() < 3:
+        return None
+    groups = getattr(module, "lone_groups", getattr(module, "groups", 1)) if weight.dim() > 3 else 1
+    return weight.reshape(weight.shape[0], groups, weight.shape[1] // groups, -1)
 
 
 def moved(old: Tensor, new: Tensor) -> float:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from initlab.errors import UserError
 from initlab.fans import Block, Fans, Parameter, walk
+from initlab.fans.held import refuse_misfits
 
 LAYERS = (
     nn.Linear,
@@ -51,6 +52,11 @@ class Weight:
         """Fans that all blocks share, else None."""
         return self.blocks[0].fans if len({block.fans for block in self.blocks}) == 1 else None
 
+    @property
+    def is_projection(self) -> bool:
+        """Whether it is the q, k or v of an attention."""
+        return len(self.blocks) == 1 and self.blocks[0].label in ("q", "k", "v")
+
     def part(self, tensor: Tensor) -> Tensor:
         """Return the rows of the stored tensor (or of its gradient) that belong to this layer."""
         rows = self.blocks[0].rows if len(self.blocks) == 1 else None
@@ -87,12 +93,15 @@ def weights_of(module: nn.Module) -> list[Weight]:
     >>> [weight.layer for weight in weights_of(nn.MultiheadAttention(4, 2))]
     ['q', 'k', 'v', 'out_proj']
     """
+    refuse_misfits(module)
     parameters = list(walk(module))
     if not parameters:
         raise UserError(f"{type(module).__name__} has no parameters, so that there is nothing to diagnose.")
     for p in parameters:
         if p.kind == "lazy":
             raise UserError(f"{p.name} is lazy and has no shape yet: pass one batch through the module first.")
+        if p.kind in ("sparse", "expanded"):
+            raise UserError(f"{p.name} cannot be diagnosed: {p.refusal}.")
         if p.tensor.is_meta:
             raise UserError(f"{p.name} is on the meta device and has no values: call to_empty and initialize it first.")
     places = {plain_name(name): owner for name, owner in module.named_modules()}
@@ -115,6 +124,8 @@ def plain_name(name: str) -> str:
 
 def _weights(parameter: Parameter, siblings: list[Parameter]) -> Iterator[Weight]:
     p = parameter
+    if not p.tensor.numel():
+        return
     if p.kind == "unknown" and p.tensor.dim() >= 2:
         yield Weight(p.name, p.name, "unknown", p.tensor, p.owner)
     if not p.is_weight:
@@ -125,7 +136,7 @@ def _weights(parameter: Parameter, siblings: list[Parameter]) -> Iterator[Weight
     bias = next((b for b in siblings if b.owner is p.owner and b.name.rpartition(".")[2] == wanted), None)
     if attention:
         for block in p.blocks:
-            rows = next((b.rows for b in bias.blocks if b.label == block.label), None) if bias else None
+            rows = next((b.rows for b in bias.blocks if b.label == block.label), None) if bias is not None else None
             part = bias.tensor[rows] if bias is not None and rows is not None else None
             layer = f"{prefix}.{block.label}" if prefix else block.label
             yield Weight(p.name, layer, p.kind, p.tensor, p.owner, (block,), part)

@@ -27,6 +27,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from initlab.ensemble.operands import refuse_gaps, refuse_second, second_shape
+
 PROCESSOR = Path("/proc/cpuinfo")  # where Linux describes it
 BOUNDARY = 64  # bytes: a cache line, and the widest vector
 Call: TypeAlias = Callable[[], Any]
@@ -122,7 +124,7 @@ def environment(**values: str) -> Iterator[None]:
 def gemm(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Tensor:
     """Write a b, the one or the other turned, or add it to what is there; by OpenBLAS, of float32 matrices.
 
-    None of the three may have gaps: BLAS trusts its caller.
+    None of the three may have gaps. BLAS trusts its caller, so shapes are checked here: `operands` raises ValueError.
 
     >>> out, a = torch.ones(2, 2), torch.ones(2, 3)
     >>> sgemm() is None or gemm(out, a, a, turn_b=True, add=True).tolist() == [[4.0, 4.0], [4.0, 4.0]]
@@ -137,6 +139,7 @@ def bound(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool 
 
     The matrices must outlive the call.
     """
+    refuse_second(b, second_shape(out, a, turn_a, turn_b))
     call, several = sgemm(), sgemm_batch()
     assert call is not None
     if several is None or turn_b or not PIECE * b.numel() <= SMALL < len(out) * b.numel():
@@ -151,11 +154,13 @@ def awaiting(out: Tensor, a: Tensor, turn_b: bool = False, add: bool = False) ->
     >>> sgemm() is None or awaiting(out, a)(torch.ones(3, 2)) or out.tolist() == [[3.0, 3.0], [3.0, 3.0]]
     True
     """
+    wanted = second_shape(out, a, turn_b=turn_b)
     call, others = sgemm(), described(out, a, 0, turn_b=turn_b, add=add)
     assert call is not None
     second = others[SECOND]
 
     def multiply(b: Tensor) -> None:
+        refuse_second(b, wanted)
         second.value = b.data_ptr()
         call(*others)
 
@@ -213,6 +218,8 @@ def dot_product(x: Tensor, y: Tensor) -> Callable[[], float]:
     if x.dtype != torch.float32 or not x.is_cpu or not openblas_pays():
         x, y = x.view(-1), y.view(-1)
         return lambda: torch.dot(x, y).item()
+    refuse_gaps(x)
+    refuse_second(y.view(1, -1), x.view(1, -1).shape)
     whole, address = ctypes.c_int, ctypes.c_void_p
     function: Any = openblas().scipy_cblas_sdot
     function.argtypes, function.restype = [whole, address, whole, address, whole], ctypes.c_float
@@ -232,6 +239,8 @@ def row_sums(matrix: Tensor, out: Tensor) -> Call:
     """
     if matrix.dtype != torch.float32 or not matrix.is_cpu or not openblas_pays():
         return partial(torch.sum, matrix, 1, out=out)
+    refuse_gaps(matrix, dimensions=2)
+    refuse_second(out.view(1, -1), torch.Size((1, len(matrix))))
     whole, real, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
     function: Any = openblas().scipy_cblas_sgemv
     function.argtypes = [whole] * 4 + [real, address, whole, address, whole, real, address, whole]
@@ -257,7 +266,9 @@ def spread(column: Tensor, out: Tensor) -> Call:
         return partial(out.copy_, column.expand_as(out))
     call = sgemm()
     assert call is not None
-    return partial(call, *described(out, column, ones(out.shape[1]).data_ptr()))
+    row = ones(out.shape[1])
+    refuse_second(row[None], second_shape(out, column))
+    return partial(call, *described(out, column, row.data_ptr()))
 
 
 @cache

@@ -11,7 +11,7 @@ from initlab import data as datasets
 from initlab import models
 from initlab.activations import Activation, activation
 from initlab.config import Config
-from initlab.config.checks import OWN_SHAPE
+from initlab.config.checks import MOST, OWN_SHAPE
 from initlab.data import Dataset
 from initlab.errors import Impossible, UserError
 from initlab.experiment.start import model_options, procedure_of, shaped, start_
@@ -107,9 +107,25 @@ def impossible(config: Config) -> str | None:
         if config.model["name"] not in OWN_SHAPE:
             raise
         return None
+    if config.train.batch_size == 1 and refuses_one(module, data):
+        norm = "model.norm=batch" if config.model.get("norm") == "batch" else "batch normalization"
+        return f"{norm} cannot be with train.batch_size=1, which has no variance: say train.batch_size=2 or more."
     if (found := procedure_of(config)) is not None:
         return procedure_impossible(module, found, act=act or "linear")
     return find_impossible(module, **scheme_arguments(config, act))
+
+
+def refuses_one(module: nn.Module, data: Dataset) -> bool:
+    """Does a network, on the meta device, normalize over a batch that one sample has nothing to normalize in?"""
+    if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+        return False
+    try:
+        module.train()(torch.empty(1, *data.input_shape, device="meta"))
+    except ValueError as error:
+        return "more than 1 value per channel" in str(error)
+    except Exception:  # the user's own model may do without the meta device
+        return False
+    return False
 
 
 def make_network(config: Config, data: Dataset, act: Activation | None, device: torch.device) -> tuple[nn.Module, Any]:
@@ -131,6 +147,10 @@ def make_plan(configs: Sequence[Config], data: Dataset, act: Activation | None) 
             f"say train.batch_size={len(data.train_x)} or less."
         )
     steps = first.train.steps or max(math.ceil(first.train.epochs * per_epoch), 1)
+    if steps > MOST["train.steps"]:
+        raise UserError(
+            f"train.epochs={first.train.epochs:g} are {steps:.3g} updates: say {MOST['train.steps']:,} or fewer."
+        )
     loop_keys = ("name", "schedule", "warmup")
     return Plan(
         steps=steps,

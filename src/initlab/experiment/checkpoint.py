@@ -1,11 +1,17 @@
-"""A whole computation on disk: weights, optimizer, where the loop stands, and how long every file was."""
+"""A whole computation on disk: weights, optimizer, where the loop stands, and the checksum of every file.
 
+A checkpoint is an archive of torch's and a last line with the checksum of all its bytes: `torch.load` compares none,
+and a zip's own protect neither its headers nor its directory. The checkpoint before is kept beside the newest.
+"""
+
+import io
 import os
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +19,13 @@ from torch import Tensor, nn
 from initlab.config import Config
 from initlab.config.naming import digest
 from initlab.ensemble import Ensemble
-from initlab.records.files import door
+from initlab.records.files import door, make_directory, wait_for_disk
 from initlab.training import State, Stopped
 
-FORMAT = 3
+FORMAT = 4
+SEAL = "\ninitlab checkpoint of {:020d} bytes with CRC-32 {:08x}\n"
+SEAL_LENGTH = len(SEAL.format(0, 0))
+CHUNK = 2**20
 RECORDED = ("log", "train")  # not all of it is in a result's hash, but the files of one run must not mix two of them
 
 
@@ -30,8 +39,28 @@ def same_run(config: Config) -> list[Any]:
     return [digest(config), *(plain[key] for key in RECORDED)]
 
 
+def before(path: Path) -> Path:
+    """Return where the checkpoint before the newest is kept.
+
+    >>> before(Path("g0001.pt")).name
+    'g0001.before.pt'
+    """
+    return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
+def kept(path: Path) -> list[Path]:
+    """Return the checkpoints that there are, the newest first."""
+    return [each for each in (path, before(path)) if each.exists()]
+
+
+def forget(path: Path) -> None:
+    """Remove all checkpoints: nothing is left to go on from."""
+    for each in (path, before(path)):
+        each.unlink(missing_ok=True)
+
+
 def save(path: Path, ensemble: Ensemble, state: State, configs: Sequence[Config], members: list[dict]) -> None:
-    """Write a checkpoint beside, then rename it over the last one.
+    """Write a checkpoint, durably: beside first, then renamed; the last one becomes the one before.
 
     Arguments: `members` are what each member keeps of its own, in plain values.
 
@@ -46,19 +75,57 @@ def save(path: Path, ensemble: Ensemble, state: State, configs: Sequence[Config]
         "networks": [saved(network, state.slots.get(m, {})) for m, network in enumerate(ensemble.networks)],
         "members": members,
     }
+    write(path, payload)
+
+
+def write(path: Path, payload: dict[str, Any]) -> None:
+    """Write what `load` reads, as `save` does."""
     beside = path.with_name(f".{path.name}.tmp")
     with door(path.parent):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             with open(beside, "wb") as file:
-                torch.save(payload, file)
+                counted = Counted(file)
+                torch.save(payload, cast(IO[bytes], counted))
+                file.write(SEAL.format(counted.size, counted.crc32).encode())
+            wait_for_disk(beside)
+            if path.exists():
+                os.replace(path, before(path))
             os.replace(beside, path)
+            wait_for_disk(path.parent)
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
                 beside.unlink()
             # torch reports a disk that fills up as an error of its own archive.
             cause = error if isinstance(error, OSError) else error.__context__
             raise cause if isinstance(cause, OSError) else error from None
+
+
+class Counted(io.BufferedIOBase):
+    """A file to write into that counts its bytes and computes their CRC-32."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.size, self.crc32 = file, 0, 0
+
+    def write(self, data: Any) -> int:
+        """Write, and count."""
+        written = self.file.write(data)
+        self.size, self.crc32 = self.size + written, zlib.crc32(data, self.crc32)
+        return written
+
+
+def check(path: Path) -> None:
+    """Raise Unusable unless a checkpoint still holds what was written into it."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END) - SEAL_LENGTH
+        file.seek(max(size, 0))
+        seal = file.read()
+        file.seek(0)
+        crc32, left = 0, size
+        while left > 0 and (data := file.read(min(CHUNK, left))):
+            crc32, left = zlib.crc32(data, crc32), left - len(data)
+    if seal != SEAL.format(size, crc32).encode():
+        raise Unusable("it was changed or cut short after it was written")
 
 
 def saved(network: nn.Module, slots: dict[str, list[Tensor]]) -> dict[str, Any]:
@@ -106,6 +173,7 @@ def load(path: Path, configs: Sequence[Config]) -> Checkpoint:
     Raises Unusable when the file is damaged, of another version, or of other runs.
     """
     try:
+        check(path)
         payload = torch.load(path, map_location="cpu", weights_only=True)
         if payload["format"] != FORMAT:
             raise Unusable(f"it has format {payload['format']}, this version writes {FORMAT}")

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from initlab.config import Config
-from initlab.config.naming import digest
+from initlab.config.naming import digest, is_incidental
 from initlab.diagnostics import HistogramKey
 from initlab.experiment.forecast import Forecast, Row
 from initlab.histograms import Histogram
 from initlab.initialize import fingerprint
+from initlab.names import option_name
 from initlab.records import RunWriter
-from initlab.records.files import replace
 from initlab.training import Stopped
 
 LAST = 50  # training steps; the mean of what is logged of them is the final training loss and accuracy
@@ -52,10 +52,10 @@ class Member:
         self.writer.log(f"{len(rows)} parameters initialized by {self.config.init['name']} on {device}")
         self.fingerprint = fingerprint(module)
         if self.config.train.save:
-            save_weights(module.state_dict(), self.directory / "weights-0.safetensors")
+            self.keep_weights("weights-0.safetensors", module.state_dict())
 
     def kept(self) -> dict[str, Any]:
-        """Return, in plain values, what a checkpoint keeps of this member beside tensors; its files are flushed."""
+        """Return, in plain values, what a checkpoint keeps of this member beside tensors; its files are on the disk."""
         return {
             "step": self.step,
             "latest": dict(self.latest),
@@ -63,15 +63,18 @@ class Member:
             "seconds": time.monotonic() - self.started,
             "fingerprint": self.fingerprint,
             "trainable_depth": self.trainable_depth,
-            "files": self.writer.position(),
+            "position": self.writer.position(),
         }
 
     def resume(self, kept: dict[str, Any], stopped: Stopped | None) -> None:
-        """Go on from a checkpoint: the files are cut back to it.
+        """Go on from a checkpoint: the files are cut back to it, and the configuration is written again.
 
-        Raises UserError when a file is shorter than the checkpoint knows it.
+        Raises UserError when a table is not what the checkpoint knows.
         """
-        self.writer = RunWriter.resume(self.directory, kept["files"], tensorboard=self.config.log.tensorboard)
+        plain, view = self.config.plain(), self.config.log.tensorboard
+        self.writer = RunWriter.resume(
+            self.directory, kept["position"], plain, may_differ=is_incidental, tensorboard=view
+        )
         self.started = time.monotonic() - kept["seconds"]
         self.step, self.latest, self.fingerprint = kept["step"], dict(kept["latest"]), kept["fingerprint"]
         self.trainable_depth = kept.get("trainable_depth")
@@ -108,8 +111,16 @@ class Member:
             self.writer.scalars(step, values)
             self.writer.log(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
 
-    def finish(self, steps: int, weights: Mapping[str, Tensor]) -> None:
-        """Write the summary: the run is over, `weights` and buffers are what it ended with."""
+    def keep_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        """Write weights and buffers as safetensors, whole or not at all."""
+        from safetensors.torch import save
+
+        # Copies: tied weights share memory, which the format does not know.
+        copies = {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}
+        self.writer.whole(name, save(copies))
+
+    def finish(self, steps: int) -> None:
+        """Write the summary: the run is over."""
         bad = self.stopped if self.stopped is not None and self.stopped.reason == "diverged" else None
         facts = {
             "steps": steps if self.stopped is None else self.stopped.updates,
@@ -125,8 +136,6 @@ class Member:
             facts["trainable_depth"] = self.trainable_depth
         if bad:
             self.writer.log(f"diverged at step {bad.step}, first in {bad.layer}")
-        if self.config.train.save:
-            save_weights(weights, self.directory / "weights-end.safetensors")
         self.close("diverged" if bad else "completed", facts)
 
     def fail(self, trace: str) -> None:
@@ -164,14 +173,6 @@ def hparams(plain: dict[str, Any]) -> dict[str, Any]:
     def value(key: str) -> Any:
         group, _, leaf = key.partition(".")
         found = plain[group][leaf] if leaf else plain[group]
-        return found["name"] if isinstance(found, dict) else found
+        return option_name(found) if isinstance(found, dict) else found
 
     return {key: value(key) for key in HPARAMS}
-
-
-def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights and buffers as safetensors, whole or not at all."""
-    from safetensors.torch import save
-
-    # Copies: tied weights share memory, which the format does not know.
-    replace(path, save({name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}))

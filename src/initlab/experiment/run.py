@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from initlab.experiment.build import build_module, load_data, make_network, make
 from initlab.experiment.forecast import forecasts
 from initlab.experiment.member import Member, record_failure
 from initlab.experiment.start import rate_factors
+from initlab.records import environment
+from initlab.records.files import side_by_side
+from initlab.records.mend import lost
 from initlab.training import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped, train
 
 Watch = Callable[[dict[str, Any]], None]
@@ -28,12 +31,14 @@ CHECKPOINT_SHARE = 20  # a checkpoint that took a second is followed by at least
 class Keeping:
     """Where a computation keeps its checkpoint, how often in seconds, and how it hears that it should stop.
 
-    `stop()` returns the number of the signal once there was one, else 0.
+    `stop()` returns the number of the signal once there was one, else 0. `remarks` are about what was damaged: those
+    that are there when the computation begins are written into the log of every run, and what it finds is added.
     """
 
     path: Path
     every: float = 60.0
     stop: Callable[[], int] = lambda: 0
+    remarks: list[str] = field(default_factory=list)
 
 
 def run(
@@ -61,10 +66,12 @@ def run(
     plan = make_plan(configs, data, act)
     members: list[Member] = []
     try:
-        if keeping is not None and keeping.path.exists():
-            ensemble, state = resumed(configs, directories, members, keeping.path, data, device)
+        if keeping is not None and checkpoint.kept(keeping.path):
+            ensemble, state = resumed(configs, directories, members, keeping, data, device)
         else:
             ensemble, state = begun(configs, directories, members, data, device)
+        if keeping is not None:
+            note(keeping.remarks, members)
         factors = tuple(rate_factors(c, net) for c, net in zip(configs, ensemble.networks, strict=True))
         plan = replace(plan, factors=factors if any(factors) else ())
         if state.step == 0:
@@ -79,6 +86,14 @@ def run(
             return [record_failure(first, directories[0], traceback.format_exc())]
         members[0].fail(traceback.format_exc())
     return [member.summary for member in members]
+
+
+def note(remarks: list[str], members: list[Member]) -> None:
+    """Write remarks about damage into the logs, and add what the runs themselves had to write again."""
+    for member in members:
+        for remark in remarks:
+            member.writer.log(remark)
+    remarks += [sentence for member in members for sentence in member.writer.mended]
 
 
 def begun(
@@ -98,12 +113,12 @@ def resumed(
     configs: Sequence[Config],
     directories: Sequence[Path],
     members: list[Member],
-    path: Path,
+    keeping: Keeping,
     data: Dataset,
     device: torch.device,
 ) -> tuple[Ensemble, State]:
     """Read a checkpoint: networks, the loop's state and every member as they were, files cut back to it."""
-    saved = checkpoint.load(path, configs)
+    saved = newest(keeping, configs, directories)
     act = pick_activation(configs[0])
     modules = []
     for k, config in enumerate(configs):
@@ -113,13 +128,33 @@ def resumed(
     ensemble = stack(modules)
     state = saved.state_for(ensemble)
     for k, (config, directory) in enumerate(zip(configs, directories, strict=True)):
-        member = Member(config, directory, data.classes)
-        try:
-            member.resume(saved.members[k], saved.stopped.get(k))
-        except UserError as error:
-            raise checkpoint.Unusable(str(error)) from error
-        members.append(member)
+        members.append(Member(config, directory, data.classes))
+        members[-1].resume(saved.members[k], saved.stopped.get(k))
     return ensemble, state
+
+
+def newest(keeping: Keeping, configs: Sequence[Config], directories: Sequence[Path]) -> checkpoint.Checkpoint:
+    """Return the newest checkpoint that is undamaged and whose runs still have the tables that it knows.
+
+    Raises Unusable when there is none.
+    """
+    reasons: list[str] = []
+    for path in checkpoint.kept(keeping.path):
+        try:
+            saved = checkpoint.load(path, configs)
+            for directory, member in zip(directories, saved.members, strict=True):
+                if found := lost(directory, member["position"]):
+                    raise checkpoint.Unusable(f"in {directory.name}, {found}")
+        except checkpoint.Unusable as reason:
+            reasons.append(str(reason))
+            continue
+        if reasons:
+            # The next checkpoint must not keep the damaged one as the one before.
+            keeping.path.unlink()
+            instead = f"the one before goes on at step {saved.state['step']}"
+            keeping.remarks.append(f"the newest checkpoint is not used: {reasons[0]}; {instead}")
+        return saved
+    raise checkpoint.Unusable("; ".join(dict.fromkeys(reasons)))
 
 
 def follow(
@@ -133,7 +168,7 @@ def follow(
 ) -> None:
     """Train, and hand every event to the members it is about; keep checkpoints on the way."""
     due = time.monotonic() + (keeping.every if keeping else 0.0)
-    kept = keeping is not None and keeping.path.exists()
+    kept = keeping is not None and bool(checkpoint.kept(keeping.path))
     for event in train(ensemble, data, plan, state):
         hand_out(event, members)
         if keeping is not None and isinstance(event, Pause):
@@ -148,15 +183,19 @@ def follow(
         if watch is not None:
             watch(progress(plan, members))
     if keeping is not None and kept:
-        # Summaries are written one after another: whoever dies between two of them goes on from the very end.
+        # Summaries are written one after another: a launch that dies between two of them goes on from the very end.
         keep(keeping, ensemble, state, members)
     for member, network in zip(members, ensemble.networks, strict=True):
-        member.finish(plan.steps, {name: value.detach() for name, value in network.state_dict().items()})
+        if member.config.train.save:
+            member.keep_weights("weights-end.safetensors", network.state_dict())
+    environment()  # cached from now on: the threads must not all ask for it
+    side_by_side(lambda member: member.finish(plan.steps), members)
 
 
 def keep(keeping: Keeping, ensemble: Ensemble, state: State, members: list[Member]) -> None:
-    """Write a checkpoint; the files are flushed before, so that none is shorter than it says."""
-    checkpoint.save(keeping.path, ensemble, state, [m.config for m in members], [m.kept() for m in members])
+    """Write a checkpoint; the files are on the disk before, so that none is shorter than it says."""
+    kept = side_by_side(lambda member: member.kept(), members)
+    checkpoint.save(keeping.path, ensemble, state, [m.config for m in members], kept)
 
 
 def hand_out(event: Event, members: list[Member]) -> None:

@@ -10,9 +10,9 @@ from initlab.config import Config
 from initlab.data import Dataset
 from initlab.errors import Impossible
 from initlab.initialize import initialize_ as fill_
-from initlab.initialize import stream
 from initlab.models import MODELS
 from initlab.procedures import PROCEDURES, Procedure, initialize_, rates
+from initlab.randomness import generator
 
 OWN_KEYS = ("name", "gain", "sigma_b")
 
@@ -71,7 +71,7 @@ def start_(module: nn.Module, config: Config, data: Dataset, arguments: dict[str
     given: dict[str, Any] = {}
     if "data" in found.needs:
         count = min(int(found.parameters["batch"]), len(data.train_x))
-        index = torch.randperm(len(data.train_x), generator=stream(config.seed, "batch"))[:count]
+        index = torch.randperm(len(data.train_x), generator=generator("procedure batch", config.seed))[:count]
         dtype = next(module.parameters()).dtype
         index = index.to(data.train_x.device)
         given["inputs"] = data.prepare(data.train_x[index], dtype).cpu()

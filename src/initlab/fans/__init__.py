@@ -11,9 +11,10 @@ input unit feeds only 1/stride of those; a strided transposed convolution counts
 otherwise its output's variance would be wrong by the stride. An embedding looks one row up: `fan_in = 1`.
 """
 
-from .kinds import NORMS, cell
+from .kinds import NORMS
 from .records import REFUSED_KINDS, TABLE_KINDS, WEIGHT_KINDS, Block, Fans, Held, Parameter
 from .shapes import NAMED, table
+from .sizes import cell
 from .tree import Part, canonical_names, modules_of, parameters_of, walk
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,24 @@ from .held import held_weights, holds_weights
 from .named import named_kind
 from .records import Block, Fans
 from .shapes import bias, dense, embedding, packed, packed_bias
+from .sizes import GATES, RECURRENT_NAME, cell, doubts
+from .storage import without_memory
 
 Shapes = Mapping[str, torch.Size]
-Family = Mapping[str, tuple[str, tuple[Block, ...]]]
+Family = Mapping[str, tuple[str, tuple[Block, ...]] | tuple[str, tuple[Block, ...], float]]
 
 
 class Described(NamedTuple):
-    """What `owner` keeps under a name: kind, blocks, the constant it starts from, and why it cannot be written."""
+    """What `owner` keeps under a name: kind, blocks, the constant it starts from, why it cannot be written.
+
+    `doubt`: why its class is not believed, so that the kind is unknown.
+    """
 
     kind: str
     blocks: tuple[Block, ...] = ()
     start: float = 0.0
     refusal: str = ""
+    doubt: str = ""
 
 
 def describe(owner: nn.Module, name: str, tensor: Tensor, called: str = "") -> Described:
@@ -33,24 +39,33 @@ def describe(owner: nn.Module, name: str, tensor: Tensor, called: str = "") -> D
     if type(tensor).__name__ == "FlatParameter":
         remedy = "initialize the module before it is wrapped, or shard it with fully_shard"
         return Described("flattened", refusal=f"it is several parameters flattened into one: {remedy}")
+    if (unusual := without_memory(tensor)) is not None:
+        return Described(unusual[0], refusal=unusual[1])
     found = _known(owner, name, tensor, called)
-    if _is_quantized(tensor, found.kind):
+    if _is_quantized(tensor, "doubted" if found.doubt else found.kind):
         remedy = "initialize the module before it is quantized"
         return Described("quantized", refusal=f"it is quantized ({_dtype(tensor)}), codes without a law: {remedy}")
     return found
 
 
 def _known(owner: nn.Module, name: str, tensor: Tensor, called: str) -> Described:
-    if isinstance(owner, NORMS):
-        return Described("norm_shift") if name == "bias" else Described("norm_scale", start=1.0)
-    if isinstance(owner, nn.PReLU):
-        return Described("activation", start=float(owner.init))
     for known, family in _FAMILIES:
         if known(owner):
-            found = family(owner, _shapes(owner), called).get(name)
-            return Described("unknown") if found is None else Described(*found)
+            return _believed(owner, name, family, called)
     named = named_kind(owner, name, tensor)
     return Described("unknown") if named is None else Described(*named)
+
+
+def _believed(owner: nn.Module, name: str, family: "_Reader", called: str) -> Described:
+    shapes = _shapes(owner)
+    doubted = doubts(owner, shapes)
+    if name in doubted:
+        return Described("unknown", doubt=doubted[name])
+    found = family(owner, {own: shape for own, shape in shapes.items() if own not in doubted}, called).get(name)
+    if found is not None:
+        return Described(*found)
+    # A bias whose weight is doubted has no fans either.
+    return Described("unknown", doubt=next(iter(doubted.values()), ""))
 
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -73,7 +88,8 @@ def _dtype(tensor: Tensor) -> str:
 
 def _shapes(owner: nn.Module) -> dict[str, torch.Size]:
     # Through `_parameters`: the attribute of a parametrized weight would compute it.
-    shapes = {name: tensor.shape for name, tensor in owner._parameters.items() if tensor is not None}
+    plain = {name: t for name, t in owner._parameters.items() if t is not None and not (is_lazy(t) or t.is_nested)}
+    shapes = {name: tensor.shape for name, tensor in plain.items()}
     if holds_weights(owner):
         shapes |= {name: example.shape for name, _, example, _ in held_weights(owner)}
     return shapes
@@ -142,7 +158,7 @@ def _attention(owner: nn.Module, shapes: Shapes, called: str) -> Family:
     if "in_proj_weight" in shapes:
         blocks = packed(shapes["in_proj_weight"])
         family = {"in_proj_weight": ("packed", blocks), "in_proj_bias": ("bias", packed_bias(blocks))}
-    elif "q_proj_weight" in shapes:
+    elif all(f"{label}_proj_weight" in shapes for label in "qkv"):
         parts = [(label, dense(shapes[f"{label}_proj_weight"])[0]) for label in "qkv"]
         blocks = tuple(block._replace(label=label) for label, block in parts)
         family = {f"{block.label}_proj_weight": ("dense", (block,)) for block in blocks}
@@ -153,25 +169,14 @@ def _attention(owner: nn.Module, shapes: Shapes, called: str) -> Family:
     return family
 
 
-GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("h",)}
-"""Gates of torch's recurrent layers in the order of their rows: input, forget, cell, output; reset, update, new."""
-
-
-def cell(owner: nn.Module) -> str:
-    """Return LSTM, GRU or RNN of a recurrent layer or cell.
-
-    >>> cell(nn.GRUCell(1, 1)), cell(nn.RNN(1, 1))
-    ('GRU', 'RNN')
-    """
-    return str(getattr(owner, "mode", type(owner).__name__)).partition("_")[0].removesuffix("Cell")
-
-
 def _recurrent(owner: nn.Module, shapes: Shapes, called: str) -> Family:
     family: dict[str, tuple[str, tuple[Block, ...]]] = {}
     for name, shape in shapes.items():
+        if not RECURRENT_NAME.fullmatch(name):
+            continue
         if name.startswith("weight_hr"):
             family[name] = ("dense", dense(shape))
-        elif name.startswith("weight_"):
+        else:
             blocks = packed(shape, GATES[cell(owner)])
             family[name] = ("packed", blocks)
             family[name.replace("weight", "bias")] = ("bias", packed_bias(blocks))
@@ -187,7 +192,21 @@ def _called(name: str, *needs: str) -> Callable[[nn.Module], bool]:
     return lambda owner: type(owner).__name__ == name and all(hasattr(owner, need) for need in needs)
 
 
-_FAMILIES: tuple[tuple[Callable[[nn.Module], bool], Callable[[nn.Module, Shapes, str], Family]], ...] = (
+def _norm(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+    kinds: Family = {"weight": ("norm_scale", (), 1.0), "bias": ("norm_shift", ())}
+    return {name: described for name, described in kinds.items() if name in shapes}
+
+
+def _prelu(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+    start = getattr(owner, "init", 0.25)
+    return {"weight": ("activation", (), float(start))} if "weight" in shapes else {}
+
+
+_Reader: TypeAlias = Callable[[nn.Module, Shapes, str], Family]
+
+_FAMILIES: tuple[tuple[Callable[[nn.Module], bool], _Reader], ...] = (
+    (_is(*NORMS), _norm),
+    (_is(nn.PReLU), _prelu),
     (_is(nn.Linear), _dense),
     (_is(nn.modules.conv._ConvNd), _conv),
     (_called("DeformConv2d", "groups", "stride"), _conv),

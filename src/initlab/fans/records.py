@@ -13,7 +13,7 @@ WEIGHT_KINDS = ("dense", "conv", "transposed_conv", "bilinear", "packed", "embed
 TABLE_KINDS = ("token", "position", "relative_position")
 """Kinds that are added to a signal rather than multiplied with it: they have a small law of their own."""
 
-REFUSED_KINDS = ("lazy", "parametrized", "quantized", "flattened")
+REFUSED_KINDS = ("lazy", "parametrized", "quantized", "flattened", "sparse", "expanded")
 """Kinds that cannot be written as they are; `Parameter.refusal` says why and what to do."""
 
 
@@ -82,8 +82,8 @@ class Parameter(NamedTuple):
     Attributes:
         name: canonical: wrappers' prefixes (`module.`, `_orig_mod.`) are stripped.
         kind: dense, conv, transposed_conv, bilinear, packed, embedding; bias, norm_scale, norm_shift, activation,
-            layer_scale, temperature; token, position, relative_position; lazy, parametrized, quantized, flattened;
-            unknown.
+            layer_scale, temperature; token, position, relative_position; lazy, parametrized, quantized, flattened,
+            sparse, expanded; unknown.
         tensor: the parameter itself; of a held weight, one of its shape and dtype.
         owner: the module it belongs to.
         blocks: matrix-like parts of a weight; of a bias, its parts with the fans of the weights they go with.
@@ -91,6 +91,7 @@ class Parameter(NamedTuple):
         aliases: canonical names of other places the same parameter stands at (tied weights).
         held: how other parameters hold it, or None for an ordinary parameter.
         refusal: why it cannot be written and what to do, or "".
+        doubt: why its module's class is not believed, so that its kind is unknown, or "".
     """
 
     name: str
@@ -102,6 +103,7 @@ class Parameter(NamedTuple):
     aliases: tuple[str, ...] = ()
     held: Held | None = None
     refusal: str = ""
+    doubt: str = ""
 
     def __repr__(self) -> str:
         aliases = f", aliases={self.aliases}" if self.aliases else ""
@@ -110,7 +112,7 @@ class Parameter(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape as stored; of a sharded parameter, of the whole."""
-        return tuple(self.tensor.shape)
+        return () if self.tensor.is_nested else tuple(self.tensor.shape)
 
     @property
     def layer(self) -> str:

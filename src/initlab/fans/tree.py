@@ -121,9 +121,8 @@ def _parameter(places: list[_Place]) -> Parameter:
     if first.refusal:
         return Parameter(name, "parametrized", first.tensor, first.owner, aliases=aliases, refusal=first.refusal)
     found = describe(first.owner, first.own, first.tensor, first.prefix.rpartition(".")[2])
-    return Parameter(
-        name, found.kind, first.tensor, first.owner, found.blocks, found.start, aliases, first.held, found.refusal
-    )
+    own = (name, found.kind, first.tensor, first.owner, found.blocks, found.start)
+    return Parameter(*own, aliases, first.held, found.refusal, found.doubt)
 
 
 def _renamed(parameters: list[Parameter], kinds: Mapping[str, str]) -> Iterator[Parameter]:

@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 
 from initlab.errors import UserError
 from initlab.fans import Block, Parameter
+from initlab.randomness import generator as keyed
 from initlab.schemes import SCHEMES, Scheme
 
 from .gates import fill_gates
@@ -90,7 +91,7 @@ def draw(task: Task, seed: int, out: Tensor | None = None) -> Tensor:
         elif task.scheme is not None:
             _weight(task, task.scheme, out, generator)
         if task.gates:
-            fill_gates(parameter, out, task.gates, stream(seed, f"{parameter.name}/gates"))
+            fill_gates(parameter, out, task.gates, keyed("gates", seed, parameter.name))
     return out
 
 

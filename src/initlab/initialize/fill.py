@@ -106,6 +106,7 @@ def initialize_(
             tasks = plan(module, wanted) if meta else tasks
             drawn = [rehearse(task, seed) for task in tasks]
     rows = frame_of(tasks)  # before the draws: a hundred megabytes of them leave the processor's caches cold
+    _refuse_unheld(tasks, rows)
     if not dry_run:
         _reset_statistics(tasks.parts, wanted)
         # Constants first: between draws each would wait for the memory of its own.
@@ -131,11 +132,12 @@ def _device(device: torch.device | str | None) -> torch.device:
 
 def _check(tasks: Plan, strict: bool, meta: bool) -> None:
     for task in tasks:
-        name = task.parameter.name
+        name, doubt = task.parameter.name, task.parameter.doubt
         if strict and task.rule == "left":
+            why = f" ({doubt})" if doubt else ""
             raise UserError(
-                f"{name} is of a kind initlab does not know: name it in kinds=, give it a rule of its own, leave it "
-                "out with skip=, or strict=False."
+                f"{name} is of a kind initlab does not know{why}: name it in kinds=, give it a rule of its own, leave "
+                "it out with skip=, or strict=False."
             )
         if strict and task.rule == "unmatched":
             raise UserError(f"{name} matches no rule: add '*' as the last one, skip= it, or strict=False.")
@@ -145,7 +147,24 @@ def _check(tasks: Plan, strict: bool, meta: bool) -> None:
             )
 
 
+def _refuse_unheld(tasks: Plan, rows: pd.DataFrame) -> None:
+    # Weights that are promised to vary, or not to be 0, and would be 0 or infinite in their own type.
+    for task, mean, std in zip(tasks, rows["promised_mean"], rows["promised_std"], strict=True):
+        kind = task.parameter.tensor.dtype
+        if not (task.writes and kind.is_floating_point):
+            continue
+        least, most = torch.finfo(kind).smallest_normal, torch.finfo(kind).max
+        for word, value in (("a mean", mean), ("a standard deviation", std)):
+            if value == value and value and not least <= abs(value) <= most:
+                raise UserError(
+                    f"{task.parameter.name} would have {word} of {value:g}, which {str(kind).removeprefix('torch.')} "
+                    "does not hold: choose another init.gain, or other keys of the scheme."
+                )
+
+
 def _reset_statistics(parts: Sequence[Part], wanted: Request) -> None:
     for name, owner in parts:
-        if isinstance(owner, nn.modules.batchnorm._NormBase) and wanted.means(f"{name}.running_mean"):
+        if not isinstance(owner, nn.modules.batchnorm._NormBase) or owner._buffers.get("running_mean") is None:
+            continue
+        if getattr(owner, "track_running_stats", False) and wanted.means(f"{name}.running_mean"):
             owner.reset_running_stats()

@@ -194,9 +194,10 @@ def _decided(parameter: Parameter, rule: Rule, layer: WeightLayer | None, wanted
     dtype = parameter.tensor.dtype
     if parameter.kind == "unknown" or not (dtype.is_floating_point or dtype.is_complex):
         if rule.own:
+            why = f" ({parameter.doubt})" if parameter.doubt else ""
             raise UserError(
-                f"init={scheme.name} needs fans and {parameter.name} is of no kind that initlab knows: say what it is "
-                f"with kinds={{{parameter.name!r}: 'dense'}}, or choose normal, uniform, constant or zeros."
+                f"init={scheme.name} needs fans and {parameter.name} is of no kind that initlab knows{why}: say what "
+                f"it is with kinds={{{parameter.name!r}: 'dense'}}, or choose normal, uniform, constant or zeros."
             )
         return Task(parameter, "left", glob=rule.glob)
     if parameter.kind == "bias":

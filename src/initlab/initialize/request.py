@@ -11,6 +11,7 @@ from torch import nn
 from initlab.activations import Activation, activation
 from initlab.errors import Impossible, UserError, nearest
 from initlab.fans import Parameter
+from initlab.rounding import in_single, outside
 from initlab.schemes import Scheme
 from initlab.schemes import scheme as find_scheme
 from initlab.theory.gains import derived_gain
@@ -132,6 +133,8 @@ def request(
 def _sigma_b(sigma_b: Any) -> float:
     if isinstance(sigma_b, bool) or not isinstance(sigma_b, (int, float)) or not 0 <= sigma_b < float("inf"):
         raise UserError(f"init.sigma_b={sigma_b} must be a standard deviation: 0 or a positive number.")
+    if not in_single(sigma_b):
+        raise UserError(f"init.sigma_b={sigma_b} cannot be: {outside(sigma_b)}.")
     return float(sigma_b)
 
 

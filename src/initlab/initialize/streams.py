@@ -2,24 +2,20 @@
 
 import hashlib
 from collections.abc import Mapping
-from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from initlab.errors import whole_seed
 from initlab.fans import canonical_names
+from initlab.randomness import WORDS, generator
 
-WORDS = 624
-"""32-bit words in the state of the Mersenne Twister MT19937, torch's CPU generator."""
+__all__ = ["WORDS", "fingerprint", "stream"]
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """Return the CPU generator of one parameter: all 19,968 bits of its state are SHAKE-256 of (seed, name).
+    """Return the CPU generator of one parameter, keyed by (seed, name): see `initlab.randomness.generator`.
 
-    So the draws for `hidden.3.weight` depend on nothing but the seed and that name, and two keys share a stream with
-    probability 2⁻¹⁹⁹⁶⁸; `manual_seed` would keep 32 bits of the key, and two of 80,000 streams be equal.
+    So the draws for `hidden.3.weight` depend on nothing but the seed and that name.
 
     Args:
         seed: the init seed, a whole number from 0 to 2⁶³ − 1.
@@ -32,33 +28,7 @@ def stream(seed: int, name: str) -> torch.Generator:
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
     True
     """
-    digest = hashlib.shake_256(f"{whole_seed(seed)}/{name}".encode("utf-8", "surrogatepass")).digest(8 + 4 * WORDS)
-    state = _template().copy()
-    state[0] = np.frombuffer(digest, "<u8", 1)[0]
-    state[3 : 3 + WORDS] = np.frombuffer(digest, "<u4", WORDS, offset=8)
-    generator = torch.Generator(device="cpu")
-    generator.set_state(torch.from_numpy(state.view(np.uint8)))
-    return generator
-
-
-@cache
-def _template() -> np.ndarray:
-    # torch documents no layout: seed; left and seeded; next; 624 words in 64 bits each; a cached normal. A generator
-    # seeded the ordinary way must show the twister's own initial words there, or nothing here can be trusted.
-    seed, word = 5489, 5489
-    expected = []
-    for index in range(WORDS):
-        word = seed if index == 0 else (1812433253 * (word ^ (word >> 30)) + index) & 0xFFFFFFFF
-        expected.append(word)
-    generator = torch.Generator(device="cpu")
-    generator.manual_seed(seed)
-    state = generator.get_state().numpy().view(np.uint64)
-    if state.size < 3 + WORDS or state[0] != seed or state[3 : 3 + WORDS].tolist() != expected:
-        raise RuntimeError(
-            f"torch {torch.__version__} lays out the state of its CPU generator in a way that initlab does not know: "
-            "its streams cannot be keyed; use a torch version that initlab was tested with."
-        )
-    return state
+    return generator("weights", seed, name)
 
 
 def fingerprint(values: "nn.Module | Mapping[str, Tensor] | Tensor") -> str:

@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from initlab import forked, nursery
 from initlab.collector import modules_loading
 from initlab.config.errors import translated
-from initlab.config.grid import expand
+from initlab.config.grid import expand, usual
 from initlab.errors import UserError
 from initlab.launcher.jobs import Job, compose_jobs, renumbered
 from initlab.launcher.replay import replay
@@ -37,10 +37,7 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     with translated():
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
         assert isinstance(grids, list)
-        params = sweeper.params or {}
-        if not isinstance(params, Mapping) or not all(isinstance(value, str) for value in params.values()):
-            raise UserError(f"hydra.sweeper.params={params} must map keys to texts, as in seed: 0,1 in an experiment.")
-        texts = expand(context.config_loader, arguments, params, grids)
+        texts = expand(context.config_loader, arguments, sweeper.params or {}, grids, usual(master))
     compose = partial(compose_jobs, context, master, texts, 0)
     with started_early(sweeper.launcher, master, len(texts), compose) as composed:
         with translated():
@@ -77,7 +74,8 @@ def started_early(
         forked.aside(compose) if once else nullcontext(compose) as composed,
     ):
         if beside and not once:
-            nursery.nursery()
+            with suppress(nursery.NoProcess):  # the sweep will say so
+                nursery.nursery()
         # With threads of its own for numpy this process could be copied no more.
         with env_override({"OPENBLAS_NUM_THREADS": "1"} if once else {}), modules_loading():
             from initlab.sweep import How
@@ -86,7 +84,8 @@ def started_early(
 
         if once:
             # Before anything is computed or a card is looked at: what a card was told does not survive copying.
-            nursery.nursery(here=True).call("initlab.sweep.executors.serve:one_thread")
+            with suppress(nursery.NoProcess):
+                nursery.nursery(here=True).call("initlab.sweep.executors.serve:one_thread")
         steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
         each = PER_EPOCH * epochs if steps is None else steps
         # What is no number is told when the jobs are composed.
@@ -110,13 +109,16 @@ def reading(master: DictConfig) -> Iterator[None]:
         yield
         return
     thread = threading.Thread(target=read_ahead, kwargs=given)
-    thread.start()
+    with suppress(RuntimeError):  # the system allows no further thread: they are read when they are needed
+        thread.start()
     if forked.can_copy():
-        nursery.nursery().call("initlab.data:read_ahead", **given)
+        with suppress(nursery.NoProcess):
+            nursery.nursery().call("initlab.data:read_ahead", **given)
     try:
         yield
     finally:
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: Mapping[str, Any]) -> list[JobReturn]:

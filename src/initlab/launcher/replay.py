@@ -71,7 +71,7 @@ def replay(
 
 def returned(composed: DictConfig, summary: dict[str, Any]) -> JobReturn:
     """Return what `run_job` returns of a job, its configurations aside."""
-    found = JobReturn(overrides=list(composed.hydra.overrides.task), working_dir=str(Path.cwd()))
+    found = JobReturn(overrides=list(composed.hydra.overrides.task), working_dir=str(composed.hydra.runtime.cwd))
     found.task_name, found.status = JobRuntime.instance().get("name"), JobStatus.COMPLETED
     found.return_value = summary
     if summary["status"] == "failed":
@@ -135,8 +135,11 @@ def hydra_files(composed: DictConfig) -> dict[str, str]:
 
 def dumped(value: Any) -> str:
     """Return YAML as `OmegaConf.to_yaml` writes it, by the C library where PyYAML has it: in a sixth of the time."""
-    text: str = yaml.dump(value, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=QuickDumper)
-    return text
+    how: dict[str, Any] = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
+    try:
+        return str(yaml.dump(value, Dumper=QuickDumper, **how))
+    except UnicodeEncodeError:  # half a letter of a file's name, which the C library cannot escape
+        return str(yaml.dump(value, Dumper=get_omega_conf_dumper(), **how))
 
 
 class QuickDumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]

@@ -18,6 +18,7 @@ from initlab.models.layers import Dropout, WeightLayer
 from initlab.models.plain import cnn, mlp
 from initlab.models.residual import resmlp, resnet
 from initlab.models.transformer import gpt, vit
+from initlab.names import is_own
 
 __all__ = ["MODELS", "Dropout", "Model", "WeightLayer", "build"]
 
@@ -86,6 +87,8 @@ def build(
     >>> [layer.name for layer in net.weight_layers]
     ['hidden.0', 'hidden.1', 'readout']
     """
+    if is_own(name):
+        name, options = "custom", {"target": name, **options}
     if name not in MODELS:
         raise UserError(f"model={name!r} is unknown: choose one of {', '.join(MODELS)}.{nearest(name, MODELS)}")
     model = MODELS[name]

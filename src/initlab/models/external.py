@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError, nearest
-from initlab.targets import import_torchvision, load_target
+from initlab.targets import contract, import_torchvision, load_target, said_of
 
 OFFERED = ("depth", "width", "act", "input_shape", "classes")  # what a user's builder may take or leave
 
@@ -79,8 +79,10 @@ def vision_model(
 def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
     """Call the user's own builder `model.target=package.module:function`; it must return an nn.Module."""
     if not target:
-        raise UserError("model=custom needs model.target=package.module:function, a callable that builds the module.")
+        raise UserError(f"model=custom needs model.target=package.module:function{contract('model')}.")
     builder = load_target(target, "model.target")
+    if not callable(builder):
+        raise UserError(f"model.target={target} is a {type(builder).__name__}{contract('model')}.")
     try:
         signature = inspect.signature(builder)
         takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
@@ -90,10 +92,10 @@ def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
     except (TypeError, ValueError) as error:
         raise UserError(
             f"model.target={target} cannot be called ({error}): it is offered {', '.join(OFFERED)} "
-            "and must take your own model.* keys."
+            "and must take your own keys, given as +model.<key>=…."
         ) from error
     with torch.device("cpu"):  # as above: nobody knows what a user's builder reads
         module = builder(**given)
     if not isinstance(module, nn.Module):
-        raise UserError(f"model.target={target!r} returned {type(module).__name__}: it must return a torch.nn.Module.")
+        raise UserError(f"model.target={target} returned {said_of(module)}{contract('model')}.")
     return module

@@ -90,9 +90,10 @@ def foreseen(config: Config) -> Outlook:
     with torch.device("cpu" if config.model["name"] in OWN_SHAPE else "meta"):
         module = build_module(config, data, act)
     arguments = scheme_arguments(config, act)
+    gain = arguments["gain"]
     tasks = plan_of(module, request(arguments.pop("scheme"), **arguments))
     inputs = first_batch(data, make_plan([config], data, act))
-    return outlook(module, tasks, inputs, act=act, classes=data.classes)
+    return outlook(module, tasks, inputs, act=act, classes=data.classes, gain=gain)
 
 
 def known_to_theory(config: Config) -> bool:

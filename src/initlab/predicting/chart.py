@@ -10,6 +10,7 @@ from initlab.activations import Activation
 from initlab.config import Config
 from initlab.errors import UserError
 from initlab.experiment.build import pick_activation
+from initlab.names import option_name
 from initlab.predicting.cells import composed, foreseen
 from initlab.predicting.command import to_json, write
 from initlab.theory import PhaseDiagram, critical, critical_line, phase_diagram
@@ -46,7 +47,7 @@ def draw(
     )
     configs = composed(overrides)
     if len({str(config.act) for config in configs}) > 1:
-        names = ", ".join(dict.fromkeys(config.act["name"] for config in configs))
+        names = ", ".join(dict.fromkeys(option_name(config.act) for config in configs))
         raise UserError(f"a map is of one activation, not of {names}: choose one by act=.")
     act = pick_activation(configs[0])
     if act is None:
@@ -117,7 +118,7 @@ def marked(config: Config) -> tuple[str, float, float] | None:
     point = foreseen(config).point
     if point is None:
         return None
-    return config.init["name"], point.sigma_w, point.sigma_b
+    return option_name(config.init), point.sigma_w, point.sigma_b
 
 
 def repels(act: Activation, sigma_b: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 
 from initlab.config import Config
 from initlab.errors import UserError
+from initlab.names import option_name
 from initlab.predicting.cells import axes, composed, foreseen, ranked
 from initlab.predicting.screen import show_outlook, show_ranking
 from initlab.prediction import Outlook
@@ -76,13 +78,14 @@ def title(config: Config) -> str:
     'mlp · init=glorot_uniform act=tanh depth=5 width=128 · fashion_mini, batch of 128'
     """
     shape = f"depth={config.depth} width={config.width}" if config.depth is not None else ""
-    asked = f"init={config.init['name']} act={config.act['name']} {shape}".strip()
-    return f"{config.model['name']} · {asked} · {config.data['name']}, batch of {config.train.batch_size}"
+    model, init, act, data = map(option_name, (config.model, config.init, config.act, config.data))
+    asked = f"init={init} act={act} {shape}".strip()
+    return f"{model} · {asked} · {data}, batch of {config.train.batch_size}"
 
 
 def as_record(config: Config, found: Outlook) -> dict[str, Any]:
     """Return a forecast as plain values: names, phase, verdict and rows."""
-    names = {"model": config.model["name"], "init": config.init["name"], "act": config.act["name"]}
+    names = {group: option_name(getattr(config, group)) for group in ("model", "init", "act")}
     point = {} if found.point is None else {name: getattr(found.point, name) for name in POINT}
     if found.point is not None:
         point["trainable_depth"] = found.point.trainable_depth
@@ -90,8 +93,9 @@ def as_record(config: Config, found: Outlook) -> dict[str, Any]:
         **names,
         "depth": config.depth,
         "width": config.width,
-        "data": config.data["name"],
+        "data": option_name(config.data),
         "verdict": found.verdict,
+        "causes": [asdict(cause) for cause in found.causes],
         "critical_gain": found.critical_gain,
         **point,
         "rows": found.frame.to_dict("records"),
@@ -127,6 +131,6 @@ def write(frame: pd.DataFrame, csv: str | None) -> None:
     if csv is None:
         return
     try:
-        frame.to_csv(Path(csv), index=False)
+        frame.to_csv(Path(csv), index=False, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"--csv {csv} cannot be written ({error.strerror or error}).") from error

@@ -10,7 +10,7 @@ from rich.text import Text
 from initlab import display
 from initlab.prediction import Outlook
 from initlab.theory.network import Layer, layers_of
-from initlab.verdicts.screen import WIDE, number, percent
+from initlab.verdicts.screen import WIDE, findings, number, percent
 from initlab.visible import visible
 
 SHOWN = 24
@@ -47,7 +47,9 @@ def show_outlook(title: str, found: Outlook, every: bool = False) -> None:
             out.print(Text(f"{count - len(picked(count))} layers between are left out; --all shows them", style="dim"))
     if (facts := numbers(found)) is not None:
         out.print(Text(facts), soft_wrap=True)
-    out.print(Text(found.verdict, style="bold green"), soft_wrap=True)
+    out.print(Text(found.verdict, style="bold" if found.causes else "bold green"), soft_wrap=True)
+    if found.causes:
+        out.print(findings(found.causes))
     if not found.frame.empty:
         out.print(Text(LEGEND, style="dim"))
 

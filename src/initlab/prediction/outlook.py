@@ -1,7 +1,7 @@
 """What a forecast comes to: the layers as theory sees them, their rows, and one plain sentence about them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,12 @@ import pandas as pd
 from torch import nn
 
 from initlab.activations import Activation, activation
+from initlab.causes import Network, Verdict
+from initlab.causes.start import ENDS
+from initlab.causes.trends import WARNS
 from initlab.errors import UserError
 from initlab.initialize import Task
+from initlab.prediction.expected_causes import expected_causes
 from initlab.prediction.predict import answers, at_default, drawn_of, end_of, on_maps, phase_point
 from initlab.theory import FixedPoint, critical, default_critical
 from initlab.theory.describe import describe
@@ -35,6 +39,7 @@ class Outlook:
         point: the fixed point of a plain chain's hidden layers, else None.
         verdict: one plain sentence.
         critical_gain: the gain at which χ₁ = 1, NaN where there is none or the scheme has no gain.
+        causes: what will keep it from training, by the rules that `diagnose` and the report go by.
     """
 
     frame: pd.DataFrame
@@ -42,12 +47,19 @@ class Outlook:
     point: FixedPoint | None
     verdict: str
     critical_gain: float = math.nan
+    causes: tuple[Verdict, ...] = ()
 
 
 def outlook(
-    module: nn.Module, tasks: Iterable[Task], inputs: Any, *, act: Any = None, classes: int | None = None
+    module: nn.Module,
+    tasks: Iterable[Task],
+    inputs: Any,
+    *,
+    act: Any = None,
+    classes: int | None = None,
+    gain: float | str = "paper",
 ) -> Outlook:
-    """Forecast a module and say what it comes to; arguments as in `predicted_rows`.
+    """Forecast a module and say what it comes to; arguments as in `predicted_rows`, `gain` as in `initialize_`.
 
     >>> import torch
     >>> from initlab.initialize import plan, request
@@ -57,14 +69,31 @@ def outlook(
     """
     listed = list(tasks)
     record = None if act is None else activation(act)
-    nodes = describe(module, drawn_of(listed), record) or []
+    drawn = drawn_of(listed)
+    nodes = describe(module, drawn, record) or []
     fed: Inputs = inputs_of(inputs, maps=on_maps(nodes), samples=1024)
     frame = answers(nodes, fed, classes)
     hidden = [layer for layer in layers_of(nodes) if layer.act is not None]
     record = record or next((layer.act for layer in hidden), None)
     point = phase_point(nodes, record) if record is not None else None
-    gain = _critical_gain(listed, point, record)
-    return Outlook(frame, nodes, point, _verdict(nodes, frame, point, record, gain), gain)
+    best = _critical_gain(listed, point, record)
+    causes = expected_causes(nodes, frame, drawn, _network(nodes, listed, record, gain)) if nodes else []
+    verdict = _verdict(nodes, frame, point, record, best, {cause.name for cause in causes})
+    return Outlook(frame, nodes, point, verdict, best, tuple(causes))
+
+
+def _network(nodes: Sequence[Node], tasks: Sequence[Task], act: Activation | None, gain: float | str) -> Network:
+    scheme = next((t.scheme.name for t in tasks if t.rule == "scheme" and t.scheme is not None), "")
+    branches = any(isinstance(node, Branch) for node in nodes)
+    normed = any(layer.fed_by == "norm" for layer in layers_of(nodes))
+    return Network(
+        act=act.name if act is not None else "",
+        scheme=scheme,
+        model="resmlp" if branches else "mlp",
+        norm="some" if normed else "none",
+        gain=str(gain),
+        depth=sum(layer.act is not None for layer in layers_of(nodes)),
+    )
 
 
 def _critical_gain(tasks: Sequence[Task], point: FixedPoint | None, act: Activation | None) -> float:
@@ -82,7 +111,12 @@ def _critical_gain(tasks: Sequence[Task], point: FixedPoint | None, act: Activat
 
 
 def _verdict(
-    nodes: Sequence[Node], frame: pd.DataFrame, point: FixedPoint | None, act: Activation | None, gain: float
+    nodes: Sequence[Node],
+    frame: pd.DataFrame,
+    point: FixedPoint | None,
+    act: Activation | None,
+    gain: float,
+    causes: Collection[str] = (),
 ) -> str:
     if not nodes:
         return "theory has no answer: this model is no plain chain, no residual network of ours and no nn.Sequential"
@@ -106,7 +140,8 @@ def _verdict(
         return f"critical only in a limit that q grows to for ever: {gradients}; {_remedy(point, act, gain)[0]}"
     # What is off a point that repels leaves it by the same factor layer by layer, however critical the point.
     slow = point.kind != "repelling" and (point.phase == "critical" or abs(point.chi_1 - 1) < NEARLY)
-    parts = [f"{_phase(point)}: {_signal(q, slow)}{gradients}", _depth(point, act, q)]
+    depth = f"{_depth(point, act, q)}{_against(end_of(point, act, float(q[0])), len(names), causes)}"
+    parts = [f"{_phase(point)}: {_signal(q, slow)}{gradients}", depth]
     return "; ".join([*parts, *_remedy(point, act, gain)])
 
 
@@ -144,14 +179,16 @@ def _phase(point: FixedPoint) -> str:
 
 
 def _signal(q: np.ndarray, slow: bool) -> str:
-    """Say that the signal dies or explodes, where it changes by more than a factor of ten."""
+    """Say how the signal changes, where it does by more than a factor of ten; it dies or explodes beyond `WARNS`."""
     rise = _decades(q)
     if abs(rise) < 1 or len(q) < 2:
         return ""
     if slow:
         return f"q {'grows' if rise > 0 else 'fades'} by a power of depth ({factor(10**rise)} in all); "
     per = 10 ** (rise / (len(q) - 1))
-    return f"the signal {'explodes' if rise > 0 else 'dies'} (q {factor(per)} per layer, {factor(10**rise)} in all); "
+    far = abs(rise) >= math.log10(WARNS)
+    up, down = ("explodes", "dies") if far else ("grows", "shrinks")
+    return f"the signal {up if rise > 0 else down} (q {factor(per)} per layer, {factor(10**rise)} in all); "
 
 
 def _gradients(g: np.ndarray, what: str) -> str:
@@ -189,6 +226,19 @@ def _depth(point: FixedPoint, act: Activation, q: np.ndarray) -> str:
     if depth > ENDLESS:
         return "depth is no limit"
     return f"trains to about depth {max(depth, 1):.0f}"
+
+
+def _against(end: FixedPoint, depth: int, causes: Collection[str]) -> str:
+    """Compare the depth that correlations allow with that of the network, and with what its layers will measure."""
+    limit = abs(end.trainable_depth)
+    bad = ENDS & set(causes)
+    if end.kind == "repelling":
+        return ""
+    if limit < depth:
+        return f", and this network has {depth}" + ("" if bad else ", although no layer breaks a bound at step 0")
+    if bad:
+        return " by its correlations alone: what its layers measure ends sooner, as said below"
+    return ""
 
 
 def _remedy(point: FixedPoint, act: Activation, gain: float) -> list[str]:

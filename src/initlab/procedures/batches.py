@@ -88,7 +88,7 @@ def change_rates(case: Case) -> list[float]:
     with torch.enable_grad():
         output = main_output(run(case))
         assert output is not None
-        eta = torch.randn(output.shape, generator=case.generator("change_rates")).to(output)
+        eta = torch.randn(output.shape, generator=case.generator("change rates")).to(output)
         grads = torch.autograd.grad((eta * output).sum(), tensors)
     return [float(g.norm() / t.detach().norm()) for g, t in zip(grads, tensors, strict=True)]
 

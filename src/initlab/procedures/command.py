@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from initlab.errors import UserError
+from initlab.randomness import generator
 from initlab.targets import load_target
 from initlab.visible import json_text, print, visible
 
@@ -29,14 +30,14 @@ def run(
     Arguments: `target`: package.module:function that takes a width and returns a module, None for an mlp; `widths`:
     whole numbers with commas; `shape`: of the batch, as in `64,32`.
     """
+    if target is not None and target.isdigit():
+        raise UserError(f"--widths takes numbers joined by commas, without blanks: --widths {widths},{target}.")
     build = None if target is None else load_target(target, "coordinates")
     if target is not None and shape is None:
         raise UserError(f"{target} is fed with what --input says: give a shape such as --input 64,32.")
     if seeds < 1:
         raise UserError(f"--seeds {seeds} must be at least 1.")
-    inputs = (
-        None if shape is None else torch.randn(numbers(shape, "--input"), generator=torch.Generator().manual_seed(0))
-    )
+    inputs = None if shape is None else torch.randn(numbers(shape, "--input"), generator=generator("coordinate inputs"))
     frame = coordinate_check(
         init,
         widths=numbers(widths, "--widths"),

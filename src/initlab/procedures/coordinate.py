@@ -12,8 +12,8 @@ from initlab.diagnostics import taps
 from initlab.diagnostics.expected import fitting
 from initlab.diagnostics.objective import objective
 from initlab.errors import UserError
-from initlab.initialize import stream
 from initlab.models import build as build_model
+from initlab.randomness import generator
 
 from .engine import initialize_, rates
 
@@ -63,9 +63,9 @@ def coordinate_check(
     ['index', 'layer', 'size', 'step', 'width']
     """
     _refuse(widths, build, inputs, optimizer, lr, steps, seeds)
-    generator = stream(0, "coordinate_check")
-    x = torch.randn(64, 32, generator=generator) if inputs is None else inputs
-    y = torch.randint(10, (len(x),), generator=generator) if targets is None else targets
+    drawing = generator("coordinate check")
+    x = torch.randn(64, 32, generator=drawing) if inputs is None else inputs
+    y = torch.randint(10, (len(x),), generator=drawing) if targets is None else targets
     own = dict(parameters or {})
     if scheme == "mup":
         own.setdefault("base_width", min(widths))

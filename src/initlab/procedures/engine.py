@@ -107,7 +107,7 @@ def initialize_(
     with fitting("the module", module, inputs), undone_on_error(module):
         weights = {k: v for k, v in (roles or {}).items() if k not in ON_PARAMETERS}
         rows = initialize.initialize_(module, found.start, act=case.act, seed=seed, roles=weights)
-        with looking(module):
+        with looking(module, seed):
             found.apply_(case)
         check_finite(case)
     return _with_rows(rows, case)

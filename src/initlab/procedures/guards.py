@@ -10,6 +10,7 @@ from initlab.diagnostics.batch import in_order
 from initlab.errors import UserError
 from initlab.fans import walk
 from initlab.initialize.request import refuse_stranger
+from initlab.randomness import set_global
 
 from .record import Case, Procedure
 
@@ -73,7 +74,7 @@ def undone_on_error(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def looking(module: nn.Module) -> Iterator[None]:
+def looking(module: nn.Module, seed: int) -> Iterator[None]:
     """Let passes only look: running statistics and modes come back; batch norms see the batch, dropout is off."""
     modes = [(part, part.training) for part in module.modules()]
     frozen = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
@@ -83,6 +84,7 @@ def looking(module: nn.Module) -> Iterator[None]:
     try:
         # Random layers that dropout's mode does not reach draw from the global state, which stays as it was.
         with torch.random.fork_rng(devices=[]):
+            set_global("procedure passes", seed, device=torch.device("cpu"))
             yield
     finally:
         for part, mode in modes:

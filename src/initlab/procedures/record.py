@@ -1,6 +1,5 @@
 """What a procedure is: a scheme that needs more than a weight's shape, and what it finds of a module."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +10,8 @@ from torch import Generator, Tensor, nn
 from initlab.activations import Activation
 from initlab.errors import Impossible, UserError, nearest
 from initlab.fans import Block, Parameter
-from initlab.initialize import stream
+from initlab.randomness import generator
+from initlab.rounding import in_single
 from initlab.schemes import SCHEMES, Scheme
 from initlab.schemes import scheme as find_scheme
 
@@ -65,9 +65,9 @@ class Case:
         """The procedure's parameters."""
         return self.procedure.parameters
 
-    def generator(self, name: str) -> Generator:
-        """Return the random stream of one parameter, or of whatever else has a name."""
-        return stream(self.seed, name)
+    def generator(self, purpose: str, name: str = "") -> Generator:
+        """Return the random stream of a purpose of this procedure, keyed by its seed and a name."""
+        return generator(purpose, self.seed, name)
 
     def of_role(self, *roles: str) -> list[Layer]:
         """Return the layers that play one of these parts as a whole."""
@@ -94,10 +94,10 @@ class Case:
         """Draw a weight anew by a scheme, block by block, times a factor; from the weight's own stream."""
         record, parameter = find_scheme(scheme), layer.parameter
         drawn = torch.empty(parameter.shape, dtype=torch.float32)
-        generator = self.generator(parameter.name)
+        drawing = self.generator("weights", parameter.name)
         for block in parameter.blocks:
             gain = record.gain(self.act, block.fans, layer.role_of(block))
-            view = record.fill_(block.view(drawn), fans=block.fans, gain=gain, generator=generator)
+            view = record.fill_(block.view(drawn), fans=block.fans, gain=gain, generator=drawing)
             view.mul_(factor(block) if callable(factor) else factor)
         self.write(parameter, drawn)
 
@@ -155,15 +155,16 @@ class Procedure:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and in_single(value)
 
 
 def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
+MOST = 10**6  # of samples, steps, units
 _POSITIVE = (lambda value: _number(value) and value > 0, "a positive number")
-_STEPS = (_count, "a whole number of at least 0")
+_STEPS = (_count, f"a whole number from 0 to {MOST:,}")
 _SAMPLES = (lambda value: _count(value) and value >= 2, "a whole number of at least 2 samples")
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {

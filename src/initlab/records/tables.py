@@ -2,11 +2,13 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from initlab.names import option_name
 from initlab.records.files import replace
+from initlab.records.plain import text_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,32 +47,51 @@ def rearm(text: str) -> str:
     return text[1:] if text.startswith("'") else text
 
 
+def headed(head: bytes, columns: Sequence[str]) -> bool:
+    """Does a table begin with the names of its columns, each of them once?"""
+    if head.startswith(",".join(columns).encode() + b"\n"):
+        return True
+    line, end, _ = head.partition(b"\n")
+    names = split_line(line.decode(errors="replace").rstrip("\r"))
+    return bool(end) and len(names) == len(columns) and set(names) == set(columns)
+
+
+def split_line(line: str) -> list[str]:
+    """Return the cells of one line of CSV; none where it is not CSV."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `{dotted key: value}` with the five options under their own names, as they are typed.
+    """Return `{dotted key: value}` with the five options by their names, the user's own by what is imported.
 
     >>> flatten({"init": {"name": "zeros", "gain": 1.0}, "depth": 3})
     {'init': 'zeros', 'init.gain': 1.0, 'depth': 3}
+    >>> flatten({"act": {"name": "custom", "target": "mine:phi"}})
+    {'act': 'mine:phi', 'act.target': 'mine:phi'}
     """
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         elif key == "name" and prefix[:-1] in OPTIONS:
-            flat[prefix[:-1]] = value
+            flat[prefix[:-1]] = option_name(config)
         else:
             flat[f"{prefix}{key}"] = value
     return flat
 
 
-def write_table(path: Path, frame: "pd.DataFrame") -> None:
-    """Write a frame as CSV, whole or not at all, without its row labels; what is missing is an empty cell."""
+def table_bytes(frame: "pd.DataFrame") -> bytes:
+    """Return a frame as CSV without its row labels; what is missing is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")  # pandas' own takes a few milliseconds more, for every run
     writer.writerow(frame.columns)
     missing = frame.isna().to_numpy()
     for values, gone in zip(frame.itertuples(index=False, name=None), missing, strict=True):
         writer.writerow(["" if none else _cell(value) for value, none in zip(values, gone, strict=True)])
-    replace(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    return text_bytes(text.getvalue())
 
 
 def _cell(value: object) -> object:
@@ -84,5 +105,5 @@ def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
         UserError: the directory cannot be written or its disk is full.
     """
     path = Path(directory) / "sweep.csv"
-    write_table(path, frame)
+    replace(path, table_bytes(frame))
     return path

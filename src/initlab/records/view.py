@@ -79,9 +79,9 @@ class View:
         """Close the HParams session."""
         self._events.end_session(success)
 
-    def flush(self) -> None:
-        """Append what waits and close the file."""
-        self._events.flush()
+    def flush(self) -> bytes:
+        """Append what waits, close the file and return what was appended."""
+        return self._events.flush()
 
 
 def _layout(curves: set[str], profiles: set[str]) -> dict[str, dict[str, list[str]]]:

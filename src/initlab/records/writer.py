@@ -3,7 +3,7 @@
 import csv
 import io
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,20 @@ import numpy as np
 from initlab.errors import UserError, nearest
 from initlab.histograms import Histogram
 from initlab.records.environment import environment
-from initlab.records.files import append, cut, door, replace
-from initlab.records.plain import from_yaml, plain, to_json, to_yaml
-from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, disarm, write_table
+from initlab.records.files import append, door, replace, wait_for_disk
+from initlab.records.mend import EVENTS, VIEWS, lost, mended
+from initlab.records.plain import plain, text_bytes, to_json, to_yaml
+from initlab.records.sums import FORMAT, RECORDS, TABLES, WEIGHTS, Sum, sealed
+from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, disarm, table_bytes
 from initlab.records.view import Row, View
 from initlab.visible import lines
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EVENTS = "events.out.tfevents.initlab"
-_TABLES = {"metrics.csv": ("step", *METRICS), "layers.csv": LAYERS, "histograms.csv": HISTOGRAMS}
-_APPENDED = (*_TABLES, "run.log", EVENTS)
+_TABLES = dict(zip(TABLES, (("step", *METRICS), LAYERS, HISTOGRAMS), strict=True))
+_APPENDED = (*TABLES, *VIEWS)
+_DURABLE = ("completed", "diverged")  # other runs are tried again by the next launch
 
 
 class RunWriter:
@@ -66,17 +68,22 @@ class RunWriter:
         settled = plain(config)
         with door(path):
             path.mkdir(parents=True, exist_ok=True)
-            for name in ("summary.json", "parameters.csv", *_APPENDED):
+            for name in ("summary.json", "parameters.csv", *WEIGHTS, *_APPENDED):
                 (path / name).unlink(missing_ok=True)
-        replace(path / "config.yaml", to_yaml(settled))
         self._begin(path, settled, tensorboard, flush_seconds)
+        self.whole("config.yaml", to_yaml(settled))
+        self._unsynced.add(path.parent)
         if self._view:
             self._view.begin(settled, hparams or {}, metrics)
         self.flush()
 
-    def _begin(self, directory: Path, config: dict[str, Any] | None, tensorboard: bool, flush_seconds: float) -> None:
+    def _begin(self, directory: Path, config: dict[str, Any], tensorboard: bool, flush_seconds: float) -> None:
         self.directory = directory
+        self.mended: list[str] = []
         self._config = config
+        self._sums: dict[str, Sum] = {}
+        self._parameters = ""
+        self._unsynced: set[Path] = set()
         self._pending: dict[str, list[str]] = {}
         self._row: tuple[int, dict[str, Any]] | None = None
         self._flush_seconds = flush_seconds
@@ -87,41 +94,68 @@ class RunWriter:
     def resume(
         cls,
         directory: Path | str,
-        position: Mapping[str, int],
+        position: Mapping[str, Any],
+        config: Mapping[str, Any],
         *,
         tensorboard: bool | None = None,
+        may_differ: Callable[[str], bool] = lambda _: False,
         flush_seconds: float = 2.0,
     ) -> "RunWriter":
         """Go on where `position` was taken: every file is cut back to it, what came later is gone.
 
-        Event files are a view and no record: one that is shorter, or gone, begins again. `tensorboard` says whether
-        there is one; by default, whether there was.
+        What had to be mended is in `mended`, one sentence each, and in the log.
+
+        Args:
+            directory: the run's own directory.
+            position: what `position()` returned.
+            config: the resolved configuration; written again, whatever the directory records.
+            may_differ: whether a dotted key of the configuration may differ from the recorded one without a remark.
+            flush_seconds: how long rows may wait.
+            tensorboard: whether there is an event file, which is a view and no record; by default, whether there was.
 
         Raises:
-            UserError: a file is shorter than its position, so something that should be kept is lost.
+            UserError: a table is shorter than at that position, or was changed since.
         """
         path = Path(directory)
-        viewed = EVENTS in position if tensorboard is None else tensorboard
-        for name in _APPENDED:
-            size = position.get(name, 0)
-            if name == EVENTS and (not viewed or not (path / name).exists() or (path / name).stat().st_size < size):
-                size = 0
-            cut(path / name, size)
-        with door(path):
-            (path / "summary.json").unlink(missing_ok=True)
+        if found := lost(path, position):
+            raise UserError(f"{path}: {found}: delete {path} and run this cell again.")
+        viewed = EVENTS in position["files"] if tensorboard is None else tensorboard
+        if not viewed:
+            position = {**position, "files": {k: v for k, v in position["files"].items() if k != EVENTS}}
+        settled = plain(config)
+        sums, said = mended(path, position, to_yaml(settled), may_differ)
         run = cls.__new__(cls)
-        run._begin(path, None, viewed, flush_seconds)
+        run._begin(path, settled, viewed, flush_seconds)
+        run._sums, run._parameters, run.mended = sums, position["parameters"], said
+        run._unsynced = {path, path / "config.yaml", path / "parameters.csv"} if run._parameters else {path}
+        for sentence in run.mended:
+            run.log(sentence)
         return run
 
-    def position(self) -> dict[str, int]:
-        """Flush, and return the size of every file: what a checkpoint keeps for `resume`."""
+    def position(self) -> dict[str, Any]:
+        """Write all that waits, durably, and return what `resume` needs in plain values: the checksum of every file."""
         self.flush()
-        paths = {name: self.directory / name for name in _APPENDED}
-        return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
+        self.sync()
+        return {"files": {name: done.record() for name, done in self._sums.items()}, "parameters": self._parameters}
+
+    def sync(self) -> None:
+        """Return when all records written so far would survive a power cut; views may lose their end."""
+        with door(self.directory):
+            for path in self._unsynced:
+                wait_for_disk(path)
+        self._unsynced.clear()
+
+    def whole(self, name: str, data: bytes) -> None:
+        """Write one of the run's records whole or not at all."""
+        replace(self.directory / name, data)
+        self._sums[name] = Sum().plus(data)
+        self._unsynced |= {self.directory / name, self.directory}
 
     def parameters(self, frame: "pd.DataFrame") -> None:
         """Write `parameters.csv`, one row per parameter as `initialize_` returns them."""
-        write_table(self.directory / "parameters.csv", frame)
+        data = table_bytes(frame)
+        self._parameters = data.decode()
+        self.whole("parameters.csv", data)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add metrics of one step; consecutive calls for the same step make one row, a metric left out stays blank."""
@@ -191,16 +225,19 @@ class RunWriter:
     def finish(self, status: str, **fields: Any) -> None:
         """End the run: everything else first, then `summary.json` with the status, `fields`, versions and commit.
 
+        It holds the checksums of the run's records and its own, and survives a power cut where the run is a result.
         JSON knows no NaN: non-finite numbers are the texts "NaN", "Infinity" and "-Infinity", which `load` turns back.
         """
         if self._view:
             self._view.end(status == "completed")
         self.flush()
-        if self._config is None:
-            with door(self.directory):
-                self._config = from_yaml((self.directory / "config.yaml").read_bytes())
-        summary = {"status": status, **fields, "environment": environment(), "config": self._config}
-        replace(self.directory / "summary.json", to_json(summary))
+        durable = status in _DURABLE
+        if durable:
+            self.sync()
+        files = {name: self._sums[name].record() for name in RECORDS if name in self._sums}
+        about = {"environment": environment(), "files": files, "config": self._config}
+        summary = to_json({"format": FORMAT, "status": status, **fields, **about})
+        replace(self.directory / "summary.json", sealed(summary), durable=durable)
 
     def _one(self, step: int, values: dict[str, Any]) -> None:
         if self._row and self._row[0] == step:
@@ -226,13 +263,20 @@ class RunWriter:
     def _write(self) -> None:
         for name in list(self._pending):
             header = ",".join(_TABLES[name]) + "\n" if name in _TABLES else ""
-            data = "".join(self._pending[name]).encode("utf-8", "backslashreplace")
-            append(self.directory / name, data, header.encode())
+            data = text_bytes("".join(self._pending[name]))
+            self._count(name, append(self.directory / name, data, header.encode()))
             # One by one: when the next file fails, what this one already has must not be written twice.
             del self._pending[name]
         if self._view:
-            self._view.flush()
+            self._count(EVENTS, self._view.flush())
         self._due = time.monotonic() + self._flush_seconds
+
+    def _count(self, name: str, added: bytes) -> None:
+        """Note what was appended to a file."""
+        before = self._sums.get(name, Sum())
+        self._sums[name] = before.plus(added)
+        if name in _TABLES:
+            self._unsynced |= {self.directory / name} if before.size else {self.directory / name, self.directory}
 
 
 def _known(metric: str) -> str:

@@ -1,28 +1,30 @@
-"""What went wrong in a run, in plain sentences: from its status and from what its layers measured.
+"""What went wrong in a run, in plain sentences: the causes that its own rows show, and what would mend each.
 
-The rules look at step 0 first: a network whose signal or gradient is lost before the first update has an
-initialization to blame; one that starts in order and breaks later has its rate to blame.
+The rules are those of `initlab.causes`; here rows of a run are turned into what they read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from initlab.report.layers import Blocks
-from initlab.report.runs import text
+from initlab.causes import Losses, Network, Reading, Verdict, of_start, of_training
+from initlab.records import load, load_layers, load_metrics
+from initlab.report.layers import Blocks, blocks
+from initlab.report.runs import TRAINABLE, rows_of, study, text
 from initlab.rounding import rounded
 
-LOST = 1e-6  # q at the last hidden layer, as a part of q at the first, below which inputs cannot be told apart
-GROWN = 1e4
-FADED = 1e-8  # mean square gradient at the first layer, as a part of that at the last
-MOSTLY = 0.9
+START_STATS = ("q", "mean", "std", "c", "nonfinite", "weight_norm", "duplicate_units", "grad_mean_square")
+ACCURACIES = ("val_accuracy", "test_accuracy", "accuracy")
+UNIT_STATS = ("saturated_fraction", "dead_fraction")
 
 
-def diagnose(row: Mapping[str, Any], found: Blocks | None) -> str:
+def diagnose(row: Mapping[str, Any], found: Blocks | None, losses: Losses | None = None) -> str:
     """Return what is wrong with a run and what would mend it; empty for one that trained.
 
-    Arguments: `row` of the frame of runs; `found`: its layer rows, None where there are none.
+    Arguments: `row` of the frame of runs; `found`: its layer rows, None where there are none; `losses` as logged.
 
     >>> diagnose({"outcome": "skipped", "status": "skipped", "reason": "dirac has nothing to fill here"}, None)
     'Skipped: dirac has nothing to fill here.'
@@ -30,148 +32,136 @@ def diagnose(row: Mapping[str, Any], found: Blocks | None) -> str:
     outcome = row["outcome"]
     if outcome in ("trained", "finished"):
         return ""
-    if outcome == "diverged":
-        return diverged(row, found)
-    if outcome == "stuck":
-        return stuck(row, found)
+    if outcome in ("diverged", "stuck"):
+        return said(head(row), causes(row, found, losses), found is not None)
     why = text(row.get("reason"))
     if outcome == "failed":
         return f"An exception ended it, which is a bug and no result: {why or 'run.log has the traceback'}."
     return f"{outcome.capitalize()}: {why or 'no reason is recorded'}."
 
 
-def diverged(row: Mapping[str, Any], found: Blocks | None) -> str:
-    """Say where it stopped being finite, and whether the start or the rate is to blame."""
-    step, layer = row.get("first_bad_step"), text(row.get("first_bad_layer"))
-    where = f" at step {step:.0f}" if isinstance(step, (int, float)) and step == step else ""
-    head = f"The loss stopped being finite{where}{f', first in {layer}' if layer else ''}."
-    signal = profile(found, "q")
-    if signal is None:
-        return f"{head} No layer rows tell why; try a third of the rate."
-    start, end, per_layer = signal
-    if not np.isfinite(end) or end > GROWN * max(start, 1.0):
+def explain(path: Path) -> str:
+    """Return what `diagnose` says of the run in a directory, read from its tables."""
+    runs = study(load([path])).runs
+    if runs.empty:
+        return ""
+    layers, metrics = load_layers([path], keys=()), load_metrics([path], keys=())
+    row = rows_of(runs)[0]
+    return diagnose(row, blocks(layers) if len(layers) else None, losses_of(row, metrics))
+
+
+def head(row: Mapping[str, Any]) -> str:
+    """Say how the run ended."""
+    if row["outcome"] == "diverged":
+        step, layer = row.get("first_bad_step"), text(row.get("first_bad_layer"))
+        where = f" at step {step:.0f}" if isinstance(step, (int, float)) and step == step else ""
+        return f"The loss stopped being finite{where}{f', first in {layer}' if layer else ''}."
+    accuracy = next((row[k] for k in ACCURACIES if row.get(k) is not None and row[k] == row[k]), None)
+    return "It did not train" + (f" (accuracy {rounded(100 * accuracy, 1)}%)." if accuracy is not None else ".")
+
+
+def said(begin: str, found: Sequence[Verdict], rows: bool) -> str:
+    """Join the causes and their remedies, each remedy once."""
+    if not found:
         return (
-            f"{head} The signal explodes before any update: q grows by a factor {per_layer:.3g} per layer, from "
-            f"{start:.3g} to {end:.3g}. The weights are too large for this activation: a smaller init.gain, or a "
-            "scheme that keeps q."
+            f"{begin} Nothing is wrong at step 0, and its losses show no trend: more steps or another rate may help."
+            if rows
+            else f"{begin} No layer rows tell why."
         )
-    gradient = profile(found, "grad_mean_square")
-    # Where branches start at zero the last one's gradient is exactly zero: nothing has grown from there.
-    if gradient is not None and gradient[2] > 0 and gradient[0] > GROWN * gradient[1]:
-        return (
-            f"{head} The signal is in order at step 0, but the gradient grows by a factor {1 / gradient[2]:.3g} per "
-            "layer on its way back: a smaller init.gain, or optim.clip_norm."
-        )
-    rate = row.get("rate")
-    shown = f" {rate:g}" if rate is not None and rate == rate else ""
-    return (
-        f"{head} At step 0 signal and gradient are in order (q {start:.3g} to {end:.3g}), so the rate{shown} is too "
-        "large for this start: try a third of it, or optim.warmup."
+    remedies = list(dict.fromkeys(verdict.remedy for verdict in found if verdict.remedy))
+    end = f" What would mend it: {'; '.join(remedies)}." if remedies else ""
+    return " ".join([begin, *(verdict.sentence for verdict in found)]) + end
+
+
+def causes(row: Mapping[str, Any], found: Blocks | None, losses: Losses | None = None) -> list[Verdict]:
+    """Return the causes that the rows of a run show: those of step 0 in the order of its layers, then training's."""
+    network = network_of(row)
+    start = of_start(readings(found, 0, row), network) if starts(found) else []
+    logged = losses if losses is not None else Losses(rate=rate_of(row))
+    blamed = [verdict for verdict in start if verdict.severity != "note"]
+    if row["outcome"] == "diverged" and not any(verdict.name in BLOWS_UP for verdict in start):
+        return [*start, diverged(row, logged, in_order=bool(found) and not blamed)]
+    if row["outcome"] == "diverged":
+        return start
+    end = [] if found is None else readings(found, -1, row)
+    return [*start, *of_training(logged, updates(found), end, network, started=starts(found) and not blamed)]
+
+
+BLOWS_UP = ("overflow", "signal_explodes", "gradient_explodes", "stream_explodes")
+"""Causes at step 0 of a loss that stops being finite."""
+
+
+def diverged(row: Mapping[str, Any], losses: Losses, in_order: bool) -> Verdict:
+    """Blame the rate where nothing at step 0 explodes."""
+    rate = f" {losses.rate:g}" if losses.rate == losses.rate else ""
+    head = "At step 0 signal and gradient are in order, so the" if in_order else "Nothing explodes at step 0: the"
+    third = f" (optim.lr={losses.rate / 3:.2g})" if losses.rate == losses.rate else ""
+    return Verdict(
+        "fault",
+        "rate_too_large",
+        (),
+        f"{head} rate{rate} is too large for this start.",
+        f"a third of the rate{third}, optim.warmup or optim.clip_norm",
     )
 
 
-def stuck(row: Mapping[str, Any], found: Blocks | None) -> str:
-    """Say what keeps it from learning, the first cause that its layers show."""
-    accuracy = next((row[k] for k in ("val_accuracy", "test_accuracy") if row.get(k) == row.get(k) and k in row), None)
-    head = "It never trained" + (f" (accuracy {rounded(100 * accuracy, 1)}%)." if accuracy is not None else ".")
+def network_of(row: Mapping[str, Any]) -> Network:
+    """Read what rules know of a network from a row of the frame of runs."""
+    depth, limit = row.get("depth"), row.get(TRAINABLE)
+    gain = row.get("init.gain")
+    return Network(
+        act=text(row.get("act")),
+        scheme=text(row.get("init")),
+        model=text(row.get("model")),
+        norm=text(row.get("model.norm")) or "none",
+        gain=text(gain) or "paper",
+        depth=int(depth) if isinstance(depth, (int, float, np.number)) and depth == depth else None,
+        trainable_depth=float(limit) if isinstance(limit, (int, float, np.number)) and limit == limit else None,
+    )
+
+
+def starts(found: Blocks | None) -> bool:
+    """Whether rows of step 0 are there."""
+    return found is not None and len(found.steps) > 0 and found.steps[0] == 0
+
+
+def readings(found: Blocks | None, position: int, row: Mapping[str, Any]) -> list[Reading]:
+    """Return what each layer measured at one of its recorded steps (-1: the last one that each statistic has)."""
     if found is None:
-        return f"{head} No layer rows tell why."
-    for cause in (no_gradient, lost_signal, units, faded_gradient, alike):
-        if said := cause(found):
-            return f"{head} {said}"
-    return f"{head} Signal and gradient are in order at step 0: perhaps it needs more steps, or another rate."
+        return []
+    names = (*START_STATS, *UNIT_STATS) if position == 0 else (*UNIT_STATS, "q", "mean", "std")
+    columns = {name: found.of(name)[0] if position == 0 else last(found, name) for name in names}
+    width = row.get("width")
+    hidden = int(width) if isinstance(width, (int, float, np.number)) and width == width else 0
+    made = []
+    for place, layer in enumerate(found.layers):
+        stats = {name: float(values[place]) for name, values in columns.items() if not np.isnan(values[place])}
+        made.append(Reading(layer, stats, hidden if place < len(found.layers) - 1 else 0))
+    return made
 
 
-def no_gradient(found: Blocks) -> str:
-    """All weight gradients zero, or all but the readout's."""
-    gradients = last(found, "grad_norm")
-    good = np.isfinite(gradients)
-    if not good.any() or (gradients[good][:-1] > 0).any() or good.sum() < 2:
-        return ""
-    if gradients[good][-1] > 0:
-        return (
-            "No gradient reaches any hidden layer: their weights cannot change. With φ(0) = 0, all-zero weights stay "
-            "zero for ever; any scheme with random weights breaks the deadlock."
-        )
-    return "The gradient of every weight is exactly zero: nothing can change. Any scheme with random weights mends it."
+def updates(found: Blocks | None) -> list[Reading]:
+    """Return each layer with the largest ‖ΔW‖/‖W‖ that was recorded of it."""
+    if found is None:
+        return []
+    ratios = np.where(np.isfinite(values := found.of("update_ratio")), values, -1.0)
+    most = ratios.max(axis=0) if len(ratios) else np.full(len(found.layers), -1.0)
+    return [Reading(n, {"update_ratio": float(v)}) for n, v in zip(found.layers, most, strict=True) if v >= 0]
 
 
-def lost_signal(found: Blocks) -> str:
-    """The signal vanishes or explodes on its way through the layers at step 0."""
-    signal = profile(found, "q")
-    if signal is None:
-        return ""
-    start, end, per_layer = signal
-    if start == 0 or end == 0:
-        return "The preactivations are zero: the network answers the same for every input."
-    if end < LOST * start:
-        return (
-            f"The signal dies on its way: q shrinks by a factor {per_layer:.3g} per layer, from {start:.3g} to "
-            f"{end:.3g}, so the readout cannot tell inputs apart. A larger init.gain (He for ReLU) keeps it."
-        )
-    if end > GROWN * start:
-        return (
-            f"The signal explodes: q grows by a factor {per_layer:.3g} per layer, from {start:.3g} to {end:.3g}. "
-            "A smaller init.gain keeps it."
-        )
-    same = profile(found, "c")
-    if same is not None and same[1] > 1 - 1e-4:
-        return (
-            f"All inputs look alike to the last layer (their correlation c reaches {same[1]:.6f}): the ordered phase. "
-            "A larger init.gain, or fewer layers."
-        )
-    return ""
+def losses_of(row: Mapping[str, Any], metrics: pd.DataFrame | None) -> Losses:
+    """Return the training losses that a run logged."""
+    if metrics is None or "loss" not in metrics:
+        return Losses(rate=rate_of(row))
+    some = metrics[metrics["loss"].notna()]
+    right = metrics["accuracy"].dropna() if "accuracy" in metrics else ()
+    return Losses(some["loss"].astype(float).tolist(), [float(value) for value in right], rate_of(row))
 
 
-def units(found: Blocks) -> str:
-    """Nearly all units of some layer are dead or saturated."""
-    for stat, word, cure in (
-        ("dead_fraction", "silent on every sample", "a smaller rate, leaky_relu, or a start with no bias"),
-        ("saturated_fraction", "saturated", "a smaller init.gain, or inputs that are normalised"),
-    ):
-        for step, when in ((0, "at step 0"), (-1, "at the end")):
-            values = found.of(stat)[step]
-            worst = int(np.nanargmax(values)) if np.isfinite(values).any() else -1
-            if worst >= 0 and values[worst] >= MOSTLY:
-                return f"In {found.layers[worst]}, {values[worst]:.0%} of the units are {word} {when}: {cure}."
-    return ""
-
-
-def faded_gradient(found: Blocks) -> str:
-    """The gradient vanishes on its way back."""
-    gradient = profile(found, "grad_mean_square")
-    if gradient is None or gradient[1] == 0 or gradient[0] >= FADED * gradient[1]:
-        return ""
-    return (
-        f"The gradient fades on its way back: its mean square at the first layer is {gradient[0] / gradient[1]:.1g} of "
-        "that at the last. The first layers hardly move; a scheme at criticality, or fewer layers."
-    )
-
-
-def alike(found: Blocks) -> str:
-    """Units are copies of each other, so a layer has one direction."""
-    copies, rank = last(found, "duplicate_units"), last(found, "effective_rank")
-    if np.isfinite(rank).any() and np.nanmin(rank) < 1.5:
-        return "The units of a layer stay copies of each other (effective rank 1): equal weights get equal gradients."
-    if np.isfinite(copies).any() and np.nanmax(copies) > 1:
-        return f"{np.nanmax(copies):.0f} units of a layer are copies of others: equal weights get equal gradients."
-    return ""
-
-
-def profile(found: Blocks | None, stat: str) -> tuple[float, float, float] | None:
-    """Return (first, last, factor per layer) of a measured statistic over the hidden layers at step 0."""
-    if found is None or not len(found.steps) or found.steps[0] != 0:
-        return None
-    values = found.of(stat)[0]
-    values = values[:-1] if len(values) > 2 else values
-    good = values[~np.isnan(values)]
-    if len(good) < 2:
-        return None
-    start, end = float(good[0]), float(good[-1])
-    with np.errstate(all="ignore"):
-        ratio = np.divide(end, start)
-        factor = float(np.power(np.abs(ratio), 1 / (len(good) - 1)))
-    return start, end, factor
+def rate_of(row: Mapping[str, Any]) -> float:
+    """Return the learning rate of a run, NaN where it is unknown."""
+    rate = row.get("rate")
+    return float(rate) if isinstance(rate, (int, float, np.number)) else float("nan")
 
 
 def last(found: Blocks, stat: str) -> np.ndarray:

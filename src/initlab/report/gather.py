@@ -11,7 +11,7 @@ import pandas as pd
 from initlab.errors import UserError
 from initlab.records import load, load_histograms, load_layers, load_metrics
 from initlab.report.curves import Curves, planned_steps, targets
-from initlab.report.diagnosis import diagnose
+from initlab.report.diagnosis import diagnose, losses_of
 from initlab.report.histograms import Histograms, chosen, share
 from initlab.report.layers import BUDGET, Blocks, Layers, blocks, is_grid
 from initlab.report.pack import numbers
@@ -104,7 +104,7 @@ def tables(runs: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
                 layers.add(number, block)
             if path in bins:
                 histograms.add(number, bins[path])
-            if said := diagnose(rows[number], block):
+            if said := diagnose(rows[number], block, losses_of(rows[number], metrics.get(path))):
                 diagnoses[number] = text(said)
     packed = {
         "curves": curves.packed(),

@@ -119,4 +119,7 @@ def split(words: Sequence[str]) -> list[str]:
 
 def short(path: Path) -> str:
     """Return a path from here where that is shorter."""
-    return min(str(path), os.path.relpath(path), key=len)
+    try:
+        return min(str(path), os.path.relpath(path), key=len)
+    except OSError:  # the current directory has been removed
+        return str(path)

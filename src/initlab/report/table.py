@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from initlab.config.checks import nearest_key
 from initlab.errors import UserError, nearest
 from initlab.report.pairs import judged_by, larger_is_better
 from initlab.report.runs import METRICS, Study, ordered, telling, text, varying
 
+COLUMNS = ("init", "act", "model", "data", "optim", "depth", "width", "seed", "optim.lr")
 EXTRA = ("seconds", "steps", "trained", "first_bad_step")
 
 
@@ -89,7 +91,11 @@ def tabulated(
     for key in keys:
         if key not in known:
             option = "--by" if key in by else "--across"
-            raise UserError(f"{option} names {key}, which no run has.{nearest(key, known)}")
+            some = [name for name in dict.fromkeys([*COLUMNS, *differ]) if name in known]
+            raise UserError(
+                f"{option} names {key}, which no run has.{nearest_key(key, known)} "
+                f"There are {', '.join(some)} and other keys of a run's config.yaml."
+            )
     told = [metric for metric in (*METRICS, *EXTRA) if metric in runs and runs[metric].notna().any()]
     wanted = list(dict.fromkeys(metrics)) or [judged_by(runs) or "loss"]
     for metric in wanted:

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from initlab.config.files import conf_dir, options
 from initlab.errors import UserError, nearest
 from initlab.reproduce.measures import MEASURES
+from initlab.scalars import read_yaml
 
 MODES = ("quick", "full")
 LEAST_SEEDS = {"quick": 6, "full": 10}
@@ -108,7 +107,7 @@ def experiment(name: str) -> Experiment:
 
 def _read(name: str) -> dict[str, Any]:
     text = (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
-    values: dict[str, Any] = yaml.safe_load(text)
+    values: dict[str, Any] = read_yaml(text)
     return values
 
 

@@ -7,7 +7,7 @@ row or function here and one file `conf/init/<name>.yaml`; the contract tests ru
 from typing import Any
 
 from initlab.errors import UserError, nearest
-from initlab.names import PROCEDURE_NAMES, SCHEME_ALIASES
+from initlab.names import PROCEDURE_NAMES, SCHEME_ALIASES, is_own
 
 from . import derived, orthogonal, plain, scaling, structured
 from .custom import custom_scheme
@@ -23,7 +23,7 @@ SCHEMES: dict[str, Scheme] = {
 def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
     """Return the scheme of a name, an alias (torch's names too, with or without the final `_`) or a record.
 
-    The parameters given are bound to it.
+    `"package.module:function"` is a scheme of the user's own. The parameters given are bound to it.
 
     Raises:
         UserError: no such scheme (the nearest names are given), no such parameter, or a value that cannot be.
@@ -39,6 +39,8 @@ def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
         return spec.bind(**parameters)
     if spec == "custom":
         return custom_scheme(parameters.pop("target", None), **parameters)
+    if isinstance(spec, str) and is_own(spec):
+        return custom_scheme(spec, **parameters)
     if callable(spec):
         name = getattr(spec, "__name__", type(spec).__name__)
         raise UserError(

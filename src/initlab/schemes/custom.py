@@ -1,4 +1,4 @@
-"""The user's own scheme: `init=custom init.target=package.module:function`."""
+"""The user's own scheme: `init=package.module:function`."""
 
 import inspect
 import math
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from initlab.errors import UserError
 from initlab.fans import Fans
-from initlab.targets import load_target
+from initlab.targets import contract, load_target
 
 from .record import Law, Scheme
 from .scaling import unit_gain
@@ -35,7 +35,7 @@ def custom_scheme(target: Any, **parameters: Any) -> Scheme:
     if isinstance(function, Scheme):
         return function.bind(**parameters)
     if not callable(function):
-        raise UserError(f"init.target={target} is no function: give package.module:function.")
+        raise UserError(f"init.target={target} is no function{contract('init')}.")
     name = target if isinstance(target, str) else getattr(function, "__name__", "custom")
     takes = _keywords(function, name, parameters)
 
@@ -53,7 +53,7 @@ def custom_scheme(target: Any, **parameters: Any) -> Scheme:
         return weight
 
     return Scheme(
-        "custom",
+        name,
         f"filled by {name}",
         sampler,
         lambda *_, **__: Law("custom", math.nan, math.nan),
@@ -78,6 +78,6 @@ def _keywords(function: Any, name: str, parameters: dict[str, Any]) -> set[str] 
     if unknown := [*(needed - known), *(set(parameters) - takes)]:
         raise UserError(
             f"init.target={name} and its keys disagree about {unknown[0]!r}: initlab calls "
-            f"function(weight, *, {', '.join(ARGUMENTS)}) with the keys init.* that it takes by name."
+            f"function(weight, *, {', '.join(ARGUMENTS)}) with the keys +init.<key>=… that it takes by name."
         )
     return takes

@@ -12,6 +12,7 @@ from torch import Tensor
 from initlab.activations import Activation
 from initlab.errors import Impossible, UserError, nearest
 from initlab.fans import Fans
+from initlab.rounding import LARGEST, in_single, outside
 
 
 @contextmanager
@@ -207,6 +208,8 @@ class Scheme:
             raise Impossible(f"init={self.name} has no gain, so init.gain={gain} cannot be: {self.instead}.")
         if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain <= LARGEST:
             raise UserError(f"init.gain={gain} must be a positive number or paper; for zero weights use init=zeros.")
+        if not in_single(gain):
+            raise UserError(f"init.gain={gain} cannot be: {outside(gain)}; init=zeros makes zero weights.")
         return float(gain)
 
 
@@ -217,8 +220,6 @@ _POSITIVE = ("std", "scale", "beta", "nonzeros", "q_star")
 _NOT_NEGATIVE = ("sigma_b",)
 _OPTIONAL = ("sigma_b", "q_star")
 _WHOLE = ("nonzeros",)
-LARGEST = 1e30
-"""Magnitude that parameters and gains must not pass, so that weights stay float32 numbers."""
 
 
 def _check(scheme: str, key: str, value: Any) -> None:
@@ -231,6 +232,8 @@ def _check(scheme: str, key: str, value: Any) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
         raise UserError(f"init.{key}={value} must be a number that float32 can hold for init={scheme}.")
+    if not in_single(value):
+        raise UserError(f"init.{key}={value} cannot be for init={scheme}: {outside(value)}.")
     if key in _NOT_NEGATIVE and value < 0:
         raise UserError(f"init.{key}={value} must be a standard deviation: 0 or a positive number.")
     if key in _POSITIVE and value <= 0:

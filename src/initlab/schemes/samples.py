@@ -17,6 +17,8 @@ import torch
 from scipy.special import chdtr, chdtrc, ndtr, ndtri
 from torch import Tensor
 
+from initlab.randomness import numpy_generator
+
 from .record import Law
 from .rounding import SIXTEEN_BITS, Cells, cells
 
@@ -79,7 +81,7 @@ def _transform(dtype: torch.dtype, law: Law) -> _Transform:
         found = cells(dtype)
         low, width = cdf(found.lower), cdf(found.upper) - cdf(found.lower)
         # The same noise for every tensor: it only has to be independent of the values.
-        noise = np.random.default_rng(0)
+        noise = numpy_generator("rounding noise")
 
         def rounded(piece: Tensor) -> Scores:
             index = Cells.index(piece)

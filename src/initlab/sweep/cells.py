@@ -17,6 +17,7 @@ from initlab.config.schema import GROUPS
 from initlab.errors import UserError, nearest, tell
 from initlab.experiment import impossible
 from initlab.experiment.start import procedure_of
+from initlab.names import is_own
 from initlab.records import flatten
 
 # Keys of `optim` whose values may differ between networks that train together; `init` and `seed` may as a whole.
@@ -77,11 +78,20 @@ def read_rule(rule: Any, flat: Sequence[Mapping[str, Any]]) -> dict[str, list[An
     for key, values in rule.items():
         if key not in known:
             raise UserError(f"sweep.exclude names {key}, which no cell of the grid has.{nearest(str(key), known)}")
-        found[key] = list(values) if isinstance(values, (list, tuple)) else [values]
+        several = isinstance(values, (list, tuple))
+        found[key] = list(values) if several else [values]
+        if several and found[key] and any(cell.get(key) == found[key] for cell in flat):
+            each = " and ".join(f"{{{key}: {literal(value)}}}" for value in dict.fromkeys(found[key]))
+            raise UserError(
+                f"sweep.exclude names {key}: {literal(found[key])}, which may be one value or several: write "
+                f"{{{key}: [{literal(found[key])}]}} for the one, the rules {each} for the others."
+            )
         if key in GROUPS:
             found[key] = [option_named(key, str(value)) for value in found[key]]
+            if "custom" in found[key]:  # all that is the user's own
+                found[key] += sorted({v for values in flat if is_own(v := str(values[key]))})
             for value in found[key]:
-                if value not in options(key):
+                if value not in options(key) and not is_own(value):
                     raise UserError(
                         f"sweep.exclude names {key}={value}, which is unknown.{nearest(value, options(key))}"
                     )

@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any
 
 from initlab.errors import Interrupted, UserError, tell
-from initlab.experiment import record_failure
+from initlab.experiment import forget, record_failure
+from initlab.nursery import NoProcess
 from initlab.sweep.cells import Cell
 from initlab.sweep.executors import Executor, Job
 from initlab.sweep.plan import Group, PlanFile
@@ -73,6 +74,7 @@ class Launch:
     every: float
     name: str
     executor: Callable[["Launch"], Executor]
+    inline: Callable[["Launch"], Executor]  # for where no process can be started
     progress: Progress
     signals: Signals
     ended: Callable[[Cell, dict[str, Any]], None]
@@ -98,7 +100,11 @@ class Launch:
                 while queue and len(running) < executor.slots and not self.signals.received:
                     group = queue.popleft()
                     task = self.task(group)
-                    running.append((group, task, executor.submit(task)))
+                    try:
+                        running.append((group, task, executor.submit(task)))
+                    except NoProcess as limit:
+                        queue.appendleft(group)
+                        executor = self.with_fewer(executor, len(running), limit.why)
                 # After the next groups have begun: no worker waits until all is told.
                 while self.untold:
                     self.finish(*self.untold.pop(0))
@@ -120,6 +126,17 @@ class Launch:
             executor.close()
         if self.signals.received:
             raise Interrupted(self.signals.received)
+
+    def with_fewer(self, executor: Executor, running: int, why: str) -> Executor:
+        """Return what goes on where no further process can be started: those that run, or this process."""
+        limit = f"no further process can be started ({why}; `ulimit -u` shows how many there may be)"
+        if running:
+            executor.slots = running
+            self.say(f"{limit}: the sweep goes on with {running} at a time.")
+            return executor
+        executor.close()
+        self.say(f"{limit}: the sweep goes on in this process.")
+        return self.inline(self)
 
     def taken_back(self, group: Group, task: Task, job: Job) -> bool:
         """Take a group out of the queue of its executor if it has not begun; return whether that could be."""
@@ -159,7 +176,7 @@ class Launch:
             self.deaths[group.id] = reached
             self.say(f"the worker of group {group.id} was lost ({how}): the group is tried once more.")
             return [group]
-        task.checkpoint.unlink(missing_ok=True)
+        forget(task.checkpoint)
         return self.after_error(group, f"its worker was lost twice ({how})", "")
 
     def after_error(self, group: Group, error: str, trace: str) -> list[Group]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from initlab.config.grid import compose_grid, override_text
+from initlab.config.grid import compose_grid, override_text, refuse_ambiguous
+from initlab.errors import lasting_streams
 from initlab.sweep.cells import checked, default_directories, wanted
 from initlab.sweep.how import How
 from initlab.sweep.run import drawn, run_sweep
@@ -49,9 +50,16 @@ def sweep(
     >>> frame[["init", "status", "steps"]].values.tolist()
     [['zeros', 'completed', 2], ['he_normal', 'completed', 2]]
     """
-    how = How(executor, workers, options or {})
-    given = dict(flat(config or {})) | dict(flat({key.replace("__", "."): value for key, value in axes.items()}))
+    with lasting_streams():
+        return swept(config or {}, How(executor, workers, options or {}), axes, quiet)
+
+
+def swept(config: Mapping[str, Any], how: How, axes: Mapping[str, Any], quiet: bool) -> "pd.DataFrame":
+    """Compose, check and run a grid."""
+    given = dict(flat(config)) | dict(flat({key.replace("__", "."): value for key, value in axes.items()}))
     configs, directory = compose_grid([override_text(key, value) for key, value in given.items()])
+    for cell in configs:
+        refuse_ambiguous(given.get("width"), {"depth": cell.depth, "model": cell.model["name"]})
     configs = [configs[k] for k in wanted(configs, repeats=bool(configs[0].sweep.grids))]
     if configs[0].race:
         from initlab.sweep.race import dry_race, race

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from initlab.errors import Interrupted, UserError, tell
 from initlab.reading import read_json, short
-from initlab.records.files import door, replace
+from initlab.records.files import door, make_directory, replace
 
 try:
     import fcntl
@@ -57,7 +57,7 @@ def alone(directory: Path) -> Iterator[None]:
     """
     holder = directory / ".lock.json"
     with door(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         if reason := no_locks(directory):
             last = f" The last one noted there is {described(holder)}." if holder.exists() else ""
             tell(

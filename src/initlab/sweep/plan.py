@@ -8,11 +8,12 @@ from itertools import islice
 from pathlib import Path
 
 from initlab.errors import UserError
-from initlab.reading import TABLE, read_json, short, why
+from initlab.reading import TABLE, json_of, mapping, read_bytes, short, why
 from initlab.records.files import replace
+from initlab.records.sums import sealed, unsealed
 from initlab.sweep.cells import Cell, group_key
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -30,34 +31,47 @@ class Group:
 
 @dataclass
 class PlanFile:
-    """`plan.json`: group id -> hashes of its cells, for all that was ever planned under this name."""
+    """`plan.json`: group id -> hashes of its cells, for all that was ever planned under this name.
+
+    A copy lies beside it as `.plan.json`: networks that train in other groups differ by rounding.
+    """
 
     path: Path
     groups: dict[str, list[str]] = field(default_factory=dict)
     damage: str = ""
+    lost: bool = False
 
     @classmethod
     def read(cls, path: Path) -> "PlanFile":
-        """Read the file; where it is damaged, `damage` says so and the groups are planned again.
+        """Read the file, or its copy where it is damaged; `damage` says so, and `lost` whether the copy is, too.
 
         Raises:
             UserError: a directory stands in its place.
         """
-        if path.is_dir():
-            raise UserError(f"{path} is a directory, where the plan of a sweep is a file: remove it, and start again.")
+        for place in (path, copy_of(path)):
+            if place.is_dir():
+                raise UserError(f"{place} is a directory, where the plan of a sweep is a file: remove it.")
         try:
-            found = read_json(path, TABLE)
-            groups = {name_of_group(name): [str(h) for h in hashes] for name, hashes in found["groups"].items()}
-            return cls(path, groups if found["format"] == FORMAT else {})
-        except FileNotFoundError:
-            return cls(path)
+            return cls(path, read_groups(path))
+        except FileNotFoundError as missing:
+            reason: Exception = missing
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return cls(path, damage=f"{path} cannot be read ({why(error)}): its groups are planned again")
+            reason = error
+        new = isinstance(reason, FileNotFoundError)
+        told = f"{path} is missing" if new else f"{path} cannot be read ({why(reason)})"
+        try:
+            return cls(path, read_groups(copy_of(path)), f"{told}: its copy {copy_of(path).name} is used")
+        except FileNotFoundError:
+            return cls(path) if new else cls(path, damage=f"{told}: its groups are planned again", lost=True)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls(path, damage=f"{told}: its groups are planned again", lost=True)
 
     def write(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file and its copy, each whole or not at all, durably."""
         data = {"format": FORMAT, "groups": self.groups}
-        replace(self.path, json.dumps(data, indent=0).encode())
+        text = sealed(json.dumps(data, indent=0).encode())
+        for path in (copy_of(self.path), self.path):
+            replace(path, text, durable=True)
 
     def split(self, group: Group) -> list[Group]:
         """Replace a group by its halves, here and in the file."""
@@ -85,6 +99,20 @@ def name_of_group(name: str) -> str:
     if not re.fullmatch(r"g\d{4,9}[ab]{0,40}", name, re.ASCII):
         raise ValueError(f"{short(name)} is no group")
     return name
+
+
+def copy_of(path: Path) -> Path:
+    """Return where the copy of a plan lies."""
+    return path.with_name(f".{path.name}")
+
+
+def read_groups(path: Path) -> dict[str, list[str]]:
+    """Return the groups of a plan; raises FileNotFoundError, or one of several others where it is damaged."""
+    data = read_bytes(path, TABLE)
+    found = mapping(json_of(data))
+    if found.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT}")
+    return {name_of_group(name): [str(h) for h in hashes] for name, hashes in unsealed(found, data)["groups"].items()}
 
 
 def arrange(
@@ -117,7 +145,7 @@ def arrange(
             if not plan.groups[name]:
                 del plan.groups[name]
     # Where the plan was lost, what is done helps to find the groups that there were.
-    fresh = [cell for cell in cells if cell.hash in open_hashes or plan.damage]
+    fresh = [cell for cell in cells if cell.hash in open_hashes or plan.lost]
     kinds = by_key(fresh)
     for alike, sizes in zip(kinds, divided(kinds), strict=True):
         rest = iter(alike)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from initlab.records import read_run, run_directories, tabulate, write_sweep
+from initlab.records.mend import rewrite_config
 from initlab.sweep.cells import Cell
 
 if TYPE_CHECKING:
@@ -33,10 +34,14 @@ class Results:
         return row[1] if row and is_finished(row[1], cell.hash) else None
 
     def damage(self, cell: Cell) -> str | None:
-        """Return what is wrong with a run that seemed done, or None."""
+        """Return what is wrong with a run that seemed done, or None; a damaged configuration alone is written again."""
         row = self.rows.get(cell.directory)
         if row is None or row[1]["status"] == "unfinished" or not row[1]["problem"]:
             return None
+        only = row[1]["problem"].startswith("config.yaml") and row[1]["status"] in FINISHED
+        if only and rewrite_config(cell.directory):
+            self.read(cell)
+            return f"{cell.directory.name}: {row[1]['problem']}, so it was written again from summary.json"
         return f"{cell.directory.name}: {row[1]['problem']}, so it is run again"
 
     def read(self, cell: Cell) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from initlab.errors import Interrupted
+from initlab.experiment import kept as kept_checkpoints
 from initlab.experiment.build import planned_steps
+from initlab.experiment.checkpoint import before as before_checkpoint
 from initlab.records import RunWriter
 from initlab.records.files import refuse_link
 from initlab.sweep.balance import Kind, Sizes, even, longest_first, no_lone_ones, on_cards, tapered
 from initlab.sweep.cells import Cell
 from initlab.sweep.driver import Launch, Signals
-from initlab.sweep.executors import make_executor
+from initlab.sweep.executors import Executor, make_executor
 from initlab.sweep.how import How
 from initlab.sweep.lock import alone, group_lock
 from initlab.sweep.memory import largest_group
@@ -69,7 +71,7 @@ def plan_groups(plan: PlanFile, results: Results, cells: Sequence[Cell], how: Ho
         return results.finished(cell) is not None
 
     # Where the plan was lost, all cells count, as when the groups were planned that are now looked for.
-    counted = [cell for cell in ordered if plan.damage or not done(cell)]
+    counted = [cell for cell in ordered if plan.lost or not done(cell)]
     how = how.settled(counted, sizes)
     sharers = how.sharers()
     # Groups of an earlier plan keep workers busy, too.
@@ -133,7 +135,7 @@ def run_sweep(
             line.say(f"{len(finished)} of {len(finished) + len(open_cells)} networks are done already.")
         room = directory / ".groups"
         sweep_room(room, groups)
-        if kept := sum((room / f"{group.id}.pt").exists() for group in groups):
+        if kept := sum(bool(kept_checkpoints(room / f"{group.id}.pt")) for group in groups):
             line.say(f"{kept} of {len(groups)} groups go on from their checkpoints.")
         try:
             with line:
@@ -184,6 +186,11 @@ def launch(
         results.write_if_due()
         ended(cell, summary, True)
 
+    def made(name: str, workers: int | str, options: Mapping[str, Any]) -> Executor:
+        return make_executor(
+            name, workers, options, lambda task: lambda now: progress.note(task.id, now), lambda: signals()
+        )
+
     cells = [cell for group in groups for cell in group.cells]
     progress = Progress(len(cells), sum(map(steps, cells)), before, line)
     with Signals().listening() as signals:
@@ -193,13 +200,8 @@ def launch(
             room=room,
             every=cells[0].config.sweep.checkpoint_every if cells else 0.0,
             name=uuid.uuid4().hex[:8],
-            executor=lambda it: make_executor(
-                how.executor,
-                how.workers,
-                how.options,
-                lambda task: lambda now: progress.note(task.id, now),
-                signals,
-            ),
+            executor=lambda it: made(how.executor, how.workers, how.options),
+            inline=lambda it: made("inline", "auto", {}),
             progress=progress,
             signals=signals,
             ended=told,
@@ -232,7 +234,8 @@ def skip(cells: Sequence[Cell], results: Results, ended: Ended) -> None:
         if cell.reason is None:
             continue
         row = results.rows.get(cell.directory)
-        fresh = row is None or (row[1]["status"], row[1].get("reason")) != ("skipped", cell.reason)
+        known = row and [row[1].get(key) for key in ("status", "reason", "problem")]
+        fresh = known != ["skipped", cell.reason, ""]
         if fresh:
             writer = RunWriter(cell.directory, cell.config.plain(), tensorboard=False)
             writer.finish("skipped", reason=cell.reason, hash=cell.hash)
@@ -246,7 +249,8 @@ def sweep_room(room: Path, groups: Sequence[Group]) -> None:
     A worker that one of them left behind may still compute a group that is none any more, now that the grid is another
     one; its cells are in other groups, and two must not write them: it is waited for.
     """
-    kept = {f"{group.id}.pt" for group in groups} | {f"{group.id}.lock" for group in groups}
+    checkpoints = {Path(f"{group.id}.pt") for group in groups}
+    kept = {path.name for each in checkpoints for path in (each, before_checkpoint(each), each.with_suffix(".lock"))}
     if room.is_dir():
         for path in sorted(room.glob("*.lock")):
             if path.name not in kept:

@@ -15,12 +15,14 @@ from typing import Any
 from initlab.config import Config
 from initlab.config.naming import digest
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import Keeping, Unusable, run
+from initlab.experiment import Keeping, Unusable, forget, run
+from initlab.parent import leaving, something_to_keep
 from initlab.reading import read_json
 from initlab.records import read_run
 from initlab.sweep.lock import group_lock
 from initlab.sweep.results import is_finished
 
+REMARKS = 5  # about one group that are shown
 TOLD_EVERY = 0.5  # seconds between two looks at what the launch wants, and two words about how far it is
 Watch = Callable[[dict[str, Any]], None]
 
@@ -98,7 +100,6 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
     GroupError for all else.
     """
     keeping = Keeping(task.checkpoint, task.every, stop)
-    notes = []
     with group_lock(task.room / f"{task.id}.lock", stop):
         if found := another_has_done_it(task):
             return Done(found)
@@ -106,8 +107,8 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
             try:
                 summaries = run(task.configs, task.directories, watch, keeping)
             except Unusable as reason:
-                notes.append(f"group {task.id} starts again, its checkpoint is no use: {reason}.")
-                task.checkpoint.unlink()
+                keeping.remarks.append(f"it starts again, its checkpoint is no use: {reason}")
+                forget(task.checkpoint)
                 summaries = run(task.configs, task.directories, watch, keeping)
         except UserError:
             raise
@@ -115,8 +116,14 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
         except (Exception, SystemExit) as error:
             first = (str(error).strip().splitlines() or [""])[0]
             raise GroupError(f"{type(error).__name__}: {first}", traceback.format_exc()) from error
-        task.checkpoint.unlink(missing_ok=True)
-    return Done(summaries, notes)
+        forget(task.checkpoint)
+    return Done(summaries, notes(task, keeping.remarks))
+
+
+def notes(task: Task, remarks: Sequence[str]) -> list[str]:
+    """Return what to say of a group in which something was damaged; the logs of its runs have all of it."""
+    more = [f"{len(remarks) - REMARKS} more remarks are in run.log"] if len(remarks) > REMARKS else []
+    return [f"group {task.id}: {remark}." for remark in [*remarks[:REMARKS], *more]]
 
 
 def another_has_done_it(task: Task) -> list[dict[str, Any]] | None:
@@ -132,7 +139,10 @@ def another_has_done_it(task: Task) -> list[dict[str, Any]] | None:
 
 
 class Remote:
-    """A worker's own eyes and mouth where the launch is another process: files in the room they share."""
+    """A worker's own eyes and mouth where the launch is another process: files in the room they share.
+
+    Arguments: `parent`, the number of the process without which this one ends; 0 where its pipe alone tells.
+    """
 
     def __init__(self, task: Task, parent: int = 0):
         self.task, self.parent = task, parent
@@ -148,7 +158,8 @@ class Remote:
             signal.signal(signal.SIGTERM, self.hear)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launch, which says stop by a file
         try:
-            return work(self.task, self.watch, self.stop)
+            with something_to_keep():
+                return work(self.task, self.watch, self.stop)
         except Interrupted as stop:
             return Broken("interrupted", str(stop.signal))
         except UserError as error:
@@ -167,7 +178,7 @@ class Remote:
         """Return the number of a signal if one came, if the launch wants to stop, or if it is gone."""
         if not self.received and time.monotonic() - self.looked > TOLD_EVERY:
             self.looked = time.monotonic()
-            if self.task.stop.exists() or (self.parent and os.getppid() != self.parent):
+            if self.task.stop.exists() or leaving.is_set() or (self.parent and os.getppid() != self.parent):
                 self.received = int(signal.SIGTERM)
         return self.received
 

@@ -4,10 +4,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from initlab.randomness import numpy_generator
+
 
 @lru_cache(maxsize=16)
 def _draws(classes: int, count: int = 4096) -> np.ndarray:
-    half = np.random.default_rng(0).standard_normal((count // 2, classes))
+    half = numpy_generator("logits", name=f"{classes}").standard_normal((count // 2, classes))
     return np.concatenate([half, -half])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from initlab.data import Dataset
 from initlab.ensemble import Part
-from initlab.initialize import stream
+from initlab.randomness import generator, set_global
 from initlab.training.crew import Crew
 from initlab.training.events import Evaluation, Plan
 
@@ -137,13 +137,10 @@ def keyed_randomness(part: Part, x: Tensor, seed: int, step: str) -> Iterator[No
     the while: their masks depend on nothing else that runs in the process.
     """
     if dropouts := part.dropouts:
-        part.key_dropout([stream(seed, f"dropout/{step}/{k}") for k in range(len(dropouts))])
+        part.key_dropout([generator("dropout", seed, f"{step}/{k}") for k in range(len(dropouts))])
     if not part.draws_globally:
         yield
         return
     with GLOBAL_STATE, torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        generator = stream(seed, f"forward/{step}")
-        if x.is_cuda:
-            torch.cuda.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        torch.random.set_rng_state(generator.get_state())
+        set_global("forward passes", seed, step, device=x.device)
         yield

@@ -5,16 +5,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
+from initlab.causes.record import Verdict
 from initlab.diagnostics import Diagnosis, examine
 from initlab.diagnostics.batch import in_order
+from initlab.diagnostics.blame import tell_own_bug, theirs
 from initlab.diagnostics.expected import misfit
 from initlab.errors import UserError
+from initlab.randomness import generator, set_global
+from initlab.scalars import read_yaml
 from initlab.targets import import_torchvision, load_target, said
 from initlab.verdicts.judge import judge
-from initlab.verdicts.record import Verdict
 from initlab.verdicts.screen import show
 from initlab.visible import json_text, print
 
@@ -52,11 +54,12 @@ def run(
     except UserError:
         raise
     except Exception as error:  # whatever the module's own code raises
+        tell_own_bug(error, target)
         raise UserError(misfit(target, module, inputs, error)) from error
     verdicts = judge(found)
     if csv is not None:
         try:
-            found.frame.to_csv(csv, index=False)
+            found.frame.to_csv(csv, index=False, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UserError(f"--csv {csv} cannot be written ({error.strerror or error}).") from error
     if as_json:
@@ -86,10 +89,11 @@ def built(target: str, keywords: Mapping[str, Any], seed: int) -> nn.Module:
         return found
     if not callable(found):
         raise UserError(f"{target} is a {type(found).__name__}, no torch.nn.Module and no callable that builds one.")
-    torch.manual_seed(seed)
+    set_global("made-up model", seed)
     try:
-        module = found(**keywords)
+        module = theirs(found, **keywords)
     except Exception as error:  # whatever the user's own code raises
+        tell_own_bug(error, target)
         remedy = ": give its arguments with --arg key=value." if isinstance(error, TypeError) else "."
         raise UserError(f"{target} failed when it was called ({said(error)}){remedy}") from error
     if not isinstance(module, nn.Module):
@@ -108,7 +112,10 @@ def pairs(texts: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise UserError(f"--arg {text} must be key=value.")
-        found[key] = yaml.safe_load(value)
+        try:
+            found[key] = read_yaml(value)
+        except ValueError as error:
+            raise UserError(f"--arg {text}: the value cannot be read ({error}).") from error
     return found
 
 
@@ -130,14 +137,14 @@ def inputs_of(shapes: Sequence[str], batch: int | None, tokens: int | None, seed
     if all(size[0] == 1 for size in sizes) and batch is None:
         largest = max(math.prod(size) for size in sizes) * (1 if tokens is None else PER_TOKEN)
         batch = 2 ** int(math.log2(max(2, min(MOST, NUMBERS // largest))))
-    generator = torch.Generator().manual_seed(seed)
+    drawing = generator("made-up inputs", seed)
     made = []
     for size in sizes:
         whole = size if batch is None else (batch, *size[1:])
         if tokens is None:
-            made.append(torch.randn(whole, generator=generator))
+            made.append(torch.randn(whole, generator=drawing))
         else:
-            made.append(torch.randint(tokens, whole, generator=generator))
+            made.append(torch.randint(tokens, whole, generator=drawing))
     return made[0] if len(made) == 1 else made
 
 
@@ -157,8 +164,9 @@ def given(target: str, option: str, inputs: Any) -> Any:
     found = load_target(target, option)
     if callable(found) and not isinstance(found, (Tensor, nn.Module)):
         try:
-            found = found() if inputs is None else found(inputs)
+            found = theirs(found) if inputs is None else theirs(found, inputs)
         except Exception as error:  # whatever the user's own code raises
+            tell_own_bug(error, target)
             raise UserError(f"{option} {target} failed when it was called ({said(error)}).") from error
     if not isinstance(found, (Tensor, tuple, list, dict)):
         raise UserError(f"{option} {target} gives a {type(found).__name__}: it must give tensors.")

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
+from initlab.causes.record import Verdict, ordered
+from initlab.causes.trends import LONG
 from initlab.diagnostics import INPUT, NETWORK, Call, Diagnosis
-from initlab.verdicts.record import Verdict, ordered
 from initlab.verdicts.signal import of_signal
 from initlab.verdicts.units import of_units
 from initlab.verdicts.weights import of_weights
@@ -50,8 +51,12 @@ def judge(found: Diagnosis | pd.DataFrame) -> list[Verdict]:
     weights = of_weights(found)
     units = of_units(found)
     causes = [v for v in (*weights, *units) if v.name in CAUSES]
-    explained = frozenset(layer for v in causes for layer in v.layers)
-    return ordered([*weights, *units, *of_signal(found, explained), *of_inputs(found)])
+    # Equal weights and a stack that is saturated throughout say nothing of how signal and gradient change over layers.
+    local = [
+        v for v in causes if v.name != "copied_units" and not (v.name == "saturated_units" and len(v.layers) >= LONG)
+    ]
+    explained = frozenset(layer for v in local for layer in v.layers)
+    return ordered([*weights, *units, *of_signal(found, explained, {v.name for v in causes}), *of_inputs(found)])
 
 
 def of_inputs(found: Diagnosis) -> list[Verdict]:

@@ -51,7 +51,13 @@ def remedy_for(act: Activation | None) -> str:
         return ""
     if act.name in RECTIFIERS:
         return f'initialize with he_normal: initlab.initialize_(model, "he_normal", {_named(act)})'
-    found = good_gain(act)
+    found, point = good_gain(act), critical_at(act)
+    if found is None and point is not None:
+        return (
+            "use tanh or relu, or fewer layers; else initialize with critical, weights of std "
+            f"{point.sigma_w:.3g}/√fan_in, under which many units saturate: "
+            f'initlab.initialize_(model, "critical", {_named(act)})'
+        )
     if found is None:
         return f"{act.name} has no gain that keeps gradients over many layers: use tanh or relu, or fewer layers"
     if critical_at(act) is None:

@@ -7,9 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from initlab.causes.record import Verdict
 from initlab.diagnostics import Call, Diagnosis
 from initlab.display import Screen
-from initlab.verdicts.record import Verdict
 from initlab.visible import visible
 
 WIDE = 100
@@ -50,12 +50,19 @@ def said(verdicts: Sequence[Verdict]) -> RenderableType:
     """Lay the verdicts out: severity, sentence, and the remedy below it."""
     if not any(verdict.severity != "note" for verdict in verdicts):
         verdicts = [*verdicts, Verdict("note", "healthy", (), NOTHING)]
+    return findings(verdicts)
+
+
+def findings(verdicts: Sequence[Verdict]) -> RenderableType:
+    """Lay findings out: severity, sentence, and the remedy below it, each remedy once."""
+    told: set[str] = set()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column()
     for verdict in verdicts:
         lines = [Text(visible(verdict.sentence))]
-        if verdict.remedy:
+        if verdict.remedy and verdict.remedy not in told:
+            told.add(verdict.remedy)
             lines.append(Text(f"→ {visible(verdict.remedy)}", style="green"))
         label = "" if verdict.name == "healthy" else verdict.severity
         grid.add_row(Text(label, style=STYLES[verdict.severity]), Group(*lines))

@@ -5,24 +5,21 @@ no attention, no gate. Elsewhere a scale does not add up over layers, and nothin
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import median
 
 from initlab.activations import Activation
+from initlab.causes import Reading, trends
+from initlab.causes.record import Verdict, listed, power_of_ten
+from initlab.causes.trends import FAULTS, LONG, WARNS
 from initlab.diagnostics import Call, Diagnosis
-from initlab.verdicts.record import Verdict, listed, power_of_ten
 from initlab.verdicts.remedy import needed, remedy_for
 
+PUSHED = 10
+"""A mean of weights whose square is more than one part in so many of their mean square is no chance."""
+
 PLAIN = {"activation", "pool", "scale", "shift"}
-
-LONG = 3
-"""Hidden layers from which on a chain has a trend."""
-
-WARNS, FAULTS = 1e3, 1e6
-"""Factors on a mean square, over the whole chain, from which on it is a warning and a fault."""
-
-ALIKE, LOST = 1e-4, 1e-6
-"""1 − c below which two inputs can hardly be told apart, and below which not at all."""
 
 
 @dataclass(frozen=True)
@@ -45,30 +42,10 @@ class Chain:
         known = [x for x in scales if x == x]
         return math.sqrt(median(known)) if known else math.nan
 
-    def band(self) -> float:
-        """Standard deviation that ln(mean square) gets from finite widths alone: √Σ 5/n, as for ReLU.
-
-        Source: Hanin and Rolnick 2018, *How to start training*; SCIENCE: E[R²] = ∏(1 + 5/n).
-        """
-        return math.sqrt(sum(5 / max(call.units, 1) for call in self.calls))
-
-    def change(self, stat: str) -> float | None:
-        """ln of last over first of a mean square, without the steps whose cause is known; None where it cannot be."""
-        total = 0.0
-        for one, two in zip(self.calls, self.calls[1:], strict=False):
-            a, b = (_size(call, stat) for call in (one, two))
-            if two.layer in self.explained or one.layer in self.explained:
-                continue
-            if a is None or b is None or not (0 < a < math.inf and 0 < b < math.inf):
-                return None
-            total += math.log(b / a)
-        return total
-
-
-def _size(call: Call, stat: str) -> float | None:
-    # Of gradients the sum over units and positions: a map that shrinks spreads the same gradient over fewer of them.
-    value = call.stats.get(stat)
-    return value if value is None or stat == "q" else value * call.samples * call.units
+    @property
+    def readings(self) -> list[Reading]:
+        """Return what rules read of each layer."""
+        return [Reading(call.layer, call.stats, call.units, call.samples) for call in self.calls]
 
 
 def chains(found: Diagnosis, explained: frozenset[str]) -> list[Chain]:
@@ -94,15 +71,18 @@ def chains(found: Diagnosis, explained: frozenset[str]) -> list[Chain]:
     return sorted(found_chains, key=lambda chain: -len(chain.calls))
 
 
-def of_signal(found: Diagnosis, explained: frozenset[str]) -> list[Verdict]:
-    """Judge signals, gradients and correlations; `explained` layers are left out of every trend."""
+def of_signal(found: Diagnosis, explained: frozenset[str], known: Collection[str] = ()) -> list[Verdict]:
+    """Judge signals, gradients and correlations; `explained` layers are left out of every trend.
+
+    Arguments: `known`: names of what has been found already; copied units, for one, make inputs look the same.
+    """
     verdicts: list[Verdict] = []
     for chain in chains(found, explained)[:1]:
-        verdicts += [*signal(chain), *gradient(chain), *alike(chain)]
+        verdicts += [*signal(chain), *gradient(chain), *([] if "copied_units" in known else alike(chain))]
     if found.idle_norms:  # the network that trains has another scale
         return [*_one_remedy(verdicts), *idle(found), *([] if verdicts or explained else lost(found))]
     verdicts = [*_one_remedy(verdicts), *stream(found)]
-    if verdicts or explained:
+    if verdicts or explained or known:
         return verdicts
     return [*confident(found), *lost(found)]
 
@@ -112,50 +92,20 @@ def _one_remedy(verdicts: list[Verdict]) -> list[Verdict]:
     return [v if i == 0 else Verdict(v.severity, v.name, v.layers, v.sentence) for i, v in enumerate(verdicts)]
 
 
-def _bad(change: float | None, band: float) -> str | None:
-    """Severity of a trend: beyond both a fixed factor and what finite width alone does."""
-    if change is None or abs(change) < max(math.log(WARNS), 5 * band + band**2 / 2):
-        return None
-    return "fault" if abs(change) >= math.log(FAULTS) else "warning"
-
-
 def signal(chain: Chain) -> list[Verdict]:
     """Whether the signal dies or explodes on its way up."""
-    change = chain.change("q")
-    severity = _bad(change, chain.band())
-    if severity is None or change is None:
-        return []
-    first, last = chain.calls[0].layer, chain.calls[-1].layer
-    steps = len(chain.calls) - 1
-    grows = change > 0
-    text = (
-        f"The signal {'explodes' if grows else 'dies'}: its size changes by {math.exp(change / 2 / steps):.2g}× per "
-        f"layer from {first} to {last}, {power_of_ten(math.exp(change / 2))} over {steps} layers.{_why(chain)}"
-    )
-    return [
-        Verdict(severity, "signal_explodes" if grows else "signal_dies", (first, last), text, remedy_for(chain.act))
-    ]
+    cure = remedy_for(chain.act)
+    return trends.signal(chain.readings, explained=chain.explained, why=_why(chain), larger=cure, smaller=cure)
 
 
 def gradient(chain: Chain) -> list[Verdict]:
     """Whether the gradient dies or explodes on its way down."""
-    change = chain.change("grad_mean_square")
-    severity = _bad(change, chain.band())
-    if severity is None or change is None:
-        return []
-    first, last = chain.calls[0], chain.calls[-1]
-    steps = len(chain.calls) - 1
-    grows = change < 0  # larger at the first layer than at the last: it grows on its way down
-    text = (
-        f"The gradient {'explodes' if grows else 'dies'} on its way down: its length changes by "
-        f"{math.exp(-change / 2 / steps):.2g}× per layer from {last.layer} to {first.layer}, "
-        f"{power_of_ten(math.exp(-change / 2))} over {steps} layers.{_why(chain)}"
-    )
+    first, cure, more = chain.calls[0], remedy_for(chain.act), ""
     if underflows(first):
         size = math.sqrt(first.stats["grad_mean_square"])
-        text += f" At {first.layer} its size is {size:.1e}: not zero, but too small for its precision, it underflows."
-    name = "gradient_explodes" if grows else "gradient_dies"
-    return [Verdict(severity, name, (first.layer, last.layer), text, remedy_for(chain.act))]
+        more = f" At {first.layer} its size is {size:.1e}: not zero, but too small for its precision, it underflows."
+    said = {"why": _why(chain), "more": more, "larger": cure, "smaller": cure}
+    return trends.gradient(chain.readings, explained=chain.explained, **said)
 
 
 def underflows(call: Call) -> bool:
@@ -167,22 +117,17 @@ def _why(chain: Chain) -> str:
     want = needed(chain.act)
     if not want or not math.isfinite(chain.sigma):
         return ""
+    means = [c.facts.mean for c in chain.calls if c.facts is not None and c.facts.square > 0]
+    if means and median(means) ** 2 * PUSHED > median(c.facts.square for c in chain.calls if c.facts is not None):
+        return f" The weights have mean {median(means):.3g}; {want.replace('needs', 'needs mean 0 and std', 1)}."
     return f" The weights have std {chain.sigma:.3g}/√fan_in; {want}."
 
 
 def alike(chain: Chain) -> list[Verdict]:
     """Whether all inputs come to look the same."""
-    first, last = chain.calls[0], chain.calls[-1]
-    before, after = first.stats.get("c"), last.stats.get("c")
-    if before is None or after is None or before > 0.9 or 1 - after > ALIKE or chain.explained:
+    if chain.explained:
         return []
-    where = next(call for call in chain.calls if 1 - call.stats.get("c", 0.0) <= ALIKE)
-    text = (
-        f"All inputs look the same from {listed([where.layer])} on: the correlation of two different inputs rises from "
-        f"{before:.2f} to {after:.6f}, so the layers behind cannot tell them apart.{_why(chain)}"
-    )
-    severity = "fault" if 1 - after <= LOST else "warning"
-    return [Verdict(severity, "inputs_alike", (where.layer,), text, remedy_for(chain.act))]
+    return trends.alike(chain.readings, why=_why(chain), remedy=remedy_for(chain.act))
 
 
 def stream(found: Diagnosis) -> list[Verdict]:

@@ -7,15 +7,14 @@ import torch
 from scipy.special import bdtrc, stdtr
 
 from initlab.activations import Activation
+from initlab.causes.network import Reading
+from initlab.causes.record import Verdict, capital, listed
+from initlab.causes.units import DEAD, NO_GRADIENT, SATURATED, dead_text, passes, saturated_text
 from initlab.diagnostics import Call, Diagnosis
-from initlab.verdicts.record import Verdict, capital, listed
-from initlab.verdicts.remedy import good_gain, needed, remedy_for
+from initlab.verdicts.remedy import critical_at, good_gain, needed, remedy_for
 
 SILENT = {"relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish"}
 """Activations that are silent far on the left."""
-
-DEAD = 0.8
-"""Fraction of silent units that no healthy ReLU layer reaches: with all inputs alike it tends to a half."""
 
 TOLD_BY, FAR_LEFT = 8, -4.0
 """Samples from which silence is told by counting; mean/std of preactivations from which it is told without."""
@@ -25,9 +24,6 @@ PASSES = 0.05
 
 CHANCE = 1e-7
 """Probability below which a draw of zero mean cannot have silenced a layer: 10⁻⁵ for a network of a hundred."""
-
-SATURATED = 0.25
-"""Fraction of preactivations outside the interval, beyond that of N(0, 1), that counts as a saturated layer."""
 
 TOO_LARGE = 1.5
 """Factor on the std that an activation needs from which on the weights are to blame, not what comes in."""
@@ -111,10 +107,7 @@ def dead(calls: Sequence[Call]) -> list[Verdict]:
     share = first.stats.get("dead_fraction", 1.0)
     many = f"{share:.0%} of the units" if share >= DEAD else "nearly all units"
     names = tuple(dict.fromkeys(call.layer for call in bad))
-    text = (
-        f"{capital(listed(names))} {'are' if len(names) > 1 else 'is'} dead: {many} of {first.layer} are silent on "
-        "every input, so they pass on nothing and get no gradient."
-    )
+    text = dead_text(capital(listed(names)), names, many)
     remedy = "start biases at 0"
     if _pushed(first) and first.facts is not None:
         text += (
@@ -135,6 +128,14 @@ def is_saturated(call: Call) -> bool:
     return call.stats.get("saturated_fraction", 0.0) >= SATURATED + usual and not is_dead(call)
 
 
+def _largest(act: Activation) -> str:
+    """Say the std of weights of an activation whose critical point saturates units: smaller ones lose the gradient."""
+    point = critical_at(act)
+    if point is None:
+        return "std 1/√fan_in is the usual start"
+    return f"critical is {point.sigma_w:.3g}/√fan_in, below which gradients die; or use tanh or relu"
+
+
 def _smaller_input(call: Call) -> str:
     words = {word for trace in call.fed.values() for word in trace}
     if "sum" in words:
@@ -142,6 +143,26 @@ def _smaller_input(call: Call) -> str:
     return (
         "normalise the data: (x − mean) / std" if 0 in call.fed else "make the weights of the layers before it smaller"
     )
+
+
+def _cause_of_saturation(call: Call, act: Activation) -> tuple[str, str]:
+    """Say of a saturated layer what is too large (its weights, their mean, a bias, what comes in), and the remedy."""
+    mean, std, facts = call.stats["mean"], call.stats["std"], call.facts
+    known = facts is not None and facts.square > 0 and facts.fan_in == facts.fan_in
+    if facts is not None and known and 10 * facts.mean**2 > facts.square:  # one part in ten is no chance
+        said = f" The weights have mean {facts.mean:.3g}, which adds up over {facts.fan_in:.0f} inputs."
+        return said, f"draw weights of mean 0, smaller ones: {needed(act) or _largest(act)}"
+    if abs(mean) > 2 * std:
+        said = f" They are pushed to one side: mean {mean:.3g}, std {std:.2g}."
+        return said, "start biases at 0, and give the layer inputs of mean 0"
+    if facts is None or not known:
+        return "", "make the weights smaller"
+    sigma = (facts.square * facts.fan_in) ** 0.5
+    said = f" Their std is {std:.2g}; the weights have std {sigma:.3g}/√fan_in."
+    good = good_gain(act)
+    if sigma > TOO_LARGE * (good[0] if good else 1.0):
+        return said, f"make the weights smaller: {needed(act) or _largest(act)}"
+    return f"{said} That is not too much: what comes in is large, of size {std / sigma:.2g}.", _smaller_input(call)
 
 
 def saturated(calls: Sequence[Call]) -> list[Verdict]:
@@ -153,24 +174,11 @@ def saturated(calls: Sequence[Call]) -> list[Verdict]:
     act = worst.activation
     assert act is not None
     names = tuple(dict.fromkeys(call.layer for call in bad))
-    mean, std = worst.stats["mean"], worst.stats["std"]
-    text = (
-        f"{capital(listed(names))} {'are' if len(names) > 1 else 'is'} saturated: "
-        f"{worst.stats['saturated_fraction']:.0%} of the inputs of {act.name} in {worst.layer} lie where it is flat, "
-        "its slope under 5 % of the largest, and gradients hardly pass."
-    )
-    remedy = "make the weights smaller"
-    if abs(mean) > 2 * std:
-        text += f" They are pushed to one side: mean {mean:.3g}, std {std:.2g}."
-        remedy = "start biases at 0, and give the layer inputs of mean 0"
-    elif worst.facts is not None and worst.facts.square > 0 and worst.facts.fan_in == worst.facts.fan_in:
-        sigma = (worst.facts.square * worst.facts.fan_in) ** 0.5
-        good = good_gain(act)
-        text += f" Their std is {std:.2g}; the weights have std {sigma:.3g}/√fan_in."
-        if sigma > TOO_LARGE * (good[0] if good else 1.0):
-            remedy = f"make the weights smaller: {needed(act) or 'std 1/√fan_in is the usual start'}"
-        else:
-            text += f" That is not too much: what comes in is large, of size {std / sigma:.2g}."
-            remedy = _smaller_input(worst)
-    severity = "fault" if 2 * len(bad) >= sum(c.activation is not None for c in calls) else "warning"
-    return [Verdict(severity, "saturated_units", names, text, remedy)]
+    text = saturated_text(capital(listed(names)), len(names), Reading(worst.layer, worst.stats), act.name)
+    zero = any(call.stats.get("grad_mean_square") == 0 for call in bad)
+    row = [Reading(c.layer, c.stats, c.units, c.samples) for c in calls if c.activation is not None]
+    passing = "" if zero or any(call.into & {"norm", "sum"} for call in calls) else passes(row)
+    text += NO_GRADIENT if zero else passing
+    said, remedy = _cause_of_saturation(worst, act)
+    severity = "fault" if 2 * len(bad) >= len(row) and not passing else "warning"
+    return [Verdict(severity, "saturated_units", names, text + said, remedy)]

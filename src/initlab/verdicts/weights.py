@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
+from initlab.causes.record import SEVERITIES, Verdict, capital, listed, power_of_ten
+from initlab.causes.units import COPIES, MANY, zero_text
 from initlab.diagnostics import Call, Diagnosis
-from initlab.verdicts.record import SEVERITIES, Verdict, capital, listed, power_of_ten
+from initlab.verdicts.remedy import remedy_for
 from initlab.verdicts.scale import Law, factor, lawful, neighbours
-
-MANY = 0.5
-"""Fraction of a layer's units that are copies from which on this is a fault."""
 
 
 def of_weights(found: Diagnosis) -> list[Verdict]:
@@ -49,15 +48,12 @@ def zeros(found: Diagnosis) -> list[Verdict]:
         )
         return [Verdict("note", "zero_readout", _names(zero), text)]
     weights = [call for call in found.calls if call.facts is not None and call.facts.kind != "embedding"]
-    subject = "Every layer" if len(inner) > 1 and all(map(is_zero, weights)) else capital(listed(_names(inner)))
     act = inner[0].activation
     alike = act is not None and float(act(torch.zeros(()))) != 0
-    text = f"{subject} {'is' if len(inner) == 1 or subject == 'Every layer' else 'are'} all zeros: " + (
-        "its units are all alike and stay so, because they get the same gradient."
-        if alike
-        else "nothing passes, so that all inputs look the same behind it and no gradient reaches the layers before it."
-    )
+    every = len(inner) > 1 and all(map(is_zero, weights))
+    text = zero_text(_names(inner), every, alike)
     remedy = "initialize it at random like any other; only the end of a residual branch, or a readout, may be zero"
+    remedy = (remedy_for(act) if every else "") or remedy
     return [Verdict("fault", "zero_layer", _names(inner), text, remedy)]
 
 
@@ -84,10 +80,7 @@ def copies(calls: Sequence[Call]) -> list[Verdict]:
         total = first.facts.units * first.facts.groups
         copied = int(first.stats["duplicate_units"])
         what = "all weights are equal" if first.facts.constant else f"{copied} of {total} units are copies"
-        text = (
-            f"{capital(listed(names))} cannot break symmetry: in {first.layer or 'it'} {what}. Copies compute the same "
-            "and, where the next layer treats them alike, get the same gradient and stay copies for ever."
-        )
+        text = f"{capital(listed(names))} cannot break symmetry: in {first.layer or 'it'} {what}. {COPIES}"
         verdicts.append(Verdict(severity, "copied_units", names, text, "draw these weights at random"))
     return verdicts
 

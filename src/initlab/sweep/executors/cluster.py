@@ -8,6 +8,7 @@ from typing import Any
 
 from initlab.errors import UserError
 from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
+from initlab.targets import in_the_root
 
 DEFAULTS: dict[str, Any] = {"address": None, "num_cpus": 1, "num_gpus": None}
 
@@ -79,7 +80,9 @@ def connect(address: str | None) -> None:
         how["include_dashboard"] = False
     for last in (False, True) if own else (True,):
         try:
-            ray.init(address=address, **how)
+            # Its workers would import from the current directory before all else.
+            with in_the_root():
+                ray.init(address=address, **how)
         except Exception as error:  # of no kind of its own, where a node does not start in time
             ray.shutdown()
             if not last:

@@ -15,7 +15,9 @@ import torch
 
 from initlab import nursery
 from initlab.forked import can_copy
-from initlab.nursery import Copy, Gone, held_open
+from initlab.nursery import Copy, Gone, NoProcess, held_open
+from initlab.parent import LEAVE
+from initlab.sweep.deaths import described, memory_kills
 from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Task, Watch, WorkerDied
 
@@ -23,10 +25,13 @@ PATIENCE = 60.0  # seconds that a process has to finish its step and keep its gr
 ENTRY = """
 import sys
 "" in sys.path and sys.path.remove("")
+from initlab.parent import messages, own_pipes
+inward, out = own_pipes()
+heard = messages(inward)
 from initlab.collector import modules_loading
 with modules_loading():
-    from initlab.sweep.executors.serve import own_pipes, serve
-serve(*own_pipes())
+    from initlab.sweep.executors.serve import answer
+answer(heard, out)
 """
 
 
@@ -40,11 +45,12 @@ class Worker:
     process: "subprocess.Popen[bytes] | Copy | None" = None
     answers: "queue.Queue[Done | Broken | None]" = field(default_factory=queue.Queue)
     busy: bool = False
+    kills: int | None = None  # processes that the system had ended for want of memory when the group began
     listener: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the process, unless it lives and will go on."""
-        if self.process is not None and self.process.poll() is None and not orphaned(self.process):
+        """Start the process, unless it lives and will go on; raises NoProcess."""
+        if self.process is not None and self.lives() and not orphaned(self.process):
             return
         self.close()
         environment = dict(os.environ)
@@ -55,52 +61,73 @@ class Worker:
             parent = self.process.nursery.process.pid
         else:
             self.process = fresh({"OMP_NUM_THREADS": str(self.threads), **environment})
-            parent = os.getpid()
+            parent = 0  # its end closes the pipe; processes in between may be the worker's parent
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.answers = queue.Queue()
         with suppress(OSError):  # where it died just now its end is on the way as an answer
-            pickle.dump((parent, self.cores, self.threads, environment), self.process.stdin)
-            self.process.stdin.flush()
-        self.listener = threading.Thread(target=listen, args=(self.process.stdout, self.answers), daemon=True)
-        self.listener.start()
+            send((parent, self.cores, self.threads, environment), self.process.stdin)
+        listener = threading.Thread(target=listen, args=(self.process.stdout, self.answers), daemon=True)
+        try:
+            listener.start()
+        except RuntimeError as error:  # a thread counts as a process
+            self.close()
+            raise NoProcess(str(error)) from error
+        self.listener = listener
+
+    def lives(self) -> bool:
+        """Is there a process already?"""
+        return self.process is not None and self.process.poll() is None
 
     def submit(self, task: Task) -> "ProcessJob":
         """Send a group."""
         self.start()
         self.busy = True
+        self.kills = memory_kills()
         assert self.process is not None
         assert self.process.stdin is not None
         try:
-            pickle.dump(task, self.process.stdin)
-            self.process.stdin.flush()
+            send(task, self.process.stdin)
         except OSError:
             # It died just now: its end is on the way as an answer.
             self.answers.put(None)
         return ProcessJob(self)
 
     def close(self) -> None:
-        """End the process: it leaves when it hears no more, after keeping the group that it may have."""
+        """End the process, after it has kept the group that it may have."""
         if self.process is None:
             return
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         if self.busy:
-            self.process.terminate()
+            # The pipe stays open: a worker takes its end for the death of the launch, and has less time then.
+            with suppress(OSError):
+                write(LEAVE, self.process.stdin)
         else:
             # It has nothing to keep, may still be loading what it will not need, and would take a second to leave.
             self.process.kill()
-        with suppress(OSError):
-            self.process.stdin.close()
         try:
             self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        with suppress(OSError):
+            self.process.stdin.close()
         if self.listener is not None:
-            # It has heard the end; then nobody reads any more.
-            self.listener.join()
-            self.process.stdout.close()
+            self.listener.join()  # it has heard the end
+        self.process.stdout.close()
+        self.listener = None
+
+
+def send(given: Any, pipe: IO[bytes]) -> None:
+    """Send a worker settings or a task, packed twice: it takes messages before it has loaded what they are made of."""
+    write(pickle.dumps(given), pipe)
+
+
+def write(message: bytes, pipe: IO[bytes]) -> None:
+    """Write a message to a worker."""
+    pickle.dump(message, pipe)
+    pipe.flush()
 
 
 def orphaned(process: "subprocess.Popen[bytes] | Copy") -> bool:
@@ -119,13 +146,16 @@ def copied() -> Copy:
 def fresh(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start a process that loads everything itself."""
     # A session of its own: Ctrl-C in the terminal is for the launch, which lets its workers finish their step.
-    return subprocess.Popen(
-        [sys.executable, "-c", ENTRY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    )
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", ENTRY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise NoProcess(str(error.strerror)) from error
 
 
 @dataclass
@@ -148,7 +178,7 @@ class ProcessJob:
         if answer is None:
             assert self.worker.process is not None
             code = self.worker.process.wait()
-            raise WorkerDied(f"signal {-code}" if code < 0 else f"exit code {code}")
+            raise WorkerDied(described(code, self.worker.kills))
         if isinstance(answer, Broken):
             answer.throw()
         assert isinstance(answer, Done)
@@ -165,8 +195,9 @@ class Processes:
         self.holding.enter_context(held_open(in_use=True))
 
     def submit(self, task: Task) -> ProcessJob:
-        """Give a group to a process that has none."""
-        return next(worker for worker in self.workers if not worker.busy).submit(task)
+        """Give a group to a process that has none; raises NoProcess where none can be started."""
+        idle = [worker for worker in self.workers if not worker.busy]
+        return max(idle, key=Worker.lives).submit(task)
 
     def close(self) -> None:
         """End all processes, but for those that are kept for the next launch."""
@@ -207,11 +238,12 @@ def started_early(workers: int | str, groups: int) -> Iterator[None]:
     """
     with workers_kept():
         early = executor(workers, {})
-        if can_copy():
-            nursery.nursery()
-        else:
-            for worker in early.workers[:groups]:
-                worker.start()
+        with suppress(NoProcess):  # the launch will say so
+            if can_copy():
+                nursery.nursery()
+            else:
+                for worker in early.workers[:groups]:
+                    worker.start()
         early.close()
         yield
 

@@ -2,56 +2,45 @@
 
 import os
 import pickle
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from typing import IO, Any
+from typing import IO
 
 import torch
 
+from initlab.parent import messages
 from initlab.sweep.work import Remote
 
 SAID = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")  # how many threads torch takes when it is loaded: the first of them
 
 
-def own_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """Return standard input, and what was standard output: whatever prints must not end up between two answers."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return sys.stdin.buffer, out
-
-
 def serve(inward: IO[bytes], out: IO[bytes]) -> None:
-    """Be a worker: read tasks until there are no more, write answers."""
-    messages = received(inward)
-    first = next(messages, None)
+    """Be a worker that reads from one pipe and writes into another."""
+    answer(messages(inward), out)
+
+
+def answer(heard: Iterator[bytes], out: IO[bytes]) -> None:
+    """Take tasks until there are no more, and write answers; the first message holds settings."""
+    first = next(heard, None)
     if first is None:
         return  # the launch has no use for this worker
-    parent, *given = first
+    parent, *given = pickle.loads(first)
     settle(*given)
-    for task in messages:
-        answer = Remote(task, parent)()
+    for message in heard:
+        done = Remote(pickle.loads(message), parent)()
         try:
-            pickle.dump(answer, out)
+            pickle.dump(done, out)
             out.flush()
         except BrokenPipeError:
             # The launch is gone; what there is to keep is kept.
             os._exit(0)
-        if os.getppid() != parent:
-            # Whatever comes would be stopped at once: the launch gives it to another.
+        if parent and os.getppid() != parent:
+            # A further task would be stopped at once: the launch gives it to another worker.
             return
 
 
 def one_thread() -> None:
     """Compute by one thread: copies of a process with more would wait for theirs for ever."""
     torch.set_num_threads(1)
-
-
-def received(inward: IO[bytes]) -> Iterator[Any]:
-    """Yield what comes until the launch closes its end."""
-    with suppress(EOFError):
-        while True:
-            yield pickle.load(inward)
 
 
 def settle(cores: set[int], threads: int, environment: Mapping[str, str]) -> None:

@@ -1,14 +1,22 @@
 """`submitit`: groups as jobs of a SLURM cluster, or as processes of this machine where there is none."""
 
+import os
+import shlex
+import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from initlab.errors import UserError
+from initlab.nursery import NoProcess
+from initlab.parent import life
+from initlab.sweep.deaths import FOR_WANT_OF_MEMORY, because, memory_kills
 from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
+from initlab.targets import in_the_root
 
+START = "import sys; '' in sys.path and sys.path.remove(''); from initlab.parent import run_module; run_module()"
 AT_ONCE = 64  # jobs in the queue of a cluster, unless `workers` says otherwise
 
 
@@ -31,9 +39,11 @@ class SlurmTask:
 
 @dataclass
 class SlurmJob:
-    """A group in a job."""
+    """A group in a job; `here`, on this machine, with the count of processes that died for want of memory before it."""
 
     job: Any
+    here: bool
+    kills: int | None
 
     def cancel(self) -> bool:
         """Take the job out of the queue."""
@@ -49,15 +59,22 @@ class SlurmJob:
         try:
             answer = self.job.result()
         except (UncompletedJobError, OSError, EOFError) as error:
-            raise WorkerDied(f"job {self.job.job_id}: {str(error).strip().splitlines()[0]}") from error
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise WorkerDied(f"job {self.job.job_id}: {why}{self.memory()}") from error
         if isinstance(answer, Broken):
             answer.throw()
         assert isinstance(answer, Done)
         return answer
 
+    def memory(self) -> str:
+        """Say that memory is why the job died, if the system says so."""
+        if "OUT_OF_MEM" in str(self.job.state):
+            return f"; {FOR_WANT_OF_MEMORY}"
+        return because(self.kills) if self.here and self.kills is not None else ""
+
 
 class Submitit:
-    """Jobs of a cluster; their logs lie in `.submitit` beside the runs."""
+    """Jobs of a cluster; their logs lie in `.submitit` beside the runs, in a directory for each launch."""
 
     def __init__(self, slots: int, options: dict[str, Any]):
         self.slots, self.options = slots, options
@@ -65,12 +82,20 @@ class Submitit:
         self.submitter: Any = None
 
     def submit(self, task: Task) -> SlurmJob:
-        """Queue a group."""
+        """Queue a group; raises NoProcess."""
+        here = on_this_machine(self.options)
         if self.submitter is None:
-            self.submitter = make_submitter(str(task.room.parent / ".submitit"), dict(self.options))
-        job = self.submitter.submit(SlurmTask(task))
+            # A directory that this launch makes: results are unpickled, so none may lie there before.
+            folder = task.room.parent / ".submitit" / task.launch
+            folder.mkdir(parents=True)
+            self.submitter = make_submitter(str(folder), dict(self.options), here)
+        with in_the_root() if here else nullcontext():  # `python -m`, which starts them
+            try:
+                job = self.submitter.submit(SlurmTask(task))
+            except BlockingIOError as error:
+                raise NoProcess(str(error.strerror)) from error
         self.jobs.append(job)
-        return SlurmJob(job)
+        return SlurmJob(job, here, memory_kills())
 
     def close(self) -> None:
         """Take back what is still in the queue."""
@@ -81,13 +106,24 @@ class Submitit:
                     job.cancel()
 
 
-def make_submitter(folder: str, options: dict[str, Any]) -> Any:
+def python(here: bool) -> str:
+    """Return the command that starts a job's Python.
+
+    Jobs import nothing from the current directory; those `here` on this machine end with this launch, those of a
+    cluster go on without it.
+    """
+    launch = [str(os.getpid()), life(os.getpid()) or "-"] if here else ["0", "-"]
+    return shlex.join([sys.executable, "-u", "-c", START, *launch])
+
+
+def make_submitter(folder: str, options: dict[str, Any], here: bool) -> Any:
     """Return submitit's executor; `cluster` chooses slurm or local, every other option is a parameter of its jobs."""
     import submitit
 
-    cluster = options.pop("cluster", None)
+    cluster = options.pop("cluster", None) or submitit.AutoExecutor.which()
+    starts = {f"{cluster}_python": python(here)} if cluster in ("local", "slurm") else {}
     try:
-        submitter = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        submitter = submitit.AutoExecutor(folder=folder, cluster=cluster, **starts)
         submitter.update_parameters(**{"timeout_min": 24 * 60, "name": "initlab", **options})
     except (NameError, ValueError, RuntimeError, AssertionError, TypeError) as error:
         raise UserError(

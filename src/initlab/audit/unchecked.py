@@ -1,0 +1,72 @@
+"""An audit that compared nothing is no success: what was not checked, and why."""
+
+import pandas as pd
+
+from initlab.fans import WEIGHT_KINDS
+
+REASONS = {
+    "skipped": ("left out by only= or skip=", "leave fewer of them out"),
+    "no rule": ("matched by no rule", "add a rule such as '*'"),
+    "left alone": ("of kinds that initlab does not know", "say what they are with kinds= (--kind)"),
+    "refused": ("not readable", "see their reasons"),
+    "empty": ("without elements", "audit the module at its real size"),
+    "lawless": ("filled by a scheme that promises no law", "name a scheme of the catalogue"),
+}
+"""Why a parameter is not checked: words for a count of them, and the remedy."""
+
+NOT_CHECKED = "not checked: "
+"""How the reason of a row begins that cannot pass because nothing was checked."""
+
+CHOSEN = ("skipped", "no rule")
+"""Reasons that the user gave."""
+
+
+def unchecked(rows: pd.DataFrame) -> str:
+    """Return the sentence that says that nothing was checked and why, or "" where something was.
+
+    Nothing was checked where no parameter was compared with a promise, and where no weight was although the module
+    has some that the promise means: norms and biases alone do not show that a scheme was applied.
+
+    >>> from torch import nn
+    >>> from .engine import audit
+    >>> unchecked(audit(nn.Linear(2, 2), "zeros", skip="*"))
+    'nothing was checked: 2 of 2 parameters are left out by only= or skip= (leave fewer of them out)'
+    >>> unchecked(audit(nn.BatchNorm1d(2), "zeros"))
+    ''
+    """
+    if not len(rows):
+        return "nothing was checked: there are no parameters (give a module or a file that has some)"
+    meant = _meant_weights(rows)
+    if not rows.checks.any():
+        return f"nothing was checked: {_counted(rows)}"
+    if meant.any() and not rows.checks[meant].any():
+        return f"no weight was checked: {_counted(rows[meant])}"
+    return ""
+
+
+def why(row: object) -> str:
+    """Return the key in `REASONS` of a row that was not checked."""
+    scheme, shape = str(getattr(row, "scheme", "")), str(getattr(row, "shape", ""))
+    if scheme in REASONS:
+        return scheme
+    return "empty" if "0" in shape.split("x") else "lawless"
+
+
+def failing(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which rows cannot pass because nothing was checked, or no weight was."""
+    if not len(rows) or not unchecked(rows):
+        return pd.Series(False, index=rows.index)
+    return rows.checks == 0 if not rows.checks.any() else _meant_weights(rows)
+
+
+def _meant_weights(rows: pd.DataFrame) -> "pd.Series[bool]":
+    # A parameter of an unknown kind may be a weight where it has the shape of one.
+    unknown = (rows.scheme == "left alone") & rows["shape"].str.contains("x")
+    return (rows.kind.isin(WEIGHT_KINDS) | unknown) & ~rows.scheme.isin(CHOSEN)
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    counts = pd.Series([why(row) for row in rows.itertuples()]).value_counts(sort=False)
+    said = [f"{count} of {len(rows)} parameters are {REASONS[str(key)][0]}" for key, count in counts.items()]
+    remedies = [REASONS[str(key)][1] for key in counts.index]
+    return f"{', '.join(said)} ({'; '.join(remedies)})"

@@ -1,0 +1,119 @@
+"""What rules are given: rows of one layer, what is known of the network, and the remedies that apply to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+KEEPERS = dict.fromkeys(("relu", "leaky_relu", "prelu"), "he_normal") | dict.fromkeys(
+    (
+        *("linear", "relu6", "elu", "celu", "selu", "gelu", "gelu_tanh", "silu", "mish", "hardswish"),
+        *("tanh", "hardtanh", "arctan", "softsign", "sin", "erf", "sigmoid", "hardsigmoid"),
+    ),
+    "critical",
+)
+"""Activation -> a scheme that keeps signal and gradient over many layers.
+
+softplus has no critical point. Under the critical weights of sigmoid and hardsigmoid many units saturate, and gradients
+keep their size all the same.
+"""
+
+NOT_ZERO = ("sigmoid", "hardsigmoid", "softplus")
+"""Activations with φ(0) ≠ 0: units behind zero weights answer, all alike."""
+
+USUAL = {"tanh": 0.029, "hardtanh": 0.317, "erf": 0.083}
+"""Fraction of N(0, 1) outside an activation's interval, where that is more than 1 %."""
+
+PATTERNS = ("identity", "dirac", "zero_hadamard", "sinusoidal")
+"""Schemes that draw nothing and are no constant: where a layer is wider than its input, equal units are meant."""
+
+UNSCALED = ("zeros", "ones", "constant", "uniform", "normal", "naive_normal", "truncated_normal")
+"""Schemes that look at no fan, whose weights have another size than a layer needs."""
+
+PLAIN = ("mlp", "cnn")
+"""Models that are one chain of layers, as long as no norm stands between them."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the rows of one layer say: name of a statistic -> value; `units`, `samples`: 0 and 1 where unknown."""
+
+    layer: str
+    stats: Mapping[str, float] = field(default_factory=dict)
+    units: int = 0
+    samples: int = 1
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is known of a network beside its rows, as names of options; "" where unknown.
+
+    `gain`: of the scheme, `paper` unless it was chosen; `trainable_depth`: what theory gives it, None where unknown.
+    """
+
+    act: str = ""
+    scheme: str = ""
+    model: str = ""
+    norm: str = "none"
+    gain: str = "paper"
+    depth: int | None = None
+    trainable_depth: float | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether signals pass from layer to layer through nothing but the activation."""
+        return self.model in ("", *PLAIN) and self.norm == "none"
+
+    @property
+    def keeper(self) -> str:
+        """A scheme that keeps signal and gradient here, and is not the one that was run; "" where there is none.
+
+        >>> Network(act="tanh", scheme="ones").keeper, Network(act="softplus").keeper
+        ('critical', '')
+        """
+        found = KEEPERS.get(self.act, "")
+        return "" if found == self.scheme else found
+
+    def at_random(self) -> str:
+        """Say how to draw weights that are equal or zero, or that push all units to one side.
+
+        >>> Network(act="relu", scheme="zeros").at_random()
+        'init=he_normal: random weights of mean 0, of the size that relu needs'
+        """
+        if self.keeper:
+            return self._keep()
+        usual = ["autoinit", "lecun_normal"] if self.act == "softplus" else ["glorot_normal", "lecun_normal"]
+        return f"init={next(name for name in usual if name != self.scheme)}: random weights of mean 0"
+
+    def rescaled(self, word: str) -> str:
+        """Say how to give the weights the size that the activation needs; `word`: smaller, larger, other.
+
+        >>> Network(act="tanh", scheme="torch_default").rescaled("larger")
+        'init=critical: random weights of mean 0, of the size that tanh needs'
+        >>> Network(act="relu", scheme="he_normal", gain="3.0").rescaled("smaller")
+        'smaller weights: init.gain=paper instead of 3.0'
+        """
+        if self.model not in ("", *PLAIN) and self.scheme not in UNSCALED:
+            return self.around()  # what grows there is the stream: weights that fit a layer are too many of them
+        if self.keeper:
+            return self._keep()
+        if KEEPERS.get(self.act) and self.gain != "paper":
+            return f"{word} weights: init.gain=paper instead of {self.gain}"
+        if KEEPERS.get(self.act):
+            return self.around()
+        if self.act == "softplus" and self.scheme != "autoinit":
+            return "init=autoinit, which keeps the size of the signal under softplus, or act=relu with init=he_normal"
+        if self.scheme == "lsuv":
+            return self.around()
+        return f"{word} weights: init=lsuv measures their size for any activation"
+
+    def _keep(self) -> str:
+        return f"init={self.keeper}: random weights of mean 0, of the size that {self.act} needs"
+
+    def around(self) -> str:
+        """Say what helps where the weights have the right size already."""
+        if self.model in ("", *PLAIN):
+            return "fewer layers" + (", or a norm (model.norm=batch)" if self.norm == "none" and self.model else "")
+        if self.model == "resmlp":
+            return "model.branch=inverse_sqrt_depth, or fewer blocks"
+        if self.model in ("torchvision", "custom"):
+            return "a norm in front of each layer, or branches that are scaled down"
+        return "fewer blocks"

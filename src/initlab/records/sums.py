@@ -1,0 +1,111 @@
+"""Checksums: does a file still hold what was written into it?
+
+The records of a run are `config.yaml`, `parameters.csv`, the three tables, weights and `summary.json`: they are read
+back, so each has a checksum. `run.log`, event files, `sweep.csv` and `.hydra/` are views for people and for
+TensorBoard: nothing reads them back, and a damaged one changes no result.
+"""
+
+import stat
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT = 2  # of summary.json; those of format 1 have neither this number nor checksums
+TABLES = ("metrics.csv", "layers.csv", "histograms.csv")
+WEIGHTS = ("weights-0.safetensors", "weights-end.safetensors")
+RECORDS = ("config.yaml", "parameters.csv", *TABLES, *WEIGHTS)
+CHUNK = 2**20
+_SEAL = b',\n "crc32": "%08x"\n}'
+_SEAL_LENGTH = len(_SEAL % 0)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """How many bytes were written into a file, and the CRC-32 of them.
+
+    >>> Sum().plus(b"step,").plus(b"loss") == Sum().plus(b"step,loss")
+    True
+    """
+
+    size: int = 0
+    crc32: int = 0
+
+    def plus(self, data: bytes) -> "Sum":
+        """Return the checksum after more bytes were appended."""
+        return Sum(self.size + len(data), zlib.crc32(data, self.crc32))
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Sum":
+        """Return the checksum that `record` wrote down."""
+        return cls(record["bytes"], int(record["crc32"], 16))
+
+    def record(self) -> dict[str, Any]:
+        """Return it in plain values."""
+        return {"bytes": self.size, "crc32": f"{self.crc32:08x}"}
+
+
+def damage(path: Path, record: Any, *, may_be_longer: bool = False) -> str:
+    """Return what is wrong with a file, compared with its checksum as `Sum.record` gives it; empty when nothing is.
+
+    Arguments: `may_be_longer`: whether only the first bytes are compared, because more may have been appended.
+
+    Raises OSError when the file cannot be read; ValueError when the record is none.
+    """
+    if not isinstance(record, Mapping) or type(record.get("bytes")) is not int or "crc32" not in record:
+        raise ValueError(f"the checksum of {path.name} cannot be read")
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{path.name} is not a regular file"
+    size: int = record["bytes"]
+    if found.st_size < size or (found.st_size > size and not may_be_longer):
+        return f"{path.name} has {found.st_size} bytes where {size} were written"
+    done = Sum()
+    with open(path, "rb") as file:
+        while done.size < size and (data := file.read(min(CHUNK, size - done.size))):
+            done = done.plus(data)
+    return "" if done.record() == dict(record) else f"{path.name} was changed after it was written"
+
+
+def first_damage(directory: Path, records: Any, names: Iterable[str] = RECORDS) -> str:
+    """Return what is wrong with the records of a finished run, given their checksums from `summary.json`.
+
+    Raises OSError and ValueError as `damage` does.
+    """
+    if not isinstance(records, Mapping):
+        raise ValueError("the checksums of its files cannot be read")
+    for name in names:
+        if name in records:
+            if found := damage(directory / name, records[name]):
+                return found
+        elif name in TABLES and (directory / name).exists():
+            return f"{name} was not written by this run"
+    return ""
+
+
+def sealed(data: bytes) -> bytes:
+    """Return a JSON object, laid out with indentation, with the checksum of all that is before it as its last value.
+
+    >>> sealed(b'{\\n "depth": 3\\n}')
+    b'{\\n "depth": 3,\\n "crc32": "30c4aebe"\\n}'
+    """
+    body = data[: -len(b"\n}")]
+    return body + _SEAL % zlib.crc32(body)
+
+
+def unsealed(value: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """Return a JSON object without its format and checksum, which must be right where there is either.
+
+    Arguments: the object, and the bytes that it was read from.
+
+    Raises ValueError when it was changed since it was written.
+    """
+    if "format" in value or "crc32" in value:
+        body = data[:-_SEAL_LENGTH]
+        if data[-_SEAL_LENGTH:] != _SEAL % zlib.crc32(body):
+            raise ValueError("it was changed after it was written")
+    return {key: member for key, member in value.items() if key not in ("format", "crc32")}

@@ -1,0 +1,95 @@
+"""What is handed to a matrix library by address: it checks nothing, so a misfit must be refused before the call."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+import initlab
+from initlab.ensemble import blas
+from initlab.ensemble.products import multiply
+
+SOURCE = Path(initlab.__file__).parent
+
+
+def zeros(*shape):
+    return torch.zeros(shape)
+
+
+MISFITS = {
+    "inner": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(7, 6)),
+    "rows": lambda: blas.bound(zeros(4, 6), zeros(3, 5), zeros(5, 6)),
+    "columns": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 8)),
+    "turned": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6), turn_b=True),
+    "first turned": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6), turn_a=True),
+    "in pieces": lambda: blas.bound(zeros(4000, 100), zeros(4000, 90), zeros(80, 100)),
+    "gaps in the second": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 12)[:, ::2]),
+    "gaps in the result": lambda: blas.bound(zeros(4, 12)[:, ::2], zeros(4, 5), zeros(5, 6)),
+    "expanded": lambda: blas.bound(zeros(4, 6), zeros(1, 5).expand(4, 5), zeros(5, 6)),
+    "another dtype": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6).double()),
+    "meta": lambda: blas.bound(zeros(4, 6), zeros(4, 5), torch.zeros(5, 6, device="meta")),
+    "vectors": lambda: blas.bound(zeros(4), zeros(4, 5), zeros(5)),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_misfit_is_refused_before_the_library_is_called(case, monkeypatch):
+    # On processors without OpenBLAS too: nothing of it is asked for before the operands are checked.
+    monkeypatch.setattr(blas, "sgemm", lambda: pytest.fail("the library was asked for"))
+    monkeypatch.setattr(blas, "sgemm_batch", lambda: pytest.fail("the library was asked for"))
+    with pytest.raises((ValueError, RuntimeError)):
+        MISFITS[case]()
+
+
+@pytest.mark.skipif(blas.sgemm() is None, reason="there is no OpenBLAS here, or not for this processor")
+def test_operands_that_come_later_are_checked_when_they_come():
+    out, a = zeros(4, 6), torch.ones(4, 5)  # they outlive the call
+    call = blas.awaiting(out, a)
+    for wrong in (zeros(5, 7), zeros(6, 6), zeros(5, 12)[:, ::2], zeros(5, 6).double()):
+        with pytest.raises(ValueError, match=r"product needs|matrix library"):
+            call(wrong)
+    call(torch.ones(5, 6))
+    assert bool((out == 5).all())
+
+
+@pytest.mark.skipif(not blas.openblas_pays(), reason="OpenBLAS is not used on this processor")
+def test_vectors_are_checked_too():
+    for wrong in (
+        lambda: blas.dot_product(zeros(5), zeros(6)),
+        lambda: blas.row_sums(zeros(4, 5), zeros(5)),
+        lambda: blas.row_sums(zeros(4, 10)[:, ::2], zeros(4)),
+        lambda: blas.spread(zeros(5, 1), zeros(4, 6)),
+    ):
+        with pytest.raises((ValueError, RuntimeError)):
+            wrong()
+
+
+@pytest.mark.parametrize("width", [64, 1024])
+def test_members_whose_input_does_not_fit_are_refused_whatever_way_they_are_multiplied(width):
+    # 1024 is past the size from which OpenBLAS takes each member, 64 below it.
+    with pytest.raises((ValueError, RuntimeError), match=r"must match|multipl|[Ee]xpected size"):
+        multiply(zeros(2, 64, width), zeros(2, width + 16, 64))
+
+
+UNCHECKED = {"as_strided", "as_strided_", "_weight_norm", "_weight_norm_interface", "set_", "frombuffer", "CDLL"}
+"""What believes the sizes that it is told."""
+
+USED = {
+    ("ensemble/blas.py", "CDLL"),
+    ("training/crew.py", "CDLL"),  # asks the C library to keep memory: it is given numbers
+    ("fans/held.py", "_weight_norm"),  # behind `_disagreement`
+    ("data/idx.py", "frombuffer"),  # checks the buffer's length itself
+    ("randomness.py", "frombuffer"),
+    ("theory/response.py", "frombuffer"),  # numpy's, which checks
+    ("report/pack.py", "frombuffer"),
+}
+
+
+def test_nothing_else_believes_the_sizes_that_it_is_told():
+    found = set()
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in UNCHECKED:
+                found.add((path.relative_to(SOURCE).as_posix(), node.attr))
+    assert found == USED

@@ -1,0 +1,178 @@
+"""A process notices its parent's death by the pipe, whatever stands between the two, and ends whatever it does."""
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+
+import pytest
+
+from initlab import parent
+from initlab.parent import life, runs
+
+WORKER = """
+import sys, time
+from initlab import parent
+parent.KEEPING = 0.3
+inward, out = parent.own_pipes()
+heard = parent.messages(inward)
+out.write(b"here\\n")
+out.flush()
+"""
+# As `python.exe` of a virtual environment on Windows: the process that is started is not the one that works.
+BETWEEN = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', sys.argv[1]]))"
+
+
+def start(code, between=False):
+    command = [sys.executable, "-c", BETWEEN, WORKER + code] if between else [sys.executable, "-c", WORKER + code]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"here\n"
+    return process
+
+
+def ended(process, seconds=60):
+    try:
+        return process.wait(seconds)
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize(
+    "code",
+    ["time.sleep(600)", "with parent.something_to_keep(): time.sleep(600)", "next(heard)", "while True: pass"],
+    ids=["loading", "training", "waiting", "computing"],
+)
+def test_a_worker_ends_with_its_parents_pipe(code, between):
+    worker = start(code, between)
+    assert worker.poll() is None
+    worker.stdin.close()
+    assert ended(worker) in (0, 1)  # 1: `next` of an iterator that has ended
+
+
+def test_a_worker_that_has_something_to_keep_may_keep_it():
+    worker = start("""
+parent.KEEPING = 600
+with parent.something_to_keep():
+    parent.leaving.wait()
+    out.write(b"kept")
+    out.flush()
+    sys.exit(7)
+""")
+    worker.stdin.close()
+    assert worker.stdout.read() == b"kept"
+    assert ended(worker) == 7
+
+
+def test_a_worker_that_is_asked_to_leave_has_all_the_time_it_needs():
+    worker = start("""
+parent.KEEPING = 0.0
+out.write(next(heard))
+with parent.something_to_keep():
+    parent.leaving.wait()
+    time.sleep(1)
+    out.write(b" kept")
+    out.flush()
+sys.exit(len(list(heard)))
+""")
+    for message in (b"a task", parent.LEAVE):
+        pickle.dump(message, worker.stdin)
+    worker.stdin.flush()
+    assert worker.stdout.read() == b"a task kept"
+    assert ended(worker) == 0
+    worker.stdin.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills with the parent")
+def test_a_process_that_is_bound_to_its_parent_is_killed_with_it():
+    bound = (
+        "import os, sys, time; from initlab.parent import end_with; end_with(int(sys.argv[1])); print(1, flush=True)"
+    )
+    starts = f"""
+import os, subprocess, sys
+parent = sys.argv[1] if sys.argv[1:] else str(os.getpid())
+child = subprocess.Popen([sys.executable, "-c", {bound + "; time.sleep(600)"!r}, parent])
+print(child.pid, flush=True)
+child.wait()
+"""
+    with subprocess.Popen([sys.executable, "-c", starts], stdout=subprocess.PIPE) as process:
+        child, said = int(process.stdout.readline()), process.stdout.readline()
+        process.kill()
+    assert said == b"1\n"
+    assert gone(child)
+    # A parent that ended before is noticed at once: here it is another process altogether.
+    with subprocess.Popen([sys.executable, "-c", starts, "1"], stdout=subprocess.PIPE) as process:
+        child = int(process.stdout.readline())
+        assert process.stdout.readline() == b""
+    assert gone(child)
+
+
+def gone(pid, seconds=60):
+    limit = time.monotonic() + seconds
+    while life(pid) and time.monotonic() < limit:
+        time.sleep(0.02)
+    return not life(pid)
+
+
+def test_a_process_is_told_from_a_later_one_of_its_number():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert runs(process.pid, None)
+        if born := life(process.pid):
+            assert runs(process.pid, born)
+            assert not runs(process.pid, "0")
+        process.stdin.close()
+    assert not runs(process.pid, None)
+    assert not runs(process.pid, born)
+
+
+MODULE = """
+import sys, time, random
+print(sys.argv[1:], flush=True)
+time.sleep(600 * len(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("died_before", [False, True])
+def test_a_module_runs_while_its_launch_does_and_imports_nothing_from_here(tmp_path, died_before):
+    """submitit starts its jobs by such a command."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "job.py").write_text(MODULE)
+    for name in ("random", "runpy", "pickle", "queue"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "elsewhere")}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as launch:
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; sys.path.remove(''); from initlab.parent import run_module; run_module()",
+        ]
+        born = life(launch.pid) or "-"
+        if died_before:
+            launch.kill()
+            launch.wait()
+        words = [*command, str(launch.pid), born, "-u", "-m", "job", "a", "b"]
+        job = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=tmp_path, env=environment)
+        if not died_before:
+            assert job.stdout.readline() == b"['a', 'b']\n"
+            assert job.poll() is None
+        launch.kill()
+    assert ended(job) == 0
+
+
+def test_a_job_of_a_cluster_needs_no_launch(tmp_path):
+    (tmp_path / "job.py").write_text(MODULE)
+    words = [
+        sys.executable,
+        "-c",
+        "from initlab.parent import run_module; run_module()",
+        "0",
+        "-",
+        "-u",
+        "-m",
+        "job",
+        "a",
+    ]
+    done = subprocess.run(words, capture_output=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.stdout, done.returncode) == (b"['a']\n", 0)
