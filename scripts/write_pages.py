@@ -6,6 +6,7 @@ python scripts/write_pages.py outputs/reproduce
 import argparse
 from pathlib import Path
 
+from initlab.reproduce.command import COSTS
 from initlab.reproduce.page import write_pages
 
 PAGES = Path(__file__).parents[1] / "docs" / "experiments"
@@ -13,5 +14,5 @@ PAGES = Path(__file__).parents[1] / "docs" / "experiments"
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verdicts", type=Path, help="directory that `initlab reproduce` wrote into")
-    for path in write_pages(parser.parse_args().verdicts, PAGES):
+    for path in write_pages(parser.parse_args().verdicts, PAGES, COSTS):
         print(path)

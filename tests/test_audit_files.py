@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -291,6 +292,24 @@ def test_a_weight_of_any_dtype(tmp_path, dtype):
     rows = initlab.audit(tmp_path / "w.pt", "zeros").set_index("name")
     assert rows.ok["0.weight"] == (dtype in (torch.complex32, torch.half))
     assert rows.ok["1.weight"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("which", ["0.weight", "0.bias", "1.parametrizations.weight.original0"])
+@pytest.mark.parametrize(
+    "spoil", [torch.Tensor.to_sparse, lambda t: t.flatten()[:1].view([1] * t.dim()).expand(t.shape)]
+)
+def test_a_file_with_its_module_is_read_as_carefully(which, spoil):
+    def make():
+        conv = parametrizations.weight_norm(nn.Conv1d(4, 4, 3), dim=2)
+        return nn.Sequential(nn.Linear(4, 4), conv)
+
+    values = make().state_dict()
+    values[which] = spoil(values[which])
+    rows = initlab.audit(values, "he_normal", module=make()).set_index("name")
+    name = which.replace("parametrizations.", "").replace(".original0", "")
+    assert not rows.ok[name]
+    assert re.search("sparse|expanded", rows.reason[name])
 
 
 # ---- pickles

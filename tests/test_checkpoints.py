@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from initlab.config.compose import compose_config
 from initlab.errors import Interrupted
 from initlab.experiment import Keeping, Unusable, checkpoint, run
 from initlab.records import load
+from initlab.records.files import side_by_side
 from initlab.sweep.plan import PlanFile
 from initlab.training import loop
 
@@ -258,6 +260,25 @@ def test_views_that_are_damaged_cost_no_training(tmp_path, whole):
     assert max(event.step for event in EventFileLoader(str(events)).Load()) == 12
 
 
+def test_where_no_thread_can_be_started_files_wait_one_after_another(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert side_by_side(lambda k: k * k, range(50)) == [k * k for k in range(50)]
+
+
+def test_the_first_exception_ends_what_waits():
+    def call(k):
+        if k == 3:
+            raise OSError(5, "no")
+        return k
+
+    with pytest.raises(OSError, match="no"):
+        side_by_side(call, range(1000))
+    assert threading.active_count() == len(threading.enumerate())
+
+
 # --- plans
 
 
@@ -386,7 +407,9 @@ def test_a_sweep_that_has_ended_survives_a_power_cut(undisturbed):
 
 
 @pytest.mark.parametrize("zeros", [False, True], ids=["nothing", "zeros"])
-@pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.45, 0.7, 0.95])
+@pytest.mark.parametrize(
+    "share", [0.02, 0.4, 0.7, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.2, 0.45, 0.95))]
+)
 def test_a_power_cut_costs_at_most_what_came_after_the_last_checkpoint(undisturbed, zeros, share, monkeypatch):
     root, expected, whole = undisturbed
     shutil.rmtree(root)

@@ -112,6 +112,21 @@ def test_neither_a_pipe_nor_a_circle_holds_it_up(tmp_path):
     assert find_checkout(tmp_path) is None
 
 
+def test_a_current_directory_that_is_gone_and_a_full_disk_are_no_errors(tmp_path, monkeypatch):
+    place = repository(tmp_path / "r")
+    commit = git(place, "rev-parse", "HEAD")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    assert found(place) == (commit, None)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert find_checkout() is None
+
+
 # --- code that was not asked for
 
 

@@ -136,6 +136,8 @@ def test_findings_leave_what_is_only_a_part(how):
     assert "Layer a" not in str(made)
     assert made._repr_html_().startswith("<div")
     assert len(getattr(made, "findings", [])) == 0
+    if how in ("rows", "head", "columns", "loc", "query", "merge"):
+        assert "findings" not in made.attrs
 
 
 def test_a_sentence_is_no_markup():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from initlab.errors import UserError
-from initlab.targets import load_target
+from initlab.targets import in_the_root, load_target
 
 OWN = """
 import torch
@@ -83,6 +83,17 @@ def test_the_users_own_module_and_what_lies_beside_it_are_found(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert load_target("initlab_test_own:f")() == 7
     assert str(tmp_path) not in sys.path
+
+
+def test_the_current_directory_is_the_root_for_a_while_also_where_it_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    with in_the_root():
+        assert Path.cwd() == Path(os.sep)
+    assert Path.cwd() == tmp_path / "gone"
+    (tmp_path / "gone").rmdir()
+    with in_the_root():
+        assert Path.cwd() == Path(os.sep)
 
 
 def test_every_program_that_is_started_is_named_here():

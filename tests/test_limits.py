@@ -162,3 +162,30 @@ def test_a_sweep_says_that_its_worker_died_for_want_of_memory(groups, tmp_path, 
     assert frame["status"].tolist() == ["failed"]
     assert "signal 9: the system ended it for want of memory" in frame["error"].iloc[0]
     assert "the worker of group g0001 was lost (signal 9: the system ended it" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "here", "memory"),
+    [("OUT_OF_MEMORY", False, True), ("FAILED", False, False), ("FINISHED", True, True), ("INTERRUPTED", True, True)],
+)
+def test_a_job_that_died_for_want_of_memory_is_said_to_be_that(groups, state, here, memory):
+    """SLURM says so itself; on this machine the count of the control group does."""
+    utils = pytest.importorskip("submitit.core.utils")
+    from initlab.sweep.executors.slurm import SlurmJob
+    from initlab.sweep.work import WorkerDied
+
+    class Job:
+        job_id = "7"
+
+        def done(self):
+            return True
+
+        def result(self):
+            raise utils.UncompletedJobError("Job 7 has not produced any output\nand more")
+
+    Job.state = state
+    groups["version 2"][0].write_text("oom_kill 1")
+    with pytest.raises(WorkerDied) as died:
+        SlurmJob(Job(), here, 0 if here else None).poll()
+    assert "job 7: Job 7 has not produced any output" in str(died.value)
+    assert ("for want of memory" in str(died.value)) == memory

@@ -102,8 +102,8 @@ child.wait()
         process.kill()
     assert said == b"1\n"
     assert gone(child)
-    # A parent that ended before is noticed at once: here it is another process altogether.
-    with subprocess.Popen([sys.executable, "-c", starts, "1"], stdout=subprocess.PIPE) as process:
+    # A parent that ended before is noticed at once.
+    with subprocess.Popen([sys.executable, "-c", starts, str(process.pid)], stdout=subprocess.PIPE) as process:
         child = int(process.stdout.readline())
         assert process.stdout.readline() == b""
     assert gone(child)

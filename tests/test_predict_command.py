@@ -245,7 +245,7 @@ def test_composed_apart_is_composed_whole(monkeypatch, line):
 def test_the_map_is_theory(run, tmp_path):
     code, out, err = run("--map act=tanh --sigma-b 0..1 --sigma-w 0.5..4 --points 9")
     assert (code, err) == (0, "")
-    table = pd.read_csv(tmp_path / "phases-tanh.csv")
+    table = pd.read_csv(tmp_path / "outputs" / "phases-tanh.csv")
     assert len(table) == 81
     assert sorted(table.sigma_w.unique()) == pytest.approx(np.linspace(0.5, 4, 9).tolist())
     for row in table.sample(20, random_state=0).to_dict("records"):
@@ -259,7 +259,8 @@ def test_the_map_is_theory(run, tmp_path):
         edge = rows.critical_sigma_w.iloc[0]
         off = rows[(rows.sigma_w - edge).abs() > 1e-6]
         assert (off.phase == np.where(off.sigma_w < edge, "ordered", "chaotic")).all(), bias
-    assert "phases-tanh.html" in out
+    assert "outputs/phases-tanh.html" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 
 
 def test_the_page_needs_no_network(run, tmp_path):
@@ -288,7 +289,7 @@ def test_the_page_draws(run, tmp_path):
     options.binary_location = CHROMIUM
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER)) as browser:
-        browser.get(f"file://{tmp_path}/phases-tanh.html")
+        browser.get(f"file://{tmp_path}/outputs/phases-tanh.html")
         seen: list = []
         for _ in range(50):
             seen = browser.execute_script("return (document.getElementById('map').data || []).map((t) => t.type)")

@@ -13,7 +13,7 @@ import pytest
 import initlab
 from initlab.config import Config
 from initlab.config.grid import compose_grid
-from initlab.errors import UserError
+from initlab.errors import NothingLeft, UserError
 from initlab.records import load
 from initlab.report import write_report
 from initlab.report.pairs import cells as cell_table
@@ -23,6 +23,7 @@ from initlab.report.say import say_table
 from initlab.statistics import best_rate
 from initlab.sweep import How
 from initlab.sweep import race as racing
+from initlab.sweep.progress import SweepLine
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"act": "relu", "depth": 1, "width": 8, "train__steps": 30, "data": "gaussian", "log__histograms": 1}
@@ -138,10 +139,28 @@ def test_new_seeds_join_without_tuning_again(tmp_path):
     assert load(tmp_path)["race"].value_counts().to_dict() == {racing.TUNING: 4, racing.FINAL: 3}
 
 
+def test_progress_names_the_phases(tmp_path, monkeypatch):
+    told = []
+
+    class Line(SweepLine):
+        def __init__(self, label, *rest):
+            told.append(label)
+            super().__init__(label, *rest)
+
+    monkeypatch.setattr("initlab.sweep.run.SweepLine", Line)
+    axes = {**SMALL, "init": "he_normal", "train__steps": 2}
+    initlab.sweep(race=True, tune__rates=[0.01, 0.1], tune__seeds=1, sweep__root=str(tmp_path / "race"), **axes)
+    assert told == [racing.TUNES, racing.COMPARES]
+    told.clear()
+    initlab.sweep(**axes, sweep__root=str(tmp_path))
+    assert told == ["sweep"]
+    assert len({racing.TUNES, racing.FOLLOWS, racing.COMPARES}) == 3
+
+
 def test_few_seeds_cannot_tell(tmp_path):
     run_race(tmp_path, init=["he_normal", "zeros"], seed=range(4), tune__rates=[0.01, 0.1], tune__seeds=1)
     found = write_report([tmp_path]).gathered
-    assert [pair["verdict"] for pair in found.payload["pairs"]] == ["cannot tell"]
+    assert (found.payload["pairs"], found.payload["few"]) == ([], [4])
 
 
 # ---- the choice itself, with a sweep that only says what it would have found
@@ -153,7 +172,7 @@ def found(monkeypatch):
     asked = []
 
     def pretend(ending):
-        def run_sweep(cells, directory, how, *_):
+        def run_sweep(cells, directory, how, *_, **__):
             asked.append([(cell.config.init["name"], cell.config.optim["lr"], cell.config.seed) for cell in cells])
             rows = {cell.directory: ({}, ending(cell.config)) for cell in cells}
             return SimpleNamespace(results=SimpleNamespace(rows=rows))
@@ -179,7 +198,7 @@ def valley(at):
     )
 
 
-@pytest.mark.parametrize(("at", "tried"), [(0.01, 7), (0.1, 7), (1.0, 9), (1e-4, 9), (1e-9, 11), (1e9, 11)])
+@pytest.mark.parametrize(("at", "tried"), [(0.01, 7), (0.1, 7), (1.0, 9), (1e-4, 9), (1e-6, 11), (1e9, 11)])
 def test_a_best_rate_at_the_end_is_followed_further(found, at, tried):
     found(valley(at))
     tuned = racing.tune([config()], Path("/nowhere"), How())
@@ -209,6 +228,41 @@ def test_a_rate_that_loses_fewer_seeds_is_better():
     assert best_rate({0.1: [nan, nan], 0.01: [0.9, nan]}) == 0.01
     assert best_rate({0.1: [nan], 0.01: [float("inf")]}) == 0.01
     assert best_rate({0.1: [0.2], 0.01: [0.2]}) == 0.01
+
+
+FAILED = {"status": "failed", "error": "RuntimeError: the cable was cut", "path": "/x/a-run"}
+
+
+@pytest.mark.parametrize(
+    ("ends", "words", "sweeps"),
+    [
+        ((ended(math.nan),), ("diverged)", "tune.rates"), 3),
+        ((FAILED,), ("failed)", "RuntimeError: the cable was cut", "/x/a-run/run.log"), 1),
+        ((FAILED, ended(math.nan)), ("failed", "diverged", "the cable was cut"), 3),
+        ((ended(math.inf),), ("diverged)",), 3),
+    ],
+)
+def test_a_race_without_a_single_loss_stops_and_says_why(found, ends, words, sweeps):
+    calls = iter(range(10**6))
+    asked = found(lambda _: ends[next(calls) % len(ends)])
+    with pytest.raises(NothingLeft) as caught:
+        racing.tune([config(init={"name": name}) for name in ("zeros", "ones")], Path("/nowhere"), How())
+    assert all(word in str(caught.value) for word in ("race stops", *words)), caught.value
+    assert "\n" not in str(caught.value)
+    assert len(asked) == sweeps
+
+
+def test_cells_whose_rate_could_not_be_chosen_are_named_by_what_differs(found):
+    lost = lambda c: c.width == 8 and c.init["name"] == "zeros"  # noqa: E731
+    found(lambda c: ended(math.nan) if lost(c) else valley(0.01)(c))
+    configs = [config(init={"name": name}, width=width) for name in ("zeros", "ones") for width in (8, 16)]
+    said = racing.tune(configs, Path("/nowhere"), How()).said()
+    assert "3 rates were chosen" in said
+    assert "no rate of init=zeros width=8 (at 3.2e-06) gave one" in said
+    found(valley(0.01))
+    said = racing.tune(configs, Path("/nowhere"), How()).said()
+    assert "4 rates were chosen" in said
+    assert "gave one" not in said
 
 
 def test_no_validation_loss_is_said(found):
@@ -292,7 +346,19 @@ def test_the_command_line_races_resumes_and_reports(tmp_path):
     code = "from initlab.cli import main; main()"
     told = subprocess.run([sys.executable, "-c", code, "report", str(sweep)], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
-    assert "he_normal or zeros: cannot tell from 2 common seeds, it takes 5" in told.stdout
+    assert "1 pair of schemes cannot be compared: 2 common seeds, and it takes 5" in told.stdout
+
+
+def test_the_command_line_stops_a_race_whose_networks_all_fail(tmp_path):
+    (tmp_path / "broken.py").write_text("def fill(*args, **kwargs):\n    raise RuntimeError('cut')\n")
+    given = [word for word in GRID if not word.startswith(("init=", "act="))]
+    done = door(*given, "init=custom", "init.target=broken:fill", "act=relu,tanh", "tune.rates=[0.1,1]", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    (last,) = [line for line in done.stderr.splitlines() if "race stops" in line]
+    assert "RuntimeError: cut" in last
+    assert "rates were chosen" not in done.stdout
+    runs = load(tmp_path / "outputs" / "sweeps" / "r")
+    assert set(runs["race"]) == {"tuning"}
 
 
 @pytest.mark.parametrize(

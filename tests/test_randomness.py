@@ -86,6 +86,7 @@ def test_older_streams_keep_their_bits():
         ("drawn data", 0, ""): 900450186894289455,
     }
     assert {key: draw(*key, count=1)[0] for key in known} == known
+    assert torch.equal(generator("dropout", 1, "5/0").get_state(), stream(1, "dropout/5/0").get_state())
     for seed, epoch in ((0, 0), (5, 3), (2**32 - 1, 1)):
         expected = np.random.default_rng((seed, epoch)).permutation(50)
         assert (numpy_generator("batches", seed, f"{epoch}").permutation(50) == expected).all()

@@ -234,8 +234,8 @@ def test_hparams_name_only_the_metrics_a_run_measures(tmp_path):
     # the page hides runs that lack one of them
     RunWriter(tmp_path / "a", CONFIG, hparams={"seed": 1}, metrics=("loss", "test_loss"))
     events = (tmp_path / "a" / EVENTS).read_bytes()
-    assert b"loss/test" in events
-    assert b"accuracy/test" not in events
+    assert b"summary/test_loss" in events
+    assert b"summary/test_accuracy" not in events
 
 
 # going on

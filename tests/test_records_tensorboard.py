@@ -41,7 +41,12 @@ def write(root):
     for seed, name in enumerate(RUNS):
         init, act, _ = name.split("-")
         config = {"init": {"name": init}, "act": {"name": act}, "seed": seed, "note": "a|b <script>alert(1)</script>"}
-        run = RunWriter(root / name, config, hparams={"init": init, "act": act, "seed": seed, "lr": 0.01, "big": True})
+        run = RunWriter(
+            root / name,
+            config,
+            hparams={"init": init, "act": act, "seed": seed, "lr": 0.01, "big": True},
+            first=["seed", "lr"],
+        )
         run.scalars_block(STEPS, {"loss": LOSS[name], "lr": np.full(20, 0.01)})
         run.scalars(19, {"val_loss": 0.75, "val_accuracy": 0.5, "test_loss": 1e300, "test_accuracy": 0.25})
         run.layers([(0, f"hidden.{k}", k + 1, "q", 1.0 + k, s) for k in range(12) for s in ("measured", "predicted")])
@@ -49,7 +54,9 @@ def write(root):
         run.histograms(0, {("weight", 1, "hidden.0"): histogram(WEIGHTS if init != "zeros" else np.zeros(100))})
         run.histograms(19, {("weight", 1, "hidden.0"): histogram(np.append(WEIGHTS * 2, np.inf))})
         run.histograms(19, {("gradient", 1, "hidden.0"): histogram(np.full(9, np.nan))})
-        run.finish("completed" if np.isfinite(LOSS[name]).all() else "diverged")
+        done = np.isfinite(LOSS[name]).all()
+        final = {"loss": LOSS[name][-10:].mean(), "val_loss": 0.75, "test_accuracy": 0.25, "steps": 20}
+        run.finish("completed" if done else "diverged", **final)
     sweep = EventFile(root / "sweep" / "events.out.tfevents.initlab")
     sweep.path.parent.mkdir()
     sweep.image("accuracy", a_png())
@@ -92,14 +99,16 @@ def ask(address, path, body=None, **query):
         return json.loads(answer.read())
 
 
-KINDS = ("weight", "gradient")
+KINDS = ("tensor_1_weight", "tensor_4_gradient")
 
 
 def test_scalars(server):
     tags = ask(server, SCALARS)[RUNS[0]]
-    layers = {f"per_layer_{stat}/{k + 1:02d}-hidden.{k}" for k in range(12) for stat in ("q", "std")}
+    layers = {f"per_layer_log10_{stat}/{k + 1:02d}-hidden.{k}" for k in range(12) for stat in ("q", "std")}
+    layers |= {f"per_layer_ends/log10_q {end}" for end in ("first", "last")}
     training = {"loss/train", "loss/val", "loss/test", "accuracy/val", "accuracy/test", "optim/lr"}
-    profiles = {"profile/q measured", "profile/q predicted"}
+    training |= {"summary/loss", "summary/val_loss", "summary/test_accuracy"}
+    profiles = {"profile/log10_q measured", "profile/log10_q predicted"}
     assert set(tags) == layers | training | profiles | {f"per_layer_nonfinite/{k}/01-hidden.0" for k in KINDS}
     points = ask(server, "plugin/scalars/scalars", run=RUNS[0], tag="loss/train")
     assert [step for _, step, _ in points] == STEPS.tolist()
@@ -116,12 +125,13 @@ def test_a_diverged_run_shows_its_steps(server):
 
 def test_the_forecast_lies_over_the_measurement_layer_by_layer(server):
     for source in ("measured", "predicted"):
-        points = ask(server, "plugin/scalars/scalars", run=RUNS[0], tag=f"profile/q {source}")
-        assert [(step, value) for _, step, value in points] == [(k + 1, 1.0 + k) for k in range(12)]
+        points = ask(server, "plugin/scalars/scalars", run=RUNS[0], tag=f"profile/log10_q {source}")
+        assert [step for _, step, _ in points] == list(range(1, 13))
+        np.testing.assert_allclose([value for *_, value in points], np.log10(np.arange(1, 13)), atol=1e-6)
 
 
 def test_histograms_keep_their_range_and_their_counts(server):
-    points = ask(server, "plugin/histograms/histograms", run=RUNS[0], tag="weight/01-hidden.0")
+    points = ask(server, "plugin/histograms/histograms", run=RUNS[0], tag="tensor_1_weight/01-hidden.0")
     assert [step for _, step, _ in points] == [0, 19]
     for factor, (_, _, buckets) in zip((1, 2), points, strict=True):
         left, right, counts = np.array([bucket for bucket in buckets if bucket[2]]).T
@@ -129,21 +139,22 @@ def test_histograms_keep_their_range_and_their_counts(server):
         np.testing.assert_array_equal(counts, expected)
         np.testing.assert_allclose(left, edges[:-1], rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(right, edges[1:], rtol=1e-6, atol=1e-7)
-    assert "gradient/01-hidden.0" not in ask(server, "plugin/histograms/tags")[RUNS[0]]
+    assert "tensor_4_gradient/01-hidden.0" not in ask(server, "plugin/histograms/tags")[RUNS[0]]
 
 
 def test_equal_weights_are_a_spike_at_their_value(server):
-    (_, step, buckets), *_ = ask(server, "plugin/histograms/histograms", run=RUNS[1], tag="weight/01-hidden.0")
+    (_, step, buckets), *_ = ask(server, "plugin/histograms/histograms", run=RUNS[1], tag="tensor_1_weight/01-hidden.0")
     assert step == 0
     assert [bucket for bucket in buckets if bucket[2]] == [[0.0, 0.0, 100.0]]
 
 
 def test_hparams_belong_to_the_runs_themselves(server):
     experiment = ask(server, "plugin/hparams/experiment", {"experimentName": ""})
-    assert {info["name"] for info in experiment["hparamInfos"]} == {"init", "act", "seed", "lr", "big"}
+    # What tells runs apart comes first: the page ticks five.
+    assert [info["name"] for info in experiment["hparamInfos"]] == ["lr", "seed", "act", "big", "init"]
     shown = {info["name"]["tag"]: info["displayName"] for info in experiment["metricInfos"]}
-    assert shown["loss/train"] == "loss"
-    assert shown["accuracy/test"] == "test_accuracy"
+    assert shown["summary/loss"] == "loss"
+    assert shown["summary/test_accuracy"] == "test_accuracy"
     states = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
     question = {"experimentName": "", "allowedStatuses": states, "startIndex": 0, "sliceSize": 100, "colParams": []}
     question["colParams"] = [{"metric": info["name"]} for info in experiment["metricInfos"]]
@@ -153,21 +164,24 @@ def test_hparams_belong_to_the_runs_themselves(server):
     hparams, session = sessions[RUNS[0]]
     assert hparams == {"init": "he_normal", "act": "tanh", "seed": 0.0, "lr": 0.01, "big": True}
     last = {metric["name"]["tag"]: metric["value"] for metric in session["metricValues"]}
-    assert last["loss/train"] == pytest.approx(0.5)
-    assert last["accuracy/test"] == pytest.approx(0.25)
+    # The loss that the summary has: the last batch alone had 0.5.
+    assert last["summary/loss"] == pytest.approx(LOSS[RUNS[0]][-10:].mean())
+    assert last["summary/test_accuracy"] == pytest.approx(0.25)
     assert session["status"] == "STATUS_SUCCESS"
     assert sessions[RUNS[1]][1]["status"] == "STATUS_FAILURE"
 
 
-def test_custom_scalars_put_all_layers_of_one_statistic_in_one_chart(server):
+def test_custom_scalars_has_few_charts_with_few_lines_of_each_run(server):
     layout = ask(server, "plugin/custom_scalars/layout")
     charts = {group["title"]: {chart["title"]: chart["multiline"]["tag"] for chart in group["chart"]}
               for group in layout["category"]}  # fmt: skip
-    training, profiles, curves = charts.values()
-    assert list(training) == ["loss", "accuracy"]
-    assert list(profiles) == ["q"]
-    assert list(curves) == ["q", "std"]
-    for patterns, count in ((curves["q"], 12), (profiles["q"], 2), (training["loss"], 3)):
+    assert [group.get("closed", False) for group in layout["category"]] == [False, True, True, True]
+    training, batches, profiles, curves = charts.values()
+    assert list(training) == ["loss on validation data", "accuracy on validation data"]
+    assert list(batches) == ["loss on training batches", "accuracy on training batches"]
+    q = "log10 of q, mean square of preactivations"
+    assert list(profiles) == list(curves) == [q]
+    for patterns, count in ((curves[q], 2), (profiles[q], 2), (training["loss on validation data"], 1)):
         matched = ask(server, "plugin/custom_scalars/scalars", run=RUNS[0], tag=patterns[0])
         assert len(matched["tag_to_events"]) == count
 
@@ -227,10 +241,10 @@ return words.join("");
     ("page", "words"),
     [
         ("timeseries", ["accuracy/val", "loss/train", *RUNS]),
-        ("scalars", ["accuracy/val", "loss/train", "per_layer_q", "profile", *RUNS]),
-        ("custom_scalars", ["training", "layer by layer", "all layers over the steps", *RUNS]),
-        ("histograms", ["weight/01-hidden.0", *RUNS]),
-        ("distributions", ["weight/01-hidden.0", *RUNS]),
+        ("scalars", ["accuracy/val", "loss/train", "per_layer_log10_q", "profile", *RUNS]),
+        ("custom_scalars", ["training", "layer by layer", "first and last layer over the steps", *RUNS]),
+        ("histograms", ["tensor_1_weight/01-hidden.0", *RUNS]),
+        ("distributions", ["tensor_1_weight/01-hidden.0", *RUNS]),
         ("hparams", ["init", "act", "seed", "he_normal", "zeros", "test_accuracy"]),
         ("text", ["config", "he_normal", "init"]),
         ("images", ["accuracy", "sweep"]),

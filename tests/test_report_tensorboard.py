@@ -8,7 +8,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 import initlab
-from initlab.experiment.member import HPARAMS
 from initlab.records import load
 from initlab.report import write_sweep_run
 
@@ -71,7 +70,7 @@ def test_the_table_is_text_without_markup_of_the_names(events):
     assert "| he_normal | tanh | 3 |" in text
     assert "1 completed, 1 diverged" in text or "1 diverged, 1 completed" in text
     assert "<img" not in text
-    assert "**" in text
+    assert "**" not in text  # two seeds decide nothing
 
 
 def test_writing_it_again_replaces_it(sweep):
@@ -89,19 +88,6 @@ def test_it_is_no_run_of_the_sweep(sweep):
 def test_a_single_run_has_none(tmp_path):
     fake.write_sweep(tmp_path, [fake.Cell("he_normal", "tanh", 3, 0)], steps=5, records=1)
     assert write_sweep_run(tmp_path) is None
-
-
-def test_hyperparameters_and_final_metrics_fill_the_default_columns(tmp_path):
-    initlab.sweep(
-        init=["he_normal", "zeros"], depth=1, width=4, data="gaussian", train__steps=3, sweep__root=str(tmp_path),
-        quiet=True,
-    )  # fmt: skip
-    (path, _) = load(tmp_path)["path"]
-    found = read(path)
-    assert HPARAMS == ("init", "act", "depth", "seed", "optim.lr")
-    summaries = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    assert all(name.encode() in summaries for name in HPARAMS)
-    assert {"loss/test", "accuracy/test", "loss/val"} <= set(found.Tags()["scalars"])
 
 
 @pytest.mark.parametrize("options", [{}, {"race": True, "tune__rates": [0.01, 0.1], "tune__seeds": 1}])

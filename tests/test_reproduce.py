@@ -12,11 +12,14 @@ import pandas as pd
 import pytest
 
 from initlab.config.grid import compose_grid, override_text
+from initlab.display import duration
 from initlab.reproduce import Criterion, experiment, judge, names
+from initlab.reproduce.command import COSTS
+from initlab.reproduce.command import about as listed
 from initlab.reproduce.experiment import LEAST_SEEDS, MODES
-from initlab.reproduce.judge import halves, headline, overall
+from initlab.reproduce.judge import decided, halves, headline, overall
 from initlab.reproduce.measures import MEASURES
-from initlab.reproduce.page import last, page, summary, write_pages
+from initlab.reproduce.page import judged_again, last, page, summary, write_pages
 from initlab.reproduce.run import FRESH
 from initlab.sweep.race import FIRST_SEED
 
@@ -153,11 +156,48 @@ def judged(losses, above=None, below=1.5):
         ([1.0, 1.0, 1.0, 1.0], "holds"),
         ([2.0, 2.0, 2.0, 2.0], "does not hold"),
         ([1.0, 2.0, 1.0, 2.0], "undecided"),  # seeds 1 and 3 say yes, 2 and 4 no
+        ([1.0, 1.45, 1.0, 1.45], "undecided"),  # both halves say yes, one of them by less than their distance
+        ([1.0, 1.3, 1.0, 1.3], "holds"),
+        ([1.6, 2.4, 1.6, 2.4], "undecided"),
+        ([math.inf] * 4, "does not hold"),
+        ([1.0, math.inf, 1.0, math.inf], "undecided"),
     ],
 )
 def test_a_verdict_that_flips_between_halves_is_undecided(losses, verdict):
     found = judged(losses)
     assert found[0].verdict == overall(found) == verdict
+
+
+def test_machines_that_differ_by_what_seeds_do_hardly_ever_decide_in_opposite_ways():
+    """A claim whose truth is the bound itself, and two machines: half of the seeds' noise is common to them."""
+    generator = np.random.default_rng(0)
+    criterion = Criterion("", "median", {}, None, 0.0, "because")
+
+    def verdicts(common):
+        return [decided(criterion, common + generator.normal(size=2)) for _ in range(2)]
+
+    pairs = [verdicts(generator.normal(size=2)) for _ in range(20_000)]
+    opposite = np.mean([set(pair) == {"holds", "does not hold"} for pair in pairs])
+    # Without clearance it is 5 %. Three standard errors of 20,000 pairs above 2 %: one false alarm in 740.
+    assert opposite <= 0.02 + 3 * np.sqrt(0.02 * 0.98 / 20_000)
+    bare = np.mean([decided(criterion, generator.normal(size=2)) != "undecided" for _ in range(20_000)])
+    assert bare == pytest.approx(0.295, abs=3 * np.sqrt(0.295 * 0.705 / 20_000))
+
+
+def test_stored_verdicts_follow_from_their_numbers():
+    for name in names():
+        record = last(PAGES, name)
+        assert record == judged_again(record), "run scripts/write_pages.py"
+
+
+def test_the_list_shows_what_each_experiment_cost(tmp_path):
+    costs = json.loads(COSTS.read_text())
+    assert costs == {name: last(PAGES, name)["seconds"] for name in names()}, "run scripts/write_pages.py"
+    rows = {row["name"]: row["cost"] for row in (listed(experiment(name), tmp_path) for name in names())}
+    assert all(rows[name] == f"{duration(seconds)} on two cores" for name, seconds in costs.items())
+    (tmp_path / "he_2015-quick").mkdir()
+    (tmp_path / "he_2015-quick" / "verdict.json").write_text('{"seconds": 75, "verdict": "holds"}')
+    assert listed(experiment("he_2015"), tmp_path)["cost"] == "1 min 15 s here"
 
 
 def test_halves_are_disjoint_and_whole():

@@ -12,7 +12,7 @@ from torch import nn
 import initlab
 from initlab.audit import passed
 from initlab.audit.command import audit_target
-from initlab.diagnostics import calls, diagnose, listen, tape
+from initlab.diagnostics import calls, listen, tape
 from initlab.diagnostics.blame import own_frame
 from initlab.errors import OwnBug, UserError
 from initlab.fans import walk
@@ -117,7 +117,7 @@ def test_a_class_whose_shapes_disagree_is_not_believed(key):
 def test_diagnose_takes_such_a_layer(key):
     for _, name, shape in [case for case in CASES if case[0] == key][::4]:
         net = Net(odd(CLASSES[key], name, shape))
-        frame = diagnose(net, torch.randn(4, 8, generator=torch.Generator().manual_seed(0)))
+        frame = initlab.diagnose(net, torch.randn(4, 8, generator=torch.Generator().manual_seed(0)))
         assert {"first", "(model)"} <= set(frame.layer), (key, name, shape)
         assert math.isfinite(frame.loc[frame.stat == "loss", "value"].item()), (key, name, shape)
 
@@ -184,11 +184,11 @@ def raised(work):
 @pytest.mark.parametrize("error", [KeyError("x"), AttributeError("y"), RuntimeError("z"), ZeroDivisionError(), None])
 def test_what_the_users_forward_raises_is_told_as_the_users(error, capsys):
     net = Raises(error)
-    found = raised(lambda: diagnose(net, torch.zeros(2, 3)))
+    found = raised(lambda: initlab.diagnose(net, torch.zeros(2, 3)))
     assert found is error or isinstance(found, UserError)  # a shape that does not fit
     assert not isinstance(found, OwnBug)
     assert own_frame(found) is None
-    told = raised(lambda: diagnose(nn.Sequential(net), torch.zeros(2, 3)))
+    told = raised(lambda: initlab.diagnose(nn.Sequential(net), torch.zeros(2, 3)))
     assert not isinstance(told, OwnBug)
 
 
@@ -206,7 +206,7 @@ def test_what_initlabs_own_code_raises_is_told_as_its_own(monkeypatch, tmp_path,
     owner, name = place
     monkeypatch.setattr(owner, name, own["broken"])
     for work in (
-        lambda: diagnose(nn.Linear(3, 2), torch.zeros(2, 3)),
+        lambda: initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3)),
         lambda: run("blamed_home:net", ["2,3"]),
     ):
         with pytest.raises(OwnBug, match=r"KeyError in initlab/diagnostics/tape.py, line 2.*a bug of initlab"):
@@ -219,7 +219,7 @@ def test_a_library_that_raises_is_the_fault_of_what_called_it(monkeypatch):
     exec(compile(source, str(tape.__file__), "exec"), own)
     monkeypatch.setattr(calls.Call, "measure_weight", own["broken"])
     with pytest.raises(OwnBug, match="KeyError in initlab"):
-        diagnose(nn.Linear(3, 2), torch.zeros(2, 3))
+        initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3))
     monkeypatch.undo()
 
     class Reads(nn.Linear):
@@ -227,7 +227,7 @@ def test_a_library_that_raises_is_the_fault_of_what_called_it(monkeypatch):
             pd.DataFrame({"a": [1]})["b"]
             return super().forward(x)
 
-    found = raised(lambda: diagnose(Reads(3, 2), torch.zeros(2, 3)))
+    found = raised(lambda: initlab.diagnose(Reads(3, 2), torch.zeros(2, 3)))
     assert isinstance(found, KeyError)
 
 
@@ -253,11 +253,13 @@ def test_what_is_built_or_made_by_the_user_is_the_users_too(monkeypatch, tmp_pat
 
 def test_a_layer_that_does_not_fit_and_a_loss_that_raises_are_no_bugs_of_ours():
     with pytest.raises(UserError, match="cannot take a batch"):
-        diagnose(nn.Sequential(nn.Linear(4, 3)), torch.zeros(2, 3))
-    found = raised(lambda: diagnose(nn.Linear(3, 2), torch.zeros(2, 3), loss=lambda output: output["logits"]))
+        initlab.diagnose(nn.Sequential(nn.Linear(4, 3)), torch.zeros(2, 3))
+    found = raised(lambda: initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3), loss=lambda output: output["logits"]))
     assert not isinstance(found, (OwnBug, UserError))
     found = raised(
-        lambda: diagnose(nn.Linear(3, 2), torch.zeros(2, 3), targets=torch.zeros(9), loss=nn.functional.cross_entropy)
+        lambda: initlab.diagnose(
+            nn.Linear(3, 2), torch.zeros(2, 3), targets=torch.zeros(9), loss=nn.functional.cross_entropy
+        )
     )
     assert not isinstance(found, OwnBug)
 
@@ -277,7 +279,7 @@ class InPlace(nn.Module):
 
 
 def test_what_the_users_backward_pass_raises_is_the_users():
-    found = raised(lambda: diagnose(InPlace(), torch.zeros(2, 3)))
+    found = raised(lambda: initlab.diagnose(InPlace(), torch.zeros(2, 3)))
     assert "inplace" in str(found)
     assert not isinstance(found, OwnBug)
 
@@ -287,4 +289,4 @@ def test_out_of_memory_is_no_bug(monkeypatch):
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(listen.Listener, "_layer", full)
-    assert isinstance(raised(lambda: diagnose(nn.Linear(3, 2), torch.zeros(2, 3))), torch.OutOfMemoryError)
+    assert isinstance(raised(lambda: initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3))), torch.OutOfMemoryError)

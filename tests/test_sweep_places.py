@@ -14,6 +14,7 @@ from initlab.config.checks import inside
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
 from initlab.records import RunWriter, load
+from initlab.records.sums import sealed
 from initlab.report import write_sweep_run
 from initlab.sweep.lock import alone
 from initlab.sweep.plan import PlanFile
@@ -130,7 +131,7 @@ def test_a_resumed_run_and_the_sweeps_own_run_follow_no_link(tmp_path):
     position = run.position()
     (tmp_path / "run" / "metrics.csv").unlink()
     (tmp_path / "run" / "metrics.csv").symlink_to(tmp_path / "elsewhere" / "file")
-    with pytest.raises(UserError, match="symbolic link"):
+    with pytest.raises(UserError, match="not a regular file"):
         RunWriter.resume(tmp_path / "run", position, {"depth": 1})
     sweep(tmp_path / "root")
     (tmp_path / "root" / "s" / "sweep").symlink_to(tmp_path / "elsewhere")
@@ -143,11 +144,11 @@ def test_a_resumed_run_and_the_sweeps_own_run_follow_no_link(tmp_path):
 @pytest.mark.parametrize("group", ["../../x", "/x", "g1/../../x", "g" + "9" * 5000, "g0001" + "a" * 300, "", "g٣٣٣٣"])
 def test_a_plan_names_no_file_elsewhere(tmp_path, group):
     plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps({"format": 2, "groups": {group: ["0"]}}))
+    plan.write_bytes(sealed(json.dumps({"format": 2, "groups": {group: ["0"]}}, indent=0).encode()))
     found = PlanFile.read(plan)
     assert "its groups are planned again" in found.damage
     assert found.groups == {}
-    plan.write_text(json.dumps({"format": 2, "groups": {"g0001ab": ["0"]}}))
+    plan.write_bytes(sealed(json.dumps({"format": 2, "groups": {"g0001ab": ["0"]}}, indent=0).encode()))
     assert PlanFile.read(plan) == PlanFile(plan, {"g0001ab": ["0"]})
 
 

@@ -74,65 +74,117 @@ def test_what_a_line_mixes_is_said(sweep, capsys):
     assert "--by" in err
 
 
-def test_best_is_marked_among_rivals_only(sweep):
-    found = table(sweep, best=True)
-    for depth in (3, 10):
-        lines = [line for line in found.lines if line.keys[1] == depth]
-        means = [line.entries[0].mean for line in lines]
-        assert [line.entries[0].best for line in lines] == [mean == max(means) for mean in means]
+SHIFTS = {"glorot_uniform": 0.0, "he_normal": 0.1, "zeros": -0.3}
+
+
+def planted(seeds=6, shifts=SHIFTS, depths=(3, 10), noise=0.01, **columns):
+    """A study in which schemes differ by known shifts, the same at every depth: accuracy up, loss down."""
+    generator = np.random.default_rng(1)
+    rows = [
+        {
+            "init": name, "act": "tanh", "depth": depth, "seed": seed, "optim.lr": 0.01, "data": "d",
+            "status": "completed", "problem": "", "test_accuracy": 0.7 + shift + noise * generator.standard_normal(),
+            "val_loss": 1 - shift + noise * generator.standard_normal(), "loss": 1.0, "trained": True,
+            "hash": f"{name}{depth}{seed}", "path": f"/x/{name}-{depth}-{seed}",
+        }
+        for name, shift in shifts.items() for depth in depths for seed in range(seeds)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    order = [*list(frame.columns[:6]), *load([]).columns, *frame.columns]
+    return study(frame.reindex(columns=list(dict.fromkeys(order))).assign(**columns))
+
+
+def marked(found):
+    """The schemes of the marked entries, wherever schemes are."""
+    names = []
+    for line in found.lines:
+        for entry, (_, value) in zip(line.entries, found.columns, strict=True):
+            if entry is not None and entry.best:
+                names.append(value if found.across == "init" else line.keys[found.keys.index("init")])
+    return names
 
 
 @pytest.mark.parametrize("by", [[], ["init", "depth"], ["depth"], ["depth", "init"]])
-def test_schemes_side_by_side_compete_in_each_line(sweep, by):
-    found = table(sweep, by, ["test_accuracy", "val_loss"], "init", best=True)
+@pytest.mark.parametrize("metrics", [["test_accuracy"], ["val_loss"], ["test_accuracy", "val_loss"]])
+def test_what_beats_all_its_rivals_is_marked_wherever_schemes_are(by, metrics):
+    found = tabulated(planted(), by, metrics, "init", best=True)
     assert found.keys == ("depth",)
-    for line in found.lines:
-        for metric, top in (("test_accuracy", max), ("val_loss", min)):
-            own = [e for e, (name, _) in zip(line.entries, found.columns, strict=True) if name == metric]
-            means = [entry.mean for entry in own]
-            assert [entry.best for entry in own] == [mean == top(means) for mean in means]
+    assert marked(found) == ["he_normal"] * 2 * len(metrics)
 
 
-def test_another_key_across_leaves_the_contest_to_the_first_one(sweep):
-    found = table(sweep, [], [], "depth", best=True)
-    assert found.keys == ("init",)
-    for place in range(2):
-        means = [line.entries[place].mean for line in found.lines]
-        assert [line.entries[place].best for line in found.lines] == [mean == max(means) for mean in means]
+@pytest.mark.parametrize("across", [None, "depth"])
+def test_schemes_compete_at_each_depth(across):
+    assert marked(tabulated(planted(), best=True, across=across)) == ["he_normal"] * 2
 
 
-def test_the_first_key_competes_where_it_is_across(sweep):
-    (line,) = table(sweep, ["depth"], [], "depth", best=True).lines
-    means = [entry.mean for entry in line.entries]
-    assert [entry.best for entry in line.entries] == [mean == max(means) for mean in means]
+def test_another_key_competes_where_it_comes_first():
+    found = tabulated(planted(depths=(3,)), ["act", "init"], best=True)
+    assert marked(found) == []
+    deep = {(s, d): 0.2 * (d == 10) for s in SHIFTS for d in (3, 10)}
+    runs = planted()
+    shifted = runs.runs["test_accuracy"] + [
+        deep[row] for row in zip(runs.runs["init"], runs.runs["depth"], strict=True)
+    ]
+    found = tabulated(planted(test_accuracy=shifted.tolist()), ["depth"], [], "depth", best=True)
+    assert [[entry.best for entry in line.entries] for line in found.lines] == [[False, True]]
 
 
-def test_a_single_scheme_across_has_no_rivals_there(tmp_path):
-    fake.write_sweep(tmp_path, fake.grid(("he_normal",), ("tanh",), (3, 10), range(2)), steps=10, records=1)
-    found = table(tmp_path, ["depth"], [], "init", best=True)
-    assert sum(line.entries[0].best for line in found.lines) == 1
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"shifts": {"he_normal": 0.1, "orthogonal": 0.1, "zeros": -0.3}}, "the best two are tied"),
+        ({"noise": 0.0, "shifts": {"he_normal": 0.0, "zeros": 0.0}}, "equal numbers"),
+        ({"seeds": 4}, "too few seeds"),
+        ({"noise": 0.3}, "all within seed noise"),
+        ({"shifts": {"he_normal": 0.1}, "depths": (3,)}, "no rival"),
+    ],
+)
+def test_what_is_tied_is_not_marked(options, why):
+    assert marked(tabulated(planted(**options), ["init", "depth"], best=True)) == [], why
 
 
-def test_the_smallest_loss_is_the_best(sweep):
-    found = table(sweep, (), ["val_loss"], best=True)
-    lines = [line for line in found.lines if line.keys[1] == 3]
-    assert min(lines, key=lambda line: line.entries[0].mean).entries[0].best
-    assert sum(line.entries[0].best for line in lines) == 1
+def test_survivors_of_a_scheme_that_diverges_are_not_marked():
+    runs = planted().runs
+    bad = (runs["init"] == "he_normal") & (runs["seed"] > 1)
+    status = runs["status"].where(~bad, "diverged").tolist()
+    found = tabulated(planted(status=status, test_accuracy=runs["test_accuracy"].where(~bad).tolist()), best=True)
+    top = max(found.lines, key=lambda line: line.entries[0].mean)
+    assert top.keys[0] == "he_normal"
+    assert marked(found) == []
 
 
-def test_ties_are_all_best(tmp_path):
-    for name in ("he_normal", "zeros"):
-        fake.write_sweep(tmp_path, [fake.Cell(name, "tanh", 3, 0)], steps=10, records=1)
-    runs = load(tmp_path).assign(test_accuracy=0.5)
-    assert [line.entries[0].best for line in tabulated(study(runs), best=True).lines] == [True, True]
-
-
-def test_bold_in_every_format(sweep):
-    found = table(sweep, best=True)
+def test_bold_in_every_format():
+    found = tabulated(planted(), best=True)
     assert len(re.findall(r" \*$", as_text(found), re.M)) == 2
     assert len(re.findall(r"\*\*\d", as_markdown(found))) == 2
     assert as_latex(found).count(r"$\mathbf{") == 2
     assert read_csv(as_csv(found))["test_accuracy best"].sum() == 2
+
+
+@pytest.mark.parametrize("write", FORMATS.values())
+def test_every_format_names_metric_and_unit(write):
+    for metric, words in (("test_accuracy", ("test", "accuracy")), ("val_loss", ("val", "loss"))):
+        for across in (None, "depth", "init"):
+            text = write(tabulated(planted(), metrics=[metric], across=across))
+            head = next(line for line in text.splitlines() if words[1] in line)
+            assert words[0] in head
+            assert ("%" in head) == (metric == "test_accuracy" and write is not as_csv)
+
+
+def test_runs_are_counted_as_the_means_are(sweep):
+    found = tabulated(planted(), across="depth")
+    assert [line.ended for line in found.lines] == ["6"] * 3
+    assert "runs each" in as_text(found)
+    uneven = table(sweep, across="depth")
+    told = {line.keys[0]: line.ended for line in uneven.lines}
+    assert told == {
+        "glorot_uniform": "3",
+        "he_normal": "2 completed, 1 diverged / 2 completed, 1 unfinished",
+        "zeros": "3",
+    }
+    accuracy = planted().runs["test_accuracy"].where(planted().runs["seed"] > 0).tolist()
+    for write in (as_text, as_markdown, as_latex):
+        assert write(tabulated(planted(test_accuracy=accuracy))).count("(n=5)") == 6
 
 
 def test_halves_are_rounded_alike_however_they_were_summed(tmp_path):

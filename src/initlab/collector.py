@@ -47,7 +47,7 @@ def bound_threads() -> None:
 
 
 def can_start(count: int) -> bool:
-    """Return whether this process can have so many further threads at a time; afterwards they are gone."""
+    """Return whether this process can have that many further threads at a time; afterwards they are gone."""
     before = tasks()
     enough, started = threading.Event(), []
     try:

@@ -201,7 +201,7 @@ def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: 
         console = Screen(width=WIDE)
     columns = {
         **{axis: [Text(visible(short_number(str(row[axis])))) for row in rows] for axis in axes},
-        "runs": [Text(str(row["runs"])) for row in rows],
+        "runs": [Text(counted(row.get("completed", row["runs"]), row["runs"])) for row in rows],
         "test accuracy": [Text(spread(row, "test_accuracy", percent=True)) for row in rows],
         "val accuracy": [Text(spread(row, "val_accuracy", percent=True)) for row in rows],
         "loss": [Text(spread(row, "loss")) for row in rows],
@@ -216,6 +216,15 @@ def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: 
     console.print(cell_table(columns, axes))
     if left_out:
         console.print(f"not enough columns for {', '.join(left_out)}: see sweep.csv", style="dim", highlight=False)
+
+
+def counted(completed: int, runs: int) -> str:
+    """Say how many runs the means of a line are over, and of how many where not all completed.
+
+    >>> counted(5, 5), counted(3, 5)
+    ('5', '3 of 5')
+    """
+    return f"{completed}" if completed == runs else f"{completed} of {runs}"
 
 
 def short_number(text: str) -> str:

@@ -25,7 +25,7 @@ from initlab.config.errors import translated
 from initlab.config.files import conf_dir
 from initlab.config.help import program
 from initlab.config.naming import run_name
-from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, waiting
+from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, typed_keys, waiting
 from initlab.config.slips import refuse_slips
 from initlab.errors import Interrupted, UserError, here, nearest, reader_may_leave, tell
 from initlab.visible import print
@@ -166,7 +166,9 @@ def task(composed: DictConfig) -> dict[str, Any]:
 
         config = to_config(composed, job.overrides.task)
         with ProgressLine(run_name(config)) as line:
-            summary = run([config], [Path(job.runtime.output_dir)], watch=line.update)[0]
+            summary = run([config], [Path(job.runtime.output_dir)], line.update, swept=typed_keys(job.overrides.task))[
+                0
+            ]
     except Exception as error:
         raise PastHydra(error) from error
     show_run(run_name(config), summary, tensorboard=config.log.tensorboard)
@@ -200,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             through_hydra(sys.argv[1:] if arguments is None else list(arguments))
         except UserError as error:
             SESSION.undo()
-            code = 2
+            code = error.code
             if full:
                 tell("".join(traceback.format_exception(error)), end="")
             tell(f"initlab: {error}{kept()}")

@@ -27,8 +27,10 @@ def here() -> Path:
 class UserError(ValueError):
     """Something the user asked for cannot be: the message names the key, the value and the remedy.
 
-    The command line prints it as one sentence and exits with code 2; in Python it is a `ValueError`.
+    The command line prints it as one sentence and exits with `code`; in Python it is a `ValueError`.
     """
+
+    code = 2
 
 
 class Impossible(UserError):
@@ -37,6 +39,12 @@ class Impossible(UserError):
 
 class OwnBug(RuntimeError):
     """An exception that initlab's own code raised while it looked at a user's module; its cause says what it was."""
+
+
+class NothingLeft(UserError):
+    """What has run gave nothing to go on with: the message says what became of it. The command line exits with 1."""
+
+    code = 1
 
 
 class Interrupted(KeyboardInterrupt):
@@ -105,8 +113,16 @@ class LastingStream:
         with suppress(OSError, ValueError):
             to_nowhere(self.stream)
 
+    def isatty(self) -> bool:
+        """Is it a terminal, and open?"""
+        with suppress(ValueError):
+            return self.lost is None and self.stream.isatty()
+        return False
+
     def __getattr__(self, name: str) -> Any:
-        """Be the stream in all else."""
+        """Be the stream in all else, but give no bytes of an ascii one: click would write UTF-8 into them."""
+        if name == "buffer" and getattr(self.stream, "encoding", "").lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
+            raise AttributeError(name)
         return getattr(self.stream, name)
 
 

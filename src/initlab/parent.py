@@ -33,7 +33,7 @@ def end_with(parent: int) -> None:
     """
     with suppress(AttributeError, OSError, TypeError):  # another system
         ctypes.CDLL(None).prctl(PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:
+    if os.getppid() != parent and life(parent) is None:
         os._exit(1)  # it ended before it was watched
 
 
@@ -56,6 +56,12 @@ def messages(pipe: IO[bytes]) -> Iterator[bytes]:
     except RuntimeError:  # the system allows no further thread: they are read as they are wanted
         return iter(lambda: next_of(pipe) or LEAVE, LEAVE)
     return iter(received.get, LEAVE)
+
+
+def write(message: bytes, pipe: IO[bytes]) -> None:
+    """Write a message to a worker."""
+    pickle.dump(message, pipe)
+    pipe.flush()
 
 
 def next_of(pipe: IO[bytes]) -> bytes | None:

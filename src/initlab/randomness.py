@@ -99,7 +99,7 @@ def generator(purpose: str, seed: int = 0, name: str = "") -> torch.Generator:
     False
     """
     stream, seed = STREAMS[purpose], whole_seed(seed)
-    return _twister(_text(purpose, stream, seed, name)) if stream.by_torch is None else stream.by_torch(seed, name)
+    return twister(_text(purpose, stream, seed, name)) if stream.by_torch is None else stream.by_torch(seed, name)
 
 
 def numpy_generator(purpose: str, seed: int = 0, name: str = "") -> np.random.Generator:
@@ -133,11 +133,16 @@ def _text(purpose: str, stream: Stream, seed: int, name: str) -> str:
 
 
 def _entropy(text: str) -> int:
-    return int.from_bytes(hashlib.shake_256(text.encode()).digest(64), "little")
+    return int.from_bytes(hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(64), "little")
 
 
-def _twister(text: str) -> torch.Generator:
-    digest = hashlib.shake_256(text.encode()).digest(8 + 4 * WORDS)
+def twister(text: str) -> torch.Generator:
+    """Return torch's CPU generator whose whole state is the hash of a text.
+
+    >>> torch.equal(twister("0/w").get_state(), generator("weights", 0, "w").get_state())
+    True
+    """
+    digest = hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(8 + 4 * WORDS)
     state = _template().copy()
     state[0] = np.frombuffer(digest, "<u8", 1)[0]
     state[3 : 3 + WORDS] = np.frombuffer(digest, "<u4", WORDS, offset=8)

@@ -143,13 +143,15 @@ def in_the_root() -> Iterator[None]:
 
     The user's directory may hold a `json.py` or `torch.py` that is no part of what is run.
     """
-    before = os.open(".", os.O_RDONLY)
+    try:
+        before = os.getcwd()
+    except OSError:  # it is gone
+        before = os.sep
     os.chdir(os.sep)
     try:
         yield
     finally:
-        os.fchdir(before)
-        os.close(before)
+        os.chdir(before)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ def with_values(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         UserError: names or shapes are not those of the module.
 
+    >>> import torch
     >>> net, other = nn.Linear(2, 3), nn.Linear(2, 3)
     >>> torch.equal(with_values(net, other.state_dict()).weight, other.weight)
     True
@@ -46,6 +47,7 @@ def skeleton(values: Mapping[str, Tensor]) -> nn.Module:
     2-d weights are dense (embeddings where the name says so), 3- to 5-d ones convolutions of one group, 1-d ones norm
     scales: bare tensors tell neither groups nor the order of a transposed convolution with as many inputs as outputs.
 
+    >>> import torch
     >>> net = skeleton({"a.0.weight": torch.zeros(3, 2), "a.0.bias": torch.zeros(3)})
     >>> [(name, type(part).__name__) for name, part in net.named_modules() if name]
     [('a', 'Module'), ('a.0', 'Linear')]

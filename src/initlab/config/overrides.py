@@ -181,3 +181,12 @@ def how_to_write(word: str) -> str:
 def option_named(group: str, word: str) -> str:
     """Return the option that a word names in a group."""
     return option(group, word) if group in ALIASES else word
+
+
+def typed_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys that were typed: what may tell a single run from the others beside it.
+
+    >>> typed_keys(["init=zeros", "+model.norm=batch"])
+    ['init', 'model.norm']
+    """
+    return [override.lstrip("+~").partition("=")[0] for override in overrides]

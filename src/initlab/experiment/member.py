@@ -17,12 +17,12 @@ from initlab.diagnostics import HistogramKey
 from initlab.experiment.forecast import Forecast, Row
 from initlab.histograms import Histogram
 from initlab.initialize import fingerprint
-from initlab.names import option_name
-from initlab.records import RunWriter
+from initlab.records import RunWriter, flatten
+from initlab.statistics import still_falls
 from initlab.training import Stopped
 
 LAST = 50  # training steps; the mean of what is logged of them is the final training loss and accuracy
-# TensorBoard ticks the first five and no more.
+# The hyperparameters that TensorBoard shows without being asked where nothing was swept; it ticks five.
 HPARAMS = ("init", "act", "depth", "seed", "optim.lr")
 
 
@@ -43,11 +43,12 @@ class Member:
     expected: Sequence[Row] = ()
     trainable_depth: float | None = None
 
-    def begin(self, module: nn.Module, rows: Any, device: torch.device) -> None:
+    def begin(self, module: nn.Module, rows: Any, device: torch.device, swept: Sequence[str] = ()) -> None:
         """Open the run directory and write what is known at step 0; `rows` describe the module's parameters."""
         self.started = time.monotonic()
         plain = self.config.plain()
-        self.writer = RunWriter(self.directory, plain, hparams=hparams(plain), tensorboard=self.config.log.tensorboard)
+        shown, tensorboard = hparams(plain), self.config.log.tensorboard
+        self.writer = RunWriter(self.directory, plain, hparams=shown, first=swept or HPARAMS, tensorboard=tensorboard)
         self.writer.parameters(rows)
         self.writer.log(f"{len(rows)} parameters initialized by {self.config.init['name']} on {device}")
         self.fingerprint = fingerprint(module)
@@ -132,6 +133,8 @@ class Member:
             "first_bad_layer": bad.layer if bad else None,
             "trained": None if bad else self.trained(),
         }
+        # One that has not passed the bar is stuck, or needs more steps.
+        facts["learning"] = still_falls(self.writer.losses()) if facts["trained"] is False else None
         if self.trainable_depth is not None:
             facts["trainable_depth"] = self.trainable_depth
         if bad:
@@ -168,11 +171,8 @@ def record_failure(config: Config, directory: Path, trace: str) -> dict[str, Any
 
 
 def hparams(plain: dict[str, Any]) -> dict[str, Any]:
-    """Pick the few names that TensorBoard's HParams page compares."""
+    """Return what TensorBoard's HParams page compares: every key that has a say in the result.
 
-    def value(key: str) -> Any:
-        group, _, leaf = key.partition(".")
-        found = plain[group][leaf] if leaf else plain[group]
-        return option_name(found) if isinstance(found, dict) else found
-
-    return {key: value(key) for key in HPARAMS}
+    A grid may grow by a key that earlier runs did not sweep, and the page knows only the keys of one of its runs.
+    """
+    return {key: value for key, value in flatten(plain).items() if key in HPARAMS or not is_incidental(key)}

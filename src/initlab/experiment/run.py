@@ -46,11 +46,13 @@ def run(
     directories: Sequence[Path],
     watch: Watch | None = None,
     keeping: Keeping | None = None,
+    swept: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Train networks of one architecture together and leave a run directory for each; return their summaries.
 
     Arguments: `configs` that agree in architecture, data and schedule; one directory for each; `watch`, called with
-    progress a few times a second; `keeping`, to go on from a checkpoint if there is one, and to write some.
+    progress a few times a second; `keeping`, to go on from a checkpoint if there is one, and to write some; `swept`,
+    the keys that tell these runs from others, which TensorBoard shows first.
 
     Raises UserError before anything is written when a configuration cannot run, and when the disk is full. What fails
     later in a single network is recorded: `status` `failed` with its traceback in the run's log; of several together
@@ -69,7 +71,7 @@ def run(
         if keeping is not None and checkpoint.kept(keeping.path):
             ensemble, state = resumed(configs, directories, members, keeping, data, device)
         else:
-            ensemble, state = begun(configs, directories, members, data, device)
+            ensemble, state = begun(configs, directories, members, data, device, swept)
         if keeping is not None:
             note(keeping.remarks, members)
         factors = tuple(rate_factors(c, net) for c, net in zip(configs, ensemble.networks, strict=True))
@@ -97,7 +99,12 @@ def note(remarks: list[str], members: list[Member]) -> None:
 
 
 def begun(
-    configs: Sequence[Config], directories: Sequence[Path], members: list[Member], data: Dataset, device: torch.device
+    configs: Sequence[Config],
+    directories: Sequence[Path],
+    members: list[Member],
+    data: Dataset,
+    device: torch.device,
+    swept: Sequence[str],
 ) -> tuple[Ensemble, State]:
     """Build and initialize all networks, open their run directories, and add their members to the list."""
     act = pick_activation(configs[0])
@@ -105,7 +112,7 @@ def begun(
     ensemble = stack([module for module, _ in built])
     for config, directory, (module, rows) in zip(configs, directories, built, strict=True):
         members.append(Member(config, directory, data.classes))
-        members[-1].begin(module, rows, device)
+        members[-1].begin(module, rows, device, swept)
     return ensemble, State()
 
 

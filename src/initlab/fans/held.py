@@ -180,6 +180,8 @@ MISFIT = "the magnitude of its weight_norm"
 
 def _disagreement(magnitude: Tensor, direction: Tensor, dim: int) -> str:
     # torch._weight_norm checks nothing: a magnitude of another size makes it read and write past its memory.
+    if (unusual := without_memory(magnitude)) is not None:
+        return f"{MISFIT} cannot be read, {unusual[1]}"
     kept = {dim, dim + direction.dim()} if dim != -1 else set()
     wanted = tuple(size if index in kept else 1 for index, size in enumerate(direction.shape))
     if magnitude.numel() == 1 == math.prod(wanted) or tuple(magnitude.shape) == wanted:

@@ -1,5 +1,7 @@
 """Tensors that have a shape and no plain memory behind it: what would be asked for more memory than there is."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,8 @@ def without_memory(tensor: Tensor) -> tuple[str, str] | None:
         return "sparse", f"it is sparse ({layout}), not every element is stored: make it dense with .to_dense()"
     if tensor.is_meta or tensor.numel() < 2 or not _is_plain(tensor):
         return None
-    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    apart = math.prod(size if step else 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    stored = min(apart, tensor.untyped_storage().nbytes() // tensor.element_size())
     if stored >= tensor.numel():
         return None
     numbers = f"{stored} stored number{' stands' if stored == 1 else 's stand'}"

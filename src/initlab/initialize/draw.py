@@ -13,7 +13,6 @@ from initlab.schemes import SCHEMES, Scheme
 
 from .gates import fill_gates
 from .plan import Task, filled_shape, padding
-from .streams import stream
 
 HALF = math.sqrt(0.5)
 """Factor on the real and on the imaginary part, so that E|w|² is the promised variance."""
@@ -80,7 +79,7 @@ def draw(task: Task, seed: int, out: Tensor | None = None) -> Tensor:
         dtype = torch.complex64 if parameter.tensor.dtype.is_complex else torch.float32
         out = torch.empty(parameter.shape, dtype=dtype, device="cpu")
     with torch.no_grad():
-        generator = stream(seed, parameter.name)
+        generator = keyed("weights", seed, parameter.name)
         if task.rule == "constant":
             out.fill_(parameter.start)
         elif task.rule == "normal":

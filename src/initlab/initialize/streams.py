@@ -6,14 +6,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from initlab.errors import whole_seed
 from initlab.fans import canonical_names
-from initlab.randomness import WORDS, generator
+from initlab.randomness import WORDS, twister
 
 __all__ = ["WORDS", "fingerprint", "stream"]
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """Return the CPU generator of one parameter, keyed by (seed, name): see `initlab.randomness.generator`.
+    """Return the CPU generator of one parameter, keyed by (seed, name), as `initlab.randomness` makes it for weights.
 
     So the draws for `hidden.3.weight` depend on nothing but the seed and that name.
 
@@ -28,7 +29,7 @@ def stream(seed: int, name: str) -> torch.Generator:
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
     True
     """
-    return generator("weights", seed, name)
+    return twister(f"{whole_seed(seed)}/{name}")
 
 
 def fingerprint(values: "nn.Module | Mapping[str, Tensor] | Tensor") -> str:
@@ -50,7 +51,7 @@ def fingerprint(values: "nn.Module | Mapping[str, Tensor] | Tensor") -> str:
         values = {names[name]: tensor for name, tensor in values.named_parameters(remove_duplicate=False)}
     whole = hashlib.sha256()
     for name in sorted(values):
-        encoded = name.encode()
+        encoded = name.encode("utf-8", "surrogatepass")
         whole.update(len(encoded).to_bytes(8, "little") + encoded + _digest(values[name]))
     return whole.hexdigest()[:16]
 

@@ -131,7 +131,7 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     from initlab.records.files import require_room
     from initlab.sweep import How, checked, drawn, dry_run, run_sweep, show_outcome
-    from initlab.sweep.race import dry_race
+    from initlab.sweep.race import COMPARES, dry_race
 
     chosen = How(**how)
     directory = Path(str(master.hydra.sweep.dir)).absolute()
@@ -152,7 +152,14 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
         returns[cell.number] = replay(context, master, jobs[cell.number], summary, fresh)
 
     with env_override(master.hydra.job.env_set):
-        outcome = run_sweep(cells, directory, chosen, ended, lambda: save_master(master, directory))
+        outcome = run_sweep(
+            cells,
+            directory,
+            chosen,
+            ended,
+            lambda: save_master(master, directory),
+            label=COMPARES if jobs[0].config.race else "sweep",
+        )
     show_outcome(outcome, directory)
     if remark:
         print(remark)

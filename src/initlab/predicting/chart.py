@@ -1,5 +1,6 @@
 """The map of phases: (σ_w, σ_b) solved point by point, written as a page and a CSV."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from initlab.theory.fixed_points import TRAINABLE
 from initlab.visible import print
 
 SIGMA_W, SIGMA_B, POINTS = "0.5..4", "0..1", 200
+OUTPUTS = Path("outputs")  # where a page goes unless --out names another place
 MOST = 2000
 """Points along an axis."""
 
@@ -61,8 +63,11 @@ def draw(
         return
     named = any(override.lstrip("+").startswith("init=") for override in overrides)
     marks = [mark for config in configs if (mark := marked(config)) is not None] if named else []
-    page = Path(out or f"phases-{act.name}.html")
-    page = page / f"phases-{act.name}.html" if page.is_dir() else page
+    name = f"phases-{re.sub(r'[^A-Za-z0-9_.-]', '_', act.name)}.html"
+    if out is None:
+        OUTPUTS.mkdir(exist_ok=True)
+    page = Path(out) if out is not None else OUTPUTS / name
+    page = page / name if page.is_dir() else page
     from initlab.report import write_phases
 
     write_phases(page, title(act), found, line, marks, repels(act, along[np.isfinite(line)]))

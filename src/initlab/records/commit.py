@@ -32,8 +32,12 @@ class Checkout:
     shared: Path
 
 
-def find_checkout(start: Path) -> Checkout | None:
-    """Return the checkout that holds a directory: a clone, a submodule or a linked worktree."""
+def find_checkout(start: Path | None = None) -> Checkout | None:
+    """Return the checkout that holds a directory, by default the current one: a clone, submodule or linked worktree."""
+    try:
+        start = start or Path.cwd()
+    except OSError:  # it is gone
+        return None
     for tree in (start, *start.parents):
         place = tree / ".git"
         if link := first_line(place):  # of a submodule or a linked worktree
@@ -89,35 +93,39 @@ def differs(checkout: Checkout, commit: str) -> bool | None:
     git = shutil.which("git")
     if git is None or not os.path.isabs(git):  # one of the current directory, which Windows would take
         return None
-    with tempfile.TemporaryDirectory(prefix="initlab-") as place:
-        for name in ("objects", "refs"):
-            (Path(place) / name).mkdir()
-        (Path(place) / "HEAD").write_text(f"{commit}\n")
-        (Path(place) / "config").write_text(configuration(commit))
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {
-            "GIT_DIR": place,
-            "GIT_WORK_TREE": str(checkout.tree.absolute()),
-            "GIT_INDEX_FILE": str((checkout.own / "index").absolute()),
-            "GIT_OBJECT_DIRECTORY": str((checkout.shared / "objects").absolute()),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_OPTIONAL_LOCKS": "0",  # the index is not written
-            "GIT_NO_LAZY_FETCH": "1",
-        }
-        command = [git, "--no-pager", "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all"]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=checkout.tree,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=PATIENCE,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
+    try:
+        with tempfile.TemporaryDirectory(prefix="initlab-") as place:
+            done = status(git, checkout, commit, Path(place))
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     return bool(done.stdout.strip()) if done.returncode == 0 else None
+
+
+def status(git: str, checkout: Checkout, commit: str, place: Path) -> "subprocess.CompletedProcess[bytes]":
+    """Run `git status` with a repository of its own, made in an empty directory, that has the checkout's objects."""
+    for name in ("objects", "refs"):
+        (place / name).mkdir()
+    (place / "HEAD").write_text(f"{commit}\n")
+    (place / "config").write_text(configuration(commit))
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {
+        "GIT_DIR": str(place),
+        "GIT_WORK_TREE": str(checkout.tree.absolute()),
+        "GIT_INDEX_FILE": str((checkout.own / "index").absolute()),
+        "GIT_OBJECT_DIRECTORY": str((checkout.shared / "objects").absolute()),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_OPTIONAL_LOCKS": "0",  # the index is not written
+        "GIT_NO_LAZY_FETCH": "1",
+    }
+    return subprocess.run(
+        [git, "--no-pager", "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all"],
+        cwd=checkout.tree,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
 
 
 def configuration(commit: str) -> str:

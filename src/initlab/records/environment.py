@@ -4,7 +4,6 @@ import os
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from initlab.records.commit import commit_of, differs, find_checkout
@@ -22,7 +21,7 @@ def environment() -> dict[str, Any]:
     >>> sorted(environment())
     ['commit', 'cpus', 'dirty', 'machine', 'platform', 'python', 'versions']
     """
-    checkout = find_checkout(Path.cwd())
+    checkout = find_checkout()
     commit = commit_of(checkout) if checkout else None
     return {
         "python": platform.python_version(),

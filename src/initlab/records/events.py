@@ -6,7 +6,7 @@ own writer keeps a thread and an open file per run, counts its checksums in Pyth
 
 import struct
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -77,13 +77,16 @@ class EventFile:
         image = summary_pb2.Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
         self._values(step, [summary_pb2.Summary.Value(tag=tag, image=image)])
 
-    def hparams(self, hparams: Mapping[str, bool | float | str], metrics: Mapping[str, str]) -> None:
+    def hparams(
+        self, hparams: Mapping[str, bool | float | str], metrics: Mapping[str, str], first: Collection[str] = ()
+    ) -> None:
         """Open the run's HParams session in this very file; `metrics` are tags of scalars logged anyway -> shown name.
 
+        The page lists what `differs` before the rest, by the alphabet, and ticks five: `first` are those.
         `torch.utils.tensorboard.add_hparams` would make a second run of it.
         """
         types = {name: _hparam_type(value) for name, value in hparams.items()}
-        infos = [api_pb2.HParamInfo(name=name, type=kind, differs=True) for name, kind in types.items()]
+        infos = [api_pb2.HParamInfo(name=name, type=kind, differs=name in first) for name, kind in types.items()]
         named = [
             api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=shown) for tag, shown in metrics.items()
         ]
@@ -100,18 +103,23 @@ class EventFile:
         end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
         self._hparams("session_end_info", plugin_data_pb2.HParamsPluginData(session_end_info=end))
 
-    def layout(self, charts: Mapping[str, Mapping[str, Iterable[str]]]) -> None:
-        """Set the Custom Scalars page, `{category: {chart title: patterns of tags together}}`; the last one holds."""
+    def layout(self, charts: Mapping[str, Mapping[str, Iterable[str]]], opened: int = 1) -> None:
+        """Set the Custom Scalars page, `{category: {chart title: patterns of tags together}}`; the last one holds.
+
+        The first `opened` categories are open: the page reads a chart when its category is opened, for all runs.
+        """
         layout = layout_pb2.Layout(
             category=[
                 layout_pb2.Category(
                     title=title,
+                    closed=place >= opened,
                     chart=[
                         layout_pb2.Chart(title=name, multiline=layout_pb2.MultilineChartContent(tag=list(patterns)))
                         for name, patterns in members.items()
                     ],
                 )
-                for title, members in charts.items()
+                for place, (title, members) in enumerate(charts.items())
+                if members
             ]
         )
         tensor = tensor_pb2.TensorProto(

@@ -3,8 +3,9 @@
 import errno
 import os
 import shutil
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -86,13 +87,42 @@ def wait_for_disk(path: Path) -> None:
 def side_by_side(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """Return `[call(item) for item in items]`, computed in threads: for calls that wait for the disk.
 
-    A journal commits what waits together: 350 files took 0.04 s instead of 1.1 s on ext4.
+    A journal commits what waits together: 350 files took 0.04 s instead of 1.1 s on ext4. Where no thread can be
+    started, this one computes all. The first exception of a call is raised when all threads have ended.
+
+    >>> side_by_side(str, range(3))
+    ['0', '1', '2']
     """
-    found = list(items)
-    if len(found) < 2:
-        return [call(item) for item in found]
-    with ThreadPoolExecutor(min(THREADS, len(found))) as pool:
-        return list(pool.map(call, found))
+    queue = deque(enumerate(items))
+    found: dict[int, _Result] = {}
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        while queue:
+            try:
+                number, item = queue.popleft()
+            except IndexError:  # another thread has just taken the last one
+                return
+            try:
+                found[number] = call(item)
+            except BaseException as error:
+                errors.append(error)
+                queue.clear()
+
+    threads = [threading.Thread(target=work) for _ in range(min(THREADS, len(queue)) - 1)]
+    started = []
+    for thread in threads:
+        try:
+            thread.start()
+        except RuntimeError:  # the limit on processes is reached
+            break
+        started.append(thread)
+    work()
+    for thread in started:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [found[number] for number in sorted(found)]
 
 
 def append(path: Path, data: bytes, header: bytes = b"") -> bytes:

@@ -93,7 +93,8 @@ def load_layers(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd
 
     Args:
         runs: paths as `load` takes them, or a frame of `load` (all of it or some rows).
-        keys: columns of `load` to repeat on every row; those that no run has are left out.
+        keys: columns of `load` to repeat on every row; those that no run has are left out. By default the usual ones
+            and all that differ between the runs.
 
     Lines that cannot be read are left out; `attrs["lost"]` counts them by path.
     """
@@ -153,8 +154,11 @@ def run_directories(paths: Paths) -> list[Path]:
     return sorted(found)
 
 
-def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the flat configuration and the result of one run; damage becomes its `problem`."""
+def read_run(directory: Path, *, read_weights: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the flat configuration and the result of one run; damage becomes its `problem`.
+
+    Arguments: `read_weights`: whether saved weights are compared with their checksums, and not with their sizes alone.
+    """
     result: dict[str, Any] = {"status": "", "problem": "", "path": str(directory)}
     config: Any = None
     files: Any = None
@@ -176,15 +180,15 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if taken := sorted(cells.keys() & result.keys() - set(RESULTS)):
         result = {key: value for key, value in result.items() if key not in taken}
         result["problem"] = f"summary.json defines {taken[0]}, which is a key of the configuration"
-    result["problem"] = result["problem"] or _torn(directory, result["status"], files)
+    result["problem"] = result["problem"] or _torn(directory, result["status"], files, read_weights)
     return cells, result
 
 
-def _torn(directory: Path, status: str, files: Any) -> str:
+def _torn(directory: Path, status: str, files: Any, read_weights: bool) -> str:
     """Return what is wrong with the files of a finished run: by their checksums `files`, else by their ends."""
     if files is not None:
         try:
-            return first_damage(directory, files)
+            return first_damage(directory, files, read_weights=read_weights)
         except (OSError, ValueError) as error:
             return f"a file cannot be compared with its checksum ({why(error)})"
     for name, columns in _TABLES.items():
@@ -205,6 +209,17 @@ def _torn(directory: Path, status: str, files: Any) -> str:
     return ""
 
 
+def varying(runs: "pd.DataFrame") -> list[str]:
+    """Return the keys of the configuration that differ between runs: without them cells could not be told apart.
+
+    >>> import pandas as pd
+    >>> varying(pd.DataFrame({"init": ["ones", "ones"], "width": [4, 8], "status": ["completed", "failed"]}))
+    ['width']
+    """
+    configs = list(runs.columns)[: list(runs.columns).index("status")] if "status" in runs else []
+    return [str(key) for key in configs if runs[key].map(str).nunique() > 1]
+
+
 def _tables(runs: "Paths | pd.DataFrame", name: str, columns: Sequence[str], keys: Sequence[str]) -> "pd.DataFrame":
     """Return one table of all runs under each other, with the run's keys before its columns."""
     import pandas as pd
@@ -213,7 +228,8 @@ def _tables(runs: "Paths | pd.DataFrame", name: str, columns: Sequence[str], key
     found = [_table(Path(path) / name, columns) for path in table["path"]]
     parts = [part for part, _ in found]
     lengths = [len(part) for part in parts]
-    keys = ["path", *(key for key in keys if key in table.columns and key not in columns)]
+    keys = [*keys, *varying(table)] if keys is KEYS else keys
+    keys = ["path", *(key for key in dict.fromkeys(keys) if key in table.columns and key not in columns)]
     repeated = {key: np.repeat(table[key].to_numpy(), lengths) for key in keys}
     frame = pd.concat([pd.DataFrame(columns=list(columns)).astype(_types(columns)), *parts], ignore_index=True)
     frame = pd.concat([pd.DataFrame(repeated, columns=keys), frame], axis=1)
@@ -259,8 +275,7 @@ def _table(path: Path, columns: Sequence[str]) -> "tuple[pd.DataFrame, int]":
 
 
 def _longest_line(data: bytes) -> int:
-    ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n"))
-    return int(np.diff(ends, prepend=-1).max(initial=0))
+    return int(np.diff(np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")), prepend=-1).max(initial=0))
 
 
 def _salvage(data: bytes, columns: Sequence[str]) -> "pd.DataFrame":

@@ -7,7 +7,7 @@ TensorBoard: nothing reads them back, and a damaged one changes no result.
 
 import stat
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,11 @@ class Sum:
         return {"bytes": self.size, "crc32": f"{self.crc32:08x}"}
 
 
-def damage(path: Path, record: Any, *, may_be_longer: bool = False) -> str:
+def damage(path: Path, record: Any, *, may_be_longer: bool = False, size_alone: bool = False) -> str:
     """Return what is wrong with a file, compared with its checksum as `Sum.record` gives it; empty when nothing is.
 
-    Arguments: `may_be_longer`: whether only the first bytes are compared, because more may have been appended.
+    Arguments: `may_be_longer`: whether only the first bytes are compared, because more may have been appended;
+    `size_alone`: whether the file is not read.
 
     Raises OSError when the file cannot be read; ValueError when the record is none.
     """
@@ -64,6 +65,8 @@ def damage(path: Path, record: Any, *, may_be_longer: bool = False) -> str:
     size: int = record["bytes"]
     if found.st_size < size or (found.st_size > size and not may_be_longer):
         return f"{path.name} has {found.st_size} bytes where {size} were written"
+    if size_alone:
+        return ""
     done = Sum()
     with open(path, "rb") as file:
         while done.size < size and (data := file.read(min(CHUNK, size - done.size))):
@@ -71,16 +74,18 @@ def damage(path: Path, record: Any, *, may_be_longer: bool = False) -> str:
     return "" if done.record() == dict(record) else f"{path.name} was changed after it was written"
 
 
-def first_damage(directory: Path, records: Any, names: Iterable[str] = RECORDS) -> str:
+def first_damage(directory: Path, records: Any, *, read_weights: bool = True) -> str:
     """Return what is wrong with the records of a finished run, given their checksums from `summary.json`.
+
+    Arguments: `read_weights`: whether files of weights, which may be large, are read, too; else their sizes count.
 
     Raises OSError and ValueError as `damage` does.
     """
     if not isinstance(records, Mapping):
         raise ValueError("the checksums of its files cannot be read")
-    for name in names:
+    for name in RECORDS:
         if name in records:
-            if found := damage(directory / name, records[name]):
+            if found := damage(directory / name, records[name], size_alone=name in WEIGHTS and not read_weights):
                 return found
         elif name in TABLES and (directory / name).exists():
             return f"{name} was not written by this run"

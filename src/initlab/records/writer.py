@@ -3,7 +3,7 @@
 import csv
 import io
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TABLES = dict(zip(TABLES, (("step", *METRICS), LAYERS, HISTOGRAMS), strict=True))
+_FINAL = tuple(name for name in METRICS if name not in ("lr", "grad_norm"))
 _APPENDED = (*TABLES, *VIEWS)
 _DURABLE = ("completed", "diverged")  # other runs are tried again by the next launch
 
@@ -37,8 +38,9 @@ class RunWriter:
     Args:
         directory: the run's own directory; made if need be. What an earlier attempt left in it is removed.
         config: the resolved configuration as nested dictionaries; written first, as `config.yaml`.
-        hparams: the few names that TensorBoard's HParams page compares (init, act, depth, seed, lr).
-        metrics: what that page judges runs by; leave out what this run never measures (it hides runs without a value).
+        hparams: what TensorBoard's HParams page compares runs by.
+        first: those that it shows without being asked.
+        metrics: which of the final metrics of `finish` that page shows; leave out what this run never measures.
         tensorboard: whether to write an event file beside the CSV files.
         flush_seconds: how long rows may wait.
 
@@ -60,6 +62,7 @@ class RunWriter:
         config: Mapping[str, Any],
         *,
         hparams: Mapping[str, Any] | None = None,
+        first: Collection[str] = (),
         metrics: Sequence[str] = ("loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy"),
         tensorboard: bool = True,
         flush_seconds: float = 2.0,
@@ -74,7 +77,7 @@ class RunWriter:
         self.whole("config.yaml", to_yaml(settled))
         self._unsynced.add(path.parent)
         if self._view:
-            self._view.begin(settled, hparams or {}, metrics)
+            self._view.begin(settled, hparams or {}, metrics, first)
         self.flush()
 
     def _begin(self, directory: Path, config: dict[str, Any], tensorboard: bool, flush_seconds: float) -> None:
@@ -120,8 +123,7 @@ class RunWriter:
         if found := lost(path, position):
             raise UserError(f"{path}: {found}: delete {path} and run this cell again.")
         viewed = EVENTS in position["files"] if tensorboard is None else tensorboard
-        if not viewed:
-            position = {**position, "files": {k: v for k, v in position["files"].items() if k != EVENTS}}
+        position = {**position, "files": {k: v for k, v in position["files"].items() if viewed or k != EVENTS}}
         settled = plain(config)
         sums, said = mended(path, position, to_yaml(settled), may_differ)
         run = cls.__new__(cls)
@@ -217,6 +219,15 @@ class RunWriter:
         self._pend("run.log", [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lines(text)}\n"])
         self._flush_if_due()
 
+    def losses(self) -> list[float]:
+        """Return the training losses written so far, in the order of their steps; a blank is NaN."""
+        self.flush()
+        path = self.directory / "metrics.csv"
+        if not path.exists():
+            return []
+        with door(self.directory), open(path, encoding="utf-8", newline="") as file:
+            return [float(row["loss"] or "nan") for row in csv.DictReader(file)]
+
     def flush(self) -> None:
         """Append all that waits to its files and close them."""
         self._emit()
@@ -229,7 +240,8 @@ class RunWriter:
         JSON knows no NaN: non-finite numbers are the texts "NaN", "Infinity" and "-Infinity", which `load` turns back.
         """
         if self._view:
-            self._view.end(status == "completed")
+            last = fields.get("steps") or 0
+            self._view.end(status == "completed", int(last), {name: fields.get(name) for name in _FINAL})
         self.flush()
         durable = status in _DURABLE
         if durable:
@@ -262,9 +274,8 @@ class RunWriter:
 
     def _write(self) -> None:
         for name in list(self._pending):
-            header = ",".join(_TABLES[name]) + "\n" if name in _TABLES else ""
-            data = text_bytes("".join(self._pending[name]))
-            self._count(name, append(self.directory / name, data, header.encode()))
+            header, data = ",".join(_TABLES.get(name, ())), text_bytes("".join(self._pending[name]))
+            self._count(name, append(self.directory / name, data, f"{header}\n".encode() if header else b""))
             # One by one: when the next file fails, what this one already has must not be written twice.
             del self._pending[name]
         if self._view:

@@ -34,6 +34,10 @@ def diagnose(row: Mapping[str, Any], found: Blocks | None, losses: Losses | None
         return ""
     if outcome in ("diverged", "stuck"):
         return said(head(row), causes(row, found, losses), found is not None)
+    if outcome == "learning":
+        shown = causes(row, found, losses)
+        told = said(head(row), shown, True) if shown else head(row)
+        return told if "more steps" in told else f"{told} Its loss still fell at the end: more train.steps."
     why = text(row.get("reason"))
     if outcome == "failed":
         return f"An exception ended it, which is a bug and no result: {why or 'run.log has the traceback'}."
@@ -57,7 +61,8 @@ def head(row: Mapping[str, Any]) -> str:
         where = f" at step {step:.0f}" if isinstance(step, (int, float)) and step == step else ""
         return f"The loss stopped being finite{where}{f', first in {layer}' if layer else ''}."
     accuracy = next((row[k] for k in ACCURACIES if row.get(k) is not None and row[k] == row[k]), None)
-    return "It did not train" + (f" (accuracy {rounded(100 * accuracy, 1)}%)." if accuracy is not None else ".")
+    begin = "It has not trained yet" if row["outcome"] == "learning" else "It did not train"
+    return begin + (f" (accuracy {rounded(100 * accuracy, 1)}%)." if accuracy is not None else ".")
 
 
 def said(begin: str, found: Sequence[Verdict], rows: bool) -> str:

@@ -38,6 +38,7 @@ def cells(
 
     def one(column: tuple[str, Any], found: Entry | None) -> str:
         shown = "" if found is None else numbers(column[0], found, plus_minus)
+        shown += "" if found is None or not 0 < found.n < found.of else f" (n={found.n})"
         return bold(shown) if found is not None and found.best else shown
 
     return [
@@ -52,7 +53,7 @@ def cells(
 
 def headings(table: Table) -> list[str]:
     """Return the headings of all columns."""
-    return [*map(visible, table.keys), "runs", *(table.heading(column) for column in table.columns)]
+    return [*map(visible, table.keys), table.runs, *(table.heading(column) for column in table.columns)]
 
 
 def as_text(table: Table, most: int | None = None) -> str:
@@ -77,7 +78,7 @@ def as_csv(table: Table) -> str:
     heads = [f"{m}{'' if table.across is None else f' {table.across}={text(v)}'}" for m, v in table.columns]
     parts = ("mean", "std", "n", "best") if table.marked else ("mean", "std", "n")
     values = [f"{head} {part}" for head in heads for part in parts]
-    writer.writerow(map(disarm, [*map(visible, table.keys), "runs", *values]))
+    writer.writerow(map(disarm, [*map(visible, table.keys), table.runs, *values]))
     for line in table.lines:
         row: list[Any] = [value if is_number(value) else disarm(text(value)) for value in line.keys]
         row.append(line.ended)

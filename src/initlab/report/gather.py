@@ -17,6 +17,7 @@ from initlab.report.layers import BUDGET, Blocks, Layers, blocks, is_grid
 from initlab.report.pack import numbers
 from initlab.report.pairs import cells, comparisons, judged_by, robustness, windows
 from initlab.report.runs import METRICS, TRAINABLE, Study, column, ordered, rows_of, study, text
+from initlab.statistics import ENOUGH
 
 ANY_DEPTH = 1e4  # from which on the page says "any"
 CHUNK = 50  # runs whose tables are in memory at once
@@ -50,7 +51,8 @@ def gather(paths: Sequence[Path]) -> Gathered:
     metric = judged_by(runs)
     table = cells(runs, metric)
     usable = windows(runs)
-    pairs = robustness(comparisons(runs, metric), usable) if metric else pd.DataFrame()
+    pairs = robustness(comparisons(runs, metric), usable) if metric else pd.DataFrame({"n": []})
+    enough = pairs["n"] >= ENOUGH
     recorded, hollow = tables(runs)
     found = replace(found, unread=pd.concat([found.unread, hollow], ignore_index=True))
     payload = {
@@ -59,7 +61,8 @@ def gather(paths: Sequence[Path]) -> Gathered:
         "rates": found.rates,
         "twice": found.twice,
         "unread": records(found.unread),
-        "pairs": records(pairs),
+        "pairs": records(pairs[enough]),
+        "few": sorted(pairs.loc[~enough, "n"].astype(int).tolist()),
         "windows": records(usable),
         "cells": records(table),
         **recorded,

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from initlab.report.runs import OUTCOMES, ordered, text
 from initlab.rounding import rounded
 
-COLOURS = ("#1a9e5c", "#c9a227", "#2f7ed8", "#d9480f", "#b5179e", "#9aa5ad", "#6c757d", "#495057")
+COLOURS = ("#1a9e5c", "#8bbf3f", "#c9a227", "#2f7ed8", "#d9480f", "#b5179e", "#9aa5ad", "#6c757d", "#495057")
 DPI = 100
 MOST_TEXT = 400  # cells beyond which numbers inside them would not be read
 

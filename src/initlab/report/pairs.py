@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 
 from initlab.report.runs import CELL, METRICS, fresh_seeds, ordered
-from initlab.statistics import Comparison, compare_groups, interval
+from initlab.statistics import ENOUGH, MARGIN, POSITIVE, SHARE, Comparison, compare_groups, interval
 
 PLACE = ["activation", "depth", "setting"]
 # A network is usable at a rate when it trained on at least half of the seeds.
 USABLE = 0.5
+# What part of the median loss of a place a difference in loss must reach to matter; of accuracies it is MARGIN.
+LOSS_MARGIN = 0.05
 
 
 def judged_by(runs: pd.DataFrame) -> str | None:
@@ -48,10 +50,10 @@ def comparisons(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     Where a cell was run at several rates and, at its best one, on seeds that had no part in the choice, only those
     count; else `seeds` says that the same seeds chose and compare. Intervals and verdicts allow for every comparison
-    of the frame together.
+    of the frame together. What matters is a point of accuracy, or a twentieth of the place's median loss.
 
     Returns one row per pair: activation, depth, setting, first, second, difference (first − second, larger is better),
-    low, high, p (adjusted), n, verdict, seeds.
+    low, high, p (adjusted), n, verdict, margin, seeds.
     """
     at_best = runs[runs["best_rate"]].assign(score=scored(runs, metric)).dropna(subset=["score"])
     cell_rates = runs.groupby(CELL, dropna=False)["rate"].nunique()
@@ -59,11 +61,13 @@ def comparisons(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     groups: dict[Hashable, dict[str, dict[int, float]]] = {}
     notes: dict[Hashable, str] = {}
     places: dict[Hashable, dict[str, Any]] = {}
+    margins: dict[Hashable, float] = {}
     for place, group in at_best.groupby(PLACE, dropna=False, sort=False):
         places[place] = dict(zip(PLACE, tuple(place), strict=True))
         tuned = bool((cell_rates.reindex(group.set_index(CELL).index).to_numpy() > 1).any())
         new = group[fresh.loc[group.index]]
         apart = tuned and set(new["scheme"]) == set(group["scheme"])
+        margins[place] = MARGIN if larger_is_better(metric) else LOSS_MARGIN * float(group["score"].abs().median())
         notes[place] = "fresh seeds" if apart else "the seeds that chose the rate" if tuned else "all seeds"
         used = new if apart else group
         groups[place] = {
@@ -72,13 +76,13 @@ def comparisons(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
         }
     found = [
         {**places[place], **pair(c), "seeds": notes[place]}
-        for place, some in compare_groups(groups).items()
+        for place, some in compare_groups(groups, margins=margins).items()
         for c in some
     ]
-    columns = [*PLACE, "first", "second", "difference", "low", "high", "p", "n", "verdict", "seeds"]
+    columns = [*PLACE, "first", "second", "difference", "low", "high", "p", "n", "verdict", "margin", "seeds"]
     table = pd.DataFrame(found, columns=columns)
-    # The interval of an undecided pair of two seeds spans more than all accuracies there are.
-    table.loc[table["verdict"] == "cannot tell", ["low", "high", "p"]] = np.nan
+    # The interval of a pair of two seeds spans more than all accuracies there are.
+    table.loc[table["n"] < ENOUGH, ["low", "high", "p"]] = np.nan
     return table
 
 
@@ -86,9 +90,8 @@ def pair(found: Comparison) -> dict[str, Any]:
     """Return a comparison as a row, seen from the better scheme where there is one."""
     if found.verdict != "worse":
         return vars(found)
-    return vars(
-        Comparison(found.second, found.first, -found.difference, -found.high, -found.low, found.p, found.n, "better")
-    )
+    seen = {"first": found.second, "second": found.first, "difference": -found.difference}
+    return vars(found) | seen | {"low": -found.high, "high": -found.low, "verdict": "better"}
 
 
 def windows(runs: pd.DataFrame) -> pd.DataFrame:
@@ -124,6 +127,15 @@ def windows(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*CELL, "low", "high", "decades", "usable", "tried", "best", "edge"])
 
 
+def bounds(metric: str) -> tuple[float, float]:
+    """Return the bounds of a metric, for its interval.
+
+    >>> bounds("test_accuracy"), bounds("val_loss")
+    ((0.0, 1.0), (0.0, inf))
+    """
+    return SHARE if larger_is_better(metric) else POSITIVE
+
+
 def robustness(pairs: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """Add to every pair how wide the windows of its two schemes are, in decades: `first_window`, `second_window`."""
     wide = {tuple(row[:-1]): row[-1] for row in found[[*CELL, "decades"]].itertuples(index=False, name=None)}
@@ -140,7 +152,7 @@ def robustness(pairs: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 
 def usable(runs: pd.DataFrame) -> pd.Series:
     """Return by rate whether the runs of one cell are usable."""
-    if runs["outcome"].isin(["trained", "stuck"]).any():
+    if runs["outcome"].isin(["trained", "learning", "stuck"]).any():
         good = runs["outcome"] == "trained"
     else:
         loss = runs["val_loss"].where(runs["val_loss"].notna(), runs["loss"])
@@ -178,7 +190,7 @@ def cells(runs: pd.DataFrame, metric: str | None) -> pd.DataFrame:
         row |= {str(outcome): int(n) for outcome, n in group["outcome"].value_counts().items()}
         values = group[metric].to_numpy(dtype=float) if metric else np.zeros(0)
         values = values[np.isfinite(values) & (group["status"] == "completed").to_numpy()] if metric else values
-        about = interval(values)
+        about = interval(values, bounds=bounds(metric or ""))
         row |= {"mean": about.mean, "low": about.low, "high": about.high, "n": about.n}
         row["std"] = float(values.std(ddof=1)) if len(values) > 1 else np.nan
         found.append(row)

@@ -14,13 +14,13 @@ from initlab.statistics import best_rate
 from initlab.visible import visible
 
 METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
-OUTCOMES = ("trained", "stuck", "finished", "diverged", "failed", "skipped", "unfinished", "damaged")
+OUTCOMES = ("trained", "learning", "stuck", "finished", "diverged", "failed", "skipped", "unfinished", "damaged")
 CELL = ["scheme", "activation", "depth", "setting"]
 # What a forecast may have left in the summary: the depth to which a network should train.
 TRAINABLE = "trainable_depth"
 
 SWEEP_RUN = "sweep"  # the directory inside a sweep's that TensorBoard shows as the whole sweep
-
+_YES = (True, "True", "true", 1)
 _OWN_AXES = {"seed", "optim.lr", "depth", "init", "act"}
 # A run that is there twice is counted once: the one that got furthest.
 _RANK = {"completed": 0, "diverged": 1, "failed": 2, "skipped": 3, "unfinished": 4, "damaged": 5}
@@ -55,7 +55,8 @@ def study(frame: pd.DataFrame, roots: Sequence[Path] = ()) -> Study:
     keys = [key for key in list(frame.columns)[: list(frame.columns).index("status")] if telling(key)]
     runs["name"] = names(runs["path"])
     runs["sweep"] = [Path(path).parent.name for path in runs["path"]]
-    runs["outcome"] = [outcome(*row) for row in zip(runs["status"], column(runs, "trained"), strict=True)]
+    ends = (runs["status"], column(runs, "trained"), column(runs, "learning"))
+    runs["outcome"] = [outcome(*row) for row in zip(*ends, strict=True)]
     runs["reason"] = [reason(row) for row in rows_of(runs)]
     told = (runs["problem"].fillna("") != "") | runs["status"].isin(["failed", "skipped", "unfinished", "damaged"])
     unread = runs.loc[told, ["name", "status", "reason"]]
@@ -149,17 +150,23 @@ def labels(runs: pd.DataFrame, group: str | None, keys: Sequence[str]) -> list[s
     return found
 
 
-def outcome(status: str, trained: Any) -> str:
-    """Say how a run ended: a completed one trained or is stuck, or just finished where there is no accuracy.
+def outcome(status: str, trained: Any, learning: Any = None) -> str:
+    """Say how a run ended: a completed one trained, still learns or is stuck; without accuracies it just finished.
 
-    >>> outcome("completed", True), outcome("completed", None), outcome("diverged", None)
-    ('trained', 'finished', 'diverged')
+    Arguments: `trained`, `learning` as the summary has them: did accuracy pass its bar; if not, did the loss fall?
+
+    >>> outcome("completed", True), outcome("completed", False, True), outcome("completed", False, False)
+    ('trained', 'learning', 'stuck')
+    >>> outcome("completed", None), outcome("diverged", None)
+    ('finished', 'diverged')
     """
     if status != "completed":
         return status
     if trained is None or trained != trained:
         return "finished"
-    return "trained" if trained in (True, "True", "true", 1) else "stuck"
+    if trained in _YES:
+        return "trained"
+    return "learning" if learning in _YES else "stuck"
 
 
 def reason(row: dict[str, Any]) -> str:

@@ -78,6 +78,12 @@ def say_table(
         found = at_best(found)
     table = tabulated(found, split(by), split(metrics), across, best)
     print(FORMATS[form](table), end="")
+    if best and not any(found is not None and found.best for line in table.lines for found in line.entries):
+        print(
+            "initlab: nothing is marked: no entry is better than all its rivals beyond what seeds do, which it takes "
+            f"{ENOUGH} common seeds to tell.",
+            file=sys.stderr,
+        )
     if table.mixed:
         print(
             f"initlab: lines also mix {', '.join(table.mixed)}: their std is not over seeds alone; add it to --by.",
@@ -86,24 +92,36 @@ def say_table(
 
 
 def verdicts(found: Gathered) -> list[str]:
-    """Return a sentence for every pair of schemes that was compared: who is better first, undecided pairs last."""
+    """Return a sentence for every pair of schemes that was compared, decided ones first; one for all with few seeds."""
     metric = (found.metric or "").replace("_", " ")
     factor, unit = (100, " points") if is_share(metric) else (1, "")
     said = []
-    for row in sorted(found.payload["pairs"], key=lambda row: VERDICTS.index(row["verdict"])):
+    pairs, few = found.payload["pairs"], found.payload["few"]
+    if few:
+        seeds = f"{few[0]}" if few[0] == few[-1] else f"{few[0]} to {few[-1]}"
+        said.append(
+            f"{len(few)} {'pair' if len(few) == 1 else 'pairs'} of schemes cannot be compared: {seeds} common seeds, "
+            f"and it takes {ENOUGH}"
+        )
+    if pairs:
+        hold = (
+            "the interval holds the true one" if len(pairs) == 1 else f"all {len(pairs)} intervals hold the true ones"
+        )
+        said.append(f"differences in {metric}; at 95 % {hold}{' at once' if len(pairs) > 1 else ''}:")
+    for row in sorted(pairs, key=lambda row: VERDICTS.index(row["verdict"])):
         place = [text(row["activation"]), f"depth {text(row['depth'])}", text(row["setting"])]
         where = ", ".join(part for part in place if part)
         first, second = row["first"], row["second"]
-        if row["verdict"] == "cannot tell":
-            said.append(f"{where}: {first} or {second}: cannot tell from {row['n']} common seeds, it takes {ENOUGH}")
-            continue
         gap, low, high = (rounded(factor * (row[key] or 0), 3, "g", "+") for key in ("difference", "low", "high"))
-        told = f"{gap}{unit} of {metric} [{low}, {high}], p {row['p'] or 0:.2g}, {row['n']} seeds"
+        told = f"{gap}{unit} [{low}, {high}], p {row['p'] or 0:.2g}, {row['n']} seeds"
         told += "" if row["seeds"] == "all seeds" else f", {row['seeds']}"
         if row["verdict"] == "better":
             said.append(f"{where}: {first} is better than {second}: {told}")
-        else:
-            said.append(f"{where}: {first} against {second}: smaller than seed noise: {told}")
+            continue
+        size = rounded(factor * row["margin"], 2, "g")
+        matters = f"{size}{unit if size != '1' else ' point'}" if unit else f"a loss of {size}"
+        why = f"within ± {matters}" if "noise" in row["verdict"] else f"it may be 0, or more than {matters}"
+        said.append(f"{where}: {first} against {second}: {row['verdict']}, {why}: {told}")
     return said
 
 

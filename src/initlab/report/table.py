@@ -1,7 +1,7 @@
 """`initlab table`: mean ± std over seeds, grouped as the user likes, as text, CSV, Markdown or LaTeX."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,9 @@ import pandas as pd
 
 from initlab.config.checks import nearest_key
 from initlab.errors import UserError, nearest
-from initlab.report.pairs import judged_by, larger_is_better
+from initlab.report.pairs import judged_by, scored
 from initlab.report.runs import METRICS, Study, ordered, telling, text, varying
+from initlab.statistics import compare_groups
 
 COLUMNS = ("init", "act", "model", "data", "optim", "depth", "width", "seed", "optim.lr")
 EXTRA = ("seconds", "steps", "trained", "first_bad_step")
@@ -18,12 +19,18 @@ EXTRA = ("seconds", "steps", "trained", "first_bad_step")
 
 @dataclass(frozen=True)
 class Entry:
-    """Mean and standard deviation over the completed runs of one group; `best` among those it competes with."""
+    """Mean and standard deviation over `n` completed runs of one group, of the `of` that there are.
+
+    `best`: is it better than all that it competes with, beyond what seeds do? `scores`: its metric by seed, larger is
+    better, from which that is judged.
+    """
 
     mean: float
     std: float
     n: int
+    of: int = 0
     best: bool = False
+    scores: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,12 @@ class Table:
         """Return the heading of a column, with its unit."""
         metric, value = column
         shown = f"{metric.replace('_', ' ')}{' (%)' if is_share(metric) else ''}"
-        if self.across is None:
-            return shown
-        several = len({m for m, _ in self.columns}) > 1
-        return f"{self.across}={text(value) or 'none'}" + (f" {shown}" if several else "")
+        return shown if self.across is None else f"{self.across}={text(value) or 'none'} {shown}"
+
+    @property
+    def runs(self) -> str:
+        """Return the heading of the column that says how many runs each mean is over."""
+        return "runs" if self.across is None else "runs each"
 
 
 def is_share(metric: str) -> bool:
@@ -71,8 +80,8 @@ def tabulated(
     """Group runs and summarise metrics over what is left, which should be the seeds.
 
     Arguments: `by`: configuration keys; by default all that differ between runs, but for the seed. `metrics`: by
-    default the test accuracy, or what there is. `across`: one of the keys whose values become columns. `best`: mark the
-    best entry among those that differ in one key only, which `contest` names.
+    default the test accuracy, or what there is. `across`: one of the keys whose values become columns. `best`: mark
+    what is better than all that differ from it in one key only, which `contest` names, as `compare_groups` judges.
 
     Raises:
         UserError: a key or a metric is unknown.
@@ -107,7 +116,9 @@ def tabulated(
     rows = [key for key in keys if key != across]
     values = ordered(runs[across]) if across else [None]
     columns = tuple((metric, value) for value in values for metric in wanted)
-    lines = sorted_lines(runs, rows, across, columns)
+    lines = sorted_lines(
+        runs, rows, across, columns, {metric: worths(runs, metric) for metric in wanted} if best else {}
+    )
     if best:
         lines = mark(lines, rows, across, columns, contest(runs, keys, across))
     grouped = runs.groupby([runs[key].map(text) for key in keys], sort=False)
@@ -117,7 +128,11 @@ def tabulated(
 
 
 def sorted_lines(
-    runs: pd.DataFrame, rows: Sequence[str], across: str | None, columns: Sequence[tuple[str, Any]]
+    runs: pd.DataFrame,
+    rows: Sequence[str],
+    across: str | None,
+    columns: Sequence[tuple[str, Any]],
+    worth: Mapping[str, pd.Series],
 ) -> tuple[Line, ...]:
     """Return a line per combination of the rows' keys, in the order of their values."""
     places = {key: {text(value): place for place, value in enumerate(ordered(runs[key]))} for key in rows}
@@ -127,9 +142,14 @@ def sorted_lines(
     for label, index in parts.items():
         group = runs.loc[index]
         own = tuple(group[key].iloc[0] for key in rows)
-        entries = tuple(entry(group if across is None else group[of(group[across], v)], m) for m, v in columns)
+        parts_of = {text(v): group if across is None else group[of(group[across], v)] for _, v in columns}
+        entries = tuple(entry(parts_of[text(v)], m, worth.get(m)) for m, v in columns)
         place = [places[key][str(value)] for key, value in zip(rows, label, strict=True)]
-        found.append((place, Line(own, ended(group), entries)))
+        told = [ended(part) for part in parts_of.values()]
+        alike = {each for each in told if each}
+        found.append(
+            (place, Line(own, alike.pop() if len(alike) == 1 else " / ".join(each or "0" for each in told), entries))
+        )
     return tuple(line for _, line in sorted(found, key=lambda pair: pair[0]))
 
 
@@ -138,7 +158,15 @@ def of(values: pd.Series, wanted: Any) -> pd.Series:
     return values.map(text) == text(wanted)
 
 
-def entry(group: pd.DataFrame, metric: str) -> Entry | None:
+def worths(runs: pd.DataFrame, metric: str) -> pd.Series:
+    """Return a metric of every run, larger is better; where a run diverged, as bad as the worst completed one."""
+    if metric in METRICS:
+        return scored(runs, metric)
+    values = pd.to_numeric(runs[metric], errors="coerce").astype("float64")
+    return -values if metric in ("seconds", "steps") else values
+
+
+def entry(group: pd.DataFrame, metric: str, worth: pd.Series | None = None) -> Entry | None:
     """Summarise one metric of one group; None where there is no run at all."""
     if group.empty:
         return None
@@ -146,12 +174,18 @@ def entry(group: pd.DataFrame, metric: str) -> Entry | None:
     values = np.array([float(v) for v in done[metric] if pd.notna(v)], dtype=float)
     values = values[np.isfinite(values)]
     n = len(values)
+    scores: dict[str, float] = {}
+    if worth is not None:
+        seeds = worth[group.index].groupby(group["seed"].map(text)).mean().dropna()
+        scores = {str(seed): float(value) for seed, value in seeds.items()}
     if not n:
-        return Entry(float("nan"), float("nan"), 0)
+        return Entry(float("nan"), float("nan"), 0, len(done), scores=scores)
     same = n > 1 and bool((values == values[0]).all())
     # Summing equal numbers leaves a rounding error that is no spread.
     mean = float(values[0] if same else values.mean())
-    return Entry(mean, 0.0 if same else float(values.std(ddof=1)) if n > 1 else float("nan"), n)
+    return Entry(
+        mean, 0.0 if same else float(values.std(ddof=1)) if n > 1 else float("nan"), n, len(done), scores=scores
+    )
 
 
 def ended(group: pd.DataFrame) -> str:
@@ -173,27 +207,34 @@ def contest(runs: pd.DataFrame, keys: Sequence[str], across: str | None) -> str:
 def mark(
     lines: Sequence[Line], rows: Sequence[str], across: str | None, columns: Sequence[tuple[str, Any]], key: str
 ) -> tuple[Line, ...]:
-    """Mark the best of all entries that differ in `key` only, in a column or in a line; ties are all marked."""
+    """Mark the entries that are better than all others which differ in `key` only, in a column or in a line.
+
+    Better is what `compare_groups` decides over common seeds, all contests of the table together: of entries that are
+    tied none is marked, and none below five seeds.
+    """
 
     def rivals(line: Line, place: int) -> tuple[str, ...]:
         metric, value = columns[place]
         told = [text(own) for row, own in zip(rows, line.keys, strict=True) if row != key]
         return (metric, "" if across == key else text(value), *told)
 
-    def worth(line: Line, place: int) -> float:
-        found, metric = line.entries[place], columns[place][0]
-        sign = 1.0 if larger_is_better(metric) and metric not in ("seconds", "steps") else -1.0
-        return float("-inf") if found is None or not found.n else sign * found.mean
+    contests: dict[Hashable, dict[str, Mapping[Any, float]]] = {}
+    for at, line in enumerate(lines):
+        for place, found in enumerate(line.entries):
+            if found is not None:
+                contests.setdefault(rivals(line, place), {})[f"{at} {place}"] = found.scores
+    winners = set()
+    for among, pairs in compare_groups(contests).items():
+        beaten = {name: {c.second for c in pairs if (c.first, c.verdict) == (name, "better")}
+                  | {c.first for c in pairs if (c.second, c.verdict) == (name, "worse")}
+                  for name in contests[among]}  # fmt: skip
+        winners |= {name for name, others in beaten.items() if others and len(others) == len(contests[among]) - 1}
 
-    tops: dict[tuple[str, ...], float] = {}
-    for line in lines:
-        for place in range(len(columns)):
-            among = rivals(line, place)
-            tops[among] = max(tops.get(among, float("-inf")), worth(line, place))
+    def marked(at: int, place: int) -> Entry | None:
+        found = lines[at].entries[place]
+        return replace(found, best=f"{at} {place}" in winners) if found is not None else None
 
-    def marked(line: Line, place: int) -> Entry | None:
-        found = line.entries[place]
-        top = found is not None and found.n > 0 and worth(line, place) == tops[rivals(line, place)]
-        return replace(found, best=top) if found is not None else None
-
-    return tuple(replace(line, entries=tuple(marked(line, k) for k in range(len(columns)))) for line in lines)
+    return tuple(
+        replace(line, entries=tuple(marked(at, place) for place in range(len(columns))))
+        for at, line in enumerate(lines)
+    )

@@ -58,10 +58,13 @@ def fill(events: EventFile, found: Study) -> None:
             over_depth(events, group, metric, tag)
             charts[title] = [f"{re.escape(f'over_depth/{tag}/')}.*"]
     table = as_markdown(tabulated(found, best=True))
-    note = "Mean ± standard deviation over seeds; bold is the best of those that differ in the first column.\n\n"
+    note = (
+        "Mean ± standard deviation over seeds; bold is what is better than all that differ from it in the first column "
+        "only, beyond what seeds do.\n\n"
+    )
     events.text("all_runs", note + table)
     if charts and metric:
-        events.layout({f"{metric.replace('_', ' ')} over depth (the axis counts layers)": charts})
+        events.layout({f"{metric.replace('_', ' ')} over depth (the axis counts layers)": charts}, opened=0)
 
 
 def over_depth(events: EventFile, group: pd.DataFrame, metric: str, tag: str) -> None:

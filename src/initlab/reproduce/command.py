@@ -14,6 +14,8 @@ from initlab.records.checks import number_of
 from initlab.reproduce.experiment import Experiment, experiment, names
 from initlab.visible import json_text, print
 
+COSTS = Path(__file__).with_name("costs.json")
+"""Seconds that each experiment took when its verdict in the documentation was measured, on two cores."""
 STYLE = {"holds": "green", "does not hold": "red", "undecided": "yellow", "holds only at the untuned rate": "yellow"}
 
 
@@ -136,5 +138,6 @@ def about(found: Experiment, root: Path) -> dict[str, Any]:
             return row | {"cost": cost, "verdict": record["verdict"]}
         except (OSError, ValueError, OverflowError) as error:
             row["verdict"] = f"verdict.json cannot be read ({why(error)})"
-    minutes = found.minutes.get("quick")
-    return row | {"cost": f"about {duration(60 * minutes)}" if minutes else "not yet measured"}
+    seconds = read_json(COSTS).get(found.name)
+    cost = "not yet measured" if seconds is None else f"{duration(seconds)} on two cores"
+    return row | {"cost": cost}

@@ -58,7 +58,6 @@ class Experiment:
     full: Mapping[str, Any] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     tune: tuple[float, ...] = ()
-    minutes: Mapping[str, float] = field(default_factory=dict)
     remarks: str = ""
 
     def seeds_in(self, mode: str) -> int:

@@ -1,7 +1,7 @@
 """One page per experiment for people who read: question, set-up, figure, verdict, how to vary it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,22 @@ from initlab.config.files import conf_dir
 from initlab.display import duration
 from initlab.reading import read_bytes, read_json
 from initlab.records.files import replace
-from initlab.reproduce.experiment import Experiment, experiment, names
+from initlab.reproduce.experiment import Criterion, Experiment, experiment, names
+from initlab.reproduce.judge import decided, headline, weakest
 
 TABLE = "README.md"
 
 
-def write_pages(verdicts: Path, pages: Path) -> list[Path]:
+def write_pages(verdicts: Path, pages: Path, costs_file: Path | None = None) -> list[Path]:
     """Write the page of every experiment, and their table, from the files of experiments and verdicts last measured.
 
     Arguments: `verdicts`: a directory as `initlab reproduce` leaves it; `pages`: where the pages go. Verdict and figure
-    of an experiment are copied beside its page; those that are there already stay where there is no newer one.
+    of an experiment are copied beside its page; those that are there already stay where there is no newer one. All are
+    judged by the present rule, from the numbers that were measured. `costs_file`: where the seconds go that
+    `initlab reproduce` lists.
     """
     pages.mkdir(parents=True, exist_ok=True)
+    costs: dict[str, float] = {}
     for name in names():
         for found in sorted(verdicts.glob(f"{name}-quick/verdict.json")):
             replace(pages / f"{name}.json", read_bytes(found))
@@ -28,10 +32,38 @@ def write_pages(verdicts: Path, pages: Path) -> list[Path]:
                 replace(pages / f"{name}.svg", read_bytes(figure))
     written = []
     for name in names():
-        replace(pages / f"{name}.md", page(experiment(name), last(pages, name)).encode())
+        if (record := last(pages, name)) is not None:
+            record = judged_again(record)
+            replace(pages / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
+            costs[name] = record["seconds"]
+        replace(pages / f"{name}.md", page(experiment(name), record).encode())
         written.append(pages / f"{name}.md")
+    if costs_file is not None:
+        replace(costs_file, (json.dumps(costs, indent=1) + "\n").encode())
     replace(pages / TABLE, f"# What the literature claims, and what is found here\n\n{summary(pages)}\n".encode())
     return [*written, pages / TABLE]
+
+
+def judged_again(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the verdicts that its numbers come to by the rule of today."""
+
+    def rows(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        found = []
+        for row in given:
+            bounds = Criterion(row["says"], "", {}, row.get("above"), row.get("below"), "")
+            known = bounds.above is not None or bounds.below is not None
+            halves = [float(value) for value in row["halves"]]
+            found.append({**row, "verdict": decided(bounds, halves) if known else row["verdict"]})
+        return found
+
+    def word(rows: Sequence[Mapping[str, Any]]) -> str:
+        return weakest([row["verdict"] for row in rows])
+
+    criteria = rows(record["criteria"])
+    tuned = None if record["tuned_criteria"] is None else rows(record["tuned_criteria"])
+    at_file, at_own = word(criteria), None if tuned is None else word(tuned)
+    found = {"criteria": criteria, "tuned_criteria": tuned, "untuned": at_file, "tuned": at_own}
+    return {**record, **found, "verdict": headline(at_file, at_own)}
 
 
 def last(pages: Path, name: str) -> dict[str, Any] | None:

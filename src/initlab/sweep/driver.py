@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +65,8 @@ class Launch:
     """One launch of a sweep: what is to be run, where, and who hears about it.
 
     `ended(cell, summary)` is called as cells end, in this thread; `steps(cell)` is how long a cell trains. `spare()` is
-    called once, when a worker has nothing more to do while others have: what comes afterwards may be prepared.
+    called once, when a worker has nothing more to do while others have: what comes afterwards may be prepared. `swept`
+    are the keys that tell cells apart.
     """
 
     groups: list[Group]
@@ -81,6 +82,7 @@ class Launch:
     steps: Callable[[Cell], int]
     say: Callable[[str], None]
     spare: Callable[[], None] = lambda: None
+    swept: Sequence[str] = ()
     deaths: dict[str, int] = field(default_factory=dict)  # group -> what its checkpoint was when its worker died
     untold: list[tuple[Group, Done]] = field(default_factory=list)  # done; what their cells made is not yet told
 
@@ -192,7 +194,7 @@ class Launch:
         """Describe a group for a worker."""
         configs = [cell.config for cell in group.cells]
         directories = [cell.directory for cell in group.cells]
-        return Task(group.id, configs, directories, self.room, self.every, self.name)
+        return Task(group.id, configs, directories, self.room, self.every, self.name, self.swept)
 
     def tell(self, running: list[tuple[Group, Task, Job]]) -> None:
         """Show what workers elsewhere last said."""

@@ -6,26 +6,32 @@ validation loss is its own. The test set has no part in the choice. Both parts a
 a race resumes, trains in ensembles and runs on every executor as they do.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from initlab.config import Config
 from initlab.config.checks import typed
-from initlab.config.naming import digest, run_name
-from initlab.errors import UserError
+from initlab.config.naming import digest, is_incidental, run_name
+from initlab.errors import NothingLeft, UserError
+from initlab.records import flatten
 from initlab.statistics import best_rate
 from initlab.sweep.cells import Cell, checked, default_directories
 from initlab.sweep.how import How
 from initlab.sweep.run import Outcome, nothing, run_sweep
+from initlab.sweep.table import telling
 from initlab.visible import print
 
 TUNING, FINAL = "tuning", "final"  # what `race` is in the records of a run: which part it had
 FIRST_SEED = 1000  # of those that tune
 EACH_WAY = 3  # half decades on each side of optim.lr
 FURTHER = 2  # half decades that are added where the best rate is at the end of those tried
+FEW = 5  # cells that are named where no rate could be chosen
 EXTENSIONS = 2  # how often they are
+TUNES, FOLLOWS, COMPARES = "race 1/2, tuning rates", "race 1/2, tuning further rates", "race 2/2, comparing schemes"
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,19 @@ class Tuned:
     tried: Mapping[str, Mapping[float, Sequence[float]]]
     seeds: range
     networks: int
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def said(self) -> str:
-        """Say it in one line."""
+        """Say it in one line; cells without any validation loss, whose rate could not be chosen, are named."""
         least, most = self.seeds[0], self.seeds[-1]
+        lost = [key for key, found in self.tried.items() if not any_finite(found.values())]
+        told = ", ".join(f"{self.names.get(key, key)} (at {min(self.tried[key]):g})" for key in lost[:FEW])
+        more = f" and {len(lost) - FEW} more" if len(lost) > FEW else ""
         return (
-            f"race: {len(self.tried)} rates were chosen by validation loss on {self.networks} networks of their own "
-            f"(seeds {least} to {most}); `initlab report` says which scheme is better, and by how much"
+            f"race: {len(self.tried) - len(lost)} rates were chosen by validation loss on {self.networks} networks of "
+            f"their own (seeds {least} to {most}); "
+            + (f"no rate of {told}{more} gave one, so the least was compared; " if lost else "")
+            + "`initlab report` says which scheme is better, and by how much"
         )
 
 
@@ -60,21 +72,57 @@ def tune(
 
     Raises:
         UserError: it cannot be a race, or the tuning seeds have no validation loss; and what `run_sweep` raises.
+        NothingLeft: every network that tuned diverged or failed.
     """
     entrants = entered(configs, directory)
     tried = {key: first_rates(config) for key, config in entrants.items()}
     own = next(iter(entrants.values())).tune.rates is not None if entrants else True
     for extension in range(EXTENSIONS + 1):
         cells = tuning_cells(entrants, tried, directory)
-        outcome = run_sweep(cells, directory, how, lambda *_: None, opened, quiet)
+        label = FOLLOWS if extension else TUNES
+        outcome = run_sweep(cells, directory, how, lambda *_: None, opened, quiet=quiet, label=label)
         losses = measured(entrants, cells, outcome)
         chosen = {key: best_rate(found) for key, found in losses.items()}
         more = {key: further(chosen[key], tried[key]) for key in entrants}
-        if own or extension == EXTENSIONS or not any(more.values()):
+        ends = [outcome.results.rows[cell.directory][1] for cell in cells]
+        if own or extension == EXTENSIONS or not any(more.values()) or all(end["status"] == "failed" for end in ends):
+            if not any_finite(rates for found in losses.values() for rates in found.values()):
+                raise NothingLeft(nothing_left(ends))
             break
         tried = {key: [*tried[key], *more[key]] for key in entrants}
     rates = tuple(chosen.get(key_of(config)) for config in configs)
-    return Tuned(rates, losses, tuning_seeds(configs[0]), len(cells))
+    return Tuned(rates, losses, tuning_seeds(configs[0]), len(cells), named(entrants))
+
+
+def named(entrants: Mapping[str, Config]) -> dict[str, str]:
+    """Return what to call each cell of a race: every key that tells it from the others; alone, its readable name."""
+    flats = [flatten(config.plain()) for config in entrants.values()]
+    known = dict.fromkeys(key for flat in flats for key in flat if not is_incidental(key) and key != "seed")
+    keys = telling(list(known), flats)
+    told = [" ".join(f"{key}={typed(flat.get(key))}" for key in keys if key in flat) for flat in flats]
+    return dict(zip(entrants, told if keys else [run_name(config) for config in entrants.values()], strict=True))
+
+
+def any_finite(losses: Iterable[Iterable[float]]) -> bool:
+    """Is there any loss that is a number?"""
+    return any(math.isfinite(loss) for some in losses for loss in some)
+
+
+def nothing_left(ends: Sequence[Mapping[str, Any]]) -> str:
+    """Say why a race stops after its tuning, from how the networks that tuned ended.
+
+    >>> nothing_left([{"status": "diverged"}, {"status": "diverged"}])
+    'the race stops, for none of the 2 networks that tune has a validation loss (2 diverged): give smaller tune.rates.'
+    """
+    counts = Counter(end["status"] for end in ends).most_common()
+    told = ", ".join(f"{count} {status}" for status, count in counts)
+    first = next((end for end in ends if end["status"] == "failed"), None)
+    remedy = (
+        "give smaller tune.rates"
+        if first is None
+        else f"the first error is {first.get('error') or 'unknown'}, in {Path(str(first.get('path', ''))) / 'run.log'}"
+    )
+    return f"the race stops, for none of the {len(ends)} networks that tune has a validation loss ({told}): {remedy}."
 
 
 def entered(configs: Sequence[Config], directory: Path) -> dict[str, Config]:
@@ -195,7 +243,7 @@ def race(configs: Sequence[Config], directory: Path, how: How, quiet: bool = Fal
     tuned = tune(configs, directory, how, quiet=quiet)
     finals = [final(config, rate) for config, rate in zip(configs, tuned.rates, strict=True)]
     cells = checked(finals, default_directories(finals, directory))
-    return run_sweep(cells, directory, how, lambda *_: None, quiet=quiet)
+    return run_sweep(cells, directory, how, lambda *_: None, quiet=quiet, label=COMPARES)
 
 
 def dry_race(configs: Sequence[Config], directory: Path, how: How) -> Any:

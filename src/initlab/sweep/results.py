@@ -26,7 +26,7 @@ class Results:
         self.rows: dict[Path, Row] = {}
         self.due = 0.0
         if directory.is_dir():
-            self.rows = {path: read_run(path) for path in run_directories(directory)}
+            self.rows = {path: read_run(path, read_weights=True) for path in run_directories(directory)}
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """Return the result of a cell that is done and whole, or None."""

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from initlab.config.naming import is_incidental
 from initlab.errors import Interrupted
 from initlab.experiment import kept as kept_checkpoints
 from initlab.experiment.build import planned_steps
 from initlab.experiment.checkpoint import before as before_checkpoint
-from initlab.records import RunWriter
+from initlab.records import RunWriter, flatten
 from initlab.records.files import refuse_link
 from initlab.sweep.balance import Kind, Sizes, even, longest_first, no_lone_ones, on_cards, tapered
 from initlab.sweep.cells import Cell
@@ -28,6 +29,7 @@ from initlab.sweep.memory import largest_group
 from initlab.sweep.plan import Group, PlanFile, arrange, by_key
 from initlab.sweep.progress import Progress, SweepLine
 from initlab.sweep.results import Results
+from initlab.sweep.table import telling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,11 +108,12 @@ def run_sweep(
     ended: Ended,
     opened: Callable[[], None] = nothing,
     quiet: bool = False,
+    label: str = "sweep",
 ) -> Outcome:
     """Run what is not done yet of a checked grid and return the outcome.
 
     Arguments: `ended(cell, summary, fresh)` hears of every cell, in this thread: fresh ones have run just now;
-    `opened()` is called once the directory is ours; `quiet` shows no progress.
+    `opened()` is called once the directory is ours; `quiet` shows no progress; `label` names it.
 
     Raises UserError when another launch runs this sweep, or the disk is full; Interrupted when everything is kept after
     a signal.
@@ -121,7 +124,7 @@ def run_sweep(
         opened()
         results = Results(directory)
         plan = PlanFile.read(directory / "plan.json")
-        line = SweepLine.quiet() if quiet else SweepLine("sweep")
+        line = SweepLine.quiet() if quiet else SweepLine(label)
         for damage in filter(None, [plan.damage, *map(results.damage, cells)]):
             line.say(f"{damage}.")
         skip(cells, results, ended)
@@ -139,7 +142,9 @@ def run_sweep(
             line.say(f"{kept} of {len(groups)} groups go on from their checkpoints.")
         try:
             with line:
-                launch(groups, plan, room, how, line, results, ended, before=len(finished))
+                launch(
+                    groups, plan, room, how, line, results, ended, len(finished), swept_keys(cells) if groups else ()
+                )
         except Interrupted as stop:
             for cell in cells:
                 if cell.directory not in results.rows and cell.directory.is_dir():
@@ -171,6 +176,7 @@ def launch(
     results: Results,
     ended: Ended,
     before: int,
+    swept: Sequence[str] = (),
 ) -> None:
     """Run the groups, rewriting the table as their cells end."""
     lengths: dict[str, int] = {}
@@ -207,8 +213,15 @@ def launch(
             ended=told,
             steps=steps,
             say=line.say,
+            swept=swept,
             spare=load_report if cells and cells[0].config.log.tensorboard else nothing,
         ).run()
+
+
+def swept_keys(cells: Sequence[Cell]) -> list[str]:
+    """Return the keys that tell the cells of a grid apart, whatever they are."""
+    flats = [flatten(cell.config.plain()) for cell in cells]
+    return telling([key for key in dict.fromkeys(k for flat in flats for k in flat) if not is_incidental(key)], flats)
 
 
 def load_report() -> None:
@@ -218,9 +231,8 @@ def load_report() -> None:
 
 def refuse_links(cells: Sequence[Cell], directory: Path) -> None:
     """Refuse symbolic links inside a sweep's directory: through them its runs would be written to another place."""
-    for name in (".groups", "plan.json", "multirun.yaml", ".lock"):
-        refuse_link(directory / name)
-    for place in (part for cell in cells for part in (cell.directory, *cell.directory.parents)):
+    own = (directory / name for name in (".groups", "plan.json", "multirun.yaml", ".lock"))
+    for place in (*own, *(part for cell in cells for part in (cell.directory, *cell.directory.parents))):
         if directory in place.parents:
             refuse_link(place)
     for cell in cells:

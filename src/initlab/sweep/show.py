@@ -2,9 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -21,7 +20,7 @@ from initlab.sweep.memory import network_bytes
 from initlab.sweep.plan import Group, PlanFile
 from initlab.sweep.results import Results
 from initlab.sweep.run import Outcome, plan_groups
-from initlab.sweep.table import axes, by_cell
+from initlab.sweep.table import axes, by_cell, telling
 from initlab.training.evaluation import member_losses
 from initlab.visible import print, visible
 
@@ -104,27 +103,6 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
     show_skipped(grid, None)
     print(f"They would go to {visible(directory)}. Nothing was written.")
     return results.frame(list(grid))
-
-
-def telling(names: Sequence[str], flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys whose values differ, but for those that follow from an option: init.base from init.
-
-    >>> flats = [{"init": "tat", "init.base": 1, "depth": 3}, {"init": "ones", "depth": 4}]
-    >>> telling(["init", "init.base", "depth"], flats)
-    ['init', 'depth']
-    """
-
-    def differ(key: str, among: Sequence[Mapping[str, Any]]) -> bool:
-        return len({str(flat.get(key)) for flat in among}) > 1
-
-    found = []
-    for key in names:
-        option = key.partition(".")[0]
-        chosen = {str(flat.get(option)) for flat in flats} if option in names else set()
-        alike = [[flat for flat in flats if str(flat.get(option)) == one] for one in chosen]
-        if differ(key, flats) and (option == key or not alike or any(differ(key, some) for some in alike)):
-            found.append(key)
-    return found
 
 
 def estimated_seconds(group: Group) -> float:

@@ -1,6 +1,6 @@
 """What a sweep says at the end: one row per run in `sweep.csv`, one line per cell on the screen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,6 +20,7 @@ NOT_AXES = {
     "steps",
     "fingerprint",
     "trained",
+    "learning",
     "reason",
     "race",
 }
@@ -50,15 +51,19 @@ def axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 
 
 def by_cell(frame: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
-    """Summarise replicates: mean and standard deviation over seeds of every metric, best first, failures visible."""
+    """Summarise replicates: mean and standard deviation of every metric over the completed runs, best first.
+
+    `runs` counts all, `completed` those that the means are over, `status` says how they ended.
+    """
     rows = []
     text = frame.assign(**{axis: frame[axis].map(as_typed) for axis in by})
     for names, group in text.groupby(list(by), sort=False, dropna=False):
         row: dict[str, Any] = dict(zip(by, names, strict=True))
-        row["runs"] = len(group)
+        done = group[group["status"] == "completed"]
+        row["runs"], row["completed"] = len(group), len(done)
         for metric in METRICS:
             if metric in group:
-                values = pd.to_numeric(group[metric], errors="coerce").dropna()
+                values = pd.to_numeric(done[metric], errors="coerce").dropna()
                 row[f"{metric}_mean"] = values.mean() if len(values) else float("nan")
                 row[f"{metric}_std"] = values.std(ddof=1) if len(values) > 1 else float("nan")
         counts = group["status"].value_counts()
@@ -75,3 +80,24 @@ def _rank(row: dict[str, Any]) -> float:
         if value is not None and value == value:
             return sign * value
     return float("inf")
+
+
+def telling(names: Sequence[str], flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys whose values differ, but for those that follow from an option: init.base from init.
+
+    >>> flats = [{"init": "tat", "init.base": 1, "depth": 3}, {"init": "ones", "depth": 4}]
+    >>> telling(["init", "init.base", "depth"], flats)
+    ['init', 'depth']
+    """
+
+    def differ(key: str, among: Sequence[Mapping[str, Any]]) -> bool:
+        return len({str(flat.get(key)) for flat in among}) > 1
+
+    found = []
+    for key in names:
+        option = key.partition(".")[0]
+        chosen = {str(flat.get(option)) for flat in flats} if option in names else set()
+        alike = [[flat for flat in flats if str(flat.get(option)) == one] for one in chosen]
+        if differ(key, flats) and (option == key or not alike or any(differ(key, some) for some in alike)):
+            found.append(key)
+    return found

@@ -37,6 +37,7 @@ class Task:
     room: Path  # checkpoints, locks, progress
     every: float
     launch: str  # tells this launch's wish to stop from an earlier one's
+    swept: Sequence[str] = ()  # the keys that tell the cells of the grid apart
     home: Path = field(default_factory=Path.cwd)  # where relative paths are looked up
     modules: Sequence[str] = field(default_factory=lambda: list(sys.path))  # where the user's own modules are
 
@@ -105,11 +106,11 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
             return Done(found)
         try:
             try:
-                summaries = run(task.configs, task.directories, watch, keeping)
+                summaries = run(task.configs, task.directories, watch, keeping, task.swept)
             except Unusable as reason:
                 keeping.remarks.append(f"it starts again, its checkpoint is no use: {reason}")
                 forget(task.checkpoint)
-                summaries = run(task.configs, task.directories, watch, keeping)
+                summaries = run(task.configs, task.directories, watch, keeping, task.swept)
         except UserError:
             raise
         # A model of the user's that wants to leave fails like any other.
@@ -132,7 +133,7 @@ def another_has_done_it(task: Task) -> list[dict[str, Any]] | None:
     for config, directory in zip(task.configs, task.directories, strict=True):
         if not (directory / "summary.json").exists():
             return None
-        found.append(read_run(directory)[1])
+        found.append(read_run(directory, read_weights=True)[1])
         if not is_finished(found[-1], digest(config)):
             return None
     return found

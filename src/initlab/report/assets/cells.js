@@ -180,7 +180,7 @@ pictures.rates = {
       if (/loss/.test(metric)) Object.assign(panel.yaxis, logAxis);
       for (const { values: { scheme }, runs: own } of grouped(panel.runs, ["scheme"])) {
         const style = schemeStyle(scheme), points = grouped(own, ["rateText"]).map((point) => {
-          const judged = point.runs.filter((run) => ["trained", "stuck", "finished", "diverged"].includes(run.outcome));
+          const judged = point.runs.filter((run) => ["trained", "learning", "stuck", "finished", "diverged"].includes(run.outcome));
           const trained = judged.filter((run) => run.outcome === "trained").length / judged.length;
           const values = finite(judged.filter((run) => run.outcome !== "diverged").map((run) => run[metric]));
           return { rate: point.runs[0].rate, n: judged.length, usable: trained >= 0.5, trained,

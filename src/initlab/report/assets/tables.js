@@ -37,14 +37,17 @@ function causes() {
 const TABLES = {
   pairs: {
     caption: () => `Differences in ${said(data.metric || "")} paired by seed, each scheme at the best rate of its cell, ` +
-      `with intervals and verdicts that allow for all ${data.pairs.length} comparisons of this page together (Holm). ` +
-      "A diverged run counts as the worst completed one of its data. With fewer than five common seeds nothing is " +
-      "decided: “cannot tell”. From … to holds the true difference at 95 %, for all pairs at once; the verdicts go by p, " +
-      "whose steps decide a little more, so the range of a decided pair may reach past zero. The filter by seed " +
-      "has no say here." + (data.rates ? " Windows are the usable rates of both, in decades: wide ones are robust." : ""),
+      `each with its interval: at 95 % all ${data.pairs.length} hold the true differences at once (Student's, Bonferroni). ` +
+      "“Better”: the interval lies above zero. “Smaller than seed noise”: it holds zero and nothing that matters, which " +
+      `is ${isShare(data.metric || "") ? "a point of accuracy" : "a twentieth of the median loss"}. Else “cannot tell”. ` +
+      "A diverged run counts as the worst completed one of its data. " +
+      (data.few.length ? `${data.few.length} more pairs have fewer than five common seeds, too few to compare. ` : "") +
+      "The filter by seed has no say here." +
+      (data.rates ? " Windows are the usable rates of both, in decades: wide ones are robust." : ""),
     columns: () => [words("first", "init"), words("verdict", "is"), words("second", "than"), words("activation", "act"),
       { ...words("depth", "depth"), numeric: true }, words("setting", "setting"), ...["difference", "low", "high"].map((k) =>
-        (isShare(data.metric || "") ? number(k, { difference: "difference, points", low: "from", high: "to" }[k], points) :
+        (isShare(data.metric || "") ?
+          { ...number(k, `${{ difference: "difference", low: "from", high: "to" }[k]}, points`, points), factor: 100 } :
           number(k, { difference: k, low: "from", high: "to" }[k]))),
       number("p", "p, corrected", (v) => (v == null ? "" : v < 1e-3 ? "< 0.001" : rounded(v, 3).toFixed(3))), number("n", "seeds"),
       number("first_window", "window"), number("second_window", "than: window"), words("seeds", "which seeds")],
@@ -64,7 +67,8 @@ const TABLES = {
   },
   cells: {
     caption: () => (data.metric ? `The mean ${said(data.metric)} of completed runs over all seeds, its standard ` +
-      "deviation, and the 95 % interval of the mean (Hall's, which allows for skewness). The filter by seed has no say." :
+      "deviation, and the 95 % interval of the mean (Student's, on the scale of " +
+      `${isShare(data.metric) ? "log-odds" : "logarithms"}, by the delta method). The filter by seed has no say.` :
       "No run has completed."),
     columns: () => [...CELL_COLUMNS, words("ended", "ended"),
       ...["mean", "std", "low", "high"].map((k) => (isShare(data.metric || "") ? share : number)(k,
@@ -150,7 +154,8 @@ function mountTable(section) {
   section.querySelector("button.csv").addEventListener("click", () => save(`${section.dataset.table}.csv`,
     "text/csv;charset=utf-8", csvText(columns.map((c) => c.title), rows().map((row) => columns.map((c) => {
       const value = row[c.key];
-      return c.numeric && value != null && value !== "" && !Number.isNaN(Number(value)) ? Number(value) : value;
+      if (!c.numeric || value == null || value === "" || Number.isNaN(Number(value))) return value;
+      return c.factor ? Number((value * c.factor).toPrecision(12)) : Number(value);
     })))));
   return draw;
 }

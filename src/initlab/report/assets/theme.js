@@ -3,7 +3,7 @@
 const SCHEME_COLOURS = ["#2f7ed8", "#e8710a", "#1a9e5c", "#d93a4a", "#9467d6", "#a8703a", "#d65db1", "#7f8a93",
   "#9a9a00", "#13a5b5"];
 const DASHES = ["solid", "dot", "dashdot", "longdash"];
-const OUTCOME_COLOURS = { trained: "#1a9e5c", stuck: "#c9a227", finished: "#2f7ed8", diverged: "#d9480f",
+const OUTCOME_COLOURS = { trained: "#1a9e5c", learning: "#8bbf3f", stuck: "#c9a227", finished: "#2f7ed8", diverged: "#d9480f",
   failed: "#b5179e", skipped: "#9aa5ad", unfinished: "#6c757d", damaged: "#495057" };
 const OUTCOMES = Object.keys(OUTCOME_COLOURS);
 const MOST_PANELS = 6;

@@ -16,7 +16,7 @@ import torch
 from initlab import nursery
 from initlab.forked import can_copy
 from initlab.nursery import Copy, Gone, NoProcess, held_open
-from initlab.parent import LEAVE
+from initlab.parent import LEAVE, write
 from initlab.sweep.deaths import described, memory_kills
 from initlab.sweep.machine import usable_cores
 from initlab.sweep.work import Broken, Done, Task, Watch, WorkerDied
@@ -122,12 +122,6 @@ class Worker:
 def send(given: Any, pipe: IO[bytes]) -> None:
     """Send a worker settings or a task, packed twice: it takes messages before it has loaded what they are made of."""
     write(pickle.dumps(given), pipe)
-
-
-def write(message: bytes, pipe: IO[bytes]) -> None:
-    """Write a message to a worker."""
-    pickle.dump(message, pipe)
-    pipe.flush()
 
 
 def orphaned(process: "subprocess.Popen[bytes] | Copy") -> bool:
