@@ -15,11 +15,13 @@ SOURCE = ROOT / "src" / "initlab"
 
 # DESIGN.md, section 2: a room imports only from lower numbers. Below them lies what knows nothing of networks.
 NUMBERS = {
+    "visible": -4,
     "collector": -3,
     "errors": -3,
     "names": -3,
     "parent": -4,
     "rounding": -3,
+    "reading": -2,
     "scalars": -3,
     "forked": -3,
     "nursery": -2,

@@ -7,18 +7,20 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from initlab.errors import short_path, to_nowhere
 from initlab.rounding import rounded
+from initlab.visible import lines, visible
 
 WIDE = 140  # columns of a table that goes to a file or a pipe
 PLAIN_EVERY = 5.0  # seconds between lines where nothing updates in place
@@ -28,7 +30,23 @@ SPLITS = (("train (last steps)", ""), ("validation", "val_"), ("test", "test_"))
 STATUS_STYLE = {"completed": "green", "diverged": "yellow", "failed": "bold red", "skipped": "dim", "unfinished": "dim"}
 
 
-class Lasting(Console):
+class Screen(Console):
+    """A console for text that may come from anywhere: no markup in it is obeyed, what cannot be seen is spelled out."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make rich's text of a plain one, with the width that it will have."""
+        return super().render_str(lines(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render as rich does, `lines` of every text; rich's own control sequences pass."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(lines(segment.text), segment.style)
+
+
+class Lasting(Screen):
     """A console on standard error that falls silent when nobody reads it; rich's own would end the program."""
 
     def on_broken_pipe(self) -> None:
@@ -144,33 +162,38 @@ def run_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def show_run(label: str, summary: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print how a run ended, where its files are and what to type next."""
-    console = console or Console()
+def show_run(label: str, summary: Mapping[str, Any], console: Console | None = None, tensorboard: bool = True) -> None:
+    """Print how a run ended, where its files are and what to type next; `tensorboard` as in `show_where`."""
+    console = console or Screen()
     console.print(Text(label, style="bold"), soft_wrap=True)
     status = summary["status"]
     if status != "failed":
         console.print(run_table(summary))
     text = Text(status, style=STATUS_STYLE.get(status, ""))
     if status == "diverged":
-        text.append(f" at step {summary['first_bad_step']}, first in {summary['first_bad_layer']}")
+        text.append(f" at step {summary['first_bad_step']}, first in {visible(summary['first_bad_layer'])}")
     if status == "failed":
-        text.append(f": {summary['error']}")
+        text.append(f": {visible(summary['error'])}")
     text.append(f" · {summary.get('steps', 0)} steps in {duration(summary['seconds'])}", style="default")
     console.print(text, soft_wrap=True)
-    show_where(Path(summary["path"]), console)
+    show_where(Path(summary["path"]), console, tensorboard=tensorboard)
 
 
-def show_where(directory: Path, console: Console, note: str = "") -> None:
-    """Say where the files are and what to type to look at them, with paths as short as they can be."""
+def show_where(directory: Path, console: Console, note: str = "", tensorboard: bool = True) -> None:
+    """Say where the files are and what to type to look at them, with paths as short as they can be.
+
+    Arguments: `tensorboard`: whether the configuration asked for event files; without them a report is what to look at.
+    """
     short = short_path(directory)
     # Beside other runs, all of them are of interest; elsewhere the parent may be anything.
     logdir = short.parent if directory.parent.name == "runs" else short
-    console.print(f"files        {short}{note}", soft_wrap=True, highlight=False, markup=False)
-    console.print(
-        f"look at it   tensorboard --logdir {shlex.quote(str(logdir))}", soft_wrap=True, highlight=False, markup=False
-    )
-    console.print(f"or initlab report {shlex.quote(str(short))}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"files        {visible(short)}{note}", soft_wrap=True, highlight=False, markup=False)
+    report = f"initlab report {shlex.quote(visible(short))}"
+    if tensorboard:
+        told = f"look at it   tensorboard --logdir {shlex.quote(visible(logdir))}"
+        console.print(told, soft_wrap=True, highlight=False, markup=False)
+    told = f"or {report}" if tensorboard else f"look at it   {report}"
+    console.print(told, soft_wrap=True, highlight=False, markup=False)
 
 
 # What a table of cells can do without, first to last, where the terminal is narrow.
@@ -182,11 +205,11 @@ def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: 
 
     Axes and status are always there; metrics that nothing measured are not, nor those that do not fit.
     """
-    console = console or Console()
+    console = console or Screen()
     if not console.is_terminal:
-        console = Console(width=WIDE)
+        console = Screen(width=WIDE)
     columns = {
-        **{axis: [Text(short_number(str(row[axis]))) for row in rows] for axis in axes},
+        **{axis: [Text(visible(short_number(str(row[axis])))) for row in rows] for axis in axes},
         "runs": [Text(counted(row.get("completed", row["runs"]), row["runs"])) for row in rows],
         "test accuracy": [Text(spread(row, "test_accuracy", percent=True)) for row in rows],
         "val accuracy": [Text(spread(row, "val_accuracy", percent=True)) for row in rows],

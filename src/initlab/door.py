@@ -28,6 +28,7 @@ from initlab.config.naming import run_name
 from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, typed_keys, waiting
 from initlab.config.slips import refuse_slips
 from initlab.errors import Interrupted, UserError, here, nearest, reader_may_leave, tell
+from initlab.visible import print
 
 DISK = {
     getattr(errno, name)
@@ -173,7 +174,7 @@ def task(composed: DictConfig) -> dict[str, Any]:
             )
     except Exception as error:
         raise PastHydra(error) from error
-    show_run(run_name(config), summary)
+    show_run(run_name(config), summary, tensorboard=config.log.tensorboard)
     if summary["status"] == "diverged" or summary.get("trained") is False:
         say_why(Path(summary["path"]))
     if summary["status"] == "failed":
@@ -206,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             SESSION.undo()
             code = error.code
             if full:
-                traceback.print_exception(error)
+                tell("".join(traceback.format_exception(error)), end="")
             tell(f"initlab: {error}{kept()}")
         except Interrupted as stop:
             code = 128 + stop.signal

@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TextIO
 
+from initlab.visible import lines
+
 LARGEST_SEED = 2**63 - 1
 
 
@@ -177,7 +179,7 @@ def tell(text: str, end: str = "\n") -> None:
         return
     stream = sys.stderr if isinstance(sys.stderr, LastingStream) else LastingStream(sys.stderr)
     with suppress(RuntimeError):  # the signal came in the middle of a print
-        stream.write(text + end)
+        stream.write(lines(text + end))
         stream.flush()
 
 

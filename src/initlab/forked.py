@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from initlab.parent import end_with
+from initlab.visible import print
 
 T = TypeVar("T")
 THREADS = Path("/proc/self/task")  # of this process: a directory for each, those of libraries as well
@@ -50,7 +51,7 @@ def be(work: Callable[[], object], quiet: bool = False) -> NoReturn:
         code = 128 + signal.SIGINT
     except BaseException:
         if not quiet:
-            traceback.print_exc()
+            print(traceback.format_exc(), end="", file=sys.stderr)
     finally:
         flush()
         os._exit(code)

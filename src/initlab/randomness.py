@@ -133,7 +133,7 @@ def _text(purpose: str, stream: Stream, seed: int, name: str) -> str:
 
 
 def _entropy(text: str) -> int:
-    return int.from_bytes(hashlib.shake_256(text.encode()).digest(64), "little")
+    return int.from_bytes(hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(64), "little")
 
 
 def twister(text: str) -> torch.Generator:
@@ -142,7 +142,7 @@ def twister(text: str) -> torch.Generator:
     >>> torch.equal(twister("0/w").get_state(), generator("weights", 0, "w").get_state())
     True
     """
-    digest = hashlib.shake_256(text.encode()).digest(8 + 4 * WORDS)
+    digest = hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(8 + 4 * WORDS)
     state = _template().copy()
     state[0] = np.frombuffer(digest, "<u8", 1)[0]
     state[3 : 3 + WORDS] = np.frombuffer(digest, "<u4", WORDS, offset=8)

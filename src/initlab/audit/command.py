@@ -10,8 +10,10 @@ from torch import nn
 from initlab.diagnostics.blame import tell_own_bug, theirs
 from initlab.errors import UserError
 from initlab.initialize import Spec
+from initlab.reading import read_yaml_file, why
 from initlab.scalars import read_yaml
 from initlab.targets import import_torchvision, load_target, said
+from initlab.visible import print
 
 from .engine import audit
 from .show import as_json as json_of
@@ -164,10 +166,11 @@ def rules_of(path: Path) -> dict[str, Spec]:
         UserError: no such file, no YAML, or no mapping.
     """
     try:
-        found = read_yaml(path.read_text(encoding="utf-8"))
+        found = read_yaml_file(path, given=True)
     except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"--rules {path} cannot be read ({first}): it must map globs to schemes in YAML.") from error
+        raise UserError(
+            f"--rules {path} cannot be read ({why(error)}): it must map globs to schemes in YAML."
+        ) from error
     if not isinstance(found, Mapping) or not found:
         raise UserError(f"--rules {path} must map globs to schemes, such as '*.head.weight': zeros.")
     return {str(glob): _spec(path, str(glob), spec) for glob, spec in found.items()}

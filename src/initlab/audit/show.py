@@ -1,11 +1,12 @@
 """The audit's frame as text for people, JSON for programs, and JUnit XML for a CI job."""
 
-import json
 import math
 from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
+
+from initlab.visible import json_text, visible
 
 from .unchecked import NOT_CHECKED, unchecked
 
@@ -21,22 +22,23 @@ def as_text(rows: pd.DataFrame, every: bool = False) -> str:
     nothing = unchecked(rows)
     bad = ~rows.ok.astype(bool) & ~rows.reason.str.startswith(NOT_CHECKED)
     shown = rows if every else rows[bad]
-    width = max((len(name) for name in shown.name), default=0)
+    width = max((len(visible(name)) for name in shown.name), default=0)
     lines = [_line(row, width) for row in shown.itertuples()]
     left = rows[rows.scheme.isin(["left alone", "no rule", "skipped"])]
     broken = int(bad.sum())
     verdict = "all as promised" if not broken else f"{broken} not as promised"
     if nothing:
-        verdict = f"{verdict}; {nothing}" if broken else nothing
+        verdict = f"{verdict}; {visible(nothing)}" if broken else visible(nothing)
     elif len(left):
-        names = ", ".join(left.name[:3]) + ("" if len(left) <= 3 else f" and {len(left) - 3} more")
+        names = ", ".join(map(visible, left.name[:3])) + ("" if len(left) <= 3 else f" and {len(left) - 3} more")
         verdict += f"; nothing is promised of {len(left)} ({names})"
     return "\n".join([*lines, f"{len(rows)} parameters: {verdict}"])
 
 
 def _line(row: Any, width: int) -> str:
     mark = "ok    " if row.ok else "BROKEN"
-    return f"{mark} {row.name:<{width}}  {row.scheme}, {row.shape}: {row.reason or 'as promised'}"
+    told = visible(f"{row.scheme}, {row.shape}: {row.reason or 'as promised'}")
+    return f"{mark} {visible(row.name):<{width}}  {told}"
 
 
 def as_json(rows: pd.DataFrame) -> str:
@@ -46,7 +48,7 @@ def as_json(rows: pd.DataFrame) -> str:
     not finite.
     """
     found = {"ok": passed(rows), "unchecked": unchecked(rows) or None, "parameters": records(rows)}
-    return json.dumps(found, indent=2, ensure_ascii=False)
+    return json_text(found)
 
 
 def passed(rows: pd.DataFrame) -> bool:
@@ -91,18 +93,21 @@ def as_junit(rows: pd.DataFrame, name: str = "initlab audit") -> str:
     counts = {"tests": len(rows), "failures": int(bad.sum()), "errors": 0, "skipped": int(skipped.sum())}
     if nothing:
         counts |= {"tests": counts["tests"] + 1, "failures": counts["failures"] + 1}
+    name = visible(name)
     suite = ElementTree.Element("testsuite", {"name": name} | {key: str(value) for key, value in counts.items()})
     if nothing:
         case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": "(what was checked)"})
-        ElementTree.SubElement(case, "failure", {"message": nothing, "type": "nothing checked"}).text = nothing
+        told = visible(nothing)
+        ElementTree.SubElement(case, "failure", {"message": told, "type": "nothing checked"}).text = told
     for row, failed, passed_over in zip(rows.itertuples(), bad, skipped, strict=True):
-        case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": str(row.name)})
+        case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": visible(row.name)})
         if failed:
-            failure = ElementTree.SubElement(case, "failure", {"message": str(row.reason), "type": str(row.scheme)})
+            about = {"message": visible(row.reason), "type": visible(row.scheme)}
+            failure = ElementTree.SubElement(case, "failure", about)
             failure.text = f"promised mean {row.promised_mean:.4g}, std {row.promised_std:.4g}; " + (
                 f"measured mean {row.mean:.4g}, std {row.std:.4g}; p {row.p:.2g}"
             )
         elif passed_over:
-            ElementTree.SubElement(case, "skipped", {"message": str(row.scheme)})
+            ElementTree.SubElement(case, "skipped", {"message": visible(row.scheme)})
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from initlab.errors import UserError, here, output_lost, reader_may_leave, tell
+from initlab.visible import print
 
 app = typer.Typer(
     name="initlab",

@@ -1,11 +1,12 @@
 """What `initlab schemes` and `initlab activations` print: the registries as tables or JSON."""
 
-import json
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from initlab.visible import json_text, print
 
 
 def show_schemes(as_json: bool) -> None:
@@ -100,17 +101,16 @@ def show_activations(as_json: bool) -> None:
 def show(rows: Sequence[Mapping[str, Any]], as_json: bool, hide: Sequence[str] = ()) -> None:
     """Print records as a table that fits the terminal, or whole as JSON."""
     if as_json:
-        print(json.dumps(plain_numbers(rows), indent=2, ensure_ascii=False))
+        print(json_text(plain_numbers(rows)))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from initlab.display import WIDE
+    from initlab.display import WIDE, Screen
 
-    console = Console()
+    console = Screen()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=WIDE)
+        console = Screen(width=WIDE)
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     # On a narrow terminal the formulas need the room; whole references are in the JSON anyway.

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import PureWindowsPath
 from typing import Any
 
 from initlab.config.schema import OPTION_KEYS, Config
@@ -61,6 +62,19 @@ def among(*choices: Any) -> Callable[[Any], bool]:
 
 
 TRUTH = (lambda value: isinstance(value, bool), "true or false")
+
+
+def inside(value: Any) -> bool:
+    """Is it a name of a directory inside another one, with / between parts?
+
+    >>> inside("depths"), inside("mine/depths"), inside("../depths"), inside("/depths"), inside("a\x1b")
+    (True, True, False, False, False)
+    """
+    if not isinstance(value, str) or not value.isprintable() or "\\" in value or PureWindowsPath(value).anchor:
+        return False
+    return all(part.strip() and part.strip(". ") and len(part.encode()) < 256 for part in value.split("/"))
+
+
 STEPS = "a whole number of steps"
 
 # Counts beyond which a slip is likelier than the wish; what they would take is never given.
@@ -104,6 +118,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "init.sigma_b": (optional(not_negative), "a standard deviation of at least 0, or null", "init.sigma_b=0.1"),
     "init.q_star": (optional(positive), "a positive second moment, or null", "init.q_star=0.01"),
     "sweep.root": (lambda v: isinstance(v, str) and bool(v.strip()), "a directory", "sweep.root=outputs/sweeps"),
+    "sweep.name": (
+        optional(lambda v: v == "" or inside(v)),
+        "the name of a directory inside sweep.root, of letters, digits and signs that can be shown, without ..",
+        "sweep.name=depths",
+    ),
     "sweep.exclude": (lambda v: isinstance(v, list), "a list", "'sweep.exclude=[{init:zeros,act:relu}]'"),
     "sweep.grids": (lambda v: isinstance(v, list), "a list", "'sweep.grids=[{init:he_normal},{init:siren,act:sin}]'"),
     "sweep.order": (among("grid", "shuffle"), "grid or shuffle", "sweep.order=shuffle"),

@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from initlab.scalars import read_yaml
+from initlab.reading import mapping, read_yaml_file
 
 
 def conf_dir() -> Path:
@@ -40,9 +40,8 @@ def option_values(group: str, name: str) -> dict[str, Any] | None:
     >>> option_values("act", "leaky_relu")
     {'negative_slope': 0.01}
     """
-    path = conf_dir() / group / f"{name}.yaml"
-    if not path.is_file():
+    if name not in options(group):
         return None
-    values: dict[str, Any] = read_yaml(path.read_text(encoding="utf-8"))
+    values = mapping(read_yaml_file(conf_dir() / group / f"{name}.yaml", given=True))
     # A file of package _global_ (model=resnet sets depth and width, too) holds the group as one of its keys.
     return {key: value for key, value in values.get(group, values).items() if key != "name"}

@@ -1,6 +1,5 @@
 """The idx format of the MNIST family: read with every check that a damaged file can fail."""
 
-import gzip
 import hashlib
 import math
 import zlib
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from initlab.errors import UserError
+from initlab.reading import DATA, read_bytes, unzipped, why
 
 UNSIGNED_BYTE = 0x08
 
@@ -33,13 +33,13 @@ def read_idx(path: Path, md5: str | None = None, mend: str = "delete it and fetc
         return UserError(f"Data file {path} is damaged ({what}): {mend}.")
 
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"Data file {path} cannot be read ({error.strerror}): {mend}.") from error
+        content = read_bytes(path, DATA, given=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"Data file {path} cannot be read ({why(error)}): {mend}.") from error
     if content[:2] == b"\x1f\x8b":
         try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
+            content = unzipped(content)
+        except (OSError, EOFError, zlib.error, ValueError) as error:
             raise damaged(f"gzip: {error}") from error
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE or not 1 <= content[3] <= 4:
         raise damaged(f"it starts with {content[:4].hex() or 'nothing'}, an idx file of bytes with 000008 and its axes")

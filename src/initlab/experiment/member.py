@@ -84,8 +84,10 @@ class Member:
 
         Raises UserError when a table is not what the checkpoint knows.
         """
-        plain = self.config.plain()
-        self.writer = RunWriter.resume(self.directory, kept["position"], plain, may_differ=is_incidental)
+        plain, view = self.config.plain(), self.config.log.tensorboard
+        self.writer = RunWriter.resume(
+            self.directory, kept["position"], plain, may_differ=is_incidental, tensorboard=view
+        )
         self.started = time.monotonic() - kept["seconds"]
         self.step, self.latest, self.fingerprint = kept["step"], dict(kept["latest"]), kept["fingerprint"]
         self.trainable_depth = kept.get("trainable_depth")

@@ -51,7 +51,7 @@ def fingerprint(values: "nn.Module | Mapping[str, Tensor] | Tensor") -> str:
         values = {names[name]: tensor for name, tensor in values.named_parameters(remove_duplicate=False)}
     whole = hashlib.sha256()
     for name in sorted(values):
-        encoded = name.encode()
+        encoded = name.encode("utf-8", "surrogatepass")
         whole.update(len(encoded).to_bytes(8, "little") + encoded + _digest(values[name]))
     return whole.hexdigest()[:16]
 

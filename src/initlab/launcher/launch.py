@@ -21,6 +21,7 @@ from initlab.config.grid import expand, usual
 from initlab.errors import UserError
 from initlab.launcher.jobs import Job, compose_jobs, renumbered
 from initlab.launcher.replay import replay
+from initlab.visible import print
 
 MANY = 50  # jobs from which on it is worth a look whether they will need several processes
 PER_EPOCH = 100  # updates, while the data have not been read

@@ -16,6 +16,7 @@ from initlab.predicting.cells import composed, foreseen
 from initlab.predicting.command import to_json, write
 from initlab.theory import PhaseDiagram, critical, critical_line, phase_diagram
 from initlab.theory.fixed_points import TRAINABLE
+from initlab.visible import print
 
 SIGMA_W, SIGMA_B, POINTS = "0.5..4", "0..1", 200
 OUTPUTS = Path("outputs")  # where a page goes unless --out names another place

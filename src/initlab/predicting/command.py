@@ -1,6 +1,5 @@
 """`initlab predict`: what theory says of a network, a grid or a plane of (σ_w, σ_b), before anything is trained."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from initlab.names import option_name
 from initlab.predicting.cells import axes, composed, foreseen, ranked
 from initlab.predicting.screen import show_outlook, show_ranking
 from initlab.prediction import Outlook
+from initlab.visible import json_text, print
 
 POINT = ("sigma_w", "sigma_b", "q_star", "kind", "phase", "chi_1", "chi_q", "c_star", "xi_q", "xi_c", "xi_grad")
 
@@ -108,7 +108,7 @@ def to_json(value: Any) -> str:
     >>> to_json({"a": float("nan"), "b": [float("inf"), 1.5]})
     '{\\n  "a": null,\\n  "b": [\\n    "inf",\\n    1.5\\n  ]\\n}'
     """
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return json_text(_plain(value), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +11,7 @@ from initlab import display
 from initlab.prediction import Outlook
 from initlab.theory.network import Layer, layers_of
 from initlab.verdicts.screen import WIDE, findings, number, percent
+from initlab.visible import visible
 
 SHOWN = 24
 """Layers up to which all are shown; of more, those at both ends and a few between."""
@@ -31,10 +31,10 @@ RANKING = (
 HEADINGS = {"gradient_range": "gradient", "chi_1": "χ₁", "xi_c": "ξ_c", "trainable_depth": "trains to"}
 
 
-def console(width: int = WIDE) -> Console:
+def console(width: int = WIDE) -> display.Screen:
     """Return a console; where the output is not a terminal, as wide as a table may be."""
-    found = Console()
-    return found if found.is_terminal else Console(width=width)
+    found = display.Screen()
+    return found if found.is_terminal else display.Screen(width=width)
 
 
 def show_outlook(title: str, found: Outlook, every: bool = False) -> None:
@@ -131,7 +131,7 @@ def cells(index: int, layer: Layer, stats: dict[str, float]) -> list[Text]:
         percent(stats.get("saturated_fraction")),
         percent(stats.get("dead_fraction")),
     ]
-    return [Text(text) for text in texts]
+    return [Text(visible(text)) for text in texts]
 
 
 def show_ranking(frame: pd.DataFrame, axes: Sequence[str], every: bool = False) -> None:
@@ -164,4 +164,4 @@ def entry(name: str, value: object, row: dict) -> str:
         return f"{value:+.2f}"
     if isinstance(value, float):
         return f"{value:.3f}" if name in ("score", "contrast", "chi_1") and abs(value) < 1000 else f"{value:.4g}"
-    return str(value)
+    return visible(value)

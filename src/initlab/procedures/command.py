@@ -1,6 +1,5 @@
 """`initlab coordinates`: the coordinate check from the command line."""
 
-import json
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from initlab.errors import UserError
 from initlab.randomness import generator
 from initlab.targets import load_target
+from initlab.visible import json_text, print, visible
 
 from .coordinate import coordinate_check
 
@@ -52,10 +52,11 @@ def run(
     last = frame[frame.step == frame.step.max()]
     if as_json:
         rows = last[["width", "layer", "size"]].to_dict("records")
-        print(json.dumps({**{k: frame.attrs[k] for k in ("verdict", "flat", "slopes")}, "rows": rows}, indent=2))
+        print(json_text({**{k: frame.attrs[k] for k in ("verdict", "flat", "slopes")}, "rows": rows}))
     else:
         table = last.pivot_table(index="layer", columns="width", values="size", sort=False)
         table["slope"] = [frame.attrs["slopes"][layer] for layer in table.index]
+        table.index = table.index.map(visible)
         print(f"mean |h_t − h_0| after {steps} steps\n{table.to_string(float_format='{:.3g}'.format)}\n")
         print(frame.attrs["verdict"])
     return 0 if frame.attrs["flat"] else 1

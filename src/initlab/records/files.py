@@ -48,6 +48,15 @@ def require_room(directory: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def refuse_link(path: Path) -> None:
+    """Raise UserError when a symbolic link stands where initlab writes: it would write to another place.
+
+    A directory that the user names may be a link; what lies inside it may not.
+    """
+    if path.is_symlink():
+        raise UserError(f"{path} is a symbolic link, and initlab writes only inside its own directories: remove it.")
+
+
 def make_directory(path: Path) -> None:
     """Make a directory and its parents, durably: the entry of each new one is on the disk when this returns."""
     with door(path):
@@ -143,7 +152,9 @@ def replace(path: Path, data: bytes, *, durable: bool = False) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with door(path.parent):
         try:
-            beside.write_bytes(data)
+            beside.unlink(missing_ok=True)
+            with open(beside, "xb") as file:  # never through a link that stands there
+                file.write(data)
             if durable:
                 wait_for_disk(beside)
             os.replace(beside, path)
@@ -161,6 +172,7 @@ def cut(path: Path, size: int) -> None:
     Raises:
         UserError: the file is shorter than that: what was to be kept is lost.
     """
+    refuse_link(path)
     with door(path.parent):
         found = path.stat().st_size if path.exists() else 0
         if found < size:

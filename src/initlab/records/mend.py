@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from initlab.reading import TABLE, read_bytes
 from initlab.records.events import whole_events
 from initlab.records.files import cut, door, replace
 from initlab.records.plain import from_json, from_yaml, to_yaml
@@ -59,9 +60,7 @@ def mend_config(path: Path, settled: bytes, may_differ: Callable[[str], bool]) -
     """
     again = "it was written again from the configuration of this launch"
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is not a regular file")
-        data = path.read_bytes()
+        data = read_bytes(path)
         if data == settled:
             return []
         recorded = flatten(from_yaml(data))
@@ -93,7 +92,7 @@ def rewrite_config(directory: Path) -> bool:
 
     Raises UserError when it cannot be written.
     """
-    data = (directory / "summary.json").read_bytes()
+    data = read_bytes(directory / "summary.json")
     summary = unsealed(from_json(data), data)
     text, files = to_yaml(summary["config"]), summary["files"]
     if Sum().plus(text).record() != files["config.yaml"]:
@@ -115,7 +114,8 @@ def mend_view(path: Path, record: Any) -> tuple[Sum, str]:
     if not (found := damage(path, record, may_be_longer=True)):
         cut(path, record["bytes"])
         return Sum.of(record), ""
-    data = path.read_bytes()[: record["bytes"]] if path.is_file() else b""
+    regular = path.is_file() and not path.is_symlink()
+    data = read_bytes(path, TABLE)[: record["bytes"]] if regular else b""
     whole = whole_lines(data) if path.suffix == ".log" else whole_events(data)
     path.unlink(missing_ok=True)
     if whole:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from initlab.scalars import read_yaml, write_yaml
+from initlab.reading import json_of, mapping, yaml_of
+from initlab.scalars import write_yaml
 
 _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -48,12 +49,9 @@ def from_yaml(data: bytes) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        ValueError: it is no YAML, or no mapping.
+        ValueError: it is no mapping, or not one that `yaml_of` reads.
     """
-    value = read_yaml(data)
-    if not isinstance(value, dict):
-        raise ValueError("it holds no keys")
-    return value
+    return mapping(yaml_of(data))
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
@@ -69,15 +67,12 @@ def from_json(data: bytes) -> dict[str, Any]:
     """Read what `to_json` wrote, those three texts as the numbers they stand for.
 
     Raises:
-        ValueError: it is no JSON, or no mapping.
+        ValueError: it is no mapping, or not one that `json_of` reads.
 
     >>> from_json(to_json({"loss": float("inf")}))
     {'loss': inf}
     """
-    value = json.loads(data)
-    if not isinstance(value, dict):
-        raise ValueError("it holds no keys")
-    restored: dict[str, Any] = _restore(value)
+    restored: dict[str, Any] = _restore(mapping(json_of(data)))
     return restored
 
 

@@ -1,8 +1,6 @@
 """The reader of run directories: whatever was written, also halfway, comes back as a row or as the reason why not."""
 
-import csv
 import io
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,20 +10,23 @@ import numpy as np
 
 from initlab.errors import UserError
 from initlab.histograms import BUCKETS
+from initlab.reading import TABLE, ends_of, read_bytes, why
+from initlab.records.checks import RESULTS, config_cells, result_cells
 from initlab.records.plain import from_json, from_yaml
 from initlab.records.sums import first_damage, unsealed
-from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, OPTIONS, flatten, rearm
+from initlab.records.tables import FINAL, HISTOGRAMS, LAYERS, METRICS, OPTIONS, headed, rearm, split_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STATUSES = ("completed", "diverged", "failed", "skipped")
-FINAL = ("loss", "accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 KEYS = ("init", "act", "model", "depth", "seed", "optim.lr")
 
-_RESULTS = ("status", "problem", *FINAL, "seconds", "steps", "first_bad_step", "first_bad_layer", "hash")
 _NUMBERS = (*FINAL, "seconds", "steps", "first_bad_step")
 _TEXTS = {"layer", "stat", "source", "kind", "counts"}
+_TABLES = {"metrics.csv": ("step", *METRICS), "layers.csv": LAYERS, "histograms.csv": HISTOGRAMS}
+_LARGEST = 2**32 - 1  # steps and layers that are counted; a file that counts further is damaged
+_LINE = 20_000  # bytes of one line of a table
+_SALVAGED = 32 * 2**20  # bytes of a damaged table that are looked at line by line
 
 Paths = str | Path | Iterable[str | Path]
 
@@ -36,7 +37,10 @@ def load(paths: Paths) -> "pd.DataFrame":
     Columns: the options `init`, `act`, `model`, `data`, `optim`; every other configuration key, dotted, as it is typed;
     `status` (`unfinished` without a summary, `damaged` when nothing can be read), `problem` (why, else empty), the
     final metrics, `seconds`, `steps`, `first_bad_step`, `first_bad_layer`, `hash`, whatever else the summary names,
-    and `path`. A directory with `config.yaml` or `summary.json` is a run.
+    and `path`. A directory with `config.yaml`, `summary.json` or `metrics.csv` is a run.
+
+    A run's files may come from anywhere: only regular files inside its directory are read, to a bounded size and depth,
+    and no summary can define `path`, `problem` or a key of the configuration. What cannot be is that run's `problem`.
 
     Raises:
         UserError: a path does not exist.
@@ -53,8 +57,10 @@ def tabulate(runs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> "pd.DataF
 
     found = list(runs)
     configs = list(dict.fromkeys([*OPTIONS, *(key for config, _ in found for key in config)]))
-    results = list(dict.fromkeys([*_RESULTS, *(key for _, result in found for key in result if key != "path"), "path"]))
-    configs = [key for key in configs if key not in results]
+    configs = [key for key in configs if key not in RESULTS and key != "path"]
+    told = (key for _, result in found for key in result if key != "path")
+    results = [key for key in dict.fromkeys([*RESULTS, *told]) if key not in configs]
+    results.append("path")
     frame = pd.DataFrame(
         {
             **{key: [config.get(key) for config, _ in found] for key in configs},
@@ -71,11 +77,14 @@ def tabulate(runs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> "pd.DataF
 def load_metrics(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd.DataFrame":
     """Return the metrics of all runs, one row per run and step: `path`, the run's `keys`, `step`, loss, accuracy, …
 
-    A blank (not evaluated) and a NaN (diverged) are both NaN here; infinities stay. Arguments as `load_layers`.
+    A blank (not evaluated) and a NaN (diverged) are both NaN here; infinities stay. Arguments and `attrs` as
+    `load_layers`.
     """
     frame = _tables(runs, "metrics.csv", ("step", *METRICS), keys)
     if frame.duplicated(["path", "step"]).any():
+        lost = frame.attrs
         frame = frame.groupby(["path", "step"], sort=False, as_index=False, dropna=False).first()
+        frame.attrs = lost
     return frame
 
 
@@ -86,6 +95,8 @@ def load_layers(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd
         runs: paths as `load` takes them, or a frame of `load` (all of it or some rows).
         keys: columns of `load` to repeat on every row; those that no run has are left out. By default the usual ones
             and all that differ between the runs.
+
+    Lines that cannot be read are left out; `attrs["lost"]` counts them by path.
     """
     return _tables(runs, "layers.csv", LAYERS, keys)
 
@@ -107,14 +118,18 @@ def load_histograms(
         frame = frame[choose(frame)].reset_index(drop=True)
     counts = [_counts(text) for text in frame["counts"]]
     frame["counts"] = pd.Series(counts, dtype=object)
-    return frame[np.array([len(row) == BUCKETS for row in counts], dtype=bool)].reset_index(drop=True)
+    good = np.array([len(row) == BUCKETS for row in counts], dtype=bool)
+    for path in frame["path"][~good]:
+        frame.attrs["lost"][path] = frame.attrs["lost"].get(path, 0) + 1
+    return frame[good].reset_index(drop=True)
 
 
 def _counts(text: object) -> np.ndarray:
     try:
-        return np.array(str(text).split(), dtype=np.int64)
+        counts = np.array(str(text).split(), dtype=np.int64)
     except (ValueError, OverflowError):
         return np.zeros(0, dtype=np.int64)
+    return counts if ((counts >= 0) & (counts < 2**53)).all() else counts[:0]
 
 
 def run_directories(paths: Paths) -> list[Path]:
@@ -131,7 +146,7 @@ def run_directories(paths: Paths) -> list[Path]:
         if not root.is_dir():
             raise UserError(f"There is no directory {root}: give a run, a sweep, or a directory that holds some.")
         for folder, children, files in os.walk(root):
-            if "config.yaml" in files or "summary.json" in files:
+            if {"config.yaml", "summary.json", "metrics.csv"}.intersection(files):
                 found[Path(folder)] = None
                 children.clear()
             else:
@@ -148,47 +163,49 @@ def read_run(directory: Path, *, read_weights: bool = False) -> tuple[dict[str, 
     config: Any = None
     files: Any = None
     try:
-        data = (directory / "summary.json").read_bytes()
+        data = read_bytes(directory / "summary.json")
         summary = unsealed(from_json(data), data)
         config, files = summary.pop("config", None), summary.pop("files", None)
-        if summary.get("status") not in STATUSES:
-            raise ValueError(f"its status is not one of {', '.join(STATUSES)}")
-        result |= {key: value for key, value in summary.items() if not isinstance(value, (dict, list))}
+        result |= result_cells(summary)
     except FileNotFoundError:  # it is written last
         result["status"] = "unfinished"
     except (OSError, ValueError) as error:
-        result |= {"status": "damaged", "problem": f"summary.json cannot be read ({_first_line(error)})"}
-    if not isinstance(config, dict):
-        try:
-            config = from_yaml((directory / "config.yaml").read_bytes())
-        except (OSError, ValueError) as error:
-            config = {}
-            result |= {"status": "damaged", "problem": f"config.yaml cannot be read ({_first_line(error)})"}
+        result |= {"status": "damaged", "problem": f"summary.json cannot be read ({why(error)})"}
+    name = "summary.json" if isinstance(config, dict) else "config.yaml"
+    cells: dict[str, Any] = {}
+    try:
+        cells = config_cells(config if isinstance(config, dict) else from_yaml(read_bytes(directory / "config.yaml")))
+    except (OSError, ValueError) as error:
+        result |= {"status": "damaged", "problem": f"{name} cannot be read ({why(error)})"}
+    if taken := sorted(cells.keys() & result.keys() - set(RESULTS)):
+        result = {key: value for key, value in result.items() if key not in taken}
+        result["problem"] = f"summary.json defines {taken[0]}, which is a key of the configuration"
     result["problem"] = result["problem"] or _torn(directory, result["status"], files, read_weights)
-    return {key: _cell(value) for key, value in flatten(config).items()}, result
+    return cells, result
 
 
 def _torn(directory: Path, status: str, files: Any, read_weights: bool) -> str:
-    """Return what is wrong with the files of a finished run: by their checksums `files`, else by their last bytes."""
+    """Return what is wrong with the files of a finished run: by their checksums `files`, else by their ends."""
     if files is not None:
         try:
             return first_damage(directory, files, read_weights=read_weights)
         except (OSError, ValueError) as error:
-            return f"a file cannot be compared with its checksum ({_first_line(error)})"
-    for name in ("metrics.csv", "layers.csv", "histograms.csv"):
+            return f"a file cannot be compared with its checksum ({why(error)})"
+    for name, columns in _TABLES.items():
         try:
-            with open(directory / name, "rb") as file:
-                file.seek(0, os.SEEK_END)
-                if file.tell() == 0:
-                    return f"{name} is empty"
-                file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":
-                    return f"{name} ends in the middle of a line"
+            head, last = ends_of(directory / name)
         except FileNotFoundError:
             if name == "metrics.csv" and status in {"completed", "diverged"}:
                 return f"{name} is missing"
-        except OSError as error:
-            return f"{name} cannot be read ({_first_line(error)})"
+            continue
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read ({why(error)})"
+        if not head:
+            return f"{name} is empty"
+        if last != b"\n":
+            return f"{name} ends in the middle of a line"
+        if not headed(head, columns):
+            return f"{name} has another heading than {','.join(columns[:3])},…"
     return ""
 
 
@@ -208,27 +225,35 @@ def _tables(runs: "Paths | pd.DataFrame", name: str, columns: Sequence[str], key
     import pandas as pd
 
     table = runs if isinstance(runs, pd.DataFrame) else load(runs)
-    parts = [_table(Path(path) / name, columns) for path in table["path"]]
+    found = [_table(Path(path) / name, columns) for path in table["path"]]
+    parts = [part for part, _ in found]
     lengths = [len(part) for part in parts]
     keys = [*keys, *varying(table)] if keys is KEYS else keys
     keys = ["path", *(key for key in dict.fromkeys(keys) if key in table.columns and key not in columns)]
     repeated = {key: np.repeat(table[key].to_numpy(), lengths) for key in keys}
     frame = pd.concat([pd.DataFrame(columns=list(columns)).astype(_types(columns)), *parts], ignore_index=True)
-    return pd.concat([pd.DataFrame(repeated, columns=keys), frame], axis=1)
+    frame = pd.concat([pd.DataFrame(repeated, columns=keys), frame], axis=1)
+    frame.attrs["lost"] = {path: lost for path, (_, lost) in zip(table["path"], found, strict=True) if lost}
+    return frame
 
 
-def _table(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
-    """Return the whole lines of one CSV file; a torn last line and lines that are not of this table are dropped."""
+def _table(path: Path, columns: Sequence[str]) -> "tuple[pd.DataFrame, int]":
+    """Return the whole lines of one CSV file, and how many were lost: those that are not of this table.
+
+    A torn last line is dropped and not counted: a run that is being written has one.
+    """
     import pandas as pd
 
     try:
-        data = path.read_bytes()
-    except OSError:
+        data = read_bytes(path, TABLE)
+    except (OSError, ValueError):  # the reason is the run's problem in `load`
         data = b""
     data = data[: data.rfind(b"\n") + 1]
     # A layer may be called "null": only numbers have blanks.
     blanks: dict[Any, list[str]] = {name: ["", "nan"] for name in columns if name not in _TEXTS}
     try:
+        if not headed(data[:4096], columns) or _longest_line(data) > _LINE:
+            raise ValueError
         with np.errstate(invalid="ignore"):
             frame = pd.read_csv(
                 io.BytesIO(data),
@@ -237,45 +262,39 @@ def _table(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
                 na_values=blanks,
                 keep_default_na=False,
             )
-    except ValueError:
+        whole = len(frame)
+    except (ValueError, OverflowError):
         frame = _salvage(data, columns)
+        whole = max(data.count(b"\n") - headed(data[:4096], columns), len(frame))
+    for name in {"step", "index"}.intersection(columns):
+        frame = frame[frame[name].between(0, _LARGEST)]
     if b"'" in data:
         for name in _TEXTS & set(columns):
             frame[name] = frame[name].map(rearm)
-    return frame[list(columns)]
+    return frame[list(columns)].reset_index(drop=True), whole - len(frame)
+
+
+def _longest_line(data: bytes) -> int:
+    return int(np.diff(np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")), prepend=-1).max(initial=0))
 
 
 def _salvage(data: bytes, columns: Sequence[str]) -> "pd.DataFrame":
     """Read what can be read of a damaged table, line by line."""
     import pandas as pd
 
-    lines = data.decode(errors="replace").replace("\0", "").splitlines()
-    rows = [row for line in lines if len(row := _split(line)) == len(columns) and row != list(columns)]
+    lines = [line for line in data[:_SALVAGED].split(b"\n") if len(line) <= _LINE]
+    texts = (line.decode(errors="replace").replace("\0", "") for line in lines)
+    rows = [row for text in texts if len(row := split_line(text)) == len(columns) and row != list(columns)]
     frame = pd.DataFrame(rows, columns=list(columns), dtype="str")
     for name in columns:
         if name not in _TEXTS:
-            frame[name] = pd.to_numeric(frame[name], errors="coerce")
+            frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
     for name, kind in _types(columns).items():
         if kind == "int64":
             frame = frame[(frame[name].abs() < 2**53) & (frame[name] % 1 == 0)]
     return frame.astype(_types(columns)).reset_index(drop=True)
 
 
-def _split(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line]), [])
-    except csv.Error:
-        return []
-
-
 def _types(columns: Sequence[str]) -> dict[str, str]:
     whole = {"step", "index", "num", "nonfinite"}
     return {name: "str" if name in _TEXTS else "int64" if name in whole else "float64" for name in columns}
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METRICS = ("loss", "accuracy", "lr", "grad_norm", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+FINAL = ("loss", "accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 LAYERS = ("step", "layer", "index", "stat", "value", "source")
 HISTOGRAMS = ("step", "layer", "index", "kind", "low", "high", "num", "nonfinite", "sum", "sum_squares", "counts")
 OPTIONS = ("init", "act", "model", "data", "optim")
@@ -44,6 +45,23 @@ def rearm(text: str) -> str:
     ['=1+1', "'quoted'", '-0.5']
     """
     return text[1:] if text.startswith("'") else text
+
+
+def headed(head: bytes, columns: Sequence[str]) -> bool:
+    """Does a table begin with the names of its columns, each of them once?"""
+    if head.startswith(",".join(columns).encode() + b"\n"):
+        return True
+    line, end, _ = head.partition(b"\n")
+    names = split_line(line.decode(errors="replace").rstrip("\r"))
+    return bool(end) and len(names) == len(columns) and set(names) == set(columns)
+
+
+def split_line(line: str) -> list[str]:
+    """Return the cells of one line of CSV; none where it is not CSV."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from initlab.histograms import Histogram
 from initlab.records.events import EventFile
 from initlab.records.plain import plain
 from initlab.records.tables import flatten
+from initlab.visible import visible
 
 Row = tuple[int, str, int, str, float, str]
 
@@ -64,9 +65,9 @@ class View:
     ) -> None:
         """Open the HParams session and show the configuration as a table."""
         shown = {name: value for name, value in plain(hparams).items() if value is not None}
-        shown = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in shown.items()}
+        shown = {k: value if isinstance(value, (bool, int, float)) else visible(value) for k, value in shown.items()}
         self._events.hparams(shown, {f"{FINAL}/{name}": name for name in metrics}, first)
-        rows = [f"| {key} | {_markdown(value)} |" for key, value in flatten(config).items()]
+        rows = [f"| {_markdown(key)} | {_markdown(value)} |" for key, value in flatten(config).items()]
         self._events.text("config", "\n".join(["| key | value |", "|---|---|", *rows]))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -170,8 +171,8 @@ def drawn(stat: str, value: float) -> float:
 
 
 def _place(index: int, layer: str) -> str:
-    return f"{index:02d}-{layer}"
+    return f"{index:02d}-{visible(layer)}"
 
 
 def _markdown(value: Any) -> str:
-    return str(value).replace("|", "\\|")
+    return visible(value).replace("|", "\\|")

@@ -18,6 +18,7 @@ from initlab.records.plain import plain, text_bytes, to_json, to_yaml
 from initlab.records.sums import FORMAT, RECORDS, TABLES, WEIGHTS, Sum, sealed
 from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, disarm, table_bytes
 from initlab.records.view import Row, View
+from initlab.visible import lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,6 +100,7 @@ class RunWriter:
         position: Mapping[str, Any],
         config: Mapping[str, Any],
         *,
+        tensorboard: bool | None = None,
         may_differ: Callable[[str], bool] = lambda _: False,
         flush_seconds: float = 2.0,
     ) -> "RunWriter":
@@ -112,6 +114,7 @@ class RunWriter:
             config: the resolved configuration; written again, whatever the directory records.
             may_differ: whether a dotted key of the configuration may differ from the recorded one without a remark.
             flush_seconds: how long rows may wait.
+            tensorboard: whether there is an event file, which is a view and no record; by default, whether there was.
 
         Raises:
             UserError: a table is shorter than at that position, or was changed since.
@@ -119,10 +122,12 @@ class RunWriter:
         path = Path(directory)
         if found := lost(path, position):
             raise UserError(f"{path}: {found}: delete {path} and run this cell again.")
+        viewed = EVENTS in position["files"] if tensorboard is None else tensorboard
+        position = {**position, "files": {k: v for k, v in position["files"].items() if viewed or k != EVENTS}}
         settled = plain(config)
         sums, said = mended(path, position, to_yaml(settled), may_differ)
         run = cls.__new__(cls)
-        run._begin(path, settled, EVENTS in position["files"], flush_seconds)
+        run._begin(path, settled, viewed, flush_seconds)
         run._sums, run._parameters, run.mended = sums, position["parameters"], said
         run._unsynced = {path, path / "config.yaml", path / "parameters.csv"} if run._parameters else {path}
         for sentence in run.mended:
@@ -211,7 +216,7 @@ class RunWriter:
 
     def log(self, text: str) -> None:
         """Add a line to `run.log` with the time before it."""
-        self._pend("run.log", [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"])
+        self._pend("run.log", [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lines(text)}\n"])
         self._flush_if_due()
 
     def losses(self) -> list[float]:
@@ -269,9 +274,8 @@ class RunWriter:
 
     def _write(self) -> None:
         for name in list(self._pending):
-            header = ",".join(_TABLES[name]) + "\n" if name in _TABLES else ""
-            data = text_bytes("".join(self._pending[name]))
-            self._count(name, append(self.directory / name, data, header.encode()))
+            header, data = ",".join(_TABLES.get(name, ())), text_bytes("".join(self._pending[name]))
+            self._count(name, append(self.directory / name, data, f"{header}\n".encode() if header else b""))
             # One by one: when the next file fails, what this one already has must not be written twice.
             del self._pending[name]
         if self._view:

@@ -13,6 +13,7 @@ from initlab.records.tables import disarm
 from initlab.report.runs import text
 from initlab.report.table import Entry, Table, is_share
 from initlab.rounding import rounded
+from initlab.visible import visible
 
 
 def numbers(metric: str, found: Entry, plus_minus: str = " ± ") -> str:
@@ -52,17 +53,13 @@ def cells(
 
 def headings(table: Table) -> list[str]:
     """Return the headings of all columns."""
-    return [*table.keys, table.runs, *(table.heading(column) for column in table.columns)]
+    return [*map(visible, table.keys), table.runs, *(table.heading(column) for column in table.columns)]
 
 
 def as_text(table: Table, most: int | None = None) -> str:
-    """Write columns that line up; the best entries have a star. What would steer a terminal becomes a question mark."""
-
-    def tame(value: str) -> str:
-        return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", value)
-
+    """Write columns that line up; the best entries have a star."""
     left = len(table.keys) + 1
-    lines = [headings(table), *cells(table, tame, lambda shown: f"{shown} *")][: None if most is None else most + 1]
+    lines = [headings(table), *cells(table, visible, lambda shown: f"{shown} *")][: None if most is None else most + 1]
     if table.marked:
         lines = [[*line[:left], *(v if v.endswith("*") else f"{v}  " for v in line[left:])] for line in lines]
     widths = [max(cell_len(line[k]) for line in lines) for k in range(len(lines[0]))]
@@ -80,7 +77,8 @@ def as_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     heads = [f"{m}{'' if table.across is None else f' {table.across}={text(v)}'}" for m, v in table.columns]
     parts = ("mean", "std", "n", "best") if table.marked else ("mean", "std", "n")
-    writer.writerow(map(disarm, [*table.keys, table.runs, *(f"{head} {part}" for head in heads for part in parts)]))
+    values = [f"{head} {part}" for head in heads for part in parts]
+    writer.writerow(map(disarm, [*map(visible, table.keys), table.runs, *values]))
     for line in table.lines:
         row: list[Any] = [value if is_number(value) else disarm(text(value)) for value in line.keys]
         row.append(line.ended)

@@ -13,7 +13,7 @@ from initlab.records import load, load_histograms, load_layers, load_metrics
 from initlab.report.curves import Curves, planned_steps, targets
 from initlab.report.diagnosis import diagnose, losses_of
 from initlab.report.histograms import Histograms, chosen, share
-from initlab.report.layers import BUDGET, Blocks, Layers, blocks
+from initlab.report.layers import BUDGET, Blocks, Layers, blocks, is_grid
 from initlab.report.pack import numbers
 from initlab.report.pairs import cells, comparisons, judged_by, robustness, windows
 from initlab.report.runs import METRICS, TRAINABLE, Study, column, ordered, rows_of, study, text
@@ -86,18 +86,23 @@ def tables(runs: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
     rows = rows_of(runs)
     for start in range(0, len(runs), CHUNK):
         some = runs.iloc[start : start + CHUNK]
-        metrics = by_path(load_metrics(some, keys=()))
-        measured = by_path(load_layers(some, keys=()))
-        bins = by_path(load_histograms(some, keys=(), choose=lambda frame: chosen(frame, of)))
+        metrics = by_path(curve_rows := load_metrics(some, keys=()))
+        measured = by_path(layer_rows := load_layers(some, keys=()))
+        bins = by_path(counted := load_histograms(some, keys=(), choose=lambda frame: chosen(frame, of)))
+        lost = [("metrics.csv", curve_rows), ("layers.csv", layer_rows), ("histograms.csv", counted)]
         for number, path in zip(range(start, start + len(some)), some["path"], strict=True):
             block: Blocks | None = None
+            for name, frame in lost:
+                if (count := frame.attrs["lost"].get(path, 0)) and not rows[number]["problem"]:
+                    hollow.append(told(rows[number], f"{count} lines of {name} cannot be read"))
             for name, known in (("metrics.csv", metrics), ("layers.csv", measured)):
                 if path not in known and not rows[number]["problem"] and (Path(path) / name).exists():
-                    why = f"no line of {name} can be read"
-                    hollow.append({"name": rows[number]["name"], "status": rows[number]["status"], "reason": why})
+                    hollow.append(told(rows[number], f"no line of {name} can be read"))
             if path in metrics:
                 curves.add(number, metrics[path], planned[number])
-            if path in measured:
+            if path in measured and not is_grid(measured[path]):
+                hollow.append(told(rows[number], "the rows of layers.csv are not of the same layers at the same steps"))
+            elif path in measured:
                 block = blocks(measured[path])
                 layers.add(number, block)
             if path in bins:
@@ -111,6 +116,11 @@ def tables(runs: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
         "diagnoses": diagnoses,
     }
     return packed, pd.DataFrame(hollow, columns=["name", "status", "reason"])
+
+
+def told(row: Mapping[str, Any], reason: str) -> dict[str, str]:
+    """Return a row of `Study.unread` about one run."""
+    return {"name": row["name"], "status": row["status"], "reason": reason}
 
 
 def by_path(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from initlab.report.layers import spaced
 from initlab.report.pack import floats, shares, whole
+from initlab.visible import visible
 
 KINDS = ("weight", "gradient", "preactivation", "postactivation")
 # From the input to the output; how many of them a page has depends on how many runs it has.
@@ -92,7 +93,7 @@ class Histograms:
             rms = np.sqrt(frame["sum_squares"].to_numpy() / frame["num"].to_numpy())
         return {
             **texts,
-            "layers": layers.tolist(),
+            "layers": list(map(visible, layers)),
             "layer": whole(codes),
             **{name: whole(frame[name]) for name in ("run", "kind", "step", "index", "nonfinite", "places")},
             **{name: floats(frame[name]) for name in ("low", "high", "num")},

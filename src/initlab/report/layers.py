@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from initlab.report.pack import floats, whole
+from initlab.visible import visible
 
 # In the order in which they are offered.
 SHOWN = (
@@ -64,7 +65,22 @@ def blocks(rows: pd.DataFrame) -> Blocks:
     values = np.full((len(stats), len(SOURCES), len(steps), len(indices)), np.nan)
     sources = (rows["source"] == "predicted").to_numpy().astype(np.intp)
     values[stat_codes, sources, step_codes, index_codes] = rows["value"].to_numpy()
-    return Blocks(tuple(stats), steps, indices, tuple(rows["layer"].to_numpy()[first]), values)
+    return Blocks(tuple(stats), steps, indices, tuple(map(visible, rows["layer"].to_numpy()[first])), values)
+
+
+def is_grid(rows: pd.DataFrame) -> bool:
+    """Do the rows of one run fill a good part of a grid step × layer × statistic, as those of a measurement do?
+
+    `blocks` lays them out as such a grid; a file where every row has a step, a layer and a statistic of its own would
+    take all memory.
+
+    >>> is_grid(pd.DataFrame({"step": range(1000), "index": range(1000), "stat": map(str, range(1000))}))
+    False
+    """
+    places = 1.0
+    for name in ("step", "index", "stat"):
+        places *= rows[name].nunique()
+    return places <= max(64 * len(rows), 1e6)
 
 
 def spaced(count: int, most: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from initlab import __version__
 from initlab.report.gather import described
 from initlab.report.pack import to_json
 from initlab.report.pictures import drawable
+from initlab.visible import visible
 
 HERE = Path(__file__).parent
 # One scope for all of them, in this order.
@@ -36,7 +37,7 @@ def render(payload: Mapping[str, Any], title: str) -> bytes:
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = templates.get_template("page.html.j2").render(
-        title=title,
+        title=visible(title),
         style=Markup((HERE / "assets" / "page.css").read_text(encoding="utf-8")),
         data=Markup(to_json(payload)),
         scripts=[Markup(text) for text in scripts],

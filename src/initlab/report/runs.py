@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from initlab.config.naming import is_incidental
+from initlab.reading import why
 from initlab.statistics import best_rate
+from initlab.visible import visible
 
 METRICS = ("test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss")
 OUTCOMES = ("trained", "learning", "stuck", "finished", "diverged", "failed", "skipped", "unfinished", "damaged")
@@ -17,6 +19,7 @@ CELL = ["scheme", "activation", "depth", "setting"]
 # What a forecast may have left in the summary: the depth to which a network should train.
 TRAINABLE = "trainable_depth"
 
+SWEEP_RUN = "sweep"  # the directory inside a sweep's that TensorBoard shows as the whole sweep
 _YES = (True, "True", "true", 1)
 _OWN_AXES = {"seed", "optim.lr", "depth", "init", "act"}
 # A run that is there twice is counted once: the one that got furthest.
@@ -93,7 +96,7 @@ def column(frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def text(value: Any) -> str:
-    """Write a value of a configuration as it is typed; a blank for none.
+    """Write a value of a configuration as it is typed, on one line and `visible`; a blank for none.
 
     >>> text(3.0), text(0.1), text(None), text("he_normal")
     ('3', '0.1', '', 'he_normal')
@@ -102,8 +105,7 @@ def text(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:g}"
-    # What no text file can hold (half a surrogate pair in a path) is shown as a question mark.
-    return str(value).encode("utf-8", "replace").decode()
+    return visible(value)
 
 
 def names(paths: Iterable[str]) -> list[str]:
@@ -182,10 +184,16 @@ def no_runs(roots: Sequence[Path], paths: Iterable[str]) -> list[tuple[Path, str
     places = {*roots, *(path.parent for path in runs)} - runs
     found = []
     for place in sorted(places):
-        for child in sorted(place.iterdir()) if place.is_dir() else []:
-            events = any(child.glob("events.out.tfevents*")) if child.is_dir() else False
-            if child.is_dir() and not child.name.startswith(".") and child not in runs | above and not events:
-                found.append((child, "it has neither config.yaml nor summary.json"))
+        try:
+            children = sorted(place.iterdir()) if place.is_dir() else []
+        except OSError as error:
+            children = []
+            found.append((place, f"it cannot be listed ({why(error)})"))
+        for child in children:
+            if not child.is_dir() or child.name.startswith(".") or child.name == SWEEP_RUN or child in runs | above:
+                continue
+            link = "it is a symbolic link, which is not followed"
+            found.append((child, link if child.is_symlink() else "it has neither config.yaml nor summary.json"))
     return found
 
 

@@ -14,6 +14,7 @@ from initlab.report.runs import Study, column, study, text
 from initlab.report.table import is_share, tabulated
 from initlab.rounding import rounded
 from initlab.statistics import ENOUGH, VERDICTS
+from initlab.visible import print, visible
 
 MOST = 40  # lines of a table on the screen; the page has them all
 
@@ -37,15 +38,15 @@ def say_report(paths: Sequence[str], out: str | None) -> None:
             print(f"… {len(lines.lines) - MOST} more in the page")
     said = verdicts(found.gathered)
     for line in said[:MOST]:
-        print(as_line(line))
+        print(visible(line))
     if len(said) > MOST:
         print(f"… {len(said) - MOST} more pairs in the page")
     for row in runs.unread.head(MOST).to_dict("records"):
-        print(as_line(f"{row['name']}: {row['status']}: {row['reason']}"))
+        print(visible(f"{row['name']}: {row['status']}: {row['reason']}"))
     if len(runs.unread) > MOST:
         print(f"… {len(runs.unread) - MOST} more that are not whole, listed in the page")
     size = found.path.stat().st_size / 1e6
-    print(f"report       {short(found.path)} ({size:.1f} MB; opens in any browser, needs no network)")
+    print(f"report       {visible(short(found.path))} ({size:.1f} MB; opens in any browser, needs no network)")
 
 
 def say_table(
@@ -132,11 +133,6 @@ def at_best(found: Study) -> Study:
 def split(words: Sequence[str]) -> list[str]:
     """Leave out what is empty."""
     return [word.strip() for word in words if word.strip()]
-
-
-def as_line(words: str) -> str:
-    """Return text that stays on its line of a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in words)
 
 
 def short(path: Path) -> str:

@@ -7,15 +7,13 @@ import numpy as np
 import pandas as pd
 
 from initlab.records import EventFile, load
-from initlab.records.files import door
+from initlab.records.files import door, refuse_link
 from initlab.records.writer import EVENTS
 from initlab.report.formats import as_markdown
 from initlab.report.images import grid, heat_map, outcome_map
 from initlab.report.pairs import judged_by
-from initlab.report.runs import Study, study
+from initlab.report.runs import SWEEP_RUN, Study, study
 from initlab.report.table import tabulated
-
-RUN = "sweep"
 
 
 def write_sweep_run(directory: str | Path, frame: pd.DataFrame | None = None) -> Path | None:
@@ -35,7 +33,8 @@ def write_sweep_run(directory: str | Path, frame: pd.DataFrame | None = None) ->
     found = study(load(root) if frame is None else frame)
     if len(found.runs) < 2:
         return None
-    place = root / RUN
+    place = root / SWEEP_RUN
+    refuse_link(place)
     with door(place):
         place.mkdir(exist_ok=True)
         (place / EVENTS).unlink(missing_ok=True)

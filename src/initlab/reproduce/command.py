@@ -1,17 +1,18 @@
 """`initlab reproduce`: the list of experiments, one of them, or the whole table."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from initlab.display import WIDE, duration
+from initlab.display import WIDE, Screen, duration
 from initlab.errors import UserError
+from initlab.reading import read_json, short, why
+from initlab.records.checks import number_of
 from initlab.reproduce.experiment import Experiment, experiment, names
+from initlab.visible import json_text, print
 
 COSTS = Path(__file__).with_name("costs.json")
 """Seconds that each experiment took when its verdict in the documentation was measured, on two cores."""
@@ -34,7 +35,7 @@ def run(chosen: Sequence[str], mode: str, root: str, as_json: bool = False) -> N
         raise UserError("`all` stands for every experiment: give it alone, or names.")
     for name in wanted:
         experiment(name)  # a wrong name is said before anything runs
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     records = []
     with workers_kept():
         for number, name in enumerate(wanted, start=1):
@@ -45,15 +46,15 @@ def run(chosen: Sequence[str], mode: str, root: str, as_json: bool = False) -> N
             if not as_json:
                 say(records[-1], verdict.directory)
     if as_json:
-        print(json.dumps(records, indent=1, default=str, ensure_ascii=False))
+        print(json_text(records, indent=1, default=str))
     elif len(records) > 1:
         say_table(records)
 
 
-def screen() -> Console:
+def screen() -> Screen:
     """Return a console that is wide where the output goes to a file."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=WIDE, highlight=False)
+    console = Screen()
+    return console if console.is_terminal else Screen(width=WIDE)
 
 
 def say(record: dict[str, Any], directory: Path) -> None:
@@ -112,13 +113,13 @@ def say_list(root: Path, as_json: bool) -> None:
     """Print every experiment with its paper, its claim, and what it cost here or, before that, on two cores."""
     rows = [about(experiment(name), root) for name in names()]
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print(json_text(rows, indent=1))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "paper", "claim", "cost", "last verdict"):
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for row in rows:
-        last = Text(row["verdict"], STYLE[row["verdict"]]) if row["verdict"] else ""
+        last = Text(row["verdict"], STYLE.get(row["verdict"], "red"))
         table.add_row(row["name"], row["paper"], row["claim"], row["cost"], last)
     screen().print(table)
     print("\n`initlab reproduce NAME` runs one and judges it; `initlab reproduce all --quick` the whole table.")
@@ -128,8 +129,15 @@ def about(found: Experiment, root: Path) -> dict[str, Any]:
     """Return one row of the list."""
     row = {"name": found.name, "paper": found.paper, "claim": found.claim, "verdict": ""}
     last = root / f"{found.name}-quick" / "verdict.json"
-    if last.is_file():
-        record = json.loads(last.read_text(encoding="utf-8"))
-        return row | {"cost": f"{duration(record['seconds'])} here", "verdict": record["verdict"]}
-    seconds = json.loads(COSTS.read_text(encoding="utf-8")).get(found.name)
-    return row | {"cost": "not yet measured" if seconds is None else f"{duration(seconds)} on two cores"}
+    if last.exists() or last.is_symlink():
+        try:
+            record = read_json(last)
+            cost = f"{duration(number_of(record, 'seconds') or 0.0)} here"
+            if str(record.get("verdict")) not in STYLE:
+                raise ValueError(f"there is no verdict {short(record.get('verdict'))}")
+            return row | {"cost": cost, "verdict": record["verdict"]}
+        except (OSError, ValueError, OverflowError) as error:
+            row["verdict"] = f"verdict.json cannot be read ({why(error)})"
+    seconds = read_json(COSTS).get(found.name)
+    cost = "not yet measured" if seconds is None else f"{duration(seconds)} on two cores"
+    return row | {"cost": cost}

@@ -7,6 +7,7 @@ from typing import Any
 
 from initlab.config.files import conf_dir
 from initlab.display import duration
+from initlab.reading import read_bytes, read_json
 from initlab.records.files import replace
 from initlab.reproduce.experiment import Criterion, Experiment, experiment, names
 from initlab.reproduce.judge import decided, headline, weakest
@@ -26,9 +27,9 @@ def write_pages(verdicts: Path, pages: Path, costs_file: Path | None = None) -> 
     costs: dict[str, float] = {}
     for name in names():
         for found in sorted(verdicts.glob(f"{name}-quick/verdict.json")):
-            replace(pages / f"{name}.json", found.read_bytes())
+            replace(pages / f"{name}.json", read_bytes(found))
             if (figure := found.with_name("figure.svg")).is_file():
-                replace(pages / f"{name}.svg", figure.read_bytes())
+                replace(pages / f"{name}.svg", read_bytes(figure))
     written = []
     for name in names():
         if (record := last(pages, name)) is not None:
@@ -68,8 +69,7 @@ def judged_again(record: Mapping[str, Any]) -> dict[str, Any]:
 def last(pages: Path, name: str) -> dict[str, Any] | None:
     """Return the verdict last copied beside a page, or None."""
     path = pages / f"{name}.json"
-    record: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return record
+    return read_json(path) if path.is_file() else None
 
 
 def page(about: Experiment, record: Mapping[str, Any] | None) -> str:

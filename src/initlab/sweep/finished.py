@@ -8,8 +8,10 @@ from typing import Any
 
 from initlab.config import Config
 from initlab.config.naming import digest
+from initlab.reading import read_bytes
 from initlab.records.plain import from_json
 from initlab.sweep.cells import Cell
+from initlab.sweep.links import refuse_links
 from initlab.sweep.lock import alone
 from initlab.sweep.plan import PlanFile
 from initlab.sweep.progress import SweepLine
@@ -50,6 +52,7 @@ def nothing_left(
         cells = recorded_cells(configs, directories, results)
         if cells is None:
             return None
+        refuse_links(cells, directory)
         opened()
         possible = [cell for cell in cells if cell.reason is None]
         for cell in cells:
@@ -81,7 +84,7 @@ def rightly_skipped(result: Mapping[str, Any], cell: Cell) -> bool:
     if result.get("status") != "skipped" or result.get("hash") != cell.hash or not result.get("reason"):
         return False
     try:
-        decided = from_json((cell.directory / "summary.json").read_bytes()).get("environment", {})["versions"]
+        decided = from_json(read_bytes(cell.directory / "summary.json")).get("environment", {})["versions"]
         return all(decided[name] == version(name) for name in DECIDERS)
     except (OSError, ValueError, KeyError, TypeError, PackageNotFoundError):
         return False

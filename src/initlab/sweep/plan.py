@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from initlab.errors import UserError
+from initlab.reading import TABLE, json_of, mapping, read_bytes, short, why
 from initlab.records.files import replace
 from initlab.records.sums import sealed, unsealed
 from initlab.sweep.cells import Cell, group_key
@@ -41,7 +43,14 @@ class PlanFile:
 
     @classmethod
     def read(cls, path: Path) -> "PlanFile":
-        """Read the file, or its copy where it is damaged; `damage` says so, and `lost` whether the copy is, too."""
+        """Read the file, or its copy where it is damaged; `damage` says so, and `lost` whether the copy is, too.
+
+        Raises:
+            UserError: a directory stands in its place.
+        """
+        for place in (path, copy_of(path)):
+            if place.is_dir():
+                raise UserError(f"{place} is a directory, where the plan of a sweep is a file: remove it.")
         try:
             return cls(path, read_groups(path))
         except FileNotFoundError as missing:
@@ -49,13 +58,13 @@ class PlanFile:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = error
         new = isinstance(reason, FileNotFoundError)
-        why = f"{path} is missing" if new else f"{path} cannot be read ({reason})"
+        told = f"{path} is missing" if new else f"{path} cannot be read ({why(reason)})"
         try:
-            return cls(path, read_groups(copy_of(path)), f"{why}: its copy {copy_of(path).name} is used")
+            return cls(path, read_groups(copy_of(path)), f"{told}: its copy {copy_of(path).name} is used")
         except FileNotFoundError:
-            return cls(path) if new else cls(path, damage=f"{why}: its groups are planned again", lost=True)
+            return cls(path) if new else cls(path, damage=f"{told}: its groups are planned again", lost=True)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return cls(path, damage=f"{why}: its groups are planned again", lost=True)
+            return cls(path, damage=f"{told}: its groups are planned again", lost=True)
 
     def write(self) -> None:
         """Write the file and its copy, each whole or not at all, durably."""
@@ -78,6 +87,20 @@ class PlanFile:
         return f"g{max(numbers, default=0) + 1:04d}"
 
 
+def name_of_group(name: str) -> str:
+    """Return the id of a group as a plan gives them; files are called by it.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> name_of_group("g0001ab")
+    'g0001ab'
+    """
+    if not re.fullmatch(r"g\d{4,9}[ab]{0,40}", name, re.ASCII):
+        raise ValueError(f"{short(name)} is no group")
+    return name
+
+
 def copy_of(path: Path) -> Path:
     """Return where the copy of a plan lies."""
     return path.with_name(f".{path.name}")
@@ -85,11 +108,11 @@ def copy_of(path: Path) -> Path:
 
 def read_groups(path: Path) -> dict[str, list[str]]:
     """Return the groups of a plan; raises FileNotFoundError, or one of several others where it is damaged."""
-    data = path.read_bytes()
-    found = json.loads(data)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    data = read_bytes(path, TABLE)
+    found = mapping(json_of(data))
+    if found.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
-    return {str(name): [str(h) for h in hashes] for name, hashes in unsealed(found, data)["groups"].items()}
+    return {name_of_group(name): [str(h) for h in hashes] for name, hashes in unsealed(found, data)["groups"].items()}
 
 
 def arrange(

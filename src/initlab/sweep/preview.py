@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from initlab.display import WIDE, duration
+from initlab.display import WIDE, Screen, duration
 from initlab.ensemble import stack
 from initlab.experiment.build import build_module, load_data, make_plan, pick_activation, pick_device
 from initlab.records import flatten
@@ -24,6 +23,7 @@ from initlab.sweep.run import plan_groups, refuse_too_large
 from initlab.sweep.show import keys, show_skipped
 from initlab.sweep.table import telling
 from initlab.training.evaluation import member_losses
+from initlab.visible import print, visible
 
 TIMED = 8  # networks of a group that are timed to estimate the rest
 LEAST, TIMES, PATIENCE = 3, 20, 0.3  # steps that are timed at least and at most, and seconds for those between
@@ -59,10 +59,10 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
             f"{size.steps:,}",
             f"{len(group.cells) * size.bytes / GIB:.2f} GiB",
             f"≈ {duration(seconds)}",
-            " ".join(f"{k}={flat.get(k)}" for k in shared),
+            " ".join(visible(f"{k}={flat.get(k)}") for k in shared),
         )
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDE)).print(table)
+    console = Screen()
+    (console if console.is_terminal else Screen(width=WIDE)).print(table)
     networks = sum(len(group.cells) for group in groups)
     done = sum(results.finished(cell) is not None for cell in grid)
     told = f"{networks} networks in {len(groups)} groups, about {duration(total)} one group after another"
@@ -70,7 +70,7 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
         told += f" ({how.sharers()} at a time by executor={how.executor})"
     print(f"{told}{f'; {done} are done already' if done else ''}.")
     show_skipped(grid, None)
-    print(f"They would go to {directory}. Nothing was written.")
+    print(f"They would go to {visible(directory)}. Nothing was written.")
     return results.frame(list(grid))
 
 

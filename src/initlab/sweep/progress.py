@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from initlab.display import PLAIN_EVERY, REDRAW_EVERY, ProgressLine, duration, one_line
+from initlab.display import PLAIN_EVERY, REDRAW_EVERY, ProgressLine, Screen, duration, one_line
+from initlab.visible import visible
 
 MEASURED = 2.0  # seconds of training before the time left is told
 PLAIN_SELDOM = 60.0  # seconds to which the pause between lines grows where nothing updates in place
@@ -36,11 +37,11 @@ class SweepLine(ProgressLine):
     @classmethod
     def quiet(cls) -> "SweepLine":
         """Return a line that shows nothing."""
-        return cls("", Console(quiet=True, stderr=True))
+        return cls("", Screen(quiet=True, stderr=True))
 
     def say(self, text: str) -> None:
         """Print a sentence above the line."""
-        self.console.print(f"initlab: {text}", soft_wrap=True, highlight=False, markup=False)
+        self.console.print(f"initlab: {visible(text)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def all_alike(_: str) -> float:

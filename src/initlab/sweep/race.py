@@ -24,6 +24,7 @@ from initlab.sweep.how import How
 from initlab.sweep.results import Outcome
 from initlab.sweep.run import nothing, run_sweep
 from initlab.sweep.table import telling
+from initlab.visible import print
 
 TUNING, FINAL = "tuning", "final"  # what `race` is in the records of a run: which part it had
 FIRST_SEED = 1000  # of those that tune

@@ -21,6 +21,7 @@ from initlab.sweep.cells import Cell
 from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import Executor, make_executor
 from initlab.sweep.how import PER_STEP, How
+from initlab.sweep.links import refuse_links
 from initlab.sweep.lock import alone, group_lock
 from initlab.sweep.machine import RATE
 from initlab.sweep.memory import PASSES, largest_group, require_memory
@@ -114,6 +115,7 @@ def run_sweep(
     started, sizes = time.monotonic(), Sizes()
     refuse_too_large(cells, how, sizes)
     with alone(directory):
+        refuse_links(cells, directory)
         opened()
         results = Results(directory)
         plan = PlanFile.read(directory / "plan.json")
@@ -257,7 +259,9 @@ def sweep_room(room: Path, groups: Sequence[Group]) -> None:
                 with group_lock(path, lambda: 0):
                     pass
         for path in room.iterdir():
-            if path.name not in kept:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in kept or path.is_symlink() or not path.is_file():
                 path.unlink(missing_ok=True)
 
 
@@ -276,6 +280,7 @@ def tabulated(cells: Sequence[Cell], directory: Path) -> Iterator[None]:
 
     started = time.monotonic()
     with alone(directory):
+        refuse_links(cells, directory)
         skip(cells, Results(directory), lambda *_: None)
         try:
             yield

@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from initlab.display import duration, show_cells, show_where
+from initlab.display import Screen, duration, show_cells, show_where
 from initlab.records import flatten
 from initlab.records.writer import EVENTS
 from initlab.sweep.cells import Cell
 from initlab.sweep.results import Outcome
 from initlab.sweep.table import axes, by_cell
+from initlab.visible import print, visible
 
 LONGEST = 40  # lines of a table on the screen; sweep.csv has them all
 FEW = 5  # failures and reasons that are listed
@@ -30,18 +29,19 @@ def show_outcome(outcome: Outcome, directory: Path) -> None:
     print(f"{sum(counts.values())} networks: {told} · {duration(outcome.seconds)}")
     failed = frame[frame["status"] == "failed"]
     for path, error in list(zip(failed["path"], failed.get("error", failed["path"]), strict=True))[:FEW]:
-        print(f"failed: {Path(path).name}: {error} (the traceback is in its run.log)")
+        print(f"failed: {visible(Path(path).name)}: {visible(error)} (the traceback is in its run.log)")
     if len(failed) > FEW:
         print(f"… {len(failed) - FEW} more failed")
     show_skipped(outcome.cells)
-    show_where(directory, Console(), " (sweep.csv: one row per run)")
+    viewed = any(cell.config.log.tensorboard for cell in outcome.cells)
+    show_where(directory, Screen(), " (sweep.csv: one row per run)", tensorboard=viewed)
 
 
 def show_skipped(grid: Sequence[Cell], few: int | None = FEW) -> None:
     """Say why cells cannot exist, the most frequent reasons first; None for all of them."""
     reasons = Counter(cell.reason for cell in grid if cell.reason)
     for reason, count in reasons.most_common(few):
-        print(f"skipped: {count} × {reason}")
+        print(f"skipped: {count} × {visible(reason)}")
     if few is not None and len(reasons) > few:
         print(f"… {len(reasons) - FEW} more reasons in sweep.csv")
 
@@ -56,7 +56,7 @@ def drawn(outcome: Outcome, directory: Path) -> Outcome:
 
     It is left as it is where the table has not changed since it was drawn.
     """
-    if outcome.cells[0].config.log.tensorboard and not is_drawn(directory):
+    if any(cell.config.log.tensorboard for cell in outcome.cells) and not is_drawn(directory):
         from initlab.report import write_sweep_run
 
         write_sweep_run(directory, outcome.results.frame())

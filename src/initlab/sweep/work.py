@@ -17,6 +17,7 @@ from initlab.config.naming import digest
 from initlab.errors import Interrupted, UserError
 from initlab.experiment import Keeping, Unusable, forget, run
 from initlab.parent import leaving, something_to_keep
+from initlab.reading import read_json
 from initlab.records import read_run
 from initlab.sweep.lock import group_lock
 from initlab.sweep.results import is_finished
@@ -199,7 +200,7 @@ class Remote:
 def read_progress(task: Task) -> dict[str, Any] | None:
     """Return what a worker last said of its group."""
     try:
-        found = json.loads(task.progress.read_text())
+        found = read_json(task.progress)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found else None
+    return found or None

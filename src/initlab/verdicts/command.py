@@ -1,6 +1,5 @@
 """`initlab diagnose`: import a model, feed it a batch, and say what is wrong with it."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from initlab.scalars import read_yaml
 from initlab.targets import import_torchvision, load_target, said
 from initlab.verdicts.judge import judge
 from initlab.verdicts.screen import show
+from initlab.visible import json_text, print
 
 NUMBERS, MOST = 2**20, 128
 """Numbers that a batch may hold and inputs that it may have at most, where nobody says how many inputs."""
@@ -198,4 +198,4 @@ def as_text(target: str, found: Diagnosis, verdicts: Sequence[Verdict]) -> str:
         {"severity": v.severity, "name": v.name, "layers": v.layers, "sentence": v.sentence, "remedy": v.remedy}
         for v in verdicts
     ]
-    return json.dumps({"model": target, "verdicts": listed, "rows": rows}, indent=2, ensure_ascii=False)
+    return json_text({"model": target, "verdicts": listed, "rows": rows})

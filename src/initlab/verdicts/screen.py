@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from initlab.causes.record import Verdict
 from initlab.diagnostics import Call, Diagnosis
+from initlab.display import Screen
+from initlab.visible import visible
 
 WIDE = 100
 """Columns of a table that goes to a file or a pipe."""
@@ -29,10 +31,10 @@ NOTHING = (
 
 def show(title: str, found: Diagnosis, verdicts: Sequence[Verdict], every: bool = False) -> None:
     """Print a diagnosis."""
-    console = Console()
+    console = Screen()
     if not console.is_terminal:
-        console = Console(width=WIDE)
-    console.print(Text(title, style="bold"), soft_wrap=True)
+        console = Screen(width=WIDE)
+    console.print(Text(visible(title), style="bold"), soft_wrap=True)
     console.print(said(verdicts))
     console.print(layer_table(found, verdicts, every))
     console.print(Text(LEGEND, style="dim"))
@@ -58,10 +60,10 @@ def findings(verdicts: Sequence[Verdict]) -> RenderableType:
     grid.add_column(no_wrap=True)
     grid.add_column()
     for verdict in verdicts:
-        lines = [Text(verdict.sentence)]
+        lines = [Text(visible(verdict.sentence))]
         if verdict.remedy and verdict.remedy not in told:
             told.add(verdict.remedy)
-            lines.append(Text(f"→ {verdict.remedy}", style="green"))
+            lines.append(Text(f"→ {visible(verdict.remedy)}", style="green"))
         label = "" if verdict.name == "healthy" else verdict.severity
         grid.add_row(Text(label, style=STYLES[verdict.severity]), Group(*lines))
     return grid
@@ -112,7 +114,7 @@ def _cells(call: Call) -> list[Text]:
         percent(stats.get("dead_fraction")),
         number(stats.get("effective_rank"), digits=4),
     ]
-    return [Text(cell) for cell in cells]
+    return [Text(visible(cell)) for cell in cells]
 
 
 def number(value: float | None, digits: int = 2) -> str:
