@@ -10,8 +10,9 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 import initlab
+from initlab import reading, scalars
 from initlab.audit.command import pairs, rules_of
-from initlab.config.files import option_values
+from initlab.config.files import option_values, options
 from initlab.errors import UserError
 from initlab.records.plain import from_yaml, to_yaml
 from initlab.scalars import read_yaml, write_yaml
@@ -80,8 +81,12 @@ def test_option_files_are_read_by_it(tmp_path, monkeypatch):
     (tmp_path / "act").mkdir()
     (tmp_path / "act" / "own.yaml").write_text("name: own\nslope: 2e-2\n", encoding="utf-8")
     monkeypatch.setattr("initlab.config.files.conf_dir", lambda: tmp_path)
-    assert option_values("act", "own") == {"slope": 0.02}
-    option_values.cache_clear()
+    options.cache_clear()
+    try:
+        assert option_values("act", "own") == {"slope": 0.02}
+    finally:
+        for known in (options, option_values):
+            known.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -129,13 +134,14 @@ def reads_yaml(node: ast.AST) -> bool:
 
 
 def other_readers(source: Path) -> list[str]:
-    """Lines that read YAML past `initlab.scalars`."""
-    files = [path for path in sorted(source.rglob("*.py")) if path.name != "scalars.py"]
+    """Lines that read YAML past `initlab.scalars`, whose loader `initlab.reading` bounds."""
+    files = [path for path in sorted(source.rglob("*.py")) if path.name not in ("scalars.py", "reading.py")]
     trees = [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in files]
     return [f"{path.name}:{node.lineno}" for path, tree in trees for node in ast.walk(tree) if reads_yaml(node)]
 
 
 def test_nothing_else_reads_yaml():
+    assert issubclass(reading._Loader, scalars.Loader)
     assert other_readers(SOURCE) == []
     assert other_readers(SOURCE.parent / "hydra_plugins") == []
 

@@ -130,3 +130,11 @@ def whole_lines(data: bytes) -> bytes:
     b'one\\ntwo\\n'
     """
     return b"".join(line + b"\n" for line in data.split(b"\n")[:-1] if b"\0" not in line)
+
+
+def drawn_since(table: Path, directory: Path) -> bool:
+    """Is the event file of a directory newer than a table? Then TensorBoard shows that table already."""
+    try:
+        return (directory / EVENTS).stat().st_mtime_ns >= table.stat().st_mtime_ns
+    except OSError:
+        return False

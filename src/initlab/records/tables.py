@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from initlab.names import option_name
+from initlab.reading import read_bytes
 from initlab.records.files import replace
 from initlab.records.plain import text_bytes
 
@@ -107,6 +108,10 @@ def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
         UserError: the directory cannot be written or its disk is full.
     """
     path, data = Path(directory) / "sweep.csv", table_bytes(frame)
-    if not path.is_file() or path.stat().st_size != len(data) or path.read_bytes() != data:
+    try:
+        same = read_bytes(path, len(data)) == data
+    except (OSError, ValueError):
+        same = False
+    if not same:
         replace(path, data)
     return path

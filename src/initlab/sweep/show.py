@@ -6,7 +6,7 @@ from pathlib import Path
 
 from initlab.display import Screen, duration, show_cells, show_where
 from initlab.records import flatten
-from initlab.records.writer import EVENTS
+from initlab.records.mend import drawn_since
 from initlab.sweep.cells import Cell
 from initlab.sweep.results import Outcome
 from initlab.sweep.table import axes, by_cell
@@ -56,17 +56,10 @@ def drawn(outcome: Outcome, directory: Path) -> Outcome:
 
     It is left as it is where the table has not changed since it was drawn.
     """
-    if any(cell.config.log.tensorboard for cell in outcome.cells) and not is_drawn(directory):
+    if any(cell.config.log.tensorboard for cell in outcome.cells) and not drawn_since(
+        directory / "sweep.csv", directory / "sweep"
+    ):
         from initlab.report import write_sweep_run
 
         write_sweep_run(directory, outcome.results.frame())
     return outcome
-
-
-def is_drawn(directory: Path) -> bool:
-    """Is what TensorBoard shows of the sweep as a whole newer than its table?"""
-    drawn, table = directory / "sweep" / EVENTS, directory / "sweep.csv"
-    try:
-        return drawn.stat().st_mtime_ns >= table.stat().st_mtime_ns
-    except OSError:
-        return False
