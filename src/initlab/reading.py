@@ -1,4 +1,4 @@
-"""Read files that somebody else may have written: bounded in kind, size and depth, whatever is in them.
+"""Read files of unknown origin: bounded in kind, size and depth, whatever is in them.
 
 A results directory may come from a stranger, and any file may be damaged. What these functions refuse is a ValueError
 with the reason in a few words, so that one bad file costs its own run and no other.

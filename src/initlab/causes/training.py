@@ -44,7 +44,7 @@ def quarters(values: Sequence[float]) -> list[np.ndarray]:
 
 
 def rises(before: np.ndarray, after: np.ndarray, errors: float = CERTAIN) -> bool:
-    """Whether one mean lies above another by so many standard errors."""
+    """Whether one mean lies above another by `errors` standard errors."""
     error = math.sqrt(before.var() / len(before) + after.var() / len(after))
     return bool(after.mean() - before.mean() > errors * error + 1e-4 * abs(before.mean()))
 

@@ -57,7 +57,7 @@ def targets(values: Any, what: str) -> Tensor:
 
 
 def class_count(labels: Sequence[Tensor]) -> int:
-    """Return the largest label + 1; raises Fault where most of so many outputs would belong to no sample.
+    """Return the largest label + 1; raises Fault where most outputs would belong to no sample.
 
     >>> class_count([torch.tensor([0, 1]), torch.tensor([2])])
     3

@@ -62,7 +62,7 @@ def own_frame(error: BaseException) -> traceback.FrameSummary | None:
 
 
 def _is_library(path: Path) -> bool:
-    # Installed packages may lie below the standard library: a model of timm's is somebody's module all the same.
+    # Installed packages may lie below the standard library: a model of timm's is the user's module all the same.
     home = next((k for k, part in enumerate(path.parts) if part in INSTALLED), None)
     if home is not None:
         return path.parts[home + 1] in LIBRARIES

@@ -56,7 +56,7 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
 
 
 def selected(jobs: Sequence[Job], repeats: bool) -> list[Job]:
-    """Return the jobs that are left when what is excluded and what comes twice is taken out, numbered anew."""
+    """Return the jobs that are left when what is excluded and what comes twice is taken out, numbered from 0."""
     from initlab.sweep.cells import wanted
 
     kept = wanted([job.config for job in jobs], repeats)

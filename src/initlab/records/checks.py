@@ -1,4 +1,4 @@
-"""The cells of a run's row: which kinds of values a summary and a configuration may hold, whoever wrote them."""
+"""The cells of a run's row: which kinds of values a summary and a configuration may hold."""
 
 import json
 from collections.abc import Mapping

@@ -125,7 +125,7 @@ class Clock:
 
 
 def step_seconds(few: Sequence[Cell], patience: float, times: int = TIMES) -> float:
-    """Time one step of a few networks that train together, for about so many seconds; they are not initialized."""
+    """Time one step of a few networks that train together, for about the given seconds; they are not initialized."""
     config = few[0].config
     device = pick_device(config.device)
     data = load_data(config, device)

@@ -17,7 +17,7 @@ from initlab.diagnostics import Call, Diagnosis
 from initlab.verdicts.remedy import needed, remedy_for
 
 PUSHED = 10
-"""A mean of weights whose square is more than one part in so many of their mean square is no chance."""
+"""A mean of weights is no chance where its square exceeds their mean square divided by this."""
 
 PLAIN = {"activation", "pool", "scale", "shift"}
 
