@@ -84,6 +84,8 @@ USED = {
     ("randomness.py", "frombuffer"),
     ("theory/response.py", "frombuffer"),  # numpy's, which checks
     ("report/pack.py", "frombuffer"),
+    ("records/reader.py", "frombuffer"),  # numpy's, which checks
+    ("config/values.py", "set_"),  # no tensor's
 }
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from fake_sweeps import write_summary
 
 import initlab
 from initlab.config import Config
@@ -94,7 +95,7 @@ def doctor(runs, part, change):
     for path in runs.loc[runs["race"] == part, "path"]:
         summary = json.loads((Path(path) / "summary.json").read_text())
         change(summary, load(path)["optim.lr"].iloc[0])
-        (Path(path) / "summary.json").write_text(json.dumps(summary))
+        write_summary(Path(path), summary)
 
 
 def rates_of(frame):

@@ -106,7 +106,7 @@ def test_every_damage_is_listed_with_its_reason(page, sweep):
     assert found["no <run> at all"]["status"] == "no run"
     reasons = [(row["status"], row["reason"]) for row in found.values()]
     assert any(status == "damaged" and "summary.json" in reason for status, reason in reasons)
-    assert any("ends in the middle of a line" in reason for _, reason in reasons)
+    assert any("layers.csv has" in reason and "were written" in reason for _, reason in reasons)
     assert any(status == "failed" and "cable" in reason for status, reason in reasons)
     assert any(status == "unfinished" and "no summary.json" in reason for status, reason in reasons)
     assert any(status == "skipped" for status, _ in reasons)
@@ -136,7 +136,9 @@ def test_a_lost_configuration_is_that_of_the_summary(tmp_path):
     (paths[0] / "config.yaml").unlink()
     (paths[1] / "config.yaml").write_text("[1, 2]")
     found = payload_of(write_report([tmp_path]).path)
-    assert found["unread"] == []
+    assert [row["status"] for row in found["unread"]] == ["completed"] * 2
+    assert [row["reason"].split()[0] for row in found["unread"]] == ["config.yaml"] * 2
+    assert found["runs"]["count"] == 3
     assert found["runs"]["scheme"]["texts"] == ["he_normal"]
 
 

@@ -42,7 +42,7 @@ def load_target(target: Any, key: str = "target") -> Any:
             f"{key}={target} names a file: a module is named without .py, with dots for slashes: {module}:{name}."
         )
     try:
-        with _importable(here(), module_name.partition(".")[0]):
+        with _importable(module_name.partition(".")[0]):
             found: Any = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
         raise UserError(
@@ -155,11 +155,14 @@ def in_the_root() -> Iterator[None]:
 
 
 @contextmanager
-def _importable(directory: Path, package: str) -> Iterator[None]:
+def _importable(package: str) -> Iterator[None]:
     # A console script starts with its own directory, not the user's, on sys.path. The user's is searched for the user's
     # own modules only: what is installed would take its imports from there, too.
-    entry = str(directory)
-    if entry in sys.path or package in sys.modules or importlib.util.find_spec(package) is not None:
+    if package in sys.modules or importlib.util.find_spec(package) is not None:
+        yield  # also where the current directory was removed after the first import
+        return
+    entry = str(here())
+    if entry in sys.path:
         yield
         return
     sys.path.insert(0, entry)

@@ -70,7 +70,12 @@ def inside(value: Any) -> bool:
     >>> inside("depths"), inside("mine/depths"), inside("../depths"), inside("/depths"), inside("a\x1b")
     (True, True, False, False, False)
     """
-    if not isinstance(value, str) or not value.isprintable() or "\\" in value or PureWindowsPath(value).anchor:
+    try:
+        # Where the system's encoding knows no ë, Python holds the bytes of it as halves of surrogate pairs.
+        value = value.encode("utf-8", "surrogateescape").decode()
+    except (AttributeError, UnicodeError):
+        return False
+    if not value.isprintable() or "\\" in value or PureWindowsPath(value).anchor:
         return False
     return all(part.strip() and part.strip(". ") and len(part.encode()) < 256 for part in value.split("/"))
 

@@ -19,6 +19,8 @@ from .request import Globs, Request, Roles, Spec, request
 from .rows import fill_in, frame_of
 from .streams import stream
 
+ROUNDED = 1e-6  # a mean below this share of the deviation is what rounding left of 0
+
 
 def initialize_(
     module: nn.Module,
@@ -154,7 +156,9 @@ def _refuse_unheld(tasks: Plan, rows: pd.DataFrame) -> None:
         if not (task.writes and kind.is_floating_point):
             continue
         least, most = torch.finfo(kind).smallest_normal, torch.finfo(kind).max
-        for word, value in (("a mean", mean), ("a standard deviation", std)):
+        # A mean that is small beside the deviation, as rounding leaves it, means 0.
+        means = 0.0 if abs(mean) <= ROUNDED * std else mean
+        for word, value in (("a mean", means), ("a standard deviation", std)):
             if value == value and value and not least <= abs(value) <= most:
                 raise UserError(
                     f"{task.parameter.name} would have {word} of {value:g}, which {str(kind).removeprefix('torch.')} "
