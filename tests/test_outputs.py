@@ -262,11 +262,14 @@ OWN = """
 import os
 from pathlib import Path
 from torch import nn
+class Net(nn.Linear):
+    def forward(self, x):
+        here = Path(os.environ["GONE"])
+        if here.exists() and len(list(Path(os.environ["KEPT"]).rglob("config.yaml"))) > 0:
+            here.rmdir()
+        return super().forward(x)
 def net(input_shape, classes):
-    here = Path(os.environ["GONE"])
-    if here.exists():
-        here.rmdir()
-    return nn.Linear(input_shape[0], classes)
+    return Net(input_shape[0], classes)
 """
 
 
@@ -277,7 +280,7 @@ def test_a_directory_that_goes_during_a_run_costs_nothing(tmp_path, several):
     (tmp_path / "goes_h.py").write_text(OWN, encoding="utf-8")
     where = [f"sweep.root={kept}", "sweep.name=s"] if several else [f"hydra.run.dir={kept}"]
     words = [*CALL, "train", *several, *TINY, "model=goes_h:net", *where]
-    environment = {**os.environ, "GONE": str(gone), "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "GONE": str(gone), "KEPT": str(kept), "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(words, cwd=gone, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert not gone.exists()
     assert done.returncode == 0, done.stderr

@@ -56,11 +56,14 @@ def test_a_worker_that_has_something_to_keep_may_keep_it():
     worker = start("""
 parent.KEEPING = 600
 with parent.something_to_keep():
+    out.write(b"training ")
+    out.flush()
     parent.leaving.wait()
     out.write(b"kept")
     out.flush()
     sys.exit(7)
 """)
+    assert worker.stdout.read(len(b"training ")) == b"training "
     worker.stdin.close()
     assert worker.stdout.read() == b"kept"
     assert ended(worker) == 7

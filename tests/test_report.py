@@ -106,7 +106,7 @@ def test_every_damage_is_listed_with_its_reason(page, sweep):
     assert found["no <run> at all"]["status"] == "no run"
     reasons = [(row["status"], row["reason"]) for row in found.values()]
     assert any(status == "damaged" and "summary.json" in reason for status, reason in reasons)
-    assert any("layers.csv has" in reason and "were written" in reason for _, reason in reasons)
+    assert any("metrics.csv has" in reason and "were written" in reason for _, reason in reasons)
     assert any(status == "failed" and "cable" in reason for status, reason in reasons)
     assert any(status == "unfinished" and "no summary.json" in reason for status, reason in reasons)
     assert any(status == "skipped" for status, _ in reasons)
