@@ -245,8 +245,11 @@ def test_parameters_are_written_again(tmp_path, whole, change):
 def test_views_that_are_damaged_cost_no_training(tmp_path, whole):
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    stopped(tmp_path)
+    stopped(tmp_path, 4)
+    assert not (tmp_path / "0" / "run.log").exists()
+    stopped(tmp_path, 5)  # it goes on, and says so in its log
     events, log = tmp_path / "0" / EVENTS, tmp_path / "0" / "run.log"
+    assert "resumed at step 3" in log.read_text()
     data = bytearray(events.read_bytes())
     data[len(data) // 2] ^= 1
     events.write_bytes(data[:-20] + bytes(20))
@@ -421,7 +424,9 @@ def test_a_power_cut_costs_at_most_what_came_after_the_last_checkpoint(undisturb
     disk.after_the_cut(zeros)
     told = []
     begun = sys.modules["initlab.experiment.run"].begun
-    monkeypatch.setattr(sys.modules["initlab.experiment.run"], "begun", lambda *a: told.append(a[1]) or begun(*a))
+    monkeypatch.setattr(
+        sys.modules["initlab.experiment.run"], "begun", lambda *a, **k: told.append(a[1]) or begun(*a, **k)
+    )
     kept = {path.stem.split(".")[0] for path in root.rglob("*.pt") if path.stat().st_size}
     sweep(root)
     assert recorded(root) == expected

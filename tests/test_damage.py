@@ -82,7 +82,9 @@ def loaded(root: Path) -> dict[str, list[str]]:
     found = {}
     for _, row in runs.iterrows():
         own = [table[table["path"] == row["path"]].drop(columns="path").to_csv(index=False) for table in tables]
-        told = row.drop(["path", "problem"]).dropna().to_json()
+        told = json.loads(row.drop(["path", "problem"]).dropna().to_json())
+        # A column of whole numbers is one of floats where another run, which cannot be read, has none.
+        told = json.dumps({key: float(value) if type(value) is int else value for key, value in told.items()})
         found[Path(row["path"]).name] = [row["problem"] or "", row["status"], told, *own]
     return found
 

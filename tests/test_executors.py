@@ -552,7 +552,7 @@ def task(tmp_path):
     small = [f"{k}={v}" for k, v in axes(tmp_path).items() if k not in ("init", "act", "seed") and "sweep" not in k]
     config = compose_config([*small, "train.steps=5"])
     (tmp_path / "room").mkdir()
-    return Task("g0001", [config], [tmp_path / "run"], tmp_path / "room", 60.0, "x", tmp_path)
+    return Task("g0001", [config], [tmp_path / "run"], tmp_path / "room", 60.0, "x", home=tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -582,6 +582,26 @@ def test_a_worker_answers_in_words_whatever_happens(task, monkeypatch):
         with pytest.raises((UserError, GroupError, Interrupted)):
             answer.throw()
     assert read_progress(task) is None
+
+
+@pytest.mark.parametrize("what", ["RunWriter", "fingerprint"])
+def test_a_network_that_fails_while_its_directory_is_opened_is_recorded_as_failed(task, monkeypatch, what):
+    from initlab.experiment import member
+
+    real, asked = getattr(member, what), []
+
+    def fail(*given, **more):
+        asked.append(1)
+        if len(asked) == 1:
+            raise RuntimeError("a bug")
+        return real(*given, **more)
+
+    monkeypatch.setattr(member, what, fail)
+    answer = Remote(task)()
+    assert isinstance(answer, Done)
+    assert [(s["status"], s["error"]) for s in answer.summaries] == [("failed", "RuntimeError: a bug")]
+    assert "Traceback" in (task.directories[0] / "run.log").read_text()
+    assert initlab.load(task.directories[0])["status"].tolist() == ["failed"]
 
 
 def test_what_another_worker_finished_is_not_computed_again(task, monkeypatch):

@@ -35,6 +35,17 @@ def a_run(directory):
     return directory
 
 
+@pytest.mark.parametrize("seed", [2**53 + 1, -(2**53) - 1, 2**63 - 1])
+def test_a_run_that_cannot_be_read_rounds_no_number_of_another(tmp_path, seed):
+    RunWriter(tmp_path / "a", {**CONFIG, "data": {"name": "gaussian", "seed": seed}}).finish("completed")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.yaml").write_text("{")
+    runs = load(tmp_path)
+    assert runs["status"].tolist() == ["completed", "damaged"]
+    assert int(runs["data.seed"].iloc[0]) == seed
+    assert pd.isna(runs["data.seed"].iloc[1])
+
+
 KILLED = """
 import sys, numpy as np
 from initlab.histograms import histogram

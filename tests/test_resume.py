@@ -200,12 +200,17 @@ def axes(root, name="s", **others):
     return {**tiny, **long, **grid, "sweep.root": str(root), "sweep.name": name, "sweep.max_group": 3, **others}
 
 
-def in_a_fork(call) -> int:
-    """Call something in a process of its own that starts at once; return its id."""
+def in_a_fork(call, killed_after: float = 0.0) -> int:
+    """Call something in a process of its own that starts at once; return its id.
+
+    Arguments: `killed_after`, the seconds of computing after which the system ends it, whatever it is at.
+    """
     child = os.fork()
     if child == 0:
         try:
             sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_PROF, killed_after)
             call()
         finally:
             os._exit(0)
@@ -214,16 +219,6 @@ def in_a_fork(call) -> int:
 
 def begun(directory: Path) -> bool:
     return (directory / "plan.json").exists()
-
-
-def kill_after(child: int, directory: Path, seconds: float) -> bool:
-    """Kill -9 a process some time after its sweep began; return whether it was still at it."""
-    while not begun(directory) and not os.waitpid(child, os.WNOHANG)[0]:
-        time.sleep(0.01)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
 
 
 def assert_equal(one: pd.DataFrame, other: pd.DataFrame) -> None:
@@ -245,12 +240,18 @@ def whole(tmp_path_factory):
 
 
 def test_killed_at_random_moments_a_sweep_ends_as_if_it_never_was(tmp_path, whole):
+    def launch(root: Path, killed_after: float = 0.0) -> tuple[int, float]:
+        """Return the signal that ended a launch, and how long it computed."""
+        _, status, used = os.wait4(in_a_fork(lambda: initlab.sweep(axes(root), quiet=True), killed_after), 0)
+        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, used.ru_utime + used.ru_stime
+
     rng = random.Random(0)
-    kills = sum(
-        kill_after(in_a_fork(lambda: initlab.sweep(axes(tmp_path), quiet=True)), tmp_path / "s", rng.uniform(0, 1.2))
-        for _ in range(4)
-    )
-    assert kills >= 2
+    signalled, needed = launch(tmp_path / "undisturbed")
+    assert signalled == 0
+    kills = [launch(tmp_path, rng.uniform(0.01, 0.25) * needed)[0] for _ in range(4)]
+    assert set(kills) <= {0, signal.SIGPROF}
+    assert kills.count(signal.SIGPROF) >= 2
+    assert len(list((tmp_path / "s").glob("*/summary.json"))) < len(whole)
     assert_equal(whole, initlab.sweep(axes(tmp_path), quiet=True))
     assert not list((tmp_path / "s").glob(".groups/*"))
 

@@ -103,6 +103,26 @@ def test_what_is_left_is_run(home, what):
     assert len(summaries) == (9 if more else 6)
 
 
+def turned(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, turned, lambda path: path.write_bytes(b"")], ids=["no", "bit", "empty"]
+)
+@pytest.mark.parametrize("name", ["plan.json", ".plan.json", "dirac-*-s0-*/config.yaml", "zeros-*-s0-*/config.yaml"])
+def test_what_is_damaged_in_a_finished_sweep_is_written_again(home, name, damage):
+    assert main(GRID) == 0
+    (path,) = home.glob(name)
+    before = path.read_bytes()
+    damage(path)
+    assert main(GRID) == 0
+    assert path.read_bytes() == before
+
+
 def test_a_cell_that_cannot_exist_is_an_error_where_that_was_asked_for(home, capsys):
     assert main(GRID) == 0
     assert main([*GRID, "sweep.impossible=error"]) == 2

@@ -83,7 +83,8 @@ def run(
     except Exception as error:
         if len(configs) > 1 or isinstance(error, (UserError, checkpoint.Unusable)):
             raise
-        # A bug is not a result: the network is marked failed, with the traceback in its log.
+        # A bug is not a result: the network is marked failed, with the traceback in its log. A member that is not in
+        # the list has no directory to write into yet.
         if not members:
             return [record_failure(first, directories[0], traceback.format_exc())]
         members[0].fail(traceback.format_exc())
@@ -112,8 +113,9 @@ def begun(
     built = [make_network(config, data, act, device) for config in configs]
     ensemble = stack([module for module, _ in built])
     for config, directory, (module, rows) in zip(configs, directories, built, strict=True):
-        members.append(Member(config, directory, data.classes, lean=lean))
-        members[-1].begin(module, rows, device, swept)
+        member = Member(config, directory, data.classes, lean=lean)
+        member.begin(module, rows, device, swept)
+        members.append(member)
     return ensemble, State()
 
 
@@ -136,8 +138,9 @@ def resumed(
     ensemble = stack(modules)
     state = saved.state_for(ensemble)
     for k, (config, directory) in enumerate(zip(configs, directories, strict=True)):
-        members.append(Member(config, directory, data.classes, lean=True))
-        members[-1].resume(saved.members[k], saved.stopped.get(k))
+        member = Member(config, directory, data.classes, lean=True)
+        member.resume(saved.members[k], saved.stopped.get(k))
+        members.append(member)
     return ensemble, state
 
 

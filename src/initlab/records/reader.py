@@ -14,7 +14,7 @@ from initlab.reading import TABLE, ends_of, read_bytes, why
 from initlab.records.checks import RESULTS, config_cells, result_cells
 from initlab.records.plain import from_json, from_yaml
 from initlab.records.sums import first_damage, unsealed
-from initlab.records.tables import FINAL, HISTOGRAMS, LAYERS, METRICS, OPTIONS, headed, rearm, split_line
+from initlab.records.tables import FINAL, HISTOGRAMS, LAYERS, METRICS, OPTIONS, exact, headed, rearm, split_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def tabulate(runs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> "pd.DataF
     results.append("path")
     frame = pd.DataFrame(
         {
-            **{key: [config.get(key) for config, _ in found] for key in configs},
+            **{key: exact([config.get(key) for config, _ in found]) for key in configs},
             **{key: [result.get(key) for _, result in found] for key in results},
         }
     )

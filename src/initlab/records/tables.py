@@ -115,3 +115,21 @@ def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
     if not same:
         replace(path, data)
     return path
+
+
+def exact(values: list[Any]) -> Any:
+    """Return the values of a column for a frame, so that large whole numbers keep every digit where one is missing.
+
+    pandas makes such a column float64, which holds every whole number up to 2**53 and no further. What needs more than
+    64 bits is returned as it is.
+
+    >>> exact([1, None]), exact([2**53 + 1, None]).tolist()
+    ([1, None], [9007199254740993, <NA>])
+    """
+    given = [value for value in values if value is not None]
+    whole = len(given) < len(values) and all(type(value) is int for value in given)
+    if not (whole and given and 2**53 < max(map(abs, given)) < 2**63):
+        return values
+    import pandas as pd
+
+    return pd.array(values, dtype="Int64")

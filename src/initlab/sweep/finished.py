@@ -46,7 +46,7 @@ def nothing_left(
     if first.race or first.dry_run or len({*directories}) < len(directories) or not seems_finished(directories):
         return None
     with alone(directory):
-        if (directory / ".groups").exists() or PlanFile.read(directory / "plan.json").damage:
+        if (directory / ".groups").exists() or not PlanFile.is_whole(directory / "plan.json"):
             return None
         results = Results(directory)
         cells = recorded_cells(configs, directories, results)
@@ -80,8 +80,10 @@ def recorded_cells(configs: Sequence[Config], directories: Sequence[Path], resul
 
 
 def rightly_skipped(result: Mapping[str, Any], cell: Cell) -> bool:
-    """Is this cell recorded as one that cannot exist, by the versions that are installed now?"""
-    if result.get("status") != "skipped" or result.get("hash") != cell.hash or not result.get("reason"):
+    """Is this cell recorded, undamaged, as one that cannot exist, by the versions that are installed now?"""
+    if result.get("status") != "skipped" or result.get("hash") != cell.hash:
+        return False
+    if result["problem"] or not result.get("reason"):
         return False
     try:
         decided = from_json(read_bytes(cell.directory / "summary.json")).get("environment", {})["versions"]

@@ -66,6 +66,14 @@ class PlanFile:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls(path, damage=f"{told}: its groups are planned again", lost=True)
 
+    @staticmethod
+    def is_whole(path: Path) -> bool:
+        """Are the file and its copy both there, undamaged and the same, so that neither has to be written?"""
+        try:
+            return read_groups(path) == read_groups(copy_of(path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
     def write(self) -> None:
         """Write the file and its copy, each whole or not at all, durably."""
         data = {"format": FORMAT, "groups": self.groups}
