@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,13 +65,11 @@ def network_size(config: Config, call_own: bool = True) -> Size:
     size = 8 if config.precision == "fp64" else 4
     weights = sum(p.numel() for p in module.parameters()) + sum(b.numel() for b in module.buffers())
     copies = 3 + len(OPTIMIZERS[config.optim["name"]].slots)
-    try:
-        if not call_own and config.model["name"] == "custom":
-            raise NotImplementedError
-        layers = run_layers(module, data.prepare(data.train_x[:2]), large=weights * 4 > LARGE)
-    except (Exception, SystemExit):
+    layers = [(weights // batch + 1, weights)]  # where the layers cannot be seen
+    if call_own or config.model["name"] != "custom":
         # A user's own model may do anything where its weights are not set; the estimate is only an estimate.
-        layers = [(weights // batch + 1, weights)]
+        with suppress(Exception, SystemExit):
+            layers = run_layers(module, data.prepare(data.train_x[:2]), large=weights * 4 > LARGE)
     outputs = [values for values, _ in layers]
     largest = sum(sorted(outputs)[-2:])
     needed = size * (copies * weights + batch * (sum(outputs) + largest) + EVAL_BATCH * largest)
