@@ -9,7 +9,7 @@
 
 import sys
 
-from initlab.door import main
+from initlab.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

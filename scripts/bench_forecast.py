@@ -5,7 +5,7 @@
 
 Every cell (activation × scheme × depth) is trained at each of the rates on one seed, and on three fresh seeds at the
 rate of best validation accuracy; it *trains* when their mean validation accuracy is at least 50 %. Its forecast is the
-score of `initlab.prediction.rank`, made from the activation, the promised variances and the fans alone:
+score of `initlab.prediction.ranking`, made from the activation, the promised variances and the fans alone:
 
     score = log10 contrast − |log10 of first over last gradient mean square| / 2
 

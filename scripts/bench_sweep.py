@@ -34,7 +34,8 @@ import bench_ensemble
 import torch
 from bench_share import processes, shares
 
-from initlab.ensemble import blas, lane, objective, slopes, stack, tanh
+from initlab.ensemble import stack
+from initlab.ensemble.cpu import activation_kernels, loss, openblas, sequential, tanh
 from initlab.training import Plan, train
 
 HOME = Path(__file__).parent
@@ -58,11 +59,15 @@ KINDS = {
     "batches and copies": ("copy_", "index_select", "clone", "mul_", "add_"),
 }
 # What makes calls that torch's profiler does not see where they are not torch's: of numpy, of OpenBLAS.
-BY_NUMPY = [("activations", slopes, "tanh_call")]
+BY_NUMPY = [("activations", activation_kernels, "tanh_call")]
 BY_OPENBLAS = [
-    *(("products", lane, "bound"), ("products", lane, "awaiting"), ("bias gradients", lane, "row_sums")),
-    *(("gradient norms", lane, "dot_product"), ("loss and accuracy", objective, "dot_product")),
-    ("batches and copies", lane, "spread"),
+    *(
+        ("products", sequential, "bound"),
+        ("products", sequential, "awaiting"),
+        ("bias gradients", sequential, "row_sums"),
+    ),
+    *(("gradient norms", sequential, "dot_product"), ("loss and accuracy", loss, "dot_product")),
+    ("batches and copies", sequential, "spread"),
 ]
 
 
@@ -181,7 +186,7 @@ def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, floa
     data, count = bench_ensemble.make_data(given.batch), min(16, len(given.schemes) * given.seeds)
     ensemble = stack(bench_ensemble.make_networks(count, given.width, depth, act))
     plan = Plan(10, given.batch, "sgd", ({"lr": 0.01},) * count)
-    unseen = (BY_NUMPY if tanh.slow_here() else []) + (BY_OPENBLAS if blas.openblas_pays() else [])
+    unseen = (BY_NUMPY if tanh.slow_here() else []) + (BY_OPENBLAS if openblas.openblas_pays() else [])
     beside = [(kind, place, name, Stopwatch(getattr(place, name))) for kind, place, name in unseen]
     with ExitStack() as patches:
         for _, place, name, watch in beside:

@@ -52,7 +52,7 @@ def diagram(side: int) -> dict[str, Any]:
 
 def ranking(_: int) -> dict[str, Any]:
     """A grid of 300 cells, from overrides to an ordered frame."""
-    from initlab.predicting.cells import composed, ranked
+    from initlab.cli.predict_grid import composed, ranked
 
     start = time.perf_counter()
     configs = composed([f"act={ACTS}", f"init={INITS}", f"depth={DEPTHS}"])
@@ -66,7 +66,7 @@ def ranking_alone(_: int) -> dict[str, Any]:
 
     start = time.perf_counter()
     frame = rank(ACTS.split(","), INITS.split(","), range(10, 101, 10))
-    return {"seconds": time.perf_counter() - start, "what": f"{len(frame)} cells, initlab.prediction.rank"}
+    return {"seconds": time.perf_counter() - start, "what": f"{len(frame)} cells, initlab.prediction.ranking"}
 
 
 MEASURES: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -81,7 +81,7 @@ def alone(name: str, side: int) -> dict[str, Any]:
     """Measure in a fresh process on one thread, after what it imports was imported."""
     code = (
         "import json, sys, torch; torch.set_num_threads(1); sys.path.insert(0, 'scripts'); import bench_theory as b\n"
-        "import initlab.predicting.cells, initlab.theory, initlab.prediction, scipy.integrate, scipy.optimize\n"
+        "import initlab.cli.predict_grid, initlab.theory, initlab.prediction, scipy.integrate, scipy.optimize\n"
         f"print(json.dumps(b.MEASURES[{name!r}]({side})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """Time all networks, and print as it goes."""
     from initlab.config.compose import compose_config
-    from initlab.sweep.memory import network_size
+    from initlab.sweep.cost import network_size
 
     print(f"{'network':<16}{'multiplications':>16}{'1 thread':>12}{f'{given.threads} threads':>12}{'ratio':>8}")
     found = {}
@@ -63,7 +63,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
 def best_step(config: Any, threads: int, seconds: float) -> float:
     """Return the seconds of the fastest forward and backward pass, over about so many seconds."""
     from initlab.sweep.cells import Cell
-    from initlab.sweep.preview import step_seconds
+    from initlab.sweep.dry_run import step_seconds
 
     torch.set_num_threads(threads)
     return step_seconds([Cell(0, config, Path(), "")], seconds, times=10**6)

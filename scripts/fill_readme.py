@@ -7,8 +7,8 @@ from pathlib import Path
 
 from initlab.activations import ACTIVATIONS
 from initlab.config.help import markdown as keys
-from initlab.procedures import PROCEDURES
-from initlab.reproduce.page import summary
+from initlab.initialize.procedures import PROCEDURES
+from initlab.reproduce.pages import summary
 from initlab.schemes import SCHEMES
 
 README = Path(__file__).parents[1] / "README.md"

@@ -6,8 +6,8 @@ python scripts/write_pages.py outputs/reproduce
 import argparse
 from pathlib import Path
 
-from initlab.reproduce.command import COSTS
-from initlab.reproduce.page import write_pages
+from initlab.cli.reproduce import COSTS
+from initlab.reproduce.pages import write_pages
 
 PAGES = Path(__file__).parents[1] / "docs" / "experiments"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from initlab.histograms import Histogram
 from initlab.records import RunWriter
-from initlab.records.plain import to_json
-from initlab.records.sums import sealed
+from initlab.records.checksums import sealed
+from initlab.records.serialization import to_json
+from initlab.statistics.histograms import Histogram
 
 # What a scheme does to the signal per layer (factor on q) under tanh and relu, and whether it learns at all.
 FACTORS = {

@@ -20,7 +20,7 @@ from initlab.activations import (
     slope,
 )
 from initlab.errors import UserError
-from initlab.targets import load_target
+from initlab.system.imports import load_target
 
 CONF = Path(__file__).parents[1] / "conf" / "act"
 EVERY = pytest.mark.parametrize("record", ACTIVATIONS.values(), ids=lambda record: record.name)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import initlab
-from initlab.cli import main
+from initlab.cli.main import main
 
 HOME = """
 import torch

@@ -16,11 +16,11 @@ from torch.nn.utils import parametrizations
 
 import initlab
 from initlab.audit import as_json, as_junit, as_text, passed
-from initlab.audit.files import load, tensors_of
-from initlab.cli import main
+from initlab.audit.weight_files import load, tensors_of
+from initlab.cli.main import main
 from initlab.errors import UserError
-from initlab.fans import walk
 from initlab.initialize import initialize_
+from initlab.inspection import walk
 from initlab.schemes import scheme
 from initlab.testing import assert_initialized
 

@@ -15,19 +15,19 @@ from torch.nn import functional as F
 
 import initlab
 from initlab.activations import ACTIVATIONS, activation
-from initlab.causes import Losses, Network, Reading, Verdict, of_start, of_training
-from initlab.causes.network import KEEPERS, NOT_ZERO, PATTERNS, UNSCALED, USUAL
 from initlab.diagnostics import Tape, examine
-from initlab.diagnostics.tape import unit_rows
+from initlab.diagnostics.layer_recorder import unit_rows
+from initlab.diagnostics.rules import judge
 from initlab.diagnostics.weights import weights_of
 from initlab.ensemble import stack
-from initlab.fans import Fans
 from initlab.initialize import initialize_, plan, request
+from initlab.inspection import Fans
 from initlab.models import build
 from initlab.prediction import outlook
 from initlab.report.diagnosis import diagnose, explain
+from initlab.report.findings import Losses, Network, Reading, Verdict, of_start, of_training
+from initlab.report.findings.network import KEEPERS, NOT_ZERO, PATTERNS, UNSCALED, USUAL
 from initlab.schemes import SCHEMES
-from initlab.verdicts import judge
 
 WIDTH, INPUTS, CLASSES = 96, 48, 5
 ZERO, EQUAL, FLAT = "zero_layer", "copied_units", "saturated_units"
@@ -266,7 +266,7 @@ def test_a_depth_within_the_forecast_is_said_beside_a_loud_measurement():
 
 
 def test_rules_and_the_report_need_no_torch():
-    program = "import sys, initlab.causes, initlab.report.diagnosis; assert 'torch' not in sys.modules"
+    program = "import sys, initlab.report.findings, initlab.report.diagnosis; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

@@ -17,8 +17,8 @@ from initlab.config.compose import compose_config
 from initlab.errors import Interrupted
 from initlab.experiment import Keeping, Unusable, checkpoint, run
 from initlab.records import load
-from initlab.records.files import side_by_side
-from initlab.sweep.plan import PlanFile
+from initlab.sweep.plan_file import PlanFile
+from initlab.system.files import side_by_side
 from initlab.training import loop
 
 TINY = ["depth=2", "width=6", "train.batch_size=50", "data=gaussian", "data.train_size=300", "data.test_size=60"]
@@ -339,7 +339,7 @@ class Disk:
                     raise PowerCut
 
         patch.setattr(os, "fsync", heard)
-        patch.setattr("initlab.records.files.THREADS", 1)
+        patch.setattr("initlab.system.files.THREADS", 1)
 
     def keep(self, path: Path) -> None:
         if path.is_dir():

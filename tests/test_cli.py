@@ -6,9 +6,9 @@ import pytest
 
 import initlab
 from initlab.activations import ACTIVATIONS
-from initlab.cli import main
 from initlab.cli.catalogue import cell, plain_numbers
-from initlab.procedures import PROCEDURES
+from initlab.cli.main import main
+from initlab.initialize.procedures import PROCEDURES
 from initlab.schemes import SCHEMES
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from initlab.collector import SAYS_HOW_TO_WAIT, WAITING, modules_loading
-from initlab.forked import can_copy
+from initlab.system.fork import can_copy
+from initlab.system.startup import SAYS_HOW_TO_WAIT, WAITING, modules_loading
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +40,7 @@ def test_a_module_that_cannot_be_loaded_leaves_it_at_work():
 
 ENDING = """
 import gc
-from initlab.collector import modules_loading
+from initlab.system.startup import modules_loading
 
 class Node:
     def __init__(self, name):
@@ -123,11 +123,11 @@ def waits(code, **given):
     ("code", "given", "found"),
     [
         ("import initlab", {}, "1000 1"),
-        ("import initlab.door", {}, "1000 1"),
+        ("import initlab.cli.train", {}, "1000 1"),
         ("import initlab.cli", {}, "1000 1"),
         ("import train", {}, "1000 1"),
-        ("import initlab.nursery", {}, "1000 1"),
-        ("import initlab.parent", {}, "1000 1"),
+        ("import initlab.system.fork_server", {}, "1000 1"),
+        ("import initlab.system.parent_process", {}, "1000 1"),
         ("import initlab", {"GOMP_SPINCOUNT": "7"}, "7 1"),
         ("import initlab", {"KMP_BLOCKTIME": "infinite"}, "1000 infinite"),
         ("import initlab", {"OMP_WAIT_POLICY": "active"}, "None None"),
@@ -146,7 +146,7 @@ def test_no_room_of_the_package_loads_torch_before_it_is_said():
     assert imports == [
         "from importlib import import_module",
         "from typing import Any",
-        "from initlab.collector import bound_waiting",
+        "from initlab.system.startup import bound_waiting",
     ]
 
 
@@ -160,7 +160,7 @@ def test_the_library_that_torch_loads_heeds_it():
 
 LAUNCH = """
 import torch
-from initlab.nursery import WORKER, Nursery
+from initlab.system.fork_server import WORKER, Nursery
 home = Nursery(WORKER)
 home.copy()
 home.close()

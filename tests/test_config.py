@@ -11,21 +11,21 @@ from omegaconf import OmegaConf
 
 from initlab.activations import ACTIVATIONS
 from initlab.config import Config, check
+from initlab.config.aliases import ALIASES
 from initlab.config.checks import RULES, known_keys, lookup, nearest_key, typed
 from initlab.config.compose import compose_config, from_plain, register, to_config
-from initlab.config.files import conf_dir, option_keys, options
 from initlab.config.grid import compose_grid
 from initlab.config.help import key_rows, markdown
 from initlab.config.naming import cell_name, digest, run_name
+from initlab.config.option_files import conf_dir, option_keys, options
 from initlab.config.overrides import canonical, option, split
 from initlab.config.schema import EXAMPLES, GROUPS, LAUNCHER_KEYS, OPTION_KEYS
 from initlab.data import DATASETS
 from initlab.errors import UserError
 from initlab.experiment import impossible
 from initlab.experiment.build import build_module, load_data, pick_activation
+from initlab.initialize.procedures import PROCEDURES
 from initlab.models import MODELS
-from initlab.names import ALIASES
-from initlab.procedures import PROCEDURES
 from initlab.schemes import SCHEMES
 from initlab.training import OPTIMIZERS
 

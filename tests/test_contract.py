@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from initlab.fans import Fans
 from initlab.initialize import stream
+from initlab.inspection import Fans
 from initlab.schemes import SCHEMES, Scheme, laws, scheme
-from initlab.schemes.contract import independence, p_values, violations
+from initlab.schemes.law_checks import independence, p_values, violations
 
 # About 3,400 true tensors are tested at 1e-8 each: a false alarm in fewer than 1 of 30,000 runs of the full suite.
 ALPHA = 1e-8

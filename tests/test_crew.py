@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from initlab.training.crew import Crew
+from initlab.training.threads import Crew
 
 
 def test_what_was_made_of_a_part_is_kept_while_its_members_stay_and_let_go_when_they_leave():

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto import event_pb2
 
 from initlab import load, load_layers
-from initlab.door import main
+from initlab.cli.train import main
 from initlab.experiment import checkpoint
 from initlab.records import load_histograms, load_metrics
 from initlab.training import loop

@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 import initlab
 from initlab.activations import ACTIVATIONS
-from initlab.diagnostics import STATS, Call, Tape, examine
+from initlab.diagnostics import STATS, Call, Tape, diagnose, examine
 from initlab.diagnostics.jacobian import affordable, looked_at
-from initlab.diagnostics.symmetry import effective_rank
+from initlab.diagnostics.units import effective_rank
 from initlab.diagnostics.weights import Weight
 from initlab.ensemble import stack
 from initlab.errors import UserError
 from initlab.initialize import initialize_
 from initlab.models import build
-from initlab.verdicts import diagnose
 
 
 def draw(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from initlab.cli import main
+from initlab.cli.main import main
 
 MODELS = """
 import torch

@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import initlab
-from initlab.causes.record import Verdict
+from initlab.cli.diagnose import run
+from initlab.diagnostics import DiagnosisFrame
+from initlab.diagnostics.rules import judge
 from initlab.errors import UserError
-from initlab.verdicts import DiagnosisFrame, judge
-from initlab.verdicts.command import run
+from initlab.report.findings.record import Verdict
 
 
 def net(zero: bool = True) -> nn.Sequential:
@@ -47,7 +48,7 @@ def test_the_frame_carries_what_the_command_tells(capsys):
     told = json.loads(capsys.readouterr().out)["verdicts"]
     run(target, ["1,8"], batch=32)
     printed = words(capsys.readouterr().out)
-    from initlab.verdicts.command import inputs_of
+    from initlab.cli.diagnose import inputs_of
 
     frame = initlab.diagnose(net(), inputs_of(["1,8"], 32, None, 0))
     assert frame.attrs["findings"] == told

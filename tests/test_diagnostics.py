@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from initlab.diagnostics import STATS, Tape, first_bad_layers, taps
 from initlab.ensemble import stack
-from initlab.histograms import histogram
 from initlab.initialize import initialize_
 from initlab.models import build
+from initlab.statistics.histograms import histogram
 
 INTERVAL = (-0.4, 0.7)
 BATCH = 7

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from initlab import display
-from initlab.display import ProgressLine, one_line, show_cells, show_run, show_where
+from initlab.system import terminal as display
+from initlab.system.terminal import ProgressLine, one_line, show_cells, show_run, show_where
 
 FACTS = ["290/1400", "loss 0.3326", "val 86.0%", "5 min 1 s left", "200 steps/s"]
 NOW = {"step": 290, "steps": 1400, "loss": 0.3326, "val_accuracy": 0.86}

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from initlab import display
+from initlab.cli.train import SESSION, Session, main
 from initlab.data.images import FILES, SHIPPED
-from initlab.door import SESSION, Session, main
+from initlab.system import terminal
 
 ROOT = Path(__file__).parents[1]
 TRAIN = [sys.executable, str(ROOT / "train.py")]
@@ -33,7 +33,7 @@ def at_home(tmp_path, monkeypatch):
     monkeypatch.delenv("INITLAB_DATA", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     # A busy machine takes long enough for a line of progress, which is on standard error too.
-    monkeypatch.setattr(display, "PLAIN_EVERY", math.inf)
+    monkeypatch.setattr(terminal, "PLAIN_EVERY", math.inf)
 
 
 def tree(directory: Path) -> set[str]:
@@ -349,7 +349,7 @@ def test_a_disk_that_fills_while_training_keeps_what_was_recorded(mounted, capsy
 def test_files_that_may_not_grow(tmp_path, bytes_per_file):
     """A quota, for users who cannot mount: a run that cannot begin leaves nothing."""
     code = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, 2 * ({bytes_per_file},))\n"
-    code += "from initlab.door import main; sys.exit(main(sys.argv[1:]))"
+    code += "from initlab.cli.train import main; sys.exit(main(sys.argv[1:]))"
     done = shell("train.epochs=1", program=[sys.executable, "-c", code])
     assert done.returncode == 2, done.stderr
     assert "No space is left for" in done.stderr.splitlines()[-1]
@@ -662,7 +662,7 @@ def test_a_wheel_brings_its_configuration(tmp_path):
         pytest.skip("no wheel can be built here")
     shutil.unpack_archive(next(wheels.glob("*.whl")), site, "zip")
     code = f"import sys; sys.path.insert(0, {str(site)!r}); import initlab; assert {str(site)!r} in initlab.__file__\n"
-    code += "from initlab.config.files import conf_dir; assert conf_dir().parent.name == 'initlab'\n"
+    code += "from initlab.config.option_files import conf_dir; assert conf_dir().parent.name == 'initlab'\n"
     code += "from initlab.cli import main; main()"
     done = shell("train", *QUICK, where=place, program=[sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr

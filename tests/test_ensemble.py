@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from initlab.activations import ACTIVATIONS
 from initlab.data import Dataset
 from initlab.ensemble import Ensemble, stack, stacked_part, stacking
-from initlab.ensemble.tanh import quick_tanh
+from initlab.ensemble.cpu.tanh import quick_tanh
 from initlab.errors import Impossible
 from initlab.initialize import fingerprint, initialize_, stream
 from initlab.models import Dropout, build

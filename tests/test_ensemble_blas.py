@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from initlab.ensemble import blas, products, tanh
+from initlab.ensemble import matmul
+from initlab.ensemble.cpu import openblas, tanh
 
-wide = pytest.mark.skipif(blas.sgemm() is None, reason="OpenBLAS has no code for this machine, or is not installed")
+wide = pytest.mark.skipif(openblas.sgemm() is None, reason="OpenBLAS has no code for this machine, or is not installed")
 SHAPES = [(1, 1, 1), (3, 1, 5), (1, 7, 2), (10, 128, 128), (128, 784, 96), (65, 33, 17), (128, 128, 10), (300, 500, 70)]
 SHAPES += [(128, 128, 128), (257, 250, 121), (200, 128, 129)]  # in pieces, where the second is not turned
 
@@ -30,7 +31,7 @@ def test_a_product_is_the_product(shape, turn_a, turn_b, add):
     a, b = torch.randn(rows, inner, generator=draw), torch.randn(inner, columns, generator=draw)
     out = torch.randn(rows, columns, generator=draw) if add else torch.full((rows, columns), torch.nan)
     expected = a.double() @ b.double() + (out.double() if add else 0)
-    found = blas.gemm(
+    found = openblas.gemm(
         out, *(m.t().contiguous() if turn else m for m, turn in ((a, turn_a), (b, turn_b))), turn_a, turn_b, add
     )
     # Rounding of a sum of `inner` products, each of size 1: far below the sixth digit's error of a wrong entry.
@@ -47,17 +48,17 @@ def test_a_bound_product_reads_what_is_there_when_it_is_called(shape, turn_b, ad
     first, later = (torch.randn(rows, inner, generator=draw) for _ in "ab")
     batches = [torch.randn(*((columns, inner) if turn_b else (inner, columns)), generator=draw) for _ in "abc"]
     a, b, out = first.clone(), batches[0].clone(), torch.empty(rows, columns)
-    call, fed = blas.bound(out, a, b, turn_b=turn_b, add=add), blas.awaiting(out, a, turn_b, add)
+    call, fed = openblas.bound(out, a, b, turn_b=turn_b, add=add), openblas.awaiting(out, a, turn_b, add)
     for values, batch in itertools.product((first, later), batches):
         a.copy_(values)
         b.copy_(batch)
-        expected = blas.gemm(torch.ones(rows, columns), values, batch, turn_b=turn_b, add=add)
+        expected = openblas.gemm(torch.ones(rows, columns), values, batch, turn_b=turn_b, add=add)
         out.fill_(1)
         call()
         assert torch.equal(out, expected)
         with monkeypatch.context() as changed:
-            changed.setattr(blas, "sgemm_batch", lambda: None)  # what is fed is multiplied in one piece
-            expected = blas.gemm(torch.ones(rows, columns), values, batch, turn_b=turn_b, add=add)
+            changed.setattr(openblas, "sgemm_batch", lambda: None)  # what is fed is multiplied in one piece
+            expected = openblas.gemm(torch.ones(rows, columns), values, batch, turn_b=turn_b, add=add)
         out.fill_(1)
         fed(batch)
         assert torch.equal(out, expected)
@@ -70,20 +71,20 @@ def test_pieces_are_those_of_the_whole(rows, turn_a):
     """To the bit, as OpenBLAS's code for small products takes them either way."""
     draw = torch.Generator().manual_seed(0)
     a, b = torch.randn(rows, 90, generator=draw), torch.randn(90, 130, generator=draw)
-    found = blas.gemm(torch.empty(rows, 130), a.t().contiguous() if turn_a else a, b, turn_a)
-    for begin in range(0, rows, blas.PIECE):
-        piece = a[begin : begin + blas.PIECE]
-        alone = blas.gemm(torch.empty(len(piece), 130), piece.t().contiguous() if turn_a else piece, b, turn_a)
-        assert torch.equal(found[begin : begin + blas.PIECE], alone)
+    found = openblas.gemm(torch.empty(rows, 130), a.t().contiguous() if turn_a else a, b, turn_a)
+    for begin in range(0, rows, openblas.PIECE):
+        piece = a[begin : begin + openblas.PIECE]
+        alone = openblas.gemm(torch.empty(len(piece), 130), piece.t().contiguous() if turn_a else piece, b, turn_a)
+        assert torch.equal(found[begin : begin + openblas.PIECE], alone)
 
 
 @wide
 def test_a_library_without_several_products_by_one_call_takes_the_whole(monkeypatch):
     draw = torch.Generator().manual_seed(0)
     a, b = torch.randn(128, 128, generator=draw), torch.randn(128, 128, generator=draw)
-    in_pieces = blas.gemm(torch.empty(128, 128), a, b)
-    monkeypatch.setattr(blas, "sgemm_batch", lambda: None)
-    torch.testing.assert_close(blas.gemm(torch.empty(128, 128), a, b), in_pieces, rtol=0, atol=1e-4)
+    in_pieces = openblas.gemm(torch.empty(128, 128), a, b)
+    monkeypatch.setattr(openblas, "sgemm_batch", lambda: None)
+    torch.testing.assert_close(openblas.gemm(torch.empty(128, 128), a, b), in_pieces, rtol=0, atol=1e-4)
 
 
 @wide
@@ -101,7 +102,7 @@ def test_matrices_may_lie_as_they_like():
     ]
     for a, b in cases:
         bias = torch.randn(b.shape[1], generator=draw)
-        found = blas.wide_product(a, b, torch.empty(len(a), b.shape[1]), bias)
+        found = openblas.wide_product(a, b, torch.empty(len(a), b.shape[1]), bias)
         torch.testing.assert_close(found, a @ b + bias, rtol=1e-5, atol=1e-5)
 
 
@@ -111,7 +112,7 @@ def test_what_is_not_finite_goes_through(value):
     for size in (2, 16, 130):
         a, b = torch.ones(size, size), torch.zeros(size, size)
         a[0, 1] = value
-        found = blas.gemm(torch.zeros(size, size), a, b)
+        found = openblas.gemm(torch.zeros(size, size), a, b)
         assert found[0].isnan().all()
         assert (found[1:] == 0).all()
 
@@ -127,13 +128,13 @@ def test_bits_depend_on_no_address_and_no_neighbour_at_work():
                 m[shift : shift + p * q].view(p, q)
                 for m, p, q in ((memory[0].roll(shift), rows, inner), (memory[1].roll(shift), inner, columns))
             )
-            placed.append(blas.gemm(memory[2][shift : shift + rows * columns].view(rows, columns), a, b).clone())
+            placed.append(openblas.gemm(memory[2][shift : shift + rows * columns].view(rows, columns), a, b).clone())
         assert all(torch.equal(one, placed[0]) for one in placed)
     for inner in (784, 128):
         a, b = torch.randn(128, inner, generator=draw), torch.randn(inner, 128, generator=draw)
-        expected = blas.gemm(torch.empty(128, 128), a, b).clone()
+        expected = openblas.gemm(torch.empty(128, 128), a, b).clone()
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda _, a=a, b=b: blas.gemm(torch.empty(128, 128), a, b), range(400)))
+            found = list(pool.map(lambda _, a=a, b=b: openblas.gemm(torch.empty(128, 128), a, b), range(400)))
         assert all(torch.equal(one, expected) for one in found)
 
 
@@ -165,7 +166,7 @@ def test_numpy_and_scipy_multiply_as_they_would_without_it():
 @pytest.mark.parametrize("count", [1, 3, 16, 33, 1000, 133_770, 10**6])
 def test_a_sum_of_squares_is_that_of_what_is_there_when_it_is_asked(count, dtype):
     x = torch.zeros(count, dtype=dtype)
-    square = blas.dot_product(x, x)
+    square = openblas.dot_product(x, x)
     assert square() == 0.0
     x.copy_(torch.randn(count, generator=torch.Generator().manual_seed(count)))
     exact = sum(value * value for value in x.tolist())
@@ -179,7 +180,7 @@ def test_a_sum_of_squares_is_that_of_what_is_there_when_it_is_asked(count, dtype
 def test_row_sums_are_those_of_the_rows_whatever_was_there(shape, dtype):
     draw = torch.Generator().manual_seed(0)
     matrix, out = torch.empty(shape, dtype=dtype), torch.full(shape[:1], torch.nan, dtype=dtype)
-    add = blas.row_sums(matrix, out)
+    add = openblas.row_sums(matrix, out)
     matrix.copy_(torch.randn(shape, generator=draw))
     add()
     # Each of the sums adds at most 517 numbers below 6, rounded by 6e-8 of the sum so far.
@@ -196,12 +197,12 @@ def test_row_sums_are_those_of_the_rows_whatever_was_there(shape, dtype):
 def test_a_sum_of_squares_that_is_not_finite_says_so(value, expected):
     x = torch.ones(100)
     x[37] = value
-    assert str(blas.dot_product(x, x)()) == expected
+    assert str(openblas.dot_product(x, x)()) == expected
 
 
 @wide
 def test_one_thread_computes_it():
-    blas.sgemm()
+    openblas.sgemm()
     loaded = Path("/proc/self/maps").read_text().splitlines()
     library = next(line.split()[-1] for line in loaded if "scipy_openblas32/lib/libscipy_openblas" in line)
     assert ctypes.CDLL(library).scipy_openblas_get_num_threads() == 1
@@ -210,20 +211,20 @@ def test_one_thread_computes_it():
 @pytest.mark.parametrize("lacks", ["the package", "the vectors"])
 def test_a_machine_without_it_takes_torchs(lacks, monkeypatch):
     if lacks == "the package":
-        monkeypatch.setattr(blas, "find_spec", lambda name: None)
+        monkeypatch.setattr(openblas, "find_spec", lambda name: None)
     else:
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    for found in (blas.openblas, blas.sgemm, blas.openblas_pays):
+    for found in (openblas.openblas, openblas.sgemm, openblas.openblas_pays):
         found.cache_clear()
     try:
-        assert blas.sgemm() is None
-        assert not blas.openblas_pays()
+        assert openblas.sgemm() is None
+        assert not openblas.openblas_pays()
         a = torch.randn(2, 5, 3)
-        assert torch.equal(products.multiply(a, a.transpose(1, 2)), torch.bmm(a, a.transpose(1, 2)))
-        assert blas.dot_product(torch.tensor([3.0]), torch.tensor([4.0]))() == 12.0
+        assert torch.equal(matmul.multiply(a, a.transpose(1, 2)), torch.bmm(a, a.transpose(1, 2)))
+        assert openblas.dot_product(torch.tensor([3.0]), torch.tensor([4.0]))() == 12.0
     finally:
         monkeypatch.undo()
-        for found in (blas.openblas, blas.sgemm, blas.openblas_pays):
+        for found in (openblas.openblas, openblas.sgemm, openblas.openblas_pays):
             found.cache_clear()
 
 
@@ -287,7 +288,7 @@ def test_examples_hold_on_every_processor(lacks):
 def test_the_environment_is_put_back(monkeypatch):
     monkeypatch.setenv("INITLAB_ONE", "mine")
     found = []
-    with pytest.raises(OSError, match="nowhere"), blas.environment(INITLAB_ONE="1", INITLAB_TWO="2"):
+    with pytest.raises(OSError, match="nowhere"), openblas.environment(INITLAB_ONE="1", INITLAB_TWO="2"):
         found.append(ctypes.CDLL(f"/nowhere/{os.environ['INITLAB_ONE']}{os.environ['INITLAB_TWO']}"))
     assert not found
     assert os.environ["INITLAB_ONE"] == "mine"

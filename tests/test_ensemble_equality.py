@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 
 from initlab.config.compose import compose_config
-from initlab.config.files import options
+from initlab.config.option_files import options
 from initlab.data import Dataset
-from initlab.ensemble import Part, lane, products, stack
+from initlab.ensemble import Part, matmul, stack
+from initlab.ensemble.cpu import sequential
 from initlab.errors import UserError
 from initlab.experiment import impossible, run
 from initlab.initialize import initialize_
@@ -262,8 +263,8 @@ def test_a_renumbered_network_is_the_same_function(family):
 )
 def test_in_float32_a_network_differs_by_no_more_than_reordered_sums(family, optimizer, monkeypatch):
     """Root mean squares over 4 networks and 50 steps; the yardstick is the largest of 4 reordered loops' for each."""
-    monkeypatch.setattr(lane, "LARGE", 0 if "one by one" in family else lane.LARGE)
-    monkeypatch.setattr(products, "WORTH", 0 if "OpenBLAS" in family else products.WORTH)
+    monkeypatch.setattr(sequential, "LARGE", 0 if "one by one" in family else sequential.LARGE)
+    monkeypatch.setattr(matmul, "WORTH", 0 if "OpenBLAS" in family else matmul.WORTH)
     data, steps, batch = images(), 50, 24
     networks = [network(data, family, seed) for seed in range(4)]
     lone = [copy.deepcopy(module) for module in networks]

@@ -25,11 +25,12 @@ from test_ensemble import (
 from torch import nn
 from torch.nn import functional as F
 
-from initlab.ensemble import Objective, blas, stack, stacking, tanh
-from initlab.ensemble import lane as lanes
+from initlab.ensemble import Objective, stack, stacking
+from initlab.ensemble.cpu import openblas, tanh
+from initlab.ensemble.cpu import sequential as lanes
 from initlab.initialize import initialize_
 from initlab.models import build
-from initlab.training import OPTIMIZERS, Evaluation, Plan, State, Steps, Stopped, loop, one_by_one, train
+from initlab.training import OPTIMIZERS, Evaluation, Plan, State, Steps, Stopped, loop, sequential, train
 
 ACTS = ("linear", "relu", "tanh", "gelu", "silu", "leaky_relu", "elu", "softplus")
 
@@ -138,7 +139,7 @@ def test_a_recorded_step_measures_what_the_layers_do(act):
 
     More members than are measured at once, of which one has no finite loss at a recorded step.
     """
-    data, count, lost = images(), one_by_one.AT_ONCE + 3, 9
+    data, count, lost = images(), sequential.AT_ONCE + 3, 9
     hyper = tuple({"lr": 1e39} if member == lost else own for member, own in enumerate(hypers(count, 0.05)))
     plan = Plan(6, 12, "sgd", hyper, records=(0, 1, 4), data_seed=DATA_SEED, saturation=(-0.5, 0.5))
     found = []
@@ -191,7 +192,7 @@ def test_what_is_not_finite_is_not_lost_on_the_way(act, value, monkeypatch, take
     """By either library: a NaN in a layer, or the one that infinities of both signs make, is the loss's."""
     data = images()
     plan = Plan(3, 12, "sgd", ({"lr": 0.05},) * 3, data_seed=DATA_SEED)
-    for narrow in {False, blas.openblas_pays()}:
+    for narrow in {False, openblas.openblas_pays()}:
         take_library(monkeypatch, narrow)
         networks = [network(data, seed, depth=3, act=act, width=16) for seed in range(3)]
         with torch.no_grad():
@@ -260,7 +261,7 @@ def test_a_target_and_an_evaluation_see_the_weights_of_their_step(taken):
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("change", ["inputs", "dtype"])
 def test_a_batch_that_does_not_fit_is_refused(narrow, change, monkeypatch):
-    if narrow and blas.sgemm() is None:
+    if narrow and openblas.sgemm() is None:
         pytest.skip("OpenBLAS has no code for this machine, or is not installed")
     take_library(monkeypatch, narrow)
     data = images()
@@ -353,7 +354,7 @@ def test_without_biases(taken):
 def test_either_library_makes_the_same_network(monkeypatch):
     """To rounding: torch's, and the one that is at hand where torch's is slower."""
     data, found = images(150, 10), []
-    for narrow in (False, blas.openblas_pays()):
+    for narrow in (False, openblas.openblas_pays()):
         take_library(monkeypatch, narrow)
         networks = [network(data, seed, width=32, act=act) for act in ("tanh", "relu") for seed in range(2)]
         for pair in (networks[:2], networks[2:]):

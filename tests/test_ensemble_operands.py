@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import initlab
-from initlab.ensemble import blas
-from initlab.ensemble.products import multiply
+from initlab.ensemble.cpu import openblas
+from initlab.ensemble.matmul import multiply
 
 SOURCE = Path(initlab.__file__).parent
 
@@ -18,34 +18,34 @@ def zeros(*shape):
 
 
 MISFITS = {
-    "inner": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(7, 6)),
-    "rows": lambda: blas.bound(zeros(4, 6), zeros(3, 5), zeros(5, 6)),
-    "columns": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 8)),
-    "turned": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6), turn_b=True),
-    "first turned": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6), turn_a=True),
-    "in pieces": lambda: blas.bound(zeros(4000, 100), zeros(4000, 90), zeros(80, 100)),
-    "gaps in the second": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 12)[:, ::2]),
-    "gaps in the result": lambda: blas.bound(zeros(4, 12)[:, ::2], zeros(4, 5), zeros(5, 6)),
-    "expanded": lambda: blas.bound(zeros(4, 6), zeros(1, 5).expand(4, 5), zeros(5, 6)),
-    "another dtype": lambda: blas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6).double()),
-    "meta": lambda: blas.bound(zeros(4, 6), zeros(4, 5), torch.zeros(5, 6, device="meta")),
-    "vectors": lambda: blas.bound(zeros(4), zeros(4, 5), zeros(5)),
+    "inner": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(7, 6)),
+    "rows": lambda: openblas.bound(zeros(4, 6), zeros(3, 5), zeros(5, 6)),
+    "columns": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 8)),
+    "turned": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6), turn_b=True),
+    "first turned": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6), turn_a=True),
+    "in pieces": lambda: openblas.bound(zeros(4000, 100), zeros(4000, 90), zeros(80, 100)),
+    "gaps in the second": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 12)[:, ::2]),
+    "gaps in the result": lambda: openblas.bound(zeros(4, 12)[:, ::2], zeros(4, 5), zeros(5, 6)),
+    "expanded": lambda: openblas.bound(zeros(4, 6), zeros(1, 5).expand(4, 5), zeros(5, 6)),
+    "another dtype": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6).double()),
+    "meta": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), torch.zeros(5, 6, device="meta")),
+    "vectors": lambda: openblas.bound(zeros(4), zeros(4, 5), zeros(5)),
 }
 
 
 @pytest.mark.parametrize("case", MISFITS)
 def test_a_misfit_is_refused_before_the_library_is_called(case, monkeypatch):
     # On processors without OpenBLAS too: nothing of it is asked for before the operands are checked.
-    monkeypatch.setattr(blas, "sgemm", lambda: pytest.fail("the library was asked for"))
-    monkeypatch.setattr(blas, "sgemm_batch", lambda: pytest.fail("the library was asked for"))
+    monkeypatch.setattr(openblas, "sgemm", lambda: pytest.fail("the library was asked for"))
+    monkeypatch.setattr(openblas, "sgemm_batch", lambda: pytest.fail("the library was asked for"))
     with pytest.raises((ValueError, RuntimeError)):
         MISFITS[case]()
 
 
-@pytest.mark.skipif(blas.sgemm() is None, reason="there is no OpenBLAS here, or not for this processor")
+@pytest.mark.skipif(openblas.sgemm() is None, reason="there is no OpenBLAS here, or not for this processor")
 def test_operands_that_come_later_are_checked_when_they_come():
     out, a = zeros(4, 6), torch.ones(4, 5)  # they outlive the call
-    call = blas.awaiting(out, a)
+    call = openblas.awaiting(out, a)
     for wrong in (zeros(5, 7), zeros(6, 6), zeros(5, 12)[:, ::2], zeros(5, 6).double()):
         with pytest.raises(ValueError, match=r"product needs|matrix library"):
             call(wrong)
@@ -53,13 +53,13 @@ def test_operands_that_come_later_are_checked_when_they_come():
     assert bool((out == 5).all())
 
 
-@pytest.mark.skipif(not blas.openblas_pays(), reason="OpenBLAS is not used on this processor")
+@pytest.mark.skipif(not openblas.openblas_pays(), reason="OpenBLAS is not used on this processor")
 def test_vectors_are_checked_too():
     for wrong in (
-        lambda: blas.dot_product(zeros(5), zeros(6)),
-        lambda: blas.row_sums(zeros(4, 5), zeros(5)),
-        lambda: blas.row_sums(zeros(4, 10)[:, ::2], zeros(4)),
-        lambda: blas.spread(zeros(5, 1), zeros(4, 6)),
+        lambda: openblas.dot_product(zeros(5), zeros(6)),
+        lambda: openblas.row_sums(zeros(4, 5), zeros(5)),
+        lambda: openblas.row_sums(zeros(4, 10)[:, ::2], zeros(4)),
+        lambda: openblas.spread(zeros(5, 1), zeros(4, 6)),
     ):
         with pytest.raises((ValueError, RuntimeError)):
             wrong()

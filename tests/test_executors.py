@@ -17,15 +17,15 @@ import torch
 
 import initlab
 from initlab.errors import Interrupted, UserError
-from initlab.nursery import NoProcess
 from initlab.sweep import How
-from initlab.sweep.driver import Launch, Signals
 from initlab.sweep.executors import KINDS, check_executor, make_executor
 from initlab.sweep.executors import process as processes
-from initlab.sweep.executors.cluster import connect
-from initlab.sweep.plan import Group, PlanFile
+from initlab.sweep.executors.ray_cluster import connect
+from initlab.sweep.plan_file import Group, PlanFile
 from initlab.sweep.progress import Progress, SweepLine
-from initlab.sweep.work import Broken, Done, GroupError, Remote, Task, WorkerDied, read_progress
+from initlab.sweep.scheduler import Launch, Signals
+from initlab.sweep.worker import Broken, Done, GroupError, Remote, Task, WorkerDied, read_progress
+from initlab.system.fork_server import NoProcess
 
 SAME = [
     "init",
@@ -575,7 +575,7 @@ def test_a_worker_answers_in_words_whatever_happens(task, monkeypatch):
         def fail(*_, error=error):
             raise error
 
-        monkeypatch.setattr("initlab.sweep.work.run", fail)
+        monkeypatch.setattr("initlab.sweep.worker.run", fail)
         answer = Remote(task)()
         assert isinstance(answer, Broken)
         assert answer.kind == kind
@@ -586,9 +586,9 @@ def test_a_worker_answers_in_words_whatever_happens(task, monkeypatch):
 
 @pytest.mark.parametrize("what", ["RunWriter", "fingerprint"])
 def test_a_network_that_fails_while_its_directory_is_opened_is_recorded_as_failed(task, monkeypatch, what):
-    from initlab.experiment import member
+    from initlab.experiment import run_recorder
 
-    real, asked = getattr(member, what), []
+    real, asked = getattr(run_recorder, what), []
 
     def fail(*given, **more):
         asked.append(1)
@@ -596,7 +596,7 @@ def test_a_network_that_fails_while_its_directory_is_opened_is_recorded_as_faile
             raise RuntimeError("a bug")
         return real(*given, **more)
 
-    monkeypatch.setattr(member, what, fail)
+    monkeypatch.setattr(run_recorder, what, fail)
     answer = Remote(task)()
     assert isinstance(answer, Done)
     assert [(s["status"], s["error"]) for s in answer.summaries] == [("failed", "RuntimeError: a bug")]
@@ -606,7 +606,7 @@ def test_a_network_that_fails_while_its_directory_is_opened_is_recorded_as_faile
 
 def test_what_another_worker_finished_is_not_computed_again(task, monkeypatch):
     first = Remote(task)()
-    monkeypatch.setattr("initlab.sweep.work.run", None)
+    monkeypatch.setattr("initlab.sweep.worker.run", None)
     second = Remote(task)()
     assert [s["test_loss"] for s in first.summaries] == [s["test_loss"] for s in second.summaries]
 
@@ -623,20 +623,20 @@ def test_a_worker_hears_the_launchs_wish_and_its_end(task):
 
 
 def test_a_group_that_is_held_is_waited_for_until_a_signal(task, capsys, monkeypatch):
-    from initlab.sweep import lock
+    from initlab.sweep import locks
 
-    monkeypatch.setattr(lock, "PATIENCE", 0.3)
+    monkeypatch.setattr(locks, "PATIENCE", 0.3)
     path = task.room / "g0001.lock"
-    with lock.group_lock(path, lambda: 0):
+    with locks.group_lock(path, lambda: 0):
         asked = iter([0, 0, 0, 15])
-        with pytest.raises(Interrupted), lock.group_lock(path, lambda: next(asked)):
+        with pytest.raises(Interrupted), locks.group_lock(path, lambda: next(asked)):
             pass
     assert "waiting for the worker of another launch, which has g0001" in capsys.readouterr().err
 
 
 SETTLED = """
 import json, os, sys
-from initlab.sweep.executors.serve import settle
+from initlab.sweep.executors.process_worker import settle
 import torch
 settle(set(json.loads(sys.argv[1])), 2, json.loads(sys.argv[2]))
 print(json.dumps([torch.get_num_threads(), sorted(os.sched_getaffinity(0)), dict(os.environ)]))
@@ -664,7 +664,7 @@ def test_a_worker_settles_as_the_launch_and_the_user_say(environment, threads):
 
 @pytest.mark.parametrize("parent", ["alive", "gone", "behind the pipe alone"])
 def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatch, parent):
-    from initlab.sweep.executors import serve as other_end
+    from initlab.sweep.executors import process_worker as other_end
 
     monkeypatch.setattr(other_end, "settle", lambda *given: None)
     monkeypatch.setattr(other_end, "Remote", lambda task, parent: lambda: task)
@@ -677,7 +677,7 @@ def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatc
 
 
 def test_a_worker_that_is_told_nothing_leaves_in_peace():
-    from initlab.sweep.executors import serve as other_end
+    from initlab.sweep.executors import process_worker as other_end
 
     out = io.BytesIO()
     other_end.answer(iter(()), out)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from initlab.fans import Fans, canonical_names, walk
+from initlab.inspection import Fans, canonical_names, walk
 from initlab.schemes import SCHEMES
 
 CONVOLUTIONS = {

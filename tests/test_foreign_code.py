@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from initlab.errors import UserError
-from initlab.targets import in_the_root, load_target
+from initlab.system.imports import in_the_root, load_target
 
 OWN = """
 import torch

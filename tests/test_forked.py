@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from initlab.forked import alone, can_copy
-from initlab.parent import life
+from initlab.system.fork import alone, can_copy
+from initlab.system.parent_process import life
 
 pytestmark = pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
 
 
 def run(script, **options):
     """Run a script in a process with one thread; return the lines that it printed, and its complaints."""
-    command = [sys.executable, "-c", f"import os, pickle, signal, sys, time\nfrom initlab.forked import *\n{script}"]
+    command = [
+        sys.executable,
+        "-c",
+        f"import os, pickle, signal, sys, time\nfrom initlab.system.fork import *\n{script}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
     return done.stdout.splitlines(), done.stderr
 
@@ -114,7 +118,7 @@ except ValueError as error:
 
 def test_the_copy_is_ended_where_nobody_waits_for_it():
     said, complaints = run("""
-import initlab.forked as forked
+import initlab.system.fork as forked
 made = []
 init = forked.Child.__init__
 forked.Child.__init__ = lambda self, *given, **more: (init(self, *given, **more), made.append(self))[0]
@@ -171,7 +175,7 @@ def noted(self, entry, here=False):
         early = How.early
         How.early = lambda *given: print("looks for cards") or early(*given)
 nursery.Nursery.__init__ = noted
-from initlab.door import main
+from initlab.cli.train import main
 sys.exit(main(sys.argv[2:]))
 """
 GRID = ["-m", "data=gaussian", "data.train_size=96", "data.test_size=32", "data.validation=0", "depth=2", "width=8",
@@ -233,8 +237,8 @@ def alive_in(group):
 
 
 SLOW = LAUNCH.replace(
-    "from initlab.door", "import initlab.launcher, time\nlaunch = sys.modules['initlab.launcher.launch']\n"
-    "launch.compose_jobs = lambda *given: print('composing', flush=True) or time.sleep(600)\nfrom initlab.door"
+    "from initlab.cli.train", "import initlab.cli.hydra, time\nlaunch = sys.modules['initlab.cli.hydra.launch']\n"
+    "launch.compose_jobs = lambda *given: print('composing', flush=True) or time.sleep(600)\nfrom initlab.cli.train"
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from initlab.histograms import BUCKETS, Histogram, histogram, histograms
+from initlab.statistics.histograms import BUCKETS, Histogram, histogram, histograms
 
 NAN, INF = float("nan"), float("inf")
 

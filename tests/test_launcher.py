@@ -20,13 +20,13 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from initlab.cli.hydra import JobFailed, compose_jobs, quick_copies
+from initlab.cli.hydra.job_returns import dumped, hydra_files
+from initlab.cli.train import main
 from initlab.config.compose import register
-from initlab.config.composer import Composer
-from initlab.config.files import conf_dir, options
+from initlab.config.fast_compose import Composer
+from initlab.config.option_files import conf_dir, options
 from initlab.config.schema import GROUPS
-from initlab.door import main
-from initlab.launcher import JobFailed, compose_jobs, quick_copies
-from initlab.launcher.replay import dumped, hydra_files
 
 QUICK = ["depth=1", "width=4", "train.steps=3", "log.histograms=0", "data=gaussian", "data.train_size=300"]
 QUICK += ["data.test_size=50"]
@@ -364,7 +364,7 @@ def test_callbacks_come_in_pairs_with_what_each_job_gave(spy):
 
 
 def test_returns_come_in_the_order_of_the_jobs_and_know_their_configuration(monkeypatch):
-    from initlab import launcher
+    from initlab.cli import hydra as launcher
 
     seen = []
     real = launcher.launch
@@ -416,11 +416,11 @@ def test_a_failed_network_is_a_failed_job_and_the_exit_code_says_so(spy, capsys)
 
 
 def test_environment_job_logging_and_no_hydra_directory_are_respected(monkeypatch):
-    from initlab.sweep import work
+    from initlab.sweep import worker
 
     seen = []
-    real = work.run
-    monkeypatch.setattr(work, "run", lambda *a, **k: seen.append(os.environ.get("OF_THE_JOB")) or real(*a, **k))
+    real = worker.run
+    monkeypatch.setattr(worker, "run", lambda *a, **k: seen.append(os.environ.get("OF_THE_JOB")) or real(*a, **k))
     directory = sweeps("seed=0,1", "+hydra.job.env_set.OF_THE_JOB=here", "hydra.output_subdir=null")
     assert set(seen) == {"here"}
     assert "OF_THE_JOB" not in os.environ
@@ -429,20 +429,20 @@ def test_environment_job_logging_and_no_hydra_directory_are_respected(monkeypatc
 
 @pytest.mark.parametrize("copies", [True, False])
 def test_processes_start_before_the_grid_is_composed_in_the_environment_of_the_jobs(monkeypatch, copies):
-    from initlab import forked, nursery
     from initlab.sweep.executors import process as processes
+    from initlab.system import fork, fork_server
 
-    launch = sys.modules["initlab.launcher.launch"]
+    launch = sys.modules["initlab.cli.hydra.launch"]
     order, compose = [], launch.compose_jobs
 
     def noting(start):
         return lambda *given, **more: order.append(os.environ.get("OF_THE_JOB")) or start(*given, **more)
 
-    if copies and not forked.can_copy():
+    if copies and not fork.can_copy():
         pytest.skip("this system does not copy processes")
-    for module in (forked, processes):
+    for module in (fork, processes):
         monkeypatch.setattr(module, "can_copy", lambda: copies)
-    monkeypatch.setattr(nursery, "Nursery", noting(nursery.Nursery))
+    monkeypatch.setattr(fork_server, "Nursery", noting(fork_server.Nursery))
     monkeypatch.setattr(processes, "fresh", noting(processes.fresh))
     monkeypatch.setattr(launch, "compose_jobs", lambda *given: order.append("composed") or compose(*given))
     given = ("seed=0,1", "+hydra.job.env_set.OF_THE_JOB=here", "hydra.launcher.executor=process")

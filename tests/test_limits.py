@@ -9,8 +9,8 @@ import sys
 import pytest
 
 import initlab
-from initlab import collector
-from initlab.sweep import deaths
+from initlab.sweep import worker_deaths
+from initlab.system import startup
 
 SWEEP = ["-m", "data=gaussian", "data.train_size=200", "data.test_size=50", "depth=1", "width=8", "train.steps=5",
          "train.batch_size=16", "log.tensorboard=false", "sweep.max_group=1", "sweep.name=s", "seed=0,1",
@@ -24,7 +24,7 @@ def limited(tasks, place, *words):
         above.chmod(0o755)
     keep = "-all,+dac_override"  # to read what is installed, and nothing else
     user = ["setpriv", "--reuid", "54321", "--inh-caps", keep, "--ambient-caps", keep, "--bounding-set", keep]
-    code = "import sys; from initlab.door import main; sys.exit(main())"
+    code = "import sys; from initlab.cli.train import main; sys.exit(main())"
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
     return subprocess.run(
         [*user, sys.executable, "-c", code, *words],
@@ -70,7 +70,7 @@ class TooMany:
 @pytest.mark.parametrize("given", [{}, {"OMP_NUM_THREADS": "3"}, {"OPENBLAS_NUM_THREADS": "2"}])
 @pytest.mark.parametrize("allowed", [0, 3, 10**6])
 def test_one_thread_computes_where_the_system_allows_too_few(monkeypatch, given, allowed):
-    monkeypatch.setattr(collector.threading, "Thread", TooMany)
+    monkeypatch.setattr(startup.threading, "Thread", TooMany)
     monkeypatch.setattr(TooMany, "allowed", allowed)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     for name in names:
@@ -78,7 +78,7 @@ def test_one_thread_computes_where_the_system_allows_too_few(monkeypatch, given,
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    collector.bound_threads()
+    startup.bound_threads()
     found = {name: os.environ[name] for name in names if name in os.environ}
     bound = allowed < 10 and "OMP_NUM_THREADS" not in given
     assert found == ({**dict.fromkeys(names, "1"), **given} if bound else given)
@@ -86,9 +86,9 @@ def test_one_thread_computes_where_the_system_allows_too_few(monkeypatch, given,
 
 
 def test_a_process_has_no_more_threads_after_it_was_tried_how_many_it_may_have():
-    before = collector.tasks()
-    assert collector.can_start(20)
-    assert collector.tasks() == before
+    before = startup.tasks()
+    assert startup.can_start(20)
+    assert startup.tasks() == before
 
 
 # --- memory
@@ -97,9 +97,9 @@ def test_a_process_has_no_more_threads_after_it_was_tried_how_many_it_may_have()
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
     """A control group of version 2 below that of a container, one of version 1, and a machine that counts nothing."""
-    monkeypatch.setattr(deaths, "GROUPS", tmp_path)
-    monkeypatch.setattr(deaths, "OWN", tmp_path / "own")
-    monkeypatch.setattr(deaths, "MACHINE", tmp_path / "vmstat")
+    monkeypatch.setattr(worker_deaths, "GROUPS", tmp_path)
+    monkeypatch.setattr(worker_deaths, "OWN", tmp_path / "own")
+    monkeypatch.setattr(worker_deaths, "MACHINE", tmp_path / "vmstat")
     (tmp_path / "own").write_text("4:cpuset,memory:/job\n1:name=systemd:/\n0::/user/job\n")
     (tmp_path / "user" / "job").mkdir(parents=True)
     (tmp_path / "memory" / "job").mkdir(parents=True)
@@ -118,23 +118,23 @@ def groups(tmp_path, monkeypatch):
 def test_a_process_that_the_system_ended_for_want_of_memory_is_said_to_be_that(groups, where):
     path, text = groups[where]
     path.write_text(text.format(4))
-    before = deaths.memory_kills()
+    before = worker_deaths.memory_kills()
     assert before == 4
-    assert deaths.described(-9, before) == "signal 9"
+    assert worker_deaths.described(-9, before) == "signal 9"
     path.write_text(text.format(5))
-    found = deaths.described(-9, before)
+    found = worker_deaths.described(-9, before)
     assert found.startswith("signal 9: the system ended it for want of memory")
     for remedy in ("sweep.max_group", "sweep.memory", "hydra.launcher.workers"):
         assert remedy in found
-    assert deaths.described(-15, before) == "signal 15"
-    assert deaths.described(1, before) == "exit code 1"
+    assert worker_deaths.described(-15, before) == "signal 15"
+    assert worker_deaths.described(1, before) == "exit code 1"
 
 
 def test_where_the_system_counts_nothing_memory_may_be_why(groups):
-    assert deaths.memory_kills() is None
-    assert "it may be that the system ended it for want of memory" in deaths.described(-9, None)
+    assert worker_deaths.memory_kills() is None
+    assert "it may be that the system ended it for want of memory" in worker_deaths.described(-9, None)
     groups["the machine"][0].write_text("oom_kill many\n")
-    assert deaths.memory_kills() is None
+    assert worker_deaths.memory_kills() is None
 
 
 OWN = """
@@ -172,7 +172,7 @@ def test_a_job_that_died_for_want_of_memory_is_said_to_be_that(groups, state, he
     """SLURM says so itself; on this machine the count of the control group does."""
     utils = pytest.importorskip("submitit.core.utils")
     from initlab.sweep.executors.slurm import SlurmJob
-    from initlab.sweep.work import WorkerDied
+    from initlab.sweep.worker import WorkerDied
 
     class Job:
         job_id = "7"

@@ -10,10 +10,10 @@ from torch import nn
 from initlab.activations import ACTIVATIONS
 from initlab.config import checks
 from initlab.errors import UserError
+from initlab.initialize.procedures import roles as parts
 from initlab.models import MODELS, Dropout, build
 from initlab.models.residual import branch_multiplier
 from initlab.models.transformer import MeanOverTokens, Mixing, shape_of
-from initlab.procedures import parts
 
 SHAPES = {"mlp": (2, 5), "cnn": (2, 8, 6), "resmlp": (2, 5), "resnet": (2, 8, 6), "vit": (2, 8, 4), "gpt": (7,)}
 OURS = [name for name, model in MODELS.items() if model.shaped and name != "custom"]

@@ -8,14 +8,14 @@ from torch import nn
 
 import initlab
 from initlab.config.compose import compose_config
-from initlab.config.files import option_values, options
+from initlab.config.option_files import option_values, options
 from initlab.config.schema import GROUPS
 from initlab.data import arrays, load
 from initlab.data.custom import custom
 from initlab.errors import UserError
 from initlab.experiment import impossible
-from initlab.rounding import in_single
 from initlab.schemes import SCHEMES
+from initlab.system.numbers import in_single
 
 FLOATS = [
     (group, option, key)

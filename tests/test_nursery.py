@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from initlab import nursery
 from initlab.errors import UserError
-from initlab.forked import can_copy
-from initlab.nursery import Gone, Nursery
+from initlab.system import fork_server
+from initlab.system.fork import can_copy
+from initlab.system.fork_server import Gone, Nursery
 
 pytestmark = pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
 
@@ -85,7 +85,7 @@ def home(tmp_path, monkeypatch):
     """A nursery whose copies answer questions."""
     (tmp_path / "doing.py").write_text(DOING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    for variable in nursery.ONE_THREAD:
+    for variable in fork_server.ONE_THREAD:
         monkeypatch.setenv(variable, "2")
     with complaining_into(tmp_path / "said"):
         found, made = Nursery("doing:begin"), []
@@ -107,9 +107,9 @@ def asked(copy, word):
 def ended(pid, seconds=30.0):
     """Wait until a process is gone, and return whether it is."""
     limit = time.monotonic() + seconds
-    while nursery.life(pid) and time.monotonic() < limit:
+    while fork_server.life(pid) and time.monotonic() < limit:
         time.sleep(0.01)
-    return not nursery.life(pid)
+    return not fork_server.life(pid)
 
 
 def test_copies_know_what_was_called_before_they_were_made(home):
@@ -196,7 +196,7 @@ def test_a_number_that_was_given_away_is_not_taken_for_the_copy(home, monkeypatc
 
 
 def test_a_nursery_that_does_not_answer_is_given_up(home, monkeypatch):
-    monkeypatch.setattr(nursery, "LOADING", 0.2)
+    monkeypatch.setattr(fork_server, "LOADING", 0.2)
     home.process.send_signal(signal.SIGSTOP)
     with pytest.raises(Gone):
         home.copy()
@@ -238,13 +238,13 @@ def test_what_fails_ahead_of_its_time_ends_the_nursery_and_is_seen(home, tmp_pat
 
 
 def test_it_is_not_dismissed_while_copies_are_at_work(monkeypatch):
-    monkeypatch.setattr(nursery, "WORKER", "time:sleep")
-    with nursery.held_open():
-        with nursery.held_open(in_use=True):
-            first = nursery.nursery()
-            nursery.dismiss()
-            assert nursery.nursery() is first
-        nursery.dismiss()
+    monkeypatch.setattr(fork_server, "WORKER", "time:sleep")
+    with fork_server.held_open():
+        with fork_server.held_open(in_use=True):
+            first = fork_server.nursery()
+            fork_server.dismiss()
+            assert fork_server.nursery() is first
+        fork_server.dismiss()
         assert not first.alive()
 
 
@@ -253,7 +253,7 @@ def test_it_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
     for name in ("types", "queue", "random"):
         (tmp_path / f"{name}.py").write_text(f"open('loaded-{name}', 'w').close()\nraise SystemExit('shadowed')\n")
     monkeypatch.chdir(tmp_path)
-    found = Nursery(nursery.WORKER)
+    found = Nursery(fork_server.WORKER)
     try:
         copy = found.copy()
         lives = copy.poll()
@@ -266,26 +266,26 @@ def test_it_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
 
 
 def test_it_lives_as_long_as_somebody_holds_it_open(monkeypatch):
-    monkeypatch.setattr(nursery, "WORKER", "time:sleep")
-    with nursery.held_open():
-        first = nursery.nursery()
-        with nursery.held_open():
-            assert nursery.nursery() is first
+    monkeypatch.setattr(fork_server, "WORKER", "time:sleep")
+    with fork_server.held_open():
+        first = fork_server.nursery()
+        with fork_server.held_open():
+            assert fork_server.nursery() is first
         assert first.process.poll() is None
         first.process.kill()
         first.process.wait()
-        second = nursery.nursery()
+        second = fork_server.nursery()
         assert second is not first
-        nursery.dismiss()
+        fork_server.dismiss()
         assert second.process.returncode == -signal.SIGKILL
-        third = nursery.nursery()
+        third = fork_server.nursery()
         assert third.process.poll() is None
     assert third.process.returncode == -signal.SIGKILL
 
 
 LAUNCH = """
 import pickle, sys, time
-from initlab.nursery import Nursery
+from initlab.system.fork_server import Nursery
 home = Nursery("doing:begin", here=sys.argv[1] == "here")
 copy = home.copy()
 pickle.dump("facts", copy.stdin)
@@ -313,7 +313,7 @@ time.sleep(600)
 """
 EARLY = """
 import os, sys, time
-from initlab.nursery import Nursery
+from initlab.system.fork_server import Nursery
 home = Nursery("busy:begin", here=sys.argv[1] == "here")
 print(home.process.pid, flush=True)
 time.sleep(600)
@@ -334,7 +334,7 @@ def test_a_nursery_that_is_still_loading_ends_with_its_launch(tmp_path, monkeypa
 
 def test_no_thread_is_there_when_it_is_copied():
     """A copy of a process with threads has locks that nobody opens."""
-    found = Nursery(nursery.WORKER)
+    found = Nursery(fork_server.WORKER)
     try:
         found.call("initlab.data:read_ahead", name="fashion_mini")
         copy = found.copy()
@@ -349,7 +349,7 @@ def test_no_thread_is_there_when_it_is_copied():
 
 HERE = """
 import os, pickle, sys
-from initlab.nursery import Nursery
+from initlab.system.fork_server import Nursery
 kept = open(sys.argv[0], "rb")
 print("printed once")
 home = Nursery("doing:begin", here=True)

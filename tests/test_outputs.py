@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import initlab
-from initlab import cli
-from initlab.errors import LastingStream, lasting_streams, tell
+from initlab.cli import main
 from initlab.records import load
-from initlab.records.plain import from_json
+from initlab.records.serialization import from_json
 from initlab.records.writer import RunWriter
+from initlab.system.streams import LastingStream, lasting_streams, tell
 
 TINY = ("depth=1", "width=4", "train.steps=2", "data=gaussian", "data.train_size=300", "data.test_size=50")
 CALL = (sys.executable, "-c", "from initlab.cli import main; main()")
@@ -59,7 +59,7 @@ def says(place, monkeypatch):
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)
             with pytest.raises(SystemExit) as left:
-                cli.main()
+                main.main()
         return int(left.value.code or 0)
 
     return call

@@ -17,8 +17,8 @@ from initlab.config.naming import cell_name, digest
 from initlab.config.schema import Config
 from initlab.data import load
 from initlab.errors import UserError
-from initlab.names import CONTRACTS
 from initlab.sweep import wanted
+from initlab.system.imports import CONTRACTS
 
 TINY = {"depth": 1, "width": 4, "train.steps": 2, "log.histograms": 0, "data": "gaussian", "data.train_size": 300}
 TINY |= {"data.test_size": 50}
@@ -220,7 +220,7 @@ def test_what_is_no_such_function_is_refused(mine, chosen, says):
 
 
 def test_help_and_readme_say_what_own_functions_are():
-    from initlab.config.own import own_text
+    from initlab.config.own_options import own_text
 
     text = " ".join(own_text().split())
     assert all(contract in text for contract in CONTRACTS.values())

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from initlab import parent
-from initlab.parent import life, runs
+from initlab.system import parent_process
+from initlab.system.parent_process import life, runs
 
 WORKER = """
 import sys, time
@@ -80,7 +80,7 @@ with parent.something_to_keep():
     out.flush()
 sys.exit(len(list(heard)))
 """)
-    for message in (b"a task", parent.LEAVE):
+    for message in (b"a task", parent_process.LEAVE):
         pickle.dump(message, worker.stdin)
     worker.stdin.flush()
     assert worker.stdout.read() == b"a task kept"
@@ -90,9 +90,8 @@ sys.exit(len(list(heard)))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills with the parent")
 def test_a_process_that_is_bound_to_its_parent_is_killed_with_it():
-    bound = (
-        "import os, sys, time; from initlab.parent import end_with; end_with(int(sys.argv[1])); print(1, flush=True)"
-    )
+    bound = "import os, sys, time; from initlab.system.parent_process import end_with\n"
+    bound += "end_with(int(sys.argv[1])); print(1, flush=True)"
     starts = f"""
 import os, subprocess, sys
 parent = sys.argv[1] if sys.argv[1:] else str(os.getpid())
@@ -149,7 +148,7 @@ def test_a_module_runs_while_its_launch_does_and_imports_nothing_from_here(tmp_p
         command = [
             sys.executable,
             "-c",
-            "import sys; sys.path.remove(''); from initlab.parent import run_module; run_module()",
+            "import sys; sys.path.remove(''); from initlab.system.parent_process import run_module; run_module()",
         ]
         born = life(launch.pid) or "-"
         if died_before:
@@ -169,7 +168,7 @@ def test_a_job_of_a_cluster_needs_no_launch(tmp_path):
     words = [
         sys.executable,
         "-c",
-        "from initlab.parent import run_module; run_module()",
+        "from initlab.system.parent_process import run_module; run_module()",
         "0",
         "-",
         "-u",

@@ -14,7 +14,7 @@ from initlab.diagnostics import jacobians
 from initlab.errors import UserError
 from initlab.experiment import run
 from initlab.experiment.build import build_module, load_data, make_plan, pick_activation
-from initlab.experiment.forecast import first_batch, forecasts
+from initlab.experiment.predictions import first_batch, forecasts
 from initlab.training import train
 
 BASE = ("train.steps=2", "train.batch_size=32", "depth=3", "width=16", "log.tensorboard=false", "log.histograms=2")
@@ -88,7 +88,7 @@ def test_no_jacobian_is_forecast_where_none_can_be_measured(tmp_path, monkeypatc
     line = "init=orthogonal act=tanh depth=3 width=64 log.jacobian=true"
     (alone,) = trained(tmp_path / "a", line)
     assert len(jacobian_rows(alone)) == 8
-    monkeypatch.setattr("initlab.experiment.forecast.jacobians", partial(jacobians, budget=5e6))
+    monkeypatch.setattr("initlab.experiment.predictions.jacobians", partial(jacobians, budget=5e6))
     (some,) = trained(tmp_path / "b", line)
     assert len(jacobian_rows(some)) == 2 * 1
     assert jacobian_rows(some).notna().all(axis=None)
@@ -101,7 +101,7 @@ def test_a_measurement_of_jacobians_that_fails_costs_no_training(tmp_path, monke
     def fail(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("initlab.experiment.forecast.jacobians", fail)
+    monkeypatch.setattr("initlab.experiment.predictions.jacobians", fail)
     (rows,) = trained(tmp_path, "depth=2 width=16 log.jacobian=true")
     assert not len(jacobian_rows(rows))
     assert len(predicted(rows))
@@ -140,7 +140,7 @@ def test_seeds_share_one_forecast(monkeypatch):
         calls.append(len(inputs))
         return pd.DataFrame([(0, "a", 1, "q", 1.0, "predicted")])
 
-    monkeypatch.setattr("initlab.experiment.forecast.predicted_rows", counting)
+    monkeypatch.setattr("initlab.experiment.predictions.predicted_rows", counting)
     configs = [configured(f"init={i}", f"seed={s}") for i in ("zeros", "he_normal") for s in range(5)]
     data, act = load_data(configs[0], torch.device("cpu")), pick_activation(configs[0])
     modules = [build_module(config, data, act) for config in configs]
@@ -177,7 +177,7 @@ def test_a_forecast_that_fails_costs_no_training(tmp_path, monkeypatch, error, s
     def failing(*_, **__):
         raise eval(error, {"UserError": UserError})
 
-    monkeypatch.setattr("initlab.experiment.forecast.predicted_rows", failing)
+    monkeypatch.setattr("initlab.experiment.predictions.predicted_rows", failing)
     (rows,) = trained(tmp_path, "init=he_normal")
     assert not len(predicted(rows))
     assert len(rows)

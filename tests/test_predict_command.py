@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import initlab
-from initlab.cli import main
+from initlab.cli.main import main
 from initlab.config.compose import compose_config
 from initlab.config.grid import compose_grid
 from initlab.experiment import run as train
@@ -126,7 +126,7 @@ def test_the_data_decide_the_first_layer(run):
         first[data] = rows.query("stat == 'q' and index == 1 and layer == 'hidden.0'").value.item()
     config = compose_config(["data=fashion_mini", "data.normalize=false"])
     from initlab.experiment.build import load_data, make_plan
-    from initlab.experiment.forecast import first_batch
+    from initlab.experiment.predictions import first_batch
 
     data = load_data(config, "cpu")
     mean_square = float(first_batch(data, make_plan([config], data, None)).double().square().mean())

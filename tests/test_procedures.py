@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import initlab
+from initlab.config.aliases import PROCEDURE_NAMES
 from initlab.errors import Impossible, UserError
+from initlab.initialize.procedures import PROCEDURES, Procedure, is_procedure, procedure
 from initlab.models import MODELS, build
-from initlab.names import PROCEDURE_NAMES
-from initlab.procedures import PROCEDURES, Procedure, is_procedure, procedure
 from initlab.schemes import SCHEMES
 
 DATA = [name for name, record in PROCEDURES.items() if "data" in record.needs]
@@ -40,7 +40,7 @@ def home(name: str) -> tuple[nn.Module, str]:
     """A model that a procedure suits, and its activation."""
     family = HOMES.get(name, "mlp")
     own = {k: v for k, v in PROCEDURES[name].overrides.items() if k in MODELS[family].options}
-    act = initlab.procedures.shape("tanh", name, 2) if PROCEDURES[name].reshape else "tanh"
+    act = initlab.initialize.procedures.shape("tanh", name, 2) if PROCEDURES[name].reshape else "tanh"
     return build(family, depth=2, width=8, act=act, input_shape=(6,), classes=3, **own), act
 
 

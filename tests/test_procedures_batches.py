@@ -8,11 +8,11 @@ from torch.nn import functional as F
 import initlab
 from initlab.activations import ACTIVATIONS
 from initlab.errors import UserError
+from initlab.initialize.procedures import PROCEDURES
+from initlab.initialize.procedures.data_dependent import change_rates, equal_rates
+from initlab.initialize.procedures.gradient_based import gradient_quotient
+from initlab.initialize.procedures.roles import case_of
 from initlab.models import build
-from initlab.procedures import PROCEDURES
-from initlab.procedures.batches import change_rates, equal_rates
-from initlab.procedures.gradients import gradient_quotient
-from initlab.procedures.parts import case_of
 
 FEATURES, CLASSES = 24, 5
 
@@ -108,7 +108,7 @@ def test_every_unit_has_mean_0_and_one_variance(family, scheme, own, act):
 
 def test_all_layers_of_a_homogeneous_chain_change_at_one_rate():
     net, x = mlp(6, "relu"), batch()
-    found = initlab.procedures.procedure("data_dependent", equal_rates=False)
+    found = initlab.initialize.procedures.procedure("data_dependent", equal_rates=False)
     initlab.initialize_(net, found, act="relu", inputs=x)
     case = case_of(net, found, act="relu")
     case.inputs = x

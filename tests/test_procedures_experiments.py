@@ -6,8 +6,8 @@ from initlab.config.compose import compose_config
 from initlab.errors import UserError
 from initlab.experiment import impossible
 from initlab.experiment.run import run
+from initlab.initialize.procedures import rates, shape
 from initlab.models import build
-from initlab.procedures import rates, shape
 from initlab.sweep.cells import group_key
 
 TINY = ["data=gaussian", "data.train_size=200", "data.test_size=40", "data.dimension=6", "width=8", "depth=2",

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 import initlab
 from initlab.errors import UserError
+from initlab.initialize.procedures import PROCEDURES
+from initlab.initialize.procedures.residual import _identity_at_start
 from initlab.models import build
-from initlab.procedures import PROCEDURES
-from initlab.procedures.residual import _identity_at_start
 
 CLASSES = 5
 SHAPES = {"resmlp": (12,), "resnet": (1, 8, 8), "vit": (1, 8, 8), "gpt": (6,)}

@@ -9,8 +9,8 @@ from torch import nn
 import initlab
 from initlab.activations import ACTIVATIONS, activation
 from initlab.errors import Impossible, UserError
+from initlab.initialize.procedures import coordinate_check, rates, shape
 from initlab.models import build
-from initlab.procedures import coordinate_check, rates, shape
 from initlab.theory.maps import c_map, c_map_slope, moments
 
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -34,7 +34,7 @@ def test_the_coordinate_check_is_flat_under_mup_and_not_under_the_standard(optim
 
 @pytest.mark.parametrize("wrong", ["hidden.1.weight", "readout.weight"])
 def test_the_check_finds_a_rate_that_is_missing(wrong, monkeypatch):
-    from initlab.procedures import coordinate
+    from initlab.diagnostics import coordinate_check as coordinate
 
     def without(module, scheme, optimizer, **own):
         return {name: factor for name, factor in rates(module, scheme, optimizer, **own).items() if name != wrong}

@@ -12,6 +12,7 @@ import pytest
 from fake_sweeps import write_summary
 
 import initlab
+from initlab.cli.report import say_table
 from initlab.config import Config
 from initlab.config.grid import compose_grid
 from initlab.errors import NothingLeft, UserError
@@ -19,9 +20,8 @@ from initlab.records import load
 from initlab.report import write_report
 from initlab.report.pairs import cells as cell_table
 from initlab.report.pairs import comparisons
-from initlab.report.runs import study
-from initlab.report.say import say_table
-from initlab.statistics import best_rate
+from initlab.report.study import study
+from initlab.statistics.comparisons import best_rate
 from initlab.sweep import How
 from initlab.sweep import race as racing
 from initlab.sweep.progress import SweepLine

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import initlab
+from initlab.cli.diagnose import inputs_of, run
 from initlab.data.order import batches
 from initlab.errors import UserError
 from initlab.initialize import stream
-from initlab.randomness import STREAMS, generator, numpy_generator, set_global
-from initlab.verdicts.command import inputs_of, run
+from initlab.system.random_streams import STREAMS, generator, numpy_generator, set_global
 
 SOURCE = Path(initlab.__file__).parent
 SEEDS = (0, 1, 2, 7, 2**31, 2**32 - 1, 2**32, 7 * 2**32 + 1, 2**63 - 1)
@@ -152,7 +152,7 @@ ALLOWED = {
 
 
 def strays(source: Path) -> list[str]:
-    """Lines that make or seed a generator, or draw without one, past `initlab.randomness`."""
+    """Lines that make or seed a generator, or draw without one, past `initlab.system.random_streams`."""
     found = []
     for path in sorted(source.rglob("*.py")):
         if path.relative_to(source).as_posix() in ALLOWED:
@@ -284,7 +284,7 @@ MODELS = {
 @pytest.mark.parametrize("model", MODELS)
 def test_made_up_targets_are_not_the_made_up_inputs(model, seed, monkeypatch):
     make, shapes, given = MODELS[model]
-    monkeypatch.setattr("initlab.verdicts.command.load_target", lambda *_: make)
+    monkeypatch.setattr("initlab.cli.diagnose.load_target", lambda *_: make)
     screen = io.StringIO()
     with redirect_stdout(screen):
         run("anything:model", shapes, seed=seed, as_json=True, **given)
@@ -316,7 +316,7 @@ def test_a_model_is_not_made_of_its_inputs(monkeypatch):
         made["weight"] = torch.randn(4, 6)
         return nn.Linear(6, 4)
 
-    monkeypatch.setattr("initlab.verdicts.command.load_target", lambda *_: net)
+    monkeypatch.setattr("initlab.cli.diagnose.load_target", lambda *_: net)
     with redirect_stdout(io.StringIO()):
         run("anything:net", ["4,6"], as_json=True)
     x = inputs_of(["4,6"], None, None, 0)

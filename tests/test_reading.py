@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from fake_sweeps import Cell, write_run
 
-from initlab import reading
-from initlab.reading import Unreadable, json_of, read_bytes, read_json, read_yaml_file, yaml_of
 from initlab.records import load, load_histograms, load_layers, load_metrics
 from initlab.report import say_report, say_table
-from initlab.report.gather import gather
+from initlab.report.payload import gather
+from initlab.system import safe_reading
+from initlab.system.safe_reading import Unreadable, json_of, read_bytes, read_json, read_yaml_file, yaml_of
 
-SOURCE = Path(reading.__file__).parent
+SOURCE = Path(safe_reading.__file__).parent
 
 
 @contextmanager
@@ -93,8 +93,8 @@ def test_yaml_that_is_refused(tmp_path, name):
     path.write_bytes(BAD_YAML[name])
     with at_most(300), pytest.raises(ValueError, match=r"\S") as caught:
         read_yaml_file(path)
-    assert len(reading.why(caught.value)) < 300
-    assert "\n" not in reading.why(caught.value)
+    assert len(safe_reading.why(caught.value)) < 300
+    assert "\n" not in safe_reading.why(caught.value)
 
 
 @pytest.mark.parametrize("name", BAD_JSON)
@@ -103,12 +103,12 @@ def test_json_that_is_refused(tmp_path, name):
     path.write_bytes(BAD_JSON[name])
     with at_most(300), pytest.raises(ValueError, match=r"\S") as caught:
         read_json(path)
-    assert len(reading.why(caught.value)) < 300
+    assert len(safe_reading.why(caught.value)) < 300
 
 
 def test_what_is_written_is_read_to_the_bound():
     nested = 1
-    for _ in range(reading.DEPTH):
+    for _ in range(safe_reading.DEPTH):
         nested = [nested]
     assert json_of(json.dumps(nested)) == nested
     assert yaml_of(json.dumps(nested)) == nested
@@ -141,7 +141,7 @@ def test_only_regular_files_are_read(tmp_path):
             with pytest.raises(Unreadable, match="not a regular file"):
                 pytest.fail(f"{name} was read: {read_bytes(path)[:9]!r}")
             with pytest.raises(Unreadable, match="not a regular file"):
-                reading.ends_of(path)
+                safe_reading.ends_of(path)
 
 
 def test_a_size_is_a_bound(tmp_path):

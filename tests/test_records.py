@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from initlab.errors import UserError
-from initlab.histograms import histogram
 from initlab.records import (
     RunWriter,
     environment,
@@ -22,7 +21,8 @@ from initlab.records import (
     run_directories,
     write_sweep,
 )
-from initlab.records.tables import disarm, rearm
+from initlab.records.columns import disarm, rearm
+from initlab.statistics.histograms import histogram
 
 NAN, INF = float("nan"), float("inf")
 CONFIG = {

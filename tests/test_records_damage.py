@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 from initlab.errors import UserError
-from initlab.histograms import histogram
 from initlab.records import RunWriter, load, load_histograms, load_layers, load_metrics, write_sweep
-from initlab.records.sums import RECORDS
+from initlab.records.checksums import RECORDS
+from initlab.statistics.histograms import histogram
 
 CONFIG = {"init": {"name": "he_normal"}, "act": {"name": "relu"}, "depth": 3, "width": [128, 64], "seed": 7}
 EVENTS = "events.out.tfevents.initlab"
@@ -48,7 +48,7 @@ def test_a_run_that_cannot_be_read_rounds_no_number_of_another(tmp_path, seed):
 
 KILLED = """
 import sys, numpy as np
-from initlab.histograms import histogram
+from initlab.statistics.histograms import histogram
 from initlab.records import RunWriter
 run = RunWriter(sys.argv[1], {"init": {"name": "zeros"}, "seed": 1}, flush_seconds=0.0)
 for step in range(0, 10**7, 10):
@@ -104,7 +104,7 @@ def test_what_the_system_refuses_is_translated_at_every_method(tmp_path, monkeyp
     def refuse(*_args, **_kwargs):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("initlab.records.files.open", refuse, raising=False)
+    monkeypatch.setattr("initlab.system.files.open", refuse, raising=False)
     run.scalars(0, {"loss": 1.0})
     with pytest.raises(UserError, match=rf"{tmp_path}.*{remedy}"):
         run.flush()

@@ -13,8 +13,8 @@ import zlib
 import numpy as np
 import pytest
 
-from initlab.histograms import histogram
 from initlab.records import EventFile, RunWriter
+from initlab.statistics.histograms import histogram
 
 RUNS = ("he_normal-tanh-s0", "zeros-relu-s1")
 STEPS = np.arange(20)

@@ -21,12 +21,12 @@ from initlab.records import load
 from initlab.report import write_report
 from initlab.report.curves import passages, planned_steps, thin_steps, thinned
 from initlab.report.diagnosis import diagnose
-from initlab.report.gather import gather
 from initlab.report.layers import blocks
 from initlab.report.page import script
 from initlab.report.pairs import comparisons, scored, windows
-from initlab.report.runs import best_rates, fresh_seeds, study
-from initlab.visible import visible
+from initlab.report.payload import gather
+from initlab.report.study import best_rates, fresh_seeds, study
+from initlab.system.escape import visible
 
 
 class Scripts(HTMLParser):

@@ -10,8 +10,8 @@ import pytest
 import initlab
 from initlab.records import load
 from initlab.report import write_report
-from initlab.report.images import COLOURS
-from initlab.report.runs import OUTCOMES, study
+from initlab.report.heatmaps import COLOURS
+from initlab.report.study import OUTCOMES, study
 
 SMALL = {"act": "relu", "depth": 2, "width": 16, "quiet": True, "log__tensorboard": False, "log__histograms": 1}
 

@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from initlab.cli.reproduce import COSTS
+from initlab.cli.reproduce import about as listed
 from initlab.config.grid import compose_grid, override_text
-from initlab.display import duration
 from initlab.reproduce import Criterion, experiment, judge, names
-from initlab.reproduce.command import COSTS
-from initlab.reproduce.command import about as listed
-from initlab.reproduce.experiment import LEAST_SEEDS, MODES
 from initlab.reproduce.judge import decided, halves, headline, overall
 from initlab.reproduce.measures import MEASURES
-from initlab.reproduce.page import judged_again, last, page, summary, write_pages
+from initlab.reproduce.pages import judged_again, last, page, summary, write_pages
 from initlab.reproduce.run import FRESH
+from initlab.reproduce.specification import LEAST_SEEDS, MODES
 from initlab.sweep.race import FIRST_SEED
+from initlab.system.terminal import duration
 
 SCIENCE = {
     *("wandb_five_methods", "glorot_2010", "saxe_2014", "he_2015", "poole_2016", "schoenholz_2017", "pennington_2017"),

@@ -23,9 +23,9 @@ from initlab.errors import Interrupted, UserError
 from initlab.experiment import Keeping, Unusable, checkpoint, run
 from initlab.experiment.checkpoint import FORMAT
 from initlab.experiment.checkpoint import load as load_checkpoint
-from initlab.sweep.driver import Signals
-from initlab.sweep.lock import alone
+from initlab.sweep.locks import alone
 from initlab.sweep.run import sweep_room
+from initlab.sweep.scheduler import Signals
 from initlab.training import loop
 
 ROOT = Path(__file__).parents[1]

@@ -10,13 +10,13 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 import initlab
-from initlab import reading, scalars
-from initlab.audit.command import pairs, rules_of
-from initlab.config.files import option_values, options
+from initlab.cli.audit import pairs, rules_of
+from initlab.cli.diagnose import pairs as arguments
+from initlab.config.option_files import option_values, options
 from initlab.errors import UserError
-from initlab.records.plain import from_yaml, to_yaml
-from initlab.scalars import read_yaml, write_yaml
-from initlab.verdicts.command import pairs as arguments
+from initlab.records.serialization import from_yaml, to_yaml
+from initlab.system import safe_reading, yaml_text
+from initlab.system.yaml_text import read_yaml, write_yaml
 
 SOURCE = Path(initlab.__file__).parent
 WHOLE = ("", "0", "1", "12", "1_0", "1_", "010", "0x1F", "0b1", "0o7")
@@ -80,7 +80,7 @@ def test_a_json_file_of_rules_is_read_by_the_same_rule(tmp_path):
 def test_option_files_are_read_by_it(tmp_path, monkeypatch):
     (tmp_path / "act").mkdir()
     (tmp_path / "act" / "own.yaml").write_text("name: own\nslope: 2e-2\n", encoding="utf-8")
-    monkeypatch.setattr("initlab.config.files.conf_dir", lambda: tmp_path)
+    monkeypatch.setattr("initlab.config.option_files.conf_dir", lambda: tmp_path)
     options.cache_clear()
     try:
         assert option_values("act", "own") == {"slope": 0.02}
@@ -134,14 +134,14 @@ def reads_yaml(node: ast.AST) -> bool:
 
 
 def other_readers(source: Path) -> list[str]:
-    """Lines that read YAML past `initlab.scalars`, whose loader `initlab.reading` bounds."""
+    """Lines that read YAML past `initlab.system.yaml_text`, whose loader `initlab.system.safe_reading` bounds."""
     files = [path for path in sorted(source.rglob("*.py")) if path.name not in ("scalars.py", "reading.py")]
     trees = [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in files]
     return [f"{path.name}:{node.lineno}" for path, tree in trees for node in ast.walk(tree) if reads_yaml(node)]
 
 
 def test_nothing_else_reads_yaml():
-    assert issubclass(reading._Loader, scalars.Loader)
+    assert issubclass(safe_reading._Loader, yaml_text.Loader)
     assert other_readers(SOURCE) == []
     assert other_readers(SOURCE.parent / "hydra_plugins") == []
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from initlab.errors import UserError
 from initlab.initialize import initialize_
-from initlab.procedures import PROCEDURES
+from initlab.initialize.procedures import PROCEDURES
 from initlab.schemes import SCHEME_ALIASES, SCHEMES, scheme
 
 CONF = Path(__file__).parents[1] / "conf" / "init"

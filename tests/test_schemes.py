@@ -10,10 +10,10 @@ from torch import nn
 
 from initlab.activations import ACTIVATIONS
 from initlab.errors import Impossible
-from initlab.fans import Fans
 from initlab.initialize import impossible, initialize_, plan, promised, request, stream
+from initlab.inspection import Fans
 from initlab.schemes import DISTRIBUTIONS, MODES, SCHEMES, scheme
-from initlab.schemes.contract import independence, violations
+from initlab.schemes.law_checks import independence, violations
 
 MODULES = {
     "wide": lambda: nn.Linear(160, 48),

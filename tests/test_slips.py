@@ -7,15 +7,15 @@ import sys
 import pytest
 
 import initlab
-from initlab import cli
+from initlab.cli import main
+from initlab.config.aliases import KEY_WORDS
 from initlab.config.checks import known_keys
 from initlab.config.compose import compose_config
 from initlab.config.grid import compose_grid
 from initlab.config.overrides import canonical
 from initlab.config.schema import GROUPS
-from initlab.config.slips import in_quotes, meant, refuse_slips, together
+from initlab.config.typing_slips import in_quotes, meant, refuse_slips, together
 from initlab.errors import UserError
-from initlab.names import KEY_WORDS
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def typed(tmp_path, monkeypatch, capsys):
     def call(line: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["initlab", *shlex.split(line)])
         with pytest.raises(SystemExit) as left:
-            cli.main()
+            main.main()
         shown = capsys.readouterr()
         return int(left.value.code or 0), shown.err + shown.out
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from initlab.statistics import (
+from initlab.statistics.comparisons import (
     MARGIN,
     POSITIVE,
     SHARE,

@@ -11,13 +11,14 @@ from torch import nn
 
 import initlab
 from initlab.audit import passed
-from initlab.audit.command import audit_target
-from initlab.diagnostics import calls, listen, tape
-from initlab.diagnostics.blame import own_frame
+from initlab.cli.audit import audit_target
+from initlab.cli.diagnose import run
+from initlab.diagnostics import layer_recorder
+from initlab.diagnostics.trace import hooks, records
 from initlab.errors import OwnBug, UserError
-from initlab.fans import walk
 from initlab.initialize import initialize_
-from initlab.verdicts.command import run
+from initlab.inspection import walk
+from initlab.inspection.exceptions import own_frame
 
 CLASSES = {
     "linear": lambda: nn.Linear(6, 4),
@@ -194,7 +195,7 @@ def test_what_the_users_forward_raises_is_told_as_the_users(error, capsys):
 
 @pytest.mark.parametrize(
     "place",
-    [(listen.Listener, "_layer"), (listen.Listener, "__enter__"), (calls.Call, "measure_weight")],
+    [(hooks.Listener, "_layer"), (hooks.Listener, "__enter__"), (records.Call, "measure_weight")],
 )
 def test_what_initlabs_own_code_raises_is_told_as_its_own(monkeypatch, tmp_path, place):
     monkeypatch.chdir(tmp_path)
@@ -202,7 +203,7 @@ def test_what_initlabs_own_code_raises_is_told_as_its_own(monkeypatch, tmp_path,
     # The exception must come from a file of the package, as a real bug would.
     source = "def broken(*_, **__):\n    return {}['a bug of ours']\n"
     own = {}
-    exec(compile(source, str(tape.__file__), "exec"), own)
+    exec(compile(source, str(layer_recorder.__file__), "exec"), own)
     owner, name = place
     monkeypatch.setattr(owner, name, own["broken"])
     for work in (
@@ -216,8 +217,8 @@ def test_what_initlabs_own_code_raises_is_told_as_its_own(monkeypatch, tmp_path,
 def test_a_library_that_raises_is_the_fault_of_what_called_it(monkeypatch):
     own = {}
     source = "import pandas as pd\ndef broken(*_, **__):\n    return pd.DataFrame({'a': [1]})['b']\n"
-    exec(compile(source, str(tape.__file__), "exec"), own)
-    monkeypatch.setattr(calls.Call, "measure_weight", own["broken"])
+    exec(compile(source, str(layer_recorder.__file__), "exec"), own)
+    monkeypatch.setattr(records.Call, "measure_weight", own["broken"])
     with pytest.raises(OwnBug, match="KeyError in initlab"):
         initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3))
     monkeypatch.undo()
@@ -244,7 +245,7 @@ def test_what_is_built_or_made_by_the_user_is_the_users_too(monkeypatch, tmp_pat
             with pytest.raises(UserError, match=said):
                 build(f"built_home:{target}")
     own = {}
-    exec(compile("def broken(*_, **__):\n    return {}['ours']\n", str(tape.__file__), "exec"), own)
+    exec(compile("def broken(*_, **__):\n    return {}['ours']\n", str(layer_recorder.__file__), "exec"), own)
     monkeypatch.setattr("initlab.initialize.fill.frame_of", own["broken"])
     for build in (partial(run, shapes=["2,3"]), partial(audit_target, promise="zeros")):
         with pytest.raises(OwnBug, match="KeyError in initlab"):
@@ -288,5 +289,5 @@ def test_out_of_memory_is_no_bug(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(listen.Listener, "_layer", full)
+    monkeypatch.setattr(hooks.Listener, "_layer", full)
     assert isinstance(raised(lambda: initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3))), torch.OutOfMemoryError)

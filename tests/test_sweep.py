@@ -19,13 +19,13 @@ from initlab.config.grid import compose_grid
 from initlab.config.naming import digest
 from initlab.errors import UserError
 from initlab.sweep import How, checked, default_directories, run_sweep, wanted
-from initlab.sweep.balance import Kind, even, tapered
 from initlab.sweep.cells import group_key
-from initlab.sweep.memory import largest_group, network_bytes, network_size
-from initlab.sweep.plan import PlanFile, arrange
+from initlab.sweep.cost import largest_group, network_bytes, network_size
+from initlab.sweep.grouping import Kind, even, tapered
+from initlab.sweep.plan_file import PlanFile, arrange
 from initlab.sweep.results import Results
 from initlab.sweep.run import plan_groups
-from initlab.sweep.table import axes, by_cell
+from initlab.sweep.summary import axes, by_cell
 
 TINY = {"depth": 1, "width": 4, "train.steps": 3, "log.histograms": 0, "data": "gaussian", "data.train_size": 300}
 TINY |= {"data.test_size": 50}
@@ -405,7 +405,7 @@ def test_cards_and_jobs_of_a_cluster_are_not_cut_finer_but_begin_with_what_takes
 
 
 def test_every_architecture_is_built_once_to_plan_it(tmp_path, monkeypatch):
-    from initlab.sweep import memory
+    from initlab.sweep import cost as memory
 
     built = []
     build = memory.build_module
@@ -559,11 +559,11 @@ def test_progress_in_a_file_comes_ever_more_seldom(monkeypatch):
 
     from rich.console import Console
 
-    from initlab import display
     from initlab.sweep import progress
+    from initlab.system import terminal
 
     clock = [0.0]
-    for module in (display, progress):
+    for module in (terminal, progress):
         monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     out = StringIO()
     line = progress.SweepLine("sweep", Console(file=out))

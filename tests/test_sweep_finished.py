@@ -18,14 +18,14 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf.errors import OmegaConfBaseException
 
+from initlab.cli.hydra import compose_jobs
+from initlab.cli.train import main
 from initlab.config.compose import from_plain, plain_tree, register
-from initlab.config.composer import Composer
-from initlab.config.files import conf_dir, option_values, options
+from initlab.config.fast_compose import Composer
+from initlab.config.job_values import Values
 from initlab.config.naming import digest
+from initlab.config.option_files import conf_dir, option_values, options
 from initlab.config.schema import Config
-from initlab.config.values import Values
-from initlab.door import main
-from initlab.launcher import compose_jobs
 
 QUICK = ["depth=1", "width=4", "train.steps=3", "data=gaussian", "data.train_size=300", "data.test_size=50"]
 GRID = ["-m", *QUICK, "sweep.name=s", "init=he_normal,dirac,zeros", "seed=0,1"]
@@ -44,7 +44,7 @@ def again(*arguments: str) -> tuple[str, list[str]]:
     """Run the command in a fresh interpreter; return what it said and which heavy libraries it loaded."""
     code = (
         "import sys\n"
-        "from initlab.door import main\n"
+        "from initlab.cli.train import main\n"
         f"code = main({[*GRID, *arguments]!r})\n"
         "print('LOADED', [name for name in ('torch', 'matplotlib', 'scipy', 'plotly') if name in sys.modules])\n"
         "sys.exit(code)\n"
@@ -130,7 +130,7 @@ def test_a_cell_that_cannot_exist_is_an_error_where_that_was_asked_for(home, cap
 
 
 def test_another_launch_holds_a_finished_sweep_too(home, capsys):
-    from initlab.sweep.lock import alone
+    from initlab.sweep.locks import alone
 
     assert main(GRID) == 0
     with alone(home):

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 import initlab
-from initlab import nursery
+from initlab.cli.train import main
 from initlab.config.compose import compose_config
-from initlab.door import main
 from initlab.errors import UserError
-from initlab.forked import can_copy
 from initlab.records import load
-from initlab.sweep import How, machine
-from initlab.sweep import how as choosing
-from initlab.sweep.balance import Sizes
+from initlab.sweep import How
+from initlab.sweep import placement as choosing
 from initlab.sweep.cells import checked
 from initlab.sweep.executors import process as processes
-from initlab.sweep.how import rough_seconds
+from initlab.sweep.grouping import Sizes
+from initlab.sweep.placement import rough_seconds
+from initlab.system import fork_server, resources
+from initlab.system.fork import can_copy
 
 TINY = ["depth=1", "width=4", "data=gaussian", "data.train_size=300", "data.test_size=50", "log.histograms=0"]
 
@@ -31,7 +31,7 @@ def two_cores(monkeypatch, tmp_path):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(choosing, "usable_cores", lambda: 2)
-    monkeypatch.setattr(choosing, "free_bytes", lambda device: 16.0 * machine.GIB)
+    monkeypatch.setattr(choosing, "free_bytes", lambda device: 16.0 * resources.GIB)
 
 
 def cells(tmp_path, networks, *overrides):
@@ -92,7 +92,7 @@ def test_what_keeps_a_large_grid_in_this_process(tmp_path, two_cores, monkeypatc
         "GiB": (choosing, "free_bytes"),
         "cards": (torch.cuda, "device_count"),
     }[name]
-    unit = machine.GIB if name == "GiB" else 1
+    unit = resources.GIB if name == "GiB" else 1
     monkeypatch.setattr(*place, lambda *_: value * unit)
     assert settled(cells(tmp_path, 16, *LONG)).executor == "inline"
 
@@ -104,9 +104,9 @@ def test_a_number_of_threads_is_kept_to(tmp_path, two_cores):
 def test_networks_that_fill_the_memory_do_not_train_side_by_side(tmp_path, two_cores, monkeypatch):
     many = cells(tmp_path, 16, *LONG)
     sizes = Sizes()
-    sizes.found = {key: replace(size, bytes=3.0 * machine.GIB) for key, size in found(sizes, many).items()}
+    sizes.found = {key: replace(size, bytes=3.0 * resources.GIB) for key, size in found(sizes, many).items()}
     assert How().settled(many, sizes) == How("process", 2)
-    sizes.found = {key: replace(size, bytes=5.0 * machine.GIB) for key, size in sizes.found.items()}
+    sizes.found = {key: replace(size, bytes=5.0 * resources.GIB) for key, size in sizes.found.items()}
     assert How().settled(many, sizes) == How("inline")
 
 
@@ -141,16 +141,16 @@ def test_a_container_may_allow_fewer_cores_than_there_are(tmp_path, monkeypatch,
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(machine, "GROUPS", tmp_path)
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert machine.container_cores() == cores
-    assert machine.usable_cores() == min(int(min(cores, 64)), 64)
+    monkeypatch.setattr(resources, "GROUPS", tmp_path)
+    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert resources.container_cores() == cores
+    assert resources.usable_cores() == min(int(min(cores, 64)), 64)
 
 
 def test_half_a_core_is_one_process(tmp_path, monkeypatch):
     (tmp_path / "cpu.max").write_text("50000 100000")
-    monkeypatch.setattr(machine, "GROUPS", tmp_path)
-    assert machine.usable_cores() == 1
+    monkeypatch.setattr(resources, "GROUPS", tmp_path)
+    assert resources.usable_cores() == 1
 
 
 def test_processes_start_early_where_updates_look_many(two_cores):
@@ -175,10 +175,12 @@ def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_compose
     two_cores, monkeypatch, updates, kept
 ):
     monkeypatch.setattr(choosing, "UPDATES", updates)
-    monkeypatch.setattr(import_module("initlab.launcher.launch"), "MANY", 2)
+    monkeypatch.setattr(import_module("initlab.cli.hydra.launch"), "MANY", 2)
     started, seen = [], []
-    start = nursery.Nursery
-    monkeypatch.setattr(nursery, "Nursery", lambda *given, **more: started.append(start(*given, **more)) or started[-1])
+    start = fork_server.Nursery
+    monkeypatch.setattr(
+        fork_server, "Nursery", lambda *given, **more: started.append(start(*given, **more)) or started[-1]
+    )
 
     def look(cells, *_):
         seen.extend(one.process.poll() is None for one in started)
@@ -204,7 +206,7 @@ def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_
 @pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
 def test_a_grid_that_only_looked_large_ends_what_they_would_have_been_copied_from(two_cores, tmp_path):
     with processes.started_early(1, 9):
-        early = nursery.nursery().process
+        early = fork_server.nursery().process
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
         )

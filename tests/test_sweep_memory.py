@@ -11,13 +11,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import initlab
+from initlab.cli.train import main
 from initlab.config.compose import compose_config
-from initlab.door import main
 from initlab.errors import UserError
 from initlab.experiment.build import load_data, make_network, pick_activation
-from initlab.sweep import How, machine, memory
+from initlab.sweep import How, cost
 from initlab.sweep.cells import checked
-from initlab.sweep.memory import network_size, require_memory
+from initlab.sweep.cost import network_size, require_memory
+from initlab.system import resources
 from initlab.training import OPTIMIZERS
 
 GIB = 2**30
@@ -41,8 +42,8 @@ def control_group(root: Path, path: str, limit: object, used: object, cache: int
 def groups(tmp_path, monkeypatch):
     """A file system of control groups, and the file that says which of them this process is in."""
     (tmp_path / "root").mkdir()
-    monkeypatch.setattr(machine, "GROUPS", tmp_path / "root")
-    monkeypatch.setattr(machine, "CGROUP_FILE", tmp_path / "cgroup")
+    monkeypatch.setattr(resources, "GROUPS", tmp_path / "root")
+    monkeypatch.setattr(resources, "CGROUP_FILE", tmp_path / "cgroup")
     (tmp_path / "cgroup").write_text("0::/user.slice/user-1000.slice/run-7.scope\n")
     return tmp_path / "root"
 
@@ -62,42 +63,42 @@ def groups(tmp_path, monkeypatch):
 def test_the_smallest_remainder_of_all_groups_around_is_what_is_left(groups, limits, left):
     for path, limit in limits.items():
         control_group(groups, path, limit, 100)
-    assert machine.container_bytes() == left
+    assert resources.container_bytes() == left
 
 
 def test_groups_of_a_batch_system_by_version_1(groups):
-    machine.CGROUP_FILE.write_text("9:cpuset:/\n4:memory,hugetlb:/slurm/uid_7/job_3/step_0\n0::/elsewhere\n")
+    resources.CGROUP_FILE.write_text("9:cpuset:/\n4:memory,hugetlb:/slurm/uid_7/job_3/step_0\n0::/elsewhere\n")
     control_group(groups, "memory", 2**63, 700, version=1)
     control_group(groups, "memory/slurm/uid_7/job_3", 400, 100, version=1)
     control_group(groups, "memory/slurm/uid_7/job_3/step_0", 2**63, 100, version=1)
     control_group(groups, "memory/slurm/uid_7/job_4", 101, 100, version=1)
-    assert machine.container_bytes() == 300
+    assert resources.container_bytes() == 300
 
 
 def test_the_root_of_a_container_holds_where_its_path_outside_is_unknown_inside(groups):
-    machine.CGROUP_FILE.write_text("0::/docker/0123abc\n")
+    resources.CGROUP_FILE.write_text("0::/docker/0123abc\n")
     control_group(groups, "", 600, 100)
-    assert machine.container_bytes() == 500
+    assert resources.container_bytes() == 500
 
 
 def test_a_system_without_the_file_has_the_root_alone(groups):
-    machine.CGROUP_FILE.unlink()
+    resources.CGROUP_FILE.unlink()
     control_group(groups, "", 600, 100)
-    assert machine.container_bytes() == 500
+    assert resources.container_bytes() == 500
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_page_cache_is_not_taken(groups, version):
-    machine.CGROUP_FILE.write_text("4:memory:/\n0::/\n")
+    resources.CGROUP_FILE.write_text("4:memory:/\n0::/\n")
     control_group(groups, "memory" if version == 1 else "", 1000, 900, cache=600, version=version)
-    assert machine.container_bytes() == 700
+    assert resources.container_bytes() == 700
 
 
 def test_cores_of_groups_around_are_counted_too(groups):
     (groups / "user.slice" / "user-1000.slice").mkdir(parents=True)
     (groups / "user.slice" / "cpu.max").write_text("150000 100000")
     (groups / "user.slice" / "user-1000.slice" / "cpu.max").write_text("400000 100000")
-    assert machine.container_cores() == 1.5
+    assert resources.container_cores() == 1.5
 
 
 # --- what one network takes
@@ -143,7 +144,7 @@ def test_meta_and_memory_measure_the_same(monkeypatch):
     for overrides in ([], ["model=cnn"], ["model=vit"], ["model=resnet", "depth=1", "act=relu"], ["model=resmlp"]):
         config = compose_config([*overrides, "data=fashion_mini", "device=cpu"])
         found = network_size(config)
-        monkeypatch.setattr(memory, "LARGE", -1)
+        monkeypatch.setattr(cost, "LARGE", -1)
         assert network_size(config) == found
         monkeypatch.undo()
 
@@ -206,8 +207,8 @@ def eight_gib(monkeypatch, tmp_path):
     from initlab.experiment import build
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(machine, "machine_bytes", lambda: 8.0 * GIB)
-    monkeypatch.setattr(machine, "container_bytes", lambda: INFINITE)
+    monkeypatch.setattr(resources, "machine_bytes", lambda: 8.0 * GIB)
+    monkeypatch.setattr(resources, "container_bytes", lambda: INFINITE)
 
     def never(*_):
         raise AssertionError("a network was made")
@@ -255,7 +256,7 @@ def test_the_users_word_on_memory_is_taken(eight_gib):
 
 
 def test_other_machines_are_not_judged_by_this_one(eight_gib, monkeypatch):
-    from initlab.sweep.balance import Sizes
+    from initlab.sweep.grouping import Sizes
     from initlab.sweep.run import refuse_too_large
 
     config = compose_config(["width=20000", "device=cpu"])
@@ -273,7 +274,7 @@ class Elsewhere:
 
 
 def test_workers_that_share_the_memory_are_counted(eight_gib):
-    from initlab.sweep.balance import Sizes
+    from initlab.sweep.grouping import Sizes
     from initlab.sweep.run import refuse_too_large
 
     config = compose_config(["width=10000", "device=cpu"])  # 4.6 GiB
@@ -286,7 +287,7 @@ def test_workers_that_share_the_memory_are_counted(eight_gib):
 
 
 def test_what_is_done_is_not_judged_again(eight_gib, tmp_path):
-    from initlab.sweep.balance import Sizes
+    from initlab.sweep.grouping import Sizes
     from initlab.sweep.run import refuse_too_large
 
     config = compose_config(["width=20000", "device=cpu"])
@@ -299,14 +300,14 @@ def test_what_is_done_is_not_judged_again(eight_gib, tmp_path):
 
 
 def test_a_plan_initializes_no_network_and_builds_small_ones_alone(tmp_path, monkeypatch, capsys):
-    from initlab.sweep import preview
+    from initlab.sweep import dry_run
 
-    monkeypatch.setattr(machine, "machine_bytes", lambda: 1000.0 * GIB)
-    monkeypatch.setattr(machine, "container_bytes", lambda: INFINITE)
+    monkeypatch.setattr(resources, "machine_bytes", lambda: 1000.0 * GIB)
+    monkeypatch.setattr(resources, "container_bytes", lambda: INFINITE)
     built = []
-    build = preview.build_module
+    build = dry_run.build_module
     monkeypatch.setattr(
-        preview, "build_module", lambda config, *rest: built.append(config.width) or build(config, *rest)
+        dry_run, "build_module", lambda config, *rest: built.append(config.width) or build(config, *rest)
     )
     initlab.sweep(width=[8, 20000], init=["gradinit", "orthogonal"], seed=range(2), device="cpu", train__steps=3,
                   sweep__root=str(tmp_path), dry_run=True)  # fmt: skip
@@ -317,18 +318,18 @@ def test_a_plan_initializes_no_network_and_builds_small_ones_alone(tmp_path, mon
 
 
 def test_a_plan_times_for_two_seconds_at_most(tmp_path, monkeypatch):
-    from initlab.sweep import preview
+    from initlab.sweep import dry_run
 
     timed = []
-    monkeypatch.setattr(preview, "step_seconds", lambda few, patience: timed.append(patience) or 0.001)
+    monkeypatch.setattr(dry_run, "step_seconds", lambda few, patience: timed.append(patience) or 0.001)
     clock = [0.0]
 
     def tick():
         clock[0] += 0.25
         return clock[0]
 
-    monkeypatch.setattr(preview.time, "perf_counter", tick)
+    monkeypatch.setattr(dry_run.time, "perf_counter", tick)
     initlab.sweep(width=list(range(4, 24)), device="cpu", train__steps=3, data="gaussian", sweep__root=str(tmp_path),
                   dry_run=True)  # fmt: skip
-    assert sum(timed) <= preview.ALL_PATIENCE
+    assert sum(timed) <= dry_run.ALL_PATIENCE
     assert len(timed) < 20

@@ -14,10 +14,10 @@ from initlab.config.checks import inside
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
 from initlab.records import RunWriter, load
-from initlab.records.sums import sealed
+from initlab.records.checksums import sealed
 from initlab.report import write_sweep_run
-from initlab.sweep.lock import alone
-from initlab.sweep.plan import PlanFile
+from initlab.sweep.locks import alone
+from initlab.sweep.plan_file import PlanFile
 
 ROOT = Path(__file__).parents[1]
 TINY = {

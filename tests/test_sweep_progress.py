@@ -7,17 +7,18 @@ import pytest
 from rich.console import Console
 
 import initlab
-from initlab import display
-from initlab.door import main
-from initlab.sweep import progress, work
+from initlab.cli.train import main
+from initlab.sweep import progress
+from initlab.sweep import worker as work
 from initlab.sweep.progress import Progress, SweepLine
-from initlab.sweep.work import Remote, Task, read_progress
+from initlab.sweep.worker import Remote, Task, read_progress
+from initlab.system import terminal
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    for module in (display, progress, work):
+    for module in (terminal, progress, work):
         monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     return now
 
@@ -158,7 +159,7 @@ def test_the_end_names_the_report(tmp_path, monkeypatch, capsys, sweep):
 @pytest.mark.parametrize("step", [1, 100])
 def test_a_single_run_tells_its_time_without_what_came_before(clock, step):
     out = io.StringIO()
-    line = display.ProgressLine("run", Console(file=out, width=200))
+    line = terminal.ProgressLine("run", Console(file=out, width=200))
     clock[0] += 60.0
     line.update({"step": step, "steps": 1000 + step})
     for more in range(1, 501):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from initlab.cli.train import main
 from initlab.config.compose import compose_config
-from initlab.door import main
 from initlab.sweep.threads import chosen_threads, more_pay, wanted_threads
 
 

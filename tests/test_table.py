@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from initlab.cli.report import say_table
 from initlab.errors import UserError
 from initlab.records import load
 from initlab.report.formats import FORMATS, as_csv, as_latex, as_markdown, as_text, latex_text, markdown_text
-from initlab.report.runs import study
-from initlab.report.say import say_table
+from initlab.report.study import study
 from initlab.report.table import tabulated
 
 NASTY = '=cmd|"/C calc"!A1'

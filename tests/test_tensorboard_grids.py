@@ -17,11 +17,11 @@ from tensorboard.plugins.hparams import metadata
 
 import initlab
 from initlab.config.grid import compose_grid
-from initlab.experiment.member import HPARAMS, hparams
-from initlab.histograms import Histogram
+from initlab.experiment.run_recorder import HPARAMS, hparams
 from initlab.records import RunWriter, load
-from initlab.records.view import KINDS, LOGS, TAGS
-from initlab.report.runs import study
+from initlab.records.tensorboard import KINDS, LOGS, TAGS
+from initlab.report.study import study
+from initlab.statistics.histograms import Histogram
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"depth": 1, "width": 4, "data": "gaussian", "train__steps": 3, "log__histograms": 1, "quiet": True}

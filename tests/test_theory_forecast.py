@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
 from initlab.theory import critical, doubly_critical, fixed_point, jacobian_moments, moments
-from initlab.theory.forecast import COLUMNS, forecast
+from initlab.theory.dead_units import silent_fraction
 from initlab.theory.loss import logit_gradient
-from initlab.theory.network import Branch, Inputs, Layer, Pool, Taps, inputs_of, standard_inputs
-from initlab.theory.silence import silent_fraction
+from initlab.theory.nodes import Branch, Inputs, Layer, Pool, Taps, inputs_of, standard_inputs
+from initlab.theory.propagation import COLUMNS, forecast
 
 CLASSES = 10
 

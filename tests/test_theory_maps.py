@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from initlab.activations import activation
 from initlab.theory import critical
-from initlab.theory.forecast import forecast
-from initlab.theory.network import Layer, Taps, inputs_of
+from initlab.theory.nodes import Layer, Taps, inputs_of
+from initlab.theory.propagation import forecast
 
 __all__ = ["one_thread"]  # a fixture that applies here, too
 

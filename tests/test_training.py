@@ -20,7 +20,7 @@ from initlab.training import Evaluation, Pause, Plan, Snapshot, State, Steps, St
 from initlab.training import evaluation as evaluation_room
 from initlab.training import loop as loop_room
 from initlab.training.evaluation import member_losses
-from initlab.training.update import TARGET_WINDOW
+from initlab.training.part_state import TARGET_WINDOW
 
 PLAN = Plan(20, 16, "sgd", ({"lr": 0.05},), eval_every=7, records=(0, 3, 20))
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from initlab.diagnostics import examine
+from initlab.diagnostics.rules import SEVERITIES, Verdict, judge
 from initlab.initialize import initialize_
 from initlab.models import build
-from initlab.verdicts import SEVERITIES, Verdict, judge
 
 SHAPE = (3, 8, 8)
 UNSCALED = ("alexnet", "googlenet", "inception", "squeezenet")

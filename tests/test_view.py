@@ -8,7 +8,7 @@ import pytest
 from fake_sweeps import Cell, grid, write_run, write_sweep
 
 import initlab
-from initlab.door import main as train
+from initlab.cli.train import main as train
 from initlab.records import RunWriter, load, load_metrics
 from initlab.records.writer import EVENTS
 from initlab.report import say_report, say_table, write_sweep_run

@@ -17,10 +17,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from initlab.cli import main
-from initlab.display import Screen
-from initlab.door import main as train
-from initlab.visible import json_text, lines, visible
+from initlab.cli.main import main
+from initlab.cli.train import main as train
+from initlab.system.escape import json_text, lines, visible
+from initlab.system.terminal import Screen
 
 SOURCE = Path(sys.modules["initlab"].__file__).parent
 
@@ -241,12 +241,12 @@ def test_train(capsys, tmp_path, monkeypatch):
 
 
 def ways(source):
-    """Calls in a file that print by another way than `initlab.visible` and `display.Screen`."""
+    """Calls in a file that print by another way than `initlab.system.escape` and `display.Screen`."""
     tree = ast.parse(source)
     own = any(
         "print" in [alias.name for alias in node.names]
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "initlab.visible"
+        if isinstance(node, ast.ImportFrom) and node.module == "initlab.system.escape"
     )
     found = []
     for node in ast.walk(tree):
@@ -287,5 +287,5 @@ def test_every_print_shows_what_cannot_be_seen(path):
 )  # fmt: skip
 def test_the_search_sees_a_print(line):
     assert ways(line)
-    assert ways("from initlab.visible import print\nprint(json.dumps(x))")
-    assert not ways("from initlab.visible import print\nprint(x)")
+    assert ways("from initlab.system.escape import print\nprint(json.dumps(x))")
+    assert not ways("from initlab.system.escape import print\nprint(x)")

@@ -3,37 +3,35 @@
 from importlib import import_module
 from typing import Any
 
-from initlab.collector import bound_waiting
+from initlab.system.startup import bound_waiting
 
 bound_waiting()  # before torch is loaded
 __version__ = "0.1.0"
 
-_HOMES = {
-    # the catalogues
-    "SCHEMES": "schemes",
-    "PROCEDURES": "procedures",
-    "ACTIVATIONS": "activations",
-    # initialize
-    "initialize_": "procedures",
-    "fingerprint": "initialize",
-    # predict and diagnose
-    "predict": "prediction",
-    "diagnose": "verdicts",
-    # records
-    "load": "records",
-    "load_layers": "records",
+# The name in `initlab` -> the module that holds it, and the name there where it is an attribute.
+_PLACES = {
+    "ACTIVATIONS": ("activations", "ACTIVATIONS"),
+    "PROCEDURES": ("initialize.procedures", "PROCEDURES"),
+    "SCHEMES": ("schemes", "SCHEMES"),
+    "diagnose": ("diagnostics", "diagnose"),
+    "fingerprint": ("initialize", "fingerprint"),
+    "initialize_": ("initialize.procedures", "initialize_"),
+    "load": ("records", "load"),
+    "load_layers": ("records", "load_layers"),
+    "predict": ("prediction", "predict"),
+    "fans": ("inspection", None),
+    "procedures": ("initialize.procedures", None),
 }
-_ROOMS = {"sweep", "models", "activations", "schemes", "fans", "data", "theory"}
-_ROOMS |= {"initialize", "procedures", "audit", "testing", "records"}
-__all__ = [*_HOMES, *sorted(_ROOMS)]
+_MODULES = ("activations", "audit", "data", "initialize", "models", "records", "schemes", "sweep", "testing", "theory")
+__all__ = [*_PLACES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"initlab.{_HOMES[name]}"), name)
-    if name in _ROOMS:
-        return import_module(f"initlab.{name}")
-    raise AttributeError(f"module 'initlab' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'initlab' has no attribute {name!r}")
+    module, attribute = _PLACES.get(name, (name, None))
+    found = import_module(f"initlab.{module}")
+    return getattr(found, attribute) if attribute else found
 
 
 def __dir__() -> list[str]:

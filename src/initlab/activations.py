@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import UserError, nearest
-from .names import ACT_ALIASES, is_own
-from .rounding import in_single
-from .targets import contract, load_target, said, said_of
+from initlab.config.aliases import ACT_ALIASES
+from initlab.errors import UserError, nearest
+from initlab.system.imports import contract, is_own, load_target, said, said_of
+from initlab.system.numbers import in_single
 
 Interval: TypeAlias = tuple[float, float]
 

@@ -37,7 +37,7 @@ STORE.store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="
 
 
 class EnsembleLauncher(Launcher):
-    """Hand all jobs of a sweep to `initlab.launcher`, which checks the whole grid before it trains."""
+    """Hand all jobs of a sweep to `initlab.cli.hydra`, which checks the whole grid before it trains."""
 
     def __init__(self, executor: str, workers: int | str, options: Mapping[str, Any]) -> None:
         self.how = {"executor": executor, "workers": workers, "options": dict(options)}
@@ -48,13 +48,13 @@ class EnsembleLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs of a sweeper that is not ours and return one result for each, in order."""
-        from initlab.launcher import compose_jobs
+        from initlab.cli.hydra import compose_jobs
 
         return self.launch_jobs(compose_jobs(self.hydra_context, self.config, job_overrides, initial_job_idx))
 
     def launch_jobs(self, jobs: Sequence[Any]) -> Sequence[JobReturn]:
         """Run jobs that are composed already and return one result for each, in order."""
-        from initlab.launcher import launch
+        from initlab.cli.hydra import launch
 
         return launch(self.hydra_context, self.config, jobs, self.how)
 
@@ -67,6 +67,6 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Expand the grid and launch it."""
-        from initlab.launcher import sweep
+        from initlab.cli.hydra import sweep
 
         return sweep(self, arguments)

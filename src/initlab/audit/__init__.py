@@ -8,9 +8,9 @@ what is wrong, `unchecked` that nothing was checked, `files` and `sources` read 
 import sys
 from types import ModuleType
 
-from .engine import COLUMNS, FALSE_ALARMS, audit
-from .show import as_json, as_junit, as_text, passed
-from .unchecked import unchecked
+from initlab.audit.engine import COLUMNS, FALSE_ALARMS, audit
+from initlab.audit.formats import as_json, as_junit, as_text, passed
+from initlab.audit.unchecked import unchecked
 
 __all__ = ["COLUMNS", "FALSE_ALARMS", "as_json", "as_junit", "as_text", "audit", "passed", "unchecked"]
 

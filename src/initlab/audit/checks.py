@@ -11,7 +11,7 @@ from torch import Tensor
 from initlab.initialize import Task, measured
 from initlab.initialize.plan import padding
 from initlab.schemes import Law, laws
-from initlab.schemes.contract import EXACT, p_values, repeated_units
+from initlab.schemes.law_checks import EXACT, p_values, repeated_units
 
 FIRST = 2048
 """Elements of each parameter that are compared with other parameters': a reused seed shows in the first of them."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .checks import FIRST, Finding
+from initlab.audit.checks import FIRST, Finding
 
 
 def duplicates(findings: Sequence[Finding], alpha: float) -> dict[int, list[int]]:

@@ -7,17 +7,16 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
+from initlab.audit.checks import Finding, check
+from initlab.audit.duplicates import duplicates
+from initlab.audit.likeness import is_default
+from initlab.audit.reasons import reasons
+from initlab.audit.sources import skeleton, with_values
+from initlab.audit.unchecked import NOT_CHECKED, REASONS, failing, why
+from initlab.audit.weight_files import load, tensors_of
 from initlab.errors import UserError
 from initlab.initialize import Plan, Spec, plan, request
 from initlab.initialize.rows import facts, framed
-
-from .checks import Finding, check
-from .duplicates import duplicates
-from .files import load, tensors_of
-from .looks import is_default
-from .reasons import reasons
-from .sources import skeleton, with_values
-from .unchecked import NOT_CHECKED, REASONS, failing, why
 
 FALSE_ALARMS = 1e-3
 """Probability that some parameter of a correctly initialized model is called broken."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import PADDING, Finding, Group, groups, units
-from .looks import looks_like
+from initlab.audit.checks import PADDING, Finding, Group, groups, units
+from initlab.audit.likeness import looks_like
 
 SHOWN = 3
 """Names that are spelled out before "and so many more"."""

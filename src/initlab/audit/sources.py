@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from initlab.errors import UserError
-from initlab.fans.held import weight_normed
+from initlab.inspection.parametrized import weight_normed
 
 
 def with_values(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from initlab.fans import WEIGHT_KINDS
+from initlab.inspection import WEIGHT_KINDS
 
 REASONS = {
     "skipped": ("left out by only= or skip=", "leave fewer of them out"),

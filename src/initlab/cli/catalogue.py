@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from initlab.visible import json_text, print
+from initlab.system.escape import json_text, print
 
 
 def show_schemes(as_json: bool) -> None:
     """List the initialization schemes: name, law, what they need, year, reference."""
-    from initlab.procedures import PROCEDURES
+    from initlab.initialize.procedures import PROCEDURES
     from initlab.schemes import SCHEMES
 
     rows = [
@@ -55,7 +55,7 @@ NARROW = 100  # columns of a terminal below which a table goes without reference
 
 def aliases(group: str, name: str) -> list[str]:
     """List the other names that a scheme or an activation is known by."""
-    from initlab.names import ALIASES
+    from initlab.config.aliases import ALIASES
 
     return [alias for alias, canonical in ALIASES[group].items() if canonical == name]
 
@@ -63,8 +63,8 @@ def aliases(group: str, name: str) -> list[str]:
 def layer_variance(scheme: Any) -> float | None:
     """Return σ_w² = fan_in · Var[W] that a scheme promises in a square hidden layer, under ReLU where that matters."""
     from initlab.activations import ACTIVATIONS
-    from initlab.fans import Fans
-    from initlab.initialize.derived import settled
+    from initlab.initialize.from_theory import settled
+    from initlab.inspection import Fans
 
     scheme = settled(scheme, ACTIVATIONS["relu"], None)
     if scheme.derived == "moments" or scheme.structural("dense", (LAYER, LAYER)) is not None:
@@ -106,7 +106,7 @@ def show(rows: Sequence[Mapping[str, Any]], as_json: bool, hide: Sequence[str] =
     from rich.table import Table
     from rich.text import Text
 
-    from initlab.display import WIDE, Screen
+    from initlab.system.terminal import WIDE, Screen
 
     console = Screen()
     if not console.is_terminal and "COLUMNS" not in os.environ:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import PureWindowsPath
 from typing import Any
 
+from initlab.config.aliases import KEY_WORDS
 from initlab.config.schema import OPTION_KEYS, Config
-from initlab.errors import LARGEST_SEED, UserError, nearest
-from initlab.names import KEY_WORDS
-from initlab.rounding import in_single, outside
+from initlab.errors import UserError, nearest
+from initlab.system.numbers import in_single, outside
+from initlab.system.random_streams import LARGEST_SEED
 
 PRECISIONS = ("fp32", "bf16", "fp64")
 PLACES = ("none", "pre", "post")  # of a transformer's norms

@@ -12,12 +12,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from initlab.config.checks import check, known_keys, nearest_key
-from initlab.config.errors import translated, unknown_of_option
-from initlab.config.files import conf_dir, option_keys
 from initlab.config.help import examples_text, keys_text, program
+from initlab.config.hydra_errors import translated, unknown_of_option
 from initlab.config.naming import cell_name, run_name
+from initlab.config.option_files import conf_dir, option_keys
 from initlab.config.overrides import canonical, refuse_malformed
-from initlab.config.own import offer, own_text
+from initlab.config.own_options import offer, own_text
 from initlab.config.schema import GROUPS, Config
 from initlab.errors import UserError
 

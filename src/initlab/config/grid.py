@@ -14,15 +14,14 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from initlab.config.compose import checked_config, own_hydra, register, to_config
-from initlab.config.composer import Composer
-from initlab.config.errors import endless, translated
+from initlab.config.fast_compose import Composer
+from initlab.config.hydra_errors import endless, translated
+from initlab.config.job_values import Values
 from initlab.config.overrides import canonical, refuse_malformed, waiting
 from initlab.config.schema import Config
-from initlab.config.slips import refuse_slips
-from initlab.config.values import Values
+from initlab.config.typing_slips import refuse_slips
 from initlab.errors import UserError
-from initlab.names import CONTRACTS, is_own, option_name
-from initlab.targets import target_of
+from initlab.system.imports import CONTRACTS, is_own, option_name, target_of
 
 LISTS = ("sweep.exclude", "sweep.grids", "tune.rates")
 """Keys whose values are lists and are never swept: they concern the grid as a whole."""

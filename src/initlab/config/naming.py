@@ -5,9 +5,9 @@ import json
 import re
 from typing import Any
 
-from initlab.config.files import option_values
+from initlab.config.option_files import option_values
 from initlab.config.schema import GROUPS, Config
-from initlab.names import option_name
+from initlab.system.imports import option_name
 
 # What may change without changing the result: where it runs, what is written down, what it is called.
 INCIDENTAL = ("device", "threads", "log", "sweep", "race", "tune", "dry_run", "verdict")

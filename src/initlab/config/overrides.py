@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from initlab.config.aliases import ALIASES
 from initlab.config.checks import RULES, known_keys, nearest_key
-from initlab.config.files import option_values, options
+from initlab.config.option_files import option_values, options
 from initlab.config.schema import EXAMPLES, GROUPS
-from initlab.config.slips import STRANGE, in_quotes, refuse_strange_key
+from initlab.config.typing_slips import STRANGE, in_quotes, refuse_strange_key
 from initlab.errors import UserError
-from initlab.names import ALIASES, is_own
+from initlab.system.imports import is_own
 
 # Hydra's flags that are followed by a value.
 VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"} | {

@@ -5,8 +5,8 @@
 torch.Size([128])
 """
 
-from .dataset import Dataset
-from .order import batches, steps_per_epoch
-from .registry import DATASETS, load, read_ahead
+from initlab.data.dataset import Dataset
+from initlab.data.order import batches, steps_per_epoch
+from initlab.data.registry import DATASETS, load, read_ahead
 
 __all__ = ["DATASETS", "Dataset", "batches", "load", "read_ahead", "steps_per_epoch"]

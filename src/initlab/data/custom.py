@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from initlab.errors import UserError, tell
-from initlab.targets import contract, load_target, said, said_of
-
-from .arrays import Fault, class_count, inputs, refuse, targets
-from .dataset import Raw
+from initlab.data.arrays import Fault, class_count, inputs, refuse, targets
+from initlab.data.dataset import Raw
+from initlab.errors import UserError
+from initlab.system.imports import contract, load_target, said, said_of
+from initlab.system.streams import tell
 
 PARTS = ("training", "test")
 

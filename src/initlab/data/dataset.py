@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.randomness import numpy_generator
+from initlab.system.random_streams import numpy_generator
 
 
 @dataclass(frozen=True, eq=False)

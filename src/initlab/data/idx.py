@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from initlab.errors import UserError
-from initlab.reading import DATA, read_bytes, unzipped, why
+from initlab.system.safe_reading import DATA, read_bytes, unzipped, why
 
 UNSIGNED_BYTE = 0x08
 

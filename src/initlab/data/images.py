@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from initlab.data.dataset import Raw
+from initlab.data.files import SYSTEM_FASHION, download, find
+from initlab.data.idx import read_idx
 from initlab.errors import UserError
-from initlab.targets import import_torchvision
-
-from .dataset import Raw
-from .files import SYSTEM_FASHION, download, find
-from .idx import read_idx
+from initlab.system.imports import import_torchvision
 
 SHIPPED = Path(__file__).parent / "fashion_mini"
 

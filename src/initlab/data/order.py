@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from initlab.errors import UserError
-from initlab.randomness import numpy_generator
+from initlab.system.random_streams import numpy_generator
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:

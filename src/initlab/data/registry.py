@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 
+from initlab.data import images, synthetic, text
+from initlab.data.custom import custom
+from initlab.data.dataset import Dataset, Raw, make_dataset
+from initlab.data.files import no_downloads, search_path
 from initlab.errors import UserError, nearest
-from initlab.names import is_own
-from initlab.rounding import in_single, outside
-
-from . import images, synthetic, text
-from .custom import custom
-from .dataset import Dataset, Raw, make_dataset
-from .files import no_downloads, search_path
+from initlab.system.imports import is_own
+from initlab.system.numbers import in_single, outside
 
 
 @dataclass(frozen=True)

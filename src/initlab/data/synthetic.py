@@ -6,9 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from initlab.randomness import generator
-
-from .dataset import Raw
+from initlab.data.dataset import Raw
+from initlab.system.random_streams import generator
 
 # Each row is one class: heights of a curve at twelve places, drawn by hand, no two alike after shift and stretch.
 SHAPES = (

@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from initlab.data.dataset import Raw
 from initlab.errors import UserError
-
-from .dataset import Raw
 
 TEXT = Path(__file__).parent / "tiny_text" / "poems.txt"
 PIECES = 20

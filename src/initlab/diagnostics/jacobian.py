@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from initlab.diagnostics.calls import Call
 from initlab.diagnostics.spectrum import Spectrum, lanczos
-from initlab.diagnostics.symmetry import singular_squares
+from initlab.diagnostics.trace.records import Call
+from initlab.diagnostics.units import singular_squares
 
 CHUNK = 64
 """Rows of a Jacobian that are computed by one batched backward pass."""

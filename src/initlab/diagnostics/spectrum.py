@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from initlab.randomness import generator
+from initlab.system.random_streams import generator
 
 
 @dataclass(frozen=True)

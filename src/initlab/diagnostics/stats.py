@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from initlab.diagnostics.symmetry import duplicate_units, effective_rank
-from initlab.histograms import Histogram
+from initlab.diagnostics.units import duplicate_units, effective_rank
+from initlab.statistics.histograms import Histogram
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def counted_deviation(record: Histogram) -> float | None:
     """Read the standard deviation off the sums of a histogram, unless the mean is so large that digits would be lost.
 
     >>> import numpy as np
-    >>> from initlab.histograms import histogram
+    >>> from initlab.statistics.histograms import histogram
     >>> counted_deviation(histogram(np.array([1.0, 3.0]))), counted_deviation(histogram(np.array([1e6, 1e6 + 1.0])))
     (1.0, None)
     """

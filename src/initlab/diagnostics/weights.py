@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError
-from initlab.fans import Block, Fans, Parameter, walk
-from initlab.fans.held import refuse_misfits
+from initlab.inspection import Block, Fans, Parameter, walk
+from initlab.inspection.parameters import plain_name
+from initlab.inspection.parametrized import refuse_misfits
 
 LAYERS = (
     nn.Linear,
@@ -21,9 +22,6 @@ LAYERS = (
     nn.MultiheadAttention,
 )
 """Modules whose output is a preactivation; other owners of weights are heard where they call a linear function."""
-
-
-WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 @dataclass(frozen=True)
@@ -111,15 +109,6 @@ def weights_of(module: nn.Module) -> list[Weight]:
             found += _weights(p, parameters)
             found += [weight for alias in p.aliases for weight in _tied(p, alias, places)]
     return found + list(_computed(module))
-
-
-def plain_name(name: str) -> str:
-    """Return a module's name without the parts that wrappers such as torch.compile's put into it.
-
-    >>> plain_name("net._orig_mod.head")
-    'net.head'
-    """
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _weights(parameter: Parameter, siblings: list[Parameter]) -> Iterator[Weight]:

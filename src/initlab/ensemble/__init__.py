@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from initlab.ensemble.lane import Kept, Lane
-from initlab.ensemble.objective import Objective
+from initlab.ensemble.cpu.loss import Objective
+from initlab.ensemble.cpu.sequential import Kept, Lane
 from initlab.ensemble.part import Part
 from initlab.ensemble.stacking import part_sizes, plain_part, stackable, stacked_part, stacking_pays
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from initlab.ensemble.leaves import by_channel, channels_merged, channels_parted, gather
+from initlab.ensemble.layers import by_channel, channels_merged, channels_parted, gather
 
 
 class StackedBatchNorm(nn.Module):

@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from initlab.ensemble.lane import Lane, lane_of
-from initlab.ensemble.leaves import StackedLinear
-from initlab.ensemble.products import member_rows
+from initlab.ensemble.cpu.sequential import Lane, lane_of
+from initlab.ensemble.layers import StackedLinear
+from initlab.ensemble.matmul import member_rows
 from initlab.models import Dropout
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from initlab.ensemble.counterparts import COUNTERPARTS, has_counterpart
-from initlab.ensemble.leaves import StackedConv2d
+from initlab.ensemble.layers import StackedConv2d
 from initlab.ensemble.part import Part
+from initlab.ensemble.registry import COUNTERPARTS, has_counterpart
 from initlab.models import WeightLayer
 from initlab.models.plain import Chain
 from initlab.models.residual import ConvBlock, DenseBlock, ResMLP, ResNet

@@ -2,7 +2,7 @@
 
 from initlab.experiment.build import impossible
 from initlab.experiment.checkpoint import Unusable, forget, kept
-from initlab.experiment.member import record_failure
 from initlab.experiment.run import Keeping, run
+from initlab.experiment.run_recorder import record_failure
 
 __all__ = ["Keeping", "Unusable", "forget", "impossible", "kept", "record_failure", "run"]

@@ -14,26 +14,11 @@ from initlab.config import Config
 from initlab.config.checks import MOST, OWN_SHAPE
 from initlab.data import Dataset
 from initlab.errors import Impossible, UserError
-from initlab.experiment.start import model_options, procedure_of, shaped, start_
+from initlab.experiment.initialization import model_options, procedure_of, shaped, start_
 from initlab.initialize import impossible as find_impossible
-from initlab.procedures import impossible as procedure_impossible
+from initlab.initialize.procedures import impossible as procedure_impossible
+from initlab.system.device import pick_device
 from initlab.training import Plan, log_spaced
-
-
-def pick_device(name: str) -> torch.device:
-    """Turn `auto` into cuda, else mps, else cpu; raises UserError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device={name} names no device: say device=auto, cpu, cuda, cuda:1 or mps.") from error
-    try:
-        torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"device={name} is not available here ({reason}): say device=cpu.") from error
-    return device
 
 
 def pick_activation(config: Config) -> Activation | None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from initlab.config import Config
 from initlab.config.naming import digest
 from initlab.ensemble import Ensemble
-from initlab.records.files import door, make_directory, wait_for_disk
+from initlab.system.files import door, make_directory, wait_for_disk
 from initlab.training import State, Stopped
 
 FORMAT = 4

@@ -14,13 +14,14 @@ from initlab.data import Dataset
 from initlab.ensemble import Ensemble, stack
 from initlab.errors import Interrupted, UserError
 from initlab.experiment import checkpoint
-from initlab.experiment.build import build_module, load_data, make_network, make_plan, pick_activation, pick_device
-from initlab.experiment.forecast import forecasts
-from initlab.experiment.member import Member, record_failure
-from initlab.experiment.start import rate_factors
+from initlab.experiment.build import build_module, load_data, make_network, make_plan, pick_activation
+from initlab.experiment.initialization import rate_factors
+from initlab.experiment.predictions import forecasts
+from initlab.experiment.run_recorder import Member, record_failure
 from initlab.records import environment
-from initlab.records.files import side_by_side
-from initlab.records.mend import lost
+from initlab.records.repair import lost
+from initlab.system.device import pick_device
+from initlab.system.files import side_by_side
 from initlab.training import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped, train
 
 Watch = Callable[[dict[str, Any]], None]

@@ -4,11 +4,11 @@
 `streams` keys the random numbers and identifies values.
 """
 
-from .fill import initialize_, promised
-from .plan import Plan, Task, impossible, plan
-from .request import DERIVED_GAINS, Request, Roles, Spec, request
-from .rows import COLUMNS, measured
-from .streams import fingerprint, stream
+from initlab.initialize.fill import initialize_, promised
+from initlab.initialize.plan import Plan, Task, impossible, plan
+from initlab.initialize.request import DERIVED_GAINS, Request, Roles, Spec, request
+from initlab.initialize.rows import COLUMNS, measured
+from initlab.initialize.streams import fingerprint, stream
 
 __all__ = [
     "COLUMNS",

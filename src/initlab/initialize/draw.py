@@ -7,12 +7,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from initlab.errors import UserError
-from initlab.fans import Block, Parameter
-from initlab.randomness import generator as keyed
+from initlab.initialize.gate_biases import fill_gates
+from initlab.initialize.plan import Task, filled_shape, padding
+from initlab.inspection import Block, Parameter
 from initlab.schemes import SCHEMES, Scheme
-
-from .gates import fill_gates
-from .plan import Task, filled_shape, padding
+from initlab.system.random_streams import generator as keyed
 
 HALF = math.sqrt(0.5)
 """Factor on the real and on the imaginary part, so that E|w|² is the promised variance."""

@@ -9,15 +9,14 @@ import torch
 from torch import nn
 
 from initlab.errors import UserError
-from initlab.fans import Part
+from initlab.initialize.draw import carry_out, rehearse
+from initlab.initialize.meta_device import is_meta, materialized
+from initlab.initialize.plan import Plan, Task, plan
+from initlab.initialize.request import Globs, Request, Roles, Spec, request
+from initlab.initialize.rows import fill_in, frame_of
+from initlab.initialize.streams import stream
+from initlab.inspection import Part
 from initlab.schemes import Law
-
-from .draw import carry_out, rehearse
-from .meta import is_meta, materialized
-from .plan import Plan, Task, plan
-from .request import Globs, Request, Roles, Spec, request
-from .rows import fill_in, frame_of
-from .streams import stream
 
 ROUNDED = 1e-6  # a mean below this share of the deviation is what rounding left of 0
 
@@ -65,7 +64,7 @@ def initialize_(
         roles: {role: glob or globs} for modules that do not declare `weight_layers`.
         parameters: the scheme's own (mode, distribution, mean, std, …).
         only, skip: globs of the parameters that are meant, and of those that are not; the others stay as they are.
-        kinds: {glob: kind} for parameters that initlab cannot know (`initlab.fans.walk` lists the kinds).
+        kinds: {glob: kind} for parameters that initlab cannot know (`initlab.inspection.walk` lists the kinds).
         forget_bias: bias of LSTM forget gates and GRU update gates (Jozefowicz et al. 2015: 1).
         chrono: longest time lag T; those biases are log U(1, T − 1) (Tallec & Ollivier 2018).
         device: where meta tensors are given memory; default: torch's default device.

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from initlab.errors import Impossible, UserError
-from initlab.fans import TABLE_KINDS, Block, Parameter, Part, modules_of, parameters_of, table
+from initlab.initialize.from_theory import followed
+from initlab.initialize.gate_biases import KEEPING, gate_laws, is_gated
+from initlab.initialize.request import DERIVED_GAINS, Request, Roles, Rule, Spec, assign, refuse_stranger, request
+from initlab.initialize.roles import layers_of
+from initlab.inspection import TABLE_KINDS, Block, Parameter, Part, modules_of, parameters_of, table
 from initlab.models.layers import WeightLayer
 from initlab.schemes import SCHEMES, Law, Scheme, laws
-
-from .derived import followed
-from .gates import KEEPING, gate_laws, is_gated
-from .request import DERIVED_GAINS, Request, Roles, Rule, Spec, assign, refuse_stranger, request
-from .roles import layers_of
 
 __all__ = ["DERIVED_GAINS", "Plan", "Request", "Roles", "Spec", "Task", "impossible", "plan", "request"]
 
@@ -92,7 +91,7 @@ class Task(NamedTuple):
 def padding(parameter: Parameter) -> int | None:
     """Return the row of an embedding that stays zero, or None.
 
-    >>> from initlab.fans import walk
+    >>> from initlab.inspection import walk
     >>> padding(next(walk(nn.Embedding(5, 2, padding_idx=-1))))
     4
     """
@@ -103,7 +102,7 @@ def padding(parameter: Parameter) -> int | None:
 def filled_shape(parameter: Parameter, block: Block) -> tuple[int, ...]:
     """Return the shape of what a scheme fills of a block: all of it but an embedding's padding.
 
-    >>> from initlab.fans import walk
+    >>> from initlab.inspection import walk
     >>> table = next(walk(nn.Embedding(5, 2, padding_idx=0)))
     >>> filled_shape(table, table.blocks[0])
     (2, 4)

@@ -10,13 +10,12 @@ from torch import nn
 
 from initlab.activations import Activation, activation
 from initlab.errors import Impossible, UserError, nearest
-from initlab.fans import Parameter
-from initlab.rounding import in_single, outside
+from initlab.initialize.from_theory import settled
+from initlab.inspection import Parameter
 from initlab.schemes import Scheme
 from initlab.schemes import scheme as find_scheme
+from initlab.system.numbers import in_single, outside
 from initlab.theory.gains import derived_gain
-
-from .derived import settled
 
 Spec: TypeAlias = str | Scheme | tuple[str, Mapping[str, Any]]
 Globs: TypeAlias = str | Sequence[str]

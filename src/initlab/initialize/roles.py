@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from initlab.errors import Impossible, UserError, nearest
-from initlab.fans import NORMS, Parameter
+from initlab.initialize.request import Request, listed
+from initlab.inspection import NORMS, Parameter
 from initlab.models.layers import WeightLayer
 from initlab.schemes import Scheme
-
-from .request import Request, listed
 
 ROLES = ("first", "hidden", "readout", "embedding", "branch", "branch_end", "shortcut", "q", "k", "v", "o")
 """Parts that schemes, procedures and our own models know."""

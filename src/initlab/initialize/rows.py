@@ -8,11 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from initlab.fans import Parameter
+from initlab.initialize.plan import Task
+from initlab.initialize.streams import fingerprint
+from initlab.inspection import Parameter
 from initlab.schemes import Law
-
-from .plan import Task
-from .streams import fingerprint
 
 COLUMNS = (
     "name",

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from initlab.errors import whole_seed
-from initlab.fans import canonical_names
-from initlab.randomness import WORDS, twister
+from initlab.inspection import canonical_names
+from initlab.system.random_streams import WORDS, twister, whole_seed
 
 __all__ = ["WORDS", "fingerprint", "stream"]
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """Return the CPU generator of one parameter, keyed by (seed, name), as `initlab.randomness` makes it for weights.
+    """Return the CPU generator of one parameter, keyed by (seed, name).
 
     So the draws for `hidden.3.weight` depend on nothing but the seed and that name.
 

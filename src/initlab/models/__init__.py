@@ -18,7 +18,7 @@ from initlab.models.layers import Dropout, WeightLayer
 from initlab.models.plain import cnn, mlp
 from initlab.models.residual import resmlp, resnet
 from initlab.models.transformer import gpt, vit
-from initlab.names import is_own
+from initlab.system.imports import is_own
 
 __all__ = ["MODELS", "Dropout", "Model", "WeightLayer", "build"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError, nearest
-from initlab.targets import contract, import_torchvision, load_target, said_of
+from initlab.system.imports import contract, import_torchvision, load_target, said_of
 
 OFFERED = ("depth", "width", "act", "input_shape", "classes")  # what a user's builder may take or leave
 

@@ -1,13 +1,13 @@
-"""What keeps a forecast network from training: the rules of `initlab.causes` on predicted rows and promised laws."""
+"""What keeps a forecast network from training: the rules of `report.findings` on predicted rows and promised laws."""
 
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from initlab.causes import Network, Reading, Verdict, of_start
-from initlab.causes.units import off_centre
-from initlab.theory.describe import Drawn
-from initlab.theory.network import Branch, Layer, Node, layers_of
+from initlab.report.findings import Network, Reading, Verdict, of_start
+from initlab.report.findings.units import off_centre
+from initlab.theory.nodes import Branch, Layer, Node, layers_of
+from initlab.theory.read_module import Drawn
 
 
 def expected_causes(

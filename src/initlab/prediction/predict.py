@@ -16,9 +16,9 @@ from initlab.initialize import Task, plan, promised, request
 from initlab.models import build
 from initlab.schemes import Law
 from initlab.theory import Critical, FixedPoint, default_critical, fixed_point
-from initlab.theory.describe import UNKNOWN, Drawn, describe, hidden_law
-from initlab.theory.forecast import COLUMNS, forecast
-from initlab.theory.network import Inputs, Layer, Node, inputs_of, layers_of, standard_inputs
+from initlab.theory.nodes import Inputs, Layer, Node, inputs_of, layers_of, standard_inputs
+from initlab.theory.propagation import COLUMNS, forecast
+from initlab.theory.read_module import UNKNOWN, Drawn, describe, hidden_law
 
 CENTRED = ("delta_orthogonal", "critical_orthogonal")
 """Schemes that fill the centre tap of a convolution alone."""

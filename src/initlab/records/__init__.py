@@ -2,10 +2,11 @@
 
 # writing a run
 # facts and tables
+from initlab.records.columns import flatten, write_sweep
 from initlab.records.environment import environment
 
 # TensorBoard alone (the run of a whole sweep)
-from initlab.records.events import EventFile
+from initlab.records.event_file import EventFile
 
 # reading runs
 from initlab.records.reader import (
@@ -17,7 +18,6 @@ from initlab.records.reader import (
     run_directories,
     tabulate,
 )
-from initlab.records.tables import flatten, write_sweep
 from initlab.records.writer import RunWriter
 
 __all__ = [

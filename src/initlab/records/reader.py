@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initlab.errors import UserError
-from initlab.histograms import BUCKETS
-from initlab.reading import TABLE, ends_of, read_bytes, why
-from initlab.records.checks import RESULTS, config_cells, result_cells
-from initlab.records.plain import from_json, from_yaml
-from initlab.records.sums import first_damage, unsealed
-from initlab.records.tables import FINAL, HISTOGRAMS, LAYERS, METRICS, OPTIONS, exact, headed, rearm, split_line
+from initlab.records.checksums import first_damage, unsealed
+from initlab.records.columns import FINAL, HISTOGRAMS, LAYERS, METRICS, OPTIONS, exact, headed, rearm, split_line
+from initlab.records.row_checks import RESULTS, config_cells, result_cells
+from initlab.records.serialization import from_json, from_yaml
+from initlab.statistics.histograms import BUCKETS
+from initlab.system.safe_reading import TABLE, ends_of, read_bytes, why
 
 if TYPE_CHECKING:
     import pandas as pd

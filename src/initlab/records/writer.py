@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initlab.errors import UserError, nearest
-from initlab.histograms import Histogram
+from initlab.records.checksums import FORMAT, RECORDS, TABLES, WEIGHTS, Sum, sealed
+from initlab.records.columns import HISTOGRAMS, LAYERS, METRICS, disarm, table_bytes
 from initlab.records.environment import environment
-from initlab.records.files import append, door, replace, wait_for_disk
-from initlab.records.mend import EVENTS, VIEWS, lost, mended
-from initlab.records.plain import plain, text_bytes, to_json, to_yaml
-from initlab.records.sums import FORMAT, RECORDS, TABLES, WEIGHTS, Sum, sealed
-from initlab.records.tables import HISTOGRAMS, LAYERS, METRICS, disarm, table_bytes
-from initlab.records.view import Row, View
-from initlab.visible import lines
+from initlab.records.repair import EVENTS, VIEWS, lost, mended
+from initlab.records.serialization import plain, text_bytes, to_json, to_yaml
+from initlab.records.tensorboard import Row, View
+from initlab.statistics.histograms import Histogram
+from initlab.system.escape import lines
+from initlab.system.files import append, door, replace, wait_for_disk
 
 if TYPE_CHECKING:
     import pandas as pd

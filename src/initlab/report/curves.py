@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initlab.report.pack import floats, numbers, whole
+from initlab.report.encoding import floats, numbers, whole
 
 SHOWN = ("loss", "val_loss", "accuracy", "val_accuracy", "grad_norm")
 MOST = 64  # points of one curve

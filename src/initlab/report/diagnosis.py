@@ -1,6 +1,6 @@
 """What went wrong in a run, in plain sentences: the causes that its own rows show, and what would mend each.
 
-The rules are those of `initlab.causes`; here rows of a run are turned into what they read.
+The rules are those of `initlab.report.findings`; here rows of a run are turned into what they read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initlab.causes import Losses, Network, Reading, Verdict, of_start, of_training
 from initlab.records import load, load_layers, load_metrics
+from initlab.report.findings import Losses, Network, Reading, Verdict, of_start, of_training
 from initlab.report.layers import Blocks, blocks
-from initlab.report.runs import TRAINABLE, rows_of, study, text
-from initlab.rounding import rounded
+from initlab.report.study import TRAINABLE, rows_of, study, text
+from initlab.system.numbers import rounded
 
 START_STATS = ("q", "mean", "std", "c", "nonfinite", "weight_norm", "duplicate_units", "grad_mean_square")
 ACCURACIES = ("val_accuracy", "test_accuracy", "accuracy")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from rich.cells import cell_len
 
-from initlab.records.tables import disarm
-from initlab.report.runs import text
+from initlab.records.columns import disarm
+from initlab.report.study import text
 from initlab.report.table import Entry, Table, is_share
-from initlab.rounding import rounded
-from initlab.visible import visible
+from initlab.system.escape import visible
+from initlab.system.numbers import rounded
 
 
 def numbers(metric: str, found: Entry, plus_minus: str = " ± ") -> str:

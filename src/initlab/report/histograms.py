@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from initlab.report.encoding import floats, shares, whole
 from initlab.report.layers import spaced
-from initlab.report.pack import floats, shares, whole
-from initlab.visible import visible
+from initlab.system.escape import visible
 
 KINDS = ("weight", "gradient", "preactivation", "postactivation")
 # From the input to the output; how many of them a page has depends on how many runs it has.

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initlab.report.pack import floats, whole
-from initlab.visible import visible
+from initlab.report.encoding import floats, whole
+from initlab.system.escape import visible
 
 # In the order in which they are offered.
 SHOWN = (

@@ -12,10 +12,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from initlab import __version__
-from initlab.report.gather import described
-from initlab.report.pack import to_json
-from initlab.report.pictures import drawable
-from initlab.visible import visible
+from initlab.report.encoding import to_json
+from initlab.report.figures import drawable
+from initlab.report.payload import described
+from initlab.system.escape import visible
 
 HERE = Path(__file__).parent
 # One scope for all of them, in this order.

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initlab.report.runs import CELL, METRICS, fresh_seeds, ordered
-from initlab.statistics import ENOUGH, MARGIN, POSITIVE, SHARE, Comparison, compare_groups, interval
+from initlab.report.study import CELL, METRICS, fresh_seeds, ordered
+from initlab.statistics.comparisons import ENOUGH, MARGIN, POSITIVE, SHARE, Comparison, compare_groups, interval
 
 PLACE = ["activation", "depth", "setting"]
 # A network is usable at a rate when it trained on at least half of the seeds.

@@ -12,9 +12,9 @@ from plotly.offline import get_plotlyjs
 
 from initlab import __version__
 from initlab.errors import UserError
-from initlab.records.files import replace
-from initlab.report.pack import floats, numbers, to_json
+from initlab.report.encoding import floats, numbers, to_json
 from initlab.report.page import HERE, fingerprint, script
+from initlab.system.files import replace
 
 QUANTITIES: dict[str, tuple[str, str, bool]] = {
     "xi_c": ("depth scale ξ_c", "layers over which a difference between two inputs shrinks by e", True),

@@ -10,8 +10,8 @@ import pandas as pd
 from initlab.config.checks import nearest_key
 from initlab.errors import UserError, nearest
 from initlab.report.pairs import judged_by, scored
-from initlab.report.runs import METRICS, Study, ordered, telling, text, varying
-from initlab.statistics import compare_groups
+from initlab.report.study import METRICS, Study, ordered, telling, text, varying
+from initlab.statistics.comparisons import compare_groups
 
 COLUMNS = ("init", "act", "model", "data", "optim", "depth", "width", "seed", "optim.lr")
 EXTRA = ("seconds", "steps", "trained", "first_bad_step")

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from initlab.records import EventFile, load
-from initlab.records.files import door, refuse_link
 from initlab.records.writer import EVENTS
 from initlab.report.formats import as_markdown
-from initlab.report.images import grid, heat_map, outcome_map
+from initlab.report.heatmaps import grid, heat_map, outcome_map
 from initlab.report.pairs import judged_by
-from initlab.report.runs import SWEEP_RUN, Study, study
+from initlab.report.study import SWEEP_RUN, Study, study
 from initlab.report.table import tabulated
+from initlab.system.files import door, refuse_link
 
 
 def write_sweep_run(directory: str | Path, frame: pd.DataFrame | None = None) -> Path | None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from initlab.errors import UserError
-from initlab.records.files import replace
-from initlab.report.gather import Gathered, gather
 from initlab.report.page import render
+from initlab.report.payload import Gathered, gather
+from initlab.system.files import replace
 
 
 @dataclass(frozen=True)

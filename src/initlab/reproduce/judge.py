@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from initlab.reproduce.experiment import Criterion, Experiment
 from initlab.reproduce.measures import MEASURES
+from initlab.reproduce.specification import Criterion, Experiment
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 CLEARANCE = 0.5
@@ -79,7 +79,7 @@ def _judged(
 def decided(criterion: Criterion, halves: Sequence[float]) -> str:
     """Say whether a criterion holds: on both halves, and on what lies `CLEARANCE` of their distance beyond each.
 
-    >>> from initlab.reproduce.experiment import Criterion
+    >>> from initlab.reproduce.specification import Criterion
     >>> below = Criterion("", "median", {}, None, 1.5, "")
     >>> decided(below, (1.0, 1.2)), decided(below, (1.7, 2.0)), decided(below, (1.0, 1.4)), decided(below, (1.4, 1.6))
     ('holds', 'does not hold', 'undecided', 'undecided')

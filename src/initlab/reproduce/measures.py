@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from initlab.reproduce import layers as by_layer
-from initlab.reproduce.cells import At, chosen
+from initlab.reproduce import layer_measures as by_layer
+from initlab.reproduce.selection import At, chosen
 from initlab.theory import fixed_point
 
 Measure = Callable[..., float]
@@ -117,7 +117,7 @@ def best_key_at_largest_depth(runs: pd.DataFrame, layers: pd.DataFrame, *, metri
 
 def coordinates(runs: pd.DataFrame, layers: pd.DataFrame, *, at: At, layer: str | None = None) -> float:
     """Exponent of a layer's movement over the width after three Adam steps; of all layers the largest in size."""
-    from initlab.procedures import coordinate_check
+    from initlab.initialize.procedures import coordinate_check
 
     rows = chosen(runs, at)
     scheme, act, rate = (rows[key].iloc[0] for key in ("init", "act", "optim.lr"))

@@ -13,13 +13,13 @@ import torch
 
 from initlab import __version__
 from initlab.records import load_layers
-from initlab.records.files import replace
 from initlab.report import draw_cells, draw_layers, write_report
-from initlab.reproduce.experiment import Experiment, experiment
 from initlab.reproduce.judge import Judged, headline, judge, overall
+from initlab.reproduce.specification import Experiment, experiment
 from initlab.sweep import sweep
 from initlab.sweep.executors.process import workers_kept
-from initlab.sweep.machine import usable_cores
+from initlab.system.files import replace
+from initlab.system.resources import usable_cores
 
 FRESH = 4000
 """First seed of those that are judged: nobody tuned anything on them (races choose rates on seeds from 1000)."""

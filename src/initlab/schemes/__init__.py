@@ -6,12 +6,12 @@ row or function here and one file `conf/init/<name>.yaml`; the contract tests ru
 
 from typing import Any
 
+from initlab.config.aliases import PROCEDURE_NAMES, SCHEME_ALIASES
 from initlab.errors import UserError, nearest
-from initlab.names import PROCEDURE_NAMES, SCHEME_ALIASES, is_own
-
-from . import derived, orthogonal, plain, scaling, structured
-from .custom import custom_scheme
-from .record import DISTRIBUTIONS, MODES, BiasRule, Law, Scheme
+from initlab.schemes import derived, orthogonal, plain, scaling, structured
+from initlab.schemes.custom import custom_scheme
+from initlab.schemes.record import DISTRIBUTIONS, MODES, BiasRule, Law, Scheme
+from initlab.system.imports import is_own
 
 __all__ = ["DISTRIBUTIONS", "MODES", "SCHEMES", "SCHEME_ALIASES", "BiasRule", "Law", "Scheme", "scheme"]
 

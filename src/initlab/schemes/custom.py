@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from initlab.errors import UserError
-from initlab.fans import Fans
-from initlab.targets import contract, load_target
-
-from .record import Law, Scheme
-from .scaling import unit_gain
+from initlab.inspection import Fans
+from initlab.schemes.record import Law, Scheme
+from initlab.schemes.scaling import unit_gain
+from initlab.system.imports import contract, load_target
 
 ARGUMENTS = ("fans", "gain", "role", "generator")
 

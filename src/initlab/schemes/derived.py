@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from initlab.fans import Fans
-
-from . import laws
-from .laws import centre
-from .orthogonal import delta_law, haar, widening
-from .record import BiasRule, Law, Scheme
-from .scaling import fill_scaled, scaled_law
+from initlab.inspection import Fans
+from initlab.schemes import laws
+from initlab.schemes.laws import centre
+from initlab.schemes.orthogonal import delta_law, haar, widening
+from initlab.schemes.record import BiasRule, Law, Scheme
+from initlab.schemes.scaling import fill_scaled, scaled_law
 
 CRITICAL_KEYS: dict[str, Any] = {"sigma_b": None, "q_star": None}
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .record import Law
+from initlab.schemes.record import Law
 
 
 def constant(value: float) -> Law:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from initlab.fans import Fans
-
-from .laws import centre, flat
-from .record import Law, Scheme
-from .scaling import unit_gain
+from initlab.inspection import Fans
+from initlab.schemes.laws import centre, flat
+from initlab.schemes.record import Law, Scheme
+from initlab.schemes.scaling import unit_gain
 
 
 def haar(rows: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -3,8 +3,8 @@
 from torch import Generator, Tensor
 from torch.nn import init
 
-from . import laws
-from .record import Law, Scheme
+from initlab.schemes import laws
+from initlab.schemes.record import Law, Scheme
 
 
 def _constant(weight: Tensor, *, value: float, **_: object) -> Tensor:

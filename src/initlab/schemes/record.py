@@ -11,8 +11,8 @@ from torch import Tensor
 
 from initlab.activations import Activation
 from initlab.errors import Impossible, UserError, nearest
-from initlab.fans import Fans
-from initlab.rounding import LARGEST, in_single, outside
+from initlab.inspection import Fans
+from initlab.system.numbers import LARGEST, in_single, outside
 
 
 @contextmanager

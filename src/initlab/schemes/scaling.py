@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import init
 
 from initlab.activations import Activation, slope
-from initlab.fans import Fans
-
-from . import laws
-from .record import BiasRule, Law, Scheme
+from initlab.inspection import Fans
+from initlab.schemes import laws
+from initlab.schemes.record import BiasRule, Law, Scheme
 
 TRUNCATION = 0.87962566103423978
 """Std of a standard normal cut at ±2: what its std is divided by, so that the variance is the promised one."""

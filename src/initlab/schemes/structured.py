@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from initlab.fans import Fans
-
-from . import laws
-from .laws import centre, flat
-from .record import BiasRule, Law, Scheme
-from .scaling import fan, unit_gain
+from initlab.inspection import Fans
+from initlab.schemes import laws
+from initlab.schemes.laws import centre, flat
+from initlab.schemes.record import BiasRule, Law, Scheme
+from initlab.schemes.scaling import fan, unit_gain
 
 
 def _at_centre(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:

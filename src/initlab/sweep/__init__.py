@@ -11,14 +11,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from initlab.sweep.api import sweep
     from initlab.sweep.cells import Cell, checked, default_directories, wanted
-    from initlab.sweep.face import sweep
-    from initlab.sweep.how import How
-    from initlab.sweep.preview import dry_run
+    from initlab.sweep.dry_run import dry_run
+    from initlab.sweep.placement import How
     from initlab.sweep.results import Outcome
     from initlab.sweep.run import run_sweep, tabulated
-    from initlab.sweep.show import drawn, show_outcome
-    from initlab.sweep.table import axes, by_cell
+    from initlab.sweep.screen import drawn, show_outcome
+    from initlab.sweep.summary import axes, by_cell
 
 __all__ = [
     "Cell",

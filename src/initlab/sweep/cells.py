@@ -9,14 +9,15 @@ from typing import Any
 
 from initlab.config import Config
 from initlab.config.checks import typed
-from initlab.config.files import options
 from initlab.config.grid import literal
 from initlab.config.naming import cell_name, determining, digest, run_name
+from initlab.config.option_files import options
 from initlab.config.overrides import option_named
 from initlab.config.schema import GROUPS
-from initlab.errors import UserError, nearest, tell
-from initlab.names import is_own
+from initlab.errors import UserError, nearest
 from initlab.records import flatten
+from initlab.system.imports import is_own
+from initlab.system.streams import tell
 
 # Keys of `optim` whose values may differ between networks that train together; `init` and `seed` may as a whole.
 PER_NETWORK = ("lr", "weight_decay", "clip_norm")
@@ -156,7 +157,7 @@ def group_key(config: Config) -> str:
     >>> group_key(Config(seed=1, init={"name": "zeros"})) == group_key(Config()), group_key(Config(depth=3))[:12]
     (True, '{"act": {"na')
     """
-    from initlab.experiment.start import procedure_of
+    from initlab.experiment.initialization import procedure_of
 
     plain = {k: v for k, v in config.plain().items() if k not in ("init", "seed", "sweep", "dry_run")}
     plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in PER_NETWORK}

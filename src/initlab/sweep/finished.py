@@ -8,14 +8,14 @@ from typing import Any
 
 from initlab.config import Config
 from initlab.config.naming import digest
-from initlab.reading import read_bytes
-from initlab.records.plain import from_json
+from initlab.records.serialization import from_json
 from initlab.sweep.cells import Cell
 from initlab.sweep.links import refuse_links
-from initlab.sweep.lock import alone
-from initlab.sweep.plan import PlanFile
+from initlab.sweep.locks import alone
+from initlab.sweep.plan_file import PlanFile
 from initlab.sweep.progress import SweepLine
 from initlab.sweep.results import Outcome, Results
+from initlab.system.safe_reading import read_bytes
 
 Ended = Callable[[Cell, dict[str, Any], bool], None]
 DECIDERS = ("initlab", "torch")  # packages whose version may decide whether a cell can exist

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from initlab.records.files import refuse_link
 from initlab.sweep.cells import Cell
+from initlab.system.files import refuse_link
 
 
 def refuse_links(cells: Sequence[Cell], directory: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from initlab.display import PLAIN_EVERY, REDRAW_EVERY, ProgressLine, Screen, duration, one_line
-from initlab.visible import visible
+from initlab.system.escape import visible
+from initlab.system.terminal import PLAIN_EVERY, REDRAW_EVERY, ProgressLine, Screen, duration, one_line
 
 MEASURED = 2.0  # seconds of training before the time left is told
 PLAIN_SELDOM = 60.0  # seconds to which the pause between lines grows where nothing updates in place

@@ -18,13 +18,13 @@ from initlab.config.checks import typed
 from initlab.config.naming import digest, is_incidental, run_name
 from initlab.errors import NothingLeft, UserError
 from initlab.records import flatten
-from initlab.statistics import best_rate
+from initlab.statistics.comparisons import best_rate
 from initlab.sweep.cells import Cell, checked, default_directories
-from initlab.sweep.how import How
+from initlab.sweep.placement import How
 from initlab.sweep.results import Outcome
 from initlab.sweep.run import nothing, run_sweep
-from initlab.sweep.table import telling
-from initlab.visible import print
+from initlab.sweep.summary import telling
+from initlab.system.escape import print
 
 TUNING, FINAL = "tuning", "final"  # what `race` is in the records of a run: which part it had
 FIRST_SEED = 1000  # of those that tune
@@ -249,7 +249,7 @@ def race(configs: Sequence[Config], directory: Path, how: How, quiet: bool = Fal
 
 def dry_race(configs: Sequence[Config], directory: Path, how: How) -> Any:
     """Print the plan of the tuning, and how many networks compare afterwards; write nothing."""
-    from initlab.sweep.preview import dry_run
+    from initlab.sweep.dry_run import dry_run
 
     entrants = entered(configs, directory)
     cells = tuning_cells(entrants, {key: first_rates(config) for key, config in entrants.items()}, directory)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from initlab.records import read_run, run_directories, tabulate, write_sweep
-from initlab.records.mend import rewrite_config
+from initlab.records.repair import rewrite_config
 from initlab.sweep.cells import Cell
 
 if TYPE_CHECKING:

@@ -16,19 +16,19 @@ from initlab.experiment import kept as kept_checkpoints
 from initlab.experiment.build import planned_steps
 from initlab.experiment.checkpoint import before as before_checkpoint
 from initlab.records import RunWriter, flatten
-from initlab.sweep.balance import Kind, Sizes, even, longest_first, no_lone_ones, on_cards, tapered
 from initlab.sweep.cells import Cell
-from initlab.sweep.driver import Launch, Signals
+from initlab.sweep.cost import PASSES, largest_group, require_memory
 from initlab.sweep.executors import Executor, make_executor
-from initlab.sweep.how import PER_STEP, How
+from initlab.sweep.grouping import Kind, Sizes, even, longest_first, no_lone_ones, on_cards, tapered
 from initlab.sweep.links import refuse_links
-from initlab.sweep.lock import alone, group_lock
-from initlab.sweep.machine import RATE
-from initlab.sweep.memory import PASSES, largest_group, require_memory
-from initlab.sweep.plan import Group, PlanFile, arrange, by_key
+from initlab.sweep.locks import alone, group_lock
+from initlab.sweep.placement import PER_STEP, How
+from initlab.sweep.plan_file import Group, PlanFile, arrange, by_key
 from initlab.sweep.progress import Progress, SweepLine
 from initlab.sweep.results import Outcome, Results
-from initlab.sweep.table import telling
+from initlab.sweep.scheduler import Launch, Signals
+from initlab.sweep.summary import telling
+from initlab.system.resources import RATE
 
 Ended = Callable[[Cell, dict[str, Any], bool], None]
 
@@ -276,7 +276,7 @@ def go_on(cell: Cell, directory: Path) -> str:
 @contextmanager
 def tabulated(cells: Sequence[Cell], directory: Path) -> Iterator[None]:
     """Hold a sweep's directory while somebody else runs its cells one by one; write and show the table afterwards."""
-    from initlab.sweep.show import show_outcome
+    from initlab.sweep.screen import show_outcome
 
     started = time.monotonic()
     with alone(directory):

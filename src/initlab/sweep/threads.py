@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import torch
 
 from initlab.config import Config
-from initlab.experiment.build import pick_device
-from initlab.sweep.machine import RATE
-from initlab.sweep.memory import PASSES, size_of_single
+from initlab.sweep.cost import PASSES, size_of_single
+from initlab.system.device import pick_device
+from initlab.system.resources import RATE
 
 SAID = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables by which the user decides
 STEP_WORTH = 5e6  # multiplications of a forward pass of one batch from which on more threads are faster at all

@@ -17,9 +17,9 @@ import numpy as np
 
 from initlab.activations import activation
 from initlab.errors import UserError
+from initlab.theory.interpolation import Response
 from initlab.theory.maps import moments, sigmas
-from initlab.theory.network import Layer
-from initlab.theory.response import Response
+from initlab.theory.nodes import Layer
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from initlab.randomness import numpy_generator
+from initlab.system.random_streams import numpy_generator
 
 
 @lru_cache(maxsize=16)

@@ -14,10 +14,10 @@ import pandas as pd
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
 from initlab.theory.fixed_points import CRITICAL, LOWEST_Q, NOISE, far_slope, origin_slope, q_grid, refuse_jumps
+from initlab.theory.interpolation import TERMS, Response, response, rest_of, square_response
 from initlab.theory.maps import moments
-from initlab.theory.response import TERMS, Response, response, rest_of, square_response
+from initlab.theory.mehler_tail import tail
 from initlab.theory.roots import find_roots
-from initlab.theory.tails import tail
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from initlab.data import Dataset
 from initlab.ensemble import Part
-from initlab.randomness import generator, set_global
-from initlab.training.crew import Crew
+from initlab.system.random_streams import generator, set_global
 from initlab.training.events import Evaluation, Plan
+from initlab.training.threads import Crew
 
 EVAL_BATCH = 512
 GLOBAL_STATE = threading.Lock()  # torch has one global random state for all threads

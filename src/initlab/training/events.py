@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from initlab.diagnostics import HistogramKey, Row
-from initlab.histograms import Histogram
+from initlab.statistics.histograms import Histogram
 
 
 @dataclass(frozen=True)

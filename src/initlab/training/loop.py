@@ -7,12 +7,12 @@ from typing import Any
 from initlab.data import Dataset, batches
 from initlab.diagnostics import HistogramKey, Row
 from initlab.ensemble import Ensemble, plain_part
-from initlab.histograms import Histogram
-from initlab.training.crew import Crew
+from initlab.statistics.histograms import Histogram
 from initlab.training.evaluation import evaluate
 from initlab.training.events import Event, Pause, Plan, Snapshot, State, Steps, Stopped
 from initlab.training.optimizers import OPTIMIZERS
 from initlab.training.step import Batch, Found, advance_block
+from initlab.training.threads import Crew
 
 YIELD_EVERY = 0.2  # seconds between pauses: often enough for a progress line, and to stop soon when asked to
 LONGEST = 16  # steps that a part may be ahead of the others: each holds a batch in memory

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from initlab.diagnostics import Tape, first_bad_layers
 from initlab.ensemble import Part
-from initlab.training.crew import Crew
 from initlab.training.evaluation import accuracies, autocast, buffers_kept, keyed_randomness, member_losses
 from initlab.training.events import Plan, State, Stopped
-from initlab.training.one_by_one import Listener, steps_of_members
 from initlab.training.optimizers import Tensors, gradient_norm, stacked_norms
+from initlab.training.part_state import Found, Update, reached
 from initlab.training.schedules import rate_factor
-from initlab.training.update import Found, Update, reached
+from initlab.training.sequential import Listener, steps_of_members
+from initlab.training.threads import Crew
 
 Batch = tuple[Tensor, Tensor]
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from initlab.errors import UserError, nearest
-from initlab.sweep.work import Done, Task, Watch
+from initlab.sweep.worker import Done, Task, Watch
 
 
 @dataclass(frozen=True)

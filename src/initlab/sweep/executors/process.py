@@ -13,24 +13,24 @@ from typing import IO, Any
 
 import torch
 
-from initlab import nursery
-from initlab.forked import can_copy
-from initlab.nursery import Copy, Gone, NoProcess, held_open
-from initlab.parent import LEAVE, write
-from initlab.sweep.deaths import described, memory_kills
-from initlab.sweep.machine import usable_cores
-from initlab.sweep.work import Broken, Done, Task, Watch, WorkerDied
+from initlab.sweep.worker import Broken, Done, Task, Watch, WorkerDied
+from initlab.sweep.worker_deaths import described, memory_kills
+from initlab.system import fork_server
+from initlab.system.fork import can_copy
+from initlab.system.fork_server import Copy, Gone, NoProcess, held_open
+from initlab.system.parent_process import LEAVE, write
+from initlab.system.resources import usable_cores
 
 PATIENCE = 60.0  # seconds that a process has to finish its step and keep its group
 ENTRY = """
 import sys
 "" in sys.path and sys.path.remove("")
-from initlab.parent import messages, own_pipes
+from initlab.system.parent_process import messages, own_pipes
 inward, out = own_pipes()
 heard = messages(inward)
-from initlab.collector import modules_loading
+from initlab.system.startup import modules_loading
 with modules_loading():
-    from initlab.sweep.executors.serve import answer
+    from initlab.sweep.executors.process_worker import answer
 answer(heard, out)
 """
 
@@ -132,9 +132,9 @@ def orphaned(process: "subprocess.Popen[bytes] | Copy") -> bool:
 def copied() -> Copy:
     """Return a copy of the nursery, which has loaded what a worker needs; of a new one where it died just now."""
     try:
-        return nursery.nursery().copy()
+        return fork_server.nursery().copy()
     except Gone:
-        return nursery.nursery().copy()
+        return fork_server.nursery().copy()
 
 
 def fresh(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -234,7 +234,7 @@ def started_early(workers: int | str, groups: int) -> Iterator[None]:
         early = executor(workers, {})
         with suppress(NoProcess):  # the launch will say so
             if can_copy():
-                nursery.nursery()
+                fork_server.nursery()
             else:
                 for worker in early.workers[:groups]:
                     worker.start()
@@ -246,7 +246,7 @@ def dismiss() -> None:
     """End the processes that were kept: whoever asked for them has no use for them."""
     while _kept:
         _kept.pop().close()
-    nursery.dismiss()
+    fork_server.dismiss()
 
 
 def taken(cores: set[int], card: str | None, threads: int) -> Worker:

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from initlab.errors import UserError
-from initlab.nursery import NoProcess
-from initlab.parent import life
-from initlab.sweep.deaths import FOR_WANT_OF_MEMORY, because, memory_kills
-from initlab.sweep.machine import usable_cores
-from initlab.sweep.work import Broken, Done, Remote, Task, Watch, WorkerDied
-from initlab.targets import in_the_root
+from initlab.sweep.worker import Broken, Done, Remote, Task, Watch, WorkerDied
+from initlab.sweep.worker_deaths import FOR_WANT_OF_MEMORY, because, memory_kills
+from initlab.system.fork_server import NoProcess
+from initlab.system.imports import in_the_root
+from initlab.system.parent_process import life
+from initlab.system.resources import usable_cores
 
-START = "import sys; '' in sys.path and sys.path.remove(''); from initlab.parent import run_module; run_module()"
+START = (
+    "import sys; '' in sys.path and sys.path.remove(''); "
+    "from initlab.system.parent_process import run_module; run_module()"
+)
 AT_ONCE = 64  # jobs in the queue of a cluster, unless `workers` says otherwise
 
 

@@ -1,0 +1,76 @@
+"""`initlab coordinates`: the coordinate check from the command line."""
+
+from collections.abc import Sequence
+
+import torch
+
+from initlab.errors import UserError
+from initlab.initialize.procedures.coordinate_check import coordinate_check
+from initlab.system.escape import json_text, print, visible
+from initlab.system.imports import load_target
+from initlab.system.random_streams import generator
+
+
+def run(
+    target: str | None,
+    *,
+    init: str,
+    widths: str,
+    shape: str | None,
+    act: str,
+    optimizer: str,
+    lr: float,
+    steps: int,
+    seeds: int,
+    as_json: bool,
+) -> int:
+    """Print how far every layer moves at every width, and the verdict; return 0 where it is flat, else 1.
+
+    Arguments: `target`: package.module:function that takes a width and returns a module, None for an mlp; `widths`:
+    whole numbers with commas; `shape`: of the batch, as in `64,32`.
+    """
+    if target is not None and target.isdigit():
+        raise UserError(f"--widths takes numbers joined by commas, without blanks: --widths {widths},{target}.")
+    build = None if target is None else load_target(target, "coordinates")
+    if target is not None and shape is None:
+        raise UserError(f"{target} is fed with what --input says: give a shape such as --input 64,32.")
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds} must be at least 1.")
+    inputs = None if shape is None else torch.randn(numbers(shape, "--input"), generator=generator("coordinate inputs"))
+    frame = coordinate_check(
+        init,
+        widths=numbers(widths, "--widths"),
+        build=build,
+        inputs=inputs,
+        act=act,
+        optimizer=optimizer,
+        lr=lr,
+        steps=steps,
+        seeds=range(seeds),
+    )
+    last = frame[frame.step == frame.step.max()]
+    if as_json:
+        rows = last[["width", "layer", "size"]].to_dict("records")
+        print(json_text({**{k: frame.attrs[k] for k in ("verdict", "flat", "slopes")}, "rows": rows}))
+    else:
+        table = last.pivot_table(index="layer", columns="width", values="size", sort=False)
+        table["slope"] = [frame.attrs["slopes"][layer] for layer in table.index]
+        table.index = table.index.map(visible)
+        print(f"mean |h_t − h_0| after {steps} steps\n{table.to_string(float_format='{:.3g}'.format)}\n")
+        print(frame.attrs["verdict"])
+    return 0 if frame.attrs["flat"] else 1
+
+
+def numbers(text: str, key: str) -> Sequence[int]:
+    """Read whole numbers with commas between them.
+
+    >>> numbers("64,128", "--widths")
+    [64, 128]
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise UserError(f"{key}={text} must be positive whole numbers with commas between them, such as 64,128.")
+    return found

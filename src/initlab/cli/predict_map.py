@@ -1,0 +1,144 @@
+"""The map of phases: (σ_w, σ_b) solved point by point, written as a page and a CSV."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from initlab.activations import Activation
+from initlab.cli.output import to_json, write
+from initlab.cli.predict_grid import composed, foreseen
+from initlab.config import Config
+from initlab.errors import UserError
+from initlab.experiment.build import pick_activation
+from initlab.system.escape import print
+from initlab.system.imports import option_name
+from initlab.theory import PhaseDiagram, critical, critical_line, phase_diagram
+from initlab.theory.fixed_points import TRAINABLE
+
+SIGMA_W, SIGMA_B, POINTS = "0.5..4", "0..1", 200
+OUTPUTS = Path("outputs")  # where a page goes unless --out names another place
+MOST = 2000
+"""Points along an axis."""
+
+
+def draw(
+    overrides: Sequence[str],
+    sigma_w: str | None,
+    sigma_b: str | None,
+    points: int | None,
+    out: str | None,
+    csv: str | None,
+    as_json: bool,
+) -> None:
+    """Solve the plane, write the page and its CSV, and say where they are; with `--json` print the numbers instead.
+
+    Schemes that `init=` names are marked where their hidden layers lie.
+
+    Raises:
+        UserError: several activations, a range that cannot be, or a file that cannot be written.
+    """
+    count = POINTS if points is None else points
+    if not 2 <= count <= MOST:
+        raise UserError(f"--points {count} must lie between 2 and {MOST}: so many points along each axis.")
+    across, along = (
+        grid("--sigma-w", sigma_w or SIGMA_W, count),
+        grid("--sigma-b", sigma_b or SIGMA_B, count),
+    )
+    configs = composed(overrides)
+    if len({str(config.act) for config in configs}) > 1:
+        names = ", ".join(dict.fromkeys(option_name(config.act) for config in configs))
+        raise UserError(f"a map is of one activation, not of {names}: choose one by act=.")
+    act = pick_activation(configs[0])
+    if act is None:
+        raise UserError(f"model={configs[0].model['name']} has no act= to map: leave model out.")
+    found = phase_diagram(act, across, along)
+    line = critical_line(act, along)
+    frame = tabulated(found, line)
+    if as_json:
+        write(frame, csv)
+        print(to_json({"act": act.name, "critical_line": line, "points": frame.to_dict("records")}))
+        return
+    named = any(override.lstrip("+").startswith("init=") for override in overrides)
+    marks = [mark for config in configs if (mark := marked(config)) is not None] if named else []
+    name = f"phases-{re.sub(r'[^A-Za-z0-9_.-]', '_', act.name)}.html"
+    if out is None:
+        OUTPUTS.mkdir(exist_ok=True)
+    page = Path(out) if out is not None else OUTPUTS / name
+    page = page / name if page.is_dir() else page
+    from initlab.report import write_phases
+
+    write_phases(page, title(act), found, line, marks, repels(act, along[np.isfinite(line)]))
+    table = Path(csv) if csv is not None else page.with_suffix(".csv")
+    write(frame, str(table))
+    print(said(frame, line, along))
+    print(f"map          {page} ({page.stat().st_size / 1e6:.1f} MB; opens in any browser, needs no network)")
+    print(f"points       {table}")
+
+
+def grid(option: str, text: str, count: int) -> np.ndarray:
+    """Read `0.5..4` as so many evenly spaced numbers.
+
+    >>> grid("--sigma-w", "0.5..4", 3).tolist()
+    [0.5, 2.25, 4.0]
+    """
+    low, dots, high = text.partition("..")
+    try:
+        ends = [float(low), float(high)]
+    except ValueError:
+        ends = []
+    if not dots or len(ends) != 2 or not np.isfinite(ends).all():
+        raise UserError(f"{option} {text} is no range: write two numbers such as {option} 0.5..4.")
+    if ends[0] < 0:
+        raise UserError(f"{option} {text} goes below 0, but σ is a standard deviation: write {option} 0..1.")
+    if ends[0] >= ends[1]:
+        raise UserError(f"{option} {text} must go up: write for example {option} 0.5..4.")
+    return np.linspace(ends[0], ends[1], count)
+
+
+def tabulated(found: PhaseDiagram, line: np.ndarray) -> pd.DataFrame:
+    """Return one row per point of the plane.
+
+    `trainable_depth` is that of `FixedPoint`; `critical_sigma_w` is where the critical line passes at that σ_b, NaN
+    where nowhere.
+    """
+    frame = found.frame()
+    with np.errstate(divide="ignore"):
+        scale = np.where(np.isinf(frame["q_star"]), 1 / np.abs(np.log(frame["chi_1"])), np.abs(frame["xi_c"]))
+    frame["trainable_depth"] = TRAINABLE * scale
+    frame["critical_sigma_w"] = np.repeat(line, len(found.sigma_w))
+    return frame
+
+
+def title(act: Activation) -> str:
+    """Name the map: the activation, with the parameters it was given."""
+    own = ", ".join(f"{key}={value:g}" for key, value in act.parameters.items())
+    return f"{act.name}({own})" if own else act.name
+
+
+def marked(config: Config) -> tuple[str, float, float] | None:
+    """Return a scheme's name and where its hidden layers lie, or None where theory has no such point."""
+    point = foreseen(config).point
+    if point is None:
+        return None
+    return option_name(config.init), point.sigma_w, point.sigma_b
+
+
+def repels(act: Activation, sigma_b: np.ndarray) -> bool:
+    """Does the critical line repel anywhere among these σ_b? A few of them tell."""
+    few = sigma_b[np.unique(np.linspace(0, len(sigma_b) - 1, 5).astype(int))] if len(sigma_b) else sigma_b
+    return any(not critical(act, sigma_b=float(bias)).stable for bias in few)
+
+
+def said(frame: pd.DataFrame, line: np.ndarray, sigma_b: np.ndarray) -> str:
+    """Say in one line how much of the plane is in which phase, and where the critical line runs."""
+    shares = frame["phase"].value_counts(normalize=True)
+    parts = [f"{shares[phase]:.0%} {phase}" for phase in ("ordered", "critical", "chaotic") if phase in shares]
+    there = np.isfinite(line)
+    if not there.any():
+        return f"{', '.join(parts)}; there is no critical line for these sigma_b"
+    ends = np.flatnonzero(there)[[0, -1]]
+    runs = " to ".join(f"({line[k]:.4g}, {sigma_b[k]:.3g})" for k in dict.fromkeys(ends.tolist()))
+    return f"{', '.join(parts)}; critical line through (sigma_w, sigma_b) {runs}"

@@ -1,0 +1,47 @@
+"""The option files under conf/: where they lie, what there is, and which keys an option has."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from initlab.system.safe_reading import mapping, read_yaml_file
+
+
+def conf_dir() -> Path:
+    """Return the directory of option files: inside an installed wheel, else beside `src/` in the checkout."""
+    packaged = Path(__file__).parents[1] / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "conf"
+
+
+@functools.cache
+def options(group: str) -> list[str]:
+    """List the options of a config group, read from the file names.
+
+    >>> options("optim")
+    ['adagrad', 'adam', 'adamw', 'rmsprop', 'sgd']
+    """
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def option_keys(group: str, name: str) -> tuple[str, ...] | None:
+    """Return the keys that an option's file declares, or None where there is no such file (the user's own option).
+
+    >>> option_keys("act", "sin")
+    ('omega',)
+    """
+    values = option_values(group, name)
+    return None if values is None else tuple(values)
+
+
+@functools.cache
+def option_values(group: str, name: str) -> dict[str, Any] | None:
+    """Return the keys of an option's file and their values, or None where there is no such file.
+
+    >>> option_values("act", "leaky_relu")
+    {'negative_slope': 0.01}
+    """
+    if name not in options(group):
+        return None
+    values = mapping(read_yaml_file(conf_dir() / group / f"{name}.yaml", given=True))
+    # A file of package _global_ (model=resnet sets depth and width, too) holds the group as one of its keys.
+    return {key: value for key, value in values.get(group, values).items() if key != "name"}

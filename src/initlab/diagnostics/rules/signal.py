@@ -1,0 +1,206 @@
+"""Verdicts on the signal and its gradient along plain chains of layers, where theory says what keeps them alive.
+
+A chain is a run of layers each of which is fed by the one before it through nothing but an activation: no norm, no sum,
+no attention, no gate. Elsewhere a scale does not add up over layers, and nothing is said.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from statistics import median
+
+from initlab.activations import Activation
+from initlab.diagnostics.examine import Diagnosis
+from initlab.diagnostics.rules.remedy import needed, remedy_for
+from initlab.diagnostics.trace.records import Call
+from initlab.report.findings import Reading, trends
+from initlab.report.findings.record import Verdict, listed, power_of_ten
+from initlab.report.findings.trends import FAULTS, LONG, WARNS
+
+PUSHED = 10
+"""A mean of weights is no chance where its square exceeds their mean square divided by this."""
+
+PLAIN = {"activation", "pool", "scale", "shift"}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers in a row, without a readout; `explained`: those whose own fault has been named already."""
+
+    calls: tuple[Call, ...]
+    explained: frozenset[str] = frozenset()
+
+    @property
+    def act(self) -> Activation | None:
+        """The activation that all layers have, or None where they differ or it is unknown."""
+        found = {call.activation for call in self.calls}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def sigma(self) -> float:
+        """Typical std(W)·√fan_in, NaN where unknown."""
+        scales = [c.facts.square * c.facts.fan_in for c in self.calls if c.facts is not None and c.facts.square > 0]
+        known = [x for x in scales if x == x]
+        return math.sqrt(median(known)) if known else math.nan
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Return what rules read of each layer."""
+        return [Reading(call.layer, call.stats, call.units, call.samples) for call in self.calls]
+
+
+def chains(found: Diagnosis, explained: frozenset[str]) -> list[Chain]:
+    """Return the plain chains of a network of at least `LONG` hidden layers, longest first."""
+    by_index = {call.index: call for call in found.calls if call.ran and not call.aside}
+    before: dict[int, int] = {}
+    for call in by_index.values():
+        words = {word for trace in call.fed.values() for word in trace}
+        if call.sources and words <= PLAIN and "norm" not in by_index[call.sources[0]].into:
+            before[call.index] = call.sources[0]
+    followed = set(before.values())
+    found_chains = []
+    for end in (i for i in by_index if i in before and i not in followed):
+        row = [end]
+        while row[-1] in before:
+            row.append(before[row[-1]])
+        calls = [by_index[i] for i in reversed(row)]
+        if calls[-1].activation is None and any(call.activation is not None for call in calls):
+            calls.pop()  # a readout has a scale of its own
+        calls = [call for call in calls if "q" in call.stats]
+        if len(calls) >= LONG:
+            found_chains.append(Chain(tuple(calls), explained))
+    return sorted(found_chains, key=lambda chain: -len(chain.calls))
+
+
+def of_signal(found: Diagnosis, explained: frozenset[str], known: Collection[str] = ()) -> list[Verdict]:
+    """Judge signals, gradients and correlations; `explained` layers are left out of every trend.
+
+    Arguments: `known`: names of what has been found already; copied units, for one, make inputs look the same.
+    """
+    verdicts: list[Verdict] = []
+    for chain in chains(found, explained)[:1]:
+        verdicts += [*signal(chain), *gradient(chain), *([] if "copied_units" in known else alike(chain))]
+    if found.idle_norms:  # the network that trains has another scale
+        return [*_one_remedy(verdicts), *idle(found), *([] if verdicts or explained else lost(found))]
+    verdicts = [*_one_remedy(verdicts), *stream(found)]
+    if verdicts or explained or known:
+        return verdicts
+    return [*confident(found), *lost(found)]
+
+
+def _one_remedy(verdicts: list[Verdict]) -> list[Verdict]:
+    # Signal and gradient die together: the same cure need not be said twice.
+    return [v if i == 0 else Verdict(v.severity, v.name, v.layers, v.sentence) for i, v in enumerate(verdicts)]
+
+
+def signal(chain: Chain) -> list[Verdict]:
+    """Whether the signal dies or explodes on its way up."""
+    cure = remedy_for(chain.act)
+    return trends.signal(chain.readings, explained=chain.explained, why=_why(chain), larger=cure, smaller=cure)
+
+
+def gradient(chain: Chain) -> list[Verdict]:
+    """Whether the gradient dies or explodes on its way down."""
+    first, cure, more = chain.calls[0], remedy_for(chain.act), ""
+    if underflows(first):
+        size = math.sqrt(first.stats["grad_mean_square"])
+        more = f" At {first.layer} its size is {size:.1e}: not zero, but too small for its precision, it underflows."
+    said = {"why": _why(chain), "more": more, "larger": cure, "smaller": cure}
+    return trends.gradient(chain.readings, explained=chain.explained, **said)
+
+
+def underflows(call: Call) -> bool:
+    """Whether all of a layer's gradient is too small for its precision."""
+    return call.stats.get("grad_underflow", 0) >= call.samples * call.units > 0
+
+
+def _why(chain: Chain) -> str:
+    want = needed(chain.act)
+    if not want or not math.isfinite(chain.sigma):
+        return ""
+    means = [c.facts.mean for c in chain.calls if c.facts is not None and c.facts.square > 0]
+    if means and median(means) ** 2 * PUSHED > median(c.facts.square for c in chain.calls if c.facts is not None):
+        return f" The weights have mean {median(means):.3g}; {want.replace('needs', 'needs mean 0 and std', 1)}."
+    return f" The weights have std {chain.sigma:.3g}/√fan_in; {want}."
+
+
+def alike(chain: Chain) -> list[Verdict]:
+    """Whether all inputs come to look the same."""
+    if chain.explained:
+        return []
+    return trends.alike(chain.readings, why=_why(chain), remedy=remedy_for(chain.act))
+
+
+def stream(found: Diagnosis) -> list[Verdict]:
+    """Whether a residual stream grows geometrically: branches that are not scaled down, and no norm."""
+    run: list = []
+    runs = [run]
+    for one in found.sums:
+        # the same stream goes on where the next sum starts near where this one ended (an activation may halve it)
+        goes_on = run and run[-1].total > 0 and 0.25 <= one.stream / run[-1].total <= 1.5
+        if not goes_on:
+            run = []
+            runs.append(run)
+        run.append(one)
+    run = max(runs, key=lambda r: r[-1].total / r[0].stream if len(r) >= 4 and r[0].stream > 0 else 0.0)
+    if len(run) < 4 or not run[0].stream > 0:
+        return []
+    growth = run[-1].total / run[0].stream
+    if not math.isfinite(growth) or growth < WARNS:
+        return []
+    each = growth ** (1 / len(run))
+    text = (
+        "The residual stream explodes: every branch adds in proportion to what the stream holds already, so that its "
+        f"size grows {math.sqrt(each):.2g}× per branch from {run[0].name or 'the first'} to "
+        f"{run[-1].name or 'the last'}, {power_of_ten(math.sqrt(growth))} over {len(run)} branches."
+    )
+    remedy = (
+        f"scale the branches: multiply each by 1/√{len(run)} = {len(run) ** -0.5:.2g}, start the last layer of each at "
+        "zero, or put a norm at the start of each branch"
+    )
+    severity = "fault" if growth >= FAULTS else "warning"
+    return [Verdict(severity, "stream_explodes", (run[0].name, run[-1].name), text, remedy)]
+
+
+def idle(found: Diagnosis) -> list[Verdict]:
+    """Say that batch norms do nothing yet, and that nothing is said of what they will set right."""
+    some = "One batch norm is" if found.idle_norms == 1 else f"{found.idle_norms} batch norms are"
+    text = (
+        f"{some} in evaluation mode without having seen a batch: signals pass as they are, and their size behind is "
+        "not the one that training starts from."
+    )
+    return [Verdict("note", "idle_norms", ("(model)",), text, "look at the model in training mode: model.train()")]
+
+
+def confident(found: Diagnosis) -> list[Verdict]:
+    """Whether the outputs are so large that the network starts sure and wrong."""
+    if found.loss is None or found.classes is None or not math.isfinite(found.loss):
+        return []
+    knows_nothing = math.log(found.classes)
+    widths = [call.units for call in found.calls if call.units]
+    band = math.sqrt(sum(5 / n for n in widths))
+    if found.loss - knows_nothing <= 5 * math.exp(5 * band):
+        return []
+    text = (
+        f"The loss starts at {found.loss:.3g}, where a network that knows nothing has ln({found.classes}) = "
+        f"{knows_nothing:.3g}: the outputs are so large that it is sure, and wrong."
+    )
+    return [Verdict("warning", "loss_too_high", ("(model)",), text, "make the weights of the last layer smaller")]
+
+
+def lost(found: Diagnosis) -> list[Verdict]:
+    """Layers whose gradient is exactly zero, or too small for its precision.
+
+    Those of a residual branch that adds nothing for now are left out: its end is zero, which is good practice, or
+    stochastic depth has dropped it on every input of this batch.
+    """
+    idle = {index for s in found.sums if s.branch == 0 for index in range(s.before + 1, s.after + 1)}
+    zero = tuple(c.layer for c in found.calls if c.stats.get("grad_mean_square") == 0 and c.index not in idle)
+    if zero:
+        text = f"No gradient reaches {listed(zero)}: it is exactly zero there, and these layers cannot learn."
+        return [Verdict("warning", "no_gradient", zero, text)]
+    small = tuple(call.layer for call in found.calls if underflows(call))
+    if small:
+        text = f"The gradient at {listed(small)} is not zero, but too small for its precision: it underflows."
+        return [Verdict("warning", "underflow", small, text)]
+    return []

@@ -1,0 +1,1 @@
+"""How the calls and outputs of a module's layers are recorded."""

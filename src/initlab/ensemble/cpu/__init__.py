@@ -1,0 +1,1 @@
+"""The optional fast path of an ensemble on a CPU."""

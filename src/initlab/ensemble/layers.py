@@ -1,0 +1,213 @@
+"""The stacked counterparts of the leaf modules that our families are built from, but for norms.
+
+All take [N, B, …] and return [N, B, …], parameters and buffers are [N, …] under the lone module's names. A batch common
+to all members comes in expanded, with stride 0 along N. Containers and `+` need no counterpart.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from initlab.ensemble.cpu.tanh import quick_tanh
+from initlab.ensemble.matmul import Affine, even, member_rows, multiply
+from initlab.models.layers import Dropout
+
+
+def gather(layer: nn.Module, leaves: Sequence[nn.Module]) -> None:
+    """Give a stacked layer the parameters and buffers of lone ones under the same names, as [N, …]."""
+    first = leaves[0]
+    for name, parameter in first._parameters.items():
+        own = None if parameter is None else nn.Parameter(stacked(leaves, name), parameter.requires_grad)
+        layer.register_parameter(name, own)
+    for name, buffer in first._buffers.items():
+        layer.register_buffer(name, None if buffer is None else stacked(leaves, name))
+
+
+def stacked(leaves: Sequence[nn.Module], name: str) -> Tensor:
+    """Return one tensor of all leaves as [N, …], every member on a boundary of its own."""
+    lone = [getattr(leaf, name).detach() for leaf in leaves]
+    rows = member_rows(len(lone), lone[0].shape, lone[0])
+    for row, value in zip(rows, lone, strict=True):
+        row.copy_(value)
+    return rows
+
+
+def by_channel(parameter: Tensor, x: Tensor) -> Tensor:
+    """View a parameter [N, C] along the channels of x [N, B, C, …]; [N, 1] is one number for all."""
+    return parameter.view(len(x), 1, -1, *[1] * (x.dim() - 3))
+
+
+def channels_merged(x: Tensor) -> Tensor:
+    """View or copy [N, B, C, …] as [B, N·C, …]."""
+    return x.transpose(0, 1).flatten(1, 2)
+
+
+def channels_parted(x: Tensor, members: int) -> Tensor:
+    """View [B, N·C, …] as [N, B, C, …]."""
+    return x.unflatten(1, (members, -1)).transpose(0, 1)
+
+
+class StackedLinear(nn.Module):
+    """x Wᵀ + b for every member; `sinks`, when set, receive the gradients of W and b."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+        self.sinks: tuple[Tensor, Tensor | None] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, in] to [N, B, out]."""
+        if x.device.type != "cpu" and x.stride(0) == 0:
+            # One product for the common batch: an accelerator wants it large, and promises no bits anyway.
+            bias = None if self.bias is None else self.bias.flatten()
+            flat = F.linear(x[0], self.weight.flatten(0, 1), bias)
+            return flat.unflatten(1, (len(x), -1)).transpose(0, 1)
+        turned = self.weight.transpose(1, 2)
+        if torch.is_autocast_enabled(x.device.type) or (self.sinks is None and torch.is_grad_enabled()):
+            return torch.bmm(x, turned) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), x, turned)
+        if not torch.is_grad_enabled():
+            return multiply(x, turned, self.bias)
+        return Affine.apply(x, self.weight, self.bias, self.sinks)
+
+
+class StackedConv2d(nn.Conv2d):
+    """A grouped convolution: N times the groups of the lone one. A subclass, so that its maps are known as maps."""
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        nn.Module.__init__(self)
+        gather(self, leaves)
+        first: Any = leaves[0]
+        self.lone = {"stride": first.stride, "dilation": first.dilation}
+        self.lone_groups = first.groups
+        self.pads, self.padding_mode, self.padding = (
+            first._reversed_padding_repeated_twice,
+            first.padding_mode,
+            first.padding,
+        )
+
+    def extra_repr(self) -> str:
+        """Show the members."""
+        return f"members={len(self.weight)}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, in, H, W] to [N, B, out, H', W']."""
+        members = len(self.weight)
+        common = x.stride(0) == 0 and self.lone_groups == 1
+        h = x[0] if common else channels_merged(x)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            h, padding = F.pad(h, self.pads, mode=self.padding_mode), 0
+        bias = None if self.bias is None else self.bias.flatten()
+        groups = 1 if common else members * self.lone_groups
+        out = F.conv2d(h, self.weight.flatten(0, 1), bias, padding=padding, groups=groups, **self.lone)
+        return channels_parted(out, members)
+
+
+class StackedPReLU(nn.Module):
+    """x where x > 0, else a x, with every member's own slope or slopes (one per channel)."""
+
+    weight: Tensor
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, …] to the same shape."""
+        return torch.where(x > 0, x, x * by_channel(self.weight, x))
+
+
+class StackedMultiplier(nn.Module):
+    """α x, with every member's own learned α."""
+
+    res_scale: Tensor
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, …] to the same shape."""
+        return x * by_channel(self.res_scale, x)
+
+
+class StackedShift(nn.Module):
+    """x + b, with every member's own learned b."""
+
+    shift: Tensor
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        gather(self, leaves)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, …] to the same shape."""
+        return x + by_channel(self.shift, x)
+
+
+class StackedElementwise(nn.Module):
+    """A function of every entry, for all members at once where their bits cannot depend on each other's.
+
+    Vector code computes whole vectors and leaves the rest of a tensor to scalar code, which rounds otherwise: where a
+    member is no multiple of a vector, one member's rest would depend on how many follow.
+    """
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        self.lone = copy.deepcopy(leaves[0])
+        self.phi = quick_tanh if type(self.lone) is nn.Tanh else self.lone
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, …] to the same shape."""
+        # Vector code takes two vectors at a time.
+        if x.device.type != "cpu" or even(x[0].numel(), x, vectors=2):
+            return self.phi(x)
+        return torch.stack([self.phi(h) for h in x])
+
+
+class StackedDropout(Dropout):
+    """Dropout with one mask for all members, the one that a lone network gets."""
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__(leaves[0].p)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop entries of [N, B, …] in training mode; the identity otherwise."""
+        if not self.training or self.p == 0:
+            return x
+        if self.generator is None:
+            return x * F.dropout(torch.ones_like(x[0]), self.p)
+        return x * self.mask(x.shape[1:], x)
+
+
+class StackedFlatten(nn.Module):
+    """Flatten with its axes one further on."""
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        first: Any = leaves[0]
+        self.start = first.start_dim + (first.start_dim >= 0)
+        self.end = first.end_dim + (first.end_dim >= 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, C, H, W] to [N, B, C·H·W], or as its axes say."""
+        return x.flatten(self.start, self.end)
+
+
+class StackedPool(nn.Module):
+    """A pooling layer, to which members are more channels."""
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        self.pool = copy.deepcopy(leaves[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, B, C, H, W] to [N, B, C, H', W']."""
+        return channels_parted(self.pool(channels_merged(x)), len(x))

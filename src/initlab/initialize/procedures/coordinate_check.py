@@ -1,0 +1,177 @@
+"""The coordinate check: do a network's preactivations move as much at every width?"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from initlab.diagnostics import taps
+from initlab.errors import UserError
+from initlab.initialize.procedures.engine import initialize_, rates
+from initlab.inspection.loss import objective
+from initlab.inspection.shape_errors import fitting
+from initlab.models import build as build_model
+from initlab.system.random_streams import generator
+
+FLAT = 0.25
+"""Largest slope of log size over log width that counts as flat: µP has 0, a wrong exponent is ½ or 1 off."""
+
+
+def coordinate_check(
+    scheme: Any = "mup",
+    *,
+    widths: Sequence[int] = (64, 128, 256, 512, 1024),
+    build: Callable[[int], nn.Module] | None = None,
+    inputs: Tensor | None = None,
+    targets: Tensor | None = None,
+    act: Any = "relu",
+    optimizer: str = "adam",
+    lr: float = 0.001,
+    steps: int = 3,
+    seeds: Sequence[int] = (0,),
+    parameters: dict[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Train networks of several widths for a few steps and measure how far every layer's preactivations move.
+
+    The size is the mean of |h_t − h_0| over samples and units. Under µP it does not depend on the width; where it
+    grows, wide networks blow up at a rate that suits narrow ones, and where it shrinks, their layers do not learn.
+    Source: Yang et al. 2022, "Tensor Programs V", section D.1.
+
+    Args:
+        scheme: a scheme or procedure by name or record, with its `parameters`.
+        widths: at least two; the narrowest is the base width where the scheme has one and `parameters` name none.
+        build: width -> module; default: an mlp of three hidden layers.
+        inputs, targets: a batch; default: 64 Gaussian samples of 32 features, 10 classes.
+        act: activation of the modules.
+        optimizer: sgd (no momentum) or adam; `lr`: its rate at the base width; `steps`: updates.
+        seeds: init seeds, averaged.
+
+    Returns:
+        A frame with columns width, step, layer, index, size; `attrs["slopes"]`: {layer: d log size / d log width after
+        the last step}, `attrs["flat"]`, and `attrs["verdict"]`, one sentence.
+
+    Raises:
+        UserError: fewer than two widths, an unknown optimizer, a batch that the modules cannot take, what `initialize_`
+            refuses.
+
+    >>> frame = coordinate_check("mup", widths=(32, 64), steps=1)
+    >>> sorted(frame.columns)
+    ['index', 'layer', 'size', 'step', 'width']
+    """
+    _refuse(widths, build, inputs, optimizer, lr, steps, seeds)
+    drawing = generator("coordinate check")
+    x = torch.randn(64, 32, generator=drawing) if inputs is None else inputs
+    y = torch.randint(10, (len(x),), generator=drawing) if targets is None else targets
+    own = dict(parameters or {})
+    if scheme == "mup":
+        own.setdefault("base_width", min(widths))
+    make = build or (
+        lambda width: build_model("mlp", depth=3, width=width, act=act, input_shape=x.shape[1:], classes=10)
+    )
+    rows = []
+    for width in widths:
+        moved = []
+        for seed in seeds:
+            module = make(width)
+            if not isinstance(module, nn.Module):
+                raise UserError(f"build({width}) returned {type(module).__name__}: it must return a torch.nn.Module.")
+            with fitting(f"what build({width}) returned" if build else "the mlp", module, x):
+                moved.append(_moved(module, scheme, own, (x, y), act, optimizer, lr, steps, seed))
+        for key, size in moved[0].items():
+            mean = sum(found[key] for found in moved) / len(moved) if len(moved) > 1 else size
+            rows.append((width, key[0], key[2], key[1], mean))
+    frame = pd.DataFrame(rows, columns=["width", "step", "layer", "index", "size"])
+    return _judged(frame, str(getattr(scheme, "name", scheme)))
+
+
+def _refuse(widths: Any, build: Any, inputs: Any, optimizer: str, lr: Any, steps: Any, seeds: Any) -> None:
+    several = isinstance(widths, Collection)
+    if not several or len(set(widths)) < 2:
+        said = list(widths) if several else widths
+        raise UserError(f"widths={said} must be at least two different ones, for example (64, 128, 256, 512).")
+    if not isinstance(seeds, Collection) or len(seeds) == 0:
+        raise UserError(f"seeds={seeds!r} must be at least one seed in a tuple, for example (0,) or range(3).")
+    if build is not None and (isinstance(build, nn.Module) or not callable(build)):
+        raise UserError(
+            f"build is a {type(build).__name__}: it must be a function that takes a width and returns a module."
+        )
+    if inputs is not None and not isinstance(inputs, Tensor):
+        raise UserError(f"inputs is a {type(inputs).__name__}: give inputs=batch, a tensor [B, …].")
+    if optimizer not in ("sgd", "adam"):
+        raise UserError(f"optimizer={optimizer} must be sgd or adam.")
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < math.inf:
+        raise UserError(f"lr={lr} must be a finite number of at least 0, for example lr=0.001.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise UserError(f"steps={steps} must be a whole number of at least 1 update.")
+
+
+def _moved(
+    module: nn.Module,
+    scheme: Any,
+    own: dict,
+    batch: tuple[Tensor, Tensor],
+    act: Any,
+    name: str,
+    lr: float,
+    steps: int,
+    seed: int,
+) -> dict[tuple[int, int, str], float]:
+    x, y = batch
+    initialize_(module, scheme, act=act, seed=seed, parameters=own)
+    factors = rates(module, scheme, name, **own)
+    groups = [{"params": [p], "lr": lr * factors.get(key, 1.0)} for key, p in module.named_parameters()]
+    maker: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
+    update, start = maker(groups, lr=lr), _preactivations(module, x)
+    found = {}
+    for step in range(1, steps + 1):
+        result = objective(module(x), targets=y)
+        assert result is not None
+        update.zero_grad()
+        result.loss.backward()
+        update.step()
+        for (index, layer), h in _preactivations(module, x).items():
+            found[step, index, layer] = float((h - start[index, layer]).abs().mean())
+    return found
+
+
+def _preactivations(module: nn.Module, x: Tensor) -> dict[tuple[int, str], Tensor]:
+    seen: dict[tuple[int, str], Tensor] = {}
+    handles = [
+        tap.module.register_forward_hook(
+            lambda m, args, out, tap=tap: seen.__setitem__((tap.index, tap.layer.name), out.detach().double())
+        )
+        for tap in taps(module)
+    ]
+    try:
+        with torch.no_grad():
+            module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _judged(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    last = frame[frame.step == frame.step.max()]
+    slopes = {}
+    for layer, own in last.groupby("layer", sort=False):
+        pairs = zip(own.width, own["size"], strict=True)
+        logs = [(math.log(w), math.log(s) if 0 < s < math.inf else math.nan) for w, s in pairs]
+        mx, my = (sum(column) / len(logs) for column in zip(*logs, strict=True))
+        slopes[str(layer)] = sum((a - mx) * (b - my) for a, b in logs) / sum((a - mx) ** 2 for a, _ in logs)
+    worst = max(slopes, key=lambda layer: math.inf if math.isnan(slopes[layer]) else abs(slopes[layer]))
+    flat = all(abs(slope) <= FLAT for slope in slopes.values())
+    span = f"widths {frame.width.min()} to {frame.width.max()}"
+    if flat:
+        verdict = f"{name}: flat over {span}: every layer moves as far (largest slope {slopes[worst]:+.2f}, {worst})."
+    else:
+        way = "grows" if slopes[worst] > 0 else "shrinks"
+        verdict = (
+            f"{name}: not flat over {span}: what {worst} moves {way} as width^{slopes[worst]:+.2f}, so a rate tuned at "
+            "one width does not suit another; use init=mup with the rates it implies."
+        )
+    frame.attrs |= {"slopes": slopes, "flat": flat, "verdict": verdict}
+    return frame

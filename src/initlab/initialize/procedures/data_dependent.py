@@ -1,0 +1,146 @@
+"""Layers adjusted to a batch: lsuv, weight_norm_init, data_dependent."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from initlab.errors import UserError
+from initlab.initialize.procedures.passes import by_unit, layerwise, run
+from initlab.initialize.procedures.record import Case, Layer, Procedure, homogeneous
+from initlab.inspection.loss import main_output
+
+SMALLEST = 1e-30
+"""Variance below which an output counts as constant."""
+
+
+def _lsuv(case: Case) -> None:
+    layerwise(case, _unit_variance)
+
+
+def _unit_variance(case: Case, layer: Layer, output: Callable[[], Tensor]) -> None:
+    tolerance = case.parameters["tolerance"]
+    variance = 0.0
+    for _ in range(case.parameters["steps"]):
+        variance = float(output().double().var(correction=0))
+        if not SMALLEST < variance < float("inf"):
+            raise UserError(
+                f"init=lsuv cannot bring {layer.name} to variance 1: its preactivation has variance {variance:g} on "
+                "this batch, whatever the weight's scale; the activation before it puts out a constant, or the data do."
+            )
+        if abs(variance - 1) < tolerance:
+            return
+        case.scale(layer.parameter, variance**-0.5)
+
+
+def _standardized_units(case: Case) -> None:
+    layerwise(case, _standardize)
+
+
+def _standardize(case: Case, layer: Layer, output: Callable[[], Tensor]) -> None:
+    for bias in layer.biases:
+        case.write(bias, bias.values() * 0)
+    seen = by_unit(output(), layer).double()
+    mean, std = seen.mean(0), seen.std(0, correction=0)
+    if not bool((std > math.sqrt(SMALLEST)).any()):
+        raise UserError(
+            f"init={case.procedure.name} cannot standardize {layer.name}: every unit puts out a constant on this "
+            "batch, whatever its weight's scale; the activation before it does, or the data."
+        )
+    # A unit that sees nothing on this batch has no scale to learn from it: it stays as it was drawn.
+    factor = torch.where(std > math.sqrt(SMALLEST), 1 / std, torch.ones_like(std))
+    scale_units(case, layer, factor)
+    if len(layer.biases) == 1:
+        case.write(layer.biases[0], (-mean * factor).to(layer.biases[0].tensor))
+
+
+def scale_units(case: Case, layer: Layer, factor: Tensor) -> None:
+    """Multiply the weights into each unit by its own factor."""
+    values, start = layer.parameter.values().clone(), 0
+    for block in layer.parameter.blocks:
+        view = block.view(values)
+        own = factor[start : start + len(view)].to(view)
+        view.mul_(own.view(-1, *[1] * (view.dim() - 1)))
+        start += len(view)
+    case.write(layer.parameter, values)
+
+
+def _data_dependent(case: Case) -> None:
+    _standardized_units(case)
+    if case.parameters["equal_rates"] and is_chain(case):
+        equal_rates(case)
+
+
+def is_chain(case: Case) -> bool:
+    """Is the network a chain of layers with φ(cx) = c φ(x), whose scales can be moved from one to the next?"""
+    plain = all(layer.fed_by in ("data", "activation") and not layer.branch for layer in case.layers)
+    return plain and len(case.layers) > 1 and homogeneous(case.act)
+
+
+def change_rates(case: Case) -> list[float]:
+    """Return ‖∂ℓ/∂W‖/‖W‖ of every layer for ℓ = Σ η·output, η ~ N(0, 1) for every sample and output.
+
+    Over η, the expected square of the norm is the sum over samples of each one's own.
+    """
+    tensors = [layer.parameter.tensor for layer in case.layers]
+    with torch.enable_grad():
+        output = main_output(run(case))
+        assert output is not None
+        eta = torch.randn(output.shape, generator=case.generator("change rates")).to(output)
+        grads = torch.autograd.grad((eta * output).sum(), tensors)
+    return [float(g.norm() / t.detach().norm()) for g, t in zip(grads, tensors, strict=True)]
+
+
+def equal_rates(case: Case) -> None:
+    """Move scale between the layers of a homogeneous chain so that all change at one rate; its outputs stay.
+
+    With W_k ← s_k W_k, Π s = 1, the output is the same, and layer k's gradient is divided by s_k: its rate by s_k².
+    """
+    found = change_rates(case)
+    if not all(0 < rate < math.inf for rate in found):
+        return
+    centre = sum(math.log(rate) for rate in found) / len(found)
+    total = 1.0
+    for layer, rate in zip(case.layers, found, strict=True):
+        factor = math.exp((math.log(rate) - centre) / 2)
+        total *= factor
+        case.scale(layer.parameter, factor)
+        for bias in layer.biases:
+            case.scale(bias, total)
+
+
+_BATCH = {"batch": 256}
+
+ROWS = (
+    Procedure(
+        "lsuv",
+        "orthogonal, then layer by layer W /= std(W x) on a batch until |Var − 1| < tolerance",
+        _lsuv,
+        "Mishkin & Matas 2016, All you need is a good init",
+        2016,
+        "orthogonal",
+        {"base": "orthogonal", "tolerance": 0.01, "steps": 10, **_BATCH},
+        ("data",),
+    ),
+    Procedure(
+        "data_dependent",
+        "every unit mean 0, variance 1 on a batch; then, in chains of homogeneous φ, all layers change at one rate",
+        _data_dependent,
+        "Krähenbühl, Doersch, Donahue & Darrell 2016, Data-dependent Initializations of Convolutional Neural Networks",
+        2016,
+        "lecun_normal",
+        {"base": "lecun_normal", "equal_rates": True, **_BATCH},
+        ("data",),
+    ),
+    Procedure(
+        "weight_norm_init",
+        "w = g·v/|v|, g = 1/σ, b = −µ/σ, µ and σ of v·x/|v| on a batch; v Gaussian",
+        _standardized_units,
+        "Salimans & Kingma 2016, Weight Normalization: A Simple Reparameterization to Accelerate Training",
+        2016,
+        "naive_normal",
+        {"base": "naive_normal", **_BATCH},
+        ("data",),
+    ),
+)

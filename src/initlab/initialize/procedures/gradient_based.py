@@ -1,0 +1,179 @@
+"""Scales of whole weights learned from gradients before training: metainit, gradinit."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from initlab.initialize.procedures.passes import loss_of, run
+from initlab.initialize.procedures.record import Case, Procedure
+from initlab.inspection.batch import arguments, copied
+
+SMALLEST_SHARE = 0.01
+"""Share of its first norm (metainit) or scale (gradinit) below which a weight is not brought."""
+
+
+def gradient_quotient(loss: Tensor, parameters: Sequence[Tensor], eps: float = 1e-5) -> Tensor:
+    """Return GQ = mean over parameters of |(g − H g)/(g + ε) − 1|: how far one step of rate 1 changes the gradient.
+
+    ε has the sign of g, so that a gradient that vanishes counts 1 and not 0.
+
+    Source: Dauphin & Schoenholz 2019, "MetaInit: Initializing learning by learning to initialize".
+
+    Args:
+        loss: a scalar, a twice differentiable function of `parameters`.
+        parameters: tensors that require grad.
+        eps: size below which a gradient counts as vanished.
+
+    >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> round(gradient_quotient((x**2).sum(), [x]).item(), 3)
+    2.0
+    """
+    grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+    square = sum((g.square().sum() for g in grads), torch.zeros(())) / 2
+    products = torch.autograd.grad(square, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+    total = torch.zeros((), dtype=loss.dtype)
+    for g, product in zip(grads, products, strict=True):
+        sign = torch.where(g.detach() >= 0, eps, -eps)
+        total = total + ((g - product) / (g + sign) - 1).abs().sum()
+    return total / sum(p.numel() for p in parameters)
+
+
+def _metainit(case: Case) -> None:
+    given, everything = case.parameters, [p for p in case.module.parameters() if p.is_floating_point()]
+    for p in everything:
+        p.requires_grad_(True)
+    weights = [layer.parameter for layer in case.layers]
+    tensors = [w.tensor for w in weights]
+    first = [float(w.tensor.detach().norm()) for w in weights]
+    velocity = [0.0] * len(weights)
+    best, kept = math.inf, [w.tensor.detach().clone() for w in weights]
+    for _ in range(given["steps"] + 1):
+        with torch.enable_grad():
+            quotient = gradient_quotient(loss_of(case, run(case)), everything)
+            grads = torch.autograd.grad(quotient, tensors, allow_unused=True, materialize_grads=True)
+        # Steps of one size overshoot at the end: what is kept is the best that was seen.
+        if float(quotient.detach()) < best:
+            best, kept = float(quotient.detach()), [w.tensor.detach().clone() for w in weights]
+        for k, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+            values = weight.tensor.detach()
+            norm = float(values.norm())
+            if norm == 0:
+                continue
+            # The derivative by the norm: only its sign counts.
+            direction = float(torch.sign((values * grad).sum()))
+            velocity[k] = given["momentum"] * velocity[k] - given["lr"] * direction
+            case.scale(weight, max(norm + velocity[k], SMALLEST_SHARE * first[k]) / norm)
+    for weight, values in zip(weights, kept, strict=True):
+        case.write(weight, values)
+
+
+def _gradinit(case: Case) -> None:
+    given = case.parameters
+    names = {id(p): name for name, p in case.module.named_parameters()}
+    weights = [layer.parameter for layer in case.layers]
+    start = {names[id(w.tensor)]: w.tensor.detach().clone() for w in weights}
+    scales = [torch.ones((), dtype=w.tensor.dtype, requires_grad=True) for w in weights]
+    mean, square = [0.0] * len(scales), [0.0] * len(scales)
+    for step in range(1, given["steps"] + 1):
+        with torch.enable_grad():
+            # Half of the second batch is the first one's: with the same one twice, the step just fits its noise.
+            scaled = {name: value * m for (name, value), m in zip(start.items(), scales, strict=True)}
+            loss = _loss(case, scaled, 0.0, 2 / 3)
+            grads = torch.autograd.grad(loss, list(scaled.values()), create_graph=True, allow_unused=True)
+            grads = tuple(torch.zeros_like(v) if g is None else g for g, v in zip(grads, scaled.values(), strict=True))
+            adam = given["optimizer"] == "adam"
+            norm = torch.stack([g.abs().sum() if adam else g.square().sum() for g in grads]).sum()
+            norm = norm if adam else norm.sqrt()
+            if float(norm.detach()) > given["gamma"]:
+                aim = norm
+            else:
+                moves = [g.sign() for g in grads] if adam else grads
+                moved = {n: v - given["eta_step"] * d for (n, v), d in zip(scaled.items(), moves, strict=True)}
+                aim = _loss(case, moved, 1 / 3, 1.0)
+            slopes = torch.autograd.grad(aim, scales, allow_unused=True, materialize_grads=True)
+        for k, slope in enumerate(slopes):
+            g = float(slope)
+            mean[k], square[k] = 0.9 * mean[k] + 0.1 * g, 0.999 * square[k] + 0.001 * g * g
+            update = mean[k] / (1 - 0.9**step) / ((square[k] / (1 - 0.999**step)) ** 0.5 + 1e-12)
+            scales[k].data.sub_(given["lr"] * update).clamp_(min=SMALLEST_SHARE)
+    for weight, scale in zip(weights, scales, strict=True):
+        case.scale(weight, scale.detach())
+
+
+def _loss(case: Case, weights: dict[str, Tensor], begin: float, end: float) -> Tensor:
+    positional, keywords = arguments(_share(copied(case.inputs), begin, end))
+    output = functional_call(case.module, weights, tuple(positional), keywords)
+    targets, case.targets = case.targets, _share(case.targets, begin, end)
+    try:
+        return loss_of(case, output)
+    finally:
+        case.targets = targets
+
+
+def _share(value: Any, begin: float, end: float) -> Any:
+    if isinstance(value, Tensor):
+        return value[round(begin * len(value)) : max(round(end * len(value)), 1)]
+    if isinstance(value, dict):
+        return {key: _share(own, begin, end) for key, own in value.items()}
+    return type(value)(_share(own, begin, end) for own in value) if isinstance(value, (tuple, list)) else value
+
+
+def _own_weights(case: Case) -> str | None:
+    held = [layer.name for layer in case.layers if layer.parameter.held is not None]
+    if held:
+        return f"scales weights themselves and {held[0]} is parametrized: apply it before the parametrization"
+    if not case.layers:
+        return "scales weights, and the module has none"
+    return None
+
+
+_DATA = ("data", "loss")
+
+
+def _differentiable(case: Case) -> str | None:
+    for name, module in case.module.named_modules():
+        if isinstance(module, (_BatchNorm, _InstanceNorm)):
+            return (
+                f"needs third derivatives, which torch's batch normalization has not ({name}): take norm=layer or none"
+            )
+    return _own_weights(case)
+
+
+ROWS = (
+    Procedure(
+        "metainit",
+        "norms of the weights that minimise the gradient quotient mean|(g − Hg)/(g + ε) − 1|, by signed steps",
+        _metainit,
+        "Dauphin & Schoenholz 2019, MetaInit: Initializing learning by learning to initialize",
+        2019,
+        "he_normal",
+        {"base": "he_normal", "batch": 64, "steps": 100, "lr": 0.1, "momentum": 0.9},
+        _DATA,
+        possible=_differentiable,
+    ),
+    Procedure(
+        "gradinit",
+        "a scale for every weight that minimises the loss after one step of rate eta_step, gradient norm ≤ gamma",
+        _gradinit,
+        "Zhu et al. 2021, GradInit: Learning to Initialize Neural Networks for Stable and Efficient Training",
+        2021,
+        "he_normal",
+        {
+            "base": "he_normal",
+            "batch": 192,
+            "steps": 100,
+            "lr": 0.01,
+            "eta_step": 0.1,
+            "gamma": 1.0,
+            "optimizer": "sgd",
+        },
+        _DATA,
+        possible=_own_weights,
+    ),
+)

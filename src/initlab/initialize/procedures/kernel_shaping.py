@@ -1,0 +1,249 @@
+"""Activations shaped so that the network's kernel keeps its shape over depth: dks, tat."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+from torch import Tensor
+
+from initlab.activations import Activation, Elementwise, activation
+from initlab.errors import UserError
+from initlab.initialize.procedures.record import Case, Procedure, refuse
+
+METHODS = ("dks", "tat")
+REACH, PANELS = 10.0, 40
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
+FARTHEST = 20.0
+"""Largest |β| of a solution: beyond, φ would be used where nobody means it."""
+
+
+def _grid(act: Activation, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
+    # Gauss–Legendre panels over N(0, 1) that end where αx + β meets a kink.
+    breaks = [(kink - beta) / alpha for kink in act.kinks]
+    edges = np.array(sorted([*np.linspace(-REACH, REACH, PANELS + 1), *(x for x in breaks if abs(x) < REACH)]))
+    half = np.diff(edges)[:, None] / 2
+    x = ((edges[:-1] + edges[1:])[:, None] / 2 + half * NODES).ravel()
+    return x, (half * WEIGHTS).ravel() * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _jets(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # φ, φ′ and φ″ at points.
+    x = torch.tensor(u, dtype=torch.float64, requires_grad=True)
+    phi = act(x)
+    (slope,) = torch.autograd.grad(phi.sum(), x, create_graph=True)
+    bend = torch.zeros_like(x)
+    if slope.requires_grad:
+        (found,) = torch.autograd.grad(slope.sum(), x, allow_unused=True)
+        bend = bend if found is None else found
+    return phi.detach().numpy(), slope.detach().numpy(), bend.detach().numpy()
+
+
+def maps_at_one(act: Activation, alpha: float, beta: float, gamma: float, delta: float) -> dict[str, float]:
+    """Return what φ̂(x) = γ (φ(αx + β) + δ) has for x ~ N(0, 1): q, growth, mean, slope and bend.
+
+    Q(1) = E[φ̂²], Q′(1) = E[x φ̂ φ̂′], E[φ̂] (C(0) is its square over Q(1)), and at Q(1) = 1 C′(1) = E[φ̂′²] and
+    C″(1) = E[φ̂″²], without what a jump of φ′ would add.
+
+    >>> found = maps_at_one(activation("linear"), 2.0, 0.0, 1.0, 0.0)
+    >>> {key: abs(round(value, 6)) for key, value in found.items()}
+    {'q': 4.0, 'growth': 4.0, 'mean': 0.0, 'slope': 4.0, 'bend': 0.0}
+    """
+    x, weight = _grid(act, alpha, beta)
+    phi, slope, bend = _jets(act, alpha * x + beta)
+    hat, first, second = gamma * (phi + delta), gamma * alpha * slope, gamma * alpha**2 * bend
+    found = {"q": hat**2, "growth": x * hat * first, "mean": hat, "slope": first**2, "bend": second**2}
+    return {key: float((weight * values).sum()) for key, values in found.items()}
+
+
+def shaped_phi(
+    x: Tensor, *, phi: Callable[..., Tensor], alpha: float, beta: float, gamma: float, delta: float
+) -> Tensor:
+    """Return γ (φ(α x + β) + δ).
+
+    >>> shaped_phi(torch.zeros(1), phi=torch.tanh, alpha=1.0, beta=0.0, gamma=2.0, delta=1.0)
+    tensor([2.])
+    """
+    return gamma * (phi(alpha * x + beta) + delta)
+
+
+def _record(name: str, act: Activation, found: dict[str, float]) -> Activation:
+    inner: Any = partial(act.phi, **act.parameters)
+    phi = partial(shaped_phi, phi=inner, **found)  # type: ignore[arg-type]
+    kinks = tuple((kink - found["beta"]) / found["alpha"] for kink in act.kinks)
+    formula = " ".join(f"{key}={value:.6g}" for key, value in (*act.parameters.items(), *found.items()))
+    label = f"{name}_{act.name}({formula})"
+    return Activation(label, f"γ(φ(αx + β) + δ), {formula}", phi, partial(_Module, phi, label), name, kinks=kinks)
+
+
+class _Module(Elementwise):
+    # Shows its constants, so that networks of different shapes are never taken for one architecture.
+    def __init__(self, phi: Callable[..., Tensor], label: str):
+        super().__init__(phi)
+        self.label = label
+
+    def extra_repr(self) -> str:
+        return self.label
+
+
+def shape(act: Any, method: str, depth: int, *, zeta: float = 1.5, tau: float = 0.3, eta: float = 0.9) -> Activation:
+    """Return φ̂ = γ(φ(αx + β) + δ) whose C-map over `depth` layers meets the targets of DKS or TAT.
+
+    Both ask for Q(1) = 1 and Q′(1) = 1. DKS: C(0) = 0 and C_f′(1) = zeta, so C′(1) = zeta^(1/depth) in each layer. TAT
+    for smooth φ: C′(1) = 1 and C_f″(1) = tau, so C″(1) = tau/depth; for ReLU, leaky ReLU and PReLU it is the negative
+    slope for which C_f(0) = eta, with √(2/(1 + a²)) in front. Weights are N(0, 1/n) or orthogonal, inputs of second
+    moment 1. Source: Martens et al. 2021, "Rapid training of deep neural networks without skip connections or
+    normalization layers using Deep Kernel Shaping"; Zhang, Botev & Martens 2022, "Deep Learning without Shortcuts:
+    Shaping the Kernel with Tailored Rectifiers".
+
+    Args:
+        act: activation by name, record or callable; `method`: dks or tat; `depth`: nonlinear layers.
+        zeta, tau, eta: the targets.
+
+    Raises:
+        UserError: another method, or no layer.
+        Impossible: no such constants: φ is linear, or too smooth or too rough for the targets.
+
+    >>> shape("relu", "tat", 10).name[:14]
+    'tat_leaky_relu'
+    """
+    if method not in METHODS:
+        raise UserError(f"method={method} must be {' or '.join(METHODS)}.")
+    if depth < 1:
+        raise UserError(f"depth={depth} must be at least 1: a shape is for so many nonlinear layers.")
+    record = activation(act)
+    if method == "tat" and record.name in ("relu", "leaky_relu", "prelu"):
+        return _tailored(depth, eta)
+    if method == "tat" and (jumps := [kink for kink in record.kinks if _jumps(record, kink)]):
+        raise refuse(
+            "tat", f"needs a φ′ without jumps and act={record.name} has one at {jumps[0]:g}: take relu or tanh"
+        )
+    return _record(method, record, dict(_constants(record, method, depth, zeta, tau)))
+
+
+def _jumps(act: Activation, kink: float) -> bool:
+    slopes = _jets(act, np.array([kink - 1e-6, kink + 1e-6]))[1]
+    return bool(abs(slopes[1] - slopes[0]) > 1e-3)
+
+
+@cache
+def _constants(act: Activation, method: str, depth: int, zeta: float, tau: float) -> tuple[tuple[str, float], ...]:
+    def gaps(at: np.ndarray) -> list[float]:
+        found = maps_at_one(act, *_bounded(at))
+        ends = (
+            [found["mean"], found["slope"] - zeta ** (1 / depth)]
+            if method == "dks"
+            else [found["slope"] - 1, found["bend"] * depth - tau]
+        )
+        return [found["q"] - 1, found["growth"] - 1, *ends]
+
+    for start in _starts(act):
+        found = scipy.optimize.root(gaps, start, tol=1e-11)
+        if max(map(abs, gaps(found.x))) < 1e-6 and abs(found.x[1]) < FARTHEST:
+            return tuple(zip(("alpha", "beta", "gamma", "delta"), _bounded(found.x), strict=True))
+    raise refuse(
+        method,
+        f"finds no α, β, γ, δ for act={act.name} over {depth} layers: take a smooth one such as softplus or tanh",
+    )
+
+
+def _bounded(at: np.ndarray) -> tuple[float, float, float, float]:
+    return math.exp(min(max(at[0], -8.0), 3.0)), float(at[1]), math.exp(min(max(at[2], -9.0), 9.0)), float(at[3])
+
+
+def _starts(act: Activation) -> Iterator[np.ndarray]:
+    # γ and δ begin where the mean is 0 and the variance 1.
+    for a in (-1.0, -1.7, -0.3, -2.5, 0.0):
+        for b in (0.0, 0.7, -0.7, 1.3, -1.3, 2.0):
+            x, weight = _grid(act, math.exp(a), b)
+            phi = _jets(act, math.exp(a) * x + b)[0]
+            mean = float((weight * phi).sum())
+            variance = float((weight * (phi - mean) ** 2).sum())
+            if variance > 1e-12:
+                yield np.array([a, b, -math.log(variance) / 2, -mean])
+
+
+def leaky_c_map(c: float, slope: float) -> float:
+    """Return the C-map of a leaky ReLU of this negative slope, scaled to keep variance 1.
+
+    c + (1 − a)²/(π(1 + a²)) · (√(1 − c²) − c·arccos c). Source: Zhang, Botev & Martens 2022.
+
+    >>> round(leaky_c_map(0.0, 0.0), 4), leaky_c_map(0.3, 1.0)
+    (0.3183, 0.3)
+    """
+    bend = math.sqrt(max(1 - c * c, 0.0)) - c * math.acos(min(max(c, -1.0), 1.0))
+    return c + (1 - slope) ** 2 / (math.pi * (1 + slope**2)) * bend
+
+
+@cache
+def _tailored(depth: int, eta: float) -> Activation:
+    def gap(slope: float) -> float:
+        c = 0.0
+        for _ in range(depth):
+            c = leaky_c_map(c, slope)
+        return c - eta
+
+    # Over few layers ReLU itself stays below the target.
+    slope = 0.0 if gap(0.0) <= 0 else float(scipy.optimize.brentq(gap, 0.0, 1.0, xtol=1e-14))
+    leaky = activation(("leaky_relu", {"negative_slope": slope}))
+    gamma = math.sqrt(2 / (1 + slope**2))
+    return _record("tat", leaky, {"alpha": 1.0, "beta": 0.0, "gamma": gamma, "delta": 0.0})
+
+
+def _reshape(method: str) -> Callable[..., Activation]:
+    def reshape(act: Activation, depth: int | None, **own: Any) -> Activation:
+        if depth is None:
+            raise refuse(method, "shapes the activation for a depth, and depth=null: say depth=10")
+        return shape(act, method, depth, **{key: own[key] for key in ("zeta", "tau", "eta") if key in own})
+
+    return reshape
+
+
+def _shaped_act(case: Case) -> str | None:
+    branched = [layer.name for layer in case.layers if layer.branch]
+    if branched:
+        return f"shapes chains of layers, and {branched[0]} stands in a residual branch: choose model=mlp or model=cnn"
+    if not case.act.name.startswith(f"{case.procedure.name}_"):
+        name = case.procedure.name
+        return (
+            f"changes the activation, and act={case.act.name} is not shaped: build the module with "
+            f"act=initlab.procedures.shape({case.act.name!r}, {name!r}, depth) and give the same act here"
+        )
+    return None
+
+
+def _filled(case: Case) -> None:
+    case.touched |= {layer.parameter.name for layer in case.layers}
+
+
+_NEEDS = ("structure", "architecture")
+
+ROWS = (
+    Procedure(
+        "dks",
+        "φ → γ(φ(αx + β) + δ): Q(1) = Q′(1) = 1, C(0) = 0, C_f′(1) = zeta over all layers; weights by `base`",
+        _filled,
+        "Martens et al. 2021, Rapid training of deep neural networks without skip connections or normalization layers",
+        2021,
+        "scaled_orthogonal",
+        {"base": "scaled_orthogonal", "zeta": 1.5},
+        _NEEDS,
+        possible=_shaped_act,
+        reshape=_reshape("dks"),
+    ),
+    Procedure(
+        "tat",
+        "φ → γ(φ(αx + β) + δ): Q(1) = Q′(1) = C′(1) = 1, C_f″(1) = tau; ReLU: a leaky one with C_f(0) = eta",
+        _filled,
+        "Zhang, Botev & Martens 2022, Deep Learning without Shortcuts: Shaping the Kernel with Tailored Rectifiers",
+        2022,
+        "scaled_orthogonal",
+        {"base": "scaled_orthogonal", "tau": 0.3, "eta": 0.9},
+        _NEEDS,
+        possible=_shaped_act,
+        reshape=_reshape("tat"),
+    ),
+)

@@ -1,0 +1,216 @@
+"""What a procedure is: a scheme that needs more than a weight's shape, and what it finds of a module."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from initlab.activations import Activation
+from initlab.errors import Impossible, UserError, nearest
+from initlab.inspection import Block, Parameter
+from initlab.schemes import SCHEMES, Scheme
+from initlab.schemes import scheme as find_scheme
+from initlab.system.numbers import in_single
+from initlab.system.random_streams import generator
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight of a module: its parameter, the part it plays, its branch (0 outside), what feeds it, its biases."""
+
+    parameter: Parameter
+    role: str
+    branch: int = 0
+    fed_by: str = "unknown"
+    biases: tuple[Parameter, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Canonical name of the module that owns it."""
+        return self.parameter.layer
+
+    def role_of(self, block: Block) -> str:
+        """Return the part that a block plays: q, k and v of a packed weight have their own."""
+        return block.label if block.label in ("q", "k", "v") else self.role
+
+
+@dataclass
+class Case:
+    """A module that a procedure is let loose on, its weights already filled by `base`.
+
+    Attributes:
+        layers: its weights in order of registration; `named`: other parameters by the role a user or model gave them.
+        parameters: the procedure's own, bound.
+        inputs, targets: the batch; `loss(output, targets)`.
+        touched: names of the parameters that the procedure has set.
+        unreached: layers that a forward pass should have reached as modules and did not.
+    """
+
+    module: nn.Module
+    procedure: "Procedure"
+    act: Activation
+    seed: int
+    layers: list[Layer]
+    named: dict[str, list[Parameter]]
+    inputs: Any = None
+    targets: Any = None
+    loss: Callable[..., Tensor] | None = None
+    touched: set[str] = field(default_factory=set)
+    unreached: list[str] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The procedure's parameters."""
+        return self.procedure.parameters
+
+    def generator(self, purpose: str, name: str = "") -> Generator:
+        """Return the random stream of a purpose of this procedure, keyed by its seed and a name."""
+        return generator(purpose, self.seed, name)
+
+    def of_role(self, *roles: str) -> list[Layer]:
+        """Return the layers that play one of these parts as a whole."""
+        return [layer for layer in self.layers if layer.role in roles]
+
+    @property
+    def branches(self) -> int:
+        """Number of residual branches."""
+        return max(len(self.of_role("branch_end")), 1)
+
+    def write(self, parameter: Parameter, values: Tensor) -> None:
+        """Give a parameter these values, through what holds it."""
+        if parameter.held is not None:
+            parameter.held.write(values.to(parameter.tensor))
+        else:
+            parameter.tensor.detach().copy_(values)
+        self.touched.add(parameter.name)
+
+    def scale(self, parameter: Parameter, factor: Any) -> None:
+        """Multiply a parameter by a factor."""
+        self.write(parameter, parameter.values() * factor)
+
+    def fill(self, layer: Layer, scheme: Scheme | str, factor: float | Callable[[Block], float] = 1.0) -> None:
+        """Draw a weight anew by a scheme, block by block, times a factor; from the weight's own stream."""
+        record, parameter = find_scheme(scheme), layer.parameter
+        drawn = torch.empty(parameter.shape, dtype=torch.float32)
+        drawing = self.generator("weights", parameter.name)
+        for block in parameter.blocks:
+            gain = record.gain(self.act, block.fans, layer.role_of(block))
+            view = record.fill_(block.view(drawn), fans=block.fans, gain=gain, generator=drawing)
+            view.mul_(factor(block) if callable(factor) else factor)
+        self.write(parameter, drawn)
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """A scheme that looks at depth, structure, a batch or gradients.
+
+    Attributes:
+        name, formula, reference, year: as of a `Scheme`.
+        apply_: changes the module of a `Case` in place.
+        base: scheme that fills the weights before, where the parameter `base` does not name another.
+        parameters: defaults, or the values bound by `bind`; their names are the keys `init.*`.
+        needs: what it looks at or changes: structure, data, loss, architecture, rates.
+        roles: parts that some parameter must play, each with an example of a glob for a user's own module.
+        overrides: options of the model (`model.*`) that it brings with it; `optional` ones where the model has them.
+        possible: `possible(case) -> reason` why it cannot be applied to a module, or None; looks at no values.
+        reshape: `reshape(act, depth, **parameters) -> Activation`, for those that change the activation.
+        multipliers: `multipliers(case, optimizer) -> {parameter: factor on the rate}`.
+    """
+
+    name: str
+    formula: str
+    apply_: Callable[[Case], None] = field(repr=False)
+    reference: str
+    year: int
+    base: str = "he_normal"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ("structure",)
+    roles: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    possible: Callable[[Case], str | None] | None = field(default=None, repr=False)
+    reshape: Callable[..., Activation] | None = field(default=None, repr=False)
+    multipliers: Callable[[Case, str], dict[str, float]] | None = field(default=None, repr=False)
+
+    @property
+    def start(self) -> Scheme:
+        """The scheme that fills the weights before."""
+        return find_scheme(self.parameters.get("base", self.base))
+
+    def bind(self, **parameters: Any) -> "Procedure":
+        """Return the record with these parameters in place of its own.
+
+        Raises:
+            UserError: it has no such parameter (the nearest is named), or the value cannot be.
+        """
+        for key, value in parameters.items():
+            if key not in self.parameters:
+                own = ", ".join(f"init.{k}" for k in self.parameters)
+                has = f"its keys are {own}" if own else "it takes none"
+                raise UserError(f"init={self.name} has no parameter init.{key}; {has}.{nearest(key, self.parameters)}")
+            check(self.name, key, value)
+        return replace(self, parameters={**self.parameters, **parameters})
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and in_single(value)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+
+
+MOST = 10**6  # of samples, steps, units
+_POSITIVE = (lambda value: _number(value) and value > 0, "a positive number")
+_STEPS = (_count, f"a whole number from 0 to {MOST:,}")
+_SAMPLES = (lambda value: _count(value) and value >= 2, "a whole number of at least 2 samples")
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "batch": _SAMPLES,
+    "steps": _STEPS,
+    "iterations": _STEPS,
+    "heads": (lambda value: value is None or (_count(value) and value > 0), "a number of heads, or null"),
+    "base_width": (lambda value: _count(value) and value > 0, "a whole number of units"),
+    "power": (lambda value: _number(value) and value >= 0, "a number of at least 0"),
+    "momentum": (lambda value: _number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    "eta": (lambda value: _number(value) and 0 < value < 1, "a correlation in (0, 1)"),
+    "zeta": (lambda value: _number(value) and value > 1, "a slope above 1"),
+    "equal_rates": (lambda value: isinstance(value, bool), "true or false"),
+    "optimizer": (lambda value: value in ("sgd", "adam"), "sgd or adam"),
+}
+"""Key -> test, and what it must be; other keys are positive numbers."""
+
+
+def check(name: str, key: str, value: Any) -> None:
+    """Refuse a value that cannot be.
+
+    >>> check("lsuv", "batch", 1)
+    Traceback (most recent call last):
+    ...
+    initlab.errors.UserError: init.batch=1 must be a whole number of at least 2 samples for init=lsuv.
+    """
+    if key == "base":
+        if value not in SCHEMES:
+            raise UserError(f"init.base={value} must be a scheme of its own.{nearest(str(value), SCHEMES)}")
+        return
+    test, must = RULES.get(key, _POSITIVE)
+    if not test(value):
+        raise UserError(f"init.{key}={value} must be {must} for init={name}.")
+
+
+def homogeneous(act: Activation) -> bool:
+    """Is φ(cx) = c φ(x) for c > 0?
+
+    >>> from initlab.activations import activation
+    >>> homogeneous(activation("relu")), homogeneous(activation("tanh"))
+    (True, False)
+    """
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    return bool(torch.allclose(act(2 * x), 2 * act(x)))
+
+
+def refuse(name: str, reason: str) -> Impossible:
+    """Return the error that says why a procedure cannot be applied."""
+    return Impossible(f"init={name} {reason}.")

@@ -1,0 +1,97 @@
+"""Residual branches that start small: rezero, skipinit, fixup, and branches scaled by depth."""
+
+from initlab.initialize.procedures.record import Case, Procedure
+
+
+def _scales_to(case: Case, value: float) -> None:
+    for parameter in case.named["branch_scale"]:
+        case.write(parameter, parameter.values() * 0 + value)
+
+
+def _identity_at_start(case: Case) -> None:
+    _scales_to(case, 0.0)
+
+
+def _fixup(case: Case) -> None:
+    inner = [layer for layer in case.layers if layer.role == "branch" or (layer.branch and layer.role == "hidden")]
+    ends, count = case.of_role("branch_end"), case.branches
+    per_branch = round((len(inner) + len(ends)) / count)
+    factor = count ** (-1 / (2 * per_branch - 2)) if per_branch > 1 else 1.0
+    for layer in inner:
+        case.scale(layer.parameter, factor)
+    for layer in (*ends, *case.of_role("readout")):
+        case.scale(layer.parameter, 0.0)
+    for parameter in case.named["shift"]:
+        case.write(parameter, parameter.values() * 0)
+    _scales_to(case, 1.0)
+
+
+def _fixup_possible(case: Case) -> str | None:
+    inner = [layer for layer in case.layers if layer.role == "branch" or (layer.branch and layer.role == "hidden")]
+    if not inner:
+        return (
+            "scales the layers inside every branch and knows of none: "
+            "name them with roles={'branch': 'blocks.*.fc1', 'branch_end': 'blocks.*.fc2'}"
+        )
+    norms = [name for name, part in case.module.named_modules() if "Norm" in type(part).__name__]
+    if norms:
+        return f"replaces normalization, and the module has some ({norms[0]}): build it without (model.norm=none)"
+    return None
+
+
+def _inverse_depth(case: Case) -> None:
+    for layer in case.of_role("branch_end"):
+        case.scale(layer.parameter, case.branches ** -case.parameters["power"])
+
+
+ENDS = {"branch_end": "blocks.*.fc2"}
+ALPHA = {"branch_scale": "blocks.*.alpha"}
+
+ROWS = (
+    Procedure(
+        "rezero",
+        "x + α·f(x), α = 0 learned; other weights by `base`",
+        _identity_at_start,
+        "Bachlechner et al. 2021, ReZero is All You Need: Fast Convergence at Large Depth",
+        2021,
+        "glorot_uniform",
+        {"base": "glorot_uniform"},
+        ("structure", "architecture"),
+        ALPHA,
+        {"branch": "learned"},
+    ),
+    Procedure(
+        "skipinit",
+        "x + α·f(x) without normalization, α = 0 learned; He weights",
+        _identity_at_start,
+        "De & Smith 2020, Batch Normalization Biases Residual Blocks Towards the Identity Function in Deep Networks",
+        2020,
+        "he_normal",
+        {"base": "he_normal"},
+        ("structure", "architecture"),
+        ALPHA,
+        {"branch": "learned", "norm": "none"},
+    ),
+    Procedure(
+        "fixup",
+        "branch ends and readout 0, other layers of a branch He·L^(−1/(2k−2)), k each; scalar shifts, multipliers",
+        _fixup,
+        "Zhang, Dauphin & Ma 2019, Fixup Initialization: Residual Learning Without Normalization",
+        2019,
+        needs=("structure", "architecture"),
+        roles=ENDS,
+        overrides={"branch": "learned", "shifts": True, "norm": "none"},
+        optional=("shifts",),
+        possible=_fixup_possible,
+    ),
+    Procedure(
+        "inverse_depth",
+        "branch ends ·L^(−power), L branches: 1/√L or 1/L; other weights by `base`",
+        _inverse_depth,
+        "Hanin & Rolnick 2018, How to Start Training: The Effect of Initialization and Architecture",
+        2018,
+        "he_normal",
+        {"base": "he_normal", "power": 0.5},
+        roles=ENDS,
+    ),
+)

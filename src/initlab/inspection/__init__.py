@@ -1,0 +1,37 @@
+"""What a parameter is, how many connections its units have, and what it is called.
+
+A *fan* counts connections: `fan_in` those that enter a unit of the output, `fan_out` those that leave a unit of the
+input, in the interior of an image and on average where a stride makes units differ. torch and most libraries read fans
+off the stored shape, which is wrong for transposed convolutions (stored input first), for grouped ones written as
+one matrix, and for packed weights (q, k and v, or the gates of an LSTM, in one tensor). Here a parameter is a list of
+*blocks*, each a matrix-like part with fans of its own and a view as (out, in, *receptive).
+
+Two conventions. A strided convolution keeps `fan_out = out · k`, as He et al. 2015 and torch have it, although an
+input unit feeds only 1/stride of those; a strided transposed convolution counts `fan_in = in · k / stride`, because
+otherwise its output's variance would be wrong by the stride. An embedding looks one row up: `fan_in = 1`.
+"""
+
+from initlab.inspection.kinds import NORMS
+from initlab.inspection.parameters import Part, canonical_names, modules_of, parameters_of, walk
+from initlab.inspection.records import REFUSED_KINDS, TABLE_KINDS, WEIGHT_KINDS, Block, Fans, Held, Parameter
+from initlab.inspection.shapes import NAMED, table
+from initlab.inspection.sizes import cell
+
+__all__ = [
+    "NAMED",
+    "NORMS",
+    "REFUSED_KINDS",
+    "TABLE_KINDS",
+    "WEIGHT_KINDS",
+    "Block",
+    "Fans",
+    "Held",
+    "Parameter",
+    "Part",
+    "canonical_names",
+    "cell",
+    "modules_of",
+    "parameters_of",
+    "table",
+    "walk",
+]

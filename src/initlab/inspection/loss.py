@@ -1,0 +1,120 @@
+"""A loss for any output: the user's own, cross-entropy where outputs look like classes, else a squared error."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from initlab.errors import UserError
+from initlab.inspection.batch import in_order, measurable
+from initlab.inspection.exceptions import theirs
+from initlab.system.random_streams import generator
+
+IGNORED = -100
+"""Target that cross-entropy leaves out, as in torch."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss that was computed, what it was (`cross-entropy`, `squared error`, …), and the classes of the first."""
+
+    loss: Tensor
+    name: str
+    classes: int | None = None
+
+
+def main_output(output: Any) -> Tensor | None:
+    """Return the tensor to take the loss of: `logits` where the output has that name, else the first floating one.
+
+    >>> main_output((torch.ones(2, dtype=torch.int64), {"logits": torch.zeros(1)})).item()
+    0.0
+    """
+    named = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    candidates = in_order(named) if named is not None else in_order(output)
+    return next((t for t in candidates if measurable(t)), None)
+
+
+def objective(
+    output: Any,
+    *,
+    targets: Any = None,
+    loss: Callable[..., Any] | None = None,
+    classes: int | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+) -> Objective | None:
+    """Compute a loss of a module's output; None where there is nothing to differentiate.
+
+    A scalar output is the loss itself. Without `loss`: integer `targets` mean cross-entropy, floating ones the mean
+    squared error. Without `targets`, outputs [B, C] with C ≥ 2 are taken for the logits of C classes, and outputs
+    [B, T, C] too when the inputs are `tokens` below C: cross-entropy on random labels. All others get the mean squared
+    error against N(0, 1). Random targets come from a generator of their own, keyed by `seed`.
+
+    Arguments: `classes`: take the outputs for logits of that many classes, wherever that axis is (last, else second).
+    """
+    tensor = main_output(output)
+    if loss is not None and not callable(loss):
+        raise UserError(f"loss={loss!r} must be a function: give loss(output, targets), such as F.cross_entropy.")
+    if loss is None and targets is not None and not isinstance(targets, Tensor):
+        raise UserError(
+            f"targets are a {type(targets).__name__}: give a tensor, or a loss(output, targets) of your own."
+        )
+    if loss is not None:
+        value = theirs(loss, output) if targets is None else theirs(loss, output, targets)
+        if not (isinstance(value, Tensor) and value.dim() == 0):
+            raise UserError(f"loss must return a tensor with one number in it, and returned {_shape(value)}.")
+        return Objective(value, "your loss")
+    if tensor is None:
+        return None
+    if tensor.dim() == 0:
+        return Objective(tensor, "the output itself")
+    drawing = generator("made-up targets", seed)
+    if isinstance(targets, Tensor) and targets.is_floating_point():
+        if targets.shape != tensor.shape:
+            raise UserError(
+                f"targets have shape {_shape(targets)} and the output has {_shape(tensor)}: they must agree."
+            )
+        return Objective(F.mse_loss(tensor, targets), "squared error")
+    axis = _class_axis(tensor, classes, tokens, targets)
+    if axis is None:
+        drawn = torch.randn(tensor.shape, generator=drawing).to(tensor)
+        return Objective(F.mse_loss(tensor, drawn), "squared error")
+    logits = tensor.movedim(axis, -1)
+    count = logits.shape[-1]
+    if targets is None:
+        targets = torch.randint(count, logits.shape[:-1], generator=drawing).to(tensor.device)
+    elif targets.numel() * count != logits.numel():
+        raise UserError(
+            f"targets have shape {_shape(targets)} and the logits {_shape(logits)}: give one label for each."
+        )
+    elif len(below := targets[(targets < 0) & (targets != IGNORED)]):
+        raise UserError(
+            f"targets hold {int(below.min())}: labels are counted from 0, and {IGNORED} means one to leave out."
+        )
+    elif int(targets.max()) >= count:
+        raise UserError(f"targets go up to {int(targets.max())}, and the output has {count} classes.")
+    found = F.cross_entropy(logits.reshape(-1, count), targets.reshape(-1).long(), ignore_index=IGNORED)
+    return Objective(found, "cross-entropy", count)
+
+
+def _class_axis(tensor: Tensor, classes: int | None, tokens: int | None, targets: Any) -> int | None:
+    if classes is not None:
+        for axis in (-1, 1):
+            if tensor.dim() > 1 and tensor.shape[axis] == classes:
+                return axis
+        raise UserError(f"classes={classes} is no axis of the output, whose shape is {_shape(tensor)}.")
+    if tensor.dim() < 2:
+        return None
+    if isinstance(targets, Tensor):
+        in_the_middle = targets.shape[1:] == tensor.shape[2:] and tensor.dim() > 2 and targets.dim() > 1
+        return 1 if in_the_middle and targets.shape != tensor.shape[:-1] else -1
+    if tensor.dim() == 2:
+        return -1 if tensor.shape[1] >= 2 else None
+    return -1 if tokens is not None and tensor.shape[-1] >= tokens else None
+
+
+def _shape(value: Any) -> str:
+    return "x".join(map(str, value.shape)) if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,122 @@
+"""The cells of a run's row: which kinds of values a summary and a configuration may hold."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from initlab.records.columns import FINAL, OPTIONS, flatten
+from initlab.records.serialization import plain
+from initlab.system.safe_reading import LARGEST, Unreadable, short
+
+STATUSES = ("completed", "diverged", "failed", "skipped")
+RESULTS = ("status", "problem", *FINAL, "seconds", "steps", "first_bad_step", "first_bad_layer", "hash")
+"""Columns of results that every frame of runs has; no configuration can define them."""
+
+OWN = ("path", "problem")
+"""Columns that the reader fills: no summary can define them."""
+
+_NUMBERS = (*FINAL, "seconds", "trainable_depth")
+_COUNTS = ("steps", "first_bad_step")
+_AXES = {"depth": 2**31, "seed": LARGEST}
+_TEXTS = ("first_bad_layer", "hash", "fingerprint", "reason", "error")
+_SCALARS = (str, int, float, bool, type(None))
+_MOST = 1000  # keys of one file
+_LONGEST = 200  # characters of a key
+
+
+def result_cells(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain values of a summary (without its `config`), checked.
+
+    Raises:
+        ValueError: a value is of another kind than it must be, or there are too many.
+
+    >>> result_cells({"status": "completed", "steps": 3, "environment": {"torch": "2"}})
+    {'status': 'completed', 'steps': 3}
+    """
+    if summary.get("status") not in STATUSES:
+        raise Unreadable(f"its status is not one of {', '.join(STATUSES)}")
+    _check_names(summary)
+    found = {key: value for key, value in summary.items() if not isinstance(value, (dict, list))}
+    if own := sorted(summary.keys() & {*OWN, *OPTIONS}):
+        raise Unreadable(f"it defines {own[0]}, which is no result")
+    found |= {key: number_of(summary, key) for key in _NUMBERS if key in summary}
+    found |= {key: count_of(summary, key) for key in _COUNTS if key in summary}
+    for key in _TEXTS:
+        if not isinstance(summary.get(key), (str, type(None))):
+            raise Unreadable(f"its {key} is no text ({short(summary[key])})")
+    if not isinstance(summary.get("trained"), (bool, type(None))):
+        raise Unreadable(f"its trained is neither true nor false ({short(summary['trained'])})")
+    return found
+
+
+def config_cells(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flat configuration of a run, checked as far as every run has the key; lists become JSON.
+
+    Raises:
+        ValueError: a value is of another kind than it must be, or there are too many.
+
+    >>> config_cells({"init": {"name": "zeros"}, "depth": 2, "width": [8, 4]})
+    {'init': 'zeros', 'depth': 2, 'width': '[8, 4]'}
+    """
+    flat = flatten(config)
+    _check_names(flat)
+    if taken := sorted(flat.keys() & {*RESULTS, *OWN}):
+        raise Unreadable(f"it defines {taken[0]}, which is a result")
+    for key in OPTIONS:
+        if not isinstance(flat.get(key), (str, type(None))):
+            raise Unreadable(f"its {key} is no name ({short(flat[key])})")
+    flat |= {key: count_of(flat, key, most) for key, most in _AXES.items() if key in flat}
+    number_of(flat, "optim.lr")  # looked at only: it is shown as it was typed
+    return {key: value if type(value) in _SCALARS else _cell(plain(value)) for key, value in flat.items()}
+
+
+def number_of(values: Mapping[str, Any], key: str) -> float | None:
+    """Return a number of a mapping as float64, None where it is missing or null.
+
+    Raises:
+        Unreadable: it is no number.
+
+    >>> number_of({"loss": 3}, "loss")
+    3.0
+    """
+    value = values.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Unreadable(f"its {key} is no number ({short(value)})")
+    return float(value)
+
+
+def count_of(values: Mapping[str, Any], key: str, most: int = 2**53) -> int | None:
+    """Return a whole number from 0 to `most` of a mapping, None where it is missing or null.
+
+    Raises:
+        Unreadable: it is no such number.
+
+    >>> count_of({"steps": 3.0}, "steps"), count_of({}, "steps")
+    (3, None)
+    >>> count_of({"steps": 1.5}, "steps")
+    Traceback (most recent call last):
+    ...
+    initlab.system.safe_reading.Unreadable: its steps is no whole number from 0 (1.5)
+    """
+    number = number_of(values, key)
+    if number is None or number != number:
+        return None
+    if not (number.is_integer() and 0 <= int(values[key]) <= most):
+        raise Unreadable(
+            f"its {key} is no whole number from 0{'' if number < most else f' to {most}'} ({short(values[key])})"
+        )
+    return int(values[key])
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    if len(values) > _MOST:
+        raise Unreadable(f"it holds {len(values):,} keys, more than the {_MOST:,} that are read")
+    for key in values:
+        if not isinstance(key, str) or len(key) > _LONGEST:
+            raise Unreadable(f"it holds a key of {len(str(key))} characters ({short(key)})")
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value

@@ -1,0 +1,168 @@
+"""One page per experiment for people who read: question, set-up, figure, verdict, how to vary it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from initlab.config.option_files import conf_dir
+from initlab.reproduce.judge import decided, headline, weakest
+from initlab.reproduce.specification import Criterion, Experiment, experiment, names
+from initlab.system.files import replace
+from initlab.system.safe_reading import read_bytes, read_json
+from initlab.system.terminal import duration
+
+TABLE = "README.md"
+
+
+def write_pages(verdicts: Path, pages: Path, costs_file: Path | None = None) -> list[Path]:
+    """Write the page of every experiment, and their table, from the files of experiments and verdicts last measured.
+
+    Arguments: `verdicts`: a directory as `initlab reproduce` leaves it; `pages`: where the pages go. Verdict and figure
+    of an experiment are copied beside its page; those that are there already stay where there is no newer one. All are
+    judged by the present rule, from the numbers that were measured. `costs_file`: where the seconds go that
+    `initlab reproduce` lists.
+    """
+    pages.mkdir(parents=True, exist_ok=True)
+    costs: dict[str, float] = {}
+    for name in names():
+        for found in sorted(verdicts.glob(f"{name}-quick/verdict.json")):
+            replace(pages / f"{name}.json", read_bytes(found))
+            if (figure := found.with_name("figure.svg")).is_file():
+                replace(pages / f"{name}.svg", read_bytes(figure))
+    written = []
+    for name in names():
+        if (record := last(pages, name)) is not None:
+            record = judged_again(record)
+            replace(pages / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
+            costs[name] = record["seconds"]
+        replace(pages / f"{name}.md", page(experiment(name), record).encode())
+        written.append(pages / f"{name}.md")
+    if costs_file is not None:
+        replace(costs_file, (json.dumps(costs, indent=1) + "\n").encode())
+    replace(pages / TABLE, f"# What the literature claims, and what is found here\n\n{summary(pages)}\n".encode())
+    return [*written, pages / TABLE]
+
+
+def judged_again(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the verdicts that its numbers come to by the rule of today."""
+
+    def rows(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        found = []
+        for row in given:
+            bounds = Criterion(row["says"], "", {}, row.get("above"), row.get("below"), "")
+            known = bounds.above is not None or bounds.below is not None
+            halves = [float(value) for value in row["halves"]]
+            found.append({**row, "verdict": decided(bounds, halves) if known else row["verdict"]})
+        return found
+
+    def word(rows: Sequence[Mapping[str, Any]]) -> str:
+        return weakest([row["verdict"] for row in rows])
+
+    criteria = rows(record["criteria"])
+    tuned = None if record["tuned_criteria"] is None else rows(record["tuned_criteria"])
+    at_file, at_own = word(criteria), None if tuned is None else word(tuned)
+    found = {"criteria": criteria, "tuned_criteria": tuned, "untuned": at_file, "tuned": at_own}
+    return {**record, **found, "verdict": headline(at_file, at_own)}
+
+
+def last(pages: Path, name: str) -> dict[str, Any] | None:
+    """Return the verdict last copied beside a page, or None."""
+    path = pages / f"{name}.json"
+    return read_json(path) if path.is_file() else None
+
+
+def page(about: Experiment, record: Mapping[str, Any] | None) -> str:
+    """Write one experiment's page as Markdown; `record` is its verdict as last measured."""
+    parts = [f"# {about.name}", f"**{about.question}**", f"Source: {about.paper}.", f"Claim: {about.claim}"]
+    if about.printed:
+        parts.append(f"What the paper printed: {about.printed}")
+    parts += ["## Set-up", f"`conf/experiment/{about.name}.yaml`:", f"```yaml\n{setup(about.name)}\n```"]
+    if about.quick:
+        changed = " ".join(f"{key}={json.dumps(value)}" for key, value in about.quick.items()).replace('"', "")
+        parts.append(f"`--quick` runs it with `{changed}`.")
+    if about.tune:
+        rates = ", ".join(f"{rate:g}" for rate in about.tune)
+        parts.append(
+            f"The claim compares networks that train, so each cell is also run at its own best rate of {rates}."
+        )
+    parts += ["## Criteria, fixed before the run", criteria_table(about)]
+    if record is None:
+        parts += ["## Verdict", "Not yet measured here."]
+    else:
+        parts += ["## Verdict", *verdict(about, record)]
+    if about.remarks:
+        parts.append(about.remarks.strip())
+    commands = f"    initlab reproduce {about.name}\n    python train.py experiment={about.name}"
+    parts += ["## Run it, and vary it", commands, about.vary.strip() and f"To vary it: `{about.vary.strip()}`"]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def setup(name: str) -> str:
+    """Return the part of an experiment's file that Hydra runs."""
+    text = (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    return text.partition("\nverdict:")[0].strip()
+
+
+def criteria_table(about: Experiment) -> str:
+    """Write the criteria, their bounds and the reasons for these."""
+    rows = [f"| {c.says} | {bounds(c.above, c.below)} | {c.why} |" for c in about.criteria]
+    return "\n".join(["| the claim holds when | bound | because |", "|---|---|---|", *rows])
+
+
+def bounds(above: float | None, below: float | None) -> str:
+    """Write where a number must lie.
+
+    >>> bounds(None, 1.5), bounds(0, 1)
+    ('below 1.5', 'between 0 and 1')
+    """
+    if above is not None and below is not None:
+        return f"between {above:g} and {below:g}"
+    return f"above {above:g}" if below is None else f"below {below:g}"
+
+
+def verdict(about: Experiment, record: Mapping[str, Any]) -> list[str]:
+    """Write what was measured."""
+    when = f"{record['date']}, {record['mode']}, {len(record['seeds'])} fresh seeds per cell, {record['runs']} networks"
+    head = f"**{record['verdict']}** ({when}, took {duration(record['seconds'])})"
+    parts = [head]
+    if record["tuned"]:
+        parts.append(f"At the rate of the file: {record['untuned']}. At each cell's own rate: {record['tuned']}.")
+    parts.append(f"![{about.question}]({about.name}.svg)")
+    tuned = record["tuned_criteria"]
+    lines = ["| criterion | measured | by halves of the seeds | |", "|---|---|---|---|"]
+    for mark, rows in (("", record["criteria"]), ("at tuned rates: ", tuned or [])):
+        for row in rows:
+            halves = row.get("problem") or " / ".join(number(value) for value in row["halves"])
+            lines.append(f"| {mark}{row['says']} | {number(row['value'])} | {halves} | {row['verdict']} |")
+    return [*parts, "\n".join(lines)]
+
+
+def number(value: Any) -> str:
+    """Write a measured number, which JSON holds as text where it is not finite.
+
+    >>> number(0.12345), number("inf")
+    ('0.123', 'inf')
+    """
+    return f"{float(value):.3g}"
+
+
+def summary(pages: Path, links: str = "") -> str:
+    """Write the table of all experiments as last measured; `links` is the way from the text to the pages."""
+    records = [record for name in names() if (record := last(pages, name))]
+    lines = [
+        "| experiment | claim | verdict | at its file's rate | at tuned rates | seeds | cost |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in records:
+        cells = [f"[{r['name']}]({links}{r['name']}.md)", r["claim"].strip(), f"**{r['verdict']}**", r["untuned"]]
+        cells += [r["tuned"] or "", f"{r['seeds'][0]} to {r['seeds'][-1]}", duration(r["seconds"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    dates = ", ".join(sorted({r["date"] for r in records}))
+    took = duration(sum(r["seconds"] for r in records))
+    modes = ", ".join(sorted({r["mode"] for r in records}))
+    when = (
+        f"{len(records)} of {len(names())} experiments, measured on two cores by `initlab reproduce` ({modes}) "
+        f"on {dates}, {took} in all."
+    )
+    return "\n\n".join([when, "\n".join(lines)])

@@ -1,0 +1,120 @@
+"""An experiment: a question with a paper behind it, the grid that answers it, and criteria fixed before any run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from initlab.config.option_files import conf_dir, options
+from initlab.errors import UserError, nearest
+from initlab.reproduce.measures import MEASURES
+from initlab.system.yaml_text import read_yaml
+
+MODES = ("quick", "full")
+LEAST_SEEDS = {"quick": 6, "full": 10}
+"""Seeds per cell that a verdict rests on at least; more where a file says so."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One number that the runs give, and where it must lie for the claim to hold.
+
+    `measure` is a row of `MEASURES`, `arguments` are its own; the number must be more than `above` and less than
+    `below` (either may be None). `says` is the criterion in words, `why` the reason for the bound.
+    """
+
+    says: str
+    measure: str
+    arguments: Mapping[str, Any]
+    above: float | None
+    below: float | None
+    why: str
+
+    def holds(self, value: float) -> bool:
+        """Say whether a value lies where it must; what could not be measured (NaN) does not.
+
+        >>> Criterion("", "median", {}, None, 1.5, "").holds(1.2), Criterion("", "median", {}, 0.5, None, "").holds(0.2)
+        (True, False)
+        """
+        return (self.above is None or value > self.above) and (self.below is None or value < self.below)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `conf/experiment/<name>.yaml` asks: the grid is Hydra's, the rest stands in its section `verdict`.
+
+    `quick` and `full` are overrides of the file for these modes; `seeds` how many per cell; `tune` the values of
+    `optim.lr` among which each cell chooses its own, empty where the claim compares no schemes by training.
+    """
+
+    name: str
+    paper: str
+    question: str
+    claim: str
+    criteria: tuple[Criterion, ...]
+    axes: tuple[str, ...]
+    printed: str = ""
+    vary: str = ""
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    full: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    tune: tuple[float, ...] = ()
+    remarks: str = ""
+
+    def seeds_in(self, mode: str) -> int:
+        """Return the number of seeds per cell."""
+        return max(self.seeds.get(mode, 0), LEAST_SEEDS[mode])
+
+    def overrides(self, mode: str) -> dict[str, Any]:
+        """Return what the mode changes in the file."""
+        return dict(self.quick if mode == "quick" else self.full)
+
+
+def names() -> list[str]:
+    """List the experiments that carry a verdict.
+
+    >>> "he_2015" in names()
+    True
+    """
+    return [name for name in options("experiment") if "verdict" in _read(name)]
+
+
+def experiment(name: str) -> Experiment:
+    """Read an experiment's file.
+
+    Raises:
+        UserError: no experiment has this name.
+        ValueError: its section `verdict` has a key or a measure that does not exist.
+
+    >>> experiment("he_2015").paper[:8]
+    'He, Zhan'
+    """
+    known = names()
+    if name not in known:
+        raise UserError(f"There is no experiment {name}.{nearest(name, known)} `initlab reproduce` lists them all.")
+    values = _read(name)
+    given = dict(values["verdict"])
+    criteria = tuple(_criterion(name, row) for row in given.pop("criteria"))
+    grids = values.get("sweep", {}).get("grids", [])
+    swept = [*values["hydra"]["sweeper"]["params"], *(key for grid in grids for key in grid)]
+    axes = [key for key in dict.fromkeys(swept) if key != "seed"]
+    tune = tuple(float(rate) for rate in given.pop("tune", None) or ())
+    unknown = set(given) - set(Experiment.__dataclass_fields__)
+    if unknown:
+        raise ValueError(f"conf/experiment/{name}.yaml: verdict.{min(unknown)} is not a key")
+    return Experiment(name=name, criteria=criteria, axes=tuple(axes), tune=tune, **given)
+
+
+def _read(name: str) -> dict[str, Any]:
+    text = (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    values: dict[str, Any] = read_yaml(text)
+    return values
+
+
+def _criterion(name: str, row: Mapping[str, Any]) -> Criterion:
+    given = dict(row)
+    own = {key: given.pop(key, None) for key in ("says", "measure", "above", "below", "why")}
+    if own["measure"] not in MEASURES:
+        raise ValueError(f"conf/experiment/{name}.yaml: there is no measure {own['measure']}")
+    if not own["why"] or own["above"] is own["below"] is None:
+        raise ValueError(f"conf/experiment/{name}.yaml: {own['says']!r} needs a bound and its reason")
+    return Criterion(**own, arguments=given)

@@ -1,0 +1,1 @@
+"""Numbers about numbers, without torch: intervals, paired comparisons, histograms."""

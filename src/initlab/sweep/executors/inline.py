@@ -1,0 +1,50 @@
+"""`inline`: one group after another in this process."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from initlab.sweep.executors.process import dismiss
+from initlab.sweep.worker import Done, Task, Watch, work
+
+
+@dataclass
+class InlineJob:
+    """A group that is computed when it is asked for."""
+
+    task: Task
+    watch: Watch
+    stop: Callable[[], int]
+
+    def cancel(self) -> bool:
+        """Nothing waits."""
+        return False
+
+    def poll(self) -> Done:
+        """Compute it."""
+        return work(self.task, self.watch, self.stop)
+
+
+@dataclass
+class Inline:
+    """The process that asks is the one that works."""
+
+    watch: Callable[[Task], Watch]
+    stop: Callable[[], int]
+    slots: int = 1
+
+    def submit(self, task: Task) -> InlineJob:
+        """Begin nothing yet."""
+        return InlineJob(task, self.watch(task), self.stop)
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+
+def executor(
+    workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
+) -> Inline:
+    """Make the executor; it has one worker whatever is asked for."""
+    # A grid that looked large may be small; then nobody needs the processes that were started for it.
+    dismiss()
+    return Inline(watch, stop)

@@ -1,0 +1,1 @@
+"""What the operating system gives: terminal, files, processes, memory and cores, the user's imports."""

@@ -1,0 +1,214 @@
+"""What is imported only when it is asked for: a user's own `package.module:name`, and torchvision."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from initlab.errors import UserError, here, nearest
+
+
+def load_target(target: Any, key: str = "target") -> Any:
+    """Import the object that `package.module:name` names; what is not installed is looked for in the current directory.
+
+    Args:
+        target: `"package.module:name"`; the name may be dotted (`"module:Class.method"`).
+        key: configuration key to name in the error (`"act.target"`); of a group that takes the user's own, the error
+            also says what the function is given and returns.
+
+    Raises:
+        UserError: the text has another form, the module or the name in it cannot be imported, or the module raises.
+
+    >>> load_target("math:hypot")(3, 4)
+    5.0
+    """
+    module_name, colon, name = str(target).partition(":") if target is not None else ("", "", "")
+    if not (colon and module_name and name):
+        raise UserError(
+            f"{key}={'null' if target is None else target} names nothing to import: "
+            f"give {key}=package.module:function, for a file mine.py here {key}=mine:function{contract(key)}."
+        )
+    if module_name.endswith(".py") or "/" in module_name:
+        module = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise UserError(
+            f"{key}={target} names a file: a module is named without .py, with dots for slashes: {module}:{name}."
+        )
+    try:
+        with _importable(module_name.partition(".")[0]):
+            found: Any = importlib.import_module(module_name)
+    except (ImportError, SyntaxError) as error:
+        raise UserError(
+            f"{key}={target}: cannot import module {module_name!r} ({error}); "
+            f"it must lie in the current directory ({here()}) or be installed{contract(key)}."
+        ) from error
+    except Exception as error:  # whatever the user's own file raises when it is imported
+        raise UserError(
+            f"{key}={target}: {module_name!r} failed when it was imported ({said(error)}): mend it there."
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = nearest(part, [name for name in dir(found) if not name.startswith("_")])
+            hint = near or _hidden(here(), module_name.partition(".")[0])
+            raise UserError(f"{key}={target}: {module_name!r} has no {part!r}{contract(key)}.{hint}")
+        found = getattr(found, part)
+    return found
+
+
+def contract(key: str) -> str:
+    """Return what a function of the user's own must be, to end a sentence with; empty where the key has no contract.
+
+    >>> contract("act.target")[:31], contract("audit")
+    ('. For act=, function(x) returns', '')
+    """
+    group = key.partition(".")[0]
+    return f". For {group}=, {CONTRACTS[group]}" if group in CONTRACTS else ""
+
+
+def target_of(function: Any, key: str) -> str:
+    """Return the `module:name` that a function or class is imported by; raises UserError where it has none.
+
+    >>> target_of(nearest, "init")
+    'initlab.errors:nearest'
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    found: Any = sys.modules.get(str(module))
+    for part in str(name).split("."):
+        found = getattr(found, part, None)
+    if found is not function:
+        raise UserError(
+            f"{key} is given {function!r}, which cannot be imported by a name: "
+            f"define it at the top of a module and give {key}='module:function'{contract(key)}."
+        )
+    return f"{module}:{name}"
+
+
+def said(error: BaseException) -> str:
+    """Return what a user's own code raised and where, for a sentence: its kind, its first line, its file.
+
+    >>> said(KeyError("where"))
+    "KeyError: 'where'"
+    """
+    first = str(error).splitlines()[0].rstrip(".") if str(error) else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if len(frames) > 1 else ""
+    return f"{type(error).__name__}: {first}{where}" if first else f"{type(error).__name__}{where}"
+
+
+def said_of(value: Any) -> str:
+    """Say what a user's own code returned: its type, and its shape where it has one.
+
+    >>> said_of(3), said_of([1, 2])
+    ('an int', 'a list')
+    """
+    kind = type(value).__name__
+    shape = f" of shape {list(value.shape)}" if hasattr(value, "shape") else ""
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}{shape}"
+
+
+def import_torchvision() -> ModuleType:
+    """Import torchvision, needed for its own data sets and models alone.
+
+    Raises:
+        UserError: it is missing, or was built for another torch than the one installed (a CPU-only torch, usually).
+
+    >>> import_torchvision().__name__
+    'torchvision'
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except (ImportError, RuntimeError, OSError) as error:
+        # "operator torchvision::nms does not exist": its compiled part did not load and its Python part stumbles on.
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"torchvision cannot be imported beside this torch {_version('torch')} ({reason}): install torch and "
+            "torchvision together from one package index; torch from PyTorch's CPU index needs torchvision from there."
+        ) from error
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+@contextmanager
+def in_the_root() -> Iterator[None]:
+    """Let the root be the current directory for the while: what starts meanwhile may import from where it starts.
+
+    The user's directory may hold a `json.py` or `torch.py` that is no part of what is run.
+    """
+    try:
+        before = os.getcwd()
+    except OSError:  # it is gone
+        before = os.sep
+    os.chdir(os.sep)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@contextmanager
+def _importable(package: str) -> Iterator[None]:
+    # A console script starts with its own directory, not the user's, on sys.path. The user's is searched for the user's
+    # own modules only: what is installed would take its imports from there, too.
+    if package in sys.modules or importlib.util.find_spec(package) is not None:
+        yield  # also where the current directory was removed after the first import
+        return
+    entry = str(here())
+    if entry in sys.path:
+        yield
+        return
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+
+
+def _hidden(directory: Path, package: str) -> str:
+    """Say that a file of the user's is hidden by an installed module of the same name, if that is so."""
+    file = f"{package}.py"
+    installed = getattr(sys.modules.get(package), "__file__", None) or ""
+    if not (directory / file).exists() or Path(installed).parent == directory:
+        return ""
+    return f" {file} in the current directory is hidden by the installed {package!r}: give the file another name."
+
+
+CONTRACTS: dict[str, str] = {
+    "init": "function(weight, *, fans, gain, role, generator) fills `weight`, float32 (out, in, *receptive), in place; "
+    "it may leave out keywords that it does not need",
+    "act": "function(x) returns a tensor of x's shape; an initlab.activations.Activation or a torch.nn.Module will do",
+    "model": "function(depth, width, act, input_shape, classes) returns a torch.nn.Module; it may leave out arguments",
+    "data": "function() returns ((train_x, train_y), (test_x, test_y)), arrays or tensors, or two torch Datasets "
+    "(training, test); uint8 inputs are images, integer targets classes, floating ones a regression",
+}
+"""What the user's own functions are given and return, for the groups that take them as `group=module:function`."""
+
+
+_OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def is_own(name: str) -> bool:
+    """Does a name tell what to import, `package.module:function`?
+
+    >>> is_own("mine:half_he"), is_own("a.b:C.d"), is_own("he_normal"), is_own("mine:")
+    (True, True, False, False)
+    """
+    return _OWN.fullmatch(name) is not None
+
+
+def option_name(option: Mapping[str, Any]) -> str:
+    """Return what a chosen option is called: its name, and the user's own by what is imported.
+
+    >>> option_name({"name": "zeros", "gain": 1}), option_name({"name": "custom", "target": "mine:half_he"})
+    ('zeros', 'mine:half_he')
+    """
+    own = option.get("target") if option["name"] == "custom" else None
+    return str(own or option["name"])

@@ -1,0 +1,194 @@
+"""Every random stream of initlab: each is keyed by its purpose, a seed and a name, so that no two are alike.
+
+Two things drawn from one seed would be the same numbers: made-up targets that equal the made-up inputs, a validation
+split that follows the order of the batches. All generators are made here, each for a purpose that `STREAMS` lists.
+"""
+
+import hashlib
+import operator
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from initlab.errors import UserError
+
+WORDS = 624
+"""32-bit words in the state of the Mersenne Twister MT19937, torch's CPU generator."""
+
+
+class Stream(NamedTuple):
+    """A purpose: what is drawn for it, and the text that is hashed to the state of its generator.
+
+    `text` is given seed and name; by default it names the purpose. Others, and the generators that `by_numpy` and
+    `by_torch` make, are older and stay as they are, so that weights, masks, data and batches keep their bits.
+    """
+
+    draws: str
+    text: Callable[[int, str], str] | None = None
+    by_numpy: Callable[[int, str], np.random.Generator] | None = None
+    by_torch: Callable[[int, str], torch.Generator] | None = None
+
+
+OTHERS = re.compile(r"batch|change_rates|coordinate_check|(dropout|forward)/.*|.*/(gates|mimetic)")
+"""Names that older streams have beside the parameters': a parameter of such a name gets a stream of another form."""
+
+
+def _of_parameter(seed: int, name: str) -> str:
+    return f"weights//{seed}/{name}" if OTHERS.fullmatch(name) else f"{seed}/{name}"
+
+
+def _of_batches(seed: int, name: str) -> np.random.Generator:
+    # numpy cuts a seed into words of 32 bits: beyond one word, the epoch could not be told from the seed's second.
+    return np.random.default_rng((seed, int(name)) if seed < 2**32 else _entropy(f"batches//{seed}/{name}"))
+
+
+STREAMS: dict[str, Stream] = {
+    "weights": Stream("the values of one parameter, by its canonical name", _of_parameter),
+    "gates": Stream("the biases of recurrent gates (chrono)", lambda seed, name: f"{seed}/{name}/gates"),
+    "mimetic": Stream("the factors of q, k, v and o", lambda seed, name: f"{seed}/{name}/mimetic"),
+    "procedure batch": Stream("the samples that a procedure looks at", lambda seed, name: f"{seed}/batch"),
+    "change rates": Stream("directions of gradients", lambda seed, name: f"{seed}/change_rates"),
+    "procedure passes": Stream("what a module draws while a procedure looks at it"),
+    "dropout": Stream("the mask of one layer at one step", lambda seed, name: f"{seed}/dropout/{name}"),
+    "forward passes": Stream("what a module draws in training", lambda seed, name: f"{seed}/forward/{name}"),
+    "batches": Stream("the order of one epoch, by its number", by_numpy=_of_batches),
+    "validation": Stream(
+        # Under data.seed=0 this is the stream of the epoch of that number: both keep their bits, and permute rows of
+        # different sets.
+        "the rows of one class that are held out, by its index",
+        by_numpy=lambda seed, name: np.random.default_rng((0, int(name))),
+    ),
+    "drawn data": Stream(
+        "gaussian, digits_1d or sine: a run has one data set",
+        by_torch=lambda seed, name: torch.Generator().manual_seed(0),
+    ),
+    "made-up model": Stream("what a module draws while it is built for a diagnosis"),
+    "made-up inputs": Stream("a batch for a diagnosis"),
+    "made-up targets": Stream("labels or values where a loss needs some"),
+    "diagnosed passes": Stream("what a module draws while it is diagnosed"),
+    "coordinate check": Stream("a batch for networks of all widths", lambda seed, name: f"{seed}/coordinate_check"),
+    "coordinate inputs": Stream("a batch of the shape that was asked for"),
+    "right inverse": Stream("the part of a basis that a parametrization completes"),
+    "spectrum probes": Stream("the first vectors of Lanczos iterations"),
+    "unit hashes": Stream("the factors of a hash"),
+    "rounding noise": Stream("the place of a rounded number within its cell"),
+    "logits": Stream("logits of an average over labels"),
+}
+"""Purpose -> stream. A new draw gets a line here; a test draws them all and finds no two alike."""
+
+
+def generator(purpose: str, seed: int = 0, name: str = "") -> torch.Generator:
+    """Return torch's CPU generator for a purpose: all 19,968 bits of its state are SHAKE-256 of (purpose, seed, name).
+
+    So two keys share a stream with probability 2⁻¹⁹⁹⁶⁸; `manual_seed` would keep 32 bits of the key, and two of 80,000
+    streams be equal.
+
+    Args:
+        purpose: a key of `STREAMS`.
+        seed: a whole number from 0 to 2⁶³ − 1.
+        name: what else tells this stream from others of its purpose.
+
+    Raises:
+        UserError: the seed is no such number.
+
+    >>> a, b = generator("made-up inputs", 0), generator("made-up targets", 0)
+    >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
+    False
+    """
+    stream, seed = STREAMS[purpose], whole_seed(seed)
+    return twister(_text(purpose, stream, seed, name)) if stream.by_torch is None else stream.by_torch(seed, name)
+
+
+def numpy_generator(purpose: str, seed: int = 0, name: str = "") -> np.random.Generator:
+    """Return numpy's generator for a purpose; arguments as in `generator`.
+
+    >>> float(numpy_generator("batches", 0, "1").random()) == float(np.random.default_rng((0, 1)).random())
+    True
+    """
+    stream, seed = STREAMS[purpose], whole_seed(seed)
+    if stream.by_numpy is not None:
+        return stream.by_numpy(seed, name)
+    return np.random.default_rng(_entropy(_text(purpose, stream, seed, name)))
+
+
+def set_global(purpose: str, seed: int = 0, name: str = "", device: torch.device | None = None) -> None:
+    """Set torch's global state for code that takes no generator; the caller puts the old state back.
+
+    Arguments as in `generator`; `device`: the one beside the CPU whose state is set, by default those of all.
+    """
+    found = generator(purpose, seed, name)
+    if device is None:
+        torch.manual_seed(int(torch.randint(2**62, (), generator=found)))
+    elif device.type == "cuda":
+        torch.cuda.manual_seed(int(torch.randint(2**62, (), generator=found)))
+    torch.random.set_rng_state(found.get_state())
+
+
+def _text(purpose: str, stream: Stream, seed: int, name: str) -> str:
+    # A purpose begins with a letter and an older text with a digit: they are never the same.
+    return f"{purpose}//{seed}/{name}" if stream.text is None else stream.text(seed, name)
+
+
+def _entropy(text: str) -> int:
+    return int.from_bytes(hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(64), "little")
+
+
+def twister(text: str) -> torch.Generator:
+    """Return torch's CPU generator whose whole state is the hash of a text.
+
+    >>> torch.equal(twister("0/w").get_state(), generator("weights", 0, "w").get_state())
+    True
+    """
+    digest = hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(8 + 4 * WORDS)
+    state = _template().copy()
+    state[0] = np.frombuffer(digest, "<u8", 1)[0]
+    state[3 : 3 + WORDS] = np.frombuffer(digest, "<u4", WORDS, offset=8)
+    found = torch.Generator(device="cpu")
+    found.set_state(torch.from_numpy(state.view(np.uint8)))
+    return found
+
+
+@cache
+def _template() -> np.ndarray:
+    # torch documents no layout: seed; left and seeded; next; 624 words in 64 bits each; a cached normal. A generator
+    # seeded the ordinary way must show the twister's own initial words there, or nothing here can be trusted.
+    seed, word = 5489, 5489
+    expected = []
+    for index in range(WORDS):
+        word = seed if index == 0 else (1812433253 * (word ^ (word >> 30)) + index) & 0xFFFFFFFF
+        expected.append(word)
+    plain = torch.Generator(device="cpu")
+    plain.manual_seed(seed)
+    state = plain.get_state().numpy().view(np.uint64)
+    if state.size < 3 + WORDS or state[0] != seed or state[3 : 3 + WORDS].tolist() != expected:
+        raise RuntimeError(
+            f"torch {torch.__version__} lays out the state of its CPU generator in a way that initlab does not know: "
+            "its streams cannot be keyed; use a torch version that initlab was tested with."
+        )
+    return state
+
+
+LARGEST_SEED = 2**63 - 1
+
+
+def whole_seed(seed: Any) -> int:
+    """Return a seed as a whole number, whatever kind of whole number it is; raises UserError if it is none.
+
+    >>> whole_seed(3)
+    3
+    >>> whole_seed(-1)
+    Traceback (most recent call last):
+    ...
+    initlab.errors.UserError: seed=-1 must be a whole number from 0 to 2^63 − 1: say for example seed=0.
+    """
+    try:
+        found = -1 if isinstance(seed, bool) else operator.index(seed)  # numpy's whole numbers have an index, too
+    except TypeError:
+        found = -1
+    if not 0 <= found <= LARGEST_SEED:
+        raise UserError(f"seed={seed!r} must be a whole number from 0 to 2^63 − 1: say for example seed=0.")
+    return found
