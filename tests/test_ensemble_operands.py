@@ -76,16 +76,16 @@ UNCHECKED = {"as_strided", "as_strided_", "_weight_norm", "_weight_norm_interfac
 """What believes the sizes that it is told."""
 
 USED = {
-    ("ensemble/blas.py", "CDLL"),
-    ("parent.py", "CDLL"),  # asks the kernel for a signal: it is given numbers
-    ("training/crew.py", "CDLL"),  # asks the C library to keep memory: it is given numbers
-    ("fans/held.py", "_weight_norm"),  # behind `_disagreement`
+    ("ensemble/cpu/openblas.py", "CDLL"),
+    ("system/parent_process.py", "CDLL"),  # asks the kernel for a signal: it is given numbers
+    ("training/threads.py", "CDLL"),  # asks the C library to keep memory: it is given numbers
+    ("inspection/parametrized.py", "_weight_norm"),  # behind `_disagreement`
     ("data/idx.py", "frombuffer"),  # checks the buffer's length itself
-    ("randomness.py", "frombuffer"),
-    ("theory/response.py", "frombuffer"),  # numpy's, which checks
-    ("report/pack.py", "frombuffer"),
+    ("system/random_streams.py", "frombuffer"),
+    ("theory/interpolation.py", "frombuffer"),  # numpy's, which checks
+    ("report/encoding.py", "frombuffer"),
     ("records/reader.py", "frombuffer"),  # numpy's, which checks
-    ("config/values.py", "set_"),  # no tensor's
+    ("config/job_values.py", "set_"),  # no tensor's
 }
 
 

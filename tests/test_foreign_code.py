@@ -107,9 +107,9 @@ def test_every_program_that_is_started_is_named_here():
             if word in text:
                 found.add((str(path.relative_to(source / "initlab")), word))
     assert found == {
-        ("forked.py", "os.fork()"),
-        ("nursery.py", "subprocess.Popen("),
-        ("parent.py", "runpy."),
+        ("system/fork.py", "os.fork()"),
+        ("system/fork_server.py", "subprocess.Popen("),
+        ("system/parent_process.py", "runpy."),
         ("records/commit.py", "subprocess.run("),
         ("sweep/executors/process.py", "subprocess.Popen("),
     }

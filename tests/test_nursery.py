@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from initlab.errors import UserError
+from initlab.sweep.executors import process
 from initlab.system import fork_server
 from initlab.system.fork import can_copy
 from initlab.system.fork_server import Gone, Nursery
@@ -241,9 +242,9 @@ def test_it_is_not_dismissed_while_copies_are_at_work(monkeypatch):
     monkeypatch.setattr(fork_server, "WORKER", "time:sleep")
     with fork_server.held_open():
         with fork_server.held_open(in_use=True):
-            first = fork_server.nursery()
+            first = fork_server.nursery(process.WORKER)
             fork_server.dismiss()
-            assert fork_server.nursery() is first
+            assert fork_server.nursery(process.WORKER) is first
         fork_server.dismiss()
         assert not first.alive()
 
@@ -253,7 +254,7 @@ def test_it_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
     for name in ("types", "queue", "random"):
         (tmp_path / f"{name}.py").write_text(f"open('loaded-{name}', 'w').close()\nraise SystemExit('shadowed')\n")
     monkeypatch.chdir(tmp_path)
-    found = Nursery(fork_server.WORKER)
+    found = Nursery(process.WORKER)
     try:
         copy = found.copy()
         lives = copy.poll()
@@ -268,17 +269,17 @@ def test_it_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
 def test_it_lives_as_long_as_somebody_holds_it_open(monkeypatch):
     monkeypatch.setattr(fork_server, "WORKER", "time:sleep")
     with fork_server.held_open():
-        first = fork_server.nursery()
+        first = fork_server.nursery(process.WORKER)
         with fork_server.held_open():
-            assert fork_server.nursery() is first
+            assert fork_server.nursery(process.WORKER) is first
         assert first.process.poll() is None
         first.process.kill()
         first.process.wait()
-        second = fork_server.nursery()
+        second = fork_server.nursery(process.WORKER)
         assert second is not first
         fork_server.dismiss()
         assert second.process.returncode == -signal.SIGKILL
-        third = fork_server.nursery()
+        third = fork_server.nursery(process.WORKER)
         assert third.process.poll() is None
     assert third.process.returncode == -signal.SIGKILL
 
@@ -334,7 +335,7 @@ def test_a_nursery_that_is_still_loading_ends_with_its_launch(tmp_path, monkeypa
 
 def test_no_thread_is_there_when_it_is_copied():
     """A copy of a process with threads has locks that nobody opens."""
-    found = Nursery(fork_server.WORKER)
+    found = Nursery(process.WORKER)
     try:
         found.call("initlab.data:read_ahead", name="fashion_mini")
         copy = found.copy()

@@ -144,9 +144,9 @@ FILLS = {"normal_", "uniform_", "random_", "bernoulli_", "exponential_", "log_no
     f"{name}_" for name in ("trunc_normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal")
 }
 ALLOWED = {
-    "randomness.py": "streams are made there",
-    "diagnostics/state.py": "puts the state of every generator back",
-    "ensemble/leaves.py": "a dropout layer outside of training draws as torch's own",
+    "system/random_streams.py": "streams are made there",
+    "inspection/restore.py": "puts the state of every generator back",
+    "ensemble/layers.py": "a dropout layer outside of training draws as torch's own",
     "models/layers.py": "a dropout layer outside of training draws as torch's own",
 }
 
@@ -210,7 +210,7 @@ def purposes(source: Path) -> dict[str, str]:
     """The purposes that are asked for in the sources, with a place; what is no literal is told as such."""
     found = {}
     for path in sorted(source.rglob("*.py")):
-        if path.name == "randomness.py":
+        if path.name == "system/random_streams.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):

@@ -206,7 +206,7 @@ def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_
 @pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
 def test_a_grid_that_only_looked_large_ends_what_they_would_have_been_copied_from(two_cores, tmp_path):
     with processes.started_early(1, 9):
-        early = fork_server.nursery().process
+        early = fork_server.nursery(processes.WORKER).process
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
         )

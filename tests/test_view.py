@@ -121,7 +121,13 @@ def test_tensorboard_may_be_switched_off_between_two_launches(tmp_path):
     assert load_metrics(tmp_path)["step"].tolist() == [0, 1]
 
 
-WRITERS = {"records/writer.py", "records/events.py", "records/view.py", "records/mend.py", "report/tensorboard.py"}
+WRITERS = {
+    "records/writer.py",
+    "records/event_file.py",
+    "records/tensorboard.py",
+    "records/repair.py",
+    "report/tensorboard.py",
+}
 LOOKS = re.compile(r"tfevents|\bEVENTS\b|EventAccumulator|EventFileLoader|event_accumulator|summary_iterator")
 
 

@@ -21,7 +21,6 @@ from initlab.system.fork import Child, alone, waited
 from initlab.system.parent_process import end_with, life
 from initlab.system.startup import modules_loading
 
-WORKER = "initlab.sweep.executors.process_worker:serve"  # what copies are made for
 ENTRY = "import sys; '' in sys.path and sys.path.remove(''); " + (  # nothing is loaded from the current directory
     "from initlab.system.fork_server import tend; tend({control}, {entry!r}, {parent})"
 )
@@ -214,10 +213,11 @@ def held_open(in_use: bool = False) -> Iterator[None]:
                 dismiss()
 
 
-def nursery(here: bool = False) -> Nursery:
+def nursery(entry: str, here: bool = False) -> Nursery:
     """Return the nursery, for whoever holds it open; it starts when it is first needed, and again when it died.
 
-    Arguments: `here` makes it a copy of this process, if it is needed and this process has one thread.
+    Arguments: `entry`, "module:function" that a copy calls; `here` makes it a copy of this process, if it is needed
+    and this process has one thread.
 
     Raises NoProcess.
     """
@@ -227,7 +227,7 @@ def nursery(here: bool = False) -> Nursery:
             _nursery.close()
             _nursery = None
         if _nursery is None:
-            _nursery = Nursery(WORKER, here=here and alone())
+            _nursery = Nursery(entry, here=here and alone())
         return _nursery
 
 

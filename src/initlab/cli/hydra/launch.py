@@ -25,6 +25,7 @@ from initlab.system.startup import modules_loading
 
 MANY = 50  # jobs from which on it is worth a look whether they will need several processes
 PER_EPOCH = 100  # updates, while the data have not been read
+WORKER = "initlab.sweep.executors.process_worker:serve"
 LENGTH = ("train.steps", "train.epochs", "device", "threads")  # what tells it; where they are swept, their defaults do
 
 
@@ -93,7 +94,7 @@ def started_early(
     ):
         if beside and not once:
             with suppress(fork_server.NoProcess):  # the sweep will say so
-                fork_server.nursery()
+                fork_server.nursery(WORKER)
         # With threads of its own for numpy this process could be copied no more.
         with env_override({"OPENBLAS_NUM_THREADS": "1"} if once else {}), modules_loading():
             from initlab.sweep import How
@@ -103,7 +104,7 @@ def started_early(
         if once:
             # Before anything is computed or a card is looked at: what a card was told does not survive copying.
             with suppress(fork_server.NoProcess):
-                fork_server.nursery(here=True).call("initlab.sweep.executors.process_worker:one_thread")
+                fork_server.nursery(WORKER, here=True).call("initlab.sweep.executors.process_worker:one_thread")
         steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
         each = PER_EPOCH * epochs if steps is None else steps
         # What is no number is told when the jobs are composed.
@@ -131,7 +132,7 @@ def reading(master: DictConfig) -> Iterator[None]:
         thread.start()
     if fork.can_copy():
         with suppress(fork_server.NoProcess):
-            fork_server.nursery().call("initlab.data:read_ahead", **given)
+            fork_server.nursery(WORKER).call("initlab.data:read_ahead", **given)
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ from initlab.system.parent_process import LEAVE, write
 from initlab.system.resources import usable_cores
 
 PATIENCE = 60.0  # seconds that a process has to finish its step and keep its group
+WORKER = "initlab.sweep.executors.process_worker:serve"  # what a copy of the fork server calls
 ENTRY = """
 import sys
 "" in sys.path and sys.path.remove("")
@@ -132,9 +133,9 @@ def orphaned(process: "subprocess.Popen[bytes] | Copy") -> bool:
 def copied() -> Copy:
     """Return a copy of the nursery, which has loaded what a worker needs; of a new one where it died just now."""
     try:
-        return fork_server.nursery().copy()
+        return fork_server.nursery(WORKER).copy()
     except Gone:
-        return fork_server.nursery().copy()
+        return fork_server.nursery(WORKER).copy()
 
 
 def fresh(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -234,7 +235,7 @@ def started_early(workers: int | str, groups: int) -> Iterator[None]:
         early = executor(workers, {})
         with suppress(NoProcess):  # the launch will say so
             if can_copy():
-                fork_server.nursery()
+                fork_server.nursery(WORKER)
             else:
                 for worker in early.workers[:groups]:
                     worker.start()

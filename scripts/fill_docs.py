@@ -1,4 +1,4 @@
-"""Write the README's tables anew from the catalogues and the schema; `--check` only says whether they are current."""
+"""Fill the tables of docs/ from the catalogues and the schema; `--check` only reports whether they are current."""
 
 import argparse
 import re
@@ -8,10 +8,9 @@ from pathlib import Path
 from initlab.activations import ACTIVATIONS
 from initlab.config.help import markdown as keys
 from initlab.initialize.procedures import PROCEDURES
-from initlab.reproduce.pages import summary
 from initlab.schemes import SCHEMES
 
-README = Path(__file__).parents[1] / "README.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def schemes() -> str:
@@ -44,39 +43,36 @@ def escape(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def verdicts() -> str:
-    """What the experiments came to when they were last measured."""
-    return summary(README.parent / "docs" / "experiments", links="docs/experiments/")
-
-
-MAKERS = {
-    "schemes": schemes,
-    "procedures": procedures,
-    "activations": activations,
-    "keys": keys,
-    "verdicts": verdicts,
+# page -> its tables: what stands between <!-- name --> and <!-- /name --> is made by the function
+TABLES = {
+    "catalogue.md": {"schemes": schemes, "procedures": procedures, "activations": activations},
+    "keys.md": {"keys": keys},
 }
 
 
-def filled(text: str) -> str:
-    """Return the README with what stands between the markers replaced."""
-    for name, make in MAKERS.items():
+def filled(page: str) -> str:
+    """Return the text of a page with its tables replaced."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for name, make in TABLES[page].items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         table = make()
         text, count = re.subn(pattern, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.S)
         if count != 1:
-            raise SystemExit(f"README.md has no <!-- {name} --> … <!-- /{name} --> to fill")
+            raise SystemExit(f"docs/{page} has no <!-- {name} --> … <!-- /{name} --> to fill.")
     return text
 
 
 def main() -> None:
-    """Fill, or check."""
+    """Fill the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    text = README.read_text()
-    if parser.parse_args().check:
-        sys.exit(0 if filled(text) == text else "README.md is not current: run python scripts/fill_readme.py")
-    README.write_text(filled(text))
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a page is not current")
+    check = parser.parse_args().check
+    pages = {page: filled(page) for page in TABLES}
+    stale = [page for page, text in pages.items() if (DOCS / page).read_text(encoding="utf-8") != text]
+    if check and stale:
+        sys.exit(f"{', '.join(stale)} not current: run python scripts/fill_docs.py.")
+    for page in stale:
+        (DOCS / page).write_text(pages[page], encoding="utf-8")
 
 
 if __name__ == "__main__":
