@@ -9,7 +9,7 @@
 
 import sys
 
-from initlab.cli.train import main
+from initlab.cli.train import run_train
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_train())

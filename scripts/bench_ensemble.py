@@ -19,9 +19,9 @@ from torch import nn
 
 from initlab.data import Dataset
 from initlab.ensemble import stack
-from initlab.initialize import initialize_
+from initlab.initialize import fill_
 from initlab.models import build
-from initlab.training import Plan, train
+from initlab.training import TrainingPlan, train
 
 INPUTS, CLASSES = 784, 10
 
@@ -37,7 +37,7 @@ def make_networks(count: int, width: int, depth: int, act: str) -> list[nn.Modul
     shape = {"depth": depth, "width": width, "act": act, "input_shape": (INPUTS,), "classes": CLASSES}
     networks = [build("mlp", **shape) for _ in range(count)]
     for seed, network in enumerate(networks):
-        initialize_(network, "glorot_normal", act=act, seed=seed)
+        fill_(network, "glorot_normal", act=act, seed=seed)
     return networks
 
 
@@ -87,7 +87,7 @@ def plain_loop(networks: Sequence[nn.Module], data: Dataset, batch: int, steps: 
 def measure(width: int, depth: int, count: int, given: argparse.Namespace) -> str:
     data = make_data(given.batch)
     steps = max(2, min(given.steps, int(given.steps * 64 / count)))
-    plan = Plan(steps, given.batch, given.optimizer, ({"lr": 0.01},) * count, log_every=given.log_every)
+    plan = TrainingPlan(steps, given.batch, given.optimizer, ({"lr": 0.01},) * count, log_every=given.log_every)
     ensemble = stack(make_networks(count, width, depth, given.act))
     few = make_networks(min(count, given.plain), width, depth, given.act)
     rounds: list[tuple[float, ...]] = []

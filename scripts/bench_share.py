@@ -18,7 +18,7 @@ import torch
 from beside import Beside
 
 from initlab.ensemble import stack
-from initlab.training import Plan, train
+from initlab.training import TrainingPlan, train
 
 BAR = 0.5
 SERVE = "import bench_share, torch; torch.set_num_threads(1); bench_share.serve()"
@@ -29,7 +29,7 @@ class Training:
 
     def __init__(self, width: int, depth: int, act: str, batch: int, count: int, steps: int):
         self.data = bench_ensemble.make_data(batch)
-        self.plan = Plan(steps, batch, "sgd", ({"lr": 0.01},) * count)
+        self.plan = TrainingPlan(steps, batch, "sgd", ({"lr": 0.01},) * count)
         self.ensemble = stack(bench_ensemble.make_networks(count, width, depth, act))
         self.products = bench_ensemble.needed_flops(width, depth, batch) * count * steps
         list(train(self.ensemble, self.data, replace(self.plan, steps=2)))

@@ -36,7 +36,7 @@ from bench_share import processes, shares
 
 from initlab.ensemble import stack
 from initlab.ensemble.cpu import activation_kernels, loss, openblas, sequential, tanh
-from initlab.training import Plan, train
+from initlab.training import TrainingPlan, train
 
 HOME = Path(__file__).parent
 SCHEMES = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal", "orthogonal", "torch_default")
@@ -185,8 +185,8 @@ def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, floa
     torch.set_num_threads(1)
     data, count = bench_ensemble.make_data(given.batch), min(16, len(given.schemes) * given.seeds)
     ensemble = stack(bench_ensemble.make_networks(count, given.width, depth, act))
-    plan = Plan(10, given.batch, "sgd", ({"lr": 0.01},) * count)
-    unseen = (BY_NUMPY if tanh.slow_here() else []) + (BY_OPENBLAS if openblas.openblas_pays() else [])
+    plan = TrainingPlan(10, given.batch, "sgd", ({"lr": 0.01},) * count)
+    unseen = (BY_NUMPY if tanh.numpy_tanh_is_faster() else []) + (BY_OPENBLAS if openblas.openblas_is_faster() else [])
     beside = [(kind, place, name, Stopwatch(getattr(place, name))) for kind, place, name in unseen]
     with ExitStack() as patches:
         for _, place, name, watch in beside:

@@ -52,11 +52,11 @@ def diagram(side: int) -> dict[str, Any]:
 
 def ranking(_: int) -> dict[str, Any]:
     """A grid of 300 cells, from overrides to an ordered frame."""
-    from initlab.cli.predict_grid import composed, ranked
+    from initlab.cli.predict_grid import compose_forecasts, rank_configs
 
     start = time.perf_counter()
-    configs = composed([f"act={ACTS}", f"init={INITS}", f"depth={DEPTHS}"])
-    frame = ranked(configs)
+    configs = compose_forecasts([f"act={ACTS}", f"init={INITS}", f"depth={DEPTHS}"])
+    frame = rank_configs(configs)
     return {"seconds": time.perf_counter() - start, "what": f"{len(frame)} cells, configurations composed and checked"}
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from initlab.activations import ACTIVATIONS
-from initlab.config.help import markdown as keys
+from initlab.config.help import keys_markdown as keys
 from initlab.initialize.procedures import PROCEDURES
 from initlab.schemes import SCHEMES
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from initlab.data.idx import read_idx
-from initlab.data.images import FILES, SHIPPED, SUMS
+from initlab.data.images import FILES, MD5_SUMS, SHIPPED
 
 
 def make(source: Path, target: Path, per_class: dict[str, int]) -> None:
     """Write four gzipped idx files and print the md5 of what is in them."""
     target.mkdir(parents=True, exist_ok=True)
-    sums = dict(zip(FILES, SUMS["fashion_mnist"], strict=True))
+    sums = dict(zip(FILES, MD5_SUMS["fashion_mnist"], strict=True))
     for split, count in per_class.items():
         names = [name for name in FILES if name.startswith(split)]
         images, labels = (read_idx(_either(source / name), sums[name]) for name in names)

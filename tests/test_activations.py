@@ -17,7 +17,7 @@ from initlab.activations import (
     Activation,
     Elementwise,
     activation,
-    slope,
+    leaky_slope,
 )
 from initlab.errors import UserError
 from initlab.system.imports import load_target
@@ -217,12 +217,12 @@ def test_callables_and_targets_are_activations(spec, expected):
     ("spec", "a"), [("leaky_relu", 0.01), ("prelu", 0.25), (("leaky_relu", {"negative_slope": 0.2}), 0.2)]
 )
 def test_slope_of_leaky_activations(spec, a):
-    assert slope(spec) == a
+    assert leaky_slope(spec) == a
 
 
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"leaky_relu", "prelu"}))
 def test_slope_of_the_others_is_zero(name):
-    assert slope(name) == 0
+    assert leaky_slope(name) == 0
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from torch.nn.utils import parametrizations
 
 import initlab
 from initlab.audit import as_json, as_junit, as_text, passed
-from initlab.audit.weight_files import load, tensors_of
+from initlab.audit.weight_files import extract_state_dict, load_weight_file
 from initlab.cli.main import main
 from initlab.errors import UserError
-from initlab.initialize import initialize_
+from initlab.initialize import fill_
 from initlab.inspection import walk
 from initlab.schemes import scheme
 from initlab.testing import assert_initialized
@@ -37,7 +37,7 @@ class Unknown(nn.Module):
 
 def quiet_net():
     net = nn.Sequential(nn.Linear(40, 30), nn.LayerNorm(30), nn.Linear(30, 20))
-    initialize_(net, "he_normal")
+    fill_(net, "he_normal")
     return net
 
 
@@ -139,7 +139,7 @@ def test_the_command_fails_where_nothing_was_checked(capsys, monkeypatch, tmp_pa
 def test_a_safetensors_without_tensors(tmp_path):
     save_file({}, tmp_path / "none.safetensors")
     with pytest.raises(UserError, match="holds no tensors"):
-        load(tmp_path / "none.safetensors")
+        load_weight_file(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize("name", ["", ".weight", "a.", "a..weight"])
@@ -192,8 +192,8 @@ def test_a_module_with_such_a_parameter_is_refused_in_one_sentence(kind):
     net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     net[0].weight = nn.Parameter(unusual(kind), requires_grad=False)
     with pytest.raises(UserError, match=f"0.weight cannot be initialized: it is {kind}"):
-        initialize_(net, "he_normal")
-    initialize_(net, "he_normal", skip="0.*")
+        fill_(net, "he_normal")
+    fill_(net, "he_normal", skip="0.*")
     assert passed(initlab.audit(net, "he_normal", skip="0.*"))
     with pytest.raises(UserError, match=f"0.weight cannot be diagnosed: it is {kind}"):
         initlab.diagnose(net, torch.zeros(2, 3))
@@ -322,15 +322,15 @@ def test_a_torch_whose_loader_can_be_made_to_run_code_reads_no_pickle(tmp_path, 
     monkeypatch.setattr(torch, "__version__", version)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the pickle was read"))
     with pytest.raises(UserError, match=r"safetensors.*torch 2\.10 or newer"):
-        load(tmp_path / "w.pt")
-    assert list(load(tmp_path / "w.safetensors")) == ["0.weight"]
+        load_weight_file(tmp_path / "w.pt")
+    assert list(load_weight_file(tmp_path / "w.safetensors")) == ["0.weight"]
 
 
 @pytest.mark.parametrize("version", ["2.10.0", "2.11.0+cpu", "3.0"])
 def test_a_mended_torch_reads_them(tmp_path, monkeypatch, version):
     torch.save({"0.weight": torch.zeros(2, 2)}, tmp_path / "w.pt")
     monkeypatch.setattr(torch, "__version__", version)
-    assert list(load(tmp_path / "w.pt")) == ["0.weight"]
+    assert list(load_weight_file(tmp_path / "w.pt")) == ["0.weight"]
 
 
 class Own(nn.Module):
@@ -349,7 +349,7 @@ class Own(nn.Module):
 def test_what_is_not_allowed_is_named_in_one_line(tmp_path, legacy, what, named):
     torch.save(what, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(UserError) as refused:
-        load(tmp_path / "w.pt")
+        load_weight_file(tmp_path / "w.pt")
     said = str(refused.value)
     assert named in said or (legacy and named.rpartition(".")[2] in said) or (legacy and "print" in said)
     assert "safetensors" in said
@@ -366,7 +366,7 @@ def test_whatever_is_in_a_file_is_one_sentence(tmp_path, content, suffix):
     path = tmp_path / f"w.{suffix}"
     path.write_bytes(content)
     with pytest.raises(UserError) as refused:
-        load(path)
+        load_weight_file(path)
     assert str(refused.value).isprintable()
 
 
@@ -375,7 +375,7 @@ def test_a_file_of_holes_is_not_read(tmp_path, name):
     with open(tmp_path / name, "wb") as file:
         file.truncate(2**43)
     with pytest.raises(UserError, match=r"8192\.0 GiB and this machine has"):
-        load(tmp_path / name)
+        load_weight_file(tmp_path / name)
 
 
 def test_a_compressed_archive_is_not_unpacked(tmp_path):
@@ -387,7 +387,7 @@ def test_a_compressed_archive_is_not_unpacked(tmp_path):
         for entry in given.infolist():
             out.writestr(entry.filename, given.read(entry))
     with pytest.raises(UserError, match="compressed"):
-        load(tmp_path / "z.pt")
+        load_weight_file(tmp_path / "z.pt")
 
 
 INNER = {"body.weight": torch.zeros(3, 2), "body.bias": torch.zeros(3)}
@@ -408,7 +408,7 @@ INNER = {"body.weight": torch.zeros(3, 2), "body.bias": torch.zeros(3)}
     ],
 )
 def test_a_state_dict_is_found_at_any_depth(found):
-    assert list(tensors_of(found, "it")) == list(INNER)
+    assert list(extract_state_dict(found, "it")) == list(INNER)
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,7 @@ def test_a_state_dict_is_found_at_any_depth(found):
 )
 def test_else_the_keys_are_named(found, named):
     with pytest.raises(UserError) as refused:
-        tensors_of(found, "it")
+        extract_state_dict(found, "it")
     assert all(words in str(refused.value) for words in named)
 
 

@@ -8,8 +8,8 @@ from scipy.stats import binom
 from torch import nn
 
 import initlab
-from initlab.audit import FALSE_ALARMS
-from initlab.initialize import impossible
+from initlab.audit import FALSE_ALARM_RATE
+from initlab.initialize import scheme_refusal
 
 
 class Mixed(nn.Module):
@@ -30,7 +30,7 @@ class Mixed(nn.Module):
 
 
 SCHEMES = tuple(
-    name for name in initlab.SCHEMES if impossible(Mixed(), name, act="relu", roles={"first": "stem"}) is None
+    name for name in initlab.SCHEMES if scheme_refusal(Mixed(), name, act="relu", roles={"first": "stem"}) is None
 )
 DTYPES = (torch.float32, torch.bfloat16, torch.float32, torch.float16)
 
@@ -55,7 +55,7 @@ def false_alarms(total):
     """The number of alarms over correct models, the smallest p of each, and the levels at which those are too many."""
     rows_of_all = [correct(index) for index in range(total)]
     smallest = [float(rows.p.min()) for rows in rows_of_all]
-    levels = (0.1, 0.01, FALSE_ALARMS)
+    levels = (0.1, 0.01, FALSE_ALARM_RATE)
     passed = [level for level in levels if too_many(sum(p < level for p in smallest), total, level)]
     return sum(not bool(rows.ok.all()) for rows in rows_of_all), smallest, passed
 
@@ -63,7 +63,7 @@ def false_alarms(total):
 def test_false_alarms_over_some_correct_models():
     alarms, _, passed = false_alarms(80)
     assert passed == []
-    assert not too_many(alarms, 80, FALSE_ALARMS)
+    assert not too_many(alarms, 80, FALSE_ALARM_RATE)
 
 
 @pytest.mark.parametrize(("scheme", "size"), [("critical_orthogonal", 5), ("orthogonal", 1), ("orthogonal", 3)])
@@ -153,14 +153,14 @@ def misses(wrong, dtype, trials):
     for _ in range(trials):
         draw(drawn, std, generator)
         net.weight.data = drawn.to(dtype)
-        missed += bool(initlab.audit(net, "he_normal", alpha=FALSE_ALARMS / AMONG).ok.all())
+        missed += bool(initlab.audit(net, "he_normal", alpha=FALSE_ALARM_RATE / AMONG).ok.all())
     return missed
 
 
 @pytest.fixture
 def no_words(monkeypatch):
     """Whether a tensor is found is asked here, not what it looks like, which takes most of the time."""
-    monkeypatch.setattr("initlab.audit.reasons.looks_like", lambda task, parts: "")
+    monkeypatch.setattr("initlab.audit.reasons.describe_likeness", lambda task, parts: "")
     monkeypatch.setattr("initlab.audit.engine.is_default", lambda parameter: False)
 
 

@@ -15,18 +15,31 @@ from torch.nn import functional as F
 
 import initlab
 from initlab.activations import ACTIVATIONS, activation
-from initlab.diagnostics import Tape, examine
+from initlab.diagnostics import LayerRecorder, examine
 from initlab.diagnostics.layer_recorder import unit_rows
-from initlab.diagnostics.rules import judge
+from initlab.diagnostics.rules import judge_network
 from initlab.diagnostics.weights import weights_of
 from initlab.ensemble import stack
-from initlab.initialize import initialize_, plan, request
+from initlab.initialize import fill_, plan, request
 from initlab.inspection import Fans
 from initlab.models import build
-from initlab.prediction import outlook
-from initlab.report.diagnosis import diagnose, explain
-from initlab.report.findings import Losses, Network, Reading, Verdict, of_start, of_training
-from initlab.report.findings.network import KEEPERS, NOT_ZERO, PATTERNS, UNSCALED, USUAL
+from initlab.prediction import forecast_network
+from initlab.report.diagnosis import explain_directory, explain_run
+from initlab.report.findings import (
+    Finding,
+    LayerStats,
+    LoggedLosses,
+    NetworkInfo,
+    find_start_causes,
+    find_training_causes,
+)
+from initlab.report.findings.network import (
+    NONZERO_AT_ZERO,
+    PATTERN_SCHEMES,
+    STABLE_SCHEMES,
+    UNSCALED_SCHEMES,
+    USUAL_SATURATION,
+)
 from initlab.schemes import SCHEMES
 
 WIDTH, INPUTS, CLASSES = 96, 48, 5
@@ -84,18 +97,18 @@ Y = torch.randint(CLASSES, (64,), generator=drawn(1))
 
 def network(scheme: str, act: str, depth: int, gain: float | str = "paper", seed: int = 0) -> torch.nn.Module:
     net = build("mlp", depth=depth, width=WIDTH, act=act, input_shape=(INPUTS,), classes=CLASSES)
-    initialize_(net, scheme, act=act, seed=seed, gain=gain)
+    fill_(net, scheme, act=act, seed=seed, gain=gain)
     return net
 
 
-def blamed(found: list[Verdict] | tuple[Verdict, ...]) -> set[str]:
+def blamed(found: list[Finding] | tuple[Finding, ...]) -> set[str]:
     return {verdict.name for verdict in found if verdict.severity != "note"}
 
 
-def taped(net: torch.nn.Module, act: str, x: Tensor = X, y: Tensor = Y) -> list[Reading]:
+def taped(net: torch.nn.Module, act: str, x: Tensor = X, y: Tensor = Y) -> list[LayerStats]:
     """What a training writes into layers.csv at step 0, as rules read it."""
     (part,) = stack([net]).parts
-    tape = Tape(part, step=0, interval=activation(act).saturation, histogram=False)
+    tape = LayerRecorder(part, step=0, interval=activation(act).saturation, histogram=False)
     with tape:
         loss = F.cross_entropy(part.forward(x).reshape(-1, CLASSES), y)
         gradients = torch.autograd.grad(loss, part.parameters, allow_unused=True, materialize_grads=True)
@@ -103,15 +116,15 @@ def taped(net: torch.nn.Module, act: str, x: Tensor = X, y: Tensor = Y) -> list[
     stats: dict[str, dict[str, float]] = {}
     for _, layer, _, stat, value, _ in sorted(tape.rows[0], key=lambda row: row[2]):
         stats.setdefault(layer, {}).update({stat: value} if value == value else {})
-    return [Reading(layer, own, WIDTH if layer != "readout" else 0) for layer, own in stats.items()]
+    return [LayerStats(layer, own, WIDTH if layer != "readout" else 0) for layer, own in stats.items()]
 
 
 @lru_cache(maxsize=256)
-def told(scheme: str, act: str, depth: int, gain: float | str) -> tuple[list[Verdict], list[Verdict]]:
+def told(scheme: str, act: str, depth: int, gain: float | str) -> tuple[list[Finding], list[Finding]]:
     """Causes by diagnose, and by the rows of a run."""
     net = network(scheme, act, depth, gain)
-    known = Network(act=act, scheme=scheme, model="mlp", depth=depth, gain=str(gain))
-    return judge(examine(net, X, targets=Y, jacobian=False)), of_start(taped(net, act), known)
+    known = NetworkInfo(act=act, scheme=scheme, model="mlp", depth=depth, gain=str(gain))
+    return judge_network(examine(net, X, targets=Y, jacobian=False)), find_start_causes(taped(net, act), known)
 
 
 def test_the_table_is_large_enough():
@@ -130,7 +143,7 @@ def test_a_known_cause_is_told_by_diagnose_and_by_rows(scheme, act, depth, gain,
 def test_the_forecast_tells_the_same(scheme, act, depth, gain, causes):
     net = network(scheme, act, depth, gain)
     tasks = plan(net, request(scheme, act=act, gain=gain))
-    found = outlook(net, tasks, X, act=act, classes=CLASSES, gain=gain)
+    found = forecast_network(net, tasks, X, act=act, classes=CLASSES, gain=gain)
     if scheme in ("ones", "uniform"):
         causes = {FORESEEN[cause] for cause in causes} | ({OFF} if scheme == "ones" else set())
     assert blamed(found.causes) == causes
@@ -155,20 +168,20 @@ def test_the_remedy_removes_its_cause(scheme, act, depth, gain, causes):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("act", [name for name in ACTIVATIONS if name in KEEPERS and name != "sin"])
+@pytest.mark.parametrize("act", [name for name in ACTIVATIONS if name in STABLE_SCHEMES and name != "sin"])
 def test_what_is_recommended_is_in_order(act, seed):
-    net = network(KEEPERS[act], act, 8, seed=seed)
-    assert blamed(judge(examine(net, X, targets=Y, jacobian=False))) - {FLAT} == set()
+    net = network(STABLE_SCHEMES[act], act, 8, seed=seed)
+    assert blamed(judge_network(examine(net, X, targets=Y, jacobian=False))) - {FLAT} == set()
 
 
 def test_what_is_said_of_activations_is_so():
     known = {name: act for name, act in ACTIVATIONS.items() if name != "custom"}
-    assert {n for n, a in known.items() if float(a(torch.zeros(()))) != 0} == set(NOT_ZERO)
+    assert {n for n, a in known.items() if float(a(torch.zeros(()))) != 0} == set(NONZERO_AT_ZERO)
     outside = {
         n: sum(math.erfc(abs(b) / math.sqrt(2)) / 2 for b in a.saturation) for n, a in known.items() if a.saturation
     }
-    assert {n: round(share, 3) for n, share in outside.items() if share > 0.01} == USUAL
-    assert set(known) - set(KEEPERS) == {"softplus"}
+    assert {n: round(share, 3) for n, share in outside.items() if share > 0.01} == USUAL_SATURATION
+    assert set(known) - set(STABLE_SCHEMES) == {"softplus"}
 
 
 def test_patterns_are_the_schemes_that_draw_nothing():
@@ -178,29 +191,29 @@ def test_patterns_are_the_schemes_that_draw_nothing():
         law = scheme.law(Fans(4, 4, 9 if len(shape) > 2 else 1), 1.0, "hidden", shape)
         if law.deterministic and law.distribution != "constant":
             found.add(name)
-    assert found == set(PATTERNS)
+    assert found == set(PATTERN_SCHEMES)
 
 
 def test_schemes_that_look_at_no_fan_are_known():
     found = set()
     for name, scheme in SCHEMES.items():
-        if scheme.structural("dense", (4, 4)) is None and name not in PATTERNS:
+        if scheme.structural("dense", (4, 4)) is None and name not in PATTERN_SCHEMES:
             laws = [scheme.law(Fans(n, n, 1), 1.0, "hidden", (n, n)) for n in (4, 64)]
             if laws[0].variance == pytest.approx(laws[1].variance) and laws[0].mean == pytest.approx(laws[1].mean):
                 found.add(name)
-    assert found == set(UNSCALED)
+    assert found == set(UNSCALED_SCHEMES)
 
 
 def test_a_stream_that_grows_is_not_blamed_on_weights_that_fit_a_layer():
     for scheme, says in (("he_normal", "model.branch=inverse_sqrt_depth"), ("normal", "init=critical")):
-        assert says in Network(act="tanh", scheme=scheme, model="resmlp").rescaled("smaller")
-        assert "init=critical" in Network(act="tanh", scheme="he_normal", model="mlp").rescaled("smaller")
+        assert says in NetworkInfo(act="tanh", scheme=scheme, model="resmlp").rescaled("smaller")
+        assert "init=critical" in NetworkInfo(act="tanh", scheme="he_normal", model="mlp").rescaled("smaller")
 
 
 @pytest.mark.parametrize("act", ["tanh", "relu", "sigmoid", "softplus", "custom", ""])
 @pytest.mark.parametrize("scheme", ["zeros", "critical", "he_normal", "glorot_normal", "autoinit", "lsuv", ""])
 def test_no_remedy_names_what_was_run(scheme, act):
-    own = Network(act=act, scheme=scheme, model="mlp", depth=10)
+    own = NetworkInfo(act=act, scheme=scheme, model="mlp", depth=10)
     for remedy in (own.at_random(), *(own.rescaled(word) for word in ("smaller", "larger", "other"))):
         assert remedy
         assert not scheme or f"init={scheme}:" not in remedy
@@ -208,13 +221,13 @@ def test_no_remedy_names_what_was_run(scheme, act):
 
 def test_causes_come_in_the_order_of_the_layers():
     rows = [
-        Reading("a", {"q": 1.0, "saturated_fraction": 0.1}),
-        Reading("b", {"q": 1.0, "dead_fraction": 0.9}),
-        Reading("c", {"q": 1.0, "saturated_fraction": 0.9}),
-        Reading("d", {"q": 1.0, "weight_norm": 1.0, "duplicate_units": 7.0}, units=8),
-        Reading("readout", {"q": 1.0}),
+        LayerStats("a", {"q": 1.0, "saturated_fraction": 0.1}),
+        LayerStats("b", {"q": 1.0, "dead_fraction": 0.9}),
+        LayerStats("c", {"q": 1.0, "saturated_fraction": 0.9}),
+        LayerStats("d", {"q": 1.0, "weight_norm": 1.0, "duplicate_units": 7.0}, units=8),
+        LayerStats("readout", {"q": 1.0}),
     ]
-    found = of_start(rows, Network(act="relu6"))
+    found = find_start_causes(rows, NetworkInfo(act="relu6"))
     assert [verdict.layers[0] for verdict in found] == ["b", "c", "d"]
     assert [verdict.name for verdict in found] == ["dead_units", FLAT, EQUAL]
 
@@ -225,10 +238,10 @@ def test_training_counts_the_equal_units_of_each_network():
     counted = []
     for group in (nets, nets[:1], nets[1:2]):
         for part in stack(group).parts:
-            tape = Tape(part, step=0, interval=None, histogram=False)
+            tape = LayerRecorder(part, step=0, interval=None, histogram=False)
             tape.gradients(dict(zip(part.names, part.parameters, strict=True)))
             counted += [[v for *_, stat, v, _ in rows if stat == "duplicate_units"] for rows in tape.rows]
-            later = Tape(part, step=5, interval=None, histogram=False)
+            later = LayerRecorder(part, step=5, interval=None, histogram=False)
             later.gradients(dict(zip(part.names, part.parameters, strict=True)))
             assert "duplicate_units" not in {row[3] for row in later.rows[0]}
     equal, drawn_ = [WIDTH - 1.0] * 3 + [CLASSES - 1.0], [0.0] * 4
@@ -247,19 +260,23 @@ def test_units_of_a_convolution_are_compared_within_their_group(groups):
 
 
 def test_a_depth_beyond_the_forecast_is_said_beside_a_quiet_measurement():
-    quiet = [Reading(f"hidden.{k}", {"q": 1.0, "grad_mean_square": 1.0}) for k in range(10)]
+    quiet = [LayerStats(f"hidden.{k}", {"q": 1.0, "grad_mean_square": 1.0}) for k in range(10)]
     row = {"outcome": "stuck", "status": "completed", "depth": 10, "model": "mlp", "act": "tanh", "init": "he_uniform"}
-    (found,) = of_start([*quiet, Reading("readout")], Network(act="tanh", depth=10, trainable_depth=5.4))
+    (found,) = find_start_causes(
+        [*quiet, LayerStats("readout")], NetworkInfo(act="tanh", depth=10, trainable_depth=5.4)
+    )
     assert (found.name, found.severity) == ("beyond_trainable_depth", "note")
     assert "to about depth 5" in found.sentence
     assert "no layer breaks a bound" in found.sentence
-    assert diagnose({**row, "outcome": "trained"}, None) == ""
+    assert explain_run({**row, "outcome": "trained"}, None) == ""
 
 
 def test_a_depth_within_the_forecast_is_said_beside_a_loud_measurement():
-    loud = [Reading(f"hidden.{k}", {"q": 1.0, "grad_mean_square": 10.0**-k}) for k in range(10)]
+    loud = [LayerStats(f"hidden.{k}", {"q": 1.0, "grad_mean_square": 10.0**-k}) for k in range(10)]
     for limit, says in ((16.2, "to about depth 16"), (math.inf, "to any depth"), (5.0, "")):
-        found = of_start([*loud, Reading("readout")], Network(act="tanh", depth=10, trainable_depth=limit))
+        found = find_start_causes(
+            [*loud, LayerStats("readout")], NetworkInfo(act="tanh", depth=10, trainable_depth=limit)
+        )
         assert found[0].name == "gradient_explodes"
         assert [verdict.name for verdict in found[1:]] == (["within_trainable_depth"] if says else [])
         assert all(says in verdict.sentence for verdict in found[1:])
@@ -285,25 +302,32 @@ RIGHT = np.linspace(0.1, 0.4, 200)
 @pytest.mark.parametrize(
     ("losses", "updates", "end", "names"),
     [
-        (Losses(noisy(FALLING, 0.05, 0), noisy(RIGHT, 0.03, 1), 0.01), [1e-3], {}, ["too_few_steps"]),
-        (Losses(noisy(LEVEL, 0.02, 2), noisy(0 * RIGHT + 0.1, 0.03, 3), 0.01), [1e-3], {}, []),
-        (Losses(noisy(LEVEL, 1e-6, 4), (), 1e-9), [1e-9], {}, ["rate_too_small"]),
-        (Losses(noisy(LEVEL[::-1] + np.linspace(0, 9, 200), 0.1, 5), (), 3.0), [0.9], {}, ["rate_too_large"]),
-        (Losses(noisy(LEVEL, 0.02, 6), (), 3.0), [0.9], DYING, ["dead_units", "rate_too_large"]),
+        (LoggedLosses(noisy(FALLING, 0.05, 0), noisy(RIGHT, 0.03, 1), 0.01), [1e-3], {}, ["too_few_steps"]),
+        (LoggedLosses(noisy(LEVEL, 0.02, 2), noisy(0 * RIGHT + 0.1, 0.03, 3), 0.01), [1e-3], {}, []),
+        (LoggedLosses(noisy(LEVEL, 1e-6, 4), (), 1e-9), [1e-9], {}, ["rate_too_small"]),
+        (LoggedLosses(noisy(LEVEL[::-1] + np.linspace(0, 9, 200), 0.1, 5), (), 3.0), [0.9], {}, ["rate_too_large"]),
+        (LoggedLosses(noisy(LEVEL, 0.02, 6), (), 3.0), [0.9], DYING, ["dead_units", "rate_too_large"]),
         # a loss that comes down to what a network that knows nothing has is not learning
-        (Losses(noisy(FALLING + 1.1, 0.02, 7), noisy(0 * RIGHT + 0.1, 0.03, 8), 0.01), [1e-3], {}, []),
+        (LoggedLosses(noisy(FALLING + 1.1, 0.02, 7), noisy(0 * RIGHT + 0.1, 0.03, 8), 0.01), [1e-3], {}, []),
     ],
 )  # fmt: skip
 def test_training_tells_its_own_causes(losses, updates, end, names):
-    moved = [Reading("hidden.0", {"update_ratio": ratio}) for ratio in updates]
-    last = [Reading("hidden.0", end, units=64), Reading("hidden.1", end, units=64), Reading("readout", {"q": 1.0})]
-    found = of_training(losses, moved, last, Network(act="relu", scheme="he_normal"), started=True)
+    moved = [LayerStats("hidden.0", {"update_ratio": ratio}) for ratio in updates]
+    last = [
+        LayerStats("hidden.0", end, units=64),
+        LayerStats("hidden.1", end, units=64),
+        LayerStats("readout", {"q": 1.0}),
+    ]
+    found = find_training_causes(losses, moved, last, NetworkInfo(act="relu", scheme="he_normal"), started=True)
     assert [verdict.name for verdict in found] == names
 
 
 def test_a_flat_loss_is_seldom_taken_for_learning():
     """A false alarm needs two means of 50 losses to differ by three standard errors: 0.14 %, so 1000 draws give < 8."""
-    alarms = sum(bool(of_training(Losses(noisy(LEVEL, 0.1, s)), [], [], Network(), started=True)) for s in range(1000))
+    alarms = sum(
+        bool(find_training_causes(LoggedLosses(noisy(LEVEL, 0.1, s)), [], [], NetworkInfo(), started=True))
+        for s in range(1000)
+    )
     assert alarms < 8
 
 
@@ -334,7 +358,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("cell", RUNS, ids=lambda cell: "-".join(map(str, cell)))
 def test_a_run_says_what_went_wrong(runs, cell):
-    text = explain(Path(runs[cell]))
+    text = explain_directory(Path(runs[cell]))
     for words in RUNS[cell]:
         assert words in text
     assert bool(text) == bool(RUNS[cell]), text

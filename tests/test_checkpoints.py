@@ -18,7 +18,7 @@ from initlab.errors import Interrupted
 from initlab.experiment import Keeping, Unusable, checkpoint, run
 from initlab.records import load
 from initlab.sweep.plan_file import PlanFile
-from initlab.system.files import side_by_side
+from initlab.system.files import map_in_threads
 from initlab.training import loop
 
 TINY = ["depth=2", "width=6", "train.batch_size=50", "data=gaussian", "data.train_size=300", "data.test_size=60"]
@@ -268,7 +268,7 @@ def test_where_no_thread_can_be_started_files_wait_one_after_another(monkeypatch
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert side_by_side(lambda k: k * k, range(50)) == [k * k for k in range(50)]
+    assert map_in_threads(lambda k: k * k, range(50)) == [k * k for k in range(50)]
 
 
 def test_the_first_exception_ends_what_waits():
@@ -278,7 +278,7 @@ def test_the_first_exception_ends_what_waits():
         return k
 
     with pytest.raises(OSError, match="no"):
-        side_by_side(call, range(1000))
+        map_in_threads(call, range(1000))
     assert threading.active_count() == len(threading.enumerate())
 
 
@@ -339,7 +339,7 @@ class Disk:
                     raise PowerCut
 
         patch.setattr(os, "fsync", heard)
-        patch.setattr("initlab.system.files.THREADS", 1)
+        patch.setattr("initlab.system.files.MAX_THREADS", 1)
 
     def keep(self, path: Path) -> None:
         if path.is_dir():

@@ -6,7 +6,7 @@ import pytest
 
 import initlab
 from initlab.activations import ACTIVATIONS
-from initlab.cli.catalogue import cell, plain_numbers
+from initlab.cli.catalogue import catalogue_entry, name_infinities
 from initlab.cli.main import main
 from initlab.initialize.procedures import PROCEDURES
 from initlab.schemes import SCHEMES
@@ -123,7 +123,7 @@ def test_catalogue_fits_the_terminal(run, monkeypatch, verb, columns):
 
 
 def test_cells():
-    assert [cell(x) for x in (None, [], 1.0, 0.3333, [0.0, float("inf")], "x", 2015)] == [
+    assert [catalogue_entry(x) for x in (None, [], 1.0, 0.3333, [0.0, float("inf")], "x", 2015)] == [
         "",
         "",
         "1",
@@ -132,4 +132,4 @@ def test_cells():
         "x",
         "2015",
     ]
-    assert plain_numbers({"a": [float("-inf"), 1.5, None]}) == {"a": ["-inf", 1.5, None]}
+    assert name_infinities({"a": [float("-inf"), 1.5, None]}) == {"a": ["-inf", 1.5, None]}

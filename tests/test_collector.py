@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from initlab.system.fork import can_copy
-from initlab.system.startup import SAYS_HOW_TO_WAIT, WAITING, modules_loading
+from initlab.system.fork import can_fork
+from initlab.system.startup import OPENMP_WAIT, USER_WAIT_VARIABLES, fast_imports
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,14 +26,14 @@ def _as_it_was():
 @pytest.mark.parametrize("before", [True, False])
 def test_it_rests_for_the_while_alone(before):
     (gc.enable if before else gc.disable)()
-    with modules_loading():
+    with fast_imports():
         assert not gc.isenabled()
     assert gc.isenabled() == before
 
 
 def test_a_module_that_cannot_be_loaded_leaves_it_at_work():
     gc.enable()
-    with pytest.raises(ModuleNotFoundError), modules_loading():
+    with pytest.raises(ModuleNotFoundError), fast_imports():
         import nowhere_to_be_found  # noqa: F401
     assert gc.isenabled()
 
@@ -74,7 +74,7 @@ def test_where_somebody_counts_what_is_left_behind_nothing_is():
 
 def load_and_be_interrupted(then):
     """Load what takes Ctrl-C for a failure of its own."""
-    with modules_loading():
+    with fast_imports():
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def test_ctrl_c_is_that_whatever_a_module_makes_of_it(then):
 
 
 def test_what_a_module_fails_by_itself_is_its_own():
-    with pytest.raises(ImportError, match="of its own"), modules_loading():
+    with pytest.raises(ImportError, match="of its own"), fast_imports():
         raise ImportError("of its own")
 
 
@@ -99,7 +99,7 @@ def test_who_hears_ctrl_c_already_goes_on_hearing():
     heard = []
     before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
     try:
-        with modules_loading():
+        with fast_imports():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -113,7 +113,7 @@ SAID = "import os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('KMP_B
 
 def waits(code, **given):
     """Return how OpenMP's threads are to wait after this code."""
-    clean = {key: value for key, value in os.environ.items() if key not in (*WAITING, *SAYS_HOW_TO_WAIT)}
+    clean = {key: value for key, value in os.environ.items() if key not in (*OPENMP_WAIT, *USER_WAIT_VARIABLES)}
     command = [sys.executable, "-c", f"{code}\n{SAID}"]
     done = subprocess.run(command, env={**clean, **given}, capture_output=True, text=True, check=True, cwd=ROOT)
     return done.stdout.splitlines()[-1], done.stderr
@@ -167,7 +167,7 @@ home.close()
 """
 
 
-@pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
+@pytest.mark.skipif(not can_fork(), reason="this system does not copy processes")
 def test_workers_wait_for_a_short_time_also_where_the_launch_loaded_torch_first():
     _, said = waits(LAUNCH, OMP_DISPLAY_ENV="VERBOSE")
     if "GOMP_SPINCOUNT" not in said:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from initlab.records.commit import Checkout, commit_of, differs, find_checkout
+from initlab.records.commit import Checkout, find_checkout, head_commit, is_dirty
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 
@@ -32,8 +32,8 @@ def repository(place, **files):
 
 def found(place):
     checkout = find_checkout(place)
-    commit = commit_of(checkout)
-    return commit, differs(checkout, commit)
+    commit = head_commit(checkout)
+    return commit, is_dirty(checkout, commit)
 
 
 def test_the_commit_is_gits_and_a_change_is_seen(tmp_path):
@@ -67,7 +67,7 @@ def test_packed_detached_linked_and_renamed_are_followed(tmp_path):
         assert found(tmp_path / "w") == (second, False)
     git(place, "symbolic-ref", "refs/heads/alias", "refs/heads/side/branch")
     git(place, "symbolic-ref", "HEAD", "refs/heads/alias")
-    assert commit_of(find_checkout(place)) == second
+    assert head_commit(find_checkout(place)) == second
     git(place, "checkout", "-q", "--detach", first)
     assert found(place) == (first, False)
 
@@ -99,13 +99,13 @@ def test_a_head_that_names_no_commit_of_the_repository_is_none(tmp_path, head):
     (tmp_path / "outside").write_text("0" * 40)
     (place / ".git" / "HEAD").write_text(head)
     checkout = find_checkout(place)
-    assert checkout is None or commit_of(checkout) is None
+    assert checkout is None or head_commit(checkout) is None
 
 
 def test_neither_a_pipe_nor_a_circle_holds_it_up(tmp_path):
     place = repository(tmp_path / "r")
     (place / ".git" / "refs" / "heads" / "main").write_text("ref: refs/heads/main")
-    assert commit_of(find_checkout(place)) is None
+    assert head_commit(find_checkout(place)) is None
     (place / ".git" / "HEAD").unlink()
     os.mkfifo(place / ".git" / "HEAD")
     assert find_checkout(place) is None
@@ -245,4 +245,4 @@ def test_without_git_the_commit_is_known_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert found(place) == (commit, None)
     monkeypatch.undo()
-    assert differs(Checkout(place, tmp_path, tmp_path), commit) is None
+    assert is_dirty(Checkout(place, tmp_path, tmp_path), commit) is None

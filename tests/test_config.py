@@ -10,15 +10,15 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from initlab.activations import ACTIVATIONS
-from initlab.config import Config, check
+from initlab.config import Config, check_config
 from initlab.config.aliases import ALIASES
-from initlab.config.checks import RULES, known_keys, lookup, nearest_key, typed
-from initlab.config.compose import compose_config, from_plain, register, to_config
+from initlab.config.checks import RULES, command_line_text, known_keys, nearest_key, value_of_key
+from initlab.config.compose import compose_config, config_from_plain, register_config, to_config
 from initlab.config.grid import compose_grid
-from initlab.config.help import key_rows, markdown
-from initlab.config.naming import cell_name, digest, run_name
-from initlab.config.option_files import conf_dir, option_keys, options
-from initlab.config.overrides import canonical, option, split
+from initlab.config.help import key_rows, keys_markdown
+from initlab.config.naming import cell_name, config_hash, run_name
+from initlab.config.option_files import conf_dir, option_keys, option_names
+from initlab.config.overrides import canonical_option, canonical_overrides, split_arguments
 from initlab.config.schema import EXAMPLES, GROUPS, LAUNCHER_KEYS, OPTION_KEYS
 from initlab.data import DATASETS
 from initlab.errors import UserError
@@ -40,12 +40,12 @@ NOT_OF_THE_RECORD = {
 }
 ELSEWHERE = ("fashion_mnist", "mnist", "cifar10", "cifar100")  # data that may not be on this machine
 MINE = "a_module_of_mine"
-CHOICES = [(group, name) for group in GROUPS for name in options(group)]
+CHOICES = [(group, name) for group in GROUPS for name in option_names(group)]
 
 
 @pytest.fixture(scope="module")
 def hydra_conf():
-    register()
+    register_config()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         yield
 
@@ -117,8 +117,8 @@ def test_model_builds_for_real(name, hydra_conf):
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_option_files_and_registry_name_the_same(group):
-    assert set(options(group)) - {"custom"} == set(REGISTRIES[group]) - {"custom"}
-    assert ("custom" in options(group)) == (group != "optim")
+    assert set(option_names(group)) - {"custom"} == set(REGISTRIES[group]) - {"custom"}
+    assert ("custom" in option_names(group)) == (group != "optim")
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -144,7 +144,7 @@ def test_option_file_has_the_common_keys(group, name):
     assert common <= set(option_file(group, name))
 
 
-@pytest.mark.parametrize("name", options("experiment"))
+@pytest.mark.parametrize("name", option_names("experiment"))
 def test_experiment_composes(name):
     configs, _ = compose_grid([f"experiment={name}"])
     assert configs
@@ -203,7 +203,7 @@ def default():
 
 @pytest.mark.parametrize(("key", "value"), DEFAULTS.items())
 def test_default(default, key, value):
-    found = lookup(default, key)
+    found = value_of_key(default, key)
     assert (found["name"] if isinstance(found, dict) else found) == value
 
 
@@ -222,7 +222,7 @@ def test_schema_defaults_are_those_of_the_files(default):
 
 @pytest.mark.parametrize("key", OPTION_KEYS)
 def test_common_keys_and_their_defaults_are_those_of_the_default_options(default, key):
-    assert typed(lookup(default, key)) == typed(yaml.safe_load(OPTION_KEYS[key][0]))
+    assert command_line_text(value_of_key(default, key)) == command_line_text(yaml.safe_load(OPTION_KEYS[key][0]))
 
 
 @pytest.mark.parametrize("key", LAUNCHER_KEYS)
@@ -239,7 +239,7 @@ def test_key_table_holds_every_key_once(default):
 
 
 def test_key_table_for_the_readme():
-    lines = markdown().splitlines()
+    lines = keys_markdown().splitlines()
     assert lines[:2] == ["| key | default | what it is |", "|---|---|---|"]
     assert "| `init` | glorot_uniform | init scheme |" in lines
     assert "| `train.epochs` | 5 | passes over the training set |" in lines
@@ -253,7 +253,7 @@ def test_examples_of_the_help_compose(axis):
     assert config != compose_config([])
     for text in first if axis != "experiment" else ():
         key = text.partition("=")[0]
-        found = lookup(config, key)
+        found = value_of_key(config, key)
         wanted = OmegaConf.select(OmegaConf.from_dotlist([text]), key)
         assert (found["name"] if isinstance(found, dict) else found) == wanted
 
@@ -264,14 +264,14 @@ def test_rule_gives_an_example_that_passes(key):
     name, _, value = example.strip("'").partition("=")
     assert name == key
     group = key.partition(".")[0]
-    option = next((o for o in options(group) if key.partition(".")[2] in option_keys(group, o)), None)
+    option = next((o for o in option_names(group) if key.partition(".")[2] in option_keys(group, o)), None)
     config = compose_config([*([f"{group}={option}"] if option and option != "custom" else []), f"{key}={value}"])
-    assert test(lookup(config, key))
+    assert test(value_of_key(config, key))
 
 
 @pytest.mark.parametrize("key", known_keys())
 def test_known_keys_are_keys(default, key):
-    assert lookup(default, key) is not lookup(default, "no.such.key")
+    assert value_of_key(default, key) is not value_of_key(default, "no.such.key")
 
 
 # ---- what cannot be
@@ -316,7 +316,7 @@ def test_bad_values_are_refused(default, key, values):
             where = where[part]
         where[leaf] = value
         with pytest.raises(UserError, match=f"^{key}=.*: say |^{key}=.*: every ") as caught:
-            check(from_plain(plain))
+            check_config(config_from_plain(plain))
         assert len(str(caught.value).splitlines()) == 1
 
 
@@ -324,8 +324,8 @@ def test_bad_values_are_refused(default, key, values):
 def test_shape_may_be_null_only_for_models_with_their_own(default, key):
     plain = default.plain() | {key: None}
     with pytest.raises(UserError, match=f"{key}=null cannot be for model=mlp"):
-        check(from_plain(plain))
-    check(from_plain(plain | {"model": {"name": "custom", "target": "a:b"}}))
+        check_config(config_from_plain(plain))
+    check_config(config_from_plain(plain | {"model": {"name": "custom", "target": "a:b"}}))
 
 
 @pytest.mark.parametrize(
@@ -363,14 +363,14 @@ def test_torchvision_refuses_a_shape():
 @pytest.mark.parametrize(("group", "alias"), [(g, a) for g, names in ALIASES.items() for a in names])
 def test_alias_is_rewritten_alone_quoted_and_in_lists(group, alias):
     name = ALIASES[group][alias]
-    assert name in options(group)
-    assert alias not in options(group)
-    other = options(group)[0]
-    assert canonical([f"{group}={alias}"]) == [f"{group}={name}"]
-    assert canonical([f"+{group}={alias}"]) == [f"+{group}={name}"]
-    assert canonical([f"{group}='{alias}'"]) == [f"{group}='{name}'"]
-    assert canonical([f"{group}={other},{alias}"]) == [f"{group}={other},{name}"]
-    assert canonical([f"{group}=choice({alias},{other})"]) == [f"{group}=choice({name},{other})"]
+    assert name in option_names(group)
+    assert alias not in option_names(group)
+    other = option_names(group)[0]
+    assert canonical_overrides([f"{group}={alias}"]) == [f"{group}={name}"]
+    assert canonical_overrides([f"+{group}={alias}"]) == [f"+{group}={name}"]
+    assert canonical_overrides([f"{group}='{alias}'"]) == [f"{group}='{name}'"]
+    assert canonical_overrides([f"{group}={other},{alias}"]) == [f"{group}={other},{name}"]
+    assert canonical_overrides([f"{group}=choice({alias},{other})"]) == [f"{group}=choice({name},{other})"]
 
 
 TORCH_NAMES = {
@@ -384,16 +384,16 @@ TORCH_NAMES = {
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in TORCH_NAMES.items() for n in names.split()])
 def test_names_of_torch_are_accepted(group, name):
     assert hasattr(torch.nn.init if group == "init" else torch.nn, name)
-    assert option(group, name) in options(group)
+    assert canonical_option(group, name) in option_names(group)
 
 
 def test_globs_and_other_keys_are_left_alone():
     typed = ["init=glob(*)", "act=glob([swish,he*])", "init.target=he:xavier", "data=identity", "optim.lr=0.1"]
-    assert canonical(typed) == typed
+    assert canonical_overrides(typed) == typed
 
 
 def test_flags_may_stand_anywhere():
-    assert split(["a=1", "--cfg", "job", "b=2", "-m", "c=3", "--info"]) == (
+    assert split_arguments(["a=1", "--cfg", "job", "b=2", "-m", "c=3", "--info"]) == (
         ["--cfg", "job", "-m", "--info"],
         ["a=1", "b=2", "c=3"],
     )
@@ -409,27 +409,27 @@ def test_nearest_key_prefers_the_last_part():
 
 def test_hash_ignores_what_does_not_change_the_result(default):
     same = [["device=cpu"], ["threads=1"], ["log.every=7"], ["sweep.name=x"], ["dry_run=true"], ["train.save=true"]]
-    assert {digest(compose_config(o)) for o in same} == {digest(default)}
+    assert {config_hash(compose_config(o)) for o in same} == {config_hash(default)}
     other = [["seed=1"], ["depth=4"], ["init.gain=2"], ["optim.lr=0.1"], ["data.seed=1"], ["train.epochs=6"]]
     other += [["precision=fp64"], ["train.batch_size=64"], ["train.target_loss=1"], ["data.validation=0.2"]]
-    assert len({digest(compose_config(o)) for o in other} | {digest(default)}) == len(other) + 1
+    assert len({config_hash(compose_config(o)) for o in other} | {config_hash(default)}) == len(other) + 1
 
 
 def test_aliases_and_spellings_share_a_hash():
-    assert digest(compose_config(["init=kaiming_normal_", "act=ReLU"])) == digest(
+    assert config_hash(compose_config(["init=kaiming_normal_", "act=ReLU"])) == config_hash(
         compose_config(["act=relu", "init=he_normal", "depth=5"])
     )
 
 
 def test_names(default):
     assert run_name(default) == "glorot_uniform-tanh-d5-s0"
-    assert cell_name(default) == f"glorot_uniform-tanh-d5-s0-{digest(default)[:8]}"
+    assert cell_name(default) == f"glorot_uniform-tanh-d5-s0-{config_hash(default)[:8]}"
     assert run_name(compose_config(["model=torchvision", "model.arch=resnet18"])) == "glorot_uniform-resnet18-s0"
 
 
 def test_config_survives_plain(default):
-    assert from_plain(default.plain()) == default
-    assert dataclasses.is_dataclass(from_plain(default.plain()).train)
+    assert config_from_plain(default.plain()) == default
+    assert dataclasses.is_dataclass(config_from_plain(default.plain()).train)
 
 
 def test_composing_leaves_another_hydra_as_it_was(hydra_conf):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from initlab.initialize import stream
 from initlab.inspection import Fans
 from initlab.schemes import SCHEMES, Scheme, laws, scheme
-from initlab.schemes.law_checks import independence, p_values, violations
+from initlab.schemes.law_checks import independence_p_value, p_values, violations
 
 # About 3,400 true tensors are tested at 1e-8 each: a false alarm in fewer than 1 of 30,000 runs of the full suite.
 ALPHA = 1e-8
@@ -127,7 +127,7 @@ def same_layers_found(name: str, seeds: range) -> int:
     # The bug: one seed for two layers, of the same shape or not.
     record = RECORDS[name]
     pairs = ((filled(record, s), filled(record, s, shape=turned(record), gain=GAIN)) for s in seeds)
-    return sum(independence(a, b) < ALPHA for a, b in pairs)
+    return sum(independence_p_value(a, b) < ALPHA for a, b in pairs)
 
 
 RANDOM = [name for name, r in RECORDS.items() if not law_of(r).deterministic]
@@ -157,8 +157,8 @@ def test_the_same_values_in_two_layers_are_found_on_99_of_100_seeds(name):
 @pytest.mark.parametrize("name", RANDOM)
 def test_identical_layers_are_found_for_every_random_scheme(name):
     record = RECORDS[name]
-    assert independence(filled(record, 0), filled(record, 0)) < ALPHA
-    assert independence(filled(record, 0), filled(record, 0, name="another")) > ALPHA
+    assert independence_p_value(filled(record, 0), filled(record, 0)) < ALPHA
+    assert independence_p_value(filled(record, 0), filled(record, 0, name="another")) > ALPHA
 
 
 def test_qr_without_the_sign_fix_is_not_haar():
@@ -195,7 +195,7 @@ def test_false_alarms_come_as_often_as_promised(law, check, size):
 def test_independence_is_uniform_enough_for_independent_tensors():
     generator = stream(0, "pairs")
     alarms = sum(
-        independence(torch.randn(40, generator=generator), torch.rand(60, generator=generator)) < 0.02
+        independence_p_value(torch.randn(40, generator=generator), torch.rand(60, generator=generator)) < 0.02
         for _ in range(2000)
     )
     assert alarms < 75

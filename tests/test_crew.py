@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from initlab.training.threads import Crew
+from initlab.training.threads import ThreadTeam
 
 
 def test_what_was_made_of_a_part_is_kept_while_its_members_stay_and_let_go_when_they_leave():
@@ -15,7 +15,7 @@ def test_what_was_made_of_a_part_is_kept_while_its_members_stay_and_let_go_when_
         made.append(object())
         return made[-1]
 
-    with Crew(4, torch.device("cpu")) as crew:
+    with ThreadTeam(4, torch.device("cpu")) as crew:
         one, two = crew.made_of(first, make), crew.made_of(second, make)
         assert crew.made_of(first, make) is one
         assert crew.made_of(second, make) is two

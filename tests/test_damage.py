@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto import event_pb2
 
 from initlab import load, load_layers
-from initlab.cli.train import main
+from initlab.cli.train import run_train
 from initlab.experiment import checkpoint
 from initlab.records import load_histograms, load_metrics
 from initlab.training import loop
@@ -31,7 +31,7 @@ OF_THE_MACHINE = {"seconds", "environment", "crc32"}
 
 def launch(root: Path) -> int:
     """Start the sweep, or go on with it, and return the exit code."""
-    return main([*GRID, f"sweep.root={root}"])
+    return run_train([*GRID, f"sweep.root={root}"])
 
 
 @pytest.fixture(scope="module")

@@ -8,20 +8,22 @@ import pytest
 import torch
 import yaml
 
-from initlab.data import DATASETS, batches, load, steps_per_epoch
-from initlab.data.dataset import Raw, make_dataset
+from initlab.data import DATASETS, batches, load_dataset, steps_per_epoch
+from initlab.data.dataset import RawDataset, make_dataset
 from initlab.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 DRAWN = ("gaussian", "digits_1d", "sine")
 
 
-def numbered(counts: list[int], classes: bool = True) -> Raw:
+def numbered(counts: list[int], classes: bool = True) -> RawDataset:
     """Samples that carry their own row number, so that a split can be followed."""
     n = sum(counts)
     y = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     x = torch.arange(n, dtype=torch.float32)[:, None]
-    return Raw(x, y if classes else x.clone(), x, y if classes else x.clone(), len(counts) if classes else None, "")
+    return RawDataset(
+        x, y if classes else x.clone(), x, y if classes else x.clone(), len(counts) if classes else None, ""
+    )
 
 
 @pytest.mark.parametrize("fraction", [0, 0.1, 0.25, 0.5])
@@ -44,15 +46,15 @@ def test_small_classes_give_one_and_keep_one():
 
 
 def test_the_split_and_the_tensors_do_not_depend_on_the_seed_nor_on_torchs_random_state():
-    first = load("digits_1d", train_size=300, test_size=30)
+    first = load_dataset("digits_1d", train_size=300, test_size=30)
     torch.manual_seed(99)
-    other = load("digits_1d", train_size=300, test_size=30, seed=7)
+    other = load_dataset("digits_1d", train_size=300, test_size=30, seed=7)
     assert other.val_x is first.val_x
     assert (first.seed, other.seed) == (0, 7)
 
 
 def test_images_are_standardised_by_the_training_part():
-    data = load("fashion_mini")
+    data = load_dataset("fashion_mini")
     x = data.prepare(data.train_x, torch.float64)
     assert x.mean().item() == pytest.approx(0, abs=1e-12)
     assert x.square().mean().item() == pytest.approx(1, rel=1e-12)
@@ -61,7 +63,7 @@ def test_images_are_standardised_by_the_training_part():
 
 
 def test_without_normalisation_images_lie_in_0_to_1():
-    data = load("fashion_mini", normalize=False)
+    data = load_dataset("fashion_mini", normalize=False)
     torch.testing.assert_close(data.prepare(data.test_x), data.test_x / 255, rtol=1e-6, atol=0)
     assert data.mean == data.std == ()
 
@@ -69,7 +71,7 @@ def test_without_normalisation_images_lie_in_0_to_1():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["fashion_mini", *DRAWN])
 def test_prepare_gives_a_new_tensor_of_the_dtype(name, dtype):
-    data = load(name)
+    data = load_dataset(name)
     rows = data.test_x[:50]
     before = rows.clone()
     x = data.prepare(rows, dtype)
@@ -85,14 +87,14 @@ def test_prepare_gives_a_new_tensor_of_the_dtype(name, dtype):
 
 def test_a_constant_channel_is_left_finite():
     x = torch.tensor([[3.0, 1.0], [3.0, 2.0]])
-    data = make_dataset("flat", Raw(x, torch.tensor([0, 1]), x, torch.tensor([0, 1]), 2, ""), True, 0)
+    data = make_dataset("flat", RawDataset(x, torch.tensor([0, 1]), x, torch.tensor([0, 1]), 2, ""), True, 0)
     assert data.prepare(x).tolist() == [[0, -1], [0, 1]]
 
 
 def test_a_second_load_shares_the_tensors():
-    data = load("fashion_mini")
-    assert load("fashion_mini").train_x is data.train_x
-    assert load("fashion_mini", validation=0.2).train_x is not data.train_x
+    data = load_dataset("fashion_mini")
+    assert load_dataset("fashion_mini").train_x is data.train_x
+    assert load_dataset("fashion_mini", validation=0.2).train_x is not data.train_x
 
 
 @pytest.mark.parametrize(("n", "size"), [(100, 10), (103, 10), (7, 7), (5, 1)])
@@ -163,7 +165,7 @@ def test_a_batch_that_cannot_be_filled_is_refused_at_once(size):
 )
 def test_errors_name_key_value_and_remedy(name, arguments, words):
     with pytest.raises(UserError) as caught:
-        load(name, **arguments)
+        load_dataset(name, **arguments)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
@@ -180,8 +182,10 @@ def test_every_option_file_has_a_registry_row():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_data_set_lives_on_its_device():
-    data = load("fashion_mini", device="cuda")
+    data = load_dataset("fashion_mini", device="cuda")
     assert data.train_x.is_cuda
     x = data.prepare(data.train_x[next(batches(9000, 128, device="cuda"))])
     assert x.is_cuda
-    torch.testing.assert_close(x.cpu(), load("fashion_mini").prepare(data.train_x.cpu()[next(batches(9000, 128))]))
+    torch.testing.assert_close(
+        x.cpu(), load_dataset("fashion_mini").prepare(data.train_x.cpu()[next(batches(9000, 128))])
+    )

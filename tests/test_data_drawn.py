@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from initlab.data import DATASETS, Dataset, load
+from initlab.data import DATASETS, Dataset, load_dataset
 from initlab.errors import UserError
 
 DRAWN = ("gaussian", "digits_1d", "sine")
@@ -13,7 +13,7 @@ DRAWN = ("gaussian", "digits_1d", "sine")
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_drawn_sets_have_the_sizes_asked_for(name):
-    data = load(name, train_size=200, test_size=50, validation=0.1)
+    data = load_dataset(name, train_size=200, test_size=50, validation=0.1)
     assert len(data.train_x) + len(data.val_x) == 200
     assert len(data.test_x) == len(data.test_y) == 50
     assert torch.isfinite(data.train_x).all()
@@ -32,7 +32,7 @@ def test_drawn_sets_are_the_same_every_time(name):
 
 
 def test_gaussian_inputs_are_standard_and_labels_follow_a_teacher():
-    data = load("gaussian", validation=0)
+    data = load_dataset("gaussian", validation=0)
     n = data.train_x.numel()
     # Five standard errors: a false alarm in 1.7 million draws.
     assert abs(data.train_x.mean().item()) < 5 / math.sqrt(n)
@@ -43,7 +43,7 @@ def test_gaussian_inputs_are_standard_and_labels_follow_a_teacher():
 
 
 def test_digits_1d_are_balanced_and_told_apart_by_shape():
-    data = load("digits_1d", validation=0)
+    data = load_dataset("digits_1d", validation=0)
     assert data.input_shape == (1, 1, 40)
     assert torch.bincount(torch.cat([data.train_y, data.test_y])).tolist() == [1200] * 10
     # A line separates some of it, far from all: that is what the moved and stretched curves are for.
@@ -64,7 +64,7 @@ def linear_accuracy(data: Dataset) -> float:
 
 @pytest.mark.parametrize("frequency", [1.0, 4.0])
 def test_sine_is_the_sine(frequency):
-    data = load("sine", frequency=frequency, train_size=4000)
+    data = load_dataset("sine", frequency=frequency, train_size=4000)
     assert (data.task, data.classes, data.outputs, data.input_shape) == ("regression", None, 1, (1,))
     expected = math.sqrt(2) * torch.sin(math.pi * frequency * data.train_x)
     torch.testing.assert_close(data.train_y, expected, rtol=0, atol=1e-5)
@@ -74,11 +74,11 @@ def test_sine_is_the_sine(frequency):
 
 
 def test_sine_varies_along_one_direction_and_is_noisy_in_training_alone():
-    clean = load("sine", dimension=3, validation=0)
-    noisy = load("sine", dimension=3, noise=0.5, validation=0)
+    clean = load_dataset("sine", dimension=3, validation=0)
+    noisy = load_dataset("sine", dimension=3, noise=0.5, validation=0)
     assert torch.equal(clean.test_y, noisy.test_y)
     assert (noisy.train_y - clean.train_y).std().item() == pytest.approx(0.5, rel=5 / math.sqrt(2 * 2000))
-    almost_linear = load("sine", dimension=3, frequency=1e-3, validation=0)
+    almost_linear = load_dataset("sine", dimension=3, frequency=1e-3, validation=0)
     direction = torch.linalg.lstsq(almost_linear.train_x, almost_linear.train_y).solution
     assert direction.norm().item() == pytest.approx(math.sqrt(2) * math.pi * 1e-3, rel=1e-4)
 
@@ -118,14 +118,14 @@ def mine(tmp_path, monkeypatch):
     ],
 )
 def test_a_function_of_the_users_is_a_data_set(mine, name, shape, dtype, classes, outputs):
-    data = load("custom", target=mine + name)
+    data = load_dataset("custom", target=mine + name)
     assert (data.input_shape, data.train_x.dtype, data.classes, data.outputs) == (shape, dtype, classes, outputs)
     assert len(data.val_x) > 0
     assert torch.isfinite(data.prepare(data.train_x)).all()
 
 
 def test_parameters_reach_the_users_function(mine):
-    assert len(load("custom", target=mine + "grey", size=60, validation=0).train_x) == 60
+    assert len(load_dataset("custom", target=mine + "grey", size=60, validation=0).train_x) == 60
 
 
 @pytest.mark.parametrize(
@@ -142,14 +142,14 @@ def test_parameters_reach_the_users_function(mine):
 )
 def test_what_the_users_function_gets_wrong_is_named(mine, name, parameters, words):
     with pytest.raises(UserError) as caught:
-        load("custom", target=mine + name, **parameters)
+        load_dataset("custom", target=mine + name, **parameters)
     assert words in str(caught.value)
     assert f"data.target={mine}{name}" in str(caught.value)
 
 
 def test_a_bug_in_the_users_function_is_one_sentence_and_keeps_its_traceback(mine):
     with pytest.raises(UserError) as caught:
-        load("custom", target=mine + "bug")
+        load_dataset("custom", target=mine + "bug")
     assert str(caught.value) == (
         f"data.target={mine}bug failed when it was called (ZeroDivisionError: theirs in initlab_test_mydata.py, "
         "line 16): mend the function, or give what it needs as +data.<parameter>."

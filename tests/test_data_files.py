@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from initlab.data import images, load, read_ahead, registry
+from initlab.data import images, load_dataset, preload, registry
 from initlab.data.files import SYSTEM_FASHION
 from initlab.data.idx import read_idx
 from initlab.errors import UserError
@@ -48,7 +48,7 @@ def places(tmp_path, monkeypatch):
 
 
 def test_fashion_mini_is_whole_and_stratified():
-    data = load("fashion_mini", validation=0.1)
+    data = load_dataset("fashion_mini", validation=0.1)
     for x, y, count in (
         (data.train_x, data.train_y, 900),
         (data.val_x, data.val_y, 100),
@@ -69,7 +69,7 @@ def test_fashion_mini_is_small_and_carries_its_licence():
 
 @needs_full
 def test_fashion_mini_is_the_first_of_each_class_of_the_full_set():
-    mini, full = load("fashion_mini", validation=0), load("fashion_mnist", validation=0)
+    mini, full = load_dataset("fashion_mini", validation=0), load_dataset("fashion_mnist", validation=0)
     for part, count in (("train", 1000), ("test", 200)):
         x, y = getattr(full, f"{part}_x"), getattr(full, f"{part}_y")
         rows = torch.cat([torch.nonzero(y == label).flatten()[:count] for label in range(10)]).sort().values
@@ -85,7 +85,7 @@ def test_fashion_mnist_is_bit_equal_to_torchvision(tmp_path):
     raw.mkdir(parents=True)
     for name in images.FILES:
         (raw / name).write_bytes(gzip.decompress((SYSTEM_FASHION / f"{name}.gz").read_bytes()))
-    data = load("fashion_mnist", validation=0)
+    data = load_dataset("fashion_mnist", validation=0)
     for part, train in (("train", True), ("test", False)):
         theirs = FashionMNIST(str(tmp_path), train=train)
         assert torch.equal(getattr(data, f"{part}_x")[:, 0], theirs.data)
@@ -140,10 +140,10 @@ def test_a_missing_idx_file_is_named(tmp_path):
 def test_files_are_found(tmp_path, monkeypatch, place, layout, zipped):
     directory = {"root": tmp_path / "root", "environment": tmp_path / "env", "cache": tmp_path / "cache" / "initlab"}
     arrays, sums = write_mnist_like(directory[place] / layout, zipped)
-    monkeypatch.setitem(images.SUMS, "mnist", sums)
+    monkeypatch.setitem(images.MD5_SUMS, "mnist", sums)
     if place == "environment":
         monkeypatch.setenv("INITLAB_DATA", str(directory[place]))
-    data = load("mnist", root=directory[place] if place == "root" else None, validation=0)
+    data = load_dataset("mnist", root=directory[place] if place == "root" else None, validation=0)
     assert np.array_equal(data.train_x[:, 0].numpy(), arrays[0])
     assert np.array_equal(data.train_y.numpy(), arrays[1])
     assert np.array_equal(data.test_x[:, 0].numpy(), arrays[2])
@@ -153,15 +153,17 @@ def test_files_are_found(tmp_path, monkeypatch, place, layout, zipped):
 def test_data_root_comes_before_the_environment(tmp_path, monkeypatch):
     write_mnist_like(tmp_path / "env", False, seed=1)
     arrays, sums = write_mnist_like(tmp_path / "root", False, seed=2)
-    monkeypatch.setitem(images.SUMS, "mnist", sums)
+    monkeypatch.setitem(images.MD5_SUMS, "mnist", sums)
     monkeypatch.setenv("INITLAB_DATA", str(tmp_path / "env"))
-    assert np.array_equal(load("mnist", root=str(tmp_path / "root"), validation=0).train_x[:, 0].numpy(), arrays[0])
+    assert np.array_equal(
+        load_dataset("mnist", root=str(tmp_path / "root"), validation=0).train_x[:, 0].numpy(), arrays[0]
+    )
 
 
 def test_files_of_another_data_set_are_refused(tmp_path):
     write_mnist_like(tmp_path, True)
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz is damaged \(the md5 of its content is .*fetched"):
-        load("mnist", root=tmp_path)
+        load_dataset("mnist", root=tmp_path)
 
 
 class Download:
@@ -182,9 +184,9 @@ class NoNetwork:
 def test_a_download_goes_to_data_root_or_the_cache(tmp_path, monkeypatch, given):
     monkeypatch.setattr("torchvision.datasets.MNIST", Download)
     _, sums = write_mnist_like(tmp_path / "elsewhere", True)
-    monkeypatch.setitem(images.SUMS, "mnist", sums)
+    monkeypatch.setitem(images.MD5_SUMS, "mnist", sums)
     place = tmp_path / "root" if given else tmp_path / "cache" / "initlab"
-    data = load("mnist", root=place if given else None)
+    data = load_dataset("mnist", root=place if given else None)
     assert len(data.train_x) + len(data.val_x) == 60
     assert sorted(file.name for file in place.rglob("*") if file.is_file()) == sorted(f"{n}.gz" for n in images.FILES)
     assert [file.name for file in place.iterdir()] == ["MNIST"]
@@ -193,13 +195,13 @@ def test_a_download_goes_to_data_root_or_the_cache(tmp_path, monkeypatch, given)
 def test_a_download_replaces_a_link_and_does_not_write_through_it(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.MNIST", Download)
     _, sums = write_mnist_like(tmp_path / "elsewhere", True)
-    monkeypatch.setitem(images.SUMS, "mnist", sums)
+    monkeypatch.setitem(images.MD5_SUMS, "mnist", sums)
     system = tmp_path / "system.gz"
     system.write_bytes(b"the system's own")
     link = tmp_path / "root" / "MNIST" / "raw" / f"{images.FILES[0]}.gz"
     link.parent.mkdir(parents=True)
     link.symlink_to(system)
-    load("mnist", root=tmp_path / "root")
+    load_dataset("mnist", root=tmp_path / "root")
     assert system.read_bytes() == b"the system's own"
     assert not link.is_symlink()
 
@@ -207,7 +209,7 @@ def test_a_download_replaces_a_link_and_does_not_write_through_it(tmp_path, monk
 def test_no_network_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.MNIST", NoNetwork)
     with pytest.raises(UserError) as caught:
-        load("mnist", root=tmp_path / "root")
+        load_dataset("mnist", root=tmp_path / "root")
     message = str(caught.value)
     assert all(word in message for word in ("data=mnist", str(tmp_path / "root"), "not known", "data.root", "network"))
     assert "\n" not in message
@@ -217,7 +219,7 @@ def test_no_network_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"data=mnist cannot be downloaded to .*file.* by data\.root"):
-        load("mnist", root=tmp_path / "file" / "below")
+        load_dataset("mnist", root=tmp_path / "file" / "below")
 
 
 def test_a_torchvision_that_does_not_fit_torch_is_one_sentence(tmp_path, monkeypatch):
@@ -226,7 +228,7 @@ def test_a_torchvision_that_does_not_fit_torch_is_one_sentence(tmp_path, monkeyp
 
     monkeypatch.setattr(importlib, "import_module", broken)
     with pytest.raises(UserError, match=r"nms does not exist\): install torch and torchvision together from one"):
-        load("cifar10", root=tmp_path)
+        load_dataset("cifar10", root=tmp_path)
 
 
 CIFAR = [("cifar10", "CIFAR10", "labels"), ("cifar100", "CIFAR100", "fine_labels")]
@@ -256,7 +258,7 @@ def write_cifar(place: Path, name: str, monkeypatch) -> list[np.ndarray]:
 @pytest.mark.parametrize("name", [row[0] for row in CIFAR])
 def test_cifar_comes_as_channels_first_bytes(tmp_path, monkeypatch, name):
     written = np.concatenate(write_cifar(tmp_path, name, monkeypatch))
-    data = load(name, root=tmp_path, validation=0)
+    data = load_dataset(name, root=tmp_path, validation=0)
     assert np.array_equal(data.train_x.numpy(), written)
     assert data.train_x.is_contiguous()
     assert data.classes == {"cifar10": 10, "cifar100": 100}[name]
@@ -271,7 +273,7 @@ def test_damaged_cifar_is_named(tmp_path, name):
     folder = tmp_path / {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
     folder.mkdir()
     with pytest.raises(UserError, match=f"{folder.name} are damaged .*delete that folder"):
-        load(name, root=tmp_path)
+        load_dataset(name, root=tmp_path)
 
 
 # --- reading ahead of the need
@@ -280,7 +282,7 @@ def test_damaged_cifar_is_named(tmp_path, name):
 @pytest.fixture
 def reads(monkeypatch):
     """Let nothing have been read so far, and list what is."""
-    for cached in (registry._read, registry._on_device):
+    for cached in (registry._read_dataset, registry._load_on_device):
         cached.cache_clear()
     found, make = [], registry.make_dataset
     monkeypatch.setattr(registry, "make_dataset", lambda name, *given: found.append(name) or make(name, *given))
@@ -289,14 +291,14 @@ def reads(monkeypatch):
 
 def test_what_is_read_ahead_is_not_read_again(reads):
     given = {"name": "fashion_mini", "validation": 0.2, "seed": 3, "normalize": False, "root": None}
-    read_ahead(**given)
+    preload(**given)
     assert reads == ["fashion_mini"]
-    load(**given)
+    load_dataset(**given)
     assert reads == ["fashion_mini"]
 
 
 def test_what_one_thread_reads_another_waits_for(reads):
-    threads = [threading.Thread(target=load, args=("fashion_mini",)) for _ in range(4)]
+    threads = [threading.Thread(target=load_dataset, args=("fashion_mini",)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -309,24 +311,24 @@ def test_nothing_is_downloaded_ahead_and_what_is_wrong_is_told_when_it_is_needed
     vision = SimpleNamespace(datasets=SimpleNamespace(MNIST=lambda *given, **options: fetched.append(given)))
     monkeypatch.setattr(images, "import_torchvision", lambda: vision)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    read_ahead("mnist", root=str(tmp_path))
+    preload("mnist", root=str(tmp_path))
     assert fetched == []
     assert not (tmp_path / "cache").exists()
     with pytest.raises(UserError, match="did not come"):
-        load("mnist", root=str(tmp_path))
+        load_dataset("mnist", root=str(tmp_path))
     assert len(fetched) == 1
     for name, options in (("nonsense", {}), ([], {}), ("sine", {"noise": "much"}), ("sine", {"nothing": 1})):
-        read_ahead(name, **options)
+        preload(name, **options)
 
 
 def test_code_of_the_users_does_not_run_ahead(tmp_path, monkeypatch):
     (tmp_path / "says_when.py").write_text("def make(**_):\n    open('ran', 'w').close()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    read_ahead("custom", target="says_when:make")
+    preload("custom", target="says_when:make")
     assert not Path("ran").exists()
     with pytest.raises(UserError, match="must return"):
-        load("custom", target="says_when:make")
+        load_dataset("custom", target="says_when:make")
     assert Path("ran").exists()
 
 
@@ -341,7 +343,9 @@ def half(**_):
     (tmp_path / "half_of_it.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     found = []
-    thread = threading.Thread(target=lambda: found.append(load("custom", target="half_of_it:half")), daemon=True)
+    thread = threading.Thread(
+        target=lambda: found.append(load_dataset("custom", target="half_of_it:half")), daemon=True
+    )
     thread.start()
     thread.join(60)
     assert len(found) == 1

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import initlab
 from initlab.activations import ACTIVATIONS
-from initlab.diagnostics import STATS, Call, Tape, diagnose, examine
-from initlab.diagnostics.jacobian import affordable, looked_at
+from initlab.diagnostics import STATS, Call, LayerRecorder, diagnose, examine
+from initlab.diagnostics.jacobian import choose_jacobians, estimated_samples
 from initlab.diagnostics.units import effective_rank
 from initlab.diagnostics.weights import Weight
 from initlab.ensemble import stack
 from initlab.errors import UserError
-from initlab.initialize import initialize_
+from initlab.initialize import fill_
 from initlab.models import build
 
 
@@ -331,12 +331,12 @@ def test_a_true_zero_stays_zero():
 @pytest.mark.parametrize("act", ["tanh", "relu"])
 def test_families_measure_what_the_tape_measures(model, shape, options, act):
     net = build(model, depth=2, width=5, act=act, input_shape=shape, classes=4, **options)
-    initialize_(net, "glorot_normal", act=act, sigma_b=0.2)
+    fill_(net, "glorot_normal", act=act, sigma_b=0.2)
     x = draw(8, *shape, dtype=torch.float32)
     y = torch.randint(4, (8,), generator=torch.Generator().manual_seed(3))
     frame = diagnose(net, x, targets=y)
     part = stack([copy.deepcopy(net)]).parts[0]
-    tape = Tape(part, step=0, interval=ACTIVATIONS[act].saturation)
+    tape = LayerRecorder(part, step=0, interval=ACTIVATIONS[act].saturation)
     with tape:
         loss = F.cross_entropy(part.forward(x)[0], y)
         gradients = torch.autograd.grad(loss, part.parameters)
@@ -827,16 +827,16 @@ def layer(index: int, outputs: int, multiplications: int) -> Call:
 
 def test_jacobians_have_a_bounded_cost_even_where_they_are_asked_for():
     small, large = [layer(1, 64, 10**4), layer(2, 10, 10**4)], [layer(1, 64, 10**4), layer(2, 1000, 10**9)]
-    assert affordable(small, 8, 4, None) == ({1, 2}, set())
-    assert affordable(large, 8, 4, None) == ({1}, {2})
-    assert affordable(large, 8, 4, 1e10) == ({1}, set())
-    assert (looked_at(small, 8, 4), looked_at(large, 8, 4)) == (4, 1)
+    assert choose_jacobians(small, 8, 4, None) == ({1, 2}, set())
+    assert choose_jacobians(large, 8, 4, None) == ({1}, {2})
+    assert choose_jacobians(large, 8, 4, 1e10) == ({1}, set())
+    assert (estimated_samples(small, 8, 4), estimated_samples(large, 8, 4)) == (4, 1)
 
 
 def test_a_costly_output_is_estimated_from_one_sample(monkeypatch):
     net, x = dense(6, 9, 5), draw(8, 6)
     exact = values(diagnose(net, x[:1], jacobian=True), "2")
-    monkeypatch.setattr("initlab.diagnostics.jacobian.MOST", 1e3)
+    monkeypatch.setattr("initlab.diagnostics.jacobian.MAX_MULTIPLICATIONS", 1e3)
     found = values(diagnose(net, x, jacobian=True), "2")
     assert found["jacobian_max"] == pytest.approx(exact["jacobian_max"], rel=1e-6)
     assert found["jacobian_mean"] == pytest.approx(exact["jacobian_mean"], rel=0.5)

@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import initlab
-from initlab.cli.diagnose import run
+from initlab.cli.diagnose import run_diagnose
 from initlab.diagnostics import DiagnosisFrame
-from initlab.diagnostics.rules import judge
+from initlab.diagnostics.rules import judge_network
 from initlab.errors import UserError
-from initlab.report.findings.record import Verdict
+from initlab.report.findings.record import Finding
 
 
 def net(zero: bool = True) -> nn.Sequential:
@@ -44,13 +44,13 @@ def words(text: str) -> str:
 
 def test_the_frame_carries_what_the_command_tells(capsys):
     target = f"{__name__}:planted"
-    run(target, ["1,8"], batch=32, as_json=True)
+    run_diagnose(target, ["1,8"], batch=32, as_json=True)
     told = json.loads(capsys.readouterr().out)["verdicts"]
-    run(target, ["1,8"], batch=32)
+    run_diagnose(target, ["1,8"], batch=32)
     printed = words(capsys.readouterr().out)
-    from initlab.cli.diagnose import inputs_of
+    from initlab.cli.diagnose import make_inputs
 
-    frame = initlab.diagnose(net(), inputs_of(["1,8"], 32, None, 0))
+    frame = initlab.diagnose(net(), make_inputs(["1,8"], 32, None, 0))
     assert frame.attrs["findings"] == told
     assert {one["name"] for one in told} >= {"zero_layer", "copied_units"}
     assert frame.findings.to_dict("records") == told
@@ -100,7 +100,7 @@ def test_targets_without_a_loss_for_them_are_refused():
 
 def frame() -> DiagnosisFrame:
     rows = pd.DataFrame({"layer": ["a", "b"], "stat": ["q", "q"], "value": [0.0, 1.0]})
-    return DiagnosisFrame.of(rows, [Verdict("fault", "zero_layer", ("a",), "Layer a is <zero>.", "draw it")])
+    return DiagnosisFrame.of(rows, [Finding("fault", "zero_layer", ("a",), "Layer a is <zero>.", "draw it")])
 
 
 WHOLE = {
@@ -147,4 +147,4 @@ def test_a_sentence_is_no_markup():
 
 def test_verdicts_are_told_of_rows_too():
     found = initlab.diagnose(net(), X, Y)
-    assert [verdict.name for verdict in judge(pd.DataFrame(found))]
+    assert [verdict.name for verdict in judge_network(pd.DataFrame(found))]

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initlab.diagnostics import STATS, Tape, first_bad_layers, taps
+from initlab.diagnostics import STATS, LayerRecorder, first_bad_layers, layer_probes
 from initlab.ensemble import stack
-from initlab.initialize import initialize_
+from initlab.initialize import fill_
 from initlab.models import build
 from initlab.statistics.histograms import histogram
 
@@ -22,10 +22,10 @@ def part_of(net: nn.Module):
     return stack([net]).parts[0]
 
 
-def record(net: nn.Module, x: Tensor, y: Tensor, *, step: int = 4, interval=INTERVAL) -> Tape:
+def record(net: nn.Module, x: Tensor, y: Tensor, *, step: int = 4, interval=INTERVAL) -> LayerRecorder:
     """One step of gradient descent under a tape, as the loop takes it."""
     part = part_of(net)
-    tape = Tape(part, step=step, interval=interval)
+    tape = LayerRecorder(part, step=step, interval=interval)
     with tape:
         loss = F.cross_entropy(part.forward(x)[0], y)
         grads = torch.autograd.grad(loss, part.parameters)
@@ -38,7 +38,7 @@ def record(net: nn.Module, x: Tensor, y: Tensor, *, step: int = 4, interval=INTE
     return tape
 
 
-def table(tape: Tape) -> dict[tuple[str, str], float]:
+def table(tape: LayerRecorder) -> dict[tuple[str, str], float]:
     found = {(layer, stat): value for _, layer, _, stat, value, _ in tape.rows[0]}
     assert len(found) == len(tape.rows[0]), "a statistic was written twice"
     return found
@@ -52,7 +52,7 @@ def batch(*shape: int, classes: int = 3, dtype=torch.float64) -> tuple[Tensor, T
 
 def made(name: str, shape: tuple[int, ...], act: str = "tanh", depth: int = 2, **options) -> nn.Module:
     net = build(name, depth=depth, width=6, act=act, input_shape=shape, classes=3, **options).double()
-    initialize_(net, "he_normal", act=act, sigma_b=0.3)
+    fill_(net, "he_normal", act=act, sigma_b=0.3)
     return net
 
 
@@ -262,7 +262,7 @@ def test_a_readout_is_neither_saturated_nor_dead():
 def test_squares_neither_underflow_nor_overflow(size):
     """In float32 1e-30 squared is 0 and 1e30 squared infinite; the statistics are computed in float64."""
     net = build("mlp", depth=1, width=6, act="linear", input_shape=(4,), classes=3)
-    initialize_(net, "normal", act="linear", parameters={"std": size})
+    fill_(net, "normal", act="linear", parameters={"std": size})
     x, y = batch(4, dtype=torch.float32)
     weight = net.hidden[0].weight.detach().double().clone()
     found = table(record(net, x, y))
@@ -275,7 +275,7 @@ def test_squares_neither_underflow_nor_overflow(size):
 
 def test_a_tiny_gradient_is_not_zero():
     net = build("mlp", depth=2, width=6, act="linear", input_shape=(4,), classes=3)
-    initialize_(net, "normal", act="linear", parameters={"std": 1e-13})
+    fill_(net, "normal", act="linear", parameters={"std": 1e-13})
     found = table(record(net, *batch(4, dtype=torch.float32)))
     assert 0 < found["hidden.0", "grad_mean_square"] < 1e-50
     assert 0 < found["hidden.0", "grad_norm"] < 1e-23
@@ -304,7 +304,7 @@ def foreign(inplace: bool) -> nn.Module:
 
 
 def test_layers_of_an_unknown_module_are_those_that_own_a_weight():
-    assert [tap.layer.name for tap in taps(foreign(False))] == ["0", "4", "7"]
+    assert [tap.layer.name for tap in layer_probes(foreign(False))] == ["0", "4", "7"]
 
 
 def test_in_place_activations_do_not_disturb():

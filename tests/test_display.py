@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from initlab.system import terminal as display
-from initlab.system.terminal import ProgressLine, one_line, show_cells, show_run, show_where
+from initlab.system.terminal import ProgressLine, format_progress, show_cells, show_location, show_run
 
 FACTS = ["290/1400", "loss 0.3326", "val 86.0%", "5 min 1 s left", "200 steps/s"]
 NOW = {"step": 290, "steps": 1400, "loss": 0.3326, "val_accuracy": 0.86}
@@ -27,7 +27,7 @@ def text(of: Console) -> str:
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
 @pytest.mark.parametrize("done", [0.0, 0.3, 1.0, 1.2])
 def test_the_line_fits(width, done):
-    line = one_line("glorot_uniform-tanh-d5-s0", FACTS, done, width)
+    line = format_progress("glorot_uniform-tanh-d5-s0", FACTS, done, width)
     # What is longer still is cut by the terminal, for it must not wrap.
     assert line.no_wrap
     assert len(line.plain) <= max(width, len("glorot_uniform-tanh-d5-s0 290/1400"))
@@ -36,14 +36,14 @@ def test_the_line_fits(width, done):
 
 def test_the_line_shows_how_far_it_is():
     def full(done: float) -> float:
-        bar = one_line("a", ["1/2"], done, 80).plain.split(" ")[1]
+        bar = format_progress("a", ["1/2"], done, 80).plain.split(" ")[1]
         return bar.count("━") / len(bar)
 
     assert [full(x) for x in (0, 0.5, 1, 2)] == [0, 0.5, 1, 1]
 
 
 def test_a_terminal_gets_one_line_in_place(monkeypatch):
-    monkeypatch.setattr(display, "REDRAW_EVERY", 0.0)
+    monkeypatch.setattr(display, "REDRAW_INTERVAL", 0.0)
     out = console(terminal=True)
     with ProgressLine("label", out) as line:
         for step in range(1, 5):
@@ -60,7 +60,7 @@ def test_a_file_gets_readable_lines_now_and_then(monkeypatch):
     with ProgressLine("label", out) as line:
         line.update(NOW)
         assert text(out) == ""
-        monkeypatch.setattr(display, "PLAIN_EVERY", 0.0)
+        monkeypatch.setattr(display, "PLAIN_INTERVAL", 0.0)
         line.update(NOW)
         line.update({**NOW, "step": 300})
     first, said = text(out).splitlines()
@@ -119,7 +119,7 @@ def test_a_failed_run_has_no_table(tmp_path):
 def test_where_to_look(tmp_path, monkeypatch, path, logdir):
     monkeypatch.chdir(tmp_path)
     out = console()
-    show_where(tmp_path / path, out)
+    show_location(tmp_path / path, out)
     assert text(out).splitlines() == [
         f"files        {path}",
         f"look at it   tensorboard --logdir {logdir}",
@@ -130,7 +130,7 @@ def test_where_to_look(tmp_path, monkeypatch, path, logdir):
 def test_where_to_look_outside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = console()
-    show_where(Path("/elsewhere/x"), out)
+    show_location(Path("/elsewhere/x"), out)
     assert "--logdir /elsewhere/x" in text(out)
 
 

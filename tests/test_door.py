@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from initlab.cli.train import SESSION, Session, main
+from initlab.cli.train import INVOCATION, InvocationState, run_train
 from initlab.data.images import FILES, SHIPPED
 from initlab.system import terminal
 
@@ -33,7 +33,7 @@ def at_home(tmp_path, monkeypatch):
     monkeypatch.delenv("INITLAB_DATA", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     # A busy machine takes long enough for a line of progress, which is on standard error too.
-    monkeypatch.setattr(terminal, "PLAIN_EVERY", math.inf)
+    monkeypatch.setattr(terminal, "PLAIN_INTERVAL", math.inf)
 
 
 def tree(directory: Path) -> set[str]:
@@ -46,7 +46,7 @@ def refused(capsys):
 
     def run(*arguments: str) -> str:
         before = tree(Path.cwd())
-        code = main(list(arguments))
+        code = run_train(list(arguments))
         out, err = capsys.readouterr()
         assert code == 2, err
         assert out == ""
@@ -66,9 +66,9 @@ def trained(capsys):
     """Run the door with what it must train; return the run's directory and what was printed."""
 
     def run(*arguments: str, code: int = 0) -> tuple[Path, str, str]:
-        assert main([*QUICK, *arguments]) == code
+        assert run_train([*QUICK, *arguments]) == code
         out, err = capsys.readouterr()
-        return SESSION.directory.absolute(), out, err
+        return INVOCATION.directory.absolute(), out, err
 
     return run
 
@@ -335,7 +335,7 @@ def test_a_disk_that_fills_while_training_keeps_what_was_recorded(mounted, capsy
     # Room for two flushes at least, on a machine however fast: rows and events take well below 1.5 MB in two seconds.
     place = mounted("size=4m")
     keep = ["hydra.run.dir=" + str(place / "run"), "train.epochs=20000", "log.histograms=2"]
-    assert main([*keep, "depth=1", "width=8"]) == 2
+    assert run_train([*keep, "depth=1", "width=8"]) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert "No space is left for" in line
     assert f"What it recorded so far is in {place / 'run'}" in line
@@ -392,24 +392,24 @@ def test_canonical_names_are_recorded(trained):
 
 @pytest.mark.parametrize("typed", ["{init: zeros}", "[{init: zeros}]", "{init: zeros},{init: ones}"])
 def test_cells_to_leave_out_need_no_brackets(capsys, typed):
-    assert main([*QUICK, "-m", "init=he_normal,zeros", f"sweep.exclude={typed}", "dry_run=true"]) == 0
+    assert run_train([*QUICK, "-m", "init=he_normal,zeros", f"sweep.exclude={typed}", "dry_run=true"]) == 0
     assert "1 networks in 1 groups" in capsys.readouterr().out
 
 
 def test_aliases_in_a_sweep(capsys):
-    assert main([*QUICK, "-m", "init=xavier_normal,'zero',eye", "act=swish", "sweep.name=s"]) == 0
+    assert run_train([*QUICK, "-m", "init=xavier_normal,'zero',eye", "act=swish", "sweep.name=s"]) == 0
     frame = pd.read_csv("outputs/sweeps/s/sweep.csv")
     assert sorted(frame["init"]) == ["glorot_normal", "identity", "zeros"]
     assert set(frame["act"]) == {"silu"}
 
 
 def test_a_glob_sees_no_alias(capsys):
-    assert main([*QUICK, "-m", "init=glob([x*,k*,he*])", "sweep.name=s"]) == 0
+    assert run_train([*QUICK, "-m", "init=glob([x*,k*,he*])", "sweep.name=s"]) == 0
     assert sorted(pd.read_csv("outputs/sweeps/s/sweep.csv")["init"]) == ["he_normal", "he_uniform"]
 
 
 def test_what_cannot_exist_is_skipped_in_a_list(capsys):
-    assert main([*QUICK, "-m", "init=dirac,zeros", "sweep.name=s"]) == 0
+    assert run_train([*QUICK, "-m", "init=dirac,zeros", "sweep.name=s"]) == 0
     out = capsys.readouterr().out
     frame = pd.read_csv("outputs/sweeps/s/sweep.csv").set_index("init")
     assert frame["status"].to_dict() == {"dirac": "skipped", "zeros": "completed"}
@@ -418,7 +418,7 @@ def test_what_cannot_exist_is_skipped_in_a_list(capsys):
 
 def test_a_dry_run_writes_nothing(capsys, tmp_path):
     with pytest.raises(SystemExit) as leaving:
-        main([*QUICK, "dry_run=true"])
+        run_train([*QUICK, "dry_run=true"])
     assert leaving.value.code == 0
     out = capsys.readouterr().out
     assert re.fullmatch(r"glorot_uniform-tanh-d1-s0 would go to /.*-d1-s0\. Nothing was written\.\n", out)
@@ -443,7 +443,7 @@ def test_directories_are_taken_one_by_one(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda _: Session().make(tmp_path / "a" / "run", exactly=False), range(40)))
+        taken = list(pool.map(lambda _: InvocationState().make(tmp_path / "a" / "run", exactly=False), range(40)))
     assert len(set(taken)) == 40
 
 
@@ -490,7 +490,7 @@ def test_divergence_while_training(trained):
 
 def test_divergence_leaves_the_others_alone(trained, capsys):
     alone, _, _ = trained("act=linear", "train.steps=30")
-    assert main([*QUICK, "train.steps=30", "-m", "act=linear", "optim.lr=0.01,1e30", "sweep.name=s"]) == 0
+    assert run_train([*QUICK, "train.steps=30", "-m", "act=linear", "optim.lr=0.01,1e30", "sweep.name=s"]) == 0
     frame = pd.read_csv("outputs/sweeps/s/sweep.csv").set_index("optim.lr")
     assert frame["status"].to_dict() == {0.01: "completed", 1e30: "diverged"}
     assert frame["loss"][0.01] == pytest.approx(summary(alone)["loss"], rel=1e-4)
@@ -537,7 +537,7 @@ def build(width, classes):
 """
     Path("fails_when_wide.py").write_text(text, encoding="utf-8")
     mine = ["model=custom", "model.target=fails_when_wide:build"]
-    assert main([*QUICK, "-m", "width=4,16", *mine, "sweep.name=s"]) == 1
+    assert run_train([*QUICK, "-m", "width=4,16", *mine, "sweep.name=s"]) == 1
     frame = pd.read_csv("outputs/sweeps/s/sweep.csv").set_index("width")
     assert frame["status"].to_dict() == {4: "completed", 16: "failed"}
     assert frame["error"][16] == "RuntimeError: boom"
@@ -569,7 +569,7 @@ def test_ctrl_c():
 
 def test_the_traceback_is_shown_when_asked_for(monkeypatch, capsys):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    assert main(["depth=0"]) == 2
+    assert run_train(["depth=0"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("Traceback (most recent call last)")
     assert err.splitlines()[-1].startswith("initlab: depth=0 must be")
@@ -613,7 +613,7 @@ HELP = ["init=he_normal init.gain=1.2", "act=leaky_relu", "depth=3,10,30", "seed
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_shows_groups_keys_and_an_example_for_every_axis(capsys, flag):
     with pytest.raises(SystemExit) as leaving:
-        main([flag])
+        run_train([flag])
     assert not leaving.value.code
     out = capsys.readouterr().out
     assert all(line in out for line in HELP)
@@ -625,12 +625,12 @@ def test_help_shows_groups_keys_and_an_example_for_every_axis(capsys, flag):
 
 
 def test_hydras_own_flags_work(capsys):
-    assert main(["--cfg", "job", "init=he"]) == 0
+    assert run_train(["--cfg", "job", "init=he"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["init"]["name"] == "he_normal"
     done = shell("--info", "defaults")  # it turns Hydra's logging on for good
     assert (done.returncode, done.stderr) == (0, "")
     assert "init/glorot_uniform" in done.stdout
-    assert main(["-sc", "install=bash"]) == 0
+    assert run_train(["-sc", "install=bash"]) == 0
     assert "complete " in capsys.readouterr().out
     assert tree(Path.cwd()) == set()
 
@@ -639,7 +639,7 @@ def test_completion_offers_options(monkeypatch, capsys):
     line = "python train.py init=he"
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
-    assert main(["-sc", "query=bash"]) == 0
+    assert run_train(["-sc", "query=bash"]) == 0
     assert capsys.readouterr().out.split() == ["init=he_normal", "init=he_uniform"]
 
 

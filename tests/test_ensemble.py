@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from initlab.activations import ACTIVATIONS
 from initlab.data import Dataset
-from initlab.ensemble import Ensemble, stack, stacked_part, stacking
-from initlab.ensemble.cpu.tanh import quick_tanh
+from initlab.ensemble import Ensemble, make_stacked_part, stack, stacking
+from initlab.ensemble.cpu.tanh import fast_tanh
 from initlab.errors import Impossible
-from initlab.initialize import fingerprint, initialize_, stream
+from initlab.initialize import fill_, fingerprint, stream
 from initlab.models import Dropout, build
 from initlab.models.plain import NORMS_1D
 from initlab.schemes import SCHEMES
-from initlab.training import OPTIMIZERS, Evaluation, Pause, Plan, Snapshot, State, Steps, Stopped, train
+from initlab.training import OPTIMIZERS, Evaluation, Pause, Snapshot, State, Steps, Stopped, TrainingPlan, train
 
 DATA_SEED = 3
 FAMILIES = {
@@ -82,13 +82,13 @@ def network(
     module = build(family.split(",")[0], act=act, input_shape=data.input_shape, classes=data.outputs, **options).to(
         dtype
     )
-    initialize_(module, scheme, act=act, seed=seed, sigma_b=0.1)
+    fill_(module, scheme, act=act, seed=seed, sigma_b=0.1)
     return module
 
 
 def forced(networks: Sequence[nn.Module]) -> Ensemble:
     """One stack, where the engine might choose a loop."""
-    return Ensemble([stacked_part(range(len(networks)), networks)])
+    return Ensemble([make_stacked_part(range(len(networks)), networks)])
 
 
 def hypers(count: int, lr: float) -> tuple[dict[str, float], ...]:
@@ -136,7 +136,7 @@ def torch_optimizer(name: str, module: nn.Module, hyper: dict[str, float]) -> to
     return getattr(torch.optim, kinds[name])(module.parameters(), **{"weight_decay": 0.0, **chosen})
 
 
-def reference_losses(module: nn.Module, data: Dataset, plan: Plan, member: int) -> list[float]:
+def reference_losses(module: nn.Module, data: Dataset, plan: TrainingPlan, member: int) -> list[float]:
     hyper = dict(plan.hyper[member])
     optimizer = torch_optimizer(plan.optimizer, module, hyper)
     dropouts = [layer for layer in module.modules() if isinstance(layer, Dropout)]
@@ -164,7 +164,7 @@ def assert_equals_alone(networks: list[nn.Module], data: Dataset, optimizer: str
     """Three members, 50 steps in float64, against each trained alone by torch."""
     lone = [copy.deepcopy(module) for module in networks]
     hyper = hypers(len(networks), RATES[optimizer])
-    plan = Plan(50, batch, optimizer, hyper, data_seed=DATA_SEED, dtype=torch.float64)
+    plan = TrainingPlan(50, batch, optimizer, hyper, data_seed=DATA_SEED, dtype=torch.float64)
     events = list(train(forced(networks), data, plan))
     for member, module in enumerate(lone):
         expected = reference_losses(module, data, plan, member)
@@ -227,14 +227,18 @@ def test_step_0_is_the_lone_networks_bit_for_bit(family):
 
 
 def trained(
-    networks: list[nn.Module], data: Dataset, plan: Plan, hyper: Sequence[dict[str, float]], state: State | None = None
+    networks: list[nn.Module],
+    data: Dataset,
+    plan: TrainingPlan,
+    hyper: Sequence[dict[str, float]],
+    state: State | None = None,
 ) -> list:
     """Train as the engine chooses."""
     return list(train(stack(networks), data, replace(plan, hyper=tuple(hyper)), state))
 
 
 def assert_bits_do_not_depend(
-    make: Any, data: Dataset, plan: Plan, sizes: Sequence[int] = SIZES, largest: int = 40, lr: float = 0.05
+    make: Any, data: Dataset, plan: TrainingPlan, sizes: Sequence[int] = SIZES, largest: int = 40, lr: float = 0.05
 ) -> None:
     """Members of the largest ensemble have the same trajectory in smaller ones, among others and elsewhere."""
     hyper = hypers(largest, lr)
@@ -245,7 +249,7 @@ def assert_bits_do_not_depend(
         networks = [make(seed) for seed in chosen]
         with pytest.MonkeyPatch.context() as patch:
             # At last, two networks that are a part each: what is left of a stack when all but one have stopped.
-            patch.setattr(stacking, "PART_MEMBERS", 1 if size < 0 else stacking.PART_MEMBERS)
+            patch.setattr(stacking, "PART_MAX_MEMBERS", 1 if size < 0 else stacking.PART_MAX_MEMBERS)
             events = trained(networks, data, plan, [hyper[seed] for seed in chosen])
         for place, seed in enumerate(chosen):
             assert rows(events, place) == rows(expected, seed), (size, seed)
@@ -265,14 +269,14 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bits_do_not_depend_on_the_ensemble(shape):
     data, chosen = images(), dict(SHAPES[shape])
-    plan = Plan(12, chosen.pop("batch"), "sgd", (), eval_every=5, data_seed=DATA_SEED)
+    plan = TrainingPlan(12, chosen.pop("batch"), "sgd", (), eval_every=5, data_seed=DATA_SEED)
     assert_bits_do_not_depend(lambda seed: network(data, int(seed), **chosen), data, plan)
 
 
 @pytest.mark.parametrize("width", [128, 256])
 def test_bits_of_wide_networks_do_not_depend_on_the_ensemble(width):
     data = images(300, 10)
-    plan = Plan(3, 128, "sgd", (), data_seed=DATA_SEED)
+    plan = TrainingPlan(3, 128, "sgd", (), data_seed=DATA_SEED)
     assert_bits_do_not_depend(lambda seed: network(data, int(seed), width=width), data, plan, (2, 3, 5), 9)
 
 
@@ -280,7 +284,7 @@ def test_bits_of_wide_networks_do_not_depend_on_the_ensemble(width):
 @pytest.mark.parametrize("family", DENSE)
 def test_bits_of_every_optimizer_do_not_depend_on_the_ensemble(family, optimizer):
     data = images()
-    plan = Plan(8, 12, optimizer, (), eval_every=5, data_seed=DATA_SEED)
+    plan = TrainingPlan(8, 12, optimizer, (), eval_every=5, data_seed=DATA_SEED)
     make = lambda seed: network(data, int(seed), family, width=12)  # noqa: E731
     assert_bits_do_not_depend(make, data, plan, (2, 3, 5), 9, RATES[optimizer])
 
@@ -289,19 +293,19 @@ def test_bits_of_every_optimizer_do_not_depend_on_the_ensemble(family, optimizer
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_bits_of_every_activation_do_not_depend_on_the_ensemble(act, width):
     data = images()
-    plan = Plan(5, 16 if width == 32 else 7, "sgd", (), eval_every=5, data_seed=DATA_SEED)
+    plan = TrainingPlan(5, 16 if width == 32 else 7, "sgd", (), eval_every=5, data_seed=DATA_SEED)
     assert_bits_do_not_depend(lambda seed: network(data, int(seed), act=act, width=width), data, plan, (2, 3, 5), 9)
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_bits_of_regression_do_not_depend_on_the_ensemble(outputs):
-    data, plan = curve(outputs), Plan(8, 12, "sgd", (), eval_every=5, data_seed=DATA_SEED)
+    data, plan = curve(outputs), TrainingPlan(8, 12, "sgd", (), eval_every=5, data_seed=DATA_SEED)
     assert_bits_do_not_depend(lambda seed: network(data, int(seed)), data, plan, (2, 3, 5), 9)
 
 
 @pytest.mark.parametrize("family", ["cnn, batch norm", "resnet"])
 def test_bits_of_convolutions_do_not_depend_on_the_ensemble(family):
-    data, plan = images(), Plan(4, 12, "sgd", (), data_seed=DATA_SEED)
+    data, plan = images(), TrainingPlan(4, 12, "sgd", (), data_seed=DATA_SEED)
     assert_bits_do_not_depend(lambda seed: network(data, int(seed), family), data, plan, (2, 3), 5)
 
 
@@ -309,10 +313,10 @@ def test_bits_of_convolutions_do_not_depend_on_the_ensemble(family):
 @pytest.mark.parametrize(("threads", "largest"), [(2, 64), (2, 1), (3, 2), (1, 3)])
 def test_bits_do_not_depend_on_threads_and_parts(family, threads, largest, monkeypatch):
     """Neither how many cores there are nor how the ensemble is cut into parts."""
-    data, plan, hyper = images(), Plan(6, 12, "sgd", (), records=(3,), data_seed=DATA_SEED), hypers(7, 0.05)
+    data, plan, hyper = images(), TrainingPlan(6, 12, "sgd", (), records=(3,), data_seed=DATA_SEED), hypers(7, 0.05)
     expected_networks = [network(data, seed, family) for seed in range(7)]
     expected = trained(expected_networks, data, plan, hyper)
-    monkeypatch.setattr(stacking, "PART_MEMBERS", largest)
+    monkeypatch.setattr(stacking, "PART_MAX_MEMBERS", largest)
     torch.set_num_threads(threads)
     networks = [network(data, seed, family) for seed in range(7)]
     ensemble = stack(networks)
@@ -334,7 +338,7 @@ def test_bits_do_not_depend_on_threads_and_parts(family, threads, largest, monke
 
 @pytest.mark.parametrize("bad", [{"lr": 1e30}, {"lr": 1e30, "clip_norm": 1.0}, {"lr": 1e20, "weight_decay": 1e20}])
 def test_a_diverging_neighbour_changes_no_bit(bad):
-    data, plan, hyper = images(), Plan(20, 12, "sgd", (), eval_every=7, data_seed=DATA_SEED), hypers(4, 0.05)
+    data, plan, hyper = images(), TrainingPlan(20, 12, "sgd", (), eval_every=7, data_seed=DATA_SEED), hypers(4, 0.05)
     family = "mlp, batch norm, dropout"
     expected_networks = [network(data, seed, family) for seed in range(4)]
     expected = trained(expected_networks, data, plan, hyper)
@@ -357,8 +361,8 @@ def linear(data: Dataset, seed: int) -> nn.Module:
 
 def test_stopped_members_leave_one_by_one_and_the_last_goes_on_unchanged(monkeypatch):
     """Deep linear networks under ever larger rates diverge at different steps, until one is left of its stack."""
-    monkeypatch.setattr(stacking, "PART_MEMBERS", 6)
-    data, plan = images(), Plan(200, 12, "sgd", (), data_seed=DATA_SEED)
+    monkeypatch.setattr(stacking, "PART_MAX_MEMBERS", 6)
+    data, plan = images(), TrainingPlan(200, 12, "sgd", (), data_seed=DATA_SEED)
     calm = {"lr": 0.01}
     hyper = [calm, {"lr": 1.0}, {"lr": 3.0}, {"lr": 10.0}, {"lr": 100.0}, {"lr": 1e4}]
     networks = [linear(data, seed) for seed in range(6)]
@@ -404,9 +408,9 @@ def test_a_member_that_left_takes_no_memory_of_the_stack():
 
 
 def test_a_member_at_its_target_keeps_the_weights_it_had(monkeypatch):
-    monkeypatch.setattr(stacking, "PART_MEMBERS", 8)
+    monkeypatch.setattr(stacking, "PART_MAX_MEMBERS", 8)
     data, hyper = images(), hypers(3, 0.1)
-    plan = Plan(60, 12, "sgd", (), data_seed=DATA_SEED, target_loss=1.2)
+    plan = TrainingPlan(60, 12, "sgd", (), data_seed=DATA_SEED, target_loss=1.2)
     networks = [network(data, seed, width=32) for seed in range(3)]
     events = trained(networks, data, plan, hyper)
     stops = [event for event in events if isinstance(event, Stopped)]
@@ -424,7 +428,7 @@ def test_a_member_at_its_target_keeps_the_weights_it_had(monkeypatch):
 def test_going_on_in_other_parts_and_on_other_threads(at, monkeypatch):
     """A checkpoint holds networks and slots by member: how they were put together is forgotten."""
     data, family = images(), "mlp, batch norm, dropout"
-    plan = Plan(20, 12, "adam", (*hypers(5, 0.01), {"lr": 1e38}), data_seed=DATA_SEED)
+    plan = TrainingPlan(20, 12, "adam", (*hypers(5, 0.01), {"lr": 1e38}), data_seed=DATA_SEED)
     whole = [network(data, seed, family) for seed in range(6)]
     expected = list(train(stack(whole), data, plan))
     monkeypatch.setattr("initlab.training.loop.YIELD_EVERY", -1.0)
@@ -434,7 +438,7 @@ def test_going_on_in_other_parts_and_on_other_threads(at, monkeypatch):
             break
         before.append(event)
     kept, state = [tensors(module) for module in first], copy.deepcopy(state)
-    monkeypatch.setattr(stacking, "PART_MEMBERS", 2)
+    monkeypatch.setattr(stacking, "PART_MAX_MEMBERS", 2)
     torch.set_num_threads(2)
     second = [network(data, seed + 50, family) for seed in range(6)]
     for module, weights in zip(second, kept, strict=True):
@@ -452,10 +456,10 @@ def test_going_on_in_other_parts_and_on_other_threads(at, monkeypatch):
 def test_layers_are_measured_as_in_a_loop(family):
     """Rows, histograms and evaluations of a stack are those of the plain networks."""
     data = images()
-    plan = Plan(6, 12, "sgd", hypers(3, 0.05), records=(0, 4, 6), data_seed=DATA_SEED, dtype=torch.float64)
+    plan = TrainingPlan(6, 12, "sgd", hypers(3, 0.05), records=(0, 4, 6), data_seed=DATA_SEED, dtype=torch.float64)
     plan = replace(plan, saturation=(-1.0, 1.0))
     pair = []
-    for put in (forced, lambda nets: Ensemble([stacking.plain_part(k, net) for k, net in enumerate(nets)])):
+    for put in (forced, lambda nets: Ensemble([stacking.make_plain_part(k, net) for k, net in enumerate(nets)])):
         networks = [network(data, seed, family, dtype=torch.float64) for seed in range(3)]
         pair.append(list(train(put(networks), data, plan)))
     found, expected = ([e for e in events if isinstance(e, Snapshot)] for events in pair)
@@ -514,7 +518,7 @@ def test_what_cannot_be_stacked_trains_in_a_loop(case):
     data, networks = images(), NOT_STACKED[case]()
     ensemble = stack(networks)
     assert [part.stacked for part in ensemble.parts] == [False] * len(networks)
-    plan = Plan(3, 12, "sgd", ({"lr": 0.1},) * len(networks))
+    plan = TrainingPlan(3, 12, "sgd", ({"lr": 0.1},) * len(networks))
     events = list(train(ensemble, data, plan))
     assert rows(events, len(networks) - 1)["step"] == [0, 1, 2]
 
@@ -551,7 +555,7 @@ def test_frozen_parameters_stay():
         net.hidden[0].weight.requires_grad_(False)
         net.hidden[1].bias.requires_grad_(False)
     before = [tensors(net) for net in networks]
-    trained(networks, data, Plan(3, 12, "adam", ()), hypers(2, 0.1))
+    trained(networks, data, TrainingPlan(3, 12, "adam", ()), hypers(2, 0.1))
     for net, old in zip(networks, before, strict=True):
         frozen = {name for name, value in tensors(net).items() if torch.equal(value, old[name])}
         assert frozen == {"hidden.0.weight", "hidden.1.bias"}
@@ -567,7 +571,7 @@ class Noisy(nn.Module):
 
 
 def test_masks_from_the_global_state_do_not_depend_on_threads():
-    data, plan = images(), Plan(20, 12, "sgd", ({"lr": 0.1},) * 6)
+    data, plan = images(), TrainingPlan(20, 12, "sgd", ({"lr": 0.1},) * 6)
     outcomes = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
@@ -587,25 +591,25 @@ def test_an_exception_in_one_thread_is_raised():
 
     torch.set_num_threads(2)
     with pytest.raises(ArithmeticError, match="broken"):
-        list(train(stack([Own(), Broken(), Own()]), images(), Plan(3, 12, "sgd", ({"lr": 0.1},) * 3)))
+        list(train(stack([Own(), Broken(), Own()]), images(), TrainingPlan(3, 12, "sgd", ({"lr": 0.1},) * 3)))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-4, 0.3, 1.0, 8.0, 100.0])
 def test_quick_tanh_is_tanh(scale):
     x = torch.randn(3, 37, 11, generator=torch.Generator().manual_seed(0)).mul_(scale).requires_grad_()
     exact = torch.tanh(x.detach().double())
-    found = quick_tanh(x)
+    found = fast_tanh(x)
     assert (found.double() - exact).abs().div(exact.abs()).max() < 2e-7
     delta = torch.randn(3, 37, 11, generator=torch.Generator().manual_seed(1))
     (slope,) = torch.autograd.grad(found, x, delta)
     assert torch.equal(slope, torch.ops.aten.tanh_backward(delta, found.detach()))
-    alone = torch.stack([quick_tanh(h) for h in x])
+    alone = torch.stack([fast_tanh(h) for h in x])
     assert torch.equal(alone, found)
-    assert quick_tanh(x.double()).dtype == torch.float64
+    assert fast_tanh(x.double()).dtype == torch.float64
 
 
 def test_quick_tanh_of_what_is_no_ordinary_number():
     x = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0])
-    assert quick_tanh(x).tolist()[1:] == [1.0, -1.0, 0.0, 0.0]
-    assert math.isnan(quick_tanh(x)[0])
-    assert math.copysign(1, quick_tanh(x)[4]) == -1
+    assert fast_tanh(x).tolist()[1:] == [1.0, -1.0, 0.0, 0.0]
+    assert math.isnan(fast_tanh(x)[0])
+    assert math.copysign(1, fast_tanh(x)[4]) == -1

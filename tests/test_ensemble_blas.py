@@ -48,7 +48,7 @@ def test_a_bound_product_reads_what_is_there_when_it_is_called(shape, turn_b, ad
     first, later = (torch.randn(rows, inner, generator=draw) for _ in "ab")
     batches = [torch.randn(*((columns, inner) if turn_b else (inner, columns)), generator=draw) for _ in "abc"]
     a, b, out = first.clone(), batches[0].clone(), torch.empty(rows, columns)
-    call, fed = openblas.bound(out, a, b, turn_b=turn_b, add=add), openblas.awaiting(out, a, turn_b, add)
+    call, fed = openblas.gemm_call(out, a, b, turn_b=turn_b, add=add), openblas.batch_gemm_call(out, a, turn_b, add)
     for values, batch in itertools.product((first, later), batches):
         a.copy_(values)
         b.copy_(batch)
@@ -72,10 +72,10 @@ def test_pieces_are_those_of_the_whole(rows, turn_a):
     draw = torch.Generator().manual_seed(0)
     a, b = torch.randn(rows, 90, generator=draw), torch.randn(90, 130, generator=draw)
     found = openblas.gemm(torch.empty(rows, 130), a.t().contiguous() if turn_a else a, b, turn_a)
-    for begin in range(0, rows, openblas.PIECE):
-        piece = a[begin : begin + openblas.PIECE]
+    for begin in range(0, rows, openblas.PIECE_ROWS):
+        piece = a[begin : begin + openblas.PIECE_ROWS]
         alone = openblas.gemm(torch.empty(len(piece), 130), piece.t().contiguous() if turn_a else piece, b, turn_a)
-        assert torch.equal(found[begin : begin + openblas.PIECE], alone)
+        assert torch.equal(found[begin : begin + openblas.PIECE_ROWS], alone)
 
 
 @wide
@@ -102,7 +102,7 @@ def test_matrices_may_lie_as_they_like():
     ]
     for a, b in cases:
         bias = torch.randn(b.shape[1], generator=draw)
-        found = openblas.wide_product(a, b, torch.empty(len(a), b.shape[1]), bias)
+        found = openblas.multiply_strided(a, b, torch.empty(len(a), b.shape[1]), bias)
         torch.testing.assert_close(found, a @ b + bias, rtol=1e-5, atol=1e-5)
 
 
@@ -166,7 +166,7 @@ def test_numpy_and_scipy_multiply_as_they_would_without_it():
 @pytest.mark.parametrize("count", [1, 3, 16, 33, 1000, 133_770, 10**6])
 def test_a_sum_of_squares_is_that_of_what_is_there_when_it_is_asked(count, dtype):
     x = torch.zeros(count, dtype=dtype)
-    square = openblas.dot_product(x, x)
+    square = openblas.dot_call(x, x)
     assert square() == 0.0
     x.copy_(torch.randn(count, generator=torch.Generator().manual_seed(count)))
     exact = sum(value * value for value in x.tolist())
@@ -180,7 +180,7 @@ def test_a_sum_of_squares_is_that_of_what_is_there_when_it_is_asked(count, dtype
 def test_row_sums_are_those_of_the_rows_whatever_was_there(shape, dtype):
     draw = torch.Generator().manual_seed(0)
     matrix, out = torch.empty(shape, dtype=dtype), torch.full(shape[:1], torch.nan, dtype=dtype)
-    add = openblas.row_sums(matrix, out)
+    add = openblas.row_sums_call(matrix, out)
     matrix.copy_(torch.randn(shape, generator=draw))
     add()
     # Each of the sums adds at most 517 numbers below 6, rounded by 6e-8 of the sum so far.
@@ -197,7 +197,7 @@ def test_row_sums_are_those_of_the_rows_whatever_was_there(shape, dtype):
 def test_a_sum_of_squares_that_is_not_finite_says_so(value, expected):
     x = torch.ones(100)
     x[37] = value
-    assert str(openblas.dot_product(x, x)()) == expected
+    assert str(openblas.dot_call(x, x)()) == expected
 
 
 @wide
@@ -214,17 +214,17 @@ def test_a_machine_without_it_takes_torchs(lacks, monkeypatch):
         monkeypatch.setattr(openblas, "find_spec", lambda name: None)
     else:
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    for found in (openblas.openblas, openblas.sgemm, openblas.openblas_pays):
+    for found in (openblas.load_openblas, openblas.sgemm, openblas.openblas_is_faster):
         found.cache_clear()
     try:
         assert openblas.sgemm() is None
-        assert not openblas.openblas_pays()
+        assert not openblas.openblas_is_faster()
         a = torch.randn(2, 5, 3)
         assert torch.equal(matmul.multiply(a, a.transpose(1, 2)), torch.bmm(a, a.transpose(1, 2)))
-        assert openblas.dot_product(torch.tensor([3.0]), torch.tensor([4.0]))() == 12.0
+        assert openblas.dot_call(torch.tensor([3.0]), torch.tensor([4.0]))() == 12.0
     finally:
         monkeypatch.undo()
-        for found in (openblas.openblas, openblas.sgemm, openblas.openblas_pays):
+        for found in (openblas.load_openblas, openblas.sgemm, openblas.openblas_is_faster):
             found.cache_clear()
 
 
@@ -288,7 +288,7 @@ def test_examples_hold_on_every_processor(lacks):
 def test_the_environment_is_put_back(monkeypatch):
     monkeypatch.setenv("INITLAB_ONE", "mine")
     found = []
-    with pytest.raises(OSError, match="nowhere"), openblas.environment(INITLAB_ONE="1", INITLAB_TWO="2"):
+    with pytest.raises(OSError, match="nowhere"), openblas.set_environment(INITLAB_ONE="1", INITLAB_TWO="2"):
         found.append(ctypes.CDLL(f"/nowhere/{os.environ['INITLAB_ONE']}{os.environ['INITLAB_TWO']}"))
     assert not found
     assert os.environ["INITLAB_ONE"] == "mine"
@@ -297,19 +297,19 @@ def test_the_environment_is_put_back(monkeypatch):
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_tanh_is_tanh_wherever_an_entry_lies(narrow, monkeypatch):
-    monkeypatch.setattr(tanh, "slow_here", lambda: narrow)
+    monkeypatch.setattr(tanh, "numpy_tanh_is_faster", lambda: narrow)
     x = torch.cat([torch.linspace(-12, 12, 10_001), torch.logspace(-30, -1, 1001), torch.tensor([0.0, torch.inf])])
     expected = x.double().tanh()
-    found = tanh.quick_tanh(x)
+    found = tanh.fast_tanh(x)
     assert ((found - expected).abs() <= 1.2e-7 * expected.abs()).all()
     in_place = x.clone()
     tanh.tanh_call(in_place)()
     assert torch.equal(in_place, found)
     for start in (1, 5, 13):
-        assert torch.equal(tanh.quick_tanh(x[start : start + 37].clone()), found[start : start + 37])
-        assert torch.equal(tanh.quick_tanh(x[start:]), found[start:])
-    assert torch.equal(tanh.quick_tanh(x[1:10_001].view(100, 100).t()), found[1:10_001].view(100, 100).t())
-    assert tanh.quick_tanh(torch.tensor([torch.nan])).isnan().all()
+        assert torch.equal(tanh.fast_tanh(x[start : start + 37].clone()), found[start : start + 37])
+        assert torch.equal(tanh.fast_tanh(x[start:]), found[start:])
+    assert torch.equal(tanh.fast_tanh(x[1:10_001].view(100, 100).t()), found[1:10_001].view(100, 100).t())
+    assert tanh.fast_tanh(torch.tensor([torch.nan])).isnan().all()
     z = torch.linspace(-3, 3, 50, requires_grad=True)
-    (slope,) = torch.autograd.grad(tanh.quick_tanh(z).sum(), z)
+    (slope,) = torch.autograd.grad(tanh.fast_tanh(z).sum(), z)
     np.testing.assert_allclose(slope, 1 - np.tanh(np.linspace(-3, 3, 50)) ** 2, rtol=1e-4, atol=1e-6)

@@ -19,16 +19,16 @@ import torch
 import torch.nn.functional as F
 
 from initlab.config.compose import compose_config
-from initlab.config.option_files import options
+from initlab.config.option_files import option_names
 from initlab.data import Dataset
 from initlab.ensemble import Part, matmul, stack
 from initlab.ensemble.cpu import sequential
 from initlab.errors import UserError
 from initlab.experiment import impossible, run
-from initlab.initialize import initialize_
+from initlab.initialize import fill_
 from initlab.models import build
 from initlab.sweep.cells import group_key
-from initlab.training import OPTIMIZERS, Plan, Steps, train
+from initlab.training import OPTIMIZERS, Steps, TrainingPlan, train
 
 DATA_SEED = 3
 QUICK = ["depth=2", "width=8", "train.steps=1", "train.batch_size=10", "data.train_size=200", "data.test_size=20"]
@@ -98,7 +98,7 @@ def assert_step_0_is_that_of_the_job_alone(configs, place: Path) -> None:
 
 
 def schemes() -> list[str]:
-    return [name for name in options("init") if name != "custom"]
+    return [name for name in option_names("init") if name != "custom"]
 
 
 @pytest.mark.parametrize("model", [m for m in MODELS if m not in ("torchvision", "resnet")])
@@ -189,7 +189,7 @@ RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001, "adagrad": 0.01, "rmsprop":
 def network(data: Dataset, family: str, seed: int) -> torch.nn.Module:
     shape = {"depth": 2 if "resnet" not in family else 1, "act": "tanh", "input_shape": data.input_shape}
     module = build(family.split(",")[0], classes=data.outputs, **shape, **FAMILIES[family])
-    initialize_(module, "glorot_normal", act="tanh", seed=seed)
+    fill_(module, "glorot_normal", act="tanh", seed=seed)
     return module
 
 
@@ -263,12 +263,12 @@ def test_a_renumbered_network_is_the_same_function(family):
 )
 def test_in_float32_a_network_differs_by_no_more_than_reordered_sums(family, optimizer, monkeypatch):
     """Root mean squares over 4 networks and 50 steps; the yardstick is the largest of 4 reordered loops' for each."""
-    monkeypatch.setattr(sequential, "LARGE", 0 if "one by one" in family else sequential.LARGE)
-    monkeypatch.setattr(matmul, "WORTH", 0 if "OpenBLAS" in family else matmul.WORTH)
+    monkeypatch.setattr(sequential, "MIN_LAYER_FLOPS", 0 if "one by one" in family else sequential.MIN_LAYER_FLOPS)
+    monkeypatch.setattr(matmul, "MIN_OPENBLAS_FLOPS", 0 if "OpenBLAS" in family else matmul.MIN_OPENBLAS_FLOPS)
     data, steps, batch = images(), 50, 24
     networks = [network(data, family, seed) for seed in range(4)]
     lone = [copy.deepcopy(module) for module in networks]
-    plan = Plan(steps, batch, optimizer, ({"lr": RATES[optimizer]},) * 4, data_seed=DATA_SEED)
+    plan = TrainingPlan(steps, batch, optimizer, ({"lr": RATES[optimizer]},) * 4, data_seed=DATA_SEED)
     blocks = [event for event in train(stack(networks), data, plan) if isinstance(event, Steps)]
     found = np.concatenate([np.array(block.loss) for block in blocks]).T
     plain = np.array([reference(copy.deepcopy(module), data, steps, batch, optimizer, 0) for module in lone])
@@ -295,12 +295,12 @@ def test_torchvisions_models_equal_torch_alone_in_float64():
         module = build(
             "torchvision", depth=None, width=None, act=None, input_shape=data.input_shape, classes=5, size=32
         )
-        initialize_(module, "he_normal", act="relu", seed=seed)
+        fill_(module, "he_normal", act="relu", seed=seed)
         return module.double()
 
     networks = [make(seed) for seed in range(2)]
     lone = [copy.deepcopy(module) for module in networks]
-    plan = Plan(50, 12, "sgd", ({"lr": 0.001},) * 2, data_seed=DATA_SEED, dtype=torch.float64)
+    plan = TrainingPlan(50, 12, "sgd", ({"lr": 0.001},) * 2, data_seed=DATA_SEED, dtype=torch.float64)
     blocks = [event for event in train(stack(networks), data, plan) if isinstance(event, Steps)]
     found = np.concatenate([np.array(block.loss) for block in blocks]).T
     for member, module in enumerate(lone):

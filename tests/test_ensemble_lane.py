@@ -25,12 +25,12 @@ from test_ensemble import (
 from torch import nn
 from torch.nn import functional as F
 
-from initlab.ensemble import Objective, stack, stacking
+from initlab.ensemble import MemberLoss, stack, stacking
 from initlab.ensemble.cpu import openblas, tanh
 from initlab.ensemble.cpu import sequential as lanes
-from initlab.initialize import initialize_
+from initlab.initialize import fill_
 from initlab.models import build
-from initlab.training import OPTIMIZERS, Evaluation, Plan, State, Steps, Stopped, loop, sequential, train
+from initlab.training import OPTIMIZERS, Evaluation, State, Steps, Stopped, TrainingPlan, loop, sequential, train
 
 ACTS = ("linear", "relu", "tanh", "gelu", "silu", "leaky_relu", "elu", "softplus")
 
@@ -39,7 +39,7 @@ ACTS = ("linear", "relu", "tanh", "gelu", "silu", "leaky_relu", "elu", "softplus
 def _any_size(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(lanes, "LARGE", 0)
+    monkeypatch.setattr(lanes, "MIN_LAYER_FLOPS", 0)
     yield
     torch.set_num_threads(before)
 
@@ -48,20 +48,20 @@ def _any_size(monkeypatch):
 def taken(monkeypatch) -> list[int]:
     """The places of the members whose gradients were computed one by one."""
     calls: list[int] = []
-    back = lanes.Lane.back
+    back = lanes.SequentialMembers.back
 
     def counted(self, x, k, kept=None):
         calls.append(k)
         back(self, x, k, kept)
 
-    monkeypatch.setattr(lanes.Lane, "back", counted)
+    monkeypatch.setattr(lanes.SequentialMembers, "back", counted)
     return calls
 
 
 def take_library(monkeypatch, narrow: bool) -> None:
     """Let lanes take torch's products, or the others."""
-    monkeypatch.setattr(lanes, "openblas_pays", lambda: narrow)
-    monkeypatch.setattr(tanh, "slow_here", lambda: narrow)
+    monkeypatch.setattr(lanes, "openblas_is_faster", lambda: narrow)
+    monkeypatch.setattr(tanh, "numpy_tanh_is_faster", lambda: narrow)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -100,7 +100,7 @@ def test_regression_equals_torch_alone(outputs, taken):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bits_do_not_depend_on_the_ensemble(shape, taken):
     data, chosen = images(), dict(SHAPES[shape])
-    plan = Plan(12, chosen.pop("batch"), "sgd", (), eval_every=5, data_seed=DATA_SEED)
+    plan = TrainingPlan(12, chosen.pop("batch"), "sgd", (), eval_every=5, data_seed=DATA_SEED)
     assert_bits_do_not_depend(lambda seed: network(data, int(seed), **chosen), data, plan, (2, 3, 5), 9)
     assert taken
 
@@ -113,7 +113,7 @@ def test_bits_of_large_layers_do_not_depend_on_the_ensemble(act, width, monkeypa
     data = images(150, 10)
     data = replace(data, train_x=data.train_x.repeat(1, 1, 2, 2), val_x=data.val_x.repeat(1, 1, 2, 2))
     data = replace(data, test_x=data.test_x.repeat(1, 1, 2, 2))
-    plan = Plan(3, 128, "sgd", (), data_seed=DATA_SEED)
+    plan = TrainingPlan(3, 128, "sgd", (), data_seed=DATA_SEED)
     make = lambda seed: network(data, int(seed), width=width, act=act)  # noqa: E731
     assert stack([make(0), make(1)]).parts[0].lane.pays(128)
     assert not stack([make(0), make(1)]).parts[0].lane.pays(8)
@@ -123,7 +123,7 @@ def test_bits_of_large_layers_do_not_depend_on_the_ensemble(act, width, monkeypa
 @pytest.mark.parametrize("records", [(0, 1, 2, 5), tuple(range(9))])
 def test_who_listens_changes_no_bit(records, taken):
     data, hyper = images(), hypers(4, 0.05)
-    plan = Plan(8, 12, "adam", (), data_seed=DATA_SEED, log_every=3)
+    plan = TrainingPlan(8, 12, "adam", (), data_seed=DATA_SEED, log_every=3)
     silent, heard = ([network(data, seed, depth=3) for seed in range(4)] for _ in range(2))
     expected = trained(silent, data, plan, hyper)
     events = trained(heard, data, replace(plan, records=records), hyper)
@@ -139,13 +139,13 @@ def test_a_recorded_step_measures_what_the_layers_do(act):
 
     More members than are measured at once, of which one has no finite loss at a recorded step.
     """
-    data, count, lost = images(), sequential.AT_ONCE + 3, 9
+    data, count, lost = images(), sequential.MEASURED_TOGETHER + 3, 9
     hyper = tuple({"lr": 1e39} if member == lost else own for member, own in enumerate(hypers(count, 0.05)))
-    plan = Plan(6, 12, "sgd", hyper, records=(0, 1, 4), data_seed=DATA_SEED, saturation=(-0.5, 0.5))
+    plan = TrainingPlan(6, 12, "sgd", hyper, records=(0, 1, 4), data_seed=DATA_SEED, saturation=(-0.5, 0.5))
     found = []
     for large in (0, float("inf")):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lanes, "LARGE", large)
+            patch.setattr(lanes, "MIN_LAYER_FLOPS", large)
             networks = [network(data, seed, act=act, depth=3, width=16) for seed in range(count)]
             found.append([e for e in train(stack(networks), data, plan) if hasattr(e, "histograms")])
     assert [len(e.rows) for e in found[0]] == [count, count, count - 1]
@@ -170,7 +170,7 @@ def test_a_recorded_step_measures_what_the_layers_do(act):
 
 @pytest.mark.parametrize("bad", [{"lr": 1e39}, {"lr": 1e30, "clip_norm": 1.0}, {"lr": 1e20, "weight_decay": 1e20}])
 def test_a_diverging_neighbour_changes_no_bit(bad, taken):
-    data, plan, hyper = images(), Plan(20, 12, "sgd", (), data_seed=DATA_SEED), hypers(4, 0.05)
+    data, plan, hyper = images(), TrainingPlan(20, 12, "sgd", (), data_seed=DATA_SEED), hypers(4, 0.05)
     expected_networks = [network(data, seed, act="relu") for seed in range(4)]
     expected = trained(expected_networks, data, plan, hyper)
     networks = [network(data, seed, act="relu") for seed in range(4)]
@@ -191,8 +191,8 @@ def test_a_diverging_neighbour_changes_no_bit(bad, taken):
 def test_what_is_not_finite_is_not_lost_on_the_way(act, value, monkeypatch, taken):
     """By either library: a NaN in a layer, or the one that infinities of both signs make, is the loss's."""
     data = images()
-    plan = Plan(3, 12, "sgd", ({"lr": 0.05},) * 3, data_seed=DATA_SEED)
-    for narrow in {False, openblas.openblas_pays()}:
+    plan = TrainingPlan(3, 12, "sgd", ({"lr": 0.05},) * 3, data_seed=DATA_SEED)
+    for narrow in {False, openblas.openblas_is_faster()}:
         take_library(monkeypatch, narrow)
         networks = [network(data, seed, depth=3, act=act, width=16) for seed in range(3)]
         with torch.no_grad():
@@ -208,7 +208,7 @@ def test_what_is_not_finite_is_not_lost_on_the_way(act, value, monkeypatch, take
 @pytest.mark.parametrize("at", [0, 1, 4])
 def test_going_on_in_other_parts_changes_no_bit(at, monkeypatch):
     data, hyper = images(), hypers(5, 0.05)
-    plan = Plan(8, 12, "sgd", hyper, data_seed=DATA_SEED)
+    plan = TrainingPlan(8, 12, "sgd", hyper, data_seed=DATA_SEED)
     whole = [network(data, seed) for seed in range(5)]
     list(train(stack(whole), data, plan))
     networks = [network(data, seed) for seed in range(5)]
@@ -217,19 +217,19 @@ def test_going_on_in_other_parts_changes_no_bit(at, monkeypatch):
         half = replace(plan, steps=at)
         list(train(ensemble, data, half, state))
         state.step = at
-    monkeypatch.setattr(stacking, "PART_MEMBERS", 2)
+    monkeypatch.setattr(stacking, "PART_MAX_MEMBERS", 2)
     list(train(stack(networks), data, plan, state))
     for member in range(5):
         assert_same_bits(tensors(networks[member]), tensors(whole[member]))
 
 
 def test_rates_of_single_parameters_count(taken):
-    data, plan = images(), Plan(6, 12, "sgd", ({"lr": 0.05},) * 3, data_seed=DATA_SEED)
+    data, plan = images(), TrainingPlan(6, 12, "sgd", ({"lr": 0.05},) * 3, data_seed=DATA_SEED)
     for factors in ((0.0,) * 6, (1.0, 0.0, 2.0, 1.0, 0.5, 1.0)):
         ways = []
         for large in (0, float("inf")):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(lanes, "LARGE", large)
+                patch.setattr(lanes, "MIN_LAYER_FLOPS", large)
                 networks = [network(data, seed) for seed in range(3)]
                 before = tensors(networks[1])
                 list(train(stack(networks), data, replace(plan, factors=(None, factors, None))))
@@ -243,11 +243,11 @@ def test_rates_of_single_parameters_count(taken):
 
 def test_a_target_and_an_evaluation_see_the_weights_of_their_step(taken):
     data = images()
-    plan = Plan(30, 12, "sgd", ({"lr": 0.2},) * 3, eval_every=10, data_seed=DATA_SEED, target_loss=1.4)
+    plan = TrainingPlan(30, 12, "sgd", ({"lr": 0.2},) * 3, eval_every=10, data_seed=DATA_SEED, target_loss=1.4)
     found = []
     for large in (0, float("inf")):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lanes, "LARGE", large)
+            patch.setattr(lanes, "MIN_LAYER_FLOPS", large)
             found.append(list(train(stack([network(data, seed) for seed in range(3)]), data, plan)))
     one, other = ([(e.member, e.step, e.reason) for e in events if isinstance(e, Stopped)] for events in found)
     assert one == other
@@ -283,7 +283,7 @@ def test_memory_of_an_evaluation_is_given_back():
     part.give_back(10)
     held = [
         set(part.lane.rooms)
-        for event in train(ensemble, data, Plan(6, 10, "sgd", ({},) * 3, eval_every=2))
+        for event in train(ensemble, data, TrainingPlan(6, 10, "sgd", ({},) * 3, eval_every=2))
         if isinstance(event, Evaluation)
     ]
     assert held == [set(), {10}, {10}, {10}]
@@ -302,8 +302,8 @@ def test_other_networks_go_layer_by_layer(options, taken):
         for _ in range(3)
     ]
     for seed, module in enumerate(networks):
-        initialize_(module, "glorot_normal", act=given["act"], seed=seed)
-    list(train(stack(networks), data, Plan(3, 12, "sgd", ({"lr": 0.1},) * 3)))
+        fill_(module, "glorot_normal", act=given["act"], seed=seed)
+    list(train(stack(networks), data, TrainingPlan(3, 12, "sgd", ({"lr": 0.1},) * 3)))
     assert not taken
 
 
@@ -313,7 +313,7 @@ def test_networks_that_must_go_layer_by_layer(case, taken):
     networks = [network(data, seed) for seed in range(1 if case == "alone" else 3)]
     for module in networks:
         module.hidden[0].bias.requires_grad_(case != "frozen")
-    plan = Plan(3, 12, "sgd", ({"lr": 0.1},) * len(networks), autocast=case == "autocast")
+    plan = TrainingPlan(3, 12, "sgd", ({"lr": 0.1},) * len(networks), autocast=case == "autocast")
     list(train(stack(networks), data, plan))
     assert not taken
 
@@ -322,9 +322,9 @@ def test_steps_that_are_taken_at_a_time_change_no_bit(monkeypatch, taken):
     """How many steps a member takes before the next one does, with some of them diverging and some at their target."""
     data, found = images(), []
     hyper = [{"lr": 0.2}, {"lr": 1e30}, {"lr": 0.1}, {"lr": 40.0}, {"lr": 0.3, "clip_norm": 0.5}]
-    plan = Plan(25, 12, "sgd", (), data_seed=DATA_SEED, target_loss=1.4, records=(0, 7), eval_every=9)
+    plan = TrainingPlan(25, 12, "sgd", (), data_seed=DATA_SEED, target_loss=1.4, records=(0, 7), eval_every=9)
     for longest in (1, 5, 16):
-        monkeypatch.setattr(loop, "LONGEST", longest)
+        monkeypatch.setattr(loop, "MAX_BLOCK_STEPS", longest)
         monkeypatch.setattr(loop, "YIELD_EVERY", 1e9)
         networks = [network(data, seed, act="relu") for seed in range(5)]
         events = trained(networks, data, plan, hyper)
@@ -354,11 +354,11 @@ def test_without_biases(taken):
 def test_either_library_makes_the_same_network(monkeypatch):
     """To rounding: torch's, and the one that is at hand where torch's is slower."""
     data, found = images(150, 10), []
-    for narrow in (False, openblas.openblas_pays()):
+    for narrow in (False, openblas.openblas_is_faster()):
         take_library(monkeypatch, narrow)
         networks = [network(data, seed, width=32, act=act) for act in ("tanh", "relu") for seed in range(2)]
         for pair in (networks[:2], networks[2:]):
-            list(train(stack(pair), data, Plan(10, 32, "sgd", ({"lr": 0.1},) * 2, data_seed=DATA_SEED)))
+            list(train(stack(pair), data, TrainingPlan(10, 32, "sgd", ({"lr": 0.1},) * 2, data_seed=DATA_SEED)))
         found.append([copy.deepcopy(tensors(module)) for module in networks])
     for one, other in zip(*found, strict=True):
         for name, value in one.items():
@@ -366,7 +366,7 @@ def test_either_library_makes_the_same_network(monkeypatch):
 
 
 def test_rows_are_logged_as_often_as_asked():
-    data, plan = images(), Plan(9, 12, "sgd", ({"lr": 0.1},) * 2, log_every=4, data_seed=DATA_SEED)
+    data, plan = images(), TrainingPlan(9, 12, "sgd", ({"lr": 0.1},) * 2, log_every=4, data_seed=DATA_SEED)
     events = list(train(stack([network(data, seed) for seed in range(2)]), data, plan))
     assert [step for event in events if isinstance(event, Steps) for step in event.steps] == [0, 4, 8]
 
@@ -376,7 +376,7 @@ def test_accuracies_are_those_of_the_outputs_of_their_step(taken):
     networks = [network(data, seed, dtype=torch.float64) for seed in range(4)]
     lone = copy.deepcopy(networks)
     hyper = ({"lr": 0.1}, {"lr": 0.1}, {"lr": 1e200, "weight_decay": 1e200}, {"lr": 0.02})
-    plan = Plan(9, 12, "sgd", hyper, data_seed=DATA_SEED, dtype=torch.float64)
+    plan = TrainingPlan(9, 12, "sgd", hyper, data_seed=DATA_SEED, dtype=torch.float64)
     events = list(train(stack(networks), data, plan))
     lengths = []
     for member, module in enumerate(lone):
@@ -407,7 +407,7 @@ def test_the_loss_and_its_gradient_are_those_of_autograd(dtype):
         loss = F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
         (gradient,) = torch.autograd.grad(loss, outputs)
         delta = torch.empty(7, 33, dtype=dtype)
-        found = Objective(y, 7, dtype)(outputs.detach().t().contiguous(), delta)
+        found = MemberLoss(y, 7, dtype)(outputs.detach().t().contiguous(), delta)
         tight = {"rtol": 1e-5, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
         torch.testing.assert_close(torch.tensor(found, dtype=dtype), loss.detach(), **tight)
         torch.testing.assert_close(delta.t(), gradient, **tight)
@@ -416,9 +416,9 @@ def test_the_loss_and_its_gradient_are_those_of_autograd(dtype):
 @pytest.mark.parametrize(("right", "expected"), [(True, 0.0), (False, math.inf)])
 def test_a_class_that_is_impossible_makes_the_loss_infinite_only_where_it_is_right(right, expected):
     outputs = torch.tensor([[3e38], [-3e38]])
-    assert Objective(torch.tensor([0 if right else 1]), 2, torch.float32)(outputs, torch.empty(2, 1)) == expected
+    assert MemberLoss(torch.tensor([0 if right else 1]), 2, torch.float32)(outputs, torch.empty(2, 1)) == expected
 
 
 def test_outputs_that_are_no_numbers_make_the_loss_none():
     outputs = torch.tensor([[math.nan], [1.0]])
-    assert math.isnan(Objective(torch.tensor([1]), 2, torch.float32)(outputs, torch.empty(2, 1)))
+    assert math.isnan(MemberLoss(torch.tensor([1]), 2, torch.float32)(outputs, torch.empty(2, 1)))

@@ -18,18 +18,18 @@ def zeros(*shape):
 
 
 MISFITS = {
-    "inner": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(7, 6)),
-    "rows": lambda: openblas.bound(zeros(4, 6), zeros(3, 5), zeros(5, 6)),
-    "columns": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 8)),
-    "turned": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6), turn_b=True),
-    "first turned": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6), turn_a=True),
-    "in pieces": lambda: openblas.bound(zeros(4000, 100), zeros(4000, 90), zeros(80, 100)),
-    "gaps in the second": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 12)[:, ::2]),
-    "gaps in the result": lambda: openblas.bound(zeros(4, 12)[:, ::2], zeros(4, 5), zeros(5, 6)),
-    "expanded": lambda: openblas.bound(zeros(4, 6), zeros(1, 5).expand(4, 5), zeros(5, 6)),
-    "another dtype": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), zeros(5, 6).double()),
-    "meta": lambda: openblas.bound(zeros(4, 6), zeros(4, 5), torch.zeros(5, 6, device="meta")),
-    "vectors": lambda: openblas.bound(zeros(4), zeros(4, 5), zeros(5)),
+    "inner": lambda: openblas.gemm_call(zeros(4, 6), zeros(4, 5), zeros(7, 6)),
+    "rows": lambda: openblas.gemm_call(zeros(4, 6), zeros(3, 5), zeros(5, 6)),
+    "columns": lambda: openblas.gemm_call(zeros(4, 6), zeros(4, 5), zeros(5, 8)),
+    "turned": lambda: openblas.gemm_call(zeros(4, 6), zeros(4, 5), zeros(5, 6), turn_b=True),
+    "first turned": lambda: openblas.gemm_call(zeros(4, 6), zeros(4, 5), zeros(5, 6), turn_a=True),
+    "in pieces": lambda: openblas.gemm_call(zeros(4000, 100), zeros(4000, 90), zeros(80, 100)),
+    "gaps in the second": lambda: openblas.gemm_call(zeros(4, 6), zeros(4, 5), zeros(5, 12)[:, ::2]),
+    "gaps in the result": lambda: openblas.gemm_call(zeros(4, 12)[:, ::2], zeros(4, 5), zeros(5, 6)),
+    "expanded": lambda: openblas.gemm_call(zeros(4, 6), zeros(1, 5).expand(4, 5), zeros(5, 6)),
+    "another dtype": lambda: openblas.gemm_call(zeros(4, 6), zeros(4, 5), zeros(5, 6).double()),
+    "meta": lambda: openblas.gemm_call(zeros(4, 6), zeros(4, 5), torch.zeros(5, 6, device="meta")),
+    "vectors": lambda: openblas.gemm_call(zeros(4), zeros(4, 5), zeros(5)),
 }
 
 
@@ -45,7 +45,7 @@ def test_a_misfit_is_refused_before_the_library_is_called(case, monkeypatch):
 @pytest.mark.skipif(openblas.sgemm() is None, reason="there is no OpenBLAS here, or not for this processor")
 def test_operands_that_come_later_are_checked_when_they_come():
     out, a = zeros(4, 6), torch.ones(4, 5)  # they outlive the call
-    call = openblas.awaiting(out, a)
+    call = openblas.batch_gemm_call(out, a)
     for wrong in (zeros(5, 7), zeros(6, 6), zeros(5, 12)[:, ::2], zeros(5, 6).double()):
         with pytest.raises(ValueError, match=r"product needs|matrix library"):
             call(wrong)
@@ -53,13 +53,13 @@ def test_operands_that_come_later_are_checked_when_they_come():
     assert bool((out == 5).all())
 
 
-@pytest.mark.skipif(not openblas.openblas_pays(), reason="OpenBLAS is not used on this processor")
+@pytest.mark.skipif(not openblas.openblas_is_faster(), reason="OpenBLAS is not used on this processor")
 def test_vectors_are_checked_too():
     for wrong in (
-        lambda: openblas.dot_product(zeros(5), zeros(6)),
-        lambda: openblas.row_sums(zeros(4, 5), zeros(5)),
-        lambda: openblas.row_sums(zeros(4, 10)[:, ::2], zeros(4)),
-        lambda: openblas.spread(zeros(5, 1), zeros(4, 6)),
+        lambda: openblas.dot_call(zeros(5), zeros(6)),
+        lambda: openblas.row_sums_call(zeros(4, 5), zeros(5)),
+        lambda: openblas.row_sums_call(zeros(4, 10)[:, ::2], zeros(4)),
+        lambda: openblas.broadcast_call(zeros(5, 1), zeros(4, 6)),
     ):
         with pytest.raises((ValueError, RuntimeError)):
             wrong()

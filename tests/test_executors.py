@@ -18,14 +18,14 @@ import torch
 import initlab
 from initlab.errors import Interrupted, UserError
 from initlab.sweep import How
-from initlab.sweep.executors import KINDS, check_executor, make_executor
+from initlab.sweep.executors import EXECUTORS, check_executor, make_executor
 from initlab.sweep.executors import process as processes
-from initlab.sweep.executors.ray_cluster import connect
+from initlab.sweep.executors.ray_cluster import connect_to_ray
 from initlab.sweep.plan_file import Group, PlanFile
 from initlab.sweep.progress import Progress, SweepLine
 from initlab.sweep.scheduler import Launch, Signals
 from initlab.sweep.worker import Broken, Done, GroupError, Remote, Task, WorkerDied, read_progress
-from initlab.system.fork_server import NoProcess
+from initlab.system.fork_server import ProcessLimitReached
 
 SAME = [
     "init",
@@ -161,8 +161,8 @@ while inward.peek(1):
 @pytest.fixture
 def launched(monkeypatch):
     """Launch a group in a process that says at once that it is done; return that process."""
-    monkeypatch.setattr(processes, "can_copy", lambda: False)
-    monkeypatch.setattr(processes, "ENTRY", ECHO)
+    monkeypatch.setattr(processes, "can_fork", lambda: False)
+    monkeypatch.setattr(processes, "WORKER_PROGRAM", ECHO)
     started = []
 
     def launch_one():
@@ -190,9 +190,9 @@ def test_without_asking_a_process_ends_with_its_launch(launched):
 
 
 def test_workers_that_are_kept_serve_the_next_launch_and_end_with_the_last(launched):
-    with processes.workers_kept():
+    with processes.keep_workers():
         first = launched()
-        with processes.workers_kept():
+        with processes.keep_workers():
             second = launched()
         third = launched()
         assert first is second is third
@@ -204,7 +204,7 @@ def test_workers_that_are_kept_serve_the_next_launch_and_end_with_the_last(launc
 
 
 def test_a_kept_worker_that_died_between_launches_is_replaced(launched):
-    with processes.workers_kept():
+    with processes.keep_workers():
         first = launched()
         first.kill()
         first.wait()
@@ -215,8 +215,8 @@ def test_a_kept_worker_that_died_between_launches_is_replaced(launched):
 
 
 def test_workers_that_start_early_serve_the_launch_and_end_with_it(launched):
-    with processes.started_early(1, 9):
-        (waiting,) = processes._kept
+    with processes.prestart_workers(1, 9):
+        (waiting,) = processes._kept_workers
         assert waiting.process.poll() is None
         assert launched() is waiting.process
         assert launched() is waiting.process
@@ -225,15 +225,15 @@ def test_workers_that_start_early_serve_the_launch_and_end_with_it(launched):
 
 def test_workers_that_start_early_do_not_hold_up_a_refusal(monkeypatch):
     """Busy with loading, a worker hears nothing: it is not waited for."""
-    monkeypatch.setattr(processes, "can_copy", lambda: False)
-    monkeypatch.setattr(processes, "ENTRY", "import time; time.sleep(600)")
+    monkeypatch.setattr(processes, "can_fork", lambda: False)
+    monkeypatch.setattr(processes, "WORKER_PROGRAM", "import time; time.sleep(600)")
     early = []
 
     def refuse():
-        early.extend(worker.process for worker in processes._kept)
+        early.extend(worker.process for worker in processes._kept_workers)
         raise UserError("no such scheme")
 
-    with pytest.raises(UserError, match="no such scheme"), processes.started_early(2, 9):
+    with pytest.raises(UserError, match="no such scheme"), processes.prestart_workers(2, 9):
         refuse()
     assert [process.returncode for process in early] == [-signal.SIGKILL] * 2
 
@@ -283,11 +283,11 @@ def test_a_worker_behind_a_launcher_of_pythons_does_its_work(tmp_path, monkeypat
     """On Windows `python.exe` of a virtual environment starts the real one, and is the parent of every worker."""
 
     def fresh(environment):
-        command = [sys.executable, "-c", BETWEEN, processes.ENTRY]
+        command = [sys.executable, "-c", BETWEEN, processes.WORKER_PROGRAM]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
-    monkeypatch.setattr(processes, "can_copy", lambda: False)
-    monkeypatch.setattr(processes, "fresh", fresh)
+    monkeypatch.setattr(processes, "can_fork", lambda: False)
+    monkeypatch.setattr(processes, "spawn_process", fresh)
     # Long enough for a worker to look whether its launch lives.
     few = {"init": "he_normal", "seed": [0], "train.steps": 2000, "log.every": 500}
     frame = initlab.sweep(axes(tmp_path, **few), executor="process", workers=1)
@@ -315,7 +315,7 @@ def test_a_cluster_of_this_machine_is_started_again_and_then_refused_in_a_senten
     says = "address=auto cannot be reached" if address else r"cannot start a cluster .*\(The node timed out\)"
     refused = pytest.raises(UserError, match=says) if failures > 1 else contextlib.nullcontext()
     with refused:
-        connect(address)
+        connect_to_ray(address)
     assert len(begun) == starts
 
 
@@ -353,7 +353,7 @@ def test_options_that_submitit_does_not_know_are_one_sentence(tmp_path):
 
 
 def test_every_kind_is_a_module_with_the_same_door():
-    for kind in KINDS.values():
+    for kind in EXECUTORS.values():
         if kind.package == "initlab":
             assert make_executor("inline", "auto", {}, lambda task: lambda now: None, lambda: 0).slots == 1
             assert kind.home
@@ -428,7 +428,7 @@ class Limited(Scripted):
     def submit(self, task):
         if self.allowed == 0:
             self.refused += 1
-            raise NoProcess("Resource temporarily unavailable")
+            raise ProcessLimitReached("Resource temporarily unavailable")
         self.allowed -= 1
         return super().submit(task)
 
@@ -666,7 +666,7 @@ def test_a_worker_settles_as_the_launch_and_the_user_say(environment, threads):
 def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatch, parent):
     from initlab.sweep.executors import process_worker as other_end
 
-    monkeypatch.setattr(other_end, "settle", lambda *given: None)
+    monkeypatch.setattr(other_end, "apply_settings", lambda *given: None)
     monkeypatch.setattr(other_end, "Remote", lambda task, parent: lambda: task)
     number = {"alive": os.getppid(), "gone": os.getppid() + 1}.get(parent, 0)
     out = io.BytesIO()
@@ -688,7 +688,7 @@ def test_a_worker_that_loads_for_itself_loads_nothing_that_lies_where_the_user_i
     for name in ("types", "queue", "random"):
         (tmp_path / f"{name}.py").write_text(f"open('loaded-{name}', 'w').close()\nraise SystemExit('shadowed')\n")
     monkeypatch.chdir(tmp_path)
-    with processes.fresh(dict(os.environ)) as worker:
+    with processes.spawn_process(dict(os.environ)) as worker:
         worker.stdin.close()
         assert worker.wait(60) == 0
     assert not list(tmp_path.glob("loaded-*"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from initlab.errors import UserError
-from initlab.system.imports import in_the_root, load_target
+from initlab.system.imports import change_to_root, load_target
 
 OWN = """
 import torch
@@ -88,11 +88,11 @@ def test_the_users_own_module_and_what_lies_beside_it_are_found(tmp_path, monkey
 def test_the_current_directory_is_the_root_for_a_while_also_where_it_is_gone(tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
-    with in_the_root():
+    with change_to_root():
         assert Path.cwd() == Path(os.sep)
     assert Path.cwd() == tmp_path / "gone"
     (tmp_path / "gone").rmdir()
-    with in_the_root():
+    with change_to_root():
         assert Path.cwd() == Path(os.sep)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from initlab.system.fork import alone, can_copy
-from initlab.system.parent_process import life
+from initlab.system.fork import can_fork, is_single_threaded
+from initlab.system.parent_process import process_start_time
 
-pytestmark = pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
+pytestmark = pytest.mark.skipif(not can_fork(), reason="this system does not copy processes")
 
 
 def run(script, **options):
@@ -34,7 +34,7 @@ def test_a_process_with_threads_is_not_alone():
     thread = threading.Thread(target=waiting.wait)
     thread.start()
     try:
-        assert not alone()
+        assert not is_single_threaded()
     finally:
         waiting.set()
         thread.join()
@@ -156,9 +156,9 @@ with forked.aside(work):
     process.wait()
     process.stdout.close()
     limit = time.monotonic() + 60
-    while life(pid) and time.monotonic() < limit:
+    while process_start_time(pid) and time.monotonic() < limit:
         time.sleep(0.02)
-    assert not life(pid)
+    assert not process_start_time(pid)
 
 
 LAUNCH = """
@@ -182,7 +182,7 @@ GRID = ["-m", "data=gaussian", "data.train_size=96", "data.test_size=32", "data.
         "train.batch_size=16", "train.steps=6", "log.tensorboard=false", "device=cpu", "sweep.root=.",
         "hydra.launcher.executor=process", "hydra.launcher.workers=2"]  # fmt: skip
 needs_cores = pytest.mark.skipif(
-    can_copy() and len(os.sched_getaffinity(0)) < 2, reason="nothing is done aside where there is one core"
+    can_fork() and len(os.sched_getaffinity(0)) < 2, reason="nothing is done aside where there is one core"
 )
 
 

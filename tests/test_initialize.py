@@ -1,4 +1,4 @@
-"""`initialize_` on whole modules: what each parameter gets, roles and gains, refusals."""
+"""`fill_` on whole modules: what each parameter gets, roles and gains, refusals."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 
 from initlab import models
 from initlab.errors import Impossible, UserError
-from initlab.initialize import COLUMNS, fingerprint, impossible, initialize_, plan, request
+from initlab.initialize import COLUMNS, fill_, fingerprint, plan, request, scheme_refusal
 from initlab.models import WeightLayer
 from initlab.schemes import SCHEMES
 from initlab.theory import gains
@@ -35,13 +35,13 @@ def values(module):
 @pytest.mark.parametrize("name", SCHEMES)
 def test_every_parameter_of_our_models_is_accounted_for(name, family):
     net = build(family)
-    if impossible(net, name, act="relu"):
+    if scheme_refusal(net, name, act="relu"):
         with pytest.raises(Impossible):
-            initialize_(net, name, act="relu")
+            fill_(net, name, act="relu")
         return
     for parameter in net.parameters():
         nn.init.constant_(parameter, math.nan)
-    rows = initialize_(net, name, act="relu")
+    rows = fill_(net, name, act="relu")
     assert tuple(rows.columns) == COLUMNS
     assert rows.name.tolist() == [n for n, _ in net.named_parameters()]
     assert not any(bool(p.isnan().any()) for p in net.parameters())
@@ -56,7 +56,7 @@ def test_biases_norms_and_activations_get_their_own_rule():
     for parameter in net.parameters():
         nn.init.constant_(parameter, 7.0)
     net(torch.randn(4, 1, 8, 8))
-    rows = initialize_(net, "he_normal", act="prelu")
+    rows = fill_(net, "he_normal", act="prelu")
     by_kind = {kind: set(group.scheme) for kind, group in rows.groupby("kind")}
     assert by_kind == {
         "dense": {"he_normal"},
@@ -76,7 +76,7 @@ def test_biases_norms_and_activations_get_their_own_rule():
 
 def test_sigma_b_is_the_std_of_biases_and_of_nothing_else():
     net = nn.Sequential(nn.Linear(10, 3000), nn.BatchNorm1d(3000))
-    rows = initialize_(net, "lecun_normal", sigma_b=0.3).set_index("name")
+    rows = fill_(net, "lecun_normal", sigma_b=0.3).set_index("name")
     # 3,000 elements: the std is within 5 % but once in 10,000.
     assert float(net[0].bias.detach().std()) == pytest.approx(0.3, rel=0.05)
     assert rows.promised_std["0.bias"] == 0.3
@@ -85,19 +85,19 @@ def test_sigma_b_is_the_std_of_biases_and_of_nothing_else():
 
 def test_the_scheme_draws_its_own_biases():
     net = nn.Linear(25, 4000)
-    initialize_(net, "torch_default")
+    fill_(net, "torch_default")
     assert 0.19 < float(net.bias.detach().abs().max()) <= 0.2
-    initialize_(net, "nguyen_widrow")
+    fill_(net, "nguyen_widrow")
     beta = 0.7 * 4000 ** (1 / 25)
     assert 0.95 * beta < float(net.bias.detach().abs().max()) <= beta
     with pytest.raises(Impossible, match=r"draws its own biases.*sigma_b=0.1"):
-        initialize_(net, "torch_default", sigma_b=0.1)
+        fill_(net, "torch_default", sigma_b=0.1)
 
 
 def test_torch_default_is_what_torch_leaves():
     torch.manual_seed(0)
     layer, drawn = nn.Conv2d(16, 64, 3), nn.Conv2d(16, 64, 3)
-    initialize_(drawn, "torch_default")
+    fill_(drawn, "torch_default")
     for ours, theirs in zip(drawn.parameters(), layer.parameters(), strict=True):
         widest, its_widest = (float(tensor.detach().abs().max()) for tensor in (ours, theirs))
         assert widest == pytest.approx(its_widest, rel=0.05)
@@ -108,7 +108,7 @@ def test_a_number_replaces_the_gain_in_every_layer_and_derived_gains_where_an_ac
     net = build("mlp", depth=3, width=400, act="tanh")
     weights = [f"hidden.{k}.weight" for k in range(3)] + ["readout.weight"]
     promise = {
-        gain: initialize_(net, "lecun_normal", act="tanh", gain=gain).set_index("name").promised_std[weights]
+        gain: fill_(net, "lecun_normal", act="tanh", gain=gain).set_index("name").promised_std[weights]
         for gain in ("paper", 3.0, "forward", "critical")
     }
     assert (promise[3.0] / promise["paper"]).tolist() == pytest.approx([3] * 4)
@@ -120,29 +120,29 @@ def test_a_number_replaces_the_gain_in_every_layer_and_derived_gains_where_an_ac
 def test_layers_fed_by_a_norm_or_a_stream_get_no_derived_gain():
     net = build("mlp", depth=2, norm="batch", act="tanh")
     fed = {layer.name: layer.fed_by for layer in net.weight_layers}
-    rows = initialize_(net, "lecun_normal", act="tanh", gain="forward").set_index("name")
+    rows = fill_(net, "lecun_normal", act="tanh", gain="forward").set_index("name")
     for name in ("hidden.1",):
         expected = gains("tanh").forward if fed[name] == "activation" else 1.0
         assert rows.promised_std[f"{name}.weight"] * 4 == pytest.approx(expected)
     net.weight_layers = (WeightLayer("hidden.1", "hidden", "norm"),)
-    rows = initialize_(net, "lecun_normal", act="tanh", gain="forward").set_index("name")
+    rows = fill_(net, "lecun_normal", act="tanh", gain="forward").set_index("name")
     assert rows.promised_std["hidden.1.weight"] * 4 == pytest.approx(1)
 
 
 def test_packed_projections_are_filled_each_with_its_own_fans():
     attention = nn.MultiheadAttention(64, 4)
-    rows = initialize_(attention, "glorot_uniform").set_index("name")
+    rows = fill_(attention, "glorot_uniform").set_index("name")
     # As one (192, 64) matrix the bound would be √(6/256).
     assert rows.promised_std["in_proj_weight"] == pytest.approx(math.sqrt(2 / 128))
     assert float(attention.in_proj_weight.detach().abs().max()) == pytest.approx(math.sqrt(6 / 128), rel=0.01)
-    initialize_(attention, "orthogonal")
+    fill_(attention, "orthogonal")
     for part in attention.in_proj_weight.detach().chunk(3):
         assert torch.allclose(part @ part.T, torch.eye(64), atol=1e-5)
 
 
 def test_padding_rows_of_embeddings_stay_zero():
     table = nn.Embedding(10, 4, padding_idx=3)
-    initialize_(table, "normal")
+    fill_(table, "normal")
     assert (table.weight.detach().norm(dim=1) == 0).tolist() == [row == 3 for row in range(10)]
 
 
@@ -151,7 +151,7 @@ def test_parameters_are_written_in_place_once_and_keep_their_flags():
     net[1].weight = net[0].weight
     net[0].bias.requires_grad_(False)
     before = [(p.data_ptr(), p.requires_grad, p._version) for p in net.parameters()]
-    rows = initialize_(net, "he_normal")
+    rows = fill_(net, "he_normal")
     after = [(p.data_ptr(), p.requires_grad, p._version) for p in net.parameters()]
     assert rows.name.tolist() == ["0.weight", "0.bias", "1.bias"]
     assert [a[:2] for a in after] == [b[:2] for b in before]
@@ -167,16 +167,16 @@ def test_unknown_kinds_are_left_alone_and_listed_or_refused():
             self.token = nn.Parameter(torch.full((3,), 5.0))
 
     net = Own()
-    rows = initialize_(net, "he_normal").set_index("name")
+    rows = fill_(net, "he_normal").set_index("name")
     assert rows.scheme["token"] == "left alone"
     assert net.token.tolist() == [5, 5, 5]
     with pytest.raises(UserError, match="token is of a kind initlab does not know"):
-        initialize_(net, "he_normal", strict=True)
+        fill_(net, "he_normal", strict=True)
 
 
 def test_globs_choose_schemes_and_the_first_match_wins():
     net = build("mlp", depth=2)
-    rows = initialize_(net, {"readout.weight": "zeros", "hidden.*": "he_normal"}).set_index("name")
+    rows = fill_(net, {"readout.weight": "zeros", "hidden.*": "he_normal"}).set_index("name")
     assert rows.scheme["readout.weight"] == "zeros"
     assert rows.scheme["hidden.1.weight"] == "he_normal"
     assert rows.scheme["readout.bias"] == "no rule"
@@ -184,24 +184,24 @@ def test_globs_choose_schemes_and_the_first_match_wins():
 
 def test_roles_come_from_the_module_a_sequence_or_the_user():
     layers = [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)]
-    rows = initialize_(nn.Sequential(*layers), "he_normal")
+    rows = fill_(nn.Sequential(*layers), "he_normal")
     assert rows[rows.kind == "dense"].role.tolist() == ["first", "hidden", "readout"]
     net = nn.ModuleDict({"a": layers[0], "b": layers[2], "c": layers[4]})
     with pytest.raises(Impossible, match="must know which layer comes first"):
-        initialize_(net, "siren", act="sin")
-    rows = initialize_(net, "siren", act="sin", roles={"first": "a", "readout": ["c"]}).set_index("name")
+        fill_(net, "siren", act="sin")
+    rows = fill_(net, "siren", act="sin", roles={"first": "a", "readout": ["c"]}).set_index("name")
     assert rows.role[["a.weight", "b.weight", "c.weight"]].tolist() == ["first", "hidden", "readout"]
     assert rows.promised_std["a.weight"] == pytest.approx(1 / 4 / math.sqrt(3))
     assert rows.promised_std["b.weight"] == pytest.approx(math.sqrt(2 / 6) / 30)
     with pytest.raises(UserError, match="first=z matches no weight"):
-        initialize_(net, "siren", roles={"first": "z"})
+        fill_(net, "siren", roles={"first": "z"})
     with pytest.raises(UserError, match=r"redout is no part of a network\. Did you mean 'readout'"):
-        initialize_(net, "siren", roles={"first": "a", "redout": "c"})
-    assert "somewhere" in initialize_(net, "siren", roles={"first": "a", "somewhere": "c"}).role.tolist()
+        fill_(net, "siren", roles={"first": "a", "redout": "c"})
+    assert "somewhere" in fill_(net, "siren", roles={"first": "a", "somewhere": "c"}).role.tolist()
 
 
 def test_measuring_can_be_switched_off():
-    rows = initialize_(nn.Linear(3, 3), "he_normal", measure=False)
+    rows = fill_(nn.Linear(3, 3), "he_normal", measure=False)
     assert rows["mean"].isna().all()
     assert rows["fingerprint"].isna().all()
 
@@ -228,7 +228,7 @@ def test_a_refusal_leaves_the_module_as_it_was(case):
     net(torch.randn(8, 4))
     before = {k: v.clone() for k, v in net.state_dict().items()}
     with pytest.raises(UserError, match=words) as caught:
-        initialize_(net, **({"scheme": "he_normal"} | arguments))
+        fill_(net, **({"scheme": "he_normal"} | arguments))
     assert "\n" not in str(caught.value)
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
 
@@ -242,32 +242,32 @@ def test_a_refusal_leaves_the_module_as_it_was(case):
 )
 def test_modules_that_cannot_be_written_are_refused(module, words):
     with pytest.raises(UserError, match=words):
-        initialize_(module, "he_normal")
+        fill_(module, "he_normal")
 
 
 def test_what_is_impossible_can_be_asked_without_memory():
     with torch.device("meta"):
         mlp, cnn, narrowing = nn.Linear(3, 3), nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3)
-    assert impossible(mlp, "he_normal") is None
-    assert "needs convolutions" in impossible(mlp, "dirac")
-    assert impossible(cnn, "delta_orthogonal") is None
-    assert "4 out of 8 in" in impossible(narrowing, "delta_orthogonal")
-    assert "has no gain" in impossible(mlp, "zeros", gain=2.0)
-    assert "init.gain=critical cannot be" in impossible(mlp, "he_normal", act="softplus", gain="critical")
+    assert scheme_refusal(mlp, "he_normal") is None
+    assert "needs convolutions" in scheme_refusal(mlp, "dirac")
+    assert scheme_refusal(cnn, "delta_orthogonal") is None
+    assert "4 out of 8 in" in scheme_refusal(narrowing, "delta_orthogonal")
+    assert "has no gain" in scheme_refusal(mlp, "zeros", gain=2.0)
+    assert "init.gain=critical cannot be" in scheme_refusal(mlp, "he_normal", act="softplus", gain="critical")
     with pytest.raises(UserError, match="is unknown"):
-        impossible(mlp, "he_norml")
+        scheme_refusal(mlp, "he_norml")
 
 
 def test_dense_layers_of_a_convolutional_net_get_the_dense_counterpart():
     net = build("cnn")
-    initialize_(net, "delta_orthogonal")
+    fill_(net, "delta_orthogonal")
     rows = net.readout.weight.detach()
     gram = rows @ rows.T if rows.shape[0] < rows.shape[1] else rows.T @ rows
     assert torch.allclose(gram, torch.eye(len(gram)), atol=1e-5)
 
 
 def test_a_pattern_without_any_wave_is_impossible():
-    assert "every sinusoid of 2 units over 1 inputs is zero" in impossible(nn.Linear(1, 2), "sinusoidal")
+    assert "every sinusoid of 2 units over 1 inputs is zero" in scheme_refusal(nn.Linear(1, 2), "sinusoidal")
 
 
 def test_a_plan_writes_nothing():

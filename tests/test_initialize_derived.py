@@ -12,7 +12,7 @@ from initlab.activations import ACTIVATIONS
 from initlab.config.grid import compose_grid
 from initlab.errors import Impossible, UserError
 from initlab.experiment.build import impossible as impossible_cell
-from initlab.initialize import impossible, initialize_
+from initlab.initialize import fill_, scheme_refusal
 from initlab.prediction import predict
 from initlab.theory import critical, default_critical, doubly_critical, gains
 
@@ -36,7 +36,7 @@ def weights(rows):
 @pytest.mark.parametrize("act", ["tanh", "relu", "gelu", "sigmoid", "selu"])
 @pytest.mark.parametrize("name", CRITICAL)
 def test_every_layer_gets_the_critical_sigmas(name, act, family):
-    rows = initialize_(built(family, act), name, act=act)
+    rows = fill_(built(family, act), name, act=act)
     point = default_critical(act)
     found = weights(rows)
     sigma = found.promised_std * found.fan_in.astype(float) ** 0.5
@@ -64,13 +64,13 @@ def test_the_forecast_of_a_critical_network_is_chi_1_of_one(act, name):
 def test_a_bias_or_a_fixed_point_may_be_asked_for(name, key):
     point = critical("tanh", **{key: 0.3})
     given = {"sigma_b": 0.3} if key == "sigma_b" else {"parameters": {"q_star": 0.3}}
-    rows = initialize_(nn.Linear(64, 64), name, act="tanh", **given)
+    rows = fill_(nn.Linear(64, 64), name, act="tanh", **given)
     assert rows.promised_std.tolist() == pytest.approx([point.sigma_w / 8, point.sigma_b], rel=1e-12)
 
 
 def test_zero_asked_for_is_not_the_same_as_nothing_asked_for():
-    asked = initialize_(nn.Linear(64, 64), "critical", act="gelu", sigma_b=0.0)
-    default = initialize_(nn.Linear(64, 64), "critical", act="gelu")
+    asked = fill_(nn.Linear(64, 64), "critical", act="gelu", sigma_b=0.0)
+    default = fill_(nn.Linear(64, 64), "critical", act="gelu")
     assert asked.scheme.tolist() == ["critical", "zeros"]
     assert default.promised_std[0] * 8 == pytest.approx(doubly_critical("gelu").sigma_w, rel=1e-12)
     assert default.promised_std[1] == pytest.approx(doubly_critical("gelu").sigma_b, rel=1e-12)
@@ -78,7 +78,7 @@ def test_zero_asked_for_is_not_the_same_as_nothing_asked_for():
 
 def test_orthogonal_ones_are_orthogonal_and_convolutions_only_look_at_the_centre():
     net = built("cnn", "tanh", depth=2)
-    initialize_(net, "critical_orthogonal", act="tanh", sigma_b=0.3)
+    fill_(net, "critical_orthogonal", act="tanh", sigma_b=0.3)
     sigma_w = critical("tanh", sigma_b=0.3).sigma_w
     first, second = (layer.weight.detach().double() for layer in net.hidden)
     gram = second[:, :, 1, 1] @ second[:, :, 1, 1].T
@@ -92,7 +92,7 @@ def test_orthogonal_ones_are_orthogonal_and_convolutions_only_look_at_the_centre
 @pytest.mark.parametrize("name", [*CRITICAL, "autoinit"])
 def test_they_pass_their_own_audit_and_a_wrong_sigma_fails_it(name):
     net = built("mlp", "tanh")
-    initialize_(net, name, act="tanh")
+    fill_(net, name, act="tanh")
     assert initlab.audit(net, name, act="tanh").ok.all()
     with torch.no_grad():
         net.hidden[1].weight.mul_(1.2)
@@ -103,7 +103,7 @@ def test_they_pass_their_own_audit_and_a_wrong_sigma_fails_it(name):
 
 @pytest.mark.parametrize("act", ["relu", "tanh", "sigmoid", "gelu", "softplus", "sin"])
 def test_autoinit_is_the_forward_gain_in_a_chain(act):
-    rows = weights(initialize_(built("mlp", act), "autoinit", act=act))
+    rows = weights(fill_(built("mlp", act), "autoinit", act=act))
     sigma = (rows.promised_std * rows.fan_in.astype(float) ** 0.5).tolist()
     assert sigma == pytest.approx([1.0] + [gains(act).forward] * (len(rows) - 1), rel=1e-9)
 
@@ -112,7 +112,7 @@ def test_autoinit_is_the_forward_gain_in_a_chain(act):
 @pytest.mark.parametrize("act", ["tanh", "relu", "softplus"])
 def test_autoinit_keeps_every_layer_of_a_residual_network_at_variance_one(act, norm):
     net = models.build("resmlp", depth=6, width=600, act=act, input_shape=(400,), classes=600, norm=norm)
-    initialize_(net, "autoinit", act=act, seed=1)
+    fill_(net, "autoinit", act=act, seed=1)
     seen: dict[str, torch.Tensor] = {}
     handles = [
         layer.register_forward_hook(lambda _, __, out, name=name: seen.setdefault(name, out.detach()))
@@ -130,7 +130,7 @@ def test_autoinit_keeps_every_layer_of_a_residual_network_at_variance_one(act, n
 
 def test_autoinit_through_an_activation_of_a_sum_shifts_it_by_its_mean():
     net = models.build("resnet", depth=1, width=8, act="relu", input_shape=(1, 8, 8), classes=10, norm="none")
-    rows = weights(initialize_(net, "autoinit", act="relu")).set_index("name")
+    rows = weights(fill_(net, "autoinit", act="relu")).set_index("name")
     sigma = rows.promised_std * rows.fan_in.astype(float) ** 0.5
     # φ(z) of the first layer has mean square ½; its mean 1/√2π and variance ½ − 1/2π go on along the identity
     assert sigma["stages.0.0.conv1.weight"] == pytest.approx(math.sqrt(2), rel=1e-9)
@@ -162,7 +162,7 @@ def test_autoinit_through_an_activation_of_a_sum_shifts_it_by_its_mean():
 )
 def test_what_cannot_be_is_one_sentence(name, arguments, says, error):
     with pytest.raises(error, match=says) as caught:
-        initialize_(nn.Linear(8, 8), name, **arguments)
+        fill_(nn.Linear(8, 8), name, **arguments)
     assert "\n" not in str(caught.value)
 
 
@@ -176,16 +176,18 @@ def test_autoinit_counts_from_anew_behind_a_norm_and_makes_up_for_dropout():
         nn.LayerNorm(8),
         nn.Linear(8, 8),
     )
-    found = weights(initialize_(net, "autoinit"))
+    found = weights(fill_(net, "autoinit"))
     assert (found.promised_std * 8**0.5).tolist() == pytest.approx([1, 1, 1], rel=1e-9)  # ½ after ReLU, and ÷ ½
-    chain = weights(initialize_(built("mlp", "relu", norm="batch"), "autoinit", act="relu"))
+    chain = weights(fill_(built("mlp", "relu", norm="batch"), "autoinit", act="relu"))
     sigma = (chain.promised_std * chain.fan_in.astype(float) ** 0.5).tolist()
     assert sigma == pytest.approx([1.0] + [2**0.5] * 4, rel=1e-9)
 
 
 def test_autoinit_says_where_it_cannot_follow():
     assert "does not know how it runs through TransformerEncoder" in str(
-        impossible(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 2, enable_nested_tensor=False), "autoinit")
+        scheme_refusal(
+            nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 2, enable_nested_tensor=False), "autoinit"
+        )
     )
 
 

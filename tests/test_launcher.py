@@ -20,12 +20,12 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from initlab.cli.hydra import JobFailed, compose_jobs, quick_copies
-from initlab.cli.hydra.job_returns import dumped, hydra_files
-from initlab.cli.train import main
-from initlab.config.compose import register
+from initlab.cli.hydra import JobFailed, compose_jobs, fast_config_copies
+from initlab.cli.hydra.job_returns import dump_omegaconf, hydra_file_texts
+from initlab.cli.train import run_train
+from initlab.config.compose import register_config
 from initlab.config.fast_compose import Composer
-from initlab.config.option_files import conf_dir, options
+from initlab.config.option_files import conf_dir, option_names
 from initlab.config.schema import GROUPS
 
 QUICK = ["depth=1", "width=4", "train.steps=3", "log.histograms=0", "data=gaussian", "data.train_size=300"]
@@ -51,7 +51,7 @@ def hydra():
 
 
 def hydras_loader():
-    register()
+    register_config()
     setup_globals()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         return GlobalHydra.instance().config_loader()
@@ -82,10 +82,10 @@ def everything(composed):
 
 
 JOBS = [
-    *([f"{group}={option}"] for group in GROUPS for option in options(group) if option != "custom"),
-    *([f"{group}=custom", f"{group}.target=mine:thing"] for group in GROUPS if "custom" in options(group)),
-    *([f"experiment={name}"] for name in options("experiment")),
-    [f"experiment={options('experiment')[0]}", "depth=3", "width=16", "optim.lr=0.5", "init=zeros"],
+    *([f"{group}={option}"] for group in GROUPS for option in option_names(group) if option != "custom"),
+    *([f"{group}=custom", f"{group}.target=mine:thing"] for group in GROUPS if "custom" in option_names(group)),
+    *([f"experiment={name}"] for name in option_names("experiment")),
+    [f"experiment={option_names('experiment')[0]}", "depth=3", "width=16", "optim.lr=0.5", "init=zeros"],
     [],
     ["seed=3", "optim.lr=1e-3", "optim.clip_norm=null", "width=[4,5]", "depth=2", "sweep.name=x"],
     ["depth=${seed}", "seed=4", "optim.lr=${oc.decode:'0.5'}"],
@@ -206,7 +206,7 @@ def test_quick_copies_are_omegaconfs_own(hydra, part):
     node = whole if part is None else whole[part]
     theirs = copy.deepcopy(node)
     slow = DictConfig.__deepcopy__
-    with quick_copies():
+    with fast_config_copies():
         ours = copy.deepcopy(node)
     assert DictConfig.__deepcopy__ is slow
     assert nodes_of(ours) == nodes_of(theirs)
@@ -230,7 +230,7 @@ def test_files_are_written_as_omegaconf_writes_them(hydra, overrides):
     loader, master, _ = hydra
     composed = hydras_own(loader, master, overrides, 3)
     OmegaConf.set_readonly(composed.hydra, True)
-    files = hydra_files(composed)
+    files = hydra_file_texts(composed)
     own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
     # The C library breaks long lines elsewhere: those of Hydra's help, and of the claims of experiments.
     assert yaml.safe_load(files["config.yaml"]) == yaml.safe_load(OmegaConf.to_yaml(own))
@@ -273,14 +273,14 @@ AWKWARD += [
 @pytest.mark.parametrize("text", AWKWARD)
 def test_awkward_text_is_dumped_as_omegaconf_dumps_it(text):
     value = {"key": text, "list": [text, 1.5, None, True], "deeper": {text or "empty": [{"a": text}]}}
-    assert dumped(value) == OmegaConf.to_yaml(OmegaConf.create(value))
+    assert dump_omegaconf(value) == OmegaConf.to_yaml(OmegaConf.create(value))
 
 
 # --- jobs given back
 
 
 def sweeps(*overrides: str, code: int = 0) -> Path:
-    assert main(["-m", *QUICK, "sweep.name=s", *overrides]) == code
+    assert run_train(["-m", *QUICK, "sweep.name=s", *overrides]) == code
     return Path("outputs/sweeps/s")
 
 
@@ -367,8 +367,8 @@ def test_returns_come_in_the_order_of_the_jobs_and_know_their_configuration(monk
     from initlab.cli import hydra as launcher
 
     seen = []
-    real = launcher.launch
-    monkeypatch.setattr(launcher, "launch", lambda *a: seen.append(real(*a)) or seen[-1])
+    real = launcher.launch_jobs
+    monkeypatch.setattr(launcher, "launch_jobs", lambda *a: seen.append(real(*a)) or seen[-1])
     sweeps("seed=range(4)", "sweep.order=shuffle", "sweep.max_group=1")
     sweeps("seed=range(4)", "sweep.order=shuffle", "sweep.max_group=1")
     for returns in seen:
@@ -432,18 +432,18 @@ def test_processes_start_before_the_grid_is_composed_in_the_environment_of_the_j
     from initlab.sweep.executors import process as processes
     from initlab.system import fork, fork_server
 
-    launch = sys.modules["initlab.cli.hydra.launch"]
+    launch = sys.modules["initlab.cli.hydra.launch_jobs"]
     order, compose = [], launch.compose_jobs
 
     def noting(start):
         return lambda *given, **more: order.append(os.environ.get("OF_THE_JOB")) or start(*given, **more)
 
-    if copies and not fork.can_copy():
+    if copies and not fork.can_fork():
         pytest.skip("this system does not copy processes")
     for module in (fork, processes):
         monkeypatch.setattr(module, "can_copy", lambda: copies)
-    monkeypatch.setattr(fork_server, "Nursery", noting(fork_server.Nursery))
-    monkeypatch.setattr(processes, "fresh", noting(processes.fresh))
+    monkeypatch.setattr(fork_server, "ForkServer", noting(fork_server.ForkServer))
+    monkeypatch.setattr(processes, "spawn_process", noting(processes.spawn_process))
     monkeypatch.setattr(launch, "compose_jobs", lambda *given: order.append("composed") or compose(*given))
     given = ("seed=0,1", "+hydra.job.env_set.OF_THE_JOB=here", "hydra.launcher.executor=process")
     sweeps(*given, "dry_run=true")
@@ -501,7 +501,7 @@ def test_experiment_files_sweep_sub_grids(tmp_path):
         "  mode: MULTIRUN\n"
     )
     arguments = ["--config-dir", str(tmp_path / "conf"), "experiment=mine", *QUICK[1:]]
-    assert main(arguments) == 0
+    assert run_train(arguments) == 0
     names = sorted(path.name[:-9] for path in Path("outputs/sweeps/mine").glob("*-s?-*"))
     assert names == ["he_normal-relu-d5-s0", "he_normal-relu-d5-s1", "he_uniform-relu-d5-s0", "he_uniform-relu-d5-s1",
                      "zeros-tanh-d1-s0", "zeros-tanh-d2-s0"]  # fmt: skip

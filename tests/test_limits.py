@@ -78,7 +78,7 @@ def test_one_thread_computes_where_the_system_allows_too_few(monkeypatch, given,
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    startup.bound_threads()
+    startup.limit_threads()
     found = {name: os.environ[name] for name in names if name in os.environ}
     bound = allowed < 10 and "OMP_NUM_THREADS" not in given
     assert found == ({**dict.fromkeys(names, "1"), **given} if bound else given)
@@ -86,9 +86,9 @@ def test_one_thread_computes_where_the_system_allows_too_few(monkeypatch, given,
 
 
 def test_a_process_has_no_more_threads_after_it_was_tried_how_many_it_may_have():
-    before = startup.tasks()
-    assert startup.can_start(20)
-    assert startup.tasks() == before
+    before = startup.count_threads()
+    assert startup.can_start_threads(20)
+    assert startup.count_threads() == before
 
 
 # --- memory

@@ -13,7 +13,7 @@ from initlab.errors import UserError
 from initlab.initialize.procedures import roles as parts
 from initlab.models import MODELS, Dropout, build
 from initlab.models.residual import branch_multiplier
-from initlab.models.transformer import MeanOverTokens, Mixing, shape_of
+from initlab.models.transformer import AttentionMixing, MeanOverTokens, transformer_shape
 
 SHAPES = {"mlp": (2, 5), "cnn": (2, 8, 6), "resmlp": (2, 5), "resnet": (2, 8, 6), "vit": (2, 8, 4), "gpt": (7,)}
 OURS = [name for name, model in MODELS.items() if model.shaped and name != "custom"]
@@ -39,15 +39,15 @@ def norms_of(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", OURS)
 def test_what_refusals_say_of_norms_and_roles_is_so(name):
-    assert list(checks.NORMS[name]) == norms_of(name)
-    for norm in checks.ALL_NORMS:
-        if norm in checks.NORMS[name]:
+    assert list(checks.MODEL_NORMS[name]) == norms_of(name)
+    for norm in checks.NORM_NAMES:
+        if norm in checks.MODEL_NORMS[name]:
             made(name, norm=norm)
         else:
             with pytest.raises(UserError, match=r"model\.norm"):
                 made(name, norm=norm)
     roles = {layer.role for layer in made(name).weight_layers}
-    for role, families in parts.FAMILIES.items():
+    for role, families in parts.MODELS_WITH_ROLE.items():
         assert (role in roles) == (name in re.findall(r"\w+", families))
 
 
@@ -144,7 +144,7 @@ def test_a_layer_is_fed_by_what_it_says_and_feeds_its_activation(name, options):
             module.register_forward_hook(note("activation"))
         elif isinstance(module, nn.Flatten):
             module.register_forward_hook(note("data"))
-        elif isinstance(module, Mixing):
+        elif isinstance(module, AttentionMixing):
             module.register_forward_hook(note("unknown"))
         elif isinstance(module, MeanOverTokens):
             module.register_forward_hook(
@@ -264,7 +264,7 @@ def test_attention_equals_torchs_own():
 
 def test_scores_are_divided_by_a_power_of_the_heads_width():
     q, k, v = torch.randn(3, 2, 4, 8, generator=torch.Generator().manual_seed(0))
-    halves, whole = Mixing(1, power=0.5), Mixing(1, power=1.0)
+    halves, whole = AttentionMixing(1, power=0.5), AttentionMixing(1, power=1.0)
     torch.testing.assert_close(halves(q / 8**0.5, k, v), whole(q, k, v))
 
 
@@ -477,7 +477,7 @@ def test_an_option_that_a_custom_model_does_not_take_is_refused(mine):
 def test_options_are_the_builders_own_defaults():
     """The registry's options, which the option files and the help show, are what the functions take."""
     for name in OURS:
-        functions = [MODELS[name].build, *([shape_of] if name in ("vit", "gpt") else [])]
+        functions = [MODELS[name].build, *([transformer_shape] if name in ("vit", "gpt") else [])]
         accepted = {k: p for function in functions for k, p in inspect.signature(function).parameters.items()}
         own = {k: p.default for k, p in accepted.items() if p.default is not inspect.Parameter.empty}
         assert own == dict(MODELS[name].options), name

@@ -8,19 +8,19 @@ from torch import nn
 
 import initlab
 from initlab.config.compose import compose_config
-from initlab.config.option_files import option_values, options
+from initlab.config.option_files import option_names, option_values
 from initlab.config.schema import GROUPS
-from initlab.data import arrays, load
-from initlab.data.custom import custom
+from initlab.data import arrays, load_dataset
+from initlab.data.custom import read_custom
 from initlab.errors import UserError
 from initlab.experiment import impossible
 from initlab.schemes import SCHEMES
-from initlab.system.numbers import in_single
+from initlab.system.numbers import fits_float32
 
 FLOATS = [
     (group, option, key)
     for group in GROUPS
-    for option in options(group)
+    for option in option_names(group)
     for key, value in (option_values(group, option) or {}).items()
     if isinstance(value, float) and option != "custom"
 ]
@@ -71,7 +71,7 @@ def test_what_two_keys_make_together_and_what_a_narrow_type_holds():
 
 
 def test_ordinary_numbers_pass():
-    assert all(map(in_single, (0, 1, -1e-30, 1e30, 1e-8)))
+    assert all(map(fits_float32, (0, 1, -1e-30, 1e30, 1e-8)))
     for override in ("optim.lr=0", "optim.lr=1e-8", "init.sigma_b=0", "optim.momentum=0.99999", "train.epochs=0.01"):
         compose_config([override])
 
@@ -129,7 +129,7 @@ def data(train_x=None, train_y=None, test_x=None, test_y=None):
 def read(parts):
     function = lambda: parts  # noqa: E731
     globals()["function"] = function
-    return custom((), target=f"{__name__}:function")
+    return read_custom((), target=f"{__name__}:function")
 
 
 RAGGED = [[1.0, 2.0], [3.0]] * 3
@@ -234,5 +234,5 @@ def test_what_may_not_be_meant_is_said(capsys):
 
 
 def test_the_largest_label_bounds_nothing_by_itself():
-    assert arrays.class_count([torch.arange(1000), torch.arange(5)]) == 1000
-    assert load("gaussian", classes=1000, train_size=2000).classes == 1000
+    assert arrays.count_classes([torch.arange(1000), torch.arange(5)]) == 1000
+    assert load_dataset("gaussian", classes=1000, train_size=2000).classes == 1000

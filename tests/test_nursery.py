@@ -14,10 +14,10 @@ import pytest
 from initlab.errors import UserError
 from initlab.sweep.executors import process
 from initlab.system import fork_server
-from initlab.system.fork import can_copy
-from initlab.system.fork_server import Gone, Nursery
+from initlab.system.fork import can_fork
+from initlab.system.fork_server import ForkServer, ServerEnded
 
-pytestmark = pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
+pytestmark = pytest.mark.skipif(not can_fork(), reason="this system does not copy processes")
 
 DOING = """
 import os, pickle, sys, time
@@ -89,7 +89,7 @@ def home(tmp_path, monkeypatch):
     for variable in fork_server.ONE_THREAD:
         monkeypatch.setenv(variable, "2")
     with complaining_into(tmp_path / "said"):
-        found, made = Nursery("doing:begin"), []
+        found, made = ForkServer("doing:begin"), []
     copy = found.copy
     monkeypatch.setattr(found, "copy", lambda: made.append(copy()) or made[-1])
     yield found
@@ -108,9 +108,9 @@ def asked(copy, word):
 def ended(pid, seconds=30.0):
     """Wait until a process is gone, and return whether it is."""
     limit = time.monotonic() + seconds
-    while fork_server.life(pid) and time.monotonic() < limit:
+    while fork_server.process_start_time(pid) and time.monotonic() < limit:
         time.sleep(0.01)
-    return not fork_server.life(pid)
+    return not fork_server.process_start_time(pid)
 
 
 def test_copies_know_what_was_called_before_they_were_made(home):
@@ -171,7 +171,7 @@ def test_copies_of_a_nursery_that_is_killed_are_followed_to_their_end(home):
     assert dead.wait(30) == -signal.SIGKILL  # nobody knows; what ended the nursery may have ended it
     alive.kill()
     assert alive.wait(30) == -signal.SIGKILL
-    with pytest.raises(Gone):
+    with pytest.raises(ServerEnded):
         home.copy()
     home.call("doing:keep", value=1)  # nobody waits for it
 
@@ -197,9 +197,9 @@ def test_a_number_that_was_given_away_is_not_taken_for_the_copy(home, monkeypatc
 
 
 def test_a_nursery_that_does_not_answer_is_given_up(home, monkeypatch):
-    monkeypatch.setattr(fork_server, "LOADING", 0.2)
+    monkeypatch.setattr(fork_server, "LOAD_TIMEOUT", 0.2)
     home.process.send_signal(signal.SIGSTOP)
-    with pytest.raises(Gone):
+    with pytest.raises(ServerEnded):
         home.copy()
     assert home.process.returncode == -signal.SIGKILL
 
@@ -232,7 +232,7 @@ def test_where_no_further_process_can_be_the_others_go_on(home):
 
 def test_what_fails_ahead_of_its_time_ends_the_nursery_and_is_seen(home, tmp_path):
     home.call("doing:fail")
-    with pytest.raises(Gone):
+    with pytest.raises(ServerEnded):
         home.copy()
     assert home.code == 1
     assert "ValueError: of the call" in (tmp_path / "said").read_text()
@@ -240,12 +240,12 @@ def test_what_fails_ahead_of_its_time_ends_the_nursery_and_is_seen(home, tmp_pat
 
 def test_it_is_not_dismissed_while_copies_are_at_work(monkeypatch):
     monkeypatch.setattr(fork_server, "WORKER", "time:sleep")
-    with fork_server.held_open():
-        with fork_server.held_open(in_use=True):
-            first = fork_server.nursery(process.WORKER)
-            fork_server.dismiss()
-            assert fork_server.nursery(process.WORKER) is first
-        fork_server.dismiss()
+    with fork_server.keep_server():
+        with fork_server.keep_server(in_use=True):
+            first = fork_server.shared_server(process.WORKER_ENTRY)
+            fork_server.stop_server()
+            assert fork_server.shared_server(process.WORKER_ENTRY) is first
+        fork_server.stop_server()
         assert not first.alive()
 
 
@@ -254,7 +254,7 @@ def test_it_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
     for name in ("types", "queue", "random"):
         (tmp_path / f"{name}.py").write_text(f"open('loaded-{name}', 'w').close()\nraise SystemExit('shadowed')\n")
     monkeypatch.chdir(tmp_path)
-    found = Nursery(process.WORKER)
+    found = ForkServer(process.WORKER_ENTRY)
     try:
         copy = found.copy()
         lives = copy.poll()
@@ -268,18 +268,18 @@ def test_it_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
 
 def test_it_lives_as_long_as_somebody_holds_it_open(monkeypatch):
     monkeypatch.setattr(fork_server, "WORKER", "time:sleep")
-    with fork_server.held_open():
-        first = fork_server.nursery(process.WORKER)
-        with fork_server.held_open():
-            assert fork_server.nursery(process.WORKER) is first
+    with fork_server.keep_server():
+        first = fork_server.shared_server(process.WORKER_ENTRY)
+        with fork_server.keep_server():
+            assert fork_server.shared_server(process.WORKER_ENTRY) is first
         assert first.process.poll() is None
         first.process.kill()
         first.process.wait()
-        second = fork_server.nursery(process.WORKER)
+        second = fork_server.shared_server(process.WORKER_ENTRY)
         assert second is not first
-        fork_server.dismiss()
+        fork_server.stop_server()
         assert second.process.returncode == -signal.SIGKILL
-        third = fork_server.nursery(process.WORKER)
+        third = fork_server.shared_server(process.WORKER_ENTRY)
         assert third.process.poll() is None
     assert third.process.returncode == -signal.SIGKILL
 
@@ -335,9 +335,9 @@ def test_a_nursery_that_is_still_loading_ends_with_its_launch(tmp_path, monkeypa
 
 def test_no_thread_is_there_when_it_is_copied():
     """A copy of a process with threads has locks that nobody opens."""
-    found = Nursery(process.WORKER)
+    found = ForkServer(process.WORKER_ENTRY)
     try:
-        found.call("initlab.data:read_ahead", name="fashion_mini")
+        found.call("initlab.data:preload", name="fashion_mini")
         copy = found.copy()
         assert copy.pid
         assert len(os.listdir(f"/proc/{found.process.pid}/task")) == 1

@@ -15,7 +15,7 @@ from initlab.cli import main
 from initlab.records import load
 from initlab.records.serialization import from_json
 from initlab.records.writer import RunWriter
-from initlab.system.streams import LastingStream, lasting_streams, tell
+from initlab.system.streams import SafeStream, print_stderr, use_safe_streams
 
 TINY = ("depth=1", "width=4", "train.steps=2", "data=gaussian", "data.train_size=300", "data.test_size=50")
 CALL = (sys.executable, "-c", "from initlab.cli import main; main()")
@@ -150,18 +150,18 @@ def test_python_loses_no_sweep_for_a_print(place, monkeypatch, tmp_path):
 
 def test_streams_come_back_and_a_second_wrapper_is_the_first():
     before = sys.stdout, sys.stderr
-    with lasting_streams():
+    with use_safe_streams():
         first = sys.stdout
-        with lasting_streams():
+        with use_safe_streams():
             assert sys.stdout is first
-        assert isinstance(first, LastingStream)
+        assert isinstance(first, SafeStream)
     assert (sys.stdout, sys.stderr) == before
 
 
 def test_a_closed_stream_is_lost_and_no_error():
     closed = io.StringIO()
     closed.close()
-    stream = LastingStream(closed)
+    stream = SafeStream(closed)
     assert (stream.write("a"), stream.isatty()) == (1, False)
     stream.flush()
     assert stream.lost is not None
@@ -170,7 +170,7 @@ def test_a_closed_stream_is_lost_and_no_error():
 def test_tell_never_raises(monkeypatch):
     for stream in (None, Failing(errno.EPIPE), Failing(errno.EIO), narrow("ascii")):
         monkeypatch.setattr(sys, "stderr", stream)
-        tell("é – ± \udcff")
+        print_stderr("é – ± \udcff")
 
 
 SHELL = ['"$@" >&-', '"$@" 2>&-', '"$@" >&- 2>&-', '"$@" <&- >&- 2>&-', '"$@" | head -c 1 >&2', '"$@" >/dev/full']

@@ -12,10 +12,10 @@ import torch
 
 import initlab
 from initlab.config.compose import compose_config
-from initlab.config.grid import LISTS, compose_grid, refuse_ambiguous
-from initlab.config.naming import cell_name, digest
+from initlab.config.grid import LIST_KEYS, compose_grid, refuse_ambiguous_widths
+from initlab.config.naming import cell_name, config_hash
 from initlab.config.schema import Config
-from initlab.data import load
+from initlab.data import load_dataset
 from initlab.errors import UserError
 from initlab.sweep import wanted
 from initlab.system.imports import CONTRACTS
@@ -96,7 +96,7 @@ def test_own_functions_stand_beside_built_in_ones_in_every_group(mine):
     own = [config for config in configs if config.init["name"] == "custom"]
     assert {config.init["target"] for config in own} == {"mine_h:half_he"}
     # What is chosen in one word is the same run as what is chosen in two.
-    assert digest(own[0]) == digest(
+    assert config_hash(own[0]) == config_hash(
         compose_config(["init=custom", "init.target=mine_h:half_he", "act=tanh", "model=mlp", "data=gaussian"])
     )
 
@@ -184,7 +184,7 @@ def test_python_takes_the_same_words(mine):
     assert (
         initlab.models.build("mine_h:net", width=3, act="mine_h:phi", input_shape=(8,), classes=2)[1].out_features == 3
     )
-    assert load("mine_h:blobs").classes == 2
+    assert load_dataset("mine_h:blobs").classes == 2
 
 
 # --- what is missing prints what is wanted
@@ -220,9 +220,9 @@ def test_what_is_no_such_function_is_refused(mine, chosen, says):
 
 
 def test_help_and_readme_say_what_own_functions_are():
-    from initlab.config.own_options import own_text
+    from initlab.config.own_options import own_options_text
 
-    text = " ".join(own_text().split())
+    text = " ".join(own_options_text().split())
     assert all(contract in text for contract in CONTRACTS.values())
     assert "${initlab.own:}" in (Path(initlab.__file__).parents[2] / "conf/hydra/help/initlab.yaml").read_text("utf-8")
 
@@ -232,7 +232,7 @@ def test_help_and_readme_say_what_own_functions_are():
 
 @pytest.mark.parametrize("name", ["points", "tensors", "subsets", "Points", "numbered"])
 def test_torch_datasets_are_data_sets(mine, name):
-    wanted_, found = load("mine_h:blobs", validation=0), load(f"mine_h:{name}", validation=0)
+    wanted_, found = load_dataset("mine_h:blobs", validation=0), load_dataset(f"mine_h:{name}", validation=0)
     for part in ("train_x", "train_y", "test_x", "test_y"):
         assert torch.equal(getattr(wanted_, part), getattr(found, part)), part
     assert found.classes == 2
@@ -250,7 +250,7 @@ def test_torch_datasets_are_data_sets(mine, name):
 )
 def test_what_is_no_pair_of_datasets_is_refused(mine, name, says):
     with pytest.raises(UserError, match=says):
-        load(f"mine_h:{name}")
+        load_dataset(f"mine_h:{name}")
 
 
 # --- lists in grids
@@ -269,7 +269,7 @@ def list_keys(cls: Any = Config, prefix: str = "") -> set[str]:
 
 def test_every_key_whose_value_may_be_a_list_is_known_to_grids():
     # `threads` and `race` are of any type to let words through; a list is no value of theirs.
-    assert list_keys() - {"threads", "race"} == {*LISTS, "width"}
+    assert list_keys() - {"threads", "race"} == {*LIST_KEYS, "width"}
 
 
 GRID = "sweep.grids=[{{width: {}, depth: {}}}]"
@@ -292,7 +292,7 @@ def test_a_list_of_widths_that_can_mean_two_things_is_refused_with_both_spelling
             compose_grid([*overrides, *more])
     with pytest.raises(UserError, match=says):
         initlab.sweep(width=[16, 8], depth=2, dry_run=True, quiet=True)
-    refuse_ambiguous([16, 8], {"depth": 2, "model": "resnet"})  # takes one width only
+    refuse_ambiguous_widths([16, 8], {"depth": 2, "model": "resnet"})  # takes one width only
 
 
 def test_a_list_of_widths_in_an_exclusion():

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from initlab.system import parent_process
-from initlab.system.parent_process import life, runs
+from initlab.system.parent_process import is_running, process_start_time
 
 WORKER = """
 import sys, time
@@ -80,7 +80,7 @@ with parent.something_to_keep():
     out.flush()
 sys.exit(len(list(heard)))
 """)
-    for message in (b"a task", parent_process.LEAVE):
+    for message in (b"a task", parent_process.STOP_MESSAGE):
         pickle.dump(message, worker.stdin)
     worker.stdin.flush()
     assert worker.stdout.read() == b"a task kept"
@@ -113,20 +113,20 @@ child.wait()
 
 def gone(pid, seconds=60):
     limit = time.monotonic() + seconds
-    while life(pid) and time.monotonic() < limit:
+    while process_start_time(pid) and time.monotonic() < limit:
         time.sleep(0.02)
-    return not life(pid)
+    return not process_start_time(pid)
 
 
 def test_a_process_is_told_from_a_later_one_of_its_number():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert runs(process.pid, None)
-        if born := life(process.pid):
-            assert runs(process.pid, born)
-            assert not runs(process.pid, "0")
+        assert is_running(process.pid, None)
+        if born := process_start_time(process.pid):
+            assert is_running(process.pid, born)
+            assert not is_running(process.pid, "0")
         process.stdin.close()
-    assert not runs(process.pid, None)
-    assert not runs(process.pid, born)
+    assert not is_running(process.pid, None)
+    assert not is_running(process.pid, born)
 
 
 MODULE = """
@@ -150,7 +150,7 @@ def test_a_module_runs_while_its_launch_does_and_imports_nothing_from_here(tmp_p
             "-c",
             "import sys; sys.path.remove(''); from initlab.system.parent_process import run_module; run_module()",
         ]
-        born = life(launch.pid) or "-"
+        born = process_start_time(launch.pid) or "-"
         if died_before:
             launch.kill()
             launch.wait()

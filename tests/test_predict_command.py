@@ -233,7 +233,7 @@ def test_composed_apart_is_composed_whole(monkeypatch, line):
     from initlab.config.compose import to_config
 
     apart = [config.plain() for config in compose_grid(line.split())[0]]
-    monkeypatch.setattr(grid, "composed", lambda values, job: to_config(values.composer.job(job, 0), job))
+    monkeypatch.setattr(grid, "compose_grid_job", lambda values, job: to_config(values.composer.job(job, 0), job))
     assert apart == [config.plain() for config in compose_grid(line.split())[0]]
     assert len(apart) > 1
 

@@ -64,7 +64,7 @@ def test_records_say_what_they_are(name):
 def test_what_fills_single_weights_knows_them_by_name():
     assert list(PROCEDURE_NAMES) == list(PROCEDURES)
     with pytest.raises(UserError, match="looks at a whole module"):
-        initlab.initialize.initialize_(plain(), "lsuv")
+        initlab.initialize.fill_(plain(), "lsuv")
 
 
 @pytest.mark.parametrize("name", PROCEDURES)

@@ -9,9 +9,9 @@ import initlab
 from initlab.activations import ACTIVATIONS
 from initlab.errors import UserError
 from initlab.initialize.procedures import PROCEDURES
-from initlab.initialize.procedures.data_dependent import change_rates, equal_rates
+from initlab.initialize.procedures.data_dependent import equalize_rates, relative_gradients
 from initlab.initialize.procedures.gradient_based import gradient_quotient
-from initlab.initialize.procedures.roles import case_of
+from initlab.initialize.procedures.roles import make_context
 from initlab.models import build
 
 FEATURES, CLASSES = 24, 5
@@ -110,12 +110,12 @@ def test_all_layers_of_a_homogeneous_chain_change_at_one_rate():
     net, x = mlp(6, "relu"), batch()
     found = initlab.initialize.procedures.procedure("data_dependent", equal_rates=False)
     initlab.initialize_(net, found, act="relu", inputs=x)
-    case = case_of(net, found, act="relu")
+    case = make_context(net, found, act="relu")
     case.inputs = x
-    before, outputs = change_rates(case), net(x).detach()
+    before, outputs = relative_gradients(case), net(x).detach()
     assert max(before) / min(before) > 1.5
-    equal_rates(case)
-    after = change_rates(case)
+    equalize_rates(case)
+    after = relative_gradients(case)
     assert after == pytest.approx([after[0]] * 7, rel=1e-3)
     torch.testing.assert_close(net(x), outputs, rtol=1e-3, atol=1e-4)
 

@@ -12,15 +12,15 @@ import pytest
 from fake_sweeps import write_summary
 
 import initlab
-from initlab.cli.report import say_table
+from initlab.cli.report import print_run_table
 from initlab.config import Config
 from initlab.config.grid import compose_grid
-from initlab.errors import NothingLeft, UserError
+from initlab.errors import NoResultsLeft, UserError
 from initlab.records import load
 from initlab.report import write_report
-from initlab.report.pairs import cells as cell_table
-from initlab.report.pairs import comparisons
-from initlab.report.study import study
+from initlab.report.pairs import cell_summaries as cell_table
+from initlab.report.pairs import compare_schemes
+from initlab.report.study import build_study
 from initlab.statistics.comparisons import best_rate
 from initlab.sweep import How
 from initlab.sweep import race as racing
@@ -63,7 +63,7 @@ def test_every_cell_compares_at_the_rate_with_the_least_validation_loss(runs):
 
 
 def test_equal_schemes_tie(runs):
-    found = comparisons(study(runs).runs, "test_accuracy")
+    found = compare_schemes(build_study(runs).runs, "test_accuracy")
     pair = found[(found["first"] == "lecun_normal") & (found["second"] == "normal_rule")].iloc[0]
     assert pair["verdict"] == "smaller than seed noise"
     assert pair["difference"] == 0
@@ -71,13 +71,13 @@ def test_equal_schemes_tie(runs):
 
 
 def test_a_scheme_that_cannot_learn_loses(runs):
-    found = comparisons(study(runs).runs, "test_accuracy")
+    found = compare_schemes(build_study(runs).runs, "test_accuracy")
     assert set(found.loc[found["second"] == "zeros", "verdict"]) == {"better"}
     assert set(found["seeds"]) == {"fresh seeds"}
 
 
 def test_the_report_tells_cells_from_fresh_seeds_only(runs):
-    found = cell_table(study(runs).runs, "test_accuracy")
+    found = cell_table(build_study(runs).runs, "test_accuracy")
     best = found[found["best_rate"]]
     assert best["n"].tolist() == [5, 5, 5]
     for row in best.to_dict("records"):
@@ -246,7 +246,7 @@ FAILED = {"status": "failed", "error": "RuntimeError: the cable was cut", "path"
 def test_a_race_without_a_single_loss_stops_and_says_why(found, ends, words, sweeps):
     calls = iter(range(10**6))
     asked = found(lambda _: ends[next(calls) % len(ends)])
-    with pytest.raises(NothingLeft) as caught:
+    with pytest.raises(NoResultsLeft) as caught:
         racing.tune([config(init={"name": name}) for name in ("zeros", "ones")], Path("/nowhere"), How())
     assert all(word in str(caught.value) for word in ("race stops", *words)), caught.value
     assert "\n" not in str(caught.value)
@@ -381,7 +381,7 @@ def test_the_command_line_refuses_in_one_sentence(tmp_path, arguments, words):
 
 
 def test_the_table_of_a_race_is_of_its_comparison(root, capsys):
-    say_table([str(root)], [""], ["val_loss"], None, "csv", False, False)
+    print_run_table([str(root)], [""], ["val_loss"], None, "csv", False, False)
     said = capsys.readouterr()
     assert ["5" in line.split(",") for line in said.out.splitlines()[1:]] == [True] * 3
     assert "18 runs that tuned the rates of a race are left out" in said.err

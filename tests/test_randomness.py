@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import initlab
-from initlab.cli.diagnose import inputs_of, run
+from initlab.cli.diagnose import make_inputs, run_diagnose
 from initlab.data.order import batches
 from initlab.errors import UserError
 from initlab.initialize import stream
-from initlab.system.random_streams import STREAMS, generator, numpy_generator, set_global
+from initlab.system.random_streams import STREAMS, generator, numpy_generator, seed_global_state
 
 SOURCE = Path(initlab.__file__).parent
 SEEDS = (0, 1, 2, 7, 2**31, 2**32 - 1, 2**32, 7 * 2**32 + 1, 2**63 - 1)
@@ -103,7 +103,7 @@ def test_epochs_of_large_seeds_differ():
 
 def test_the_global_state_is_keyed_by_its_purpose():
     with torch.random.fork_rng(devices=[]):
-        set_global("diagnosed passes", 3, device=torch.device("cpu"))
+        seed_global_state("diagnosed passes", 3, device=torch.device("cpu"))
         assert torch.equal(torch.rand(5), torch.rand(5, generator=generator("diagnosed passes", 3)))
 
 
@@ -287,7 +287,7 @@ def test_made_up_targets_are_not_the_made_up_inputs(model, seed, monkeypatch):
     monkeypatch.setattr("initlab.cli.diagnose.load_target", lambda *_: make)
     screen = io.StringIO()
     with redirect_stdout(screen):
-        run("anything:model", shapes, seed=seed, as_json=True, **given)
+        run_diagnose("anything:model", shapes, seed=seed, as_json=True, **given)
     rows = json.loads(screen.getvalue())["rows"]
     loss = next(row["value"] for row in rows if row["stat"] == "loss")
     gradients = [row["value"] for row in rows if row["stat"] == "grad_mean_square"]
@@ -304,7 +304,7 @@ def test_a_batch_of_the_users_own_seed_is_not_the_target(seed):
     plain = torch.Generator().manual_seed(seed)
     frame = initlab.diagnose(Same(), torch.randn(64, 20, generator=plain), seed=seed)
     assert frame.loc[frame.stat == "loss", "value"].item() > 1.7
-    made = inputs_of(["64,20"], None, None, seed)
+    made = make_inputs(["64,20"], None, None, seed)
     assert not torch.equal(made, torch.randn(64, 20, generator=torch.Generator().manual_seed(seed)))
 
 
@@ -318,6 +318,6 @@ def test_a_model_is_not_made_of_its_inputs(monkeypatch):
 
     monkeypatch.setattr("initlab.cli.diagnose.load_target", lambda *_: net)
     with redirect_stdout(io.StringIO()):
-        run("anything:net", ["4,6"], as_json=True)
-    x = inputs_of(["4,6"], None, None, 0)
+        run_diagnose("anything:net", ["4,6"], as_json=True)
+    x = make_inputs(["4,6"], None, None, 0)
     assert not set(made["weight"].flatten().tolist()) & set(x.flatten().tolist())

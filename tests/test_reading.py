@@ -14,9 +14,16 @@ from fake_sweeps import Cell, write_run
 
 from initlab.records import load, load_histograms, load_layers, load_metrics
 from initlab.report import say_report, say_table
-from initlab.report.payload import gather
+from initlab.report.payload import collect_report_data
 from initlab.system import safe_reading
-from initlab.system.safe_reading import Unreadable, json_of, read_bytes, read_json, read_yaml_file, yaml_of
+from initlab.system.safe_reading import (
+    Unreadable,
+    load_bounded_json,
+    load_bounded_yaml,
+    read_bytes,
+    read_json,
+    read_yaml_file,
+)
 
 SOURCE = Path(safe_reading.__file__).parent
 
@@ -93,8 +100,8 @@ def test_yaml_that_is_refused(tmp_path, name):
     path.write_bytes(BAD_YAML[name])
     with at_most(300), pytest.raises(ValueError, match=r"\S") as caught:
         read_yaml_file(path)
-    assert len(safe_reading.why(caught.value)) < 300
-    assert "\n" not in safe_reading.why(caught.value)
+    assert len(safe_reading.error_reason(caught.value)) < 300
+    assert "\n" not in safe_reading.error_reason(caught.value)
 
 
 @pytest.mark.parametrize("name", BAD_JSON)
@@ -103,19 +110,19 @@ def test_json_that_is_refused(tmp_path, name):
     path.write_bytes(BAD_JSON[name])
     with at_most(300), pytest.raises(ValueError, match=r"\S") as caught:
         read_json(path)
-    assert len(safe_reading.why(caught.value)) < 300
+    assert len(safe_reading.error_reason(caught.value)) < 300
 
 
 def test_what_is_written_is_read_to_the_bound():
     nested = 1
-    for _ in range(safe_reading.DEPTH):
+    for _ in range(safe_reading.MAX_DEPTH):
         nested = [nested]
-    assert json_of(json.dumps(nested)) == nested
-    assert yaml_of(json.dumps(nested)) == nested
-    for read in (json_of, yaml_of):
+    assert load_bounded_json(json.dumps(nested)) == nested
+    assert load_bounded_yaml(json.dumps(nested)) == nested
+    for read in (load_bounded_json, load_bounded_yaml):
         with pytest.raises(Unreadable, match="deeper than 32"):
             read(json.dumps([nested]))
-    assert json_of(str(2**63 - 1)) == yaml_of(str(2**63 - 1)) == 2**63 - 1
+    assert load_bounded_json(str(2**63 - 1)) == load_bounded_yaml(str(2**63 - 1)) == 2**63 - 1
 
 
 def kinds(folder: Path) -> dict[str, Path]:
@@ -141,7 +148,7 @@ def test_only_regular_files_are_read(tmp_path):
             with pytest.raises(Unreadable, match="not a regular file"):
                 pytest.fail(f"{name} was read: {read_bytes(path)[:9]!r}")
             with pytest.raises(Unreadable, match="not a regular file"):
-                safe_reading.ends_of(path)
+                safe_reading.read_ends(path)
 
 
 def test_a_size_is_a_bound(tmp_path):
@@ -311,7 +318,7 @@ def test_report_and_table_show_all_others(hostile, tmp_path, capsys):
         say_report([str(root)], str(tmp_path))
         say_table([str(root)], [], [], None, "text", False, False)
         assert capsys.readouterr().out.count("glorot_uniform") >= 2
-        found = gather([root])
+        found = collect_report_data([root])
     assert set(map(str, good)) <= set(found.study.runs["path"])
     # Tables of histograms are read in a choice: what lies outside of it is not looked at.
     told = {row["name"] for row in found.payload["unread"]}

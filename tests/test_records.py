@@ -13,7 +13,7 @@ import pytest
 from initlab.errors import UserError
 from initlab.records import (
     RunWriter,
-    environment,
+    describe_environment,
     load,
     load_histograms,
     load_layers,
@@ -21,7 +21,7 @@ from initlab.records import (
     run_directories,
     write_sweep,
 )
-from initlab.records.columns import disarm, rearm
+from initlab.records.columns import escape_formula, unescape_formula
 from initlab.statistics.histograms import histogram
 
 NAN, INF = float("nan"), float("inf")
@@ -311,8 +311,8 @@ def test_nothing_is_an_empty_table_with_its_columns(tmp_path):
 
 @pytest.mark.parametrize("text", ["=1+1", "+a", "-x", "@y", "'=z", "\tq", "plain", "", "-0.5", 'he, "n"\n', "π <b>"])
 def test_text_cannot_start_a_formula_and_comes_back(text):
-    cell = disarm(text)
-    assert rearm(cell) == text
+    cell = escape_formula(text)
+    assert unescape_formula(cell) == text
     assert not cell.startswith(("=", "+", "@", "\t")) or cell.lstrip("+").replace(".", "").isdigit()
 
 
@@ -331,7 +331,7 @@ def test_the_sweep_table_is_whole_and_harmless(tmp_path):
 
 
 def test_the_environment_knows_this_checkout():
-    facts = environment()
+    facts = describe_environment()
     assert facts["python"] == sys.version.split()[0]
     assert facts["versions"]["torch"]
     assert facts["commit"] is None or re.fullmatch("[0-9a-f]{40}", facts["commit"])

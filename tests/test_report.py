@@ -19,14 +19,14 @@ import initlab
 from initlab.errors import UserError
 from initlab.records import load
 from initlab.report import write_report
-from initlab.report.curves import passages, planned_steps, thin_steps, thinned
-from initlab.report.diagnosis import diagnose
-from initlab.report.layers import blocks
-from initlab.report.page import script
-from initlab.report.pairs import comparisons, scored, windows
-from initlab.report.payload import gather
-from initlab.report.study import best_rates, fresh_seeds, study
-from initlab.system.escape import visible
+from initlab.report.curves import expected_steps, steps_to_targets, thin_curve, thin_steps
+from initlab.report.diagnosis import explain_run
+from initlab.report.layers import layer_arrays
+from initlab.report.page import inline_script
+from initlab.report.pairs import compare_schemes, rate_windows, run_scores
+from initlab.report.payload import collect_report_data
+from initlab.report.study import at_best_rate, build_study, fresh_seeds
+from initlab.system.escape import printable
 
 
 class Scripts(HTMLParser):
@@ -94,7 +94,7 @@ def test_no_character_of_the_data_is_markup(page):
     text = page.path.read_text(encoding="utf-8")
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
     assert not re.search(r"[<>&\u2028\u2029]", data)
-    assert set(map(visible, fake.HOSTILE)) <= set(payload_of(page.path)["runs"]["scheme"]["texts"])
+    assert set(map(printable, fake.HOSTILE)) <= set(payload_of(page.path)["runs"]["scheme"]["texts"])
 
 
 def test_the_title_is_text(page):
@@ -173,7 +173,7 @@ def test_several_sweeps_together_count_a_run_once(tmp_path):
 
 def test_what_still_runs_is_shown_as_unfinished(tmp_path):
     fake.write_sweep(tmp_path, fake.grid(("he_normal",), ("tanh",), (3,), range(2)), {1: "unfinished"}, steps=20)
-    found = gather([tmp_path])
+    found = collect_report_data([tmp_path])
     assert sorted(found.study.runs["outcome"]) == ["trained", "unfinished"] or "unfinished" in set(
         found.study.runs["outcome"]
     )
@@ -183,7 +183,7 @@ def test_what_still_runs_is_shown_as_unfinished(tmp_path):
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     fake.write_sweep(tmp_path, [fake.Cell("he_normal", "tanh", 3, 0)], steps=5, records=1)
     first = write_report([tmp_path]).path.read_bytes()
-    monkeypatch.setattr("initlab.report.write.render", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
+    monkeypatch.setattr("initlab.report.write.render_report", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
     with pytest.raises(RuntimeError):
         write_report([tmp_path])
     assert (tmp_path / "report.html").read_bytes() == first
@@ -191,7 +191,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
 
 def test_a_script_that_ends_itself_is_refused():
     with pytest.raises(ValueError, match="ends its own element"):
-        script("'</SCRIPT>'")
+        inline_script("'</SCRIPT>'")
 
 
 def run(*arguments):
@@ -245,14 +245,14 @@ def frame(scores, **columns):
 
 
 def test_a_diverged_run_counts_as_the_worst():
-    runs = study(frame({"a": {0: 0.9, 1: None}, "b": {0: 0.2, 1: 0.8}})).runs
-    assert scored(runs, "test_accuracy").tolist() == [0.9, 0.2, 0.2, 0.8]
+    runs = build_study(frame({"a": {0: 0.9, 1: None}, "b": {0: 0.2, 1: 0.8}})).runs
+    assert run_scores(runs, "test_accuracy").tolist() == [0.9, 0.2, 0.2, 0.8]
 
 
 def test_pairs_are_paired_by_seed():
     shift = {seed: 0.5 + 0.08 * seed for seed in range(6)}
-    runs = study(frame({"a": {s: v + 0.01 + 0.0005 * s for s, v in shift.items()}, "b": shift})).runs
-    row = comparisons(runs, "test_accuracy").iloc[0]
+    runs = build_study(frame({"a": {s: v + 0.01 + 0.0005 * s for s, v in shift.items()}, "b": shift})).runs
+    row = compare_schemes(runs, "test_accuracy").iloc[0]
     # Unpaired, a difference of 1 point drowns in seeds that span 40.
     assert (row["verdict"], row["n"]) == ("better", 6)
     assert row["difference"] == pytest.approx(0.01125)
@@ -260,7 +260,7 @@ def test_pairs_are_paired_by_seed():
 
 def test_losses_are_better_when_smaller():
     scores = {"a": {s: 0.5 + 0.001 * s for s in range(6)}, "b": {s: 0.2 + 0.002 * s for s in range(6)}}
-    row = comparisons(study(frame(scores)).runs, "val_loss").iloc[0]
+    row = compare_schemes(build_study(frame(scores)).runs, "val_loss").iloc[0]
     assert (row["first"], row["verdict"]) == ("a", "better")
 
 
@@ -268,13 +268,13 @@ def tuned():
     """Seeds 0 and 1 at three rates, seeds 2 to 6 at the best of them."""
     cells = [(seed, rate) for rate in (0.001, 0.01, 0.1) for seed in (0, 1)] + [(seed, 0.01) for seed in range(2, 7)]
     rows = [frame({"a": {seed: 0.9 - abs(math.log10(rate) + 2) * 0.4}}, **{"optim.lr": rate}) for seed, rate in cells]
-    return study(pd.concat(rows, ignore_index=True).assign(hash=[str(k) for k in range(len(rows))])).runs
+    return build_study(pd.concat(rows, ignore_index=True).assign(hash=[str(k) for k in range(len(rows))])).runs
 
 
 def test_seeds_that_chose_are_known_without_a_mark():
     runs = tuned()
     assert fresh_seeds(runs).tolist() == [False] * 6 + [True] * 5
-    assert runs.loc[best_rates(runs), "seed"].tolist() == [2, 3, 4, 5, 6]
+    assert runs.loc[at_best_rate(runs), "seed"].tolist() == [2, 3, 4, 5, 6]
 
 
 def test_the_mark_of_a_race_is_believed():
@@ -286,7 +286,7 @@ def test_the_mark_of_a_race_is_believed():
 def test_the_window_of_usable_rates():
     runs = tuned()
     runs["outcome"] = ["trained" if rate > 0.005 else "stuck" for rate in runs["rate"]]
-    row = windows(runs).iloc[0]
+    row = rate_windows(runs).iloc[0]
     assert (row["low"], row["high"], row["usable"], row["tried"], row["best"]) == (0.01, 0.1, 2, 3, 0.01)
     assert row["decades"] == pytest.approx(1)
     assert row["edge"]
@@ -305,14 +305,14 @@ def test_time_to_a_target_is_that_of_the_slow_way():
         for level in levels:
             means = [losses[k - 9 : k + 1].mean() for k in range(9, 200)]
             slow.append(next((9.0 + k for k, m in enumerate(means) if m <= level), float("nan")))
-        assert passages(steps, losses, levels) == pytest.approx(slow, nan_ok=True)
+        assert steps_to_targets(steps, losses, levels) == pytest.approx(slow, nan_ok=True)
 
 
 def test_thinning_keeps_the_ends_and_every_value():
     steps = np.arange(10_001)
     values = np.random.default_rng(1).random(10_001)
     grid = thin_steps(10_000)
-    at, means = thinned(steps, values, grid)
+    at, means = thin_curve(steps, values, grid)
     assert len(at) <= 64
     assert (at[0], at[-1]) == (0, 10_000)
     counts = np.diff([-1, *at])
@@ -329,7 +329,7 @@ def rows_of(**stats):
         for stat, values in stats.items()
         for k, value in enumerate(values)
     ]
-    return blocks(pd.DataFrame(rows, columns=["step", "layer", "index", "stat", "value", "source"]))
+    return layer_arrays(pd.DataFrame(rows, columns=["step", "layer", "index", "stat", "value", "source"]))
 
 
 STUCK = {"outcome": "stuck", "status": "completed", "val_accuracy": 0.1}
@@ -358,11 +358,11 @@ BLOWN = {"outcome": "diverged", "status": "diverged", "first_bad_step": 3.0, "fi
     ],
 )  # fmt: skip
 def test_a_failure_is_said_in_plain_words(row, stats, words):
-    assert words in diagnose(row, rows_of(**stats))
+    assert words in explain_run(row, rows_of(**stats))
 
 
 def test_a_network_that_trained_has_no_diagnosis():
-    assert diagnose({"outcome": "trained", "status": "completed"}, rows_of(q=[1, 0, 0])) == ""
+    assert explain_run({"outcome": "trained", "status": "completed"}, rows_of(q=[1, 0, 0])) == ""
 
 
 def test_unknown_places_are_refused(tmp_path):
@@ -374,7 +374,7 @@ def test_unknown_places_are_refused(tmp_path):
 @pytest.mark.parametrize("unset", [[None, None], [None, 100.0], [float("nan"), 100.0]])
 def test_runs_of_epochs_are_as_long_as_their_like(unset):
     runs = pd.DataFrame({"train.steps": unset, "train.epochs": 1, "data": "a", "steps": [7, 9]})
-    assert planned_steps(runs) == ([9, 9] if unset == [None, None] else [7, 9])
+    assert expected_steps(runs) == ([9, 9] if unset == [None, None] else [7, 9])
 
 
 def test_the_depth_to_which_theory_lets_a_network_train_comes_from_its_records(tmp_path):
@@ -385,6 +385,6 @@ def test_the_depth_to_which_theory_lets_a_network_train_comes_from_its_records(t
     assert runs.get_group("lecun_normal").tolist() == [math.inf] * 2
     assert runs.get_group("torch_default").between(1, 20).all()
     assert runs.get_group("lsuv").isna().all()
-    told = gather([tmp_path]).payload["runs"]["trainable_depth"]
+    told = collect_report_data([tmp_path]).payload["runs"]["trainable_depth"]
     assert sorted(value for value in told if value is not None)[-2:] == [1e4] * 2
     assert told.count(None) == 2

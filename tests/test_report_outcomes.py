@@ -10,8 +10,8 @@ import pytest
 import initlab
 from initlab.records import load
 from initlab.report import write_report
-from initlab.report.heatmaps import COLOURS
-from initlab.report.study import OUTCOMES, study
+from initlab.report.heatmaps import OUTCOME_COLORS
+from initlab.report.study import OUTCOMES, build_study
 
 SMALL = {"act": "relu", "depth": 2, "width": 16, "quiet": True, "log__tensorboard": False, "log__histograms": 1}
 
@@ -22,7 +22,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("outcomes")
     for name, steps, rate in (("he_normal", 150, 0.03), ("he_normal", 60, 0.0005), ("zeros", 150, 0.03)):
         initlab.sweep({"optim.lr": rate}, init=name, train__steps=steps, sweep__root=str(root), **SMALL)
-    return study(load(root)).runs.set_index(["init", "train.steps"])
+    return build_study(load(root)).runs.set_index(["init", "train.steps"])
 
 
 def test_a_network_that_still_learns_is_not_stuck(runs):
@@ -53,13 +53,13 @@ def test_the_summary_says_it(runs):
 
 def test_runs_that_do_not_say_it_are_stuck_as_before(tmp_path):
     fake.write_sweep(tmp_path, fake.grid(["zeros"], ["tanh"], [3], range(2)), steps=40, records=1)
-    assert study(load(tmp_path)).runs["outcome"].tolist() == ["stuck", "stuck"]
+    assert build_study(load(tmp_path)).runs["outcome"].tolist() == ["stuck", "stuck"]
 
 
 def test_every_outcome_has_a_colour_of_its_own_everywhere():
-    assert len(set(COLOURS)) == len(OUTCOMES)
+    assert len(set(OUTCOME_COLORS)) == len(OUTCOMES)
     script = (Path(initlab.__file__).parent / "report" / "assets" / "theme.js").read_text(encoding="utf-8")
-    for name, colour in zip(OUTCOMES, COLOURS, strict=True):
+    for name, colour in zip(OUTCOMES, OUTCOME_COLORS, strict=True):
         assert f'{name}: "{colour}"' in script
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from initlab.cli.reproduce import COSTS
-from initlab.cli.reproduce import about as listed
+from initlab.cli.reproduce import experiment_row as listed
 from initlab.config.grid import compose_grid, override_text
 from initlab.reproduce import Criterion, experiment, judge, names
 from initlab.reproduce.judge import decided, halves, headline, overall
@@ -21,7 +21,7 @@ from initlab.reproduce.pages import judged_again, last, page, summary, write_pag
 from initlab.reproduce.run import FRESH
 from initlab.reproduce.specification import LEAST_SEEDS, MODES
 from initlab.sweep.race import FIRST_SEED
-from initlab.system.terminal import duration
+from initlab.system.terminal import format_duration
 
 SCIENCE = {
     *("wandb_five_methods", "glorot_2010", "saxe_2014", "he_2015", "poole_2016", "schoenholz_2017", "pennington_2017"),
@@ -194,7 +194,7 @@ def test_the_list_shows_what_each_experiment_cost(tmp_path):
     costs = json.loads(COSTS.read_text())
     assert costs == {name: last(PAGES, name)["seconds"] for name in names()}, "run scripts/write_pages.py"
     rows = {row["name"]: row["cost"] for row in (listed(experiment(name), tmp_path) for name in names())}
-    assert all(rows[name] == f"{duration(seconds)} on two cores" for name, seconds in costs.items())
+    assert all(rows[name] == f"{format_duration(seconds)} on two cores" for name, seconds in costs.items())
     (tmp_path / "he_2015-quick").mkdir()
     (tmp_path / "he_2015-quick" / "verdict.json").write_text('{"seconds": 75, "verdict": "holds"}')
     assert listed(experiment("he_2015"), tmp_path)["cost"] == "1 min 15 s here"

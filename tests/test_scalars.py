@@ -10,13 +10,13 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 import initlab
-from initlab.cli.audit import pairs, rules_of
-from initlab.cli.diagnose import pairs as arguments
-from initlab.config.option_files import option_values, options
+from initlab.cli.audit import parse_arguments, read_rules
+from initlab.cli.diagnose import parse_build_arguments as arguments
+from initlab.config.option_files import option_names, option_values
 from initlab.errors import UserError
 from initlab.records.serialization import from_yaml, to_yaml
 from initlab.system import safe_reading, yaml_text
-from initlab.system.yaml_text import read_yaml, write_yaml
+from initlab.system.yaml_text import dump_yaml, load_yaml
 
 SOURCE = Path(initlab.__file__).parent
 WHOLE = ("", "0", "1", "12", "1_0", "1_", "010", "0x1F", "0b1", "0o7")
@@ -42,24 +42,24 @@ def test_every_scalar_is_read_as_hydra_reads_its_files():
             expected = plainly(yaml.load(f"a: {text}", theirs)["a"])
         except (ValueError, yaml.YAMLError):
             with pytest.raises(ValueError, match=r"\S"):
-                read_yaml(f"a: {text}")
+                load_yaml(f"a: {text}")
             continue
-        assert plainly(read_yaml(f"a: {text}")["a"]) == expected, text
+        assert plainly(load_yaml(f"a: {text}")["a"]) == expected, text
 
 
 def test_what_is_written_is_read_back_as_it_was_by_both():
     texts = {f"k{k}": text for k, text in enumerate(TEXTS)}
     numbers = {f"n{k}": n for k, n in enumerate((1e-05, 1e22, 2e-2, -0.0, math.inf, 10**30, 0, True, None, 1e-320))}
-    written = write_yaml(texts | numbers)
-    assert read_yaml(written) == texts | numbers
+    written = dump_yaml(texts | numbers)
+    assert load_yaml(written) == texts | numbers
     assert yaml.load(written, get_yaml_loader()) == texts | numbers
     assert from_yaml(to_yaml(texts)) == texts
 
 
 EVERY_READER = {
-    "--set and --arg of audit": lambda text, path: pairs([f"std={text}"], "--set")["std"],
+    "--set and --arg of audit": lambda text, path: parse_arguments([f"std={text}"], "--set")["std"],
     "--arg of diagnose": lambda text, path: arguments([f"std={text}"])["std"],
-    "rules": lambda text, path: rules_of(path)["*"][1]["std"],
+    "rules": lambda text, path: read_rules(path)["*"][1]["std"],
     "a record": lambda text, path: from_yaml(f"init: {{name: normal, std: {text}}}".encode())["init"]["std"],
 }
 
@@ -74,18 +74,18 @@ def test_every_reader_knows_a_number(tmp_path, reader, text, value):
 
 def test_a_json_file_of_rules_is_read_by_the_same_rule(tmp_path):
     (tmp_path / "rules.json").write_text('{"*": {"name": "normal", "std": 2e-2}}', encoding="utf-8")
-    assert rules_of(tmp_path / "rules.json") == {"*": ("normal", {"std": 0.02})}
+    assert read_rules(tmp_path / "rules.json") == {"*": ("normal", {"std": 0.02})}
 
 
 def test_option_files_are_read_by_it(tmp_path, monkeypatch):
     (tmp_path / "act").mkdir()
     (tmp_path / "act" / "own.yaml").write_text("name: own\nslope: 2e-2\n", encoding="utf-8")
     monkeypatch.setattr("initlab.config.option_files.conf_dir", lambda: tmp_path)
-    options.cache_clear()
+    option_names.cache_clear()
     try:
         assert option_values("act", "own") == {"slope": 0.02}
     finally:
-        for known in (options, option_values):
+        for known in (option_names, option_values):
             known.cache_clear()
 
 
@@ -103,11 +103,11 @@ def test_option_files_are_read_by_it(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path, text, said):
     with pytest.raises(ValueError, match=said) as refused:
-        read_yaml(text)
+        load_yaml(text)
     assert "\n" not in str(refused.value)
     (tmp_path / "rules.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as refused:
-        rules_of(tmp_path / "rules.yaml")
+        read_rules(tmp_path / "rules.yaml")
     assert "\n" not in str(refused.value)
 
 
@@ -141,7 +141,7 @@ def other_readers(source: Path) -> list[str]:
 
 
 def test_nothing_else_reads_yaml():
-    assert issubclass(safe_reading._Loader, yaml_text.Loader)
+    assert issubclass(safe_reading._BoundedLoader, yaml_text.YamlLoader)
     assert other_readers(SOURCE) == []
     assert other_readers(SOURCE.parent / "hydra_plugins") == []
 

@@ -9,7 +9,7 @@ import yaml
 from torch import nn
 
 from initlab.errors import UserError
-from initlab.initialize import initialize_
+from initlab.initialize import fill_
 from initlab.initialize.procedures import PROCEDURES
 from initlab.schemes import SCHEME_ALIASES, SCHEMES, scheme
 
@@ -71,12 +71,12 @@ def test_a_custom_function_must_fill_in_place():
 
     layer = nn.Linear(50, 40)
     with pytest.raises(UserError, match=r"forgets left 2000 of 2000 weights NaN.*in place"):
-        initialize_(layer, scheme("custom", target=forgets))
-    rows = initialize_(layer, scheme("custom", target=fills, tau=5.0))
+        fill_(layer, scheme("custom", target=forgets))
+    rows = fill_(layer, scheme("custom", target=fills, tau=5.0))
     assert rows.scheme.tolist() == ["fills", "zeros"]
     assert float(layer.weight.detach().std()) == pytest.approx(0.1, rel=0.1)
 
 
 def test_a_record_of_the_users_own_is_a_scheme_like_any_other():
     mine = dataclasses.replace(SCHEMES["lecun_normal"], name="mine")
-    assert initialize_(nn.Linear(3, 3), mine).scheme[0] == "mine"
+    assert fill_(nn.Linear(3, 3), mine).scheme[0] == "mine"

@@ -10,10 +10,10 @@ from torch import nn
 
 from initlab.activations import ACTIVATIONS
 from initlab.errors import Impossible
-from initlab.initialize import impossible, initialize_, plan, promised, request, stream
+from initlab.initialize import fill_, plan, promised, request, scheme_refusal, stream
 from initlab.inspection import Fans
 from initlab.schemes import DISTRIBUTIONS, MODES, SCHEMES, scheme
-from initlab.schemes.law_checks import independence, violations
+from initlab.schemes.law_checks import independence_p_value, violations
 
 MODULES = {
     "wide": lambda: nn.Linear(160, 48),
@@ -52,13 +52,13 @@ def broken(task) -> list[str]:
 def test_every_scheme_keeps_its_law_on_every_kind_of_weight(name, kind):
     module = MODULES[kind]()
     roles = {"hidden": "*"}
-    if reason := impossible(module, name, act="relu", roles=roles):
+    if reason := scheme_refusal(module, name, act="relu", roles=roles):
         knows_why = SCHEMES[name].conv_only or SCHEMES[name].structure is not None or SCHEMES[name].derived
         assert knows_why, reason
         with pytest.raises(Impossible):
-            initialize_(module, name, act="relu", roles=roles)
+            fill_(module, name, act="relu", roles=roles)
         return
-    initialize_(module, name, act="relu", seed=1, roles=roles)
+    fill_(module, name, act="relu", seed=1, roles=roles)
     for task in plan(module, request(name, act="relu", roles=roles)):
         assert broken(task) == [], task.parameter.name
 
@@ -99,8 +99,8 @@ def test_two_layers_are_independent_and_a_seed_repeats(name):
         for key in ((0, "hidden.0"), (0, "hidden.0"), (0, "hidden.1"), (1, "hidden.0"))
     )
     assert torch.equal(a, again)
-    assert independence(a, b) > ALPHA
-    assert independence(a, c) > ALPHA
+    assert independence_p_value(a, b) > ALPHA
+    assert independence_p_value(a, c) > ALPHA
     assert not torch.equal(a, b)
 
 
@@ -176,7 +176,7 @@ def test_a_gain_is_a_factor_on_the_std(name):
 @pytest.mark.parametrize("name", [n for n, s in SCHEMES.items() if s.own_gain is None])
 def test_a_gain_without_meaning_is_refused_with_the_remedy(name):
     with pytest.raises(Impossible, match=r"has no gain.*init\."):
-        initialize_(nn.Linear(2, 2), name, gain=2.0)
+        fill_(nn.Linear(2, 2), name, gain=2.0)
 
 
 def test_own_gains():
@@ -209,7 +209,7 @@ def test_patterns_are_those_of_torch_scipy_and_the_papers():
     assert torch.equal(fill("identity", 5, 3), nn.init.eye_(torch.empty(5, 3)))
     assert torch.equal(fill("identity", 4, 6, 3, 3), nn.init.dirac_(torch.empty(4, 6, 3, 3)))
     grouped = nn.Conv1d(6, 9, 4, groups=3)
-    initialize_(grouped, "dirac")
+    fill_(grouped, "dirac")
     assert torch.equal(grouped.weight, nn.init.dirac_(torch.empty(9, 2, 4), groups=3))
     expected = torch.tensor(linalg.hadamard(16)[:12, :5] / 4.0, dtype=torch.float32)
     assert torch.equal(fill("zero_hadamard", 12, 5), expected)
@@ -237,14 +237,14 @@ def test_sparse_chooses_its_places_evenly_per_unit():
 
 def test_delta_orthogonal_keeps_norms_through_circular_convolutions():
     conv = nn.Conv2d(8, 16, 3, padding=1, padding_mode="circular", bias=False)
-    initialize_(conv, "delta_orthogonal")
+    fill_(conv, "delta_orthogonal")
     x = torch.randn(2, 8, 6, 6)
     assert float(conv(x).detach().square().sum()) == pytest.approx(float(x.square().sum()), rel=1e-5)
 
 
 def test_looks_linear_makes_a_relu_network_linear():
     net = nn.Sequential(nn.Linear(9, 12), nn.ReLU(), nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 3))
-    initialize_(net, "looks_linear", act="relu")
+    fill_(net, "looks_linear", act="relu")
     x, y = torch.randn(2, 5, 9)
     assert torch.allclose(net(x) + net(y), net(x + y), atol=1e-5)
     assert torch.allclose(net(x) * -2, net(-2 * x), atol=1e-5)
@@ -252,7 +252,7 @@ def test_looks_linear_makes_a_relu_network_linear():
 
 def test_scaled_orthogonal_keeps_the_second_moment_when_the_layer_widens():
     layer = nn.Linear(20, 80, bias=False)
-    initialize_(layer, "scaled_orthogonal")
+    fill_(layer, "scaled_orthogonal")
     x = torch.randn(3, 20)
     assert torch.allclose(layer(x).square().mean(1), x.square().mean(1), rtol=1e-4)
 

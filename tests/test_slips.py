@@ -8,13 +8,13 @@ import pytest
 
 import initlab
 from initlab.cli import main
-from initlab.config.aliases import KEY_WORDS
+from initlab.config.aliases import KEY_ALIASES
 from initlab.config.checks import known_keys
 from initlab.config.compose import compose_config
 from initlab.config.grid import compose_grid
-from initlab.config.overrides import canonical
+from initlab.config.overrides import canonical_overrides
 from initlab.config.schema import GROUPS
-from initlab.config.typing_slips import in_quotes, meant, refuse_slips, together
+from initlab.config.typing_slips import add_quotes, key_meant_by, refuse_slips, split_override
 from initlab.errors import UserError
 
 
@@ -107,9 +107,9 @@ def test_what_a_message_writes_is_read():
 
 def test_keys_in_other_words_are_keys():
     known = {*known_keys(), "hydra.launcher.workers", "hydra.launcher.executor"}
-    assert set(KEY_WORDS.values()) <= known
-    assert not set(KEY_WORDS) & {*known, *GROUPS}
-    assert (meant("learning-rate"), meant("hepl")) == ("optim.lr", None)
+    assert set(KEY_ALIASES.values()) <= known
+    assert not set(KEY_ALIASES) & {*known, *GROUPS}
+    assert (key_meant_by("learning-rate"), key_meant_by("hepl")) == ("optim.lr", None)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_keys_in_other_words_are_keys():
 )
 def test_what_is_right_is_left_alone(arguments):
     refuse_slips(arguments)
-    assert together(arguments) == arguments[:1]
+    assert split_override(arguments) == arguments[:1]
 
 
 # --- letters
@@ -161,13 +161,13 @@ def test_quotes_that_are_there_stay(typed_value, read):
 
 
 def test_letters_in_lists_and_sub_grids():
-    assert canonical(["data.root=[é,b]"]) == ["data.root=['é',b]"]
+    assert canonical_overrides(["data.root=[é,b]"]) == ["data.root=['é',b]"]
     grids = "sweep.grids=[{init: zeros, data.root: é}, {init: ones, data.root: 'ü b'}]"
     configs, _ = compose_grid([grids])
     assert [config.data["root"] for config in configs] == ["é", "ü b"]
     configs, _ = compose_grid(["data.root=é,ü,plain"])
     assert [config.data["root"] for config in configs] == ["é", "ü", "plain"]
-    assert in_quotes("${oc.env:HOME}/é") == "${oc.env:HOME}/é"
+    assert add_quotes("${oc.env:HOME}/é") == "${oc.env:HOME}/é"
 
 
 def test_columns_of_a_table_in_other_words(tmp_path, typed):

@@ -5,24 +5,24 @@ import pytest
 from scipy import stats
 
 from initlab.statistics.comparisons import (
-    MARGIN,
-    POSITIVE,
-    SHARE,
+    ACCURACY_MARGIN,
+    FRACTION_BOUNDS,
+    POSITIVE_BOUNDS,
     VERDICTS,
     Comparison,
     compare,
     compare_groups,
-    interval,
-    paired,
-    still_falls,
+    confidence_interval,
+    loss_still_falls,
+    paired_interval,
 )
 
 REPEATS = 2000
 SAMPLERS = {
-    "gaussian": (lambda g, shape: g.normal(0.8, 0.02, shape), 0.8, SHARE),
-    "skewed accuracies": (lambda g, shape: g.beta(9, 1, shape), 0.9, SHARE),
-    "mildly skewed": (lambda g, shape: g.beta(20, 2, shape), 20 / 22, SHARE),
-    "losses": (lambda g, shape: g.lognormal(0, 0.5, shape), np.exp(0.125), POSITIVE),
+    "gaussian": (lambda g, shape: g.normal(0.8, 0.02, shape), 0.8, FRACTION_BOUNDS),
+    "skewed accuracies": (lambda g, shape: g.beta(9, 1, shape), 0.9, FRACTION_BOUNDS),
+    "mildly skewed": (lambda g, shape: g.beta(20, 2, shape), 20 / 22, FRACTION_BOUNDS),
+    "losses": (lambda g, shape: g.lognormal(0, 0.5, shape), np.exp(0.125), POSITIVE_BOUNDS),
     "unbounded": (lambda g, shape: g.normal(-3, 2, shape), -3, None),
 }
 
@@ -32,7 +32,7 @@ SAMPLERS = {
 def test_interval_covers_at_its_nominal_rate_and_is_hardly_longer_than_students(name, n):
     draw, truth, bounds = SAMPLERS[name]
     x = draw(np.random.default_rng(n), (REPEATS, n))
-    found = [interval(row, bounds=bounds) for row in x]
+    found = [confidence_interval(row, bounds=bounds) for row in x]
     coverage = np.mean([i.low <= truth <= i.high for i in found])
     # Long runs give 92.9 to 95.2 %; seen in 2,000 draws within 0.017: 3.2 standard errors, 20 cells, 1 alarm in 35.
     # Student's own interval has 89.7 % in the worst of these cells, Hall's 92.4.
@@ -46,7 +46,7 @@ def test_interval_covers_at_its_nominal_rate_and_is_hardly_longer_than_students(
 def test_interval_holds_its_mean_well_inside_and_stays_within_the_bounds(name):
     draw, _, bounds = SAMPLERS[name]
     for row in draw(np.random.default_rng(0), (REPEATS, 5)):
-        found = interval(row, bounds=bounds)
+        found = confidence_interval(row, bounds=bounds)
         share = (found.mean - found.low) / (found.high - found.low)
         assert 0.1 < share < 0.9
         assert bounds is None or bounds[0] <= found.low < found.high <= bounds[1]
@@ -54,7 +54,7 @@ def test_interval_holds_its_mean_well_inside_and_stays_within_the_bounds(name):
 
 def test_interval_of_five_near_seeds_is_near_them():
     for values in ([0.80, 0.80, 0.80, 0.80, 0.83], [0.80, 0.83, 0.83, 0.83, 0.83], [0.80, 0.81, 0.81, 0.82, 0.83]):
-        found = interval(values, bounds=SHARE)
+        found = confidence_interval(values, bounds=FRACTION_BOUNDS)
         # Hall's gave [80.0, 86.3]: no further from the mean than Student's, by a tenth.
         half = stats.t.ppf(0.975, 4) * stats.sem(values)
         assert found.mean - 1.1 * half < found.low < found.mean - 0.9 * half
@@ -64,13 +64,13 @@ def test_interval_of_five_near_seeds_is_near_them():
 def test_interval_without_bounds_is_students():
     x = [1.0, 2.0, 3.0, 4.0, 5.0]
     low, high = stats.t.interval(0.95, 4, np.mean(x), stats.sem(x))
-    assert interval(x).low == pytest.approx(low, rel=1e-12)
-    assert interval(x).high == pytest.approx(high, rel=1e-12)
+    assert confidence_interval(x).low == pytest.approx(low, rel=1e-12)
+    assert confidence_interval(x).high == pytest.approx(high, rel=1e-12)
 
 
 @pytest.mark.parametrize(("values", "n"), [([], 0), ([0.5], 1), ([0.5, 0.5, 0.5], 3), ([1.0, 1.0], 2), ([0.0, 0.0], 2)])
 def test_interval_of_next_to_nothing(values, n):
-    found = interval(values, bounds=SHARE)
+    found = confidence_interval(values, bounds=FRACTION_BOUNDS)
     assert found.n == n
     assert not found.low < found.high
 
@@ -122,7 +122,9 @@ def test_the_verdict_is_its_interval(shift, n):
             seen.add(c.verdict)
             assert (c.verdict == "better") == (n >= 5 and c.low > 0)
             assert (c.verdict == "worse") == (n >= 5 and c.high < 0)
-            assert (c.verdict == "smaller than seed noise") == (n >= 5 and -MARGIN < c.low <= 0 <= c.high < MARGIN)
+            assert (c.verdict == "smaller than seed noise") == (
+                n >= 5 and -ACCURACY_MARGIN < c.low <= 0 <= c.high < ACCURACY_MARGIN
+            )
             assert (c.p < 0.05) == (c.low > 0 or c.high < 0)
     assert seen <= set(VERDICTS)
     assert n >= 5 or seen == {"cannot tell"}
@@ -132,7 +134,7 @@ def test_what_matters_is_rarely_called_noise():
     """The first scheme is better by exactly what matters: noise is what it must not be called, in all pairs of it."""
     wrong = []
     for n in (5, 10, 20):
-        for values in studies(REPEATS // 2, 3, n, shift=MARGIN):
+        for values in studies(REPEATS // 2, 3, n, shift=ACCURACY_MARGIN):
             wrong.append(any("s0" in (c.first, c.second) and "noise" in c.verdict for c in compare(values)))
     # At most 5 % of studies, three standard errors: one false alarm in 740.
     assert np.mean(wrong) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / len(wrong))
@@ -158,7 +160,7 @@ def test_few_and_undecided_pairs_of_other_groups_cost_nothing():
 @pytest.mark.parametrize("steps", [16, 60, 300])
 def test_a_loss_that_only_fluctuates_does_not_fall(steps):
     generator = np.random.default_rng(steps)
-    found = [still_falls(2.3 + 0.3 * generator.standard_normal(steps)) for _ in range(REPEATS)]
+    found = [loss_still_falls(2.3 + 0.3 * generator.standard_normal(steps)) for _ in range(REPEATS)]
     # A rate of 1 % seen in 2,000 curves: three standard errors, one false alarm in 740.
     assert np.mean(found) <= 0.01 + 3 * np.sqrt(0.01 * 0.99 / REPEATS)
 
@@ -167,21 +169,23 @@ def test_a_loss_that_only_fluctuates_does_not_fall(steps):
 def test_a_loss_that_falls_is_seen_through_its_noise(steps):
     generator = np.random.default_rng(steps)
     time = np.arange(steps) / steps
-    slow = [still_falls(0.9 + 1.4 * np.exp(-time) + 0.05 * generator.standard_normal(steps)) for _ in range(200)]
+    slow = [loss_still_falls(0.9 + 1.4 * np.exp(-time) + 0.05 * generator.standard_normal(steps)) for _ in range(200)]
     assert np.mean(slow) > 0.95
     # One that has come to rest does not fall any more; nor does one that falls by a thousandth.
-    rest = [still_falls(0.9 + 1.4 * np.exp(-30 * time) + 0.05 * generator.standard_normal(steps)) for _ in range(200)]
+    rest = [
+        loss_still_falls(0.9 + 1.4 * np.exp(-30 * time) + 0.05 * generator.standard_normal(steps)) for _ in range(200)
+    ]
     assert np.mean(rest) < 0.1
-    assert not still_falls(2.3 - 0.002 * time)
+    assert not loss_still_falls(2.3 - 0.002 * time)
 
 
 def test_gaps_and_infinities_of_a_curve_are_left_out():
     falling = np.linspace(3, 1, 100)
     falling[::7] = np.nan
     falling[1] = np.inf
-    assert still_falls(falling)
-    assert not still_falls(falling[::-1])
-    assert not still_falls([np.nan] * 50)
+    assert loss_still_falls(falling)
+    assert not loss_still_falls(falling[::-1])
+    assert not loss_still_falls([np.nan] * 50)
 
 
 def test_power_is_the_corrected_paired_t_tests():
@@ -198,7 +202,7 @@ def test_power_is_the_corrected_paired_t_tests():
 def test_paired_is_scipys():
     generator = np.random.default_rng(1)
     a, b = generator.normal(size=(2, 9))
-    assert paired(a, b)[1] == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-12)
+    assert paired_interval(a, b)[1] == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-12)
 
 
 def test_few_seeds_cannot_tell():

@@ -11,8 +11,8 @@ from torch import nn
 
 from initlab import models
 from initlab.errors import UserError
-from initlab.initialize import fingerprint, initialize_, stream
-from initlab.initialize.streams import WORDS
+from initlab.initialize import fill_, fingerprint, stream
+from initlab.initialize.streams import STATE_WORDS
 from initlab.schemes import SCHEMES, scheme
 
 
@@ -37,7 +37,7 @@ def test_a_hundred_thousand_keys_give_as_many_streams():
 
 
 def test_every_word_of_the_state_depends_on_the_key():
-    first, second = (stream(seed, "w").get_state().view(torch.int64)[3 : 3 + WORDS] for seed in (0, 1))
+    first, second = (stream(seed, "w").get_state().view(torch.int64)[3 : 3 + STATE_WORDS] for seed in (0, 1))
     assert bool((first != second).all())
     assert 2**31 < int(first.max()) < 2**32
 
@@ -45,9 +45,9 @@ def test_every_word_of_the_state_depends_on_the_key():
 def test_a_stream_draws_like_the_reference_twister():
     # numpy's MT19937 from the same words draws the same integers; torch keeps the low bits of each.
     generator = stream(3, "x")
-    words = generator.get_state().view(torch.int64)[3 : 3 + WORDS].numpy().astype(np.uint32)
+    words = generator.get_state().view(torch.int64)[3 : 3 + STATE_WORDS].numpy().astype(np.uint32)
     twister = np.random.MT19937()
-    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": WORDS}}
+    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": STATE_WORDS}}
     drawn = torch.empty(2000, dtype=torch.int64).random_(0, 2**16, generator=generator)
     assert drawn.tolist() == [value % 2**16 for value in twister.random_raw(2000).tolist()]
 
@@ -58,7 +58,7 @@ def test_a_seed_is_a_whole_number(seed):
     nn.init.constant_(net[0].weight, 3.0)
     before = values(net)
     with pytest.raises(UserError, match="must be a whole number"):
-        initialize_(net, "he_normal", seed=seed)
+        fill_(net, "he_normal", seed=seed)
     assert all(torch.equal(before[k], v) for k, v in values(net).items())
 
 
@@ -66,12 +66,12 @@ def test_a_seed_is_a_whole_number(seed):
 def test_weights_stay_when_the_net_grows_or_gains_norm_and_dropout(name):
     family = "cnn" if SCHEMES[name].conv_only else "mlp"
     small = build(family, depth=10)
-    initialize_(small, name, act="relu")
+    fill_(small, name, act="relu")
     # AutoInit looks at dropout: it makes up for the noise that it adds
     dropout = {} if SCHEMES[name].derived == "moments" else {"dropout": 0.5}
     for changed in ({"depth": 30}, {"norm": "batch"}, {"norm": "layer", **dropout}):
         net = build(family, **{"depth": 10, **changed})
-        initialize_(net, name, act="relu")
+        fill_(net, name, act="relu")
         other = values(net)
         for key, value in values(small).items():
             assert not key.endswith("weight") or torch.equal(value, other[key]), key
@@ -81,14 +81,14 @@ def test_weights_stay_when_the_net_grows_or_gains_norm_and_dropout(name):
 def test_global_state_and_threads_do_not_matter(name):
     torch.manual_seed(1)
     net = build("cnn", depth=2, width=64)
-    rows = initialize_(net, name, act="relu", seed=5)
+    rows = fill_(net, name, act="relu", seed=5)
     torch.manual_seed(2)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     torch.set_default_dtype(torch.float64)
     state = torch.get_rng_state()
     try:
-        again = initialize_(net, name, act="relu", seed=5)
+        again = fill_(net, name, act="relu", seed=5)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
@@ -108,7 +108,7 @@ def test_draws_are_made_on_one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        initialize_(nn.Linear(2, 2), scheme("custom", target=look))
+        fill_(nn.Linear(2, 2), scheme("custom", target=look))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -139,21 +139,21 @@ def test_another_process_with_more_threads_draws_the_same():
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: torch.compile(net, backend="eager")])
 def test_wrappers_change_neither_values_nor_fingerprint(wrap):
     net, other = build(), build()
-    initialize_(net, "he_normal")
-    initialize_(wrap(other), "he_normal")
+    fill_(net, "he_normal")
+    fill_(wrap(other), "he_normal")
     assert fingerprint(net) == fingerprint(other) == fingerprint(wrap(other))
 
 
 def test_the_dtype_rounds_the_same_draws():
     net, half = build(), build().bfloat16()
-    initialize_(net, "glorot_uniform")
-    initialize_(half, "glorot_uniform")
+    fill_(net, "glorot_uniform")
+    fill_(half, "glorot_uniform")
     assert all(torch.equal(v.bfloat16(), half.get_parameter(k)) for k, v in values(net).items())
 
 
 def test_fingerprints_identify_values():
     net = build()
-    initialize_(net, "he_normal")
+    fill_(net, "he_normal")
     first = fingerprint(net)
     assert first == fingerprint(dict(net.named_parameters())) == fingerprint(dict(reversed([*net.named_parameters()])))
     with torch.no_grad():

@@ -11,14 +11,14 @@ from torch import nn
 
 import initlab
 from initlab.audit import passed
-from initlab.cli.audit import audit_target
-from initlab.cli.diagnose import run
+from initlab.cli.audit import audit_named_target
+from initlab.cli.diagnose import run_diagnose
 from initlab.diagnostics import layer_recorder
 from initlab.diagnostics.trace import hooks, records
-from initlab.errors import OwnBug, UserError
-from initlab.initialize import initialize_
+from initlab.errors import InternalError, UserError
+from initlab.initialize import fill_
 from initlab.inspection import walk
-from initlab.inspection.exceptions import own_frame
+from initlab.inspection.exceptions import initlab_frame
 
 CLASSES = {
     "linear": lambda: nn.Linear(6, 4),
@@ -96,16 +96,16 @@ def test_a_class_whose_shapes_disagree_is_not_believed(key):
         if index % 3:
             continue
         before = found.tensor.detach().clone()
-        initialize_(net, "he_normal")
+        fill_(net, "he_normal")
         assert torch.equal(found.tensor, before), where
-        initialize_(net, "he_normal", skip="1.*")
+        fill_(net, "he_normal", skip="1.*")
         rows = initlab.audit(net, "he_normal").set_index("name")
         assert rows.scheme[f"1.{name}"] == "left alone", where
         assert passed(initlab.audit(net, "he_normal", skip="1.*")), where
         strict = initlab.audit(net, "he_normal", strict=True).set_index("name")
         assert "has a " in strict.reason[f"1.{name}"], where
         with pytest.raises(UserError, match=re.escape(f"Odd{type(CLASSES[key]()).__name__} has a")):
-            initialize_(net, "he_normal", strict=True)
+            fill_(net, "he_normal", strict=True)
         # Damage is seen all the same.
         if before.numel():
             with torch.no_grad():
@@ -143,7 +143,7 @@ def test_a_class_without_the_sizes_is_not_believed(key):
     own = [p for p in found if "out_proj" not in p.name]
     assert {p.kind for p in own} == {"unknown"}
     assert all("lacks the sizes" in p.doubt for p in own)
-    initialize_(nn.Sequential(nn.Linear(2, 2), layer), "he_normal")
+    fill_(nn.Sequential(nn.Linear(2, 2), layer), "he_normal")
 
 
 def test_other_parameters_of_a_subclass_are_not_its_parents():
@@ -152,7 +152,7 @@ def test_other_parameters_of_a_subclass_are_not_its_parents():
     cell = type("MyCell", (nn.RNNCellBase,), {})(3, 4, bias=True, num_chunks=5)
     cell.weight_extra = nn.Parameter(torch.full((2,), 0.5))
     net = nn.Sequential(norm, cell, nn.Linear(2, 2))
-    initialize_(net, "he_normal")
+    fill_(net, "he_normal")
     assert bool((norm.mixture == 0.5).all())
     assert bool((cell.weight_extra == 0.5).all())
     assert {p.kind for p in walk(cell)} == {"unknown"}
@@ -187,15 +187,15 @@ def test_what_the_users_forward_raises_is_told_as_the_users(error, capsys):
     net = Raises(error)
     found = raised(lambda: initlab.diagnose(net, torch.zeros(2, 3)))
     assert found is error or isinstance(found, UserError)  # a shape that does not fit
-    assert not isinstance(found, OwnBug)
-    assert own_frame(found) is None
+    assert not isinstance(found, InternalError)
+    assert initlab_frame(found) is None
     told = raised(lambda: initlab.diagnose(nn.Sequential(net), torch.zeros(2, 3)))
-    assert not isinstance(told, OwnBug)
+    assert not isinstance(told, InternalError)
 
 
 @pytest.mark.parametrize(
     "place",
-    [(hooks.Listener, "_layer"), (hooks.Listener, "__enter__"), (records.Call, "measure_weight")],
+    [(hooks.ModuleTracer, "_layer"), (hooks.ModuleTracer, "__enter__"), (records.Call, "measure_weight")],
 )
 def test_what_initlabs_own_code_raises_is_told_as_its_own(monkeypatch, tmp_path, place):
     monkeypatch.chdir(tmp_path)
@@ -208,9 +208,9 @@ def test_what_initlabs_own_code_raises_is_told_as_its_own(monkeypatch, tmp_path,
     monkeypatch.setattr(owner, name, own["broken"])
     for work in (
         lambda: initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3)),
-        lambda: run("blamed_home:net", ["2,3"]),
+        lambda: run_diagnose("blamed_home:net", ["2,3"]),
     ):
-        with pytest.raises(OwnBug, match=r"KeyError in initlab/diagnostics/tape.py, line 2.*a bug of initlab"):
+        with pytest.raises(InternalError, match=r"KeyError in initlab/diagnostics/tape.py, line 2.*a bug of initlab"):
             work()
 
 
@@ -219,7 +219,7 @@ def test_a_library_that_raises_is_the_fault_of_what_called_it(monkeypatch):
     source = "import pandas as pd\ndef broken(*_, **__):\n    return pd.DataFrame({'a': [1]})['b']\n"
     exec(compile(source, str(layer_recorder.__file__), "exec"), own)
     monkeypatch.setattr(records.Call, "measure_weight", own["broken"])
-    with pytest.raises(OwnBug, match="KeyError in initlab"):
+    with pytest.raises(InternalError, match="KeyError in initlab"):
         initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3))
     monkeypatch.undo()
 
@@ -241,14 +241,14 @@ def test_what_is_built_or_made_by_the_user_is_the_users_too(monkeypatch, tmp_pat
         "def uses():\n    net = nn.Linear(3, 2)\n    initlab.initialize_(net, 'he_normal')\n    return net\n"
     )
     for target, said in (("net", "TypeError"), ("broken", "KeyError: 'mine' in built_home.py")):
-        for build in (partial(run, shapes=["2,3"]), partial(audit_target, promise="zeros")):
+        for build in (partial(run_diagnose, shapes=["2,3"]), partial(audit_named_target, promise="zeros")):
             with pytest.raises(UserError, match=said):
                 build(f"built_home:{target}")
     own = {}
     exec(compile("def broken(*_, **__):\n    return {}['ours']\n", str(layer_recorder.__file__), "exec"), own)
-    monkeypatch.setattr("initlab.initialize.fill.frame_of", own["broken"])
-    for build in (partial(run, shapes=["2,3"]), partial(audit_target, promise="zeros")):
-        with pytest.raises(OwnBug, match="KeyError in initlab"):
+    monkeypatch.setattr("initlab.initialize.fill.frame_from_tasks", own["broken"])
+    for build in (partial(run_diagnose, shapes=["2,3"]), partial(audit_named_target, promise="zeros")):
+        with pytest.raises(InternalError, match="KeyError in initlab"):
             build("built_home:uses")
 
 
@@ -256,13 +256,13 @@ def test_a_layer_that_does_not_fit_and_a_loss_that_raises_are_no_bugs_of_ours():
     with pytest.raises(UserError, match="cannot take a batch"):
         initlab.diagnose(nn.Sequential(nn.Linear(4, 3)), torch.zeros(2, 3))
     found = raised(lambda: initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3), loss=lambda output: output["logits"]))
-    assert not isinstance(found, (OwnBug, UserError))
+    assert not isinstance(found, (InternalError, UserError))
     found = raised(
         lambda: initlab.diagnose(
             nn.Linear(3, 2), torch.zeros(2, 3), targets=torch.zeros(9), loss=nn.functional.cross_entropy
         )
     )
-    assert not isinstance(found, OwnBug)
+    assert not isinstance(found, InternalError)
 
 
 class InPlace(nn.Module):
@@ -282,12 +282,12 @@ class InPlace(nn.Module):
 def test_what_the_users_backward_pass_raises_is_the_users():
     found = raised(lambda: initlab.diagnose(InPlace(), torch.zeros(2, 3)))
     assert "inplace" in str(found)
-    assert not isinstance(found, OwnBug)
+    assert not isinstance(found, InternalError)
 
 
 def test_out_of_memory_is_no_bug(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(hooks.Listener, "_layer", full)
+    monkeypatch.setattr(hooks.ModuleTracer, "_layer", full)
     assert isinstance(raised(lambda: initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3))), torch.OutOfMemoryError)

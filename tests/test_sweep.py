@@ -16,7 +16,7 @@ import initlab
 from initlab.config import Config
 from initlab.config.compose import compose_config
 from initlab.config.grid import compose_grid
-from initlab.config.naming import digest
+from initlab.config.naming import config_hash
 from initlab.errors import UserError
 from initlab.sweep import How, checked, default_directories, run_sweep, wanted
 from initlab.sweep.cells import group_key
@@ -642,7 +642,7 @@ def test_a_plan_of_lists_of_widths_is_shown(tmp_path, capsys):
     ("key", "values"), [("optim.lr", "1,1.0"), ("optim.weight_decay", "0,0.0"), ("init.gain", "2,2.0")]
 )
 def test_a_number_is_the_same_however_it_is_written(key, values):
-    hashes = {digest(config) for config in compose_grid([f"{key}={values}"])[0]}
+    hashes = {config_hash(config) for config in compose_grid([f"{key}={values}"])[0]}
     assert len(hashes) == 1
 
 

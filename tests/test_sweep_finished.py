@@ -19,12 +19,12 @@ from hydra.types import HydraContext, RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from initlab.cli.hydra import compose_jobs
-from initlab.cli.train import main
-from initlab.config.compose import from_plain, plain_tree, register
+from initlab.cli.train import run_train
+from initlab.config.compose import config_from_plain, plain_tree, register_config
 from initlab.config.fast_compose import Composer
-from initlab.config.job_values import Values
-from initlab.config.naming import digest
-from initlab.config.option_files import conf_dir, option_values, options
+from initlab.config.job_values import JobValues
+from initlab.config.naming import config_hash
+from initlab.config.option_files import conf_dir, option_names, option_values
 from initlab.config.schema import Config
 
 QUICK = ["depth=1", "width=4", "train.steps=3", "data=gaussian", "data.train_size=300", "data.test_size=50"]
@@ -62,7 +62,7 @@ def table(text: str) -> list[str]:
 
 
 def test_nothing_left_to_do_is_said_without_torch(home, capsys):
-    assert main(GRID) == 0
+    assert run_train(GRID) == 0
     first = capsys.readouterr().out
     before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     said, loaded = again()
@@ -80,7 +80,7 @@ def test_nothing_left_to_do_is_said_without_torch(home, capsys):
     "what", ["a run is gone", "a table is cut", "a summary is cut", "a wider grid", "a new version"]
 )
 def test_what_is_left_is_run(home, what):
-    assert main(GRID) == 0
+    assert run_train(GRID) == 0
     run = next(home.glob("he_normal-*-s1-*"))
     more: list[str] = []
     if what == "a run is gone":
@@ -115,31 +115,31 @@ def turned(path: Path) -> None:
 )
 @pytest.mark.parametrize("name", ["plan.json", ".plan.json", "dirac-*-s0-*/config.yaml", "zeros-*-s0-*/config.yaml"])
 def test_what_is_damaged_in_a_finished_sweep_is_written_again(home, name, damage):
-    assert main(GRID) == 0
+    assert run_train(GRID) == 0
     (path,) = home.glob(name)
     before = path.read_bytes()
     damage(path)
-    assert main(GRID) == 0
+    assert run_train(GRID) == 0
     assert path.read_bytes() == before
 
 
 def test_a_cell_that_cannot_exist_is_an_error_where_that_was_asked_for(home, capsys):
-    assert main(GRID) == 0
-    assert main([*GRID, "sweep.impossible=error"]) == 2
+    assert run_train(GRID) == 0
+    assert run_train([*GRID, "sweep.impossible=error"]) == 2
     assert "dirac" in capsys.readouterr().err
 
 
 def test_another_launch_holds_a_finished_sweep_too(home, capsys):
     from initlab.sweep.locks import alone
 
-    assert main(GRID) == 0
+    assert run_train(GRID) == 0
     with alone(home):
-        assert main(GRID) == 2
+        assert run_train(GRID) == 2
     assert "is being run by" in capsys.readouterr().err
 
 
 def test_what_is_left_of_groups_is_swept_away(home):
-    assert main(GRID) == 0
+    assert run_train(GRID) == 0
     (home / ".groups").mkdir()
     (home / ".groups" / "g0001.pt").write_bytes(b"old")
     _, loaded = again()
@@ -148,7 +148,7 @@ def test_what_is_left_of_groups_is_swept_away(home):
 
 
 def test_the_picture_of_a_sweep_is_drawn_again_when_it_is_gone_or_older_than_the_table(home):
-    assert main(GRID) == 0
+    assert run_train(GRID) == 0
     (events,) = (home / "sweep").iterdir()
     events.unlink()
     assert "matplotlib" in again()[1]
@@ -164,7 +164,7 @@ def test_the_picture_of_a_sweep_is_drawn_again_when_it_is_gone_or_older_than_the
 
 @pytest.fixture(scope="module")
 def hydra():
-    register()
+    register_config()
     setup_globals()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         loader = GlobalHydra.instance().config_loader()
@@ -183,7 +183,7 @@ def random_job(draw: random.Random) -> list[str]:
     found = []
     for group in ("init", "act", "model", "data", "optim"):
         if draw.random() < 0.6:
-            name = draw.choice([option for option in options(group) if option != "custom"])
+            name = draw.choice([option for option in option_names(group) if option != "custom"])
             found.append(f"{group}={name}")
             for key, value in (option_values(group, name) or {}).items():
                 if draw.random() < 0.15 and not isinstance(value, (list, dict)):
@@ -200,7 +200,7 @@ def random_job(draw: random.Random) -> list[str]:
 def test_values_are_those_of_a_whole_composition(hydra, seed):
     _, _, composer = hydra
     overrides = random_job(random.Random(seed))
-    values = Values(composer)
+    values = JobValues(composer)
     for _ in range(2):  # what is kept must not have been touched
         found = values.of(overrides)
         if found is None:
@@ -213,7 +213,7 @@ def test_values_are_those_of_a_whole_composition(hydra, seed):
 
 def test_most_random_jobs_are_put_together_from_values(hydra):
     _, _, composer = hydra
-    values = Values(composer)
+    values = JobValues(composer)
     jobs = [random_job(random.Random(seed)) for seed in range(60)]
     refused = [job for job in jobs if values.of(job) is None]
     assert len(refused) < 30
@@ -228,7 +228,7 @@ def test_files_of_the_users_own_configuration_are_heeded(tmp_path):
     (tmp_path / "init" / "derived.yaml").write_text("defaults: [he_normal]\ngain: 5.0\n")
     (tmp_path / "init" / "wide.yaml").write_text("# @package _global_\nwidth: 77\ninit: {name: zeros}\n")
     (tmp_path / "init" / "referring.yaml").write_text("name: he_normal\ngain: ${depth}\nsigma_b: 0.0\n")
-    register()
+    register_config()
     setup_globals()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         loader = GlobalHydra.instance().config_loader()
@@ -236,7 +236,7 @@ def test_files_of_the_users_own_configuration_are_heeded(tmp_path):
     loader.repository.initialize_sources(loader.config_search_path)
     master = loader.load_configuration("config", ["hydra.sweeper.params={}"], RunMode.MULTIRUN)
     composer = Composer(loader, master)
-    values = Values(composer)
+    values = JobValues(composer)
     for name in ("mine", "derived", "wide", "referring"):
         for more in ([], ["act=relu"], ["init.gain=2"], ["depth=3"]):
             job = [f"init={name}", *more]
@@ -252,7 +252,7 @@ def test_a_grid_of_all_schemes_is_composed_by_hydra_once(hydra, monkeypatch):
     asked = []
     real = loader.load_sweep_config
     monkeypatch.setattr(loader, "load_sweep_config", lambda m, o: asked.append(o) or real(m, o))
-    schemes = [name for name in options("init") if name != "custom"]
+    schemes = [name for name in option_names("init") if name != "custom"]
     grid = itertools.product(schemes, ("tanh", "relu"), (3, 10), range(5))
     texts = [[f"init={i}", f"act={a}", f"depth={d}", f"seed={s}", "sweep.name=depths"] for i, a, d, s in grid]
     jobs = compose_jobs(HydraContext(config_loader=loader, callbacks=None), master, texts, 0)
@@ -267,8 +267,8 @@ def test_plain_is_a_copy_that_shares_nothing():
     plain = config.plain()
     plain["init"]["list"][0]["a"] = plain["width"][0] = plain["train"]["steps"] = 9
     assert config == Config(width=[3, 4], init={"name": "zeros", "list": [{"a": 1}]})
-    assert from_plain(config.plain()) == config
-    assert digest(from_plain(config.plain())) == digest(config)
+    assert config_from_plain(config.plain()) == config
+    assert config_hash(config_from_plain(config.plain())) == config_hash(config)
     assert "verdict" not in plain
 
 
@@ -281,7 +281,7 @@ def inodes(directory: Path) -> int:
 
 def test_a_run_of_a_sweep_is_eight_inodes(home):
     assert (
-        main(
+        run_train(
             [
                 "-m",
                 *QUICK,
@@ -307,18 +307,18 @@ def test_a_run_of_a_sweep_is_eight_inodes(home):
 
 
 def test_what_is_left_out_of_the_log_of_a_sweep_is_in_the_summary(home):
-    assert main(["-m", *QUICK, "sweep.name=s", "init=he_normal,lsuv"]) == 0
+    assert run_train(["-m", *QUICK, "sweep.name=s", "init=he_normal,lsuv"]) == 0
     (lsuv,) = home.glob("lsuv-*/summary.json")
     assert "lsuv looks at more than theory knows" in json.loads(lsuv.read_bytes())["remarks"][0]
     assert "remarks" not in (home / "sweep.csv").read_text()
 
 
 def test_hydras_files_are_there_where_the_user_says_so(home):
-    assert main([*GRID, "hydra.output_subdir=.hydra"]) == 0
+    assert run_train([*GRID, "hydra.output_subdir=.hydra"]) == 0
     assert len(list(home.glob("*/.hydra/overrides.yaml"))) == 6
 
 
 def test_hydras_own_single_run_keeps_its_files(home):
-    assert main([*QUICK, "hydra.run.dir=one"]) == 0
+    assert run_train([*QUICK, "hydra.run.dir=one"]) == 0
     assert {path.name for path in Path("one", ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert Path("one", "run.log").exists()

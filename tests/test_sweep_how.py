@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import initlab
-from initlab.cli.train import main
+from initlab.cli.train import run_train
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
 from initlab.records import load
@@ -19,7 +19,7 @@ from initlab.sweep.executors import process as processes
 from initlab.sweep.grouping import Sizes
 from initlab.sweep.placement import rough_seconds
 from initlab.system import fork_server, resources
-from initlab.system.fork import can_copy
+from initlab.system.fork import can_fork
 
 TINY = ["depth=1", "width=4", "data=gaussian", "data.train_size=300", "data.test_size=50", "log.histograms=0"]
 
@@ -141,7 +141,7 @@ def test_a_container_may_allow_fewer_cores_than_there_are(tmp_path, monkeypatch,
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(resources, "GROUPS", tmp_path)
+    monkeypatch.setattr(resources, "CGROUP_ROOT", tmp_path)
     monkeypatch.setattr(resources.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert resources.container_cores() == cores
     assert resources.usable_cores() == min(int(min(cores, 64)), 64)
@@ -149,7 +149,7 @@ def test_a_container_may_allow_fewer_cores_than_there_are(tmp_path, monkeypatch,
 
 def test_half_a_core_is_one_process(tmp_path, monkeypatch):
     (tmp_path / "cpu.max").write_text("50000 100000")
-    monkeypatch.setattr(resources, "GROUPS", tmp_path)
+    monkeypatch.setattr(resources, "CGROUP_ROOT", tmp_path)
     assert resources.usable_cores() == 1
 
 
@@ -163,23 +163,23 @@ def test_processes_start_early_where_updates_look_many(two_cores):
 
 
 def test_no_more_processes_start_early_than_there_may_be_groups(monkeypatch):
-    monkeypatch.setattr(processes, "can_copy", lambda: False)
-    with processes.started_early(12, 2):
-        alive = [worker for worker in processes._kept if worker.process is not None]
+    monkeypatch.setattr(processes, "can_fork", lambda: False)
+    with processes.prestart_workers(12, 2):
+        alive = [worker for worker in processes._kept_workers if worker.process is not None]
         assert len(alive) == 2
 
 
-@pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
+@pytest.mark.skipif(not can_fork(), reason="this system does not copy processes")
 @pytest.mark.parametrize(("updates", "kept"), [(1, True), (10**9, False)])
 def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_composed(
     two_cores, monkeypatch, updates, kept
 ):
     monkeypatch.setattr(choosing, "UPDATES", updates)
-    monkeypatch.setattr(import_module("initlab.cli.hydra.launch"), "MANY", 2)
+    monkeypatch.setattr(import_module("initlab.cli.hydra.launch_jobs"), "MANY", 2)
     started, seen = [], []
-    start = fork_server.Nursery
+    start = fork_server.ForkServer
     monkeypatch.setattr(
-        fork_server, "Nursery", lambda *given, **more: started.append(start(*given, **more)) or started[-1]
+        fork_server, "ForkServer", lambda *given, **more: started.append(start(*given, **more)) or started[-1]
     )
 
     def look(cells, *_):
@@ -187,15 +187,15 @@ def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_compose
         raise UserError("seen")
 
     monkeypatch.setattr("initlab.sweep.checked", look)
-    assert main(["-m", *TINY, "device=cpu", "seed=0,1,2,3", "train.steps=3"]) != 0
+    assert run_train(["-m", *TINY, "device=cpu", "seed=0,1,2,3", "train.steps=3"]) != 0
     assert seen == [kept]
     assert [one.process.poll() for one in started] == [-signal.SIGKILL]
 
 
 def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_cores, monkeypatch, tmp_path):
-    monkeypatch.setattr(processes, "can_copy", lambda: False)
-    with processes.started_early(1, 9):
-        (early,) = (worker.process for worker in processes._kept)
+    monkeypatch.setattr(processes, "can_fork", lambda: False)
+    with processes.prestart_workers(1, 9):
+        (early,) = (worker.process for worker in processes._kept_workers)
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
         )
@@ -203,10 +203,10 @@ def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_
     assert list(frame["status"]) == ["completed"]
 
 
-@pytest.mark.skipif(not can_copy(), reason="this system does not copy processes")
+@pytest.mark.skipif(not can_fork(), reason="this system does not copy processes")
 def test_a_grid_that_only_looked_large_ends_what_they_would_have_been_copied_from(two_cores, tmp_path):
-    with processes.started_early(1, 9):
-        early = fork_server.nursery(processes.WORKER).process
+    with processes.prestart_workers(1, 9):
+        early = fork_server.shared_server(processes.WORKER_ENTRY).process
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
         )
@@ -217,14 +217,14 @@ def test_a_grid_that_only_looked_large_ends_what_they_would_have_been_copied_fro
 def test_the_command_takes_processes_by_itself_and_its_table_is_that_of_one(two_cores, monkeypatch, capsys):
     monkeypatch.setattr(choosing, "WORTH", 0.0)
     grid = [*TINY, "device=cpu", "init=he_normal,zeros", "seed=range(4)", "train.steps=20"]
-    assert main(["-m", *grid, "sweep.name=auto", "dry_run=true"]) == 0
+    assert run_train(["-m", *grid, "sweep.name=auto", "dry_run=true"]) == 0
     assert "(2 at a time by executor=process)" in capsys.readouterr().out
     pids = []
-    start = processes.Worker.start
-    monkeypatch.setattr(processes.Worker, "start", lambda self: start(self) or pids.append(self.process.pid))
-    assert main(["-m", *grid, "sweep.name=auto"]) == 0
+    start = processes.WorkerProcess.start
+    monkeypatch.setattr(processes.WorkerProcess, "start", lambda self: start(self) or pids.append(self.process.pid))
+    assert run_train(["-m", *grid, "sweep.name=auto"]) == 0
     assert len(set(pids)) == 2
-    assert main(["-m", *grid, "sweep.name=here", "hydra.launcher.executor=inline"]) == 0
+    assert run_train(["-m", *grid, "sweep.name=here", "hydra.launcher.executor=inline"]) == 0
     assert len(set(pids)) == 2
     ours, other = (load(f"outputs/sweeps/{name}").set_index(["init", "seed"]).sort_index() for name in ("auto", "here"))
     assert list(ours["status"]) == ["completed"] * 8

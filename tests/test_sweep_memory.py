@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import initlab
-from initlab.cli.train import main
+from initlab.cli.train import run_train
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
 from initlab.experiment.build import load_data, make_network, pick_activation
@@ -42,7 +42,7 @@ def control_group(root: Path, path: str, limit: object, used: object, cache: int
 def groups(tmp_path, monkeypatch):
     """A file system of control groups, and the file that says which of them this process is in."""
     (tmp_path / "root").mkdir()
-    monkeypatch.setattr(resources, "GROUPS", tmp_path / "root")
+    monkeypatch.setattr(resources, "CGROUP_ROOT", tmp_path / "root")
     monkeypatch.setattr(resources, "CGROUP_FILE", tmp_path / "cgroup")
     (tmp_path / "cgroup").write_text("0::/user.slice/user-1000.slice/run-7.scope\n")
     return tmp_path / "root"
@@ -63,7 +63,7 @@ def groups(tmp_path, monkeypatch):
 def test_the_smallest_remainder_of_all_groups_around_is_what_is_left(groups, limits, left):
     for path, limit in limits.items():
         control_group(groups, path, limit, 100)
-    assert resources.container_bytes() == left
+    assert resources.container_free_bytes() == left
 
 
 def test_groups_of_a_batch_system_by_version_1(groups):
@@ -72,26 +72,26 @@ def test_groups_of_a_batch_system_by_version_1(groups):
     control_group(groups, "memory/slurm/uid_7/job_3", 400, 100, version=1)
     control_group(groups, "memory/slurm/uid_7/job_3/step_0", 2**63, 100, version=1)
     control_group(groups, "memory/slurm/uid_7/job_4", 101, 100, version=1)
-    assert resources.container_bytes() == 300
+    assert resources.container_free_bytes() == 300
 
 
 def test_the_root_of_a_container_holds_where_its_path_outside_is_unknown_inside(groups):
     resources.CGROUP_FILE.write_text("0::/docker/0123abc\n")
     control_group(groups, "", 600, 100)
-    assert resources.container_bytes() == 500
+    assert resources.container_free_bytes() == 500
 
 
 def test_a_system_without_the_file_has_the_root_alone(groups):
     resources.CGROUP_FILE.unlink()
     control_group(groups, "", 600, 100)
-    assert resources.container_bytes() == 500
+    assert resources.container_free_bytes() == 500
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_page_cache_is_not_taken(groups, version):
     resources.CGROUP_FILE.write_text("4:memory:/\n0::/\n")
     control_group(groups, "memory" if version == 1 else "", 1000, 900, cache=600, version=version)
-    assert resources.container_bytes() == 700
+    assert resources.container_free_bytes() == 700
 
 
 def test_cores_of_groups_around_are_counted_too(groups):
@@ -207,8 +207,8 @@ def eight_gib(monkeypatch, tmp_path):
     from initlab.experiment import build
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(resources, "machine_bytes", lambda: 8.0 * GIB)
-    monkeypatch.setattr(resources, "container_bytes", lambda: INFINITE)
+    monkeypatch.setattr(resources, "machine_free_bytes", lambda: 8.0 * GIB)
+    monkeypatch.setattr(resources, "container_free_bytes", lambda: INFINITE)
 
     def never(*_):
         raise AssertionError("a network was made")
@@ -234,7 +234,7 @@ SAYS = r"model=mlp depth=5 width=20000: one network needs 18.\d\d GiB .* and 8.0
     ids=" ".join,
 )
 def test_a_network_that_cannot_fit_is_refused_before_anything_is_built_or_written(eight_gib, capsys, arguments):
-    assert main([*arguments, "device=cpu"]) == 2
+    assert run_train([*arguments, "device=cpu"]) == 2
     assert re.search(SAYS, capsys.readouterr().err)
     assert not Path("outputs").exists()
 
@@ -302,8 +302,8 @@ def test_what_is_done_is_not_judged_again(eight_gib, tmp_path):
 def test_a_plan_initializes_no_network_and_builds_small_ones_alone(tmp_path, monkeypatch, capsys):
     from initlab.sweep import dry_run
 
-    monkeypatch.setattr(resources, "machine_bytes", lambda: 1000.0 * GIB)
-    monkeypatch.setattr(resources, "container_bytes", lambda: INFINITE)
+    monkeypatch.setattr(resources, "machine_free_bytes", lambda: 1000.0 * GIB)
+    monkeypatch.setattr(resources, "container_free_bytes", lambda: INFINITE)
     built = []
     build = dry_run.build_module
     monkeypatch.setattr(

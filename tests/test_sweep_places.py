@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import initlab
-from initlab.config.checks import inside
+from initlab.config.checks import is_relative_path
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
 from initlab.records import RunWriter, load
-from initlab.records.checksums import sealed
+from initlab.records.checksums import append_checksum
 from initlab.report import write_sweep_run
 from initlab.sweep.locks import alone
 from initlab.sweep.plan_file import PlanFile
@@ -64,12 +64,12 @@ INSIDE = (
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_name_that_leads_out_is_refused(name):
-    assert not inside(name)
+    assert not is_relative_path(name)
 
 
 @pytest.mark.parametrize("name", INSIDE)
 def test_a_name_that_stays_inside_is_taken(tmp_path, name):
-    assert inside(name)
+    assert is_relative_path(name)
     assert tmp_path in (tmp_path / name).resolve().parents
 
 
@@ -144,11 +144,11 @@ def test_a_resumed_run_and_the_sweeps_own_run_follow_no_link(tmp_path):
 @pytest.mark.parametrize("group", ["../../x", "/x", "g1/../../x", "g" + "9" * 5000, "g0001" + "a" * 300, "", "g٣٣٣٣"])
 def test_a_plan_names_no_file_elsewhere(tmp_path, group):
     plan = tmp_path / "plan.json"
-    plan.write_bytes(sealed(json.dumps({"format": 2, "groups": {group: ["0"]}}, indent=0).encode()))
+    plan.write_bytes(append_checksum(json.dumps({"format": 2, "groups": {group: ["0"]}}, indent=0).encode()))
     found = PlanFile.read(plan)
     assert "its groups are planned again" in found.damage
     assert found.groups == {}
-    plan.write_bytes(sealed(json.dumps({"format": 2, "groups": {"g0001ab": ["0"]}}, indent=0).encode()))
+    plan.write_bytes(append_checksum(json.dumps({"format": 2, "groups": {"g0001ab": ["0"]}}, indent=0).encode()))
     assert PlanFile.read(plan) == PlanFile(plan, {"g0001ab": ["0"]})
 
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 import initlab
-from initlab.cli.train import main
+from initlab.cli.train import run_train
 from initlab.sweep import progress
 from initlab.sweep import worker as work
 from initlab.sweep.progress import Progress, SweepLine
@@ -150,7 +150,7 @@ def test_the_end_names_the_report(tmp_path, monkeypatch, capsys, sweep):
     monkeypatch.chdir(tmp_path)
     quick = ["depth=1", "width=4", "train.steps=3", "data=gaussian"]
     more = ["-m", "sweep.name=two", "seed=0,1"] if sweep else ["hydra.run.dir=outputs/runs/one"]
-    assert main([*more, *quick]) == 0
+    assert run_train([*more, *quick]) == 0
     wanted = "outputs/sweeps/two" if sweep else "outputs/runs/one"
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "initlab report" in line]
     assert line == f"or initlab report {wanted}"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from initlab.cli.train import main
+from initlab.cli.train import run_train
 from initlab.config.compose import compose_config
 from initlab.sweep.threads import chosen_threads, more_pay, wanted_threads
 
@@ -75,10 +75,10 @@ def test_the_command_trains_by_them(tmp_path, monkeypatch, arguments, told, thre
 
     monkeypatch.chdir(tmp_path)
     seen = []
-    real = loop.Crew
-    monkeypatch.setattr(loop, "Crew", lambda *given: seen.append(torch.get_num_threads()) or real(*given))
+    real = loop.ThreadTeam
+    monkeypatch.setattr(loop, "ThreadTeam", lambda *given: seen.append(torch.get_num_threads()) or real(*given))
     quick = ["depth=1", "width=4", "train.steps=3", "data=gaussian", "device=cpu", "hydra.launcher.executor=inline"]
-    assert main([*arguments, *quick, *told]) == 0
+    assert run_train([*arguments, *quick, *told]) == 0
     assert set(seen) == {threads}
     assert torch.get_num_threads() == 4
 

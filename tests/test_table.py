@@ -11,12 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from initlab.cli.report import say_table
+from initlab.cli.report import print_run_table
 from initlab.errors import UserError
 from initlab.records import load
-from initlab.report.formats import FORMATS, as_csv, as_latex, as_markdown, as_text, latex_text, markdown_text
-from initlab.report.study import study
-from initlab.report.table import tabulated
+from initlab.report.formats import (
+    FORMATS,
+    escape_latex,
+    escape_markdown,
+    table_to_csv,
+    table_to_latex,
+    table_to_markdown,
+    table_to_text,
+)
+from initlab.report.study import build_study
+from initlab.report.table import build_table
 
 NASTY = '=cmd|"/C calc"!A1'
 
@@ -31,7 +39,7 @@ def sweep(tmp_path_factory):
 
 
 def table(path, *arguments, **keywords):
-    return tabulated(study(load(path)), *arguments, **keywords)
+    return build_table(build_study(load(path)), *arguments, **keywords)
 
 
 def read_csv(text):
@@ -40,7 +48,7 @@ def read_csv(text):
 
 def test_mean_and_deviation_are_numpys_over_completed_runs(sweep):
     runs = load(sweep)
-    found = read_csv(as_csv(table(sweep)))
+    found = read_csv(table_to_csv(table(sweep)))
     for row in found.to_dict("records"):
         own = runs[(runs["init"] == row["init"]) & (runs["depth"] == row["depth"]) & (runs["status"] == "completed")]
         assert row["test_accuracy n"] == len(own)
@@ -51,7 +59,7 @@ def test_mean_and_deviation_are_numpys_over_completed_runs(sweep):
 
 
 def test_failures_stay_visible(sweep):
-    text = as_text(table(sweep))
+    text = table_to_text(table(sweep))
     assert "2 completed, 1 diverged" in text
     assert "2 completed, 1 unfinished" in text
 
@@ -61,13 +69,13 @@ def test_groups_metrics_and_columns_are_the_users_choice(sweep):
     assert found.keys == ("depth",)
     assert [column[0] for column in found.columns] == ["val_loss", "steps"] * 3
     assert [line.keys for line in found.lines] == [(3,), (10,)]
-    head = as_text(found).splitlines()[0]
+    head = table_to_text(found).splitlines()[0]
     assert "init=he_normal val loss" in head
     assert found.mixed == ()
 
 
 def test_what_a_line_mixes_is_said(sweep, capsys):
-    say_table([str(sweep)], ["init"], [], None, "text", False, False)
+    print_run_table([str(sweep)], ["init"], [], None, "text", False, False)
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 4
     assert "depth" in err
@@ -91,7 +99,7 @@ def planted(seeds=6, shifts=SHIFTS, depths=(3, 10), noise=0.01, **columns):
     ]  # fmt: skip
     frame = pd.DataFrame(rows)
     order = [*list(frame.columns[:6]), *load([]).columns, *frame.columns]
-    return study(frame.reindex(columns=list(dict.fromkeys(order))).assign(**columns))
+    return build_study(frame.reindex(columns=list(dict.fromkeys(order))).assign(**columns))
 
 
 def marked(found):
@@ -107,25 +115,25 @@ def marked(found):
 @pytest.mark.parametrize("by", [[], ["init", "depth"], ["depth"], ["depth", "init"]])
 @pytest.mark.parametrize("metrics", [["test_accuracy"], ["val_loss"], ["test_accuracy", "val_loss"]])
 def test_what_beats_all_its_rivals_is_marked_wherever_schemes_are(by, metrics):
-    found = tabulated(planted(), by, metrics, "init", best=True)
+    found = build_table(planted(), by, metrics, "init", best=True)
     assert found.keys == ("depth",)
     assert marked(found) == ["he_normal"] * 2 * len(metrics)
 
 
 @pytest.mark.parametrize("across", [None, "depth"])
 def test_schemes_compete_at_each_depth(across):
-    assert marked(tabulated(planted(), best=True, across=across)) == ["he_normal"] * 2
+    assert marked(build_table(planted(), best=True, across=across)) == ["he_normal"] * 2
 
 
 def test_another_key_competes_where_it_comes_first():
-    found = tabulated(planted(depths=(3,)), ["act", "init"], best=True)
+    found = build_table(planted(depths=(3,)), ["act", "init"], best=True)
     assert marked(found) == []
     deep = {(s, d): 0.2 * (d == 10) for s in SHIFTS for d in (3, 10)}
     runs = planted()
     shifted = runs.runs["test_accuracy"] + [
         deep[row] for row in zip(runs.runs["init"], runs.runs["depth"], strict=True)
     ]
-    found = tabulated(planted(test_accuracy=shifted.tolist()), ["depth"], [], "depth", best=True)
+    found = build_table(planted(test_accuracy=shifted.tolist()), ["depth"], [], "depth", best=True)
     assert [[entry.best for entry in line.entries] for line in found.lines] == [[False, True]]
 
 
@@ -140,41 +148,41 @@ def test_another_key_competes_where_it_comes_first():
     ],
 )
 def test_what_is_tied_is_not_marked(options, why):
-    assert marked(tabulated(planted(**options), ["init", "depth"], best=True)) == [], why
+    assert marked(build_table(planted(**options), ["init", "depth"], best=True)) == [], why
 
 
 def test_survivors_of_a_scheme_that_diverges_are_not_marked():
     runs = planted().runs
     bad = (runs["init"] == "he_normal") & (runs["seed"] > 1)
     status = runs["status"].where(~bad, "diverged").tolist()
-    found = tabulated(planted(status=status, test_accuracy=runs["test_accuracy"].where(~bad).tolist()), best=True)
+    found = build_table(planted(status=status, test_accuracy=runs["test_accuracy"].where(~bad).tolist()), best=True)
     top = max(found.lines, key=lambda line: line.entries[0].mean)
     assert top.keys[0] == "he_normal"
     assert marked(found) == []
 
 
 def test_bold_in_every_format():
-    found = tabulated(planted(), best=True)
-    assert len(re.findall(r" \*$", as_text(found), re.M)) == 2
-    assert len(re.findall(r"\*\*\d", as_markdown(found))) == 2
-    assert as_latex(found).count(r"$\mathbf{") == 2
-    assert read_csv(as_csv(found))["test_accuracy best"].sum() == 2
+    found = build_table(planted(), best=True)
+    assert len(re.findall(r" \*$", table_to_text(found), re.M)) == 2
+    assert len(re.findall(r"\*\*\d", table_to_markdown(found))) == 2
+    assert table_to_latex(found).count(r"$\mathbf{") == 2
+    assert read_csv(table_to_csv(found))["test_accuracy best"].sum() == 2
 
 
 @pytest.mark.parametrize("write", FORMATS.values())
 def test_every_format_names_metric_and_unit(write):
     for metric, words in (("test_accuracy", ("test", "accuracy")), ("val_loss", ("val", "loss"))):
         for across in (None, "depth", "init"):
-            text = write(tabulated(planted(), metrics=[metric], across=across))
+            text = write(build_table(planted(), metrics=[metric], across=across))
             head = next(line for line in text.splitlines() if words[1] in line)
             assert words[0] in head
-            assert ("%" in head) == (metric == "test_accuracy" and write is not as_csv)
+            assert ("%" in head) == (metric == "test_accuracy" and write is not table_to_csv)
 
 
 def test_runs_are_counted_as_the_means_are(sweep):
-    found = tabulated(planted(), across="depth")
+    found = build_table(planted(), across="depth")
     assert [line.ended for line in found.lines] == ["6"] * 3
-    assert "runs each" in as_text(found)
+    assert "runs each" in table_to_text(found)
     uneven = table(sweep, across="depth")
     told = {line.keys[0]: line.ended for line in uneven.lines}
     assert told == {
@@ -183,24 +191,24 @@ def test_runs_are_counted_as_the_means_are(sweep):
         "zeros": "3",
     }
     accuracy = planted().runs["test_accuracy"].where(planted().runs["seed"] > 0).tolist()
-    for write in (as_text, as_markdown, as_latex):
-        assert write(tabulated(planted(test_accuracy=accuracy))).count("(n=5)") == 6
+    for write in (table_to_text, table_to_markdown, table_to_latex):
+        assert write(build_table(planted(test_accuracy=accuracy))).count("(n=5)") == 6
 
 
 def test_halves_are_rounded_alike_however_they_were_summed(tmp_path):
     told = fake.write_halves(tmp_path)
-    lines = [line.split() for line in as_text(table(tmp_path)).splitlines()[1:]]
+    lines = [line.split() for line in table_to_text(table(tmp_path)).splitlines()[1:]]
     assert {line[0]: line[2] for line in lines} == told
 
 
 def test_columns_line_up(sweep):
-    lines = as_text(table(sweep)).splitlines()
+    lines = table_to_text(table(sweep)).splitlines()
     ends = {len(line) for line in lines}
     assert len(ends) == 1
 
 
 def test_latex_is_a_whole_booktabs_table(sweep):
-    lines = as_latex(table(sweep)).splitlines()
+    lines = table_to_latex(table(sweep)).splitlines()
     assert lines[0] == r"\begin{tabular}{lllr}"
     assert [line for line in lines if "rule" in line] == [r"\toprule", r"\midrule", r"\bottomrule"]
     body = lines[2:-2]
@@ -209,7 +217,7 @@ def test_latex_is_a_whole_booktabs_table(sweep):
 
 
 def test_markdown_has_as_many_cells_in_every_line(sweep):
-    lines = as_markdown(table(sweep)).splitlines()
+    lines = table_to_markdown(table(sweep)).splitlines()
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
     assert set(lines[1]) <= set("|-: ")
 
@@ -223,7 +231,7 @@ def hostile(tmp_path_factory):
 
 
 def test_no_text_in_csv_starts_a_formula(hostile):
-    rows = list(csv.reader(io.StringIO(as_csv(table(hostile)))))
+    rows = list(csv.reader(io.StringIO(table_to_csv(table(hostile)))))
     names = [row[0] for row in rows[1:]]
     assert "'" + NASTY in names
     assert not [name for name in names if name[0] in "=+-@\t\r"]
@@ -232,13 +240,13 @@ def test_no_text_in_csv_starts_a_formula(hostile):
 
 
 def test_hostile_names_stay_one_cell_of_markdown(hostile):
-    lines = as_markdown(table(hostile)).splitlines()
+    lines = table_to_markdown(table(hostile)).splitlines()
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {4}
     assert not re.search(r"<(?!/?br)", "".join(lines))
 
 
 def test_hostile_names_stay_one_cell_of_latex(hostile):
-    body = as_latex(table(hostile)).split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    body = table_to_latex(table(hostile)).split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert len(body) == len(fake.HOSTILE) + 2
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {2}
     assert not [line for line in body if re.search(r"(?<!\\)[%#_]", line)]
@@ -246,21 +254,21 @@ def test_hostile_names_stay_one_cell_of_latex(hostile):
 
 def test_a_terminal_is_not_steered(tmp_path):
     fake.write_sweep(tmp_path, [fake.Cell("\x1b[2Jred\x9b", "tanh", 3, 0)], steps=10, records=1)
-    shown = as_text(table(tmp_path))
+    shown = table_to_text(table(tmp_path))
     assert r"\x1b[2Jred\x9b" in shown
     assert not set(shown) & {"\x1b", "\x9b"}
 
 
 @pytest.mark.parametrize("character", list("\\&%$#_{}~^<>|"))
 def test_latex_escapes(character):
-    escaped = latex_text(f"a{character}b")
+    escaped = escape_latex(f"a{character}b")
     assert escaped != f"a{character}b"
     assert escaped.startswith("a\\")
 
 
 @pytest.mark.parametrize("character", list("\\|*`[]~$#<"))
 def test_markdown_escapes(character):
-    assert markdown_text(f"a{character}b") in (f"a\\{character}b", "a&lt;b")
+    assert escape_markdown(f"a{character}b") in (f"a\\{character}b", "a&lt;b")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +287,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(sweep, keywords, words):
 def test_best_rate_leaves_the_others_out(tmp_path, capsys):
     cells = [fake.Cell("he_normal", "tanh", 3, seed, lr) for lr in (0.001, 0.01, 0.03) for seed in range(2)]
     fake.write_sweep(tmp_path, cells, steps=100, records=1)
-    say_table([str(tmp_path)], [], [], None, "csv", False, True)
+    print_run_table([str(tmp_path)], [], [], None, "csv", False, True)
     found = read_csv(capsys.readouterr().out)
     runs = load(tmp_path)
     best = runs.groupby("optim.lr")["val_loss"].mean().idxmin()

@@ -19,8 +19,8 @@ import initlab
 from initlab.config.grid import compose_grid
 from initlab.experiment.run_recorder import HPARAMS, hparams
 from initlab.records import RunWriter, load
-from initlab.records.tensorboard import KINDS, LOGS, TAGS
-from initlab.report.study import study
+from initlab.records.tensorboard import HISTOGRAM_GROUPS, LOG_STATS, TAGS
+from initlab.report.study import build_study
 from initlab.statistics.histograms import Histogram
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +100,7 @@ def test_a_single_run_shows_the_keys_that_were_typed(tmp_path):
 def test_a_run_has_one_loss_everywhere(tmp_path, capsys):
     frame = initlab.sweep(**{**SMALL, "train__steps": 80}, init=["he_normal", "zeros"], sweep__root=str(tmp_path))
     loaded = load(tmp_path).set_index("path")
-    reported = study(load(tmp_path)).runs.set_index("path")
+    reported = build_study(load(tmp_path)).runs.set_index("path")
     table = next(tmp_path.rglob("sweep.csv")).read_text()
     for row in frame.to_dict("records"):
         events = read(row["path"])
@@ -118,10 +118,10 @@ def test_a_run_has_one_loss_everywhere(tmp_path, capsys):
 
 
 def test_weights_come_before_gradients():
-    groups = sorted({*KINDS.values(), *(tag.split("/")[0] for tag in TAGS.values())})
-    assert groups[-len(KINDS) :] == list(KINDS.values())
-    assert next(iter(KINDS)) == "weight"
-    assert list(KINDS)[-1] == "gradient"
+    groups = sorted({*HISTOGRAM_GROUPS.values(), *(tag.split("/")[0] for tag in TAGS.values())})
+    assert groups[-len(HISTOGRAM_GROUPS) :] == list(HISTOGRAM_GROUPS.values())
+    assert next(iter(HISTOGRAM_GROUPS)) == "weight"
+    assert list(HISTOGRAM_GROUPS)[-1] == "gradient"
 
 
 def write_runs(root, count, depth=10, steps=40):
@@ -138,7 +138,9 @@ def write_runs(root, count, depth=10, steps=40):
             rows = [(step, f"hidden.{i}", i + 1, s, 0.9**i, "measured") for i in range(depth) for s in stats]
             run.layers(rows + [(0, f"hidden.{i}", i + 1, "q", 0.8**i, "predicted") for i in range(depth) if not step])
             record = Histogram(-1.0, 1.0, bell, sum(bell), 0.0, 1.0)
-            run.histograms(step, {(kind, i + 1, f"hidden.{i}"): record for i in range(depth) for kind in KINDS})
+            run.histograms(
+                step, {(kind, i + 1, f"hidden.{i}"): record for i in range(depth) for kind in HISTOGRAM_GROUPS}
+            )
         run.scalars(steps, {"val_loss": float(loss[-1]), "val_accuracy": 0.5})
         run.finish("completed", loss=float(loss.mean()), steps=steps)
 
@@ -163,7 +165,7 @@ def test_the_page_of_a_hundred_runs_asks_for_little(tmp_path):
             assert ("log10" in chart.title) == all("log10" in tag for tag in lines) == any("log10" in t for t in lines)
     values = {point.step: point.value for point in events.Scalars("profile/log10_q measured")}
     assert values == pytest.approx({k + 1: k * np.log10(0.9) for k in range(10)}, abs=1e-6)
-    assert {"q", "grad_mean_square", "update_ratio"} <= LOGS
+    assert {"q", "grad_mean_square", "update_ratio"} <= LOG_STATS
     assert set(TAGS.values()) >= {"loss/val", "accuracy/val"}
 
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
 from initlab.theory import critical, doubly_critical, fixed_point, jacobian_moments, moments
-from initlab.theory.dead_units import silent_fraction
+from initlab.theory.dead_units import predict_dead_fraction
 from initlab.theory.loss import logit_gradient
-from initlab.theory.nodes import Branch, Inputs, Layer, Pool, Taps, inputs_of, standard_inputs
+from initlab.theory.nodes import BranchNode, InputProducts, LayerNode, PoolNode, Taps, measure_inputs, standard_inputs
 from initlab.theory.propagation import COLUMNS, forecast
 
 CLASSES = 10
@@ -129,10 +129,10 @@ def simulate(case: Case, x: Tensor, networks: int) -> np.ndarray:
     return np.array(found)
 
 
-def layers(case: Case) -> list[Layer]:
+def layers(case: Case) -> list[LayerNode]:
     last = len(case.all_sizes) - 2
     return [
-        Layer(
+        LayerNode(
             f"layer.{k}",
             n,
             m,
@@ -174,7 +174,7 @@ def column(frame, stat: str) -> np.ndarray:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.act}, {c.scheme}")
 def test_second_moments_and_gradients_are_those_of_networks(case):
     networks, x = 16, batch(8, case.sizes[0])
-    predicted = forecast(layers(case), inputs_of(x), CLASSES)
+    predicted = forecast(layers(case), measure_inputs(x), CLASSES)
     found = simulate(case, x, networks)
     q, gradient = column(predicted, "q"), column(predicted, "grad_mean_square")
     # 13 layers × 15 cases against 3 standard errors: the readout's ten units apart, errors follow each other closely
@@ -186,7 +186,7 @@ def test_second_moments_and_gradients_are_those_of_networks(case):
 def test_correlations_are_those_of_networks():
     case = CASES[3]
     x = batch(16, 500)
-    predicted = forecast(layers(case), inputs_of(x), CLASSES)
+    predicted = forecast(layers(case), measure_inputs(x), CLASSES)
     total = np.zeros(13)
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
@@ -199,7 +199,7 @@ def test_correlations_are_those_of_networks():
 
 
 def test_a_batch_divides_gradients_by_its_square():
-    chain = [Layer("a", 4, 8, 0.5, act=activation("tanh"), fed_by="data"), Layer("b", 8, 3, 0.1)]
+    chain = [LayerNode("a", 4, 8, 0.5, act=activation("tanh"), fed_by="data"), LayerNode("b", 8, 3, 0.1)]
     one, many = (forecast(chain, standard_inputs(batch=n), 3) for n in (1, 10))
     ratio = column(one, "grad_mean_square") / column(many, "grad_mean_square")
     assert ratio == pytest.approx([100, 100])
@@ -223,30 +223,34 @@ def test_saturated_and_silent_units_are_counted():
     h = 1.7 * (math.sqrt(c) * shared + math.sqrt(1 - c) * torch.randn(samples, units, generator=generator))
     for name, edge in (("relu", 0.0), ("hardswish", -3.0)):
         silent = float((h <= edge).all(dim=0).double().mean())
-        predicted = silent_fraction(activation(name), np.full(samples, 1.7**2), c, samples)
+        predicted = predict_dead_fraction(activation(name), np.full(samples, 1.7**2), c, samples)
         assert predicted == pytest.approx(silent, abs=4 * math.sqrt(silent / units + 1e-9))  # 4 sigma of a count
-    layer = Layer("a", 1, 8, 1.7**2, act=activation("hardtanh"), fed_by="data")
+    layer = LayerNode("a", 1, 8, 1.7**2, act=activation("hardtanh"), fed_by="data")
     row = column(forecast([layer], standard_inputs(1.0)), "saturated_fraction")
     assert row == pytest.approx([float((h.abs() > 1).double().mean())], abs=0.01)
 
 
 def test_no_answer_behind_a_norm_an_unknown_input_or_weights_with_a_mean():
     act = activation("tanh")
-    known = Layer("a", 4, 8, 0.25, act=act, fed_by="data")
+    known = LayerNode("a", 4, 8, 0.25, act=act, fed_by="data")
     for bad in (
-        Layer("b", 8, 8, 0.1, act=act, fed_by="norm"),
-        Layer("b", 8, 8, 0.1, act=act, fed_by="unknown"),
-        Layer("b", 8, 8, 0.1, mean=0.5, act=act),
-        Layer("b", 8, 8, math.nan, act=act),
+        LayerNode("b", 8, 8, 0.1, act=act, fed_by="norm"),
+        LayerNode("b", 8, 8, 0.1, act=act, fed_by="unknown"),
+        LayerNode("b", 8, 8, 0.1, mean=0.5, act=act),
+        LayerNode("b", 8, 8, math.nan, act=act),
     ):
-        frame = forecast([known, bad, Layer("c", 8, 3, 0.1)], standard_inputs(), CLASSES)
+        frame = forecast([known, bad, LayerNode("c", 8, 3, 0.1)], standard_inputs(), CLASSES)
         assert set(frame.layer) == {"a"}
         assert "grad_mean_square" not in set(frame.stat)  # it would have to come down through what is unknown
 
 
 def test_zero_weights_are_predicted_exactly():
     act = activation("sigmoid")
-    chain = [Layer("a", 4, 8, 0.0, act=act, fed_by="data"), Layer("b", 8, 8, 0.0, act=act), Layer("c", 8, 5, 0.0)]
+    chain = [
+        LayerNode("a", 4, 8, 0.0, act=act, fed_by="data"),
+        LayerNode("b", 8, 8, 0.0, act=act),
+        LayerNode("c", 8, 5, 0.0),
+    ]
     frame = forecast(chain, standard_inputs(), 5)
     assert column(frame, "q").tolist() == [0, 0, 0]
     assert column(frame, "grad_mean_square").tolist() == [0, 0, pytest.approx(0.8 / 5)]
@@ -257,16 +261,16 @@ def test_zero_weights_are_predicted_exactly():
 def test_residual_branches_add_up(multiplier):
     width, blocks, networks = 300, 4, 16
     record, x = activation("relu"), batch(8, 300)
-    layer = Layer("", width, width, 2 / width)
-    stem = Layer("first", width, width, 1 / width, fed_by="data")
+    layer = LayerNode("", width, width, 2 / width)
+    stem = LayerNode("first", width, width, 1 / width, fed_by="data")
     inner, outer = (
-        Layer("i", width, width, 2 / width, act=record, fed_by="residual"),
-        Layer("o", width, width, layer.variance),
+        LayerNode("i", width, width, 2 / width, act=record, fed_by="residual"),
+        LayerNode("o", width, width, layer.variance),
     )
     nodes = [
         stem,
-        *[Branch((inner, outer), multiplier)] * blocks,
-        Layer("r", width, CLASSES, 1 / width, fed_by="residual"),
+        *[BranchNode((inner, outer), multiplier)] * blocks,
+        LayerNode("r", width, CLASSES, 1 / width, fed_by="residual"),
     ]
     found = []
     for seed in range(networks):
@@ -283,7 +287,7 @@ def test_residual_branches_add_up(multiplier):
             stream = stream + multiplier * kept[-1]
         kept.append((stream @ w(CLASSES, width, 1 / width)).requires_grad_())
         found.append(measured(kept, F.cross_entropy(kept[-1], torch.randint(CLASSES, (8,), generator=g))))
-    predicted = forecast(nodes, inputs_of(x), CLASSES)
+    predicted = forecast(nodes, measure_inputs(x), CLASSES)
     mean = np.mean(found, axis=0)
     assert mean[0][:-1] == pytest.approx(column(predicted, "q")[:-1], rel=0.1)
     assert np.abs(np.log10(mean[1] / column(predicted, "grad_mean_square"))).max() <= 0.15
@@ -291,14 +295,14 @@ def test_residual_branches_add_up(multiplier):
 
 def test_behind_an_activation_of_a_sum_there_is_no_answer():
     record = activation("relu")
-    stem = Layer("stem", 4, 8, 0.5, act=record, fed_by="data")
-    inner, outer = Layer("inner", 8, 8, 0.25, act=record), Layer("outer", 8, 8, 0.25)
-    after = Layer("after", 8, 8, 0.25)
-    rows = forecast([stem, Branch((inner, outer), act=record), after], standard_inputs(), CLASSES)
+    stem = LayerNode("stem", 4, 8, 0.5, act=record, fed_by="data")
+    inner, outer = LayerNode("inner", 8, 8, 0.25, act=record), LayerNode("outer", 8, 8, 0.25)
+    after = LayerNode("after", 8, 8, 0.25)
+    rows = forecast([stem, BranchNode((inner, outer), act=record), after], standard_inputs(), CLASSES)
     assert list(dict.fromkeys(rows.layer)) == ["stem", "inner", "outer"]
     q = {layer: value for layer, stat, value in rows[["layer", "stat", "value"]].values if stat == "q"}
     assert q == {"stem": 2.0, "inner": pytest.approx(2.0), "outer": pytest.approx(1.0 + 2.0)}  # E[φ²] + branch
-    projected = Branch((inner, outer), shortcut=Layer("shortcut", 8, 8, 0.25), act=record)
+    projected = BranchNode((inner, outer), shortcut=LayerNode("shortcut", 8, 8, 0.25), act=record)
     assert "after" in set(forecast([stem, projected, after], standard_inputs(), CLASSES).layer)
 
 
@@ -307,12 +311,12 @@ def test_mean_pooling_leaves_the_logits_open_and_the_gradient_known():
     x = batch(8, 3, size, size)
     taps = Taps((3, 3), (1, 1), (1, 1))
     nodes = [
-        Layer("a", 27, channels, 2 / 27, act=record, fed_by="data", taps=taps),
-        Layer("b", 9 * channels, channels, 2 / (9 * channels), act=record, taps=taps),
-        Pool(),
-        Layer("readout", channels, CLASSES, 1 / channels),
+        LayerNode("a", 27, channels, 2 / 27, act=record, fed_by="data", taps=taps),
+        LayerNode("b", 9 * channels, channels, 2 / (9 * channels), act=record, taps=taps),
+        PoolNode(),
+        LayerNode("readout", channels, CLASSES, 1 / channels),
     ]
-    frame = forecast(nodes, inputs_of(x, maps=True), CLASSES)
+    frame = forecast(nodes, measure_inputs(x, maps=True), CLASSES)
     assert set(frame[frame.layer == "readout"].stat) == {"grad_mean_square"}
     found = []
     for seed in range(networks):
@@ -331,9 +335,9 @@ def test_mean_pooling_leaves_the_logits_open_and_the_gradient_known():
 def test_dropout_counts_the_inputs_it_keeps():
     record = activation("tanh")
     chain = [
-        Layer("a", 100, 400, 1 / 100, act=record, fed_by="data"),
-        Layer("b", 400, 400, 1 / 400, act=record, keep=0.8),
-        Layer("c", 400, CLASSES, 1 / 400, keep=0.8),
+        LayerNode("a", 100, 400, 1 / 100, act=record, fed_by="data"),
+        LayerNode("b", 400, 400, 1 / 400, act=record, keep=0.8),
+        LayerNode("c", 400, CLASSES, 1 / 400, keep=0.8),
     ]
     x, found = batch(16, 100), []
     for seed in range(16):
@@ -345,7 +349,7 @@ def test_dropout_counts_the_inputs_it_keeps():
             h = h @ torch.randn(int(layer.fan_in), layer.units, generator=g) * math.sqrt(layer.variance)
             kept.append(h.requires_grad_())
         found.append(measured(kept, F.cross_entropy(h, torch.randint(CLASSES, (16,), generator=g))))
-    frame = forecast(chain, inputs_of(x), CLASSES)
+    frame = forecast(chain, measure_inputs(x), CLASSES)
     mean = np.mean(found, axis=0)
     assert mean[0][:-1] == pytest.approx(column(frame, "q")[:-1], rel=0.05)
     assert np.abs(np.log10(mean[1] / column(frame, "grad_mean_square"))).max() <= 0.05
@@ -398,7 +402,7 @@ def test_the_forecast_has_the_jacobian_of_rectangular_layers(orthogonal):
     record = activation("relu")
     x = batch(1, 120).double()
     nodes = [
-        Layer(
+        LayerNode(
             f"{k}",
             n,
             m,
@@ -409,7 +413,7 @@ def test_the_forecast_has_the_jacobian_of_rectangular_layers(orthogonal):
         )
         for k, (n, m) in enumerate(pairwise(sizes))
     ]
-    frame = forecast(nodes, inputs_of(x))
+    frame = forecast(nodes, measure_inputs(x))
     found = []
     for seed in range(24):
         g = torch.Generator().manual_seed(seed)
@@ -448,7 +452,7 @@ def test_the_gradient_at_the_logits(classes, q):
 
 def test_inputs_are_measured_per_sample_and_position():
     x = batch(5, 3, 4, 4)
-    maps, flat = inputs_of(x, maps=True), inputs_of(x)
+    maps, flat = measure_inputs(x, maps=True), measure_inputs(x)
     assert maps.squares.shape == (5, 4, 4)
     assert maps.squares.mean(axis=(1, 2)) == pytest.approx(flat.squares)
     assert flat.squares == pytest.approx(x.double().flatten(1).square().mean(1).numpy())
@@ -463,7 +467,7 @@ def test_inputs_are_measured_per_sample_and_position():
     [
         (lambda: standard_inputs(-1.0), "second_moment=-1.0"),
         (lambda: standard_inputs(1.0, 2.0), "correlation=2.0"),
-        (lambda: inputs_of(torch.ones(3)), "first axis of samples"),
+        (lambda: measure_inputs(torch.ones(3)), "first axis of samples"),
         (lambda: jacobian_moments("tanh", 1.0, 1.0, -1), "depth=-1"),
         (lambda: jacobian_moments("tanh", -1.0, 1.0, 2), "sigma_w=-1.0"),
     ],
@@ -475,9 +479,9 @@ def test_what_cannot_be_is_refused(call, says):
 
 def test_maps_of_one_position_are_pooled_exactly():
     record = activation("tanh")
-    inputs = Inputs(np.ones((2, 1, 1)), np.zeros((1, 1, 1)))
+    inputs = InputProducts(np.ones((2, 1, 1)), np.zeros((1, 1, 1)))
     taps = Taps((1, 1), (1, 1), (0, 0))
-    conv = Layer("a", 3, 8, 1 / 3, act=record, fed_by="data", taps=taps)
-    readout = Layer("b", 8, 4, 1 / 8)
-    pooled = forecast([conv, Pool(), readout], inputs, 4)
+    conv = LayerNode("a", 3, 8, 1 / 3, act=record, fed_by="data", taps=taps)
+    readout = LayerNode("b", 8, 4, 1 / 8)
+    pooled = forecast([conv, PoolNode(), readout], inputs, 4)
     assert column(pooled, "q")[1] == pytest.approx(float(moments(record, 1.0).square))

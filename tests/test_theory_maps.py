@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from initlab.activations import activation
 from initlab.theory import critical
-from initlab.theory.nodes import Layer, Taps, inputs_of
+from initlab.theory.nodes import LayerNode, Taps, measure_inputs
 from initlab.theory.propagation import forecast
 
 __all__ = ["one_thread"]  # a fixture that applies here, too
@@ -41,16 +41,16 @@ STACKS = {
 }
 
 
-def described(stack: Stack, channels: int, depth: int) -> list[Layer]:
+def described(stack: Stack, channels: int, depth: int) -> list[LayerNode]:
     taps = Taps((1, 1), (1, 1), (0, 0)) if stack.delta else Taps((3, 3), (1, 1), (1, 1), stack.circular)
     layers = []
     for k in range(depth):
         fan_in = math.prod(taps.kernel) * (3 if k == 0 else channels)
         how = {"bias_variance": stack.sigma_b**2, "act": activation(stack.act), "taps": taps}
         fed_by = "data" if k == 0 else "activation"
-        layers.append(Layer(f"conv.{k}", fan_in, channels, stack.sigma_w**2 / fan_in, fed_by=fed_by, **how))
+        layers.append(LayerNode(f"conv.{k}", fan_in, channels, stack.sigma_w**2 / fan_in, fed_by=fed_by, **how))
     inputs = channels * SIZE**2
-    return [*layers, Layer("readout", inputs, CLASSES, 1 / inputs)]
+    return [*layers, LayerNode("readout", inputs, CLASSES, 1 / inputs)]
 
 
 def weight(stack: Stack, inputs: int, channels: int, generator: torch.Generator) -> Tensor:
@@ -85,7 +85,7 @@ def simulated(stack: Stack, x: Tensor, channels: int, depth: int, networks: int,
 
 def check(stack: Stack, channels: int, depth: int, networks: int) -> None:
     x = batch(SAMPLES, 3, SIZE, SIZE)
-    frame = forecast(described(stack, channels, depth), inputs_of(x, maps=True), CLASSES)
+    frame = forecast(described(stack, channels, depth), measure_inputs(x, maps=True), CLASSES)
     found = simulated(stack, x, channels, depth, networks)
     q, gradient = column(frame, "q"), column(frame, "grad_mean_square")
     # As for dense layers of so many units: all positions of a channel are taken to move together, which is the worst.
@@ -116,7 +116,7 @@ def test_what_a_relu_network_is_off_by_is_finite_width(circular):
     x = batch(4, 3, SIZE, SIZE)
     scaled = {}
     for channels in (16, 64):
-        frame = forecast(described(stack, channels, depth), inputs_of(x, maps=True), CLASSES)
+        frame = forecast(described(stack, channels, depth), measure_inputs(x, maps=True), CLASSES)
         ratio = simulated(stack, x, channels, depth, networks, gradients=False)[:, 0] / column(frame, "q")[:depth]
         error = ratio.std(axis=0, ddof=1) / math.sqrt(networks)
         # 8 layers that follow each other, 4 settings: 4 standard errors are passed by chance in 1 of 1,000

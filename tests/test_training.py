@@ -12,32 +12,43 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from initlab.data import Dataset, load
+from initlab.data import Dataset, load_dataset
 from initlab.ensemble import stack
-from initlab.initialize import initialize_
+from initlab.initialize import fill_
 from initlab.models import build
-from initlab.training import Evaluation, Pause, Plan, Snapshot, State, Steps, Stopped, log_spaced, rate_factor, train
+from initlab.training import (
+    Evaluation,
+    Pause,
+    Snapshot,
+    State,
+    Steps,
+    Stopped,
+    TrainingPlan,
+    log_spaced,
+    rate_factor,
+    train,
+)
 from initlab.training import evaluation as evaluation_room
 from initlab.training import loop as loop_room
 from initlab.training.evaluation import member_losses
 from initlab.training.part_state import TARGET_WINDOW
 
-PLAN = Plan(20, 16, "sgd", ({"lr": 0.05},), eval_every=7, records=(0, 3, 20))
+PLAN = TrainingPlan(20, 16, "sgd", ({"lr": 0.05},), eval_every=7, records=(0, 3, 20))
 
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return load("gaussian", train_size=200, test_size=60, dimension=8, classes=3)
+    return load_dataset("gaussian", train_size=200, test_size=60, dimension=8, classes=3)
 
 
 def network(data: Dataset, act: str = "tanh", scheme: str = "glorot_normal", seed: int = 0, depth: int = 3, **options):
     parameters = options.pop("parameters", None)
     net = build("mlp", depth=depth, width=10, act=act, input_shape=data.input_shape, classes=data.outputs, **options)
-    initialize_(net, scheme, act=act, seed=seed, parameters=parameters)
+    fill_(net, scheme, act=act, seed=seed, parameters=parameters)
     return net
 
 
-def run(nets: nn.Module | list[nn.Module], data: Dataset, plan: Plan, state: State | None = None) -> list:
+def run(nets: nn.Module | list[nn.Module], data: Dataset, plan: TrainingPlan, state: State | None = None) -> list:
     nets = nets if isinstance(nets, list) else [nets]
     plan = plan if len(plan.hyper) == len(nets) else replace(plan, hyper=plan.hyper * len(nets))
     return list(train(stack(nets), data, plan, state))
@@ -167,7 +178,7 @@ def test_evaluation_is_brute_force(data, norm, monkeypatch):
 
 def test_regression_is_evaluated_by_squared_loss(monkeypatch):
     monkeypatch.setattr(evaluation_room, "EVAL_BATCH", 9)
-    data = load("sine", train_size=80, test_size=30)
+    data = load_dataset("sine", train_size=80, test_size=30)
     net = network(data).double()
     last = of(Evaluation, run(net, data, replace(PLAN, steps=3, records=(), dtype=torch.float64)))[-1]
     expected = F.mse_loss(net(data.test_x.double()), data.test_y.double()).item()
@@ -176,7 +187,7 @@ def test_regression_is_evaluated_by_squared_loss(monkeypatch):
 
 
 def test_without_a_split_there_is_no_evaluation_of_it():
-    data = load("gaussian", train_size=60, test_size=20, dimension=4, classes=2, validation=0)
+    data = load_dataset("gaussian", train_size=60, test_size=20, dimension=4, classes=2, validation=0)
     looks = of(Evaluation, run(network(data), data, replace(PLAN, batch_size=8)))
     assert looks[-1].values.keys() == {"test_loss", "test_accuracy"}
 
@@ -321,7 +332,7 @@ def test_target_loss_stops_at_the_mean_of_a_window(data):
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def pieces(nets: list[nn.Module], data: Dataset, plan: Plan, at: int) -> tuple[list, State]:
+def pieces(nets: list[nn.Module], data: Dataset, plan: TrainingPlan, at: int) -> tuple[list, State]:
     """Train until the pause before update `at`, and return what came and copies of what a checkpoint keeps."""
     events, state = [], State()
     for event in train(stack(nets), data, plan, state):

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from initlab.data import Dataset
 from initlab.ensemble import stack
-from initlab.initialize import initialize_, stream
+from initlab.initialize import fill_, stream
 from initlab.models import MODELS, build
-from initlab.training import OPTIMIZERS, Evaluation, Plan, Steps, train
+from initlab.training import OPTIMIZERS, Evaluation, Steps, TrainingPlan, train
 
 STEPS, BATCH, DATA_SEED = 50, 12, 3
 DEPTH, WIDTH = 2, 6
@@ -318,7 +318,7 @@ def reference_run(
 def our_run(
     net: nn.Module, data: Dataset, optim: str, hyper: dict[str, Any], schedule: str, warmup: int
 ) -> dict[str, list[float]]:
-    plan = Plan(
+    plan = TrainingPlan(
         STEPS, BATCH, optim, (hyper,), data_seed=DATA_SEED, schedule=schedule, warmup=warmup, dtype=torch.float64,
         records=(0, 7, STEPS),
     )  # fmt: skip
@@ -335,7 +335,7 @@ def our_run(
 def assert_equal_runs(name: str, case: Case, data: Dataset, options: dict, optim: str, hyper: dict, **timing: Any):
     shape = {"input_shape": data.input_shape, "classes": data.outputs}
     net = build(name, **case.shape, **shape, **options, **case.given).double()
-    initialize_(net, "glorot_normal", act="tanh", sigma_b=0.1)
+    fill_(net, "glorot_normal", act="tanh", sigma_b=0.1)
     reference = case.make(math.prod(data.input_shape), data.outputs, **options).double()
     reference.load_state_dict(net.state_dict(), strict=True)
     timing = {"schedule": "constant", "warmup": 0, **timing}

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from initlab.diagnostics import examine
-from initlab.diagnostics.rules import SEVERITIES, Verdict, judge
-from initlab.initialize import initialize_
+from initlab.diagnostics.rules import SEVERITIES, Finding, judge_network
+from initlab.initialize import fill_
 from initlab.models import build
 
 SHAPE = (3, 8, 8)
@@ -34,19 +34,19 @@ def batch(*shape: int, seed: int = 0) -> Tensor:
 
 def healthy(family: str, act: str, width: int, seed: int = 0, depth: int = 8, **changed) -> nn.Module:
     net = build(family, depth=depth, width=width, act=act, input_shape=SHAPE, classes=10, **changed)
-    initialize_(net, GOOD[act], act=act, seed=seed)
+    fill_(net, GOOD[act], act=act, seed=seed)
     return net
 
 
-def judged(net: nn.Module, x: Tensor | None = None) -> list[Verdict]:
-    return judge(examine(net, batch(64, *SHAPE) if x is None else x, jacobian=False))
+def judged(net: nn.Module, x: Tensor | None = None) -> list[Finding]:
+    return judge_network(examine(net, batch(64, *SHAPE) if x is None else x, jacobian=False))
 
 
-def alarms(verdicts: list[Verdict]) -> list[tuple[str, str]]:
+def alarms(verdicts: list[Finding]) -> list[tuple[str, str]]:
     return [(v.name, v.sentence) for v in verdicts if v.severity != "note"]
 
 
-def named(verdicts: list[Verdict], name: str) -> Verdict:
+def named(verdicts: list[Finding], name: str) -> Finding:
     """The verdict of this name, which must come before all others that are as bad."""
     found = [v for v in verdicts if v.name == name]
     assert len(found) == 1, [(v.name, v.layers) for v in verdicts]
@@ -178,7 +178,7 @@ def test_units_dead_by_the_shift_of_a_norm_are_named(act):
 @pytest.mark.parametrize(("act", "width"), [("sigmoid", 64), ("sigmoid", 256), ("tanh", 64), ("hardtanh", 128)])
 def test_a_saturated_stack_is_named(act, width, seed):
     net = build("mlp", depth=6, width=width, act=act, input_shape=SHAPE, classes=10)
-    initialize_(net, "normal", act=act, seed=seed)  # N(0, 1): √fan_in times too large
+    fill_(net, "normal", act=act, seed=seed)  # N(0, 1): √fan_in times too large
     verdict = named(judged(net), "saturated_units")
     # Under weights as large as these, sigmoid's gradient keeps its size: it trains, if slowly.
     assert verdict.severity == ("warning" if act == "sigmoid" else "fault")
@@ -193,11 +193,11 @@ def test_a_saturated_stack_is_named(act, width, seed):
 def test_transposed_fans_are_named(act, seed):
     widths = [64, 256, 64, 300, 50, 200]
     net = build("mlp", depth=6, width=widths, act=act, input_shape=SHAPE, classes=10)
-    initialize_(net, "he_normal", act=act, seed=seed, parameters={"mode": "fan_out"})
+    fill_(net, "he_normal", act=act, seed=seed, parameters={"mode": "fan_out"})
     verdict = named(judged(net), "scaled_by_fan_out")
     assert "fan_out where the signal sums fan_in" in verdict.sentence
     assert "transpose" in verdict.remedy
-    initialize_(net, "he_normal", act=act, seed=seed)
+    fill_(net, "he_normal", act=act, seed=seed)
     assert alarms(judged(net)) == []
 
 
@@ -239,7 +239,7 @@ def test_batch_norms_that_have_seen_no_batch_are_not_blamed_on_the_weights():
             return x + self.norm(self.outer(torch.relu(self.inner(x))))
 
     net = nn.Sequential(nn.Linear(64, 64), *[Block() for _ in range(24)], nn.Linear(64, 10))
-    initialize_(net, "he_normal", act="relu", gain=2.0)
+    fill_(net, "he_normal", act="relu", gain=2.0)
     assert alarms(judged(net, batch(32, 64))) == []
     found = judged(net.eval(), batch(32, 64))  # where the stream grows 10^9 times
     assert alarms(found) == []
@@ -266,7 +266,7 @@ def test_branches_that_add_nothing_at_first_raise_no_alarm():
     dropped = nn.Sequential(*[Block(0.99) for _ in range(4)], nn.Linear(32, 10))
     assert alarms(judged(dropped, batch(2, 32))) == []
     ended = nn.Sequential(*[Block(0.0) for _ in range(4)], nn.Linear(32, 10))
-    initialize_(ended, "he_normal", act="relu")
+    fill_(ended, "he_normal", act="relu")
     for block in list(ended)[:-1]:
         nn.init.zeros_(block.outer.weight)
     assert alarms(judged(ended, batch(16, 32))) == []
@@ -283,7 +283,7 @@ def test_transformers(norm_first):
     net, x = encoder(norm_first=norm_first), batch(8, 12, 32)
     # stacked by deep copies, which is so and worth knowing; drawn each by itself, there is nothing to say
     assert {v.name for v in judged(net, x) if v.severity != "note"} == {"identical_layers"}
-    initialize_(net, "glorot_uniform", act="relu")
+    fill_(net, "glorot_uniform", act="relu")
     assert alarms(judged(net, x)) == []
 
 
@@ -293,7 +293,7 @@ def test_a_small_vision_transformer_raises_no_alarm():
     torch.manual_seed(0)
     net = VisionTransformer(32, 8, num_layers=6, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10)
     assert [v for v in judged(net, batch(8, 3, 32, 32)) if v.severity == "fault"] == []
-    initialize_(net, "glorot_uniform", act="gelu")
+    fill_(net, "glorot_uniform", act="gelu")
     assert alarms(judged(net, batch(8, 3, 32, 32))) == []
 
 
@@ -354,7 +354,7 @@ def test_classifiers_raise_no_alarm_in_either_mode(name, seed, training, images,
 
 def chain(act: str, scheme: str, depth: int = 30, width: int = 200, **how) -> nn.Module:
     net = build("mlp", depth=depth, width=width, act=act, input_shape=(200,), classes=10)
-    initialize_(net, scheme, act=act, seed=0, **how)
+    fill_(net, scheme, act=act, seed=0, **how)
     return net
 
 

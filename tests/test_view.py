@@ -8,9 +8,9 @@ import pytest
 from fake_sweeps import Cell, grid, write_run, write_sweep
 
 import initlab
-from initlab.cli.train import main as train
+from initlab.cli.train import run_train as train
 from initlab.records import RunWriter, load, load_metrics
-from initlab.records.writer import EVENTS
+from initlab.records.writer import EVENT_FILE_NAME
 from initlab.report import say_report, say_table, write_sweep_run
 
 SOURCE = Path(initlab.__file__).parent
@@ -56,7 +56,7 @@ def test_report_and_table_are_the_same_without_any_event_file(tmp_path, capsys):
     for place in (*(Path(path) for path in load(root)["path"]), stranger):
         place.mkdir(exist_ok=True)
         RunWriter(tmp_path / "view", {}).flush()
-        shutil.copy(tmp_path / "view" / EVENTS, place / EVENTS)
+        shutil.copy(tmp_path / "view" / EVENT_FILE_NAME, place / EVENT_FILE_NAME)
     write_sweep_run(root)
     before = told(root, tmp_path / "page.html", capsys)
     assert any("stranger: no run" in line for line in before)  # whatever TensorBoard shows of it
@@ -74,7 +74,7 @@ def test_a_run_whose_tables_alone_are_left_is_a_damaged_run(tmp_path, capsys, vi
     for name in ("summary.json", "config.yaml"):
         (run / name).unlink()
     if viewed:
-        (run / EVENTS).write_bytes(b"")
+        (run / EVENT_FILE_NAME).write_bytes(b"")
     found = load(tmp_path).set_index("path").loc[str(run)]
     assert found["status"] == "damaged"
     assert found["problem"].startswith("config.yaml cannot be read")
@@ -88,7 +88,7 @@ def test_a_run_goes_on_whatever_became_of_its_event_file(tmp_path, harm, said):
     run = RunWriter(tmp_path, {"depth": 1})
     run.scalars_block(range(10), {"loss": [1.0] * 10})
     position = run.position()
-    events = tmp_path / EVENTS
+    events = tmp_path / EVENT_FILE_NAME
     size = events.stat().st_size
     if harm == "gone":
         events.unlink()
@@ -117,7 +117,7 @@ def test_tensorboard_may_be_switched_off_between_two_launches(tmp_path):
     run = RunWriter.resume(tmp_path, run.position(), {"depth": 1}, tensorboard=False)
     run.scalars(1, {"loss": 0.5})
     run.finish("completed")
-    assert not (tmp_path / EVENTS).exists()
+    assert not (tmp_path / EVENT_FILE_NAME).exists()
     assert load_metrics(tmp_path)["step"].tolist() == [0, 1]
 
 

@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from initlab.cli.main import main
-from initlab.cli.train import main as train
-from initlab.system.escape import json_text, lines, visible
-from initlab.system.terminal import Screen
+from initlab.cli.train import run_train as train
+from initlab.system.escape import json_text, printable, printable_lines
+from initlab.system.terminal import SafeConsole
 
 SOURCE = Path(sys.modules["initlab"].__file__).parent
 
@@ -52,9 +52,9 @@ def verb(monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_text_is_spelled_out_as_python_does(name):
-    assert visible(name).isprintable()
-    assert visible(name) == "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
-    assert can_be_seen(lines(name))
+    assert printable(name).isprintable()
+    assert printable(name) == "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    assert can_be_seen(printable_lines(name))
     assert json.loads(json_text({name: name})) == {name: name}
     assert can_be_seen(json_text({name: name}))
 
@@ -64,10 +64,10 @@ def test_every_character_is_safe_in_xml_json_and_on_a_line():
         k for plane in range(0x10000, 0x110000, 0x10000) for k in (plane, plane + 1, plane + 0xFFFE, plane + 0xFFFF)
     ]
     every = "".join(map(chr, [*range(0x3100), *range(0xD7F0, 0x10000), *edges, 0xE0001]))
-    shown = visible(every)
+    shown = printable(every)
     assert ElementTree.fromstring(f"<a>{shown.replace('&', '').replace('<', '')}</a>").text
     assert len(shown.splitlines()) == 1
-    assert visible(shown) == shown
+    assert printable(shown) == shown
     assert json.loads(json_text(every)) == json.loads(json.dumps(every))
 
 
@@ -75,7 +75,7 @@ def test_every_character_is_safe_in_xml_json_and_on_a_line():
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_screen_shows_a_name_as_it_is(name, terminal):
     out = io.StringIO()
-    screen = Screen(file=out, force_terminal=terminal, color_system=None, width=400, legacy_windows=False)
+    screen = SafeConsole(file=out, force_terminal=terminal, color_system=None, width=400, legacy_windows=False)
     table = Table(box=None)
     table.add_column(name)
     table.add_row(name)
@@ -83,12 +83,12 @@ def test_a_screen_shows_a_name_as_it_is(name, terminal):
         screen.print(shown)
     assert can_be_seen(out.getvalue())
     if not set(name) & set("\r\n\x07"):  # which rich takes out of its own texts, or for ends of lines
-        assert out.getvalue().count(visible(name)) == 5
+        assert out.getvalue().count(printable(name)) == 5
 
 
 def test_a_screen_lets_richs_own_control_sequences_pass():
     out = io.StringIO()
-    screen = Screen(file=out, force_terminal=True, width=80, legacy_windows=False, _environ={"TERM": "xterm"})
+    screen = SafeConsole(file=out, force_terminal=True, width=80, legacy_windows=False, _environ={"TERM": "xterm"})
     with Live(console=screen, auto_refresh=False, transient=True) as live:
         live.update(Text("one", style="bold"), refresh=True)
     assert "\x1b[?25l" in out.getvalue()
@@ -107,7 +107,7 @@ def test_audit(verb, tmp_path):
         assert len(out.splitlines()) <= 2 * len(NAMES) + 1
         suite = ElementTree.parse(tmp_path / "found.xml").getroot()
         assert len(suite) == 2 * len(NAMES)
-        assert {case.get("name") for case in suite} == {visible(name) for name in hostile_names.net().state_dict()}
+        assert {case.get("name") for case in suite} == {printable(name) for name in hostile_names.net().state_dict()}
     _, out, _ = verb("audit", target, "--init", "zeros", "--json")
     assert {row["name"] for row in json.loads(out)["parameters"]} == set(hostile_names.net().state_dict())
 
@@ -183,7 +183,7 @@ def sweep(tmp_path_factory):
         place = root / f"{number}{name}".replace("\0", "\udcff").replace("/", "∕")
         extra = (("setting", name), ("width", [name]))
         write_run(place, Cell(name, name, 2, number, extra=extra), steps=10, records=2, status="completed")
-        rows = (place / "layers.csv").read_text(encoding="utf-8").replace("hidden.0", f'"{visible(name)}"')
+        rows = (place / "layers.csv").read_text(encoding="utf-8").replace("hidden.0", f'"{printable(name)}"')
         (place / "layers.csv").write_text(rows.replace('"<&"', '"<&""').replace("'>]]>\"", "'>]]>\""), encoding="utf-8")
     failed = root / "failed"
     write_run(failed, Cell("zeros", "tanh", 2, 0), steps=10, records=2, status="failed")

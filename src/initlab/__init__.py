@@ -3,9 +3,9 @@
 from importlib import import_module
 from typing import Any
 
-from initlab.system.startup import bound_waiting
+from initlab.system.startup import limit_openmp_spinning
 
-bound_waiting()  # before torch is loaded
+limit_openmp_spinning()  # before torch is loaded
 __version__ = "0.1.0"
 
 # The name in `initlab` -> the module that holds it, and the name there where it is an attribute.

@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from initlab.config.aliases import ACT_ALIASES
-from initlab.errors import UserError, nearest
-from initlab.system.imports import contract, is_own, load_target, said, said_of
-from initlab.system.numbers import in_single
+from initlab.errors import UserError, did_you_mean
+from initlab.system.imports import describe_contract, describe_exception, describe_value, is_target, load_target
+from initlab.system.numbers import fits_float32
 
 Interval: TypeAlias = tuple[float, float]
 
 SATURATION_SLOPE = 0.05  # fraction of the largest |φ′| below which a plateau counts as saturated
 
-POSITIVE = ("alpha", "beta", "omega")
+POSITIVE_PARAMETERS = ("alpha", "beta", "omega")
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,12 @@ class Activation:
         for key, value in parameters.items():
             if key not in self.parameters:
                 has = f"its parameters are {', '.join(self.parameters)}" if self.parameters else "it has no parameters"
-                raise UserError(f"act={self.name} has no parameter act.{key}; {has}.{nearest(key, self.parameters)}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not in_single(value):
+                raise UserError(
+                    f"act={self.name} has no parameter act.{key}; {has}.{did_you_mean(key, self.parameters)}"
+                )
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits_float32(value):
                 raise UserError(f"act.{key}={value} is not a finite number in float32; default {self.parameters[key]}.")
-            if key in POSITIVE and value <= 0:
+            if key in POSITIVE_PARAMETERS and value <= 0:
                 raise UserError(f"act.{key}={value} must be positive; the default is {self.parameters[key]}.")
         return replace(self, parameters={**self.parameters, **{key: float(v) for key, v in parameters.items()}})
 
@@ -119,7 +121,9 @@ class Elementwise(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the function and its parameters."""
-        return ", ".join([_name(self.phi), *(f"{key}={value}" for key, value in self.parameters_of_phi.items())])
+        return ", ".join(
+            [_callable_name(self.phi), *(f"{key}={value}" for key, value in self.parameters_of_phi.items())]
+        )
 
 
 def activation(spec: "str | Activation | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]") -> Activation:
@@ -144,54 +148,63 @@ def activation(spec: "str | Activation | tuple[str, Mapping[str, Any]] | Callabl
     if isinstance(spec, Activation):
         return spec
     if isinstance(spec, str):
-        if is_own(spec):
+        if is_target(spec):
             return activation(("custom", {"target": spec}))
         name = ACT_ALIASES.get(spec, spec)
         if name not in ACTIVATIONS:
             raise UserError(
-                f"act={spec} is unknown.{nearest(spec, [*ACTIVATIONS, *ACT_ALIASES])} "
+                f"act={spec} is unknown.{did_you_mean(spec, [*ACTIVATIONS, *ACT_ALIASES])} "
                 f"Choose one of {', '.join(ACTIVATIONS)}, or act=package.module:function."
             )
         return ACTIVATIONS[name]
     if isinstance(spec, tuple):
         name, parameters = spec[0], dict(spec[1])
-        own = _own(parameters.pop("target", None)) if name == "custom" else activation(name)
+        own = _load_custom(parameters.pop("target", None)) if name == "custom" else activation(name)
         return own.bind(**parameters)
     if callable(spec):
-        return _of_callable(spec)
+        return _from_callable(spec)
     raise UserError(f"act={spec!r} is no activation: give a name, a record, (name, parameters) or a callable.")
 
 
-def _own(target: Any) -> "Activation":
+def _load_custom(target: Any) -> "Activation":
     found, x = load_target(target, "act.target"), torch.linspace(-1, 1, 6).reshape(2, 3)
     if not callable(found):
-        raise UserError(f"act.target={target} is {said_of(found)}{contract('act')}.")
+        raise UserError(f"act.target={target} is {describe_value(found)}{describe_contract('act')}.")
     try:  # what is no activation is said now, not in the middle of a training
         y = (record := activation(found))(x)
     except Exception as error:  # whatever the user's own code raises
-        raise UserError(f"act.target={target} failed on a small tensor ({said(error)}){contract('act')}.") from error
+        raise UserError(
+            f"act.target={target} failed on a small tensor ({describe_exception(error)}){describe_contract('act')}."
+        ) from error
     if not isinstance(y, Tensor) or y.shape != x.shape:
-        raise UserError(f"act.target={target} returned {said_of(y)} for a tensor [2, 3]{contract('act')}.")
+        raise UserError(
+            f"act.target={target} returned {describe_value(y)} for a tensor [2, 3]{describe_contract('act')}."
+        )
     return record
 
 
-def slope(spec: Any) -> float:
+def leaky_slope(spec: Any) -> float:
     """Return the negative slope a of a leaky activation (leaky ReLU, PReLU), which He's gain √(2/(1+a²)) needs, else 0.
 
-    >>> slope("prelu"), slope("tanh")
+    >>> leaky_slope("prelu"), leaky_slope("tanh")
     (0.25, 0.0)
     """
     return float(activation(spec).parameters.get("negative_slope", 0.0))
 
 
-def _of_callable(phi: Callable[..., Tensor]) -> Activation:
+def _from_callable(phi: Callable[..., Tensor]) -> Activation:
     if isinstance(phi, type):
         phi = phi()
     if isinstance(phi, nn.Module):
         module: Callable[..., nn.Module] = partial(copy.deepcopy, phi)
-        return Activation(_name(phi), f"{phi}", phi, module, "given by the user")
+        return Activation(_callable_name(phi), f"{phi}", phi, module, "given by the user")
     return Activation(
-        _name(phi), f"{_name(phi)}(x)", phi, partial(Elementwise, phi), "given by the user", _numeric_defaults(phi)
+        _callable_name(phi),
+        f"{_callable_name(phi)}(x)",
+        phi,
+        partial(Elementwise, phi),
+        "given by the user",
+        _numeric_defaults(phi),
     )
 
 
@@ -203,7 +216,7 @@ def _numeric_defaults(phi: Callable[..., Tensor]) -> dict[str, float]:
     return {a.name: float(a.default) for a in arguments if type(a.default) in (int, float)}
 
 
-def _name(phi: Any) -> str:
+def _callable_name(phi: Any) -> str:
     while isinstance(phi, partial):
         phi = phi.func
     return getattr(phi, "__name__", type(phi).__name__)
@@ -238,7 +251,7 @@ def _softplus_interval(beta: float) -> Interval:
     return math.log(SATURATION_SLOPE / (1 - SATURATION_SLOPE)) / beta, math.inf
 
 
-def _symmetric(bound: float) -> Interval:
+def _symmetric_interval(bound: float) -> Interval:
     return -bound, bound
 
 
@@ -276,25 +289,25 @@ ACTIVATIONS: dict[str, Activation] = {record.name: record for record in (
     Activation("hardswish", "x·min(max(x + 3, 0), 6)/6", F.hardswish, nn.Hardswish,
                "Howard et al. 2019, Searching for MobileNetV3", kinks=(-3.0, 3.0)),
     Activation("tanh", "tanh(x)", torch.tanh, nn.Tanh, "LeCun et al. 1998, Efficient BackProp",
-               saturation=_symmetric(_TANH)),
+               saturation=_symmetric_interval(_TANH)),
     Activation("hardtanh", "min(max(x, −1), 1)", F.hardtanh, nn.Hardtanh, "Collobert 2004, Large-Scale Learning",
-               saturation=_symmetric(1.0), kinks=(-1.0, 1.0)),
+               saturation=_symmetric_interval(1.0), kinks=(-1.0, 1.0)),
     Activation("arctan", "arctan(x)", torch.atan, partial(Elementwise, torch.atan),
-               "the inverse tangent; no single source", saturation=_symmetric(_ARCTAN)),
+               "the inverse tangent; no single source", saturation=_symmetric_interval(_ARCTAN)),
     Activation("sigmoid", "1/(1 + exp(−x))", torch.sigmoid, nn.Sigmoid,
                "Rumelhart, Hinton & Williams 1986, Learning Representations by Back-propagating Errors",
-               saturation=_symmetric(2 * _TANH)),
+               saturation=_symmetric_interval(2 * _TANH)),
     Activation("hardsigmoid", "min(max(x + 3, 0), 6)/6", _hardsigmoid, nn.Hardsigmoid,
-               "Howard et al. 2019, Searching for MobileNetV3", saturation=_symmetric(3.0), kinks=(-3.0, 3.0)),
+               "Howard et al. 2019, Searching for MobileNetV3", saturation=_symmetric_interval(3.0), kinks=(-3.0, 3.0)),
     Activation("softplus", "ln(1 + exp(beta·x))/beta", partial(F.softplus, threshold=_EXACT),
                partial(nn.Softplus, threshold=_EXACT), "Dugas et al. 2001, Incorporating Second-Order Knowledge",
                {"beta": 1.0}, saturation_of=_softplus_interval),
     Activation("softsign", "x/(1 + |x|)", F.softsign, nn.Softsign, "Bergstra et al. 2009, Quadratic Polynomials",
-               saturation=_symmetric(_SOFTSIGN), kinks=(0.0,)),
+               saturation=_symmetric_interval(_SOFTSIGN), kinks=(0.0,)),
     Activation("sin", "sin(omega·x)", _sin, partial(Elementwise, _sin),
                "Sitzmann et al. 2020, Implicit Neural Representations", {"omega": 30.0}),
     Activation("erf", "erf(x)", torch.erf, partial(Elementwise, torch.erf),
-               "Williams 1997, Computing with Infinite Networks", saturation=_symmetric(_ERF)),
+               "Williams 1997, Computing with Infinite Networks", saturation=_symmetric_interval(_ERF)),
 )}
 # fmt: on
 """Registry: name -> record."""

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 
-def here() -> Path:
+def working_directory() -> Path:
     """Return the current directory; raises UserError when it has been removed."""
     try:
         return Path.cwd()
@@ -28,11 +28,11 @@ class Impossible(UserError):
     """A combination that cannot exist (dirac on an mlp): skipped inside a grid, an error when asked for alone."""
 
 
-class OwnBug(RuntimeError):
+class InternalError(RuntimeError):
     """An exception that initlab's own code raised while it looked at a user's module; its cause says what it was."""
 
 
-class NothingLeft(UserError):
+class NoResultsLeft(UserError):
     """What has run gave nothing to go on with: the message says what became of it. The command line exits with 1."""
 
     code = 1
@@ -49,10 +49,10 @@ class Interrupted(KeyboardInterrupt):
         self.signal, self.remedy = signal, remedy
 
 
-def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
+def did_you_mean(name: str, names: Iterable[str], count: int = 3) -> str:
     """Return `" Did you mean 'he_normal'?"` for a mistyped name, or an empty string.
 
-    >>> nearest("he_norml", ["he_normal", "zeros"]), nearest("rel", ["relu", "relu6", "prelu"])
+    >>> did_you_mean("he_norml", ["he_normal", "zeros"]), did_you_mean("rel", ["relu", "relu6", "prelu"])
     (" Did you mean 'he_normal'?", " Did you mean 'relu', 'relu6' or 'prelu'?")
     """
     close = [repr(match) for match in get_close_matches(name.lower(), list(names), n=count, cutoff=0.6)]

@@ -54,9 +54,9 @@ class EnsembleLauncher(Launcher):
 
     def launch_jobs(self, jobs: Sequence[Any]) -> Sequence[JobReturn]:
         """Run jobs that are composed already and return one result for each, in order."""
-        from initlab.cli.hydra import launch
+        from initlab.cli.hydra import launch_jobs
 
-        return launch(self.hydra_context, self.config, jobs, self.how)
+        return launch_jobs(self.hydra_context, self.config, jobs, self.how)
 
 
 class GridSweeper(BasicSweeper):
@@ -67,6 +67,6 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Expand the grid and launch it."""
-        from initlab.cli.hydra import sweep
+        from initlab.cli.hydra import launch_grid
 
-        return sweep(self, arguments)
+        return launch_grid(self, arguments)

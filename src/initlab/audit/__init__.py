@@ -8,11 +8,11 @@ what is wrong, `unchecked` that nothing was checked, `files` and `sources` read 
 import sys
 from types import ModuleType
 
-from initlab.audit.engine import COLUMNS, FALSE_ALARMS, audit
+from initlab.audit.engine import COLUMNS, FALSE_ALARM_RATE, audit
 from initlab.audit.formats import as_json, as_junit, as_text, passed
 from initlab.audit.unchecked import unchecked
 
-__all__ = ["COLUMNS", "FALSE_ALARMS", "as_json", "as_junit", "as_text", "audit", "passed", "unchecked"]
+__all__ = ["COLUMNS", "FALSE_ALARM_RATE", "as_json", "as_junit", "as_text", "audit", "passed", "unchecked"]
 
 
 class _Callable(ModuleType):

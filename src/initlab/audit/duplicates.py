@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from initlab.audit.checks import FIRST, Finding
+from initlab.audit.checks import SAMPLE_SIZE, ParameterCheck
 
 
-def duplicates(findings: Sequence[Finding], alpha: float) -> dict[int, list[int]]:
+def find_duplicates(findings: Sequence[ParameterCheck], alpha: float) -> dict[int, list[int]]:
     """Return, for each finding that repeats others, which: at most `alpha` is the chance of any false pair.
 
     Products of independent symmetric tensors have fair signs given their magnitudes, so that their sum over their norm
@@ -17,7 +17,7 @@ def duplicates(findings: Sequence[Finding], alpha: float) -> dict[int, list[int]
     rows = [(index, found) for index, found in enumerate(findings) if found.sample is not None]
     if len(rows) < 2:
         return {}
-    x = np.zeros((len(rows), FIRST))
+    x = np.zeros((len(rows), SAMPLE_SIZE))
     for row, (_, found) in zip(x, rows, strict=True):
         assert found.sample is not None
         row[: found.sample.size] = found.sample / np.abs(found.sample).max()

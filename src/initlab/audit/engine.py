@@ -7,21 +7,21 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from initlab.audit.checks import Finding, check
-from initlab.audit.duplicates import duplicates
+from initlab.audit.checks import ParameterCheck, check_parameter
+from initlab.audit.duplicates import find_duplicates
 from initlab.audit.likeness import is_default
-from initlab.audit.reasons import reasons
-from initlab.audit.sources import skeleton, with_values
-from initlab.audit.unchecked import NOT_CHECKED, REASONS, failing, why
-from initlab.audit.weight_files import load, tensors_of
+from initlab.audit.reasons import audit_reasons
+from initlab.audit.sources import load_values, module_from_values
+from initlab.audit.unchecked import NOT_CHECKED, REASONS, fails_unchecked, unchecked_reason
+from initlab.audit.weight_files import extract_state_dict, load_weight_file
 from initlab.errors import UserError
-from initlab.initialize import Plan, Spec, plan, request
-from initlab.initialize.rows import facts, framed
+from initlab.initialize import FillPlan, Spec, plan, request
+from initlab.initialize.rows import make_frame, promise_row
 
-FALSE_ALARMS = 1e-3
+FALSE_ALARM_RATE = 1e-3
 """Probability that some parameter of a correctly initialized model is called broken."""
 
-SHARE_OF_PAIRS = 0.1
+PAIRS_SHARE = 0.1
 """Share of it that goes to the comparison of layers with each other."""
 
 COLUMNS = (
@@ -51,7 +51,7 @@ def audit(
     *,
     module: nn.Module | None = None,
     strict: bool = False,
-    alpha: float = FALSE_ALARMS,
+    alpha: float = FALSE_ALARM_RATE,
     **arguments: Any,
 ) -> pd.DataFrame:
     """Say of every parameter whether it is initialized as promised, and if not, what it looks like instead.
@@ -89,21 +89,25 @@ def audit(
     """
     if not 0 < alpha < 1:
         raise UserError(f"alpha={alpha} must be a probability between 0 and 1.")
-    tasks = _tasks(model, promise, module, arguments)
-    findings = [check(task) for task in tasks]
-    return _frame(findings, alpha, strict)
+    tasks = _plan_audit(model, promise, module, arguments)
+    findings = [check_parameter(task) for task in tasks]
+    return _make_frame(findings, alpha, strict)
 
 
-def _tasks(
+def _plan_audit(
     model: nn.Module | Mapping[str, Tensor] | str | Path,
     promise: Spec | Mapping[str, Spec],
     module: nn.Module | None,
     arguments: Mapping[str, Any],
-) -> Plan:
+) -> FillPlan:
     wanted = request(promise, **arguments)
     if not isinstance(model, nn.Module):
-        values = load(Path(model)) if isinstance(model, (str, Path)) else tensors_of(model, "the mapping")
-        model = skeleton(values) if module is None else with_values(module, values)
+        values = (
+            load_weight_file(Path(model))
+            if isinstance(model, (str, Path))
+            else extract_state_dict(model, "the mapping")
+        )
+        model = module_from_values(values) if module is None else load_values(module, values)
     tasks = plan(model, wanted, refuse=False)
     for task in tasks:
         if task.parameter.tensor.is_meta:
@@ -111,21 +115,21 @@ def _tasks(
     return tasks
 
 
-def _frame(findings: Sequence[Finding], alpha: float, strict: bool) -> pd.DataFrame:
+def _make_frame(findings: Sequence[ParameterCheck], alpha: float, strict: bool) -> pd.DataFrame:
     checks = max(sum(len(found.random) for found in findings), 1)
-    each = (1 - SHARE_OF_PAIRS) * alpha / checks
-    twins = duplicates(findings, SHARE_OF_PAIRS * alpha)
+    each = (1 - PAIRS_SHARE) * alpha / checks
+    twins = find_duplicates(findings, PAIRS_SHARE * alpha)
     names = [found.task.parameter.name for found in findings]
     rows = []
     for index, found in enumerate(findings):
         broken = found.broken(each)
-        said = reasons(found, broken, [names[other] for other in twins.get(index, [])], strict)
+        said = audit_reasons(found, broken, [names[other] for other in twins.get(index, [])], strict)
         p = min((found.p[key] for key in broken), default=min(found.random, default=1.0))
         default = bool(broken) and is_default(found.task.parameter)
         tied = ", ".join(found.task.parameter.aliases)
         rows.append(
             (
-                *facts(found.task),
+                *promise_row(found.task),
                 found.mean,
                 found.std,
                 found.checks,
@@ -136,9 +140,11 @@ def _frame(findings: Sequence[Finding], alpha: float, strict: bool) -> pd.DataFr
                 "; ".join(said),
             )
         )
-    frame = framed(rows, COLUMNS)
-    for index in frame.index[failing(frame) & frame.ok.astype(bool)]:
+    frame = make_frame(rows, COLUMNS)
+    for index in frame.index[fails_unchecked(frame) & frame.ok.astype(bool)]:
         doubt = findings[index].task.parameter.doubt
-        reason = f"{NOT_CHECKED}it is {REASONS[why(frame.loc[index])][0]}" + (f" ({doubt})" if doubt else "")
+        reason = f"{NOT_CHECKED}it is {REASONS[unchecked_reason(frame.loc[index])][0]}" + (
+            f" ({doubt})" if doubt else ""
+        )
         frame.loc[index, ["ok", "reason"]] = False, reason
     return frame

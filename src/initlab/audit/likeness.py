@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from initlab.audit.checks import Group
-from initlab.initialize import Task
+from initlab.audit.checks import CheckedBlock
+from initlab.initialize import FillTask
 from initlab.inspection import Block, Fans, Parameter
 from initlab.schemes import SCHEMES, Law, Scheme, laws, scheme
 from initlab.schemes.law_checks import violations
 
-ENOUGH = 2**17
+MAX_ELEMENTS = 2**17
 """Elements that are looked at: any part of a sample of independent elements has their law."""
 
 ALPHA = 1e-6
@@ -25,10 +25,10 @@ FACTORS = (
     (0.87962566103423978, "the variance lost by truncation is not corrected"),
 )
 
-KNOWN = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform")
+LIKELY_SCHEMES = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform")
 
 
-def looks_like(task: Task, parts: Sequence[Group]) -> str:
+def describe_likeness(task: FillTask, parts: Sequence[CheckedBlock]) -> str:
     """Return what a broken parameter looks like, as words after "it looks like", or "" where nothing fits."""
     for group in parts:
         for words, law in _candidates(task, group):
@@ -63,41 +63,41 @@ def default_law(parameter: Parameter) -> Law | None:
     if parameter.kind == "unknown":
         return None
     if isinstance(owner, nn.MultiheadAttention):
-        return _attention(parameter, own)
+        return _attention_law(parameter, own)
     if isinstance(owner, (nn.RNNBase, nn.RNNCellBase)):
         size = owner.hidden_size
-        return _uniform(1 / math.sqrt(size)) if isinstance(size, int) and size > 0 else None
+        return _uniform_law(1 / math.sqrt(size)) if isinstance(size, int) and size > 0 else None
     if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
         return laws.normal(0, 1)
     if isinstance(owner, (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear)) or type(owner).__name__ == "DeformConv2d":
-        return _by_stored_fan(owner)
+        return _stored_fan_law(owner)
     return None
 
 
-def _uniform(bound: float) -> Law:
+def _uniform_law(bound: float) -> Law:
     return laws.uniform(-bound, bound)
 
 
-def _attention(parameter: Parameter, own: str) -> Law | None:
+def _attention_law(parameter: Parameter, own: str) -> Law | None:
     if own == "in_proj_bias":
         return None
     rows, columns = parameter.shape[0], parameter.shape[-1]
     if own in ("bias_k", "bias_v"):
         return laws.normal(0, math.sqrt(2 / (columns + columns)))
-    return _uniform(math.sqrt(6 / (rows + columns)))
+    return _uniform_law(math.sqrt(6 / (rows + columns)))
 
 
-def _by_stored_fan(owner: nn.Module) -> Law | None:
+def _stored_fan_law(owner: nn.Module) -> Law | None:
     # kaiming_uniform_(a=√5): 1/√fan with the fan read off the stored shape, for the bias too.
     weight = owner._parameters.get("weight")
     if weight is None or weight.numel() == 0 or weight.dim() < 2:
         return None
     fan = weight.shape[1] * (1 if isinstance(owner, nn.Bilinear) else math.prod(weight.shape[2:]))
-    return _uniform(1 / math.sqrt(fan)) if fan else None
+    return _uniform_law(1 / math.sqrt(fan)) if fan else None
 
 
 def _fits(values: Tensor, law: Law) -> bool:
-    part = values.reshape(-1)[:ENOUGH]
+    part = values.reshape(-1)[:MAX_ELEMENTS]
     if part.numel() < 2 and not law.deterministic:
         return False
     # A cheap look first: most candidates are far off.
@@ -107,7 +107,7 @@ def _fits(values: Tensor, law: Law) -> bool:
     return abs(rms - promised) <= spread * max(promised, 1e-30) and not violations(part, law, ALPHA)
 
 
-def _candidates(task: Task, group: Group) -> Iterator[tuple[str, Law]]:
+def _candidates(task: FillTask, group: CheckedBlock) -> Iterator[tuple[str, Law]]:
     parameter, law = task.parameter, group.law
     default = default_law(parameter)
     if default is not None:
@@ -121,7 +121,7 @@ def _candidates(task: Task, group: Group) -> Iterator[tuple[str, Law]]:
     if law.cdf is not None and law.free is None:
         yield from _other_shapes(law)
         for factor, words in FACTORS:
-            yield f"{law.distribution} of {factor:.3g} × the promised std: {words}", laws.scaled(law, factor)
+            yield f"{law.distribution} of {factor:.3g} × the promised std: {words}", laws.scale_law(law, factor)
     if parameter.is_weight:
         yield from _catalogue(task, group)
     for std in (0.01, 0.02, 1.0):
@@ -129,21 +129,21 @@ def _candidates(task: Task, group: Group) -> Iterator[tuple[str, Law]]:
     yield "U(0, 1)", laws.uniform(0, 1)
 
 
-def _block(task: Task, group: Group) -> tuple[Block, float, str]:
+def _promised_block(task: FillTask, group: CheckedBlock) -> tuple[Block, float, str]:
     labels = [block.label or str(index) for index, block in enumerate(task.blocks)]
     index = labels.index(group.label) if group.label in labels else 0
     return task.blocks[index], task.gains[index], task.roles[index]
 
 
-def _other_fans(task: Task, group: Group) -> Iterator[tuple[str, Law]]:
+def _other_fans(task: FillTask, group: CheckedBlock) -> Iterator[tuple[str, Law]]:
     assert task.scheme is not None
-    block, gain, role = _block(task, group)
-    for words, fans in _misread(task.parameter, block):
+    block, gain, role = _promised_block(task, group)
+    for words, fans in _misread_fans(task.parameter, block):
         if fans != block.fans:
             yield f"{task.scheme.name} with {words}", task.scheme.law(fans, gain, role, block.shape)
 
 
-def _misread(parameter: Parameter, block: Block) -> Iterator[tuple[str, Fans]]:
+def _misread_fans(parameter: Parameter, block: Block) -> Iterator[tuple[str, Fans]]:
     fans, parts = block.fans, len(parameter.blocks)
     yield "fan_out in place of fan_in", Fans(fans.fan_out, fans.fan_in, fans.receptive)
     if parts > 1:
@@ -165,21 +165,21 @@ def _other_shapes(law: Law) -> Iterator[tuple[str, Law]]:
     shapes = {
         "uniform": laws.uniform(law.mean - math.sqrt(3) * law.std, law.mean + math.sqrt(3) * law.std),
         "normal": laws.normal(law.mean, law.std),
-        "truncated normal": _cut(law),
+        "truncated normal": _truncated(law),
     }
     for name, other in shapes.items():
         if name.replace(" ", "_") != law.distribution:
             yield f"a {name} law of the promised std in place of {law.distribution}", other
 
 
-def _cut(law: Law) -> Law:
+def _truncated(law: Law) -> Law:
     sigma = law.std / 0.87962566103423978
     return laws.truncated_normal(law.mean, sigma, law.mean - 2 * sigma, law.mean + 2 * sigma)
 
 
-def _catalogue(task: Task, group: Group) -> Iterator[tuple[str, Law]]:
-    block, _, role = _block(task, group)
-    for name in KNOWN:
+def _catalogue(task: FillTask, group: CheckedBlock) -> Iterator[tuple[str, Law]]:
+    block, _, role = _promised_block(task, group)
+    for name in LIKELY_SCHEMES:
         modes: tuple[Scheme, ...] = (SCHEMES[name],)
         if "mode" in SCHEMES[name].parameters:
             modes = (SCHEMES[name], scheme(name, mode="fan_out"))
@@ -187,5 +187,5 @@ def _catalogue(task: Task, group: Group) -> Iterator[tuple[str, Law]]:
         for each in modes:
             said = f"{name} with mode=fan_out" if each.parameters.get("mode") == "fan_out" else name
             for gain in gains:
-                for words, fans in (("", block.fans), *_misread(task.parameter, block)):
+                for words, fans in (("", block.fans), *_misread_fans(task.parameter, block)):
                     yield said + (f" and {words}" if words else ""), each.law(fans, gain, role, block.shape)

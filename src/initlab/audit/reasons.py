@@ -5,14 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from initlab.audit.checks import PADDING, Finding, Group, groups, units
-from initlab.audit.likeness import looks_like
+from initlab.audit.checks import PADDING, CheckedBlock, ParameterCheck, checked_blocks, units_as_rows
+from initlab.audit.likeness import describe_likeness
 
-SHOWN = 3
+MAX_NAMES = 3
 """Names that are spelled out before "and so many more"."""
 
 
-def reasons(finding: Finding, broken: Sequence[tuple[str, str]], twins: Sequence[str], strict: bool) -> list[str]:
+def audit_reasons(
+    finding: ParameterCheck, broken: Sequence[tuple[str, str]], twins: Sequence[str], strict: bool
+) -> list[str]:
     """Return the sentences that say what is wrong with a parameter; none where all is as promised.
 
     Args:
@@ -26,10 +28,10 @@ def reasons(finding: Finding, broken: Sequence[tuple[str, str]], twins: Sequence
         return [task.parameter.refusal]
     said = []
     if broken:
-        said += _of_values(finding, broken)
+        said += _value_reasons(finding, broken)
     if twins:
-        more = f" and {len(twins) - SHOWN} more" if len(twins) > SHOWN else ""
-        said.append(f"the same draws as {', '.join(twins[:SHOWN])}{more}")
+        more = f" and {len(twins) - MAX_NAMES} more" if len(twins) > MAX_NAMES else ""
+        said.append(f"the same draws as {', '.join(twins[:MAX_NAMES])}{more}")
     if strict and task.rule == "left":
         doubt = f" ({task.parameter.doubt})" if task.parameter.doubt else ""
         said.append(f"of a kind that initlab does not know{doubt}: nothing is promised of it")
@@ -38,28 +40,30 @@ def reasons(finding: Finding, broken: Sequence[tuple[str, str]], twins: Sequence
     return said
 
 
-def _of_values(finding: Finding, broken: Sequence[tuple[str, str]]) -> list[str]:
+def _value_reasons(finding: ParameterCheck, broken: Sequence[tuple[str, str]]) -> list[str]:
     values = finding.task.parameter.values()
     if ("", "finite") in broken:
         count = int((~values.isfinite()).sum())
         return [f"{count} of {values.numel()} values are NaN or infinite"]
-    parts = groups(finding.task, values)
+    parts = checked_blocks(finding.task, values)
     random = any(not group.law.deterministic for group in parts)
     if random and values.numel() > 1 and bool((values == values.reshape(-1)[0]).all()):
-        return [f"every value is {_number(values.reshape(-1)[0])} where std {parts[0].law.std:.4g} is promised"]
-    looks = looks_like(finding.task, parts) if any(at != PADDING for at, _ in broken) else ""
-    said = [sentence for group in parts if (sentence := _of_group(group, [c for at, c in broken if at == group.label]))]
-    said = [*dict.fromkeys(said)][:SHOWN]
+        return [f"every value is {_number_text(values.reshape(-1)[0])} where std {parts[0].law.std:.4g} is promised"]
+    looks = describe_likeness(finding.task, parts) if any(at != PADDING for at, _ in broken) else ""
+    said = [
+        sentence for group in parts if (sentence := _block_reason(group, [c for at, c in broken if at == group.label]))
+    ]
+    said = [*dict.fromkeys(said)][:MAX_NAMES]
     if (PADDING, "structure") in broken:
         said.append("the row of padding_idx is not zero")
     if ("", "units differ") in broken:
-        said.append(_equal_units(finding, values))
+        said.append(_equal_units_reason(finding, values))
     if looks and said:
         said[0] += f"; it looks like {looks}"
     return said or ["it breaks its promise"]
 
 
-def _of_group(group: Group, checks: Sequence[str]) -> str:
+def _block_reason(group: CheckedBlock, checks: Sequence[str]) -> str:
     if not checks:
         return ""
     law, values = group.law, group.values.double()
@@ -71,9 +75,9 @@ def _of_group(group: Group, checks: Sequence[str]) -> str:
     off = not 0.99 < std / law.std < 1.01 if law.std else True
     if "orthogonal" in checks or "structure" in checks:
         what = "orthogonal" if "orthogonal" in checks else law.distribution
-        return f"{where}not {what} with the promised gain" + (f" (std {_times(std, law.std)})" if off else "")
+        return f"{where}not {what} with the promised gain" + (f" (std {_ratio_text(std, law.std)})" if off else "")
     if {"variance", "second moment"} & set(checks) and off:
-        return f"{where}std {_times(std, law.std)}"
+        return f"{where}std {_ratio_text(std, law.std)}"
     if "support" in checks:
         largest = float(values.abs().max())
         return f"{where}|value| up to {largest:.4g}, outside [{law.support[0]:.4g}, {law.support[1]:.4g}]"
@@ -82,27 +86,27 @@ def _of_group(group: Group, checks: Sequence[str]) -> str:
     if "extremes" in checks:
         low, high = float(values.min()), float(values.max())
         size = values.numel()
-        return f"{where}values within [{low:.4g}, {high:.4g}]: too narrow or too wide for {size} of {_law(group)}"
+        return f"{where}values within [{low:.4g}, {high:.4g}]: too narrow or too wide for {size} of {_law_text(group)}"
     if {"variance", "second moment"} & set(checks):
-        return f"{where}std {_times(std, law.std)}"
-    return f"{where}not distributed as {_law(group)}"
+        return f"{where}std {_ratio_text(std, law.std)}"
+    return f"{where}not distributed as {_law_text(group)}"
 
 
-def _law(group: Group) -> str:
+def _law_text(group: CheckedBlock) -> str:
     return f"a {group.law.distribution.replace('_', ' ')} law of std {group.law.std:.4g}"
 
 
-def _times(std: float, promised: float) -> str:
+def _ratio_text(std: float, promised: float) -> str:
     ratio = f"{std / promised:.4g} × " if promised else "where "
     return f"{std:.4g} is {ratio}the promised {promised:.4g}" if promised else f"{std:.4g} where 0 is promised"
 
 
-def _number(value: Tensor) -> str:
+def _number_text(value: Tensor) -> str:
     return f"{complex(value):g}" if value.is_complex() else f"{float(value):g}"
 
 
-def _equal_units(finding: Finding, values: Tensor) -> str:
-    rows = units(finding.task, values)
+def _equal_units_reason(finding: ParameterCheck, values: Tensor) -> str:
+    rows = units_as_rows(finding.task, values)
     assert rows is not None
     count = len(rows) - len(torch.unique(rows.cpu().float(), dim=0))
     return f"{count} of {len(rows)} units repeat another"

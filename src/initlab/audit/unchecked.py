@@ -17,7 +17,7 @@ REASONS = {
 NOT_CHECKED = "not checked: "
 """How the reason of a row begins that cannot pass because nothing was checked."""
 
-CHOSEN = ("skipped", "no rule")
+USER_REASONS = ("skipped", "no rule")
 """Reasons that the user gave."""
 
 
@@ -36,15 +36,15 @@ def unchecked(rows: pd.DataFrame) -> str:
     """
     if not len(rows):
         return "nothing was checked: there are no parameters (give a module or a file that has some)"
-    meant = _meant_weights(rows)
+    meant = _promised_weights(rows)
     if not rows.checks.any():
-        return f"nothing was checked: {_counted(rows)}"
+        return f"nothing was checked: {_count_reasons(rows)}"
     if meant.any() and not rows.checks[meant].any():
-        return f"no weight was checked: {_counted(rows[meant])}"
+        return f"no weight was checked: {_count_reasons(rows[meant])}"
     return ""
 
 
-def why(row: object) -> str:
+def unchecked_reason(row: object) -> str:
     """Return the key in `REASONS` of a row that was not checked."""
     scheme, shape = str(getattr(row, "scheme", "")), str(getattr(row, "shape", ""))
     if scheme in REASONS:
@@ -52,21 +52,21 @@ def why(row: object) -> str:
     return "empty" if "0" in shape.split("x") else "lawless"
 
 
-def failing(rows: pd.DataFrame) -> "pd.Series[bool]":
+def fails_unchecked(rows: pd.DataFrame) -> "pd.Series[bool]":
     """Return which rows cannot pass because nothing was checked, or no weight was."""
     if not len(rows) or not unchecked(rows):
         return pd.Series(False, index=rows.index)
-    return rows.checks == 0 if not rows.checks.any() else _meant_weights(rows)
+    return rows.checks == 0 if not rows.checks.any() else _promised_weights(rows)
 
 
-def _meant_weights(rows: pd.DataFrame) -> "pd.Series[bool]":
+def _promised_weights(rows: pd.DataFrame) -> "pd.Series[bool]":
     # A parameter of an unknown kind may be a weight where it has the shape of one.
     unknown = (rows.scheme == "left alone") & rows["shape"].str.contains("x")
-    return (rows.kind.isin(WEIGHT_KINDS) | unknown) & ~rows.scheme.isin(CHOSEN)
+    return (rows.kind.isin(WEIGHT_KINDS) | unknown) & ~rows.scheme.isin(USER_REASONS)
 
 
-def _counted(rows: pd.DataFrame) -> str:
-    counts = pd.Series([why(row) for row in rows.itertuples()]).value_counts(sort=False)
+def _count_reasons(rows: pd.DataFrame) -> str:
+    counts = pd.Series([unchecked_reason(row) for row in rows.itertuples()]).value_counts(sort=False)
     said = [f"{count} of {len(rows)} parameters are {REASONS[str(key)][0]}" for key, count in counts.items()]
     remedies = [REASONS[str(key)][1] for key in counts.index]
     return f"{', '.join(said)} ({'; '.join(remedies)})"

@@ -19,19 +19,19 @@ SAFE_SINCE = "2.10"
 """The first torch whose `torch.load(weights_only=True)` has no known way to run code from a file; 2.6 mended one way,
 2.10 the next."""
 
-NESTED = ("state_dict", "model_state_dict", "model")
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 """Keys under which checkpoints keep the state_dict among other things."""
 
-OTHERS = ("optim", "sched", "scaler", "loops", "callbacks", "rng", "args", "hparams", "hyper", "config")
+NON_WEIGHT_KEYS = ("optim", "sched", "scaler", "loops", "callbacks", "rng", "args", "hparams", "hyper", "config")
 """How keys begin under which checkpoints keep tensors that are no weights."""
 
-DEPTH = 4
+MAX_DEPTH = 4
 """Levels of nesting that are searched for a state_dict."""
 
-SAFETENSORS = "save its state_dict with safetensors.torch.save_file"
+SAFETENSORS_REMEDY = "save its state_dict with safetensors.torch.save_file"
 
 
-def load(path: Path) -> dict[str, Tensor]:
+def load_weight_file(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file, or of one that torch.save wrote (only tensors are unpickled).
 
     Raises:
@@ -39,11 +39,13 @@ def load(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"{path} is no file: give package.module:callable, a .safetensors file or a saved state_dict.")
-    _refuse_larger_than_memory(path)
-    return tensors_of(_safetensors(path) if path.suffix == ".safetensors" else _saved(path), str(path))
+    _check_file_size(path)
+    return extract_state_dict(
+        _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch_file(path), str(path)
+    )
 
 
-def _refuse_larger_than_memory(path: Path) -> None:
+def _check_file_size(path: Path) -> None:
     # A file may be nearly all holes, and ask for more than the disk holds.
     size, memory = path.stat().st_size, memory_size()
     if size > memory:
@@ -59,7 +61,7 @@ def memory_size() -> float:
         return math.inf
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
@@ -70,28 +72,28 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _saved(path: Path) -> object:
+def _load_torch_file(path: Path) -> object:
     if TorchVersion(torch.__version__) < SAFE_SINCE:
         raise UserError(
-            f"{path} is a pickle, and torch {torch.__version__} can be made to run code by one: {SAFETENSORS}, "
+            f"{path} is a pickle, and torch {torch.__version__} can be made to run code by one: {SAFETENSORS_REMEDY}, "
             f"or use torch {SAFE_SINCE} or newer."
         )
-    _refuse_compressed(path)
+    _check_uncompressed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice to the programmer who calls torch.load
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever is in the file
-        if isinstance(error, pickle.UnpicklingError) and (names := _refused(path, error)):
-            raise UserError(f"{path} holds more than tensors ({names}): {SAFETENSORS}.") from error
+        if isinstance(error, pickle.UnpicklingError) and (names := _refused_globals(path, error)):
+            raise UserError(f"{path} holds more than tensors ({names}): {SAFETENSORS_REMEDY}.") from error
         if "TorchScript" in str(error):
-            raise UserError(f"{path} is a TorchScript archive, which holds code: {SAFETENSORS}.") from error
+            raise UserError(f"{path} is a TorchScript archive, which holds code: {SAFETENSORS_REMEDY}.") from error
         raise UserError(
-            f"{path} cannot be read as a saved state_dict ({_first_line(error)}): {SAFETENSORS}, or with torch.save."
+            f"{path} cannot be read as a saved state_dict ({_first_line(error)}): {SAFETENSORS_REMEDY}, or with torch.save."
         ) from error
 
 
-def _refuse_compressed(path: Path) -> None:
+def _check_uncompressed(path: Path) -> None:
     # torch.save compresses nothing; a compressed file may unpack to a thousand times its size.
     if not zipfile.is_zipfile(path):
         return
@@ -101,10 +103,10 @@ def _refuse_compressed(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(f"{path} is a damaged archive ({_first_line(error)}): was it written completely?") from error
     if unpacked > path.stat().st_size:
-        raise UserError(f"{path} is a compressed archive, which torch.save never writes: {SAFETENSORS}.")
+        raise UserError(f"{path} is a compressed archive, which torch.save never writes: {SAFETENSORS_REMEDY}.")
 
 
-def _refused(path: Path, error: Exception) -> str:
+def _refused_globals(path: Path, error: Exception) -> str:
     # torch's own advice fills ten lines, with escape codes, and begins with weights_only=False.
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -121,20 +123,22 @@ def _first_line(error: BaseException) -> str:
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
-def tensors_of(found: object, what: str) -> dict[str, Tensor]:
+def extract_state_dict(found: object, what: str) -> dict[str, Tensor]:
     """Return the state_dict that a checkpoint is or holds, at whatever depth it holds it.
 
     Raises:
         UserError: it holds none or several, a tensor without a name, or one without values.
 
-    >>> list(tensors_of({"epoch": 3, "state_dict": {"w": torch.zeros(1)}}, "it"))
+    >>> list(extract_state_dict({"epoch": 3, "state_dict": {"w": torch.zeros(1)}}, "it"))
     ['w']
-    >>> list(tensors_of({"generator": {"w": torch.zeros(1)}, "optimizer": {"m": torch.zeros(1)}}, "it"))
+    >>> list(extract_state_dict({"generator": {"w": torch.zeros(1)}, "optimizer": {"m": torch.zeros(1)}}, "it"))
     ['w']
     """
     if isinstance(found, Mapping) and not found:
         raise UserError(f"{what} holds no tensors: save module.state_dict() of a module with parameters.")
-    values = {name: t for name, value in _state_dict(found, what).items() for name, t in _tensors(str(name), value)}
+    values = {
+        name: t for name, value in _find_state_dict(found, what).items() for name, t in _named_tensors(str(name), value)
+    }
     for name, tensor in values.items():
         if not all(name.split(".")):
             raise UserError(
@@ -145,10 +149,10 @@ def tensors_of(found: object, what: str) -> dict[str, Tensor]:
             raise UserError(f"{what}: {name} is a nested tensor, several in one: save them one by one.")
         if tensor.is_meta:
             raise UserError(f"{what}: {name} is on the meta device and has no values: save it with its values.")
-    return _unwrapped(values)
+    return _strip_wrappers(values)
 
 
-def _tensors(name: str, value: object) -> list[tuple[str, Tensor]]:
+def _named_tensors(name: str, value: object) -> list[tuple[str, Tensor]]:
     # Quantized layers keep a tuple of weight and bias under one name.
     if isinstance(value, Tensor):
         return [(name, value)]
@@ -157,14 +161,14 @@ def _tensors(name: str, value: object) -> list[tuple[str, Tensor]]:
     return []
 
 
-def _state_dict(found: object, what: str) -> Mapping[object, object]:
+def _find_state_dict(found: object, what: str) -> Mapping[object, object]:
     if isinstance(found, Mapping):
-        for key in NESTED:
+        for key in STATE_DICT_KEYS:
             if isinstance(found.get(key), Mapping) and (inner := _candidates(found[key], (key,))):
-                return _only(inner, what, found)
+                return _single_state_dict(inner, what, found)
         if inner := _candidates(found, ()):
-            return _only(inner, what, found)
-    kind = f"the keys {_keys(found)}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
+            return _single_state_dict(inner, what, found)
+    kind = f"the keys {_keys_text(found)}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
     raise UserError(f"{what} holds no state_dict ({kind}): save module.state_dict().")
 
 
@@ -172,35 +176,35 @@ def _candidates(found: Mapping[object, object], place: tuple[str, ...]) -> list[
     """Return the innermost mappings in `found` that hold tensors, with their places: a state_dict holds no mappings."""
     inner = []
     for key, value in found.items():
-        other = str(key).lower().startswith(OTHERS) or str(key).endswith("_extra_state")
-        if isinstance(value, Mapping) and len(place) < DEPTH and not other:
+        other = str(key).lower().startswith(NON_WEIGHT_KEYS) or str(key).endswith("_extra_state")
+        if isinstance(value, Mapping) and len(place) < MAX_DEPTH and not other:
             inner += _candidates(value, (*place, str(key)))
-    if not inner and any(_tensors("", value) for value in found.values()):
+    if not inner and any(_named_tensors("", value) for value in found.values()):
         return [(".".join(place), found)]
     return inner
 
 
-def _only(
+def _single_state_dict(
     found: list[tuple[str, Mapping[object, object]]], what: str, whole: Mapping[object, object]
 ) -> Mapping[object, object]:
     if len(found) == 1:
         return found[0][1]
     places = dict(found)
-    for key in NESTED:
+    for key in STATE_DICT_KEYS:
         if key in places:
             return places[key]
     raise UserError(
-        f"{what} holds several state_dicts ({_keys(places)}; its keys are {_keys(whole)}): save the one that is meant "
+        f"{what} holds several state_dicts ({_keys_text(places)}; its keys are {_keys_text(whole)}): save the one that is meant "
         "by itself, as safetensors."
     )
 
 
-def _keys(found: Mapping[object, object] | Mapping[str, object]) -> str:
+def _keys_text(found: Mapping[object, object] | Mapping[str, object]) -> str:
     shown = [repr(str(key))[1:-1][:40] for key in found]
     return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "") or "none"
 
 
-def _unwrapped(values: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_wrappers(values: dict[str, Tensor]) -> dict[str, Tensor]:
     values = {".".join(part for part in name.split(".") if part != "_orig_mod"): t for name, t in values.items()}
     while values and all(name.startswith("module.") for name in values):
         values = {name.removeprefix("module."): tensor for name, tensor in values.items()}

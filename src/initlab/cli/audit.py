@@ -12,14 +12,14 @@ from initlab.audit.formats import as_json as json_of
 from initlab.audit.formats import as_junit, as_text, passed
 from initlab.errors import UserError
 from initlab.initialize import Spec
-from initlab.inspection.exceptions import tell_own_bug, theirs
+from initlab.inspection.exceptions import call_user_code, raise_internal_error
 from initlab.system.escape import print
-from initlab.system.imports import import_torchvision, load_target, said
-from initlab.system.safe_reading import read_yaml_file, why
-from initlab.system.yaml_text import read_yaml
+from initlab.system.imports import describe_exception, import_torchvision, load_target
+from initlab.system.safe_reading import error_reason, read_yaml_file
+from initlab.system.yaml_text import load_yaml
 
 
-def run(
+def run_audit(
     target: str,
     init: str | None,
     rules: str | None,
@@ -43,15 +43,15 @@ def run(
     """
     if (init is None) == (rules is None):
         raise UserError("give either --init SCHEME or --rules FILE: what was promised.")
-    promise: Spec | Mapping[str, Spec] = str(init) if rules is None else rules_of(Path(rules))
-    rows = audit_target(
+    promise: Spec | Mapping[str, Spec] = str(init) if rules is None else read_rules(Path(rules))
+    rows = audit_named_target(
         target,
         promise,
         module=module,
         keywords=arg or (),
-        parameters=pairs(key or (), "--set") | ({} if mode is None else {"mode": mode}),
-        roles=_by_first(role or (), "--role"),
-        kinds=_by_first(kind or (), "--kind", last=True),
+        parameters=parse_arguments(key or (), "--set") | ({} if mode is None else {"mode": mode}),
+        roles=_grouped_options(role or (), "--role"),
+        kinds=_grouped_options(kind or (), "--kind", last=True),
         gain=_number_or_word(gain),
         only=tuple(only or ()),
         skip=tuple(skip or ()),
@@ -71,13 +71,13 @@ def run(
 
 def _number_or_word(text: str) -> float | str:
     try:
-        found = read_yaml(text)
+        found = load_yaml(text)
     except ValueError:
         return text
     return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else text
 
 
-def _by_first(texts: Sequence[str], option: str, last: bool = False) -> dict[str, Any]:
+def _grouped_options(texts: Sequence[str], option: str, last: bool = False) -> dict[str, Any]:
     # ROLE=GLOB may come several times for one role; a glob has one kind, and is split from it at the last "=".
     found: dict[str, Any] = {}
     for text in texts:
@@ -91,7 +91,7 @@ def _by_first(texts: Sequence[str], option: str, last: bool = False) -> dict[str
     return found
 
 
-def audit_target(
+def audit_named_target(
     target: str,
     promise: Spec | Mapping[str, Spec],
     *,
@@ -115,35 +115,37 @@ def audit_target(
     if ":" in target and not Path(target).exists():
         if module is not None:
             raise UserError(f"--module={module} belongs to a file of values, and {target} is a module: leave it out.")
-        found = built(target, keywords)
+        found = load_audit_target(target, keywords)
         if not isinstance(found, (nn.Module, Mapping)):
             raise UserError(f"{target} gives a {type(found).__name__}: it must give a torch.nn.Module or a state_dict.")
         return audit(found, promise, **arguments)
-    owner = None if module is None else built(module, keywords)
+    owner = None if module is None else load_audit_target(module, keywords)
     if owner is not None and not isinstance(owner, nn.Module):
         raise UserError(f"--module={module} gives a {type(owner).__name__}: it must give a torch.nn.Module.")
     return audit(target, promise, module=owner, **arguments)
 
 
-def built(target: str, keywords: Sequence[str]) -> Any:
+def load_audit_target(target: str, keywords: Sequence[str]) -> Any:
     """Return what `package.module:callable` builds, or the object itself where it is a module or a mapping."""
     if target.startswith("torchvision."):
         import_torchvision()
     found = load_target(target, "audit")
     if isinstance(found, (nn.Module, Mapping)) or not callable(found):
         return found
-    given = pairs(keywords, "--arg")
+    given = parse_arguments(keywords, "--arg")
     try:
-        return theirs(found, **given)
+        return call_user_code(found, **given)
     except Exception as error:  # whatever the user's own code raises
-        tell_own_bug(error, target)
-        raise UserError(f"{target} failed when it was called ({said(error)}): give it --arg key=value.") from error
+        raise_internal_error(error, target)
+        raise UserError(
+            f"{target} failed when it was called ({describe_exception(error)}): give it --arg key=value."
+        ) from error
 
 
-def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
+def parse_arguments(texts: Sequence[str], option: str) -> dict[str, Any]:
     """Return {"key": value} of "key=value" texts, the values read as YAML.
 
-    >>> pairs(["num_classes=10", "name=he_normal"], "--arg")
+    >>> parse_arguments(["num_classes=10", "name=he_normal"], "--arg")
     {'num_classes': 10, 'name': 'he_normal'}
     """
     found = {}
@@ -152,13 +154,13 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
         if not (key and equals):
             raise UserError(f"{option} {text} must be key=value.")
         try:
-            found[key] = read_yaml(value)
+            found[key] = load_yaml(value)
         except ValueError as error:
             raise UserError(f"{option} {text}: the value cannot be read ({error}).") from error
     return found
 
 
-def rules_of(path: Path) -> dict[str, Spec]:
+def read_rules(path: Path) -> dict[str, Spec]:
     """Return the rules of a YAML or JSON file: {glob: scheme} or {glob: {name: scheme, key: value}}, in order.
 
     Raises:
@@ -168,14 +170,14 @@ def rules_of(path: Path) -> dict[str, Spec]:
         found = read_yaml_file(path, given=True)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--rules {path} cannot be read ({why(error)}): it must map globs to schemes in YAML."
+            f"--rules {path} cannot be read ({error_reason(error)}): it must map globs to schemes in YAML."
         ) from error
     if not isinstance(found, Mapping) or not found:
         raise UserError(f"--rules {path} must map globs to schemes, such as '*.head.weight': zeros.")
-    return {str(glob): _spec(path, str(glob), spec) for glob, spec in found.items()}
+    return {str(glob): _rule_spec(path, str(glob), spec) for glob, spec in found.items()}
 
 
-def _spec(path: Path, glob: str, spec: Any) -> Spec:
+def _rule_spec(path: Path, glob: str, spec: Any) -> Spec:
     if isinstance(spec, str):
         return spec
     if isinstance(spec, Mapping) and isinstance(spec.get("name"), str):

@@ -9,7 +9,7 @@ from typing import Any
 from initlab.system.escape import json_text, print
 
 
-def show_schemes(as_json: bool) -> None:
+def print_schemes(as_json: bool) -> None:
     """List the initialization schemes: name, law, what they need, year, reference."""
     from initlab.initialize.procedures import PROCEDURES
     from initlab.schemes import SCHEMES
@@ -21,7 +21,7 @@ def show_schemes(as_json: bool) -> None:
             "variance": layer_variance(s),
             "needs": ", ".join(s.needs),
             "keys": [f"init.{k}" for k in s.parameters],
-            "aliases": aliases("init", s.name),
+            "aliases": aliases_of("init", s.name),
             "year": s.year,
             "reference": s.reference,
         }
@@ -34,26 +34,28 @@ def show_schemes(as_json: bool) -> None:
             "variance": None,
             "needs": ", ".join(p.needs),
             "keys": [f"init.{k}" for k in p.parameters],
-            "aliases": aliases("init", p.name),
+            "aliases": aliases_of("init", p.name),
             "year": p.year,
             "reference": p.reference,
         }
         for p in PROCEDURES.values()
     ]
-    show(rows, as_json, hide=("keys", "aliases"))
+    print_records(rows, as_json, hide=("keys", "aliases"))
     if not as_json:
-        print(f"\nvariance: fan_in · Var[W] of a hidden {LAYER} → {LAYER} layer under ReLU; needs: W the weight alone,")
+        print(
+            f"\nvariance: fan_in · Var[W] of a hidden {EXAMPLE_WIDTH} → {EXAMPLE_WIDTH} layer under ReLU; needs: W the weight alone,"
+        )
         print("else what a scheme looks at (structure, data, loss) or brings with it (architecture, rates).")
         print(
             "--json adds each scheme's own keys, its aliases (xavier_*, kaiming_*, torch's names) and full references."
         )
 
 
-LAYER = 128  # units of the layer whose variance is shown
-NARROW = 100  # columns of a terminal below which a table goes without references
+EXAMPLE_WIDTH = 128  # units of the layer whose variance is shown
+MIN_REFERENCE_WIDTH = 100  # columns of a terminal below which a table goes without references
 
 
-def aliases(group: str, name: str) -> list[str]:
+def aliases_of(group: str, name: str) -> list[str]:
     """List the other names that a scheme or an activation is known by."""
     from initlab.config.aliases import ALIASES
 
@@ -63,28 +65,28 @@ def aliases(group: str, name: str) -> list[str]:
 def layer_variance(scheme: Any) -> float | None:
     """Return σ_w² = fan_in · Var[W] that a scheme promises in a square hidden layer, under ReLU where that matters."""
     from initlab.activations import ACTIVATIONS
-    from initlab.initialize.from_theory import settled
+    from initlab.initialize.from_theory import bind_critical_point
     from initlab.inspection import Fans
 
-    scheme = settled(scheme, ACTIVATIONS["relu"], None)
-    if scheme.derived == "moments" or scheme.structural("dense", (LAYER, LAYER)) is not None:
+    scheme = bind_critical_point(scheme, ACTIVATIONS["relu"], None)
+    if scheme.derived == "moments" or scheme.structural("dense", (EXAMPLE_WIDTH, EXAMPLE_WIDTH)) is not None:
         return None
-    fans = Fans(LAYER, LAYER)
+    fans = Fans(EXAMPLE_WIDTH, EXAMPLE_WIDTH)
     variance = scheme.law(fans, scheme.gain(ACTIVATIONS["relu"], fans)).variance
-    return round(LAYER * variance, 4) if math.isfinite(variance) else None
+    return round(EXAMPLE_WIDTH * variance, 4) if math.isfinite(variance) else None
 
 
-def show_activations(as_json: bool) -> None:
+def print_activations(as_json: bool) -> None:
     """List the activation functions: name, formula, saturation interval, kinks, reference."""
     from initlab.activations import ACTIVATIONS
 
-    show(
+    print_records(
         [
             {
                 "name": a.name,
                 "formula": a.formula,
                 "keys": [f"act.{k}" for k in a.parameters],
-                "aliases": aliases("act", a.name),
+                "aliases": aliases_of("act", a.name),
                 "saturated outside": None if a.saturation is None else [round(x, 4) for x in a.saturation],
                 "kinks": list(a.kinks),
                 "reference": a.reference,
@@ -98,32 +100,32 @@ def show_activations(as_json: bool) -> None:
         print("\n--json adds each activation's own keys, its aliases and full references.")
 
 
-def show(rows: Sequence[Mapping[str, Any]], as_json: bool, hide: Sequence[str] = ()) -> None:
+def print_records(rows: Sequence[Mapping[str, Any]], as_json: bool, hide: Sequence[str] = ()) -> None:
     """Print records as a table that fits the terminal, or whole as JSON."""
     if as_json:
-        print(json_text(plain_numbers(rows)))
+        print(json_text(name_infinities(rows)))
         return
     from rich.table import Table
     from rich.text import Text
 
-    from initlab.system.terminal import WIDE, Screen
+    from initlab.system.terminal import FILE_WIDTH, SafeConsole
 
-    console = Screen()
+    console = SafeConsole()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Screen(width=WIDE)
+        console = SafeConsole(width=FILE_WIDTH)
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     # On a narrow terminal the formulas need the room; whole references are in the JSON anyway.
-    hide = (*hide, "reference") if console.width < NARROW else hide
+    hide = (*hide, "reference") if console.width < MIN_REFERENCE_WIDTH else hide
     columns = [column for column in rows[0] if column not in hide]
     for column in columns:
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell(row[column], column)) for column in columns))
+        table.add_row(*(Text(catalogue_entry(row[column], column)) for column in columns))
     console.print(table)
 
 
-def cell(value: Any, column: str = "") -> str:
+def catalogue_entry(value: Any, column: str = "") -> str:
     """Write one value of a table; the whole reference is in the JSON."""
     if value is None or value == []:
         return ""
@@ -147,10 +149,10 @@ def short_reference(text: str) -> str:
     return f"{authors.split(',')[0]} et al. {year}" if "," in authors else f"{authors} {year}"
 
 
-def plain_numbers(value: Any) -> Any:
+def name_infinities(value: Any) -> Any:
     """Replace infinities, which JSON has not, by their names."""
     if isinstance(value, Mapping):
-        return {k: plain_numbers(v) for k, v in value.items()}
+        return {k: name_infinities(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain_numbers(v) for v in value]
+        return [name_infinities(v) for v in value]
     return str(value) if isinstance(value, float) and abs(value) == float("inf") else value

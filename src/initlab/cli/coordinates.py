@@ -6,12 +6,12 @@ import torch
 
 from initlab.errors import UserError
 from initlab.initialize.procedures.coordinate_check import coordinate_check
-from initlab.system.escape import json_text, print, visible
+from initlab.system.escape import json_text, print, printable
 from initlab.system.imports import load_target
 from initlab.system.random_streams import generator
 
 
-def run(
+def run_coordinates(
     target: str | None,
     *,
     init: str,
@@ -36,10 +36,14 @@ def run(
         raise UserError(f"{target} is fed with what --input says: give a shape such as --input 64,32.")
     if seeds < 1:
         raise UserError(f"--seeds {seeds} must be at least 1.")
-    inputs = None if shape is None else torch.randn(numbers(shape, "--input"), generator=generator("coordinate inputs"))
+    inputs = (
+        None
+        if shape is None
+        else torch.randn(parse_integers(shape, "--input"), generator=generator("coordinate inputs"))
+    )
     frame = coordinate_check(
         init,
-        widths=numbers(widths, "--widths"),
+        widths=parse_integers(widths, "--widths"),
         build=build,
         inputs=inputs,
         act=act,
@@ -55,16 +59,16 @@ def run(
     else:
         table = last.pivot_table(index="layer", columns="width", values="size", sort=False)
         table["slope"] = [frame.attrs["slopes"][layer] for layer in table.index]
-        table.index = table.index.map(visible)
+        table.index = table.index.map(printable)
         print(f"mean |h_t − h_0| after {steps} steps\n{table.to_string(float_format='{:.3g}'.format)}\n")
         print(frame.attrs["verdict"])
     return 0 if frame.attrs["flat"] else 1
 
 
-def numbers(text: str, key: str) -> Sequence[int]:
+def parse_integers(text: str, key: str) -> Sequence[int]:
     """Read whole numbers with commas between them.
 
-    >>> numbers("64,128", "--widths")
+    >>> parse_integers("64,128", "--widths")
     [64, 128]
     """
     try:

@@ -7,9 +7,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from initlab.errors import UserError, here
+from initlab.errors import UserError, working_directory
 from initlab.system.escape import print
-from initlab.system.streams import output_lost, reader_may_leave, tell
+from initlab.system.streams import output_was_lost, print_stderr, tolerate_lost_output
 
 app = typer.Typer(
     name="initlab",
@@ -20,7 +20,7 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def say_version(asked: bool) -> None:
+def print_version(asked: bool) -> None:
     """Print the version and leave."""
     if asked:
         from initlab import __version__
@@ -32,7 +32,9 @@ def say_version(asked: bool) -> None:
 @app.callback(invoke_without_command=True)
 def initlab(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     """What does this initialization do to this network? Predicted, measured at step 0, and shown by training."""
     if context.invoked_subcommand is None:
@@ -46,7 +48,7 @@ def initlab(
 )
 def train(context: typer.Context) -> None:
     """Train one network, or with -m a grid of them: the same as `python train.py`."""
-    from initlab.cli.train import main as door
+    from initlab.cli.train import run_train as door
 
     raise typer.Exit(door(context.args))
 
@@ -105,9 +107,9 @@ def predict(
 
     initlab predict --map act=tanh --sigma-b 0..1 --sigma-w 0.5..4
     """
-    from initlab.cli.predict import run
+    from initlab.cli.predict import run_predict
 
-    run(
+    run_predict(
         overrides or (),
         chart=chart,
         sigma_w=sigma_w,
@@ -120,7 +122,7 @@ def predict(
     )
 
 
-Several = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="May be given several times.")]
+Globs = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="May be given several times.")]
 
 
 @app.command(short_help="What is wrong with this model at initialization?")
@@ -141,9 +143,9 @@ def diagnose(
 ) -> None:
     """Run a model once, forward and backward, and say where signals die and which layers are at fault."""
     given = locals()
-    from initlab.cli.diagnose import run
+    from initlab.cli.diagnose import run_diagnose
 
-    run(given.pop("target"), given.pop("shapes"), keywords=given.pop("arg") or (), **given)
+    run_diagnose(given.pop("target"), given.pop("shapes"), keywords=given.pop("arg") or (), **given)
 
 
 @app.command(short_help="Is this module initialized as promised?")
@@ -158,8 +160,8 @@ def audit(
     sigma_b: Annotated[float | None, typer.Option(help="Std of the biases.")] = None,
     role: Annotated[list[str] | None, typer.Option(metavar="ROLE=GLOB", help="first=stem, readout=head.")] = None,
     kind: Annotated[list[str] | None, typer.Option(metavar="GLOB=KIND", help="What an unknown one is.")] = None,
-    only: Several = None,
-    skip: Several = None,
+    only: Globs = None,
+    skip: Globs = None,
     forget_bias: Annotated[float | None, typer.Option(help="Promised bias of forget gates.")] = None,
     chrono: Annotated[float | None, typer.Option(help="Longest time lag of chrono initialization.")] = None,
     module: Annotated[str | None, typer.Option(help="package.module:callable that a file's values are of.")] = None,
@@ -171,9 +173,9 @@ def audit(
 ) -> None:
     """Test each parameter against its promise: exit code 1 when one is broken or none was checked, 2 for bad input."""
     given = locals()
-    from initlab.cli.audit import run
+    from initlab.cli.audit import run_audit
 
-    raise typer.Exit(run(**given))
+    raise typer.Exit(run_audit(**given))
 
 
 @app.command(short_help="Do layers move as much at every width?")
@@ -191,9 +193,9 @@ def coordinates(
 ) -> None:
     """Check coordinates: exit code 1 where a rate tuned at one width does not suit another, 2 for bad input."""
     given = locals()
-    from initlab.cli.coordinates import run
+    from initlab.cli.coordinates import run_coordinates
 
-    raise typer.Exit(run(given.pop("target"), **given))
+    raise typer.Exit(run_coordinates(given.pop("target"), **given))
 
 
 @app.command(short_help="Run a paper's experiment and judge its claim.")
@@ -204,78 +206,78 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """List the experiments, or run some and say whether their papers' claims hold here."""
-    from initlab.cli.reproduce import run
+    from initlab.cli.reproduce import run_reproduce
 
-    run(chosen or (), "full" if full else "quick", root, as_json)
+    run_reproduce(chosen or (), "full" if full else "quick", root, as_json)
 
 
 @app.command(short_help="List the initialization schemes.")
 def schemes(as_json: AsJson = False) -> None:
     """List the initialization schemes: name, law, what they need, year, reference."""
-    from initlab.cli.catalogue import show_schemes
+    from initlab.cli.catalogue import print_schemes
 
-    show_schemes(as_json)
+    print_schemes(as_json)
 
 
 @app.command(short_help="List the activation functions.")
 def activations(as_json: AsJson = False) -> None:
     """List the activation functions: name, formula, saturation interval, kinks, reference."""
-    from initlab.cli.catalogue import show_activations
+    from initlab.cli.catalogue import print_activations
 
-    show_activations(as_json)
+    print_activations(as_json)
 
 
-NEED_NO_TORCH = ("table", "report", "--help", "--version")
+TORCH_FREE_VERBS = ("table", "report", "--help", "--version")
 
 
 def main() -> None:
     """Run the console script; what the user got wrong is one sentence and exit code 2."""
-    with reader_may_leave():
+    with tolerate_lost_output():
         try:
-            if sys.argv[1:2] and sys.argv[1] not in NEED_NO_TORCH:
-                here()  # torch's libraries end the program where there is no current directory
+            if sys.argv[1:2] and sys.argv[1] not in TORCH_FREE_VERBS:
+                working_directory()  # torch's libraries end the program where there is no current directory
             code = app(standalone_mode=False)
         except UserError as error:
-            leave(str(error))
+            exit_with_usage_error(str(error))
         except FileNotFoundError:
             try:
-                here()
+                working_directory()
             except UserError as gone:
-                leave(str(gone))
+                exit_with_usage_error(str(gone))
             raise
         except Exception as error:
             # What typer refuses; the class has another home in every other release of it.
             if not hasattr(error, "format_message"):
                 raise
-            leave(refused(error.format_message().rstrip("."), sys.argv[1:]))
-        if output_lost() and sys.argv[1:2] != ["train"]:
+            exit_with_usage_error(usage_error_text(error.format_message().rstrip("."), sys.argv[1:]))
+        if output_was_lost() and sys.argv[1:2] != ["train"]:
             code = code or 1  # what was asked for was the output
         raise SystemExit(code if isinstance(code, int) else 0)
 
 
-def refused(said: str, arguments: Sequence[str]) -> str:
+def usage_error_text(said: str, arguments: Sequence[str]) -> str:
     """Return what typer refuses as a sentence, with what would work."""
     verb = arguments[0] if arguments else ""
     if (option := re.match(r"No such option: (--?[\w-]+)", said)) and verb == "predict":
-        from initlab.config.typing_slips import refuse_dashes
+        from initlab.config.typing_slips import refuse_dashed_key
 
         place = next((k for k, word in enumerate(arguments) if word.partition("=")[0] == option[1]), 0)
         following = arguments[place + 1] if place + 1 < len(arguments) else ""
         try:
-            refuse_dashes(arguments[place], following)
+            refuse_dashed_key(arguments[place], following)
         except UserError as error:
             return str(error)
     stop = "" if said.endswith("?") else "."
-    if said.startswith("No such command") and verb in INSTEAD:
-        return f"{said}{stop} Write `initlab {INSTEAD[verb]}`."
+    if said.startswith("No such command") and verb in VERB_HINTS:
+        return f"{said}{stop} Write `initlab {VERB_HINTS[verb]}`."
     there = verb and not verb.startswith("-") and not said.startswith("No such command")
     return f"{said}{stop} {f'`initlab {verb} --help` explains it' if there else '`initlab --help` lists the verbs'}."
 
 
-INSTEAD = {"sweep": "train -m …", "run": "train …", "multirun": "train -m …", "list": "schemes"}
+VERB_HINTS = {"sweep": "train -m …", "run": "train …", "multirun": "train -m …", "list": "schemes"}
 
 
-def leave(sentence: str) -> NoReturn:
+def exit_with_usage_error(sentence: str) -> NoReturn:
     """Say what the user got wrong, and go."""
-    tell(f"initlab: {sentence}")
+    print_stderr(f"initlab: {sentence}")
     raise SystemExit(2)

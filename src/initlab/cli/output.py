@@ -11,10 +11,10 @@ from initlab.errors import UserError
 from initlab.system.escape import json_text
 
 
-def to_json(value: Any) -> str:
+def output_json(value: Any) -> str:
     """Write JSON; what is no number there is null, infinities are their names.
 
-    >>> to_json({"a": float("nan"), "b": [float("inf"), 1.5]})
+    >>> output_json({"a": float("nan"), "b": [float("inf"), 1.5]})
     '{\\n  "a": null,\\n  "b": [\\n    "inf",\\n    1.5\\n  ]\\n}'
     """
     return json_text(_plain(value), allow_nan=False)
@@ -31,7 +31,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write(frame: pd.DataFrame, csv: str | None) -> None:
+def write_csv(frame: pd.DataFrame, csv: str | None) -> None:
     """Write a frame where somebody wants it.
 
     Raises:

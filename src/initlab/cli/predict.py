@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from initlab.cli.output import to_json, write
-from initlab.cli.predict_grid import axes, composed, foreseen, ranked
-from initlab.cli.predict_screen import show_outlook, show_ranking
+from initlab.cli.output import output_json, write_csv
+from initlab.cli.predict_grid import compose_forecasts, differing_keys, forecast_config, rank_configs
+from initlab.cli.predict_screen import print_outlook, print_ranking
 from initlab.config import Config
 from initlab.errors import UserError
-from initlab.prediction import Outlook
+from initlab.prediction import NetworkForecast
 from initlab.system.escape import print
 from initlab.system.imports import option_name
 
-POINT = ("sigma_w", "sigma_b", "q_star", "kind", "phase", "chi_1", "chi_q", "c_star", "xi_q", "xi_c", "xi_grad")
+POINT_FIELDS = ("sigma_w", "sigma_b", "q_star", "kind", "phase", "chi_1", "chi_q", "c_star", "xi_q", "xi_c", "xi_grad")
 
 
-def run(
+def run_predict(
     overrides: Sequence[str],
     *,
     chart: bool = False,
@@ -34,44 +34,44 @@ def run(
         UserError: a key, a value or a combination cannot be, or a file cannot be written.
     """
     if chart:
-        from initlab.cli.predict_map import draw
+        from initlab.cli.predict_map import draw_phase_map
 
-        draw(overrides, sigma_w, sigma_b, points, out, csv, as_json)
+        draw_phase_map(overrides, sigma_w, sigma_b, points, out, csv, as_json)
         return
     for option, value in (("--sigma-w", sigma_w), ("--sigma-b", sigma_b), ("--points", points), ("--out", out)):
         if value is not None:
             raise UserError(f"{option} {value} belongs to the map of phases: add --map, or leave it out.")
-    configs = composed(overrides)
+    configs = compose_forecasts(overrides)
     if len(configs) == 1:
-        one(configs[0], every, as_json, csv)
+        predict_network(configs[0], every, as_json, csv)
     else:
-        several(configs, every, as_json, csv)
+        predict_grid(configs, every, as_json, csv)
 
 
-def one(config: Config, every: bool, as_json: bool, csv: str | None) -> None:
+def predict_network(config: Config, every: bool, as_json: bool, csv: str | None) -> None:
     """Print the forecast of one network."""
-    found = foreseen(config)
-    write(found.frame, csv)
+    found = forecast_config(config)
+    write_csv(found.frame, csv)
     if as_json:
-        print(to_json(as_record(config, found)))
+        print(output_json(forecast_record(config, found)))
     else:
-        show_outlook(title(config), found, every)
+        print_outlook(forecast_title(config), found, every)
 
 
-def several(configs: Sequence[Config], every: bool, as_json: bool, csv: str | None) -> None:
+def predict_grid(configs: Sequence[Config], every: bool, as_json: bool, csv: str | None) -> None:
     """Print the ranking of a grid."""
-    frame = ranked(configs)
-    write(frame, csv)
+    frame = rank_configs(configs)
+    write_csv(frame, csv)
     if as_json:
-        print(to_json({"cells": frame.to_dict("records")}))
+        print(output_json({"cells": frame.to_dict("records")}))
     else:
-        show_ranking(frame, list(axes(configs)), every)
+        print_ranking(frame, list(differing_keys(configs)), every)
 
 
-def title(config: Config) -> str:
+def forecast_title(config: Config) -> str:
     """Say in one line what is looked at.
 
-    >>> title(Config())
+    >>> forecast_title(Config())
     'mlp · init=glorot_uniform act=tanh depth=5 width=128 · fashion_mini, batch of 128'
     """
     shape = f"depth={config.depth} width={config.width}" if config.depth is not None else ""
@@ -80,10 +80,10 @@ def title(config: Config) -> str:
     return f"{model} · {asked} · {data}, batch of {config.train.batch_size}"
 
 
-def as_record(config: Config, found: Outlook) -> dict[str, Any]:
+def forecast_record(config: Config, found: NetworkForecast) -> dict[str, Any]:
     """Return a forecast as plain values: names, phase, verdict and rows."""
     names = {group: option_name(getattr(config, group)) for group in ("model", "init", "act")}
-    point = {} if found.point is None else {name: getattr(found.point, name) for name in POINT}
+    point = {} if found.point is None else {name: getattr(found.point, name) for name in POINT_FIELDS}
     if found.point is not None:
         point["trainable_depth"] = found.point.trainable_depth
     return {

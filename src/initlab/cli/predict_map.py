@@ -8,23 +8,23 @@ import numpy as np
 import pandas as pd
 
 from initlab.activations import Activation
-from initlab.cli.output import to_json, write
-from initlab.cli.predict_grid import composed, foreseen
+from initlab.cli.output import output_json, write_csv
+from initlab.cli.predict_grid import compose_forecasts, forecast_config
 from initlab.config import Config
 from initlab.errors import UserError
 from initlab.experiment.build import pick_activation
 from initlab.system.escape import print
 from initlab.system.imports import option_name
 from initlab.theory import PhaseDiagram, critical, critical_line, phase_diagram
-from initlab.theory.fixed_points import TRAINABLE
+from initlab.theory.fixed_points import TRAINABLE_SCALES
 
 SIGMA_W, SIGMA_B, POINTS = "0.5..4", "0..1", 200
-OUTPUTS = Path("outputs")  # where a page goes unless --out names another place
-MOST = 2000
+OUTPUT_DIRECTORY = Path("outputs")  # where a page goes unless --out names another place
+MAX_POINTS = 2000
 """Points along an axis."""
 
 
-def draw(
+def draw_phase_map(
     overrides: Sequence[str],
     sigma_w: str | None,
     sigma_b: str | None,
@@ -41,13 +41,13 @@ def draw(
         UserError: several activations, a range that cannot be, or a file that cannot be written.
     """
     count = POINTS if points is None else points
-    if not 2 <= count <= MOST:
-        raise UserError(f"--points {count} must lie between 2 and {MOST}: so many points along each axis.")
+    if not 2 <= count <= MAX_POINTS:
+        raise UserError(f"--points {count} must lie between 2 and {MAX_POINTS}: so many points along each axis.")
     across, along = (
-        grid("--sigma-w", sigma_w or SIGMA_W, count),
-        grid("--sigma-b", sigma_b or SIGMA_B, count),
+        parse_range("--sigma-w", sigma_w or SIGMA_W, count),
+        parse_range("--sigma-b", sigma_b or SIGMA_B, count),
     )
-    configs = composed(overrides)
+    configs = compose_forecasts(overrides)
     if len({str(config.act) for config in configs}) > 1:
         names = ", ".join(dict.fromkeys(option_name(config.act) for config in configs))
         raise UserError(f"a map is of one activation, not of {names}: choose one by act=.")
@@ -56,32 +56,32 @@ def draw(
         raise UserError(f"model={configs[0].model['name']} has no act= to map: leave model out.")
     found = phase_diagram(act, across, along)
     line = critical_line(act, along)
-    frame = tabulated(found, line)
+    frame = phase_frame(found, line)
     if as_json:
-        write(frame, csv)
-        print(to_json({"act": act.name, "critical_line": line, "points": frame.to_dict("records")}))
+        write_csv(frame, csv)
+        print(output_json({"act": act.name, "critical_line": line, "points": frame.to_dict("records")}))
         return
     named = any(override.lstrip("+").startswith("init=") for override in overrides)
-    marks = [mark for config in configs if (mark := marked(config)) is not None] if named else []
+    marks = [mark for config in configs if (mark := scheme_mark(config)) is not None] if named else []
     name = f"phases-{re.sub(r'[^A-Za-z0-9_.-]', '_', act.name)}.html"
     if out is None:
-        OUTPUTS.mkdir(exist_ok=True)
-    page = Path(out) if out is not None else OUTPUTS / name
+        OUTPUT_DIRECTORY.mkdir(exist_ok=True)
+    page = Path(out) if out is not None else OUTPUT_DIRECTORY / name
     page = page / name if page.is_dir() else page
     from initlab.report import write_phases
 
-    write_phases(page, title(act), found, line, marks, repels(act, along[np.isfinite(line)]))
+    write_phases(page, map_title(act), found, line, marks, critical_line_repels(act, along[np.isfinite(line)]))
     table = Path(csv) if csv is not None else page.with_suffix(".csv")
-    write(frame, str(table))
-    print(said(frame, line, along))
+    write_csv(frame, str(table))
+    print(phase_summary(frame, line, along))
     print(f"map          {page} ({page.stat().st_size / 1e6:.1f} MB; opens in any browser, needs no network)")
     print(f"points       {table}")
 
 
-def grid(option: str, text: str, count: int) -> np.ndarray:
+def parse_range(option: str, text: str, count: int) -> np.ndarray:
     """Read `0.5..4` as so many evenly spaced numbers.
 
-    >>> grid("--sigma-w", "0.5..4", 3).tolist()
+    >>> parse_range("--sigma-w", "0.5..4", 3).tolist()
     [0.5, 2.25, 4.0]
     """
     low, dots, high = text.partition("..")
@@ -98,7 +98,7 @@ def grid(option: str, text: str, count: int) -> np.ndarray:
     return np.linspace(ends[0], ends[1], count)
 
 
-def tabulated(found: PhaseDiagram, line: np.ndarray) -> pd.DataFrame:
+def phase_frame(found: PhaseDiagram, line: np.ndarray) -> pd.DataFrame:
     """Return one row per point of the plane.
 
     `trainable_depth` is that of `FixedPoint`; `critical_sigma_w` is where the critical line passes at that σ_b, NaN
@@ -107,32 +107,32 @@ def tabulated(found: PhaseDiagram, line: np.ndarray) -> pd.DataFrame:
     frame = found.frame()
     with np.errstate(divide="ignore"):
         scale = np.where(np.isinf(frame["q_star"]), 1 / np.abs(np.log(frame["chi_1"])), np.abs(frame["xi_c"]))
-    frame["trainable_depth"] = TRAINABLE * scale
+    frame["trainable_depth"] = TRAINABLE_SCALES * scale
     frame["critical_sigma_w"] = np.repeat(line, len(found.sigma_w))
     return frame
 
 
-def title(act: Activation) -> str:
+def map_title(act: Activation) -> str:
     """Name the map: the activation, with the parameters it was given."""
     own = ", ".join(f"{key}={value:g}" for key, value in act.parameters.items())
     return f"{act.name}({own})" if own else act.name
 
 
-def marked(config: Config) -> tuple[str, float, float] | None:
+def scheme_mark(config: Config) -> tuple[str, float, float] | None:
     """Return a scheme's name and where its hidden layers lie, or None where theory has no such point."""
-    point = foreseen(config).point
+    point = forecast_config(config).point
     if point is None:
         return None
     return option_name(config.init), point.sigma_w, point.sigma_b
 
 
-def repels(act: Activation, sigma_b: np.ndarray) -> bool:
+def critical_line_repels(act: Activation, sigma_b: np.ndarray) -> bool:
     """Does the critical line repel anywhere among these σ_b? A few of them tell."""
     few = sigma_b[np.unique(np.linspace(0, len(sigma_b) - 1, 5).astype(int))] if len(sigma_b) else sigma_b
     return any(not critical(act, sigma_b=float(bias)).stable for bias in few)
 
 
-def said(frame: pd.DataFrame, line: np.ndarray, sigma_b: np.ndarray) -> str:
+def phase_summary(frame: pd.DataFrame, line: np.ndarray, sigma_b: np.ndarray) -> str:
     """Say in one line how much of the plane is in which phase, and where the critical line runs."""
     shares = frame["phase"].value_counts(normalize=True)
     parts = [f"{shares[phase]:.0%} {phase}" for phase in ("ordered", "critical", "chaotic") if phase in shares]

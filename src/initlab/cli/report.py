@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from initlab.errors import UserError, nearest
+from initlab.errors import UserError, did_you_mean
 from initlab.records import load
-from initlab.report.formats import FORMATS, as_text
-from initlab.report.payload import Gathered
-from initlab.report.study import Study, column, study, text
-from initlab.report.table import is_share, tabulated
-from initlab.statistics.comparisons import ENOUGH, VERDICTS
-from initlab.system.escape import print, visible
-from initlab.system.numbers import rounded
+from initlab.report.formats import FORMATS, table_to_text
+from initlab.report.payload import ReportData
+from initlab.report.study import Study, build_study, column_or_blanks, value_text
+from initlab.report.table import build_table, is_percentage
+from initlab.statistics.comparisons import MIN_SEEDS, VERDICTS
+from initlab.system.escape import print, printable
+from initlab.system.numbers import format_rounded
 
-MOST = 40  # lines of a table on the screen; the page has them all
+MAX_TABLE_ROWS = 40  # lines of a table on the screen; the page has them all
 
 
-def say_report(paths: Sequence[str], out: str | None) -> None:
+def run_report(paths: Sequence[str], out: str | None) -> None:
     """Write the page, then print the table it rests on, what is not whole, and where the page is.
 
     Raises:
@@ -32,24 +32,24 @@ def say_report(paths: Sequence[str], out: str | None) -> None:
     if len(runs.runs):
         if runs.rates:
             print("every cell at its best rate, on the seeds that had no part in choosing it where there are such")
-        lines = tabulated(at_best(runs))
-        print(as_text(lines, most=MOST), end="")
-        if len(lines.lines) > MOST:
-            print(f"… {len(lines.lines) - MOST} more in the page")
-    said = verdicts(found.gathered)
-    for line in said[:MOST]:
-        print(visible(line))
-    if len(said) > MOST:
-        print(f"… {len(said) - MOST} more pairs in the page")
-    for row in runs.unread.head(MOST).to_dict("records"):
-        print(visible(f"{row['name']}: {row['status']}: {row['reason']}"))
-    if len(runs.unread) > MOST:
-        print(f"… {len(runs.unread) - MOST} more that are not whole, listed in the page")
+        lines = build_table(best_rate_study(runs))
+        print(table_to_text(lines, most=MAX_TABLE_ROWS), end="")
+        if len(lines.lines) > MAX_TABLE_ROWS:
+            print(f"… {len(lines.lines) - MAX_TABLE_ROWS} more in the page")
+    said = comparison_sentences(found.gathered)
+    for line in said[:MAX_TABLE_ROWS]:
+        print(printable(line))
+    if len(said) > MAX_TABLE_ROWS:
+        print(f"… {len(said) - MAX_TABLE_ROWS} more pairs in the page")
+    for row in runs.unread.head(MAX_TABLE_ROWS).to_dict("records"):
+        print(printable(f"{row['name']}: {row['status']}: {row['reason']}"))
+    if len(runs.unread) > MAX_TABLE_ROWS:
+        print(f"… {len(runs.unread) - MAX_TABLE_ROWS} more that are not whole, listed in the page")
     size = found.path.stat().st_size / 1e6
-    print(f"report       {visible(short(found.path))} ({size:.1f} MB; opens in any browser, needs no network)")
+    print(f"report       {printable(shorter_path(found.path))} ({size:.1f} MB; opens in any browser, needs no network)")
 
 
-def say_table(
+def print_run_table(
     paths: Sequence[str],
     by: Sequence[str],
     metrics: Sequence[str],
@@ -64,24 +64,24 @@ def say_table(
         UserError: a path, a key, a metric or a format is unknown, or there is no run.
     """
     if form not in FORMATS:
-        raise UserError(f"--format={form} is unknown; there are {', '.join(FORMATS)}.{nearest(form, FORMATS)}")
+        raise UserError(f"--format={form} is unknown; there are {', '.join(FORMATS)}.{did_you_mean(form, FORMATS)}")
     roots = [Path(path) for path in paths]
-    found = study(load(roots), roots)
+    found = build_study(load(roots), roots)
     if found.runs.empty:
         raise UserError(f"There is no run to tabulate in {', '.join(paths)}: give a run's or a sweep's directory.")
-    tuning = column(found.runs, "race") == "tuning"
+    tuning = column_or_blanks(found.runs, "race") == "tuning"
     if tuning.any() and not tuning.all():
         # Their seeds chose the rates: what they reach is no part of the comparison.
         found = replace(found, runs=found.runs[~tuning].reset_index(drop=True))
         print(f"initlab: {tuning.sum()} runs that tuned the rates of a race are left out.", file=sys.stderr)
     if best_rate:
-        found = at_best(found)
-    table = tabulated(found, split(by), split(metrics), across, best)
+        found = best_rate_study(found)
+    table = build_table(found, nonempty_words(by), nonempty_words(metrics), across, best)
     print(FORMATS[form](table), end="")
     if best and not any(found is not None and found.best for line in table.lines for found in line.entries):
         print(
             "initlab: nothing is marked: no entry is better than all its rivals beyond what seeds do, which it takes "
-            f"{ENOUGH} common seeds to tell.",
+            f"{MIN_SEEDS} common seeds to tell.",
             file=sys.stderr,
         )
     if table.mixed:
@@ -91,17 +91,17 @@ def say_table(
         )
 
 
-def verdicts(found: Gathered) -> list[str]:
+def comparison_sentences(found: ReportData) -> list[str]:
     """Return a sentence for every pair of schemes that was compared, decided ones first; one for all with few seeds."""
     metric = (found.metric or "").replace("_", " ")
-    factor, unit = (100, " points") if is_share(metric) else (1, "")
+    factor, unit = (100, " points") if is_percentage(metric) else (1, "")
     said = []
     pairs, few = found.payload["pairs"], found.payload["few"]
     if few:
         seeds = f"{few[0]}" if few[0] == few[-1] else f"{few[0]} to {few[-1]}"
         said.append(
             f"{len(few)} {'pair' if len(few) == 1 else 'pairs'} of schemes cannot be compared: {seeds} common seeds, "
-            f"and it takes {ENOUGH}"
+            f"and it takes {MIN_SEEDS}"
         )
     if pairs:
         hold = (
@@ -109,33 +109,35 @@ def verdicts(found: Gathered) -> list[str]:
         )
         said.append(f"differences in {metric}; at 95 % {hold}{' at once' if len(pairs) > 1 else ''}:")
     for row in sorted(pairs, key=lambda row: VERDICTS.index(row["verdict"])):
-        place = [text(row["activation"]), f"depth {text(row['depth'])}", text(row["setting"])]
+        place = [value_text(row["activation"]), f"depth {value_text(row['depth'])}", value_text(row["setting"])]
         where = ", ".join(part for part in place if part)
         first, second = row["first"], row["second"]
-        gap, low, high = (rounded(factor * (row[key] or 0), 3, "g", "+") for key in ("difference", "low", "high"))
+        gap, low, high = (
+            format_rounded(factor * (row[key] or 0), 3, "g", "+") for key in ("difference", "low", "high")
+        )
         told = f"{gap}{unit} [{low}, {high}], p {row['p'] or 0:.2g}, {row['n']} seeds"
         told += "" if row["seeds"] == "all seeds" else f", {row['seeds']}"
         if row["verdict"] == "better":
             said.append(f"{where}: {first} is better than {second}: {told}")
             continue
-        size = rounded(factor * row["margin"], 2, "g")
+        size = format_rounded(factor * row["margin"], 2, "g")
         matters = f"{size}{unit if size != '1' else ' point'}" if unit else f"a loss of {size}"
         why = f"within ± {matters}" if "noise" in row["verdict"] else f"it may be 0, or more than {matters}"
         said.append(f"{where}: {first} against {second}: {row['verdict']}, {why}: {told}")
     return said
 
 
-def at_best(found: Study) -> Study:
+def best_rate_study(found: Study) -> Study:
     """Return a study of the runs at their cell's best rate."""
     return replace(found, runs=found.runs[found.runs["best_rate"]].reset_index(drop=True), rates=False)
 
 
-def split(words: Sequence[str]) -> list[str]:
+def nonempty_words(words: Sequence[str]) -> list[str]:
     """Leave out what is empty."""
     return [word.strip() for word in words if word.strip()]
 
 
-def short(path: Path) -> str:
+def shorter_path(path: Path) -> str:
     """Return a path from here where that is shorter."""
     try:
         return min(str(path), os.path.relpath(path), key=len)

@@ -8,75 +8,84 @@ from rich.table import Table
 from rich.text import Text
 
 from initlab.errors import UserError
-from initlab.records.row_checks import number_of
+from initlab.records.row_checks import read_number
 from initlab.reproduce.specification import Experiment, experiment, names
 from initlab.system.escape import json_text, print
-from initlab.system.safe_reading import read_json, short, why
-from initlab.system.terminal import WIDE, Screen, duration
+from initlab.system.safe_reading import abbreviate, error_reason, read_json
+from initlab.system.terminal import FILE_WIDTH, SafeConsole, format_duration
 
 COSTS = Path(__file__).with_name("costs.json")
 """Seconds that each experiment took when its verdict in the documentation was measured, on two cores."""
-STYLE = {"holds": "green", "does not hold": "red", "undecided": "yellow", "holds only at the untuned rate": "yellow"}
+VERDICT_STYLES = {
+    "holds": "green",
+    "does not hold": "red",
+    "undecided": "yellow",
+    "holds only at the untuned rate": "yellow",
+}
 
 
-def run(chosen: Sequence[str], mode: str, root: str, as_json: bool = False) -> None:
+def run_reproduce(chosen: Sequence[str], mode: str, root: str, as_json: bool = False) -> None:
     """List the experiments when none is chosen; else run and judge those chosen, one after another.
 
     Raises:
         UserError: a name is no experiment's.
     """
     if not chosen:
-        say_list(Path(root), as_json)
+        print_experiments(Path(root), as_json)
         return
-    from initlab.reproduce.run import reproduce, workers_kept
+    from initlab.reproduce.run import keep_workers, reproduce
 
     wanted = names() if list(chosen) == ["all"] else list(chosen)
     if "all" in wanted:
         raise UserError("`all` stands for every experiment: give it alone, or names.")
     for name in wanted:
         experiment(name)  # a wrong name is said before anything runs
-    console = Screen(stderr=True)
+    console = SafeConsole(stderr=True)
     records = []
-    with workers_kept():
+    with keep_workers():
         for number, name in enumerate(wanted, start=1):
             at = f"{name} ({number} of {len(wanted)})"
             console.print(f"{at}: {experiment(name).question}", highlight=False, markup=False)
             verdict = reproduce(name, mode, root)
             records.append(verdict.record())
             if not as_json:
-                say(records[-1], verdict.directory)
+                print_verdict(records[-1], verdict.directory)
     if as_json:
         print(json_text(records, indent=1, default=str))
     elif len(records) > 1:
-        say_table(records)
+        print_verdicts(records)
 
 
-def screen() -> Screen:
+def output_console() -> SafeConsole:
     """Return a console that is wide where the output goes to a file."""
-    console = Screen()
-    return console if console.is_terminal else Screen(width=WIDE)
+    console = SafeConsole()
+    return console if console.is_terminal else SafeConsole(width=FILE_WIDTH)
 
 
-def say(record: dict[str, Any], directory: Path) -> None:
+def print_verdict(record: dict[str, Any], directory: Path) -> None:
     """Print one verdict with its criteria."""
-    console = screen()
+    console = output_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("criterion", "bound", "measured", "by halves", ""):
         table.add_column(column, overflow="fold")
     for heading, rows in (("", record["criteria"]), ("at tuned rates: ", record["tuned_criteria"] or [])):
         for row in rows:
-            mark = Text(row["verdict"], STYLE[row["verdict"]])
-            table.add_row(heading + row["says"], bound(row), figure(row["value"]), by_halves(row), mark)
+            mark = Text(row["verdict"], VERDICT_STYLES[row["verdict"]])
+            table.add_row(
+                heading + row["says"], criterion_bound(row), measured_text(row["value"]), halves_text(row), mark
+            )
     console.print(table)
-    console.print(Text.assemble((record["claim"], ""), " → ", (record["verdict"], STYLE[record["verdict"]])))
-    console.print(Text(f"{len(record['seeds'])} seeds, {record['runs']} networks, {duration(record['seconds'])}"))
+    console.print(Text.assemble((record["claim"], ""), " → ", (record["verdict"], VERDICT_STYLES[record["verdict"]])))
+    console.print(
+        Text(f"{len(record['seeds'])} seeds, {record['runs']} networks, {format_duration(record['seconds'])}")
+    )
     console.print(Text(f"{directory / 'report.html'}\n{directory / 'verdict.json'}\n"))
 
 
-def bound(row: dict[str, Any]) -> str:
+def criterion_bound(row: dict[str, Any]) -> str:
     """Write a criterion's bound.
 
-    >>> bound({"above": None, "below": 1.5}), bound({"above": 1, "below": 2})
+    >>> criterion_bound({"above": None, "below": 1.5}), criterion_bound({"above": 1, "below": 2})
     ('< 1.5', '1 to 2')
     """
     if row["above"] is not None and row["below"] is not None:
@@ -84,34 +93,34 @@ def bound(row: dict[str, Any]) -> str:
     return f"> {row['above']:g}" if row["below"] is None else f"< {row['below']:g}"
 
 
-def figure(value: Any) -> str:
+def measured_text(value: Any) -> str:
     """Write a measured number; what could not be measured is a dash.
 
-    >>> figure(0.12345), figure(float("nan"))
+    >>> measured_text(0.12345), measured_text(float("nan"))
     ('0.1235', '–')
     """
     return "–" if value != value else f"{float(value):.4g}"
 
 
-def by_halves(row: dict[str, Any]) -> str:
+def halves_text(row: dict[str, Any]) -> str:
     """Write what each half of the seeds gave."""
-    return row.get("problem") or " / ".join(figure(value) for value in row["halves"])
+    return row.get("problem") or " / ".join(measured_text(value) for value in row["halves"])
 
 
-def say_table(records: Sequence[dict[str, Any]]) -> None:
+def print_verdicts(records: Sequence[dict[str, Any]]) -> None:
     """Print claim and verdict of several experiments."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("experiment", "claim", "untuned", "tuned", "verdict", "took"):
         table.add_column(column, no_wrap=column == "experiment", overflow="fold")
     for r in records:
-        verdict = Text(r["verdict"], STYLE[r["verdict"]])
-        table.add_row(r["name"], r["claim"], r["untuned"], r["tuned"] or "", verdict, duration(r["seconds"]))
-    screen().print(table)
+        verdict = Text(r["verdict"], VERDICT_STYLES[r["verdict"]])
+        table.add_row(r["name"], r["claim"], r["untuned"], r["tuned"] or "", verdict, format_duration(r["seconds"]))
+    output_console().print(table)
 
 
-def say_list(root: Path, as_json: bool) -> None:
+def print_experiments(root: Path, as_json: bool) -> None:
     """Print every experiment with its paper, its claim, and what it cost here or, before that, on two cores."""
-    rows = [about(experiment(name), root) for name in names()]
+    rows = [experiment_row(experiment(name), root) for name in names()]
     if as_json:
         print(json_text(rows, indent=1))
         return
@@ -119,25 +128,25 @@ def say_list(root: Path, as_json: bool) -> None:
     for column in ("name", "paper", "claim", "cost", "last verdict"):
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for row in rows:
-        last = Text(row["verdict"], STYLE.get(row["verdict"], "red"))
+        last = Text(row["verdict"], VERDICT_STYLES.get(row["verdict"], "red"))
         table.add_row(row["name"], row["paper"], row["claim"], row["cost"], last)
-    screen().print(table)
+    output_console().print(table)
     print("\n`initlab reproduce NAME` runs one and judges it; `initlab reproduce all --quick` the whole table.")
 
 
-def about(found: Experiment, root: Path) -> dict[str, Any]:
+def experiment_row(found: Experiment, root: Path) -> dict[str, Any]:
     """Return one row of the list."""
     row = {"name": found.name, "paper": found.paper, "claim": found.claim, "verdict": ""}
     last = root / f"{found.name}-quick" / "verdict.json"
     if last.exists() or last.is_symlink():
         try:
             record = read_json(last)
-            cost = f"{duration(number_of(record, 'seconds') or 0.0)} here"
-            if str(record.get("verdict")) not in STYLE:
-                raise ValueError(f"there is no verdict {short(record.get('verdict'))}")
+            cost = f"{format_duration(read_number(record, 'seconds') or 0.0)} here"
+            if str(record.get("verdict")) not in VERDICT_STYLES:
+                raise ValueError(f"there is no verdict {abbreviate(record.get('verdict'))}")
             return row | {"cost": cost, "verdict": record["verdict"]}
         except (OSError, ValueError, OverflowError) as error:
-            row["verdict"] = f"verdict.json cannot be read ({why(error)})"
+            row["verdict"] = f"verdict.json cannot be read ({error_reason(error)})"
     seconds = read_json(COSTS).get(found.name)
-    cost = "not yet measured" if seconds is None else f"{duration(seconds)} on two cores"
+    cost = "not yet measured" if seconds is None else f"{format_duration(seconds)} on two cores"
     return row | {"cost": cost}

@@ -19,30 +19,37 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from initlab.config import Config
-from initlab.config.compose import register, to_config
-from initlab.config.help import program
-from initlab.config.hydra_errors import translated
+from initlab.config.compose import register_config, to_config
+from initlab.config.help import program_name
+from initlab.config.hydra_errors import translate_hydra_errors
 from initlab.config.naming import run_name
 from initlab.config.option_files import conf_dir
-from initlab.config.overrides import canonical, refuse_malformed, split, sweeps_by_itself, typed_keys, waiting
+from initlab.config.overrides import (
+    canonical_overrides,
+    defer_option_keys,
+    is_sweep_experiment,
+    refuse_malformed,
+    split_arguments,
+    typed_keys,
+)
 from initlab.config.typing_slips import refuse_slips
-from initlab.errors import Interrupted, UserError, here, nearest
+from initlab.errors import Interrupted, UserError, did_you_mean, working_directory
 from initlab.system.escape import print
-from initlab.system.startup import modules_loading
-from initlab.system.streams import reader_may_leave, tell
+from initlab.system.startup import fast_imports
+from initlab.system.streams import print_stderr, tolerate_lost_output
 
-DISK = {
+DISK_ERRNOS = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
     if hasattr(errno, name)
 }
 
 
-OF_SWEEPS = {"sweep.name", "sweep.grids", "sweep.exclude", "sweep.order", "sweep.impossible", "sweep.max_group"}
-SHOWING = {"--cfg", "-c", "--info", "-i"}  # flags that show a configuration, and run nothing
+SWEEP_ONLY_KEYS = {"sweep.name", "sweep.grids", "sweep.exclude", "sweep.order", "sweep.impossible", "sweep.max_group"}
+INFO_FLAGS = {"--cfg", "-c", "--info", "-i"}  # flags that show a configuration, and run nothing
 
 
-class PastHydra(BaseException):
+class HydraBypass(BaseException):
     """Carries an exception past Hydra, which prints lines of its own about every Exception that it sees."""
 
     def __init__(self, error: Exception):
@@ -51,7 +58,7 @@ class PastHydra(BaseException):
 
 
 @dataclass
-class Session:
+class InvocationState:
     """What happened between the door's opening and its closing."""
 
     statuses: list[str] = field(default_factory=list)
@@ -60,10 +67,10 @@ class Session:
 
     def make(self, wanted: Path, exactly: bool) -> Path:
         """Make the run's directory and return it; unless it is wanted exactly, one that no other run has taken."""
-        from initlab.system.files import door as writing
-        from initlab.system.files import make_directory, require_room
+        from initlab.system.files import make_directory, require_disk_space
+        from initlab.system.files import os_errors_as_user_errors as writing
 
-        require_room(wanted)
+        require_disk_space(wanted)
         with writing(wanted):
             for parent in reversed([path for path in wanted.parents if not path.exists()]):
                 make_directory(parent)
@@ -99,7 +106,7 @@ class Session:
         return self.directory is not None and (self.directory / "metrics.csv").exists()
 
 
-SESSION = Session()
+INVOCATION = InvocationState()
 
 
 class Gate(Callback):
@@ -108,10 +115,10 @@ class Gate(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what cannot run; take a directory that no other run has."""
         try:
-            with translated():
-                take_directory(config, checked(config))
+            with translate_hydra_errors():
+                make_run_directory(config, check_single_run(config))
         except Exception as error:
-            raise PastHydra(error) from error
+            raise HydraBypass(error) from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what another sweeper would not heed."""
@@ -119,19 +126,19 @@ class Gate(Callback):
             return
         for key in ("dry_run", "sweep.grids", "sweep.exclude"):
             if value := OmegaConf.select(config, key):
-                raise PastHydra(
+                raise HydraBypass(
                     UserError(f"{key}={value} needs initlab's own sweeper: leave hydra/sweeper as it is, or {key} out.")
                 )
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Note how a job ended, alone or in a sweep, for the exit code."""
         summary = job_return.return_value if job_return.status == JobStatus.COMPLETED else {"status": "failed"}
-        SESSION.statuses.append(summary.get("status", "completed") if isinstance(summary, dict) else "completed")
+        INVOCATION.statuses.append(summary.get("status", "completed") if isinstance(summary, dict) else "completed")
 
 
-def checked(composed: DictConfig) -> Config:
+def check_single_run(composed: DictConfig) -> Config:
     """Return the configuration of a single run; raises UserError if it cannot run."""
-    with modules_loading():
+    with fast_imports():
         from initlab.experiment import impossible
         from initlab.sweep.cost import require_memory, size_of_single
 
@@ -139,7 +146,7 @@ def checked(composed: DictConfig) -> Config:
     if config.race:
         raise UserError("race=true compares the cells of a sweep, and this is a single run: add -m and what differs.")
     for override in composed.hydra.overrides.task:
-        if override.lstrip("+").partition("=")[0] in OF_SWEEPS:
+        if override.lstrip("+").partition("=")[0] in SWEEP_ONLY_KEYS:
             raise UserError(f"{override} is about a sweep, and this is a single run: add -m, or leave it out.")
     reason = impossible(config)
     if reason is not None:
@@ -148,7 +155,7 @@ def checked(composed: DictConfig) -> Config:
     return config
 
 
-def take_directory(composed: DictConfig, config: Config) -> None:
+def make_run_directory(composed: DictConfig, config: Config) -> None:
     """Make the run's directory and tell Hydra; the one that the user named is taken as it is."""
     HydraConfig.instance().set_config(composed)
     wanted = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
@@ -157,10 +164,10 @@ def take_directory(composed: DictConfig, config: Config) -> None:
         raise SystemExit(0)
     named = any(override.lstrip("+").startswith("hydra.run.dir=") for override in composed.hydra.overrides.hydra)
     with read_write(composed.hydra):
-        composed.hydra.run.dir = str(SESSION.make(wanted, exactly=named))
+        composed.hydra.run.dir = str(INVOCATION.make(wanted, exactly=named))
 
 
-def task(composed: DictConfig) -> dict[str, Any]:
+def run_job(composed: DictConfig) -> dict[str, Any]:
     """Run one job in the directory that Hydra chose for it."""
     job = HydraConfig.get()
     try:
@@ -174,94 +181,94 @@ def task(composed: DictConfig) -> dict[str, Any]:
                 [config], [Path(job.runtime.output_dir)], line.update, swept=typed_keys(job.overrides.task)
             )
     except Exception as error:
-        raise PastHydra(error) from error
+        raise HydraBypass(error) from error
     show_run(run_name(config), summary, tensorboard=config.log.tensorboard)
     if summary["status"] == "diverged" or summary.get("trained") is False:
-        say_why(Path(summary["path"]))
+        explain_failure(Path(summary["path"]))
     if summary["status"] == "failed":
-        tell(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.")
+        print_stderr(f"initlab: the run failed; its traceback is in {summary['path']}/run.log.")
     return summary
 
 
-def say_why(directory: Path) -> None:
+def explain_failure(directory: Path) -> None:
     """Print what the run's own rows say of why it did not train; the run itself is done and recorded."""
-    from initlab.report.diagnosis import explain
+    from initlab.report.diagnosis import explain_directory
 
     try:
-        print(f"went wrong   {explain(directory)}")
+        print(f"went wrong   {explain_directory(directory)}")
     except (OSError, UserError) as error:
         print(f"initlab: the rows of {directory} cannot be read back: {error}", file=sys.stderr)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run_train(arguments: Sequence[str] | None = None) -> int:
     """Train one network or a grid: compose with Hydra, run, and return the exit code.
 
     2 for what the user got wrong, 1 for what failed while running, 130 or 143 for an interruption, 0 otherwise:
     divergence is a result. With HYDRA_FULL_ERROR=1 in the environment the traceback is shown beside the sentence.
     """
-    SESSION.__init__()  # type: ignore[misc]
+    INVOCATION.__init__()  # type: ignore[misc]
     full, code = os.environ.get("HYDRA_FULL_ERROR", "0") == "1", 0
-    with reader_may_leave():
+    with tolerate_lost_output():
         try:
-            through_hydra(sys.argv[1:] if arguments is None else list(arguments))
+            run_hydra(sys.argv[1:] if arguments is None else list(arguments))
         except UserError as error:
-            SESSION.undo()
+            INVOCATION.undo()
             code = error.code
             if full:
-                tell("".join(traceback.format_exception(error)), end="")
-            tell(f"initlab: {error}{kept()}")
+                print_stderr("".join(traceback.format_exception(error)), end="")
+            print_stderr(f"initlab: {error}{recorded_so_far()}")
         except Interrupted as stop:
             code = 128 + stop.signal
-            tell(f"\ninitlab: interrupted: {stop.remedy}")
+            print_stderr(f"\ninitlab: interrupted: {stop.remedy}")
         except KeyboardInterrupt:
             code = 130
-            tell(f"\ninitlab: interrupted.{kept()}")
-    return code or (1 if "failed" in SESSION.statuses else 0)
+            print_stderr(f"\ninitlab: interrupted.{recorded_so_far()}")
+    return code or (1 if "failed" in INVOCATION.statuses else 0)
 
 
-def kept() -> str:
+def recorded_so_far() -> str:
     """Say where the records of a run that did not end are."""
-    return f" What it recorded so far is in {SESSION.directory}." if SESSION.has_steps() else ""
+    return f" What it recorded so far is in {INVOCATION.directory}." if INVOCATION.has_steps() else ""
 
 
-def through_hydra(arguments: list[str]) -> None:
+def run_hydra(arguments: list[str]) -> None:
     """Hand flags and overrides to Hydra; what it, or the disk, has against them is raised as UserError."""
-    here()
+    working_directory()
     refuse_slips(arguments)
-    flags, overrides = split(arguments)
-    refuse_flags(flags)
-    overrides = canonical(overrides)
+    flags, overrides = split_arguments(arguments)
+    refuse_unknown_flags(flags)
+    overrides = canonical_overrides(overrides)
     refuse_malformed(overrides)
-    if {"-m", "--multirun"} & set(flags) or (sweeps_by_itself(overrides) and not SHOWING & {*flags}):
-        overrides = waiting(overrides)
-    register()
-    app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
-    with as_command_line([*flags, *overrides]), disk_in_words(), translated():
+    if {"-m", "--multirun"} & set(flags) or (is_sweep_experiment(overrides) and not INFO_FLAGS & {*flags}):
+        overrides = defer_option_keys(overrides)
+    register_config()
+    app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run_job)
+    with hydra_command_line([*flags, *overrides]), translate_disk_errors(), translate_hydra_errors():
         try:
             app()
-        except PastHydra as carrier:
+        except HydraBypass as carrier:
             raise carrier.error from None
 
 
 @contextmanager
-def disk_in_words() -> Iterator[None]:
+def translate_disk_errors() -> Iterator[None]:
     """Turn what the disk refuses to a run, by whatever hand, into UserError."""
     try:
         yield
     except OSError as error:
         # A name may be too long to be even looked for, before there is a directory.
         long = error.errno == errno.ENAMETOOLONG and error.filename is not None
-        place = SESSION.directory or (Path(os.fsdecode(error.filename)) if long else None)
-        if error.errno not in DISK or place is None:
+        place = INVOCATION.directory or (Path(os.fsdecode(error.filename)) if long else None)
+        if error.errno not in DISK_ERRNOS or place is None:
             raise
-        from initlab.system.files import door as writing
+        from initlab.system.files import os_errors_as_user_errors as writing
 
         with writing(place):
             raise
 
 
 @contextmanager
-def as_command_line(arguments: list[str]) -> Iterator[None]:
+def hydra_command_line(arguments: list[str]) -> Iterator[None]:
     """Let Hydra read these arguments, and raise what goes wrong instead of printing it and leaving."""
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [argv[0], *arguments]
@@ -276,7 +283,7 @@ def as_command_line(arguments: list[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full
 
 
-def refuse_flags(flags: list[str]) -> None:
+def refuse_unknown_flags(flags: list[str]) -> None:
     """Refuse flags that Hydra does not have, in a sentence instead of argparse's page."""
     parser = get_args_parser()
     known = [form for action in parser._actions for form in action.option_strings]
@@ -284,14 +291,14 @@ def refuse_flags(flags: list[str]) -> None:
     def refuse(message: str) -> NoReturn:
         flag = next((f for f in flags if f.startswith("-") and f.partition("=")[0] not in known), None)
         if flag is None:
-            raise UserError(f"{message}: `{program()} --hydra-help` explains the flags.")
+            raise UserError(f"{message}: `{program_name()} --hydra-help` explains the flags.")
         name, _, value = flag.lstrip("-").partition("=")
         raise UserError(
             f"{flag} is no flag: keys are written without dashes ({name}={value or '…'}), and "
-            f"`{program()} --hydra-help` lists the flags.{nearest(flag, known)}"
+            f"`{program_name()} --hydra-help` lists the flags.{did_you_mean(flag, known)}"
         )
 
-    shows = sorted((SHOWING | {"--run", "-r"}) & {flag.partition("=")[0] for flag in flags})
+    shows = sorted((INFO_FLAGS | {"--run", "-r"}) & {flag.partition("=")[0] for flag in flags})
     if shows and {"-m", "--multirun"} & set(flags):
         raise UserError(f"{shows[0]} and -m do not go together: leave -m out, and give every key a single value.")
     parser.error = refuse  # type: ignore[method-assign]

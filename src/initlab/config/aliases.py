@@ -48,7 +48,7 @@ ACT_ALIASES: dict[str, str] = {
 ALIASES: dict[str, dict[str, str]] = {"init": SCHEME_ALIASES, "act": ACT_ALIASES}
 
 # What other programs call a key, and people do: where one is no key, the other is meant.
-KEY_WORDS: dict[str, str] = {
+KEY_ALIASES: dict[str, str] = {
     word: key
     for key, words in {
         "init": "scheme schemes initializer initialiser initialization initialisation weight_init",

@@ -11,23 +11,23 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from initlab.config.checks import check, known_keys, nearest_key
-from initlab.config.help import examples_text, keys_text, program
-from initlab.config.hydra_errors import translated, unknown_of_option
+from initlab.config.checks import check_config, known_keys, nearest_key
+from initlab.config.help import examples_text, keys_text, program_name
+from initlab.config.hydra_errors import translate_hydra_errors, unknown_option_key_sentence
 from initlab.config.naming import cell_name, run_name
 from initlab.config.option_files import conf_dir, option_keys
-from initlab.config.overrides import canonical, refuse_malformed
-from initlab.config.own_options import offer, own_text
+from initlab.config.overrides import canonical_overrides, refuse_malformed
+from initlab.config.own_options import own_options_text, register_own_options
 from initlab.config.schema import GROUPS, Config
 from initlab.errors import UserError
 
-ONE_HYDRA = threading.RLock()  # it has one state for all threads
+HYDRA_LOCK = threading.RLock()  # it has one state for all threads
 
 
-def register() -> None:
+def register_config() -> None:
     """Tell Hydra the schema, so that unknown keys and wrong types are refused while composing."""
     ConfigStore.instance().store(name="initlab_schema", node=Config, provider="initlab")
-    offer()
+    register_own_options()
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(f"initlab.{name}", resolver, replace=True)
 
@@ -41,11 +41,11 @@ def plain_tree(composed: DictConfig) -> dict[str, Any]:
     }
 
 
-def named(name: Callable[[Config], str]) -> Callable[..., str]:
+def name_resolver(name: Callable[[Config], str]) -> Callable[..., str]:
     """Make a resolver of a naming function: it sees the whole configuration of the job."""
 
     def resolver(*, _root_: DictConfig) -> str:
-        return name(from_plain(plain_tree(_root_)))
+        return name(config_from_plain(plain_tree(_root_)))
 
     return resolver
 
@@ -56,13 +56,13 @@ def sweep_directory(root: str, name: str | None, now: str) -> str:
 
 
 RESOLVERS: dict[str, Callable[..., str]] = {
-    "run_name": named(run_name),
-    "cell_name": named(cell_name),
+    "run_name": name_resolver(run_name),
+    "cell_name": name_resolver(cell_name),
     "sweep_dir": sweep_directory,
     "keys": keys_text,
     "examples": examples_text,
-    "own": own_text,
-    "program": program,
+    "own": own_options_text,
+    "program": program_name,
 }
 
 
@@ -71,19 +71,19 @@ def to_config(composed: DictConfig, overrides: Iterable[str] = ()) -> Config:
 
     Raises UserError naming the key, the value and the remedy.
     """
-    with translated():
+    with translate_hydra_errors():
         plain = plain_tree(composed)
     return checked_config(plain, overrides)
 
 
 def checked_config(plain: dict[str, Any], overrides: Iterable[str] = ()) -> Config:
     """Turn nested plain values into a checked `Config`; arguments and errors as `to_config`."""
-    refuse_strangers(plain)
-    refuse_own_shape(plain, overrides)
-    return check(from_plain(plain))
+    refuse_unknown_keys(plain)
+    refuse_shape_keys(plain, overrides)
+    return check_config(config_from_plain(plain))
 
 
-def from_plain(plain: dict[str, Any]) -> Config:
+def config_from_plain(plain: dict[str, Any]) -> Config:
     """Rebuild a `Config` from nested dictionaries, as `Config.plain()` writes them; extra keys are dropped."""
 
     def build(cls: Any, values: dict[str, Any]) -> Any:
@@ -93,9 +93,9 @@ def from_plain(plain: dict[str, Any]) -> Config:
     return build(Config, plain)
 
 
-def refuse_strangers(plain: dict[str, Any]) -> None:
+def refuse_unknown_keys(plain: dict[str, Any]) -> None:
     """Refuse keys that came in by `+key=…` and went out by `~key`, which Hydra lets pass and nothing would read."""
-    refuse_extra(plain, Config, "")
+    refuse_unknown_fields(plain, Config, "")
     for group in GROUPS:
         chosen = plain[group].get("name")
         expected = option_keys(group, chosen)
@@ -104,7 +104,7 @@ def refuse_strangers(plain: dict[str, Any]) -> None:
         extra = [key for key in plain[group] if key not in (*expected, "name")]
         if extra and chosen != "custom":
             own = [f"{group}.{key}" for key in expected]
-            raise UserError(unknown_of_option(f"{group}.{extra[0]}", f"{group}={chosen}", own))
+            raise UserError(unknown_option_key_sentence(f"{group}.{extra[0]}", f"{group}={chosen}", own))
         if missing := [key for key in expected if key not in plain[group]]:
             raise UserError(
                 f"{group}.{missing[0]} is missing for {group}={chosen}: "
@@ -112,17 +112,17 @@ def refuse_strangers(plain: dict[str, Any]) -> None:
             )
 
 
-def refuse_extra(values: dict[str, Any], cls: Any, prefix: str) -> None:
+def refuse_unknown_fields(values: dict[str, Any], cls: Any, prefix: str) -> None:
     """Refuse keys that the schema has not."""
     known = {f.name: f.type for f in fields(cls)}
     for key, value in values.items():
         if key not in known:
             raise UserError(f"{prefix}{key} is not a key.{nearest_key(prefix + key, known_keys())} Leave it out.")
         if is_dataclass(known[key]):
-            refuse_extra(value, known[key], f"{prefix}{key}.")
+            refuse_unknown_fields(value, known[key], f"{prefix}{key}.")
 
 
-def refuse_own_shape(plain: dict[str, Any], overrides: Iterable[str]) -> None:
+def refuse_shape_keys(plain: dict[str, Any], overrides: Iterable[str]) -> None:
     """Refuse depth, width or act where the model brings its own (torchvision's)."""
     if plain["model"]["name"] != "torchvision":
         return
@@ -138,18 +138,18 @@ def compose_config(overrides: Sequence[str] = ()) -> Config:
     >>> compose_config(["init=he_normal", "act=relu", "depth=3"]).init["name"]
     'he_normal'
     """
-    register()
-    rewritten = canonical(overrides)
+    register_config()
+    rewritten = canonical_overrides(overrides)
     refuse_malformed(rewritten)
-    with translated(), own_hydra():
+    with translate_hydra_errors(), isolated_hydra():
         composed = compose("config", overrides=rewritten)
     return to_config(composed, rewritten)
 
 
 @contextmanager
-def own_hydra() -> Iterator[None]:
+def isolated_hydra() -> Iterator[None]:
     """Compose from initlab's own files, also inside somebody else's Hydra application, which finds its state again."""
-    with ONE_HYDRA:
+    with HYDRA_LOCK:
         theirs = GlobalHydra.instance().hydra
         GlobalHydra.instance().hydra = None
         try:

@@ -13,24 +13,24 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from initlab.config.compose import checked_config, own_hydra, register, to_config
+from initlab.config.compose import checked_config, isolated_hydra, register_config, to_config
 from initlab.config.fast_compose import Composer
-from initlab.config.hydra_errors import endless, translated
-from initlab.config.job_values import Values
-from initlab.config.overrides import canonical, refuse_malformed, waiting
+from initlab.config.hydra_errors import interval_sentence, translate_hydra_errors
+from initlab.config.job_values import JobValues
+from initlab.config.overrides import canonical_overrides, defer_option_keys, refuse_malformed
 from initlab.config.schema import Config
 from initlab.config.typing_slips import refuse_slips
 from initlab.errors import UserError
-from initlab.system.imports import CONTRACTS, is_own, option_name, target_of
+from initlab.system.imports import CONTRACTS, is_target, option_name, target_of
 
-LISTS = ("sweep.exclude", "sweep.grids", "tune.rates")
+LIST_KEYS = ("sweep.exclude", "sweep.grids", "tune.rates")
 """Keys whose values are lists and are never swept: they concern the grid as a whole."""
 
-PER_LAYER = ("mlp", "cnn", "custom")  # models that take a width for every layer
-WHOLE_GRID = ("sweep", "dry_run", "hydra", "race")
+LAYER_WIDTH_MODELS = ("mlp", "cnn", "custom")  # models that take a width for every layer
+GRID_KEYS = ("sweep", "dry_run", "hydra", "race")
 
 
-def expand(
+def expand_grid(
     loader: ConfigLoader,
     arguments: Sequence[str],
     params: Mapping[str, str],
@@ -40,7 +40,7 @@ def expand(
     """Return the overrides of every job: the product of all that is swept, for each sub-grid if there are any.
 
     Arguments: `arguments` of the command line; `params` of an experiment file's `hydra.sweeper.params` and `grids` of
-    `sweep.grids`, both of which the command line overrules key by key; `usual`: `depth` and `model` where a job does
+    `sweep.grids`, both of which the command line overrules key by key; `default_shape`: `depth` and `model` where a job does
     not set them.
 
     Raises UserError when a sub-grid is no mapping, when a list in it may be one value or several, or when nothing is
@@ -58,35 +58,37 @@ def expand(
                 "for example 'sweep.grids=[{init:he_normal,act:relu},{init:siren,act:sin}]'."
             )
         for key in map(str, grid):
-            if key.lstrip("+~").partition(".")[0] in WHOLE_GRID:
+            if key.lstrip("+~").partition(".")[0] in GRID_KEYS:
                 raise UserError(
                     f"sweep.grids holds {key} in a sub-grid, and it concerns the grid as a whole: set it beside."
                 )
-        own = canonical(override_text(str(key), value) for key, value in grid.items())
+        own = canonical_overrides(override_text(str(key), value) for key, value in grid.items())
         refuse_malformed(own)
-        parsed = [known(override, parser) for override in parser.parse_overrides([*defaults, *own, *arguments])]
+        parsed = [expand_glob(override, parser) for override in parser.parse_overrides([*defaults, *own, *arguments])]
         own_jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
         for job in own_jobs:
-            refuse_ambiguous(grid.get("width"), {**usual, **dict(o.lstrip("+").partition("=")[::2] for o in job)})
+            refuse_ambiguous_widths(
+                grid.get("width"), {**usual, **dict(o.lstrip("+").partition("=")[::2] for o in job)}
+            )
         jobs += own_jobs
     if not jobs:
         raise UserError("the grid is empty: a glob, a range or a list matched nothing.")
     return jobs
 
 
-def refuse_ambiguous(widths: Any, cell: Mapping[str, Any]) -> None:
+def refuse_ambiguous_widths(widths: Any, cell: Mapping[str, Any]) -> None:
     """Refuse a list of numbers that may be the widths of one network's layers, or of several networks.
 
     Arguments: `widths` as the grid gives them; `cell`: depth and model of one of its cells.
 
-    >>> refuse_ambiguous([16, 8], {"depth": 3, "model": "mlp"}), refuse_ambiguous([16, 8], {"depth": 2, "model": "vit"})
+    >>> refuse_ambiguous_widths([16, 8], {"depth": 3, "model": "mlp"}), refuse_ambiguous_widths([16, 8], {"depth": 2, "model": "vit"})
     (None, None)
     """
     flat = (
         isinstance(widths, (list, tuple)) and len(widths) > 1 and not any(isinstance(w, (list, tuple)) for w in widths)
     )
     model = str(cell.get("model"))
-    if flat and (model in PER_LAYER or is_own(model)) and str(cell.get("depth")) == str(len(widths)):
+    if flat and (model in LAYER_WIDTH_MODELS or is_target(model)) and str(cell.get("depth")) == str(len(widths)):
         several = ",".join(map(str, widths))
         raise UserError(
             f"width={list(widths)} may be one network of depth {len(widths)} or a network of each width: "
@@ -94,7 +96,7 @@ def refuse_ambiguous(widths: Any, cell: Mapping[str, Any]) -> None:
         )
 
 
-def usual(master: Any) -> dict[str, Any]:
+def default_shape(master: Any) -> dict[str, Any]:
     """Return depth and model of a composed configuration: those of every job that does not set them."""
     return {"depth": master.depth, "model": option_name(master.model)}
 
@@ -108,35 +110,37 @@ def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
     >>> [(config.init["name"], config.seed) for config in configs], directory.name
     ([('he_normal', 0), ('he_normal', 1), ('he_uniform', 0), ('he_uniform', 1)], 'two')
     """
-    register()
+    register_config()
     refuse_slips(overrides)
-    rewritten = canonical(overrides)
+    rewritten = canonical_overrides(overrides)
     refuse_malformed(rewritten)
-    rewritten = waiting(rewritten)
-    with translated(), own_hydra():
+    rewritten = defer_option_keys(rewritten)
+    with translate_hydra_errors(), isolated_hydra():
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", rewritten, RunMode.MULTIRUN, from_shell=False)
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
         assert isinstance(grids, list)
-        jobs = expand(loader, master.hydra.overrides.task, master.hydra.sweeper.params or {}, grids, usual(master))
-        values = Values(Composer(loader, master))
-        configs = [composed(values, job) for job in jobs]
+        jobs = expand_grid(
+            loader, master.hydra.overrides.task, master.hydra.sweeper.params or {}, grids, default_shape(master)
+        )
+        values = JobValues(Composer(loader, master))
+        configs = [compose_grid_job(values, job) for job in jobs]
     return configs, Path(values.composer.directory).absolute()
 
 
-def composed(values: Values, job: Sequence[str]) -> Config:
+def compose_grid_job(values: JobValues, job: Sequence[str]) -> Config:
     """Compose and check one job of a grid."""
     plain = values.of(job)
     return to_config(values.composer.job(job, 0), job) if plain is None else checked_config(plain, job)
 
 
-def known(override: Override, parser: OverridesParser) -> Override:
+def expand_glob(override: Override, parser: OverridesParser) -> Override:
     """Replace a glob by the options that it matches, `custom` left out: that one is the user's own and has to be named.
 
     Raises UserError when it matches nothing, and for an interval, which has no end of values.
     """
     if override.value_type is ValueType.INTERVAL_SWEEP:
-        raise UserError(endless(str(override.input_line)))
+        raise UserError(interval_sentence(str(override.input_line)))
     if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
         return override
     names = [name for name in override.sweep_string_iterator() if name != "custom"]
@@ -166,36 +170,36 @@ def override_text(key: str, value: Any) -> str:
     if key in CONTRACTS and (
         callable(value) or isinstance(value, Iterable)
     ):  # the user's own may be given as the function itself
-        value = [named(key, each) for each in ([value] if callable(value) else value)]
-    if key in LISTS:  # the list itself is the value
-        return f"{key}={literal(list(value))}"
+        value = [import_path_of(key, each) for each in ([value] if callable(value) else value)]
+    if key in LIST_KEYS:  # the list itself is the value
+        return f"{key}={hydra_literal(list(value))}"
     if isinstance(value, Iterable):
-        values = [literal(each) for each in value]
+        values = [hydra_literal(each) for each in value]
         if not values:
             raise UserError(f"{key} is given an empty list: there is nothing to sweep.")
         return f"{key}={','.join(values)}"
-    return f"{key}={literal(value)}"
+    return f"{key}={hydra_literal(value)}"
 
 
-def named(key: str, value: Any) -> Any:
+def import_path_of(key: str, value: Any) -> Any:
     """Return what a function or class of the user's own is imported by; any other value as it is."""
     return target_of(value, key) if callable(value) else value
 
 
-def literal(value: Any) -> str:
+def hydra_literal(value: Any) -> str:
     """Write one value in Hydra's grammar.
 
-    >>> literal(True), literal(0.1), literal("he_normal"), literal({"init": ["zeros", "it's"]})
+    >>> hydra_literal(True), hydra_literal(0.1), hydra_literal("he_normal"), hydra_literal({"init": ["zeros", "it's"]})
     ('true', '0.1', 'he_normal', "{init:[zeros,'it\\\\'s']}")
     """
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
+        return "{" + ",".join(f"{k}:{hydra_literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, str):
         plain = value.replace("_", "").replace(".", "").replace("-", "").replace("/", "").replace(":", "").isalnum()
         return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(literal, value)) + "]"
+        return "[" + ",".join(map(hydra_literal, value)) + "]"
     # numpy's and torch's numbers write themselves as Python's do.
     return str(value.item() if hasattr(value, "item") else value)

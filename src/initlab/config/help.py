@@ -19,14 +19,14 @@ def key_rows(cls: Any = Config, prefix: str = "") -> list[tuple[str, str, str]]:
         if dataclasses.is_dataclass(f.type):
             rows += key_rows(f.type, f"{prefix}{f.name}.")
         elif not prefix and f.name in GROUPS:
-            rows.append((f.name, shown(f), f.metadata["help"]))
+            rows.append((f.name, default_text(f), f.metadata["help"]))
             rows += [(k, default, text) for k, (default, text) in OPTION_KEYS.items() if k.startswith(f"{f.name}.")]
         else:
-            rows.append((prefix + f.name, shown(f), f.metadata["help"]))
+            rows.append((prefix + f.name, default_text(f), f.metadata["help"]))
     return rows if prefix else rows + [(key, *facts) for key, facts in LAUNCHER_KEYS.items()]
 
 
-def shown(f: dataclasses.Field) -> str:
+def default_text(f: dataclasses.Field) -> str:
     """Write a default as it is typed on the command line; a group's is the name of its option."""
     value = f.default_factory() if callable(f.default_factory) else f.default
     if isinstance(value, dict):
@@ -34,7 +34,7 @@ def shown(f: dataclasses.Field) -> str:
     return "null" if value is None else str(value).lower()
 
 
-def program() -> str:
+def program_name() -> str:
     """Say how the door was called: from a checkout, or as installed."""
     return "python train.py" if Path(sys.argv[0]).name == "train.py" else "initlab train"
 
@@ -52,7 +52,7 @@ def examples_text() -> str:
     return "\n".join(f"  {axis:<{width}}  {example}" for axis, example in EXAMPLES.items()) + "\n"
 
 
-def markdown() -> str:
+def keys_markdown() -> str:
     """Write the table of keys for the README."""
     lines = [f"| `{k}` | {d} | {text} |" for k, d, text in key_rows()]
     return "\n".join(["| key | default | what it is |", "|---|---|---|", *lines])

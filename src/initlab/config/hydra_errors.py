@@ -11,86 +11,88 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
 from initlab.config.aliases import ALIASES
-from initlab.config.checks import RULES, known_keys, nearest_key, refusal, typed
-from initlab.config.help import program
-from initlab.config.option_files import option_keys, options
+from initlab.config.checks import RULES, command_line_text, known_keys, nearest_key, refusal_text
+from initlab.config.help import program_name
+from initlab.config.option_files import option_keys, option_names
 from initlab.config.schema import GROUPS
-from initlab.errors import UserError, nearest
+from initlab.errors import UserError, did_you_mean
 
-FUNCTIONS = ("range", "glob", "choice", "interval", "shuffle", "sort", "tag", "int", "float", "str", "bool")
-QUOTES = """, as in "sweep.name='a(b)'\""""
-CATALOGUES = {"init": "`initlab schemes` lists all", "act": "`initlab activations` lists all"}
+OVERRIDE_FUNCTIONS = ("range", "glob", "choice", "interval", "shuffle", "sort", "tag", "int", "float", "str", "bool")
+QUOTES_EXAMPLE = """, as in "sweep.name='a(b)'\""""
+CATALOGUE_HINTS = {"init": "`initlab schemes` lists all", "act": "`initlab activations` lists all"}
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translate_hydra_errors() -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise inside the block into UserError; everything else passes."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(sentence(error)) from error
+        raise UserError(error_sentence(error)) from error
 
 
-def sentence(error: BaseException) -> str:
+def error_sentence(error: BaseException) -> str:
     """Say what the user got wrong and what to do."""
-    text, cause = first_line(error), error.__cause__
+    text, cause = first_line_of_error(error), error.__cause__
     if isinstance(error, MissingConfigException):
-        return missing_option(error)
+        return missing_option_sentence(error)
     if isinstance(error, OverrideParseException):
         called = re.search(r"=\s*(?:.*[,\[])?\s*([A-Za-z_]\w*)\(", str(error.override))
-        if called and called[1] not in FUNCTIONS:
-            return f"{error.override}: there is no {called[1]}(…): list the values, or put a text in quotes{QUOTES}."
+        if called and called[1] not in OVERRIDE_FUNCTIONS:
+            return f"{error.override}: there is no {called[1]}(…): list the values, or put a text in quotes{QUOTES_EXAMPLE}."
         why = "" if re.search("Exception|expecting|Error parsing", text) else f" ({text})"
         return f"{error.override} cannot be read as key=value{why}: check its brackets and quotes, as in 'width=[8,4]'."
     if isinstance(error, InterpolationResolutionError):
         return f"{error.full_key} refers to what is not there ({text}): name another key in ${{…}}."
     if found := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
-        return several(found.group(1))
+        return several_values_sentence(found.group(1))
     if found := re.match(r"Could not delete from config. '([^']+)'", text):
         return f"~{found.group(1)} takes out what is not there: leave it out."
     if isinstance(cause, ValidationError) and cause.full_key:
         name = text.removeprefix("Error merging override ").lstrip("+").partition("=")[0]
-        return wrong_kind(name, str(cause.full_key), cause)
+        return wrong_type_sentence(name, str(cause.full_key), cause)
     if found := re.match(r"Could not override '([^']+)'", text):
-        return unknown(found.group(1), cause.parent_node if isinstance(cause, OmegaConfBaseException) else None)
+        return unknown_key_sentence(
+            found.group(1), cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
+        )
     if text.startswith("Additional config directory"):
         return f"{text.rstrip('.')}: give a directory that holds files of options, such as init/mine.yaml."
-    why = f" ({first_line(cause)})" if cause is not None else ""
-    return f"{text.rstrip('.')}{why}: {all_keys()}."
+    why = f" ({first_line_of_error(cause)})" if cause is not None else ""
+    return f"{text.rstrip('.')}{why}: {all_keys_hint()}."
 
 
-def missing_option(error: MissingConfigException) -> str:
+def missing_option_sentence(error: MissingConfigException) -> str:
     """Name the option that does not exist, the nearest ones and the choices."""
     missing = (error.missing_cfg_file or "").removesuffix(".yaml")
     group, _, option = missing.rpartition("/")
     if not group:
-        return f"{first_line(error)}: {all_keys()}."
-    return unknown_option(group, option, sorted(o.removesuffix(".yaml") for o in error.options or []))
+        return f"{first_line_of_error(error)}: {all_keys_hint()}."
+    return unknown_option_sentence(group, option, sorted(o.removesuffix(".yaml") for o in error.options or []))
 
 
-def unknown_option(group: str, option: str, choices: list[str]) -> str:
+def unknown_option_sentence(group: str, option: str, choices: list[str]) -> str:
     """Say that a group has no such option: the nearest names where there are any, else all of them."""
-    near = nearest(option, [*choices, *ALIASES.get(group, ())])
+    near = did_you_mean(option, [*choices, *ALIASES.get(group, ())])
     own = f"; {group}=package.module:function takes your own" if "custom" in choices else ""
     named = [choice for choice in choices if choice != "custom"]
-    if near and group in CATALOGUES:
-        return f"{group}={option} is unknown.{near} {CATALOGUES[group]}{own}."
+    if near and group in CATALOGUE_HINTS:
+        return f"{group}={option} is unknown.{near} {CATALOGUE_HINTS[group]}{own}."
     return f"{group}={option} is unknown.{near} Choose one of {', '.join(named)}{own}."
 
 
-def several(override: str) -> str:
+def several_values_sentence(override: str) -> str:
     """Say how to run every value of a list, or how to choose one."""
     key, _, value = override.partition("=")
     if "interval(" in value:
-        return endless(override)
+        return interval_sentence(override)
     listed = f", or write the list as '{key}=[{value}]'" if key == "width" else ""
     return f"{override} names several values: add -m to run each of them, or choose one{listed}."
 
 
-def endless(override: str) -> str:
+def interval_sentence(override: str) -> str:
     """Say that there are too many numbers between two to run each of them.
 
-    >>> endless("optim.lr=interval(0.01,1)")
+    >>> interval_sentence("optim.lr=interval(0.01,1)")
     'optim.lr=interval(0.01,1) has no end of values, and a grid runs each: list them, as in -m optim.lr=0.01,0.1,1.'
     """
     key = override.partition("=")[0]
@@ -98,54 +100,54 @@ def endless(override: str) -> str:
     return f"{override} has no end of values, and a grid runs each: list them, as in -m {key}={values}."
 
 
-def wrong_kind(name: str, key: str, cause: ValidationError) -> str:
+def wrong_type_sentence(name: str, key: str, cause: ValidationError) -> str:
     """Say what the value of a key must be, which its own rule knows best; `name` is what was typed."""
     if name.startswith(f"{key}."):
         return (
             f"{name} is not a key: {key} is a single value{f', for example {RULES[key][2]}' if key in RULES else ''}."
         )
     if key in RULES:
-        return refusal(key, cause.value)
-    return f"{key}={typed(cause.value)} has a value of the wrong kind ({first_line(cause)})."
+        return refusal_text(key, cause.value)
+    return f"{key}={command_line_text(cause.value)} has a value of the wrong kind ({first_line_of_error(cause)})."
 
 
-def unknown(key: str, siblings: Any) -> str:
+def unknown_key_sentence(key: str, siblings: Any) -> str:
     """Say that there is no such key: what keys the chosen option has, and which options have it."""
     group, _, leaf = key.partition(".")
     known = known_keys()
     if group in GROUPS and leaf and isinstance(siblings, DictConfig) and "name" in siblings:
         own = [f"{group}.{name!s}" for name in siblings if name != "name"]
-        return unknown_of_option(key, f"{group}={siblings['name']}", own)
+        return unknown_option_key_sentence(key, f"{group}={siblings['name']}", own)
     own = [k for k in known if k.startswith(f"{group}.")] if leaf and group not in GROUPS else []
-    rest = f" The keys of {group} are {', '.join(own)}." if own else f" {all_keys()}."
+    rest = f" The keys of {group} are {', '.join(own)}." if own else f" {all_keys_hint()}."
     if group == "hydra":
-        return f"{key} is not a key: `{program()} --cfg hydra` shows Hydra's own."
+        return f"{key} is not a key: `{program_name()} --cfg hydra` shows Hydra's own."
     return f"{key} is not a key.{nearest_key(key, own or known)}{rest}"
 
 
-def unknown_of_option(key: str, chosen: str, own: list[str]) -> str:
+def unknown_option_key_sentence(key: str, chosen: str, own: list[str]) -> str:
     """Say that the chosen option has no such key, and where it is at home."""
     has = f"its keys are {', '.join(own)}" if own[1:] else f"its only key is {own[0]}" if own else "it has no keys"
     plus = f"; a parameter of your own function needs a plus sign: +{key}=…" if chosen.endswith("=custom") else ""
-    if elsewhere := [option for option in having(key) if option != chosen and not option.endswith("=custom")]:
+    if elsewhere := [option for option in options_with_key(key) if option != chosen and not option.endswith("=custom")]:
         others = f"{', '.join(elsewhere[:4])}{' and others' if len(elsewhere) > 4 else ''}"
         return f"{chosen} has no {key} (a key of {others}); {has}{plus}."
-    return f"{chosen} has no {key}; {has}{plus}.{nearest(key, own)}"
+    return f"{chosen} has no {key}; {has}{plus}.{did_you_mean(key, own)}"
 
 
 @functools.cache
-def having(key: str) -> list[str]:
+def options_with_key(key: str) -> list[str]:
     """List the options that have a key: `act.omega` belongs to `act=sin`."""
     group, _, leaf = key.partition(".")
-    return [f"{group}={option}" for option in options(group) if leaf in (option_keys(group, option) or ())]
+    return [f"{group}={option}" for option in option_names(group) if leaf in (option_keys(group, option) or ())]
 
 
-def all_keys() -> str:
+def all_keys_hint() -> str:
     """Say where all keys are listed."""
-    return f"`{program()} --help` lists all keys"
+    return f"`{program_name()} --help` lists all keys"
 
 
-def first_line(error: BaseException | None) -> str:
+def first_line_of_error(error: BaseException | None) -> str:
     """Return the first line of an error's text."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__

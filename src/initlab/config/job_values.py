@@ -13,11 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 from initlab.config.fast_compose import Composer
 from initlab.config.schema import GROUPS
 
-Plain = dict[str, Any]
+PlainValues = dict[str, Any]
 
 
 @dataclass
-class Values:
+class JobValues:
     """Gives the values of jobs as nested plain dictionaries, equal to those of a whole composition.
 
     A job is the option of every group and some values. An option whose file concerns its own group alone is read from
@@ -26,13 +26,15 @@ class Values:
     """
 
     composer: Composer
-    options: dict[str, Plain | None] = field(default_factory=dict)  # "init=zeros" -> its file, None: not so simple
-    bases: dict[tuple[str, ...], Plain | None] = field(default_factory=dict)  # choices -> values, None: not plain
+    options: dict[str, PlainValues | None] = field(
+        default_factory=dict
+    )  # "init=zeros" -> its file, None: not so simple
+    bases: dict[tuple[str, ...], PlainValues | None] = field(default_factory=dict)  # choices -> values, None: not plain
     set_: dict[tuple[str, ...], Any] = field(default_factory=dict)  # choices, key and texts -> value
     composed: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)  # job -> choices left to Hydra
     defaults: dict[tuple[str, ...], set[str]] = field(default_factory=dict)  # choices -> groups that are their file
 
-    def of(self, overrides: Sequence[str]) -> Plain | None:
+    def of(self, overrides: Sequence[str]) -> PlainValues | None:
         """Return the values of a job, or None where it has to be composed as a whole."""
         if self.composer.tools is None or any("${" in text for text in overrides):
             return None
@@ -45,7 +47,7 @@ class Values:
             # The whole composition meets the same problem and says it in Hydra's words.
             return None
 
-    def assembled(self, overrides: Sequence[str], parsed: Sequence[Override]) -> Plain | None:
+    def assembled(self, overrides: Sequence[str], parsed: Sequence[Override]) -> PlainValues | None:
         """Put a job together from its choices and values."""
         chosen = [self.composer.chooses(o) for o in parsed]
         choices = [text for text, choice in zip(overrides, chosen, strict=True) if choice]
@@ -59,9 +61,9 @@ class Values:
         base = self.base(rest)
         if base is None:
             return None
-        plain = {key: copied(value) for key, value in base.items()}
+        plain = {key: copy_plain(value) for key, value in base.items()}
         for group, text in simple.items():
-            plain[group] = copied(self.option(text))
+            plain[group] = copy_plain(self.option(text))
         for key, own in texts.items():
             place = (*rest, "", key, *own)
             if place not in self.set_:
@@ -70,7 +72,7 @@ class Values:
                 return None
             found, there = self.set_[place]
             if there:
-                plain[key] = copied(found)
+                plain[key] = copy_plain(found)
             else:
                 plain.pop(key, None)
         return plain
@@ -112,26 +114,26 @@ class Values:
         keys = list(read.config) if read is not None and OmegaConf.is_dict(read.config) else []
         return [key for key in keys if key in GROUPS and key != group]
 
-    def option(self, text: str) -> Plain | None:
+    def option(self, text: str) -> PlainValues | None:
         """Return the values of an option's file, or None where they are not the whole of the option."""
         if text not in self.options:
             self.options[text] = self.read_option(*text.partition("=")[::2])
         return self.options[text]
 
-    def read_option(self, group: str, name: str) -> Plain | None:
+    def read_option(self, group: str, name: str) -> PlainValues | None:
         """Read an option's file; None where it has a package or defaults of its own, or refers to other keys."""
         read = self.composer.file(f"{group}/{name}") if group in GROUPS else None
         if read is None or read.header.get("package") not in (None, group) or not OmegaConf.is_dict(read.config):
             return None
         plain: Any = OmegaConf.to_container(read.config, resolve=False)
         own = [d for d in read.defaults_list or () if not d.is_self()]
-        return None if own or not isinstance(plain, dict) or odd(plain) or "name" not in plain else plain
+        return None if own or not isinstance(plain, dict) or has_references(plain) or "name" not in plain else plain
 
-    def base(self, choices: tuple[str, ...]) -> Plain | None:
+    def base(self, choices: tuple[str, ...]) -> PlainValues | None:
         """Return the values that Hydra composes from these choices; None where any refers to another."""
         if choices not in self.bases:
             found: Any = OmegaConf.to_container(self.without_hydra(choices), resolve=False)
-            self.bases[choices] = None if odd(found) else found
+            self.bases[choices] = None if has_references(found) else found
         return self.bases[choices]
 
     def without_hydra(self, choices: tuple[str, ...]) -> DictConfig:
@@ -150,21 +152,21 @@ class Values:
             return None, False
         value = composed[key]
         plain = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
-        return None if odd(plain) else (plain, True)
+        return None if has_references(plain) else (plain, True)
 
 
-def odd(value: Any) -> bool:
+def has_references(value: Any) -> bool:
     """Is there a value that is missing or refers to another key?"""
     text = json.dumps(value, default=str)
     return "${" in text or '"???"' in text
 
 
-def copied(value: Any) -> Any:
+def copy_plain(value: Any) -> Any:
     """Return a copy of nested plain values.
 
-    >>> copied({"a": [1, {"b": 2}]})
+    >>> copy_plain({"a": [1, {"b": 2}]})
     {'a': [1, {'b': 2}]}
     """
     if isinstance(value, dict):
-        return {key: copied(member) for key, member in value.items()}
-    return [copied(member) for member in value] if isinstance(value, list) else value
+        return {key: copy_plain(member) for key, member in value.items()}
+    return [copy_plain(member) for member in value] if isinstance(value, list) else value

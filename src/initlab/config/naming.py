@@ -14,12 +14,12 @@ INCIDENTAL = ("device", "threads", "log", "sweep", "race", "tune", "dry_run", "v
 INCIDENTAL_INSIDE = {"train": ("save", "trained_above"), "data": ("root",)}
 
 
-def determining(config: Config) -> dict[str, Any]:
+def determining_values(config: Config) -> dict[str, Any]:
     """Return the part of a configuration that determines the result."""
     plain = {k: v for k, v in config.plain().items() if k not in INCIDENTAL}
     return {
         k: {
-            name: one_form(value, k, str(v.get("name")), name)
+            name: canonical_number(value, k, str(v.get("name")), name)
             for name, value in v.items()
             if name not in INCIDENTAL_INSIDE.get(k, ())
         }
@@ -29,10 +29,10 @@ def determining(config: Config) -> dict[str, Any]:
     }
 
 
-def one_form(value: Any, group: str, option: str, key: str) -> Any:
+def canonical_number(value: Any, group: str, option: str, key: str) -> Any:
     """Write a number of an option in one form, whether it was typed as 1 or 1.0: that of its default, else the shorter.
 
-    >>> one_form(1, "optim", "sgd", "lr"), one_form(2.0, "init", "he_normal", "gain")
+    >>> canonical_number(1, "optim", "sgd", "lr"), canonical_number(2.0, "init", "he_normal", "gain")
     (1.0, 2)
     """
     if group not in GROUPS or isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -52,13 +52,13 @@ def is_incidental(key: str) -> bool:
     return group in INCIDENTAL or leaf in INCIDENTAL_INSIDE.get(group, ())
 
 
-def digest(config: Config) -> str:
+def config_hash(config: Config) -> str:
     """Return the hash of what determines the result: equal for equal results, whatever the device, logs or names.
 
-    >>> digest(Config(device="cpu")) == digest(Config(device="cuda")), digest(Config(seed=1)) == digest(Config())
+    >>> config_hash(Config(device="cpu")) == config_hash(Config(device="cuda")), config_hash(Config(seed=1)) == config_hash(Config())
     (True, False)
     """
-    text = json.dumps(determining(config), sort_keys=True, default=str)
+    text = json.dumps(determining_values(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -80,4 +80,4 @@ def run_name(config: Config) -> str:
 
 def cell_name(config: Config) -> str:
     """Return the directory of a sweep's cell: the readable name and eight digits of the hash; a grown grid keeps it."""
-    return f"{run_name(config)}-{digest(config)[:8]}"
+    return f"{run_name(config)}-{config_hash(config)[:8]}"

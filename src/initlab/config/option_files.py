@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from initlab.system.safe_reading import mapping, read_yaml_file
+from initlab.system.safe_reading import read_yaml_file, require_mapping
 
 
 def conf_dir() -> Path:
@@ -14,10 +14,10 @@ def conf_dir() -> Path:
 
 
 @functools.cache
-def options(group: str) -> list[str]:
+def option_names(group: str) -> list[str]:
     """List the options of a config group, read from the file names.
 
-    >>> options("optim")
+    >>> option_names("optim")
     ['adagrad', 'adam', 'adamw', 'rmsprop', 'sgd']
     """
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
@@ -40,8 +40,8 @@ def option_values(group: str, name: str) -> dict[str, Any] | None:
     >>> option_values("act", "leaky_relu")
     {'negative_slope': 0.01}
     """
-    if name not in options(group):
+    if name not in option_names(group):
         return None
-    values = mapping(read_yaml_file(conf_dir() / group / f"{name}.yaml", given=True))
+    values = require_mapping(read_yaml_file(conf_dir() / group / f"{name}.yaml", given=True))
     # A file of package _global_ (model=resnet sets depth and width, too) holds the group as one of its keys.
     return {key: value for key, value in values.get(group, values).items() if key != "name"}

@@ -9,83 +9,94 @@ from hydra.errors import HydraException
 
 from initlab.config.aliases import ALIASES
 from initlab.config.checks import RULES, known_keys, nearest_key
-from initlab.config.option_files import option_values, options
+from initlab.config.option_files import option_names, option_values
 from initlab.config.schema import EXAMPLES, GROUPS
-from initlab.config.typing_slips import STRANGE, in_quotes, refuse_strange_key
+from initlab.config.typing_slips import NEEDS_QUOTES, add_quotes, refuse_strange_key
 from initlab.errors import UserError
-from initlab.system.imports import is_own
+from initlab.system.imports import is_target
 
 # Hydra's flags that are followed by a value.
-VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"} | {
+VALUE_FLAGS = {
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+} | {
     "--experimental-rerun",
     "--info",
     "-i",
 }
-SWEEPING = re.compile(r"\b(?:range|glob|choice|interval)\([^()]*\)")
-LISTED = ("sweep.exclude", "sweep.grids", "tune.rates")
-OWN_OR_WORD = re.compile(r"[\w.]+:[\w.]+|[A-Za-z_0-9]+")  # in `module:he` nothing is an alias
-NO_NAME = re.compile(r"\s*(|-?\d[\d.e+-]*|true|false|\{.*|\[.*)\s*", re.IGNORECASE)
+SWEEP_FUNCTION = re.compile(r"\b(?:range|glob|choice|interval)\([^()]*\)")
+LIST_KEYS = ("sweep.exclude", "sweep.grids", "tune.rates")
+TARGET_OR_WORD = re.compile(r"[\w.]+:[\w.]+|[A-Za-z_0-9]+")  # in `module:he` nothing is an alias
+NOT_A_NAME = re.compile(r"\s*(|-?\d[\d.e+-]*|true|false|\{.*|\[.*)\s*", re.IGNORECASE)
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split what was typed into flags (with their values) and overrides, so that flags may stand anywhere.
 
-    >>> split(["init=zeros", "-m", "--config-dir", "mine", "seed=1,2"])
+    >>> split_arguments(["init=zeros", "-m", "--config-dir", "mine", "seed=1,2"])
     (['-m', '--config-dir', 'mine'], ['init=zeros', 'seed=1,2'])
     """
     flags: list[str] = []
     overrides: list[str] = []
     for argument in arguments:
-        value_of_flag = flags and flags[-1] in VALUED and "=" not in argument
+        value_of_flag = flags and flags[-1] in VALUE_FLAGS and "=" not in argument
         (flags if argument.startswith("-") or value_of_flag else overrides).append(argument)
     return flags, overrides
 
 
-def canonical(overrides: Iterable[str]) -> list[str]:
+def canonical_overrides(overrides: Iterable[str]) -> list[str]:
     """Replace aliases in the overrides of `init` and `act`; `glob(…)` is left alone, for it matches file names.
 
-    >>> canonical(["init=xavier_uniform_,he", "act=choice(swish,ReLU)", "init=glob(*)", "seed=1"])
+    >>> canonical_overrides(["init=xavier_uniform_,he", "act=choice(swish,ReLU)", "init=glob(*)", "seed=1"])
     ['init=glorot_uniform,he_normal', 'act=choice(silu,relu)', 'init=glob(*)', 'seed=1']
-    >>> canonical(["init=he,mine:he"])
+    >>> canonical_overrides(["init=he,mine:he"])
     ['init=he_normal,mine:he']
     """
-    return [rewrite(override) for override in overrides]
+    return [canonical_override(override) for override in overrides]
 
 
-def rewrite(override: str) -> str:
+def canonical_override(override: str) -> str:
     """Rewrite one override if it chooses a scheme or an activation, or holds grids.
 
-    >>> rewrite("sweep.grids=[{init: glob(he*), seed: range(2)}]")
+    >>> canonical_override("sweep.grids=[{init: glob(he*), seed: range(2)}]")
     "sweep.grids=[{init: 'glob(he*)', seed: 'range(2)'}]"
-    >>> rewrite("sweep.exclude={init: zeros}")
+    >>> canonical_override("sweep.exclude={init: zeros}")
     'sweep.exclude=[{init: zeros}]'
     """
     key, equals, value = override.partition("=")
-    if equals and (STRANGE.search(value) or "=" in value):
-        value = in_quotes(value)
+    if equals and (NEEDS_QUOTES.search(value) or "=" in value):
+        value = add_quotes(value)
         override = f"{key}={value}"
     group = key.lstrip("+~")
     if group == "sweep.grids" and not re.search("['\"]", value):
         # Hydra's grammar has no sweeps inside a value; as texts they are expanded with the grid they stand in.
-        value = re.sub(SWEEPING, lambda found: repr(found.group()), value)
+        value = re.sub(SWEEP_FUNCTION, lambda found: repr(found.group()), value)
         override = f"{key}={value}"
     if group in ("sweep.exclude", "sweep.grids") and re.fullmatch(r"\s*\{.*\}\s*", value):
         return f"{key}=[{value}]"  # one cell, or several with commas: the brackets of the list were left out
     if not equals or group not in ALIASES or "glob(" in value:
         return override
-    words = re.sub(OWN_OR_WORD, lambda word: word[0] if ":" in word[0] else option(group, word[0]), value)
+    words = re.sub(TARGET_OR_WORD, lambda word: word[0] if ":" in word[0] else canonical_option(group, word[0]), value)
     return f"{key}={words}"
 
 
-def option(group: str, word: str) -> str:
+def canonical_option(group: str, word: str) -> str:
     """Return the canonical name of an alias, of torch's `xavier_normal_` and of torch's `ReLU`; else the word itself.
 
-    >>> option("init", "kaiming_normal_"), option("act", "LeakyReLU"), option("act", "choice")
+    >>> canonical_option("init", "kaiming_normal_"), canonical_option("act", "LeakyReLU"), canonical_option("act", "choice")
     ('he_normal', 'leaky_relu', 'choice')
     """
     for form in (word, word.removesuffix("_"), word.removesuffix("_").lower()):
         name = ALIASES[group].get(form, form)
-        if name in options(group):
+        if name in option_names(group):
             return name
     return word
 
@@ -99,36 +110,36 @@ def refuse_malformed(overrides: Iterable[str]) -> None:
         if not bare:
             raise UserError(f"{override} has no key: write key=value, for example depth=3.")
         if not equals and not override.startswith("~"):
-            raise UserError(f"{override} has no value: {how_to_write(bare)}")
+            raise UserError(f"{override} has no value: {spelling_hint(bare)}")
         if found := re.fullmatch(r"(?:(.+),)?\s*glob\(([^()\[\]]+)\)\s*(?:,(.+))?", value):
             before, pattern, after = found.groups()
-            if any(is_own(name.strip()) for name in f"{before or ''},{after or ''}".split(",")):
-                names = [name for name in fnmatch.filter(options(bare), pattern.strip()) if name != "custom"]
+            if any(is_target(name.strip()) for name in f"{before or ''},{after or ''}".split(",")):
+                names = [name for name in fnmatch.filter(option_names(bare), pattern.strip()) if name != "custom"]
                 mixed = ",".join(filter(None, (before, *names, after)))
                 raise UserError(f"{override} mixes a glob and names: write '{bare}={mixed}'.")
             if before or after:
                 mixed = ",".join(filter(None, (before, pattern, after)))
                 raise UserError(f"{override} mixes a glob and names: write '{bare}=glob([{mixed}])'.")
         listed, _, leaf = bare.rpartition(".")
-        if listed in LISTED and not leaf.isdigit():
+        if listed in LIST_KEYS and not leaf.isdigit():
             raise UserError(f"{bare} is not a key: {listed} is a list, for example {RULES[listed][2]}.")
         if bare in GROUPS and (found := re.fullmatch(r"\s*\[([^\[\]]*,[^\[\]]*)\]\s*", value)):
             several = f"several are written {bare}={found[1]}, in train.py with -m"
             raise UserError(f"{override} names no option of {bare}: {several}.")
-        if bare in GROUPS and equals and (NO_NAME.fullmatch(value) or value in ("null", "None")):
+        if bare in GROUPS and equals and (NOT_A_NAME.fullmatch(value) or value in ("null", "None")):
             raise UserError(
-                f"{override} names no option of {bare}: choose one of {', '.join(options(bare))}, "
+                f"{override} names no option of {bare}: choose one of {', '.join(option_names(bare))}, "
                 f"for example {EXAMPLES[bare].split()[0]}."
             )
 
 
-def waiting(overrides: Sequence[str]) -> list[str]:
+def defer_option_keys(overrides: Sequence[str]) -> list[str]:
     """Let the keys of options that are swept wait for them, as one value that is swept, too.
 
     Hydra first composes the whole sweep, with what is not swept; there `optim.beta1=0.8` would meet the default option,
     which need not have that key. In a sub-grid or an experiment any option may be swept.
 
-    >>> waiting(["optim=adam,adamw", "optim.beta1=0.8", "init.gain=2"])
+    >>> defer_option_keys(["optim=adam,adamw", "optim.beta1=0.8", "init.gain=2"])
     ['optim=adam,adamw', 'optim.beta1=choice(0.8)', 'init.gain=2']
     """
     parser = OverridesParser.create()
@@ -147,10 +158,10 @@ def waiting(overrides: Sequence[str]) -> list[str]:
     return found
 
 
-def sweeps_by_itself(overrides: Iterable[str]) -> bool:
+def is_sweep_experiment(overrides: Iterable[str]) -> bool:
     """Is an experiment chosen whose file says that it is a sweep, so that nobody has to say -m?
 
-    >>> sweeps_by_itself(["experiment=he_2015", "seed=0"]), sweeps_by_itself(["seed=0"])
+    >>> is_sweep_experiment(["experiment=he_2015", "seed=0"]), is_sweep_experiment(["seed=0"])
     (True, False)
     """
     names = [o.partition("=")[2].strip() for o in overrides if o.lstrip("+").startswith("experiment=")]
@@ -158,15 +169,17 @@ def sweeps_by_itself(overrides: Iterable[str]) -> bool:
     return any(((value or {}).get("hydra") or {}).get("mode") == "MULTIRUN" for value in values)
 
 
-def how_to_write(word: str) -> str:
+def spelling_hint(word: str) -> str:
     """Say how a word that stands alone was probably meant: a key without a value, or an option without its group."""
     key, colon, value = word.partition(":")
     if word in ("help", "version"):
         return f"write --{word}."
     if colon and value and key.strip() in (*GROUPS, "experiment", *known_keys()):
         return f"keys and values are joined by =, so write {key.strip()}={value.strip()}."
-    if homes := [group for group in (*GROUPS, "experiment") if option_named(group, word) in options(group)]:
-        return f"write {homes[0]}={option_named(homes[0], word)}."
+    if homes := [
+        group for group in (*GROUPS, "experiment") if canonical_option_of_group(group, word) in option_names(group)
+    ]:
+        return f"write {homes[0]}={canonical_option_of_group(homes[0], word)}."
     known = known_keys()
     if word in known and (word in EXAMPLES or word in RULES):
         example = EXAMPLES[word].split()[0].rstrip(",") if word in EXAMPLES else RULES[word][2]
@@ -179,9 +192,9 @@ def how_to_write(word: str) -> str:
     return f"write key=value, for example depth=3.{nearest_key(word, known)}"
 
 
-def option_named(group: str, word: str) -> str:
+def canonical_option_of_group(group: str, word: str) -> str:
     """Return the option that a word names in a group."""
-    return option(group, word) if group in ALIASES else word
+    return canonical_option(group, word) if group in ALIASES else word
 
 
 def typed_keys(overrides: Sequence[str]) -> list[str]:

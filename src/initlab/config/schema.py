@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 
-def key(default: Any, text: str) -> Any:
+def config_key(default: Any, text: str) -> Any:
     """Declare a key with its default and the sentence that explains it."""
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata={"help": text})
@@ -19,75 +19,83 @@ def key(default: Any, text: str) -> Any:
 class TrainConfig:
     """How long and with what batches."""
 
-    epochs: float = key(5, "passes over the training set")
-    steps: int | None = key(None, "number of updates; wins over epochs")
-    batch_size: int = key(128, "samples per update; the last incomplete batch of an epoch is left out")
-    target_loss: float | None = key(None, "stop once the training loss (mean of 10 steps) is at or below this")
-    trained_above: float | None = key(None, "accuracy that counts as trained; null: halfway between chance and 1")
-    save: bool = key(False, "keep the weights of step 0 and of the end as safetensors")
+    epochs: float = config_key(5, "passes over the training set")
+    steps: int | None = config_key(None, "number of updates; wins over epochs")
+    batch_size: int = config_key(128, "samples per update; the last incomplete batch of an epoch is left out")
+    target_loss: float | None = config_key(None, "stop once the training loss (mean of 10 steps) is at or below this")
+    trained_above: float | None = config_key(
+        None, "accuracy that counts as trained; null: halfway between chance and 1"
+    )
+    save: bool = config_key(False, "keep the weights of step 0 and of the end as safetensors")
 
 
 @dataclass
 class LogConfig:
     """What is written down, and how often."""
 
-    every: int = key(1, "steps between rows of scalars")
-    histograms: int = key(10, "log-spaced records of layers and histograms per run, step 0 included; 0: none")
-    eval_every: int | None = key(None, "steps between evaluations; null: once per epoch")
-    jacobian: bool = key(False, "singular values of the Jacobians ∂h/∂input at step 0: predicted and measured")
-    tensorboard: bool = key(True, "write TensorBoard event files beside the CSV files")
+    every: int = config_key(1, "steps between rows of scalars")
+    histograms: int = config_key(10, "log-spaced records of layers and histograms per run, step 0 included; 0: none")
+    eval_every: int | None = config_key(None, "steps between evaluations; null: once per epoch")
+    jacobian: bool = config_key(False, "singular values of the Jacobians ∂h/∂input at step 0: predicted and measured")
+    tensorboard: bool = config_key(True, "write TensorBoard event files beside the CSV files")
 
 
 @dataclass
 class SweepConfig:
     """What concerns a grid as a whole."""
 
-    name: str | None = key(None, "directory of the sweep under sweep.root; the same name resumes; null: the time")
-    root: str = key("outputs/sweeps", "where sweeps live")
-    exclude: list[Any] = key([], "cells to leave out, e.g. [{init: [zeros, ones], act: relu}]")
-    grids: list[Any] = key([], "sub-grids, concatenated, e.g. [{init: he_normal, act: relu}, {init: siren, act: sin}]")
-    order: str = key("grid", "grid, or shuffle for an early look")
-    impossible: str = key("skip", "cells that cannot exist: skip them, or error")
-    max_group: int | None = key(None, "networks that train together at most; null: as many as fit the memory")
-    memory: float | None = key(None, "GiB that a group may take; null: half of what is free")
-    checkpoint_every: float = key(60.0, "seconds between checkpoints of a group")
+    name: str | None = config_key(
+        None, "directory of the sweep under sweep.root; the same name resumes; null: the time"
+    )
+    root: str = config_key("outputs/sweeps", "where sweeps live")
+    exclude: list[Any] = config_key([], "cells to leave out, e.g. [{init: [zeros, ones], act: relu}]")
+    grids: list[Any] = config_key(
+        [], "sub-grids, concatenated, e.g. [{init: he_normal, act: relu}, {init: siren, act: sin}]"
+    )
+    order: str = config_key("grid", "grid, or shuffle for an early look")
+    impossible: str = config_key("skip", "cells that cannot exist: skip them, or error")
+    max_group: int | None = config_key(None, "networks that train together at most; null: as many as fit the memory")
+    memory: float | None = config_key(None, "GiB that a group may take; null: half of what is free")
+    checkpoint_every: float = config_key(60.0, "seconds between checkpoints of a group")
 
 
 @dataclass
 class TuneConfig:
     """How a race finds the rate of every cell."""
 
-    rates: list[Any] | None = key(
+    rates: list[Any] | None = config_key(
         None, "rates that a race tries; null: half a decade apart around optim.lr, further where the best is at the end"
     )
-    seeds: int = key(3, "seeds that choose a rate (1000, 1001, …); `seed` has those that compare")
+    seeds: int = config_key(3, "seeds that choose a rate (1000, 1001, …); `seed` has those that compare")
 
 
 @dataclass
 class Config:
     """One run: a network, its initialization, its data, its training."""
 
-    init: dict[str, Any] = key({"name": "glorot_uniform"}, "init scheme")
-    act: dict[str, Any] = key({"name": "tanh"}, "activation, with keys of its own such as act.negative_slope")
-    model: dict[str, Any] = key({"name": "mlp"}, "family of networks")
-    data: dict[str, Any] = key({"name": "fashion_mini"}, "data set")
-    optim: dict[str, Any] = key({"name": "sgd"}, "optimizer")
-    depth: int | None = key(5, "hidden layers (resmlp: blocks; resnet: blocks per stage)")
-    width: Any = key(128, "units per hidden layer (channels for convolutions), or a list of length depth")
-    seed: int = key(0, "init seed; data.seed orders the batches")
+    init: dict[str, Any] = config_key({"name": "glorot_uniform"}, "init scheme")
+    act: dict[str, Any] = config_key({"name": "tanh"}, "activation, with keys of its own such as act.negative_slope")
+    model: dict[str, Any] = config_key({"name": "mlp"}, "family of networks")
+    data: dict[str, Any] = config_key({"name": "fashion_mini"}, "data set")
+    optim: dict[str, Any] = config_key({"name": "sgd"}, "optimizer")
+    depth: int | None = config_key(5, "hidden layers (resmlp: blocks; resnet: blocks per stage)")
+    width: Any = config_key(128, "units per hidden layer (channels for convolutions), or a list of length depth")
+    seed: int = config_key(0, "init seed; data.seed orders the batches")
     train: TrainConfig = field(default_factory=TrainConfig)
     log: LogConfig = field(default_factory=LogConfig)
-    device: str = key("auto", "auto (cuda, else mps, else cpu) or a torch device")
-    precision: str = key("fp32", "fp32, bf16 (autocast) or fp64")
-    threads: Any = key(
+    device: str = config_key("auto", "auto (cuda, else mps, else cpu) or a torch device")
+    precision: str = config_key("fp32", "fp32, bf16 (autocast) or fp64")
+    threads: Any = config_key(
         "auto",
         "torch threads; auto: one for a small network that trains alone, else torch's own choice",
     )
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    race: Any = key(False, "tune the rate of every cell of a sweep, then compare on fresh seeds")
+    race: Any = config_key(False, "tune the rate of every cell of a sweep, then compare on fresh seeds")
     tune: TuneConfig = field(default_factory=TuneConfig)
-    dry_run: bool = key(False, "print the plan of a sweep and stop")
-    verdict: dict[str, Any] = key({}, "of an experiment file: question, claim and criteria of `initlab reproduce`")
+    dry_run: bool = config_key(False, "print the plan of a sweep and stop")
+    verdict: dict[str, Any] = config_key(
+        {}, "of an experiment file: question, claim and criteria of `initlab reproduce`"
+    )
 
     def plain(self) -> dict[str, Any]:
         """Return nested plain dictionaries, as written to `config.yaml`: what concerns the run itself."""

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from initlab.data.arrays import Fault, class_count, inputs, refuse, targets
-from initlab.data.dataset import Raw
+from initlab.data.arrays import InvalidArrays, count_classes, invalid_return, to_inputs, to_targets
+from initlab.data.dataset import RawDataset
 from initlab.errors import UserError
-from initlab.system.imports import contract, load_target, said, said_of
-from initlab.system.streams import tell
+from initlab.system.imports import describe_contract, describe_exception, describe_value, load_target
+from initlab.system.streams import print_stderr
 
-PARTS = ("training", "test")
+SPLITS = ("training", "test")
 
 
-def custom(directories: tuple[Path, ...], target: str | None = None, **parameters: Any) -> Raw:
+def read_custom(directories: tuple[Path, ...], target: str | None = None, **parameters: Any) -> RawDataset:
     """Call `package.module:function`, which returns ((train_x, train_y), (test_x, test_y)), and check what comes.
 
     Inputs are uint8 images ([n, C, H, W], or [n, H, W] for grey ones) or numbers [n, ...]; integer targets are classes,
@@ -32,28 +32,29 @@ def custom(directories: tuple[Path, ...], target: str | None = None, **parameter
     function = load_target(target, "data.target")
     subject = f"data.target={target}"
     parts = [
-        pair(part, which, subject) for part, which in zip(called(function, subject, parameters), PARTS, strict=True)
+        inputs_and_targets(part, which, subject)
+        for part, which in zip(call_target(function, subject, parameters), SPLITS, strict=True)
     ]
     try:
-        xs = [inputs(x, f"{which} inputs") for (x, _), which in zip(parts, PARTS, strict=True)]
-        ys = [targets(y, f"{which} targets") for (_, y), which in zip(parts, PARTS, strict=True)]
-        for x, y, which in zip(xs, ys, PARTS, strict=True):
+        xs = [to_inputs(x, f"{which} inputs") for (x, _), which in zip(parts, SPLITS, strict=True)]
+        ys = [to_targets(y, f"{which} targets") for (_, y), which in zip(parts, SPLITS, strict=True)]
+        for x, y, which in zip(xs, ys, SPLITS, strict=True):
             if len(x) != len(y):
-                raise Fault(f"{len(x)} {which} inputs with {len(y)} targets: one target each.")
-        alike(xs, "inputs")
-        alike(ys, "targets")
-        classes = None if ys[0].is_floating_point() else class_count(ys)
-    except Fault as fault:
-        raise refuse(subject, fault) from fault
-    remark(subject, ys, classes)
-    return Raw(xs[0], ys[0], xs[1], ys[1], classes, f"{target}")
+                raise InvalidArrays(f"{len(x)} {which} inputs with {len(y)} targets: one target each.")
+        check_same_format(xs, "inputs")
+        check_same_format(ys, "targets")
+        classes = None if ys[0].is_floating_point() else count_classes(ys)
+    except InvalidArrays as fault:
+        raise invalid_return(subject, fault) from fault
+    warn_about_targets(subject, ys, classes)
+    return RawDataset(xs[0], ys[0], xs[1], ys[1], classes, f"{target}")
 
 
-def called(function: Any, subject: str, parameters: dict[str, Any]) -> Sequence[Any]:
+def call_target(function: Any, subject: str, parameters: dict[str, Any]) -> Sequence[Any]:
     """Return the training and the test part that a user's function gives."""
     if isinstance(function, Dataset) or not callable(function):
-        raise UserError(f"{subject} is {said_of(function)}, not a function{contract('data')}.")
-    both = splits(function, parameters)
+        raise UserError(f"{subject} is {describe_value(function)}, not a function{describe_contract('data')}.")
+    both = takes_train_flag(function, parameters)
     try:
         signature = inspect.signature(function)
         signature.bind(**parameters, **({"train": True} if both else {}))
@@ -61,32 +62,32 @@ def called(function: Any, subject: str, parameters: dict[str, Any]) -> Sequence[
         both = False
     except TypeError as error:
         given = ", ".join(parameters) or "no parameters"
-        raise UserError(f"{subject} cannot be called with {given}: {error}{contract('data')}.") from error
+        raise UserError(f"{subject} cannot be called with {given}: {error}{describe_contract('data')}.") from error
     try:
         if both:
             return [function(**parameters, train=train) for train in (True, False)]
         returned = function(**parameters)
     except Exception as error:  # whatever the user's own code raises
         raise UserError(
-            f"{subject} failed when it was called ({said(error)}): "
+            f"{subject} failed when it was called ({describe_exception(error)}): "
             "mend the function, or give what it needs as +data.<parameter>."
         ) from error
     if isinstance(returned, Dataset | DataLoader | Tensor | np.ndarray | dict | str) or not hasattr(
         returned, "__iter__"
     ):
         raise UserError(
-            f"{subject} must return two parts, training and test; it returned {said_of(returned)}{contract('data')}."
+            f"{subject} must return two parts, training and test; it returned {describe_value(returned)}{describe_contract('data')}."
         )
     found = list(returned)
     if len(found) != 2:
         raise UserError(
             f"{subject} must return ((train_x, train_y), (test_x, test_y)); it returned {len(found)} parts"
-            f"{contract('data')}."
+            f"{describe_contract('data')}."
         )
     return found
 
 
-def splits(function: Callable[..., Any], parameters: dict[str, Any]) -> bool:
+def takes_train_flag(function: Callable[..., Any], parameters: dict[str, Any]) -> bool:
     """Does a function or class tell training from test by its argument `train`, as torchvision's data sets do?"""
     try:
         found = inspect.signature(function).parameters.get("train")
@@ -96,7 +97,7 @@ def splits(function: Callable[..., Any], parameters: dict[str, Any]) -> bool:
     return flag and "train" not in parameters
 
 
-def pair(part: Any, which: str, subject: str) -> tuple[Any, Any]:
+def inputs_and_targets(part: Any, which: str, subject: str) -> tuple[Any, Any]:
     """Return inputs and targets of one part: a pair already, or all samples of a torch Dataset."""
     if isinstance(part, DataLoader):
         raise UserError(f"{subject} returned a DataLoader as its {which} part: return its data set, loader.dataset.")
@@ -106,31 +107,35 @@ def pair(part: Any, which: str, subject: str) -> tuple[Any, Any]:
         x, y = part.tensors
         return x, y
     if isinstance(part, Dataset):
-        return collected(part, which, subject)
+        return read_samples(part, which, subject)
     found = list(part) if isinstance(part, list | tuple) else []
     if len(found) != 2:
         of = f" of {len(part)}" if isinstance(part, list | tuple) else ""
         raise UserError(
-            f"{subject} must return ((train_x, train_y), (test_x, test_y)); its {which} part is {said_of(part)}{of}."
+            f"{subject} must return ((train_x, train_y), (test_x, test_y)); its {which} part is {describe_value(part)}{of}."
         )
     return found[0], found[1]
 
 
-def collected(part: Any, which: str, subject: str) -> tuple[Any, Any]:
+def read_samples(part: Any, which: str, subject: str) -> tuple[Any, Any]:
     """Read every sample of a torch Dataset once; pictures (PIL) become arrays with channels first."""
     xs, ys = [], []
     try:
         for number in range(len(part)):
             sample = part[number]
             if not isinstance(sample, tuple | list) or len(sample) != 2:
-                raise Fault(f"{said_of(sample)} as sample {number} of its {which} Dataset: give a pair (x, y).")
+                raise InvalidArrays(
+                    f"{describe_value(sample)} as sample {number} of its {which} Dataset: give a pair (x, y)."
+                )
             xs.append(channels_first(sample[0]))
             ys.append(sample[1])
-    except Fault as fault:
-        raise refuse(subject, fault) from fault
+    except InvalidArrays as fault:
+        raise invalid_return(subject, fault) from fault
     except Exception as error:  # whatever the user's own code raises
-        raise UserError(f"{subject}: reading its {which} Dataset failed ({said(error)}): mend it there.") from error
-    return stacked(xs), stacked(ys)
+        raise UserError(
+            f"{subject}: reading its {which} Dataset failed ({describe_exception(error)}): mend it there."
+        ) from error
+    return stack_samples(xs), stack_samples(ys)
 
 
 def channels_first(x: Any) -> Any:
@@ -141,31 +146,33 @@ def channels_first(x: Any) -> Any:
     return array.transpose(2, 0, 1) if array.ndim == 3 else array
 
 
-def stacked(values: list[Any]) -> Any:
+def stack_samples(values: list[Any]) -> Any:
     """Put samples together, by torch where all are tensors of one shape: quicker than by way of lists."""
     alike = values and all(isinstance(v, Tensor) and v.shape == values[0].shape for v in values)
     return torch.stack([v.detach() for v in values]) if alike else values
 
 
-def alike(found: Sequence[Tensor], what: str) -> None:
+def check_same_format(found: Sequence[Tensor], what: str) -> None:
     """Raise Fault where training and test differ in kind or shape."""
     train, test = found
     if train.dtype != test.dtype:
         kinds = " and ".join(str(each.dtype).removeprefix("torch.") for each in found)
-        raise Fault(f"training and test {what} of different kinds ({kinds}): give both the same type.")
+        raise InvalidArrays(f"training and test {what} of different kinds ({kinds}): give both the same type.")
     if train.shape[1:] != test.shape[1:]:
         shapes = " and ".join(str(list(each.shape[1:])) for each in found)
-        raise Fault(f"training and test samples of different shapes ({what} {shapes}): give both the same.")
+        raise InvalidArrays(f"training and test samples of different shapes ({what} {shapes}): give both the same.")
 
 
-def remark(subject: str, ys: Sequence[Tensor], classes: int | None) -> None:
+def warn_about_targets(subject: str, ys: Sequence[Tensor], classes: int | None) -> None:
     """Say what of the targets may not be meant."""
     train = ys[0]
     if classes is None:
         whole = train.shape[1] == 1 and bool((train == train.round()).all()) and bool((train >= 0).all())
         if whole and len(torch.unique(train)) <= min(len(train) // 2, 100):
-            tell(f"initlab: {subject} returned whole numbers as floats: a regression; classes are integers (y.long()).")
+            print_stderr(
+                f"initlab: {subject} returned whole numbers as floats: a regression; classes are integers (y.long())."
+            )
         return
     if missing := sorted(set(range(classes)) - set(torch.cat(list(ys)).tolist())):
         some = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
-        tell(f"initlab: {subject} has no sample of class {some}: outputs are 0 to {classes - 1}.")
+        print_stderr(f"initlab: {subject} has no sample of class {some}: outputs are 0 to {classes - 1}.")

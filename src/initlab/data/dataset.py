@@ -11,7 +11,7 @@ from initlab.system.random_streams import numpy_generator
 
 
 @dataclass(frozen=True, eq=False)
-class Raw:
+class RawDataset:
     """What a source reads or makes: training and test tensors, before split and normalisation.
 
     Attributes:
@@ -51,7 +51,7 @@ class Dataset:
         seed: orders the batches (`data.seed`), nothing else.
         provenance: where the tensors come from, one line.
 
-    >>> from initlab.data import load
+    >>> from initlab.data import load_dataset
     >>> data = load("fashion_mini")
     >>> data.train_x.shape, data.train_x.dtype, data.outputs
     (torch.Size([9000, 1, 28, 28]), torch.uint8, 10)
@@ -132,7 +132,7 @@ class Dataset:
         return self._affine[key]
 
 
-def make_dataset(name: str, raw: Raw, normalize: bool, validation: float) -> Dataset:
+def make_dataset(name: str, raw: RawDataset, normalize: bool, validation: float) -> Dataset:
     """Split the training set (stratified, always the same) and measure its mean and std.
 
     Args:
@@ -143,8 +143,8 @@ def make_dataset(name: str, raw: Raw, normalize: bool, validation: float) -> Dat
     """
     stratified = raw.classes is not None and raw.train_y.dim() == 1
     held_out = validation_mask(raw.train_y, validation, stratified)
-    train_x, val_x = _rows(raw.train_x, held_out)
-    train_y, val_y = _rows(raw.train_y, held_out)
+    train_x, val_x = _split_rows(raw.train_x, held_out)
+    train_y, val_y = _split_rows(raw.train_y, held_out)
     mean, std = channel_statistics(train_x) if normalize and raw.standardise else ((), ())
     return Dataset(
         name, train_x, train_y, val_x, val_y, raw.test_x, raw.test_y, raw.classes, mean, std, provenance=raw.provenance
@@ -185,5 +185,5 @@ def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
     return tuple(means), tuple(stds)
 
 
-def _rows(values: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
+def _split_rows(values: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
     return values[~held_out], values[held_out]

@@ -34,7 +34,7 @@ def search_path(root: str | os.PathLike | None) -> tuple[Path, ...]:
     return (*named, SYSTEM_FASHION, cache_directory())
 
 
-def find(directories: tuple[Path, ...], layouts: tuple[str, ...], names: tuple[str, ...]) -> list[Path] | None:
+def find_files(directories: tuple[Path, ...], layouts: tuple[str, ...], names: tuple[str, ...]) -> list[Path] | None:
     """Return the paths of all `names` (or `name.gz`) in the first place that holds every one of them.
 
     Args:
@@ -43,7 +43,7 @@ def find(directories: tuple[Path, ...], layouts: tuple[str, ...], names: tuple[s
         names: file names without `.gz`.
     """
     for place in (directory / layout for directory in directories for layout in layouts):
-        found = [next((path for path in _forms(place / name) if path.exists()), None) for name in names]
+        found = [next((path for path in _with_gz(place / name) if path.exists()), None) for name in names]
         if all(found):
             return [path for path in found if path is not None]
     return None
@@ -79,7 +79,7 @@ def download(name: str, directories: tuple[Path, ...], fetch: Callable[[str], ob
     remedy = "connect to the network, name the directory that holds the files by data.root, or take data=fashion_mini"
     with _fresh_directory(place, name) as fresh:
         try:
-            with _patience(30.0):
+            with _socket_timeout(30.0):
                 fetch(str(fresh))
         except (OSError, RuntimeError, HTTPException) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -92,7 +92,7 @@ def download(name: str, directories: tuple[Path, ...], fetch: Callable[[str], ob
             os.replace(source, target)
 
 
-def _forms(path: Path) -> tuple[Path, Path]:
+def _with_gz(path: Path) -> tuple[Path, Path]:
     return path, path.with_name(path.name + ".gz")
 
 
@@ -112,7 +112,7 @@ def _fresh_directory(place: Path, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _patience(seconds: float) -> Iterator[None]:
+def _socket_timeout(seconds: float) -> Iterator[None]:
     # torchvision opens its connections without a timeout: behind a silent firewall it would wait for minutes.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from initlab.errors import UserError
-from initlab.system.safe_reading import DATA, read_bytes, unzipped, why
+from initlab.system.safe_reading import MAX_DATA_BYTES, decompress, error_reason, read_bytes
 
 UNSIGNED_BYTE = 0x08
 
@@ -33,12 +33,12 @@ def read_idx(path: Path, md5: str | None = None, mend: str = "delete it and fetc
         return UserError(f"Data file {path} is damaged ({what}): {mend}.")
 
     try:
-        content = read_bytes(path, DATA, given=True)
+        content = read_bytes(path, MAX_DATA_BYTES, given=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"Data file {path} cannot be read ({why(error)}): {mend}.") from error
+        raise UserError(f"Data file {path} cannot be read ({error_reason(error)}): {mend}.") from error
     if content[:2] == b"\x1f\x8b":
         try:
-            content = unzipped(content)
+            content = decompress(content)
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise damaged(f"gzip: {error}") from error
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE or not 1 <= content[3] <= 4:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from initlab.data.dataset import Raw
-from initlab.data.files import SYSTEM_FASHION, download, find
+from initlab.data.dataset import RawDataset
+from initlab.data.files import SYSTEM_FASHION, download, find_files
 from initlab.data.idx import read_idx
 from initlab.errors import UserError
 from initlab.system.imports import import_torchvision
@@ -17,7 +17,7 @@ SHIPPED = Path(__file__).parent / "fashion_mini"
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 # md5 of the decompressed bytes: gzip files of the same content differ from one packager to the next.
-SUMS = {
+MD5_SUMS = {
     "fashion_mini": (
         "dcab80f289ae27ab265a1e83946f0a1c",
         "611c8ef3426a757a9375a0ac94541d26",
@@ -39,19 +39,19 @@ SUMS = {
 }
 
 # The name of torchvision's class, which is also its folder.
-TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+TORCHVISION_CLASSES = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
-def fashion_mini(directories: tuple[Path, ...]) -> Raw:
+def fashion_mini(directories: tuple[Path, ...]) -> RawDataset:
     """Read the shipped tenth of Fashion-MNIST: the first 1,000 training and 200 test images of each class.
 
     Xiao, Rasul & Vollgraf 2017, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms.
     """
     paths = [SHIPPED / f"{name}.gz" for name in FILES]
-    return _mnist_like("fashion_mini", paths, "install initlab anew, the file belongs to the package")
+    return _read_idx_files("fashion_mini", paths, "install initlab anew, the file belongs to the package")
 
 
-def fashion_mnist(directories: tuple[Path, ...]) -> Raw:
+def fashion_mnist(directories: tuple[Path, ...]) -> RawDataset:
     """Read Fashion-MNIST, 60,000 training and 10,000 test images of clothes in 10 classes.
 
     Xiao, Rasul & Vollgraf 2017, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms.
@@ -59,7 +59,7 @@ def fashion_mnist(directories: tuple[Path, ...]) -> Raw:
     return _idx_or_download("fashion_mnist", directories, ("", "fashion_mnist", "fashion-mnist"))
 
 
-def mnist(directories: tuple[Path, ...]) -> Raw:
+def mnist(directories: tuple[Path, ...]) -> RawDataset:
     """Read MNIST, 60,000 training and 10,000 test images of digits.
 
     LeCun, Cortes & Burges 1998, The MNIST Database of Handwritten Digits.
@@ -68,7 +68,7 @@ def mnist(directories: tuple[Path, ...]) -> Raw:
     return _idx_or_download("mnist", others, ("mnist", ""))
 
 
-def cifar10(directories: tuple[Path, ...]) -> Raw:
+def cifar10(directories: tuple[Path, ...]) -> RawDataset:
     """Read CIFAR-10, 50,000 training and 10,000 test colour images in 10 classes.
 
     Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
@@ -76,7 +76,7 @@ def cifar10(directories: tuple[Path, ...]) -> Raw:
     return _cifar("cifar10", directories, "cifar-10-batches-py", 10)
 
 
-def cifar100(directories: tuple[Path, ...]) -> Raw:
+def cifar100(directories: tuple[Path, ...]) -> RawDataset:
     """Read CIFAR-100, 50,000 training and 10,000 test colour images in 100 classes.
 
     Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
@@ -84,34 +84,34 @@ def cifar100(directories: tuple[Path, ...]) -> Raw:
     return _cifar("cifar100", directories, "cifar-100-python", 100)
 
 
-def _idx_or_download(name: str, directories: tuple[Path, ...], layouts: tuple[str, ...]) -> Raw:
-    places = (f"{TORCHVISION[name]}/raw", *layouts)
-    paths = find(directories, places, FILES)
+def _idx_or_download(name: str, directories: tuple[Path, ...], layouts: tuple[str, ...]) -> RawDataset:
+    places = (f"{TORCHVISION_CLASSES[name]}/raw", *layouts)
+    paths = find_files(directories, places, FILES)
     if paths is None:
-        vision = getattr(import_torchvision().datasets, TORCHVISION[name])
+        vision = getattr(import_torchvision().datasets, TORCHVISION_CLASSES[name])
         download(name, directories, lambda place: vision(place, download=True))
-        paths = find(directories, places, FILES)
+        paths = find_files(directories, places, FILES)
     if paths is None:
         raise UserError(f"data={name} was downloaded, but some of {', '.join(FILES)} did not come; run it again.")
     system = SYSTEM_FASHION in paths[0].parents
     mend = "reinstall Debian's package dataset-fashion-mnist" if system else "delete it, and it is fetched anew"
-    return _mnist_like(name, paths, mend)
+    return _read_idx_files(name, paths, mend)
 
 
-def _mnist_like(name: str, paths: list[Path], mend: str) -> Raw:
-    parts = [read_idx(path, md5, mend) for path, md5 in zip(paths, SUMS[name], strict=True)]
+def _read_idx_files(name: str, paths: list[Path], mend: str) -> RawDataset:
+    parts = [read_idx(path, md5, mend) for path, md5 in zip(paths, MD5_SUMS[name], strict=True)]
     train_x, train_y, test_x, test_y = parts
-    return Raw(
+    return RawDataset(
         train_x.unsqueeze(1), train_y.long(), test_x.unsqueeze(1), test_y.long(), 10, f"idx files in {paths[0].parent}"
     )
 
 
-def _cifar(name: str, directories: tuple[Path, ...], folder: str, classes: int) -> Raw:
-    vision = getattr(import_torchvision().datasets, TORCHVISION[name])
-    place = _cifar_place(directories, folder)
+def _cifar(name: str, directories: tuple[Path, ...], folder: str, classes: int) -> RawDataset:
+    vision = getattr(import_torchvision().datasets, TORCHVISION_CLASSES[name])
+    place = _find_cifar(directories, folder)
     if place is None:
         download(name, directories, lambda fresh: vision(fresh, download=True))
-        place = _cifar_place(directories, folder)
+        place = _find_cifar(directories, folder)
     try:
         with warnings.catch_warnings():
             # CIFAR's pickles are of Python 2, and NumPy objects to how they spell a dtype.
@@ -123,8 +123,8 @@ def _cifar(name: str, directories: tuple[Path, ...], folder: str, classes: int) 
         ) from error
     images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
     labels = [torch.from_numpy(np.array(part.targets, dtype=np.int64)) for part in (train, test)]
-    return Raw(images[0], labels[0], images[1], labels[1], classes, f"torchvision's files in {place}/{folder}")
+    return RawDataset(images[0], labels[0], images[1], labels[1], classes, f"torchvision's files in {place}/{folder}")
 
 
-def _cifar_place(directories: tuple[Path, ...], folder: str) -> Path | None:
+def _find_cifar(directories: tuple[Path, ...], folder: str) -> Path | None:
     return next((directory for directory in directories if (directory / folder).is_dir()), None)

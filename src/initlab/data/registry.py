@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from initlab.data import images, synthetic, text
-from initlab.data.custom import custom
-from initlab.data.dataset import Dataset, Raw, make_dataset
+from initlab.data.custom import read_custom
+from initlab.data.dataset import Dataset, RawDataset, make_dataset
 from initlab.data.files import no_downloads, search_path
-from initlab.errors import UserError, nearest
-from initlab.system.imports import is_own
-from initlab.system.numbers import in_single, outside
+from initlab.errors import UserError, did_you_mean
+from initlab.system.imports import is_target
+from initlab.system.numbers import describe_float32_limit, fits_float32
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Source:
     """
 
     name: str
-    read: Callable[..., Raw]
+    read: Callable[..., RawDataset]
     reference: str
     parameters: Mapping[str, int | float] = field(default_factory=dict)
 
 
-MOST = 10**9  # numbers that a drawn data set may hold, and the most that any of its counts may be
+MAX_NUMBERS = 10**9  # numbers that a drawn data set may hold, and the most that any of its counts may be
 
 _FASHION = "Xiao, Rasul & Vollgraf 2017, Fashion-MNIST"
 _CIFAR = "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images"
@@ -77,10 +77,10 @@ DATASETS: dict[str, Source] = {
         ),
     )
 }
-"""Registry: name -> source. `custom` is no member: its parameters are its function's."""
+"""Registry: name -> source. `read_custom` is no member: its parameters are its function's."""
 
 
-def load(
+def load_dataset(
     name: str,
     *,
     root: str | os.PathLike | None = None,
@@ -105,17 +105,17 @@ def load(
     Raises:
         UserError: unknown name or parameter, a value out of range, a damaged file, a download that fails.
 
-    >>> data = load("fashion_mini")
+    >>> data = load_dataset("fashion_mini")
     >>> data.task, data.classes, data.input_shape, len(data.train_x), len(data.val_x), len(data.test_x)
     ('classification', 10, (1, 28, 28), 9000, 1000, 2000)
-    >>> load("fashion_mini").train_x is data.train_x
+    >>> load_dataset("fashion_mini").train_x is data.train_x
     True
     """
-    if isinstance(name, str) and is_own(name):
+    if isinstance(name, str) and is_target(name):
         name, parameters = "custom", {"target": name, **parameters}
     if name != "custom" and name not in DATASETS:
         raise UserError(
-            f"data={name} is unknown.{nearest(str(name), DATASETS)} "
+            f"data={name} is unknown.{did_you_mean(str(name), DATASETS)} "
             f"Choose one of {', '.join(DATASETS)}, or data=package.module:function."
         )
     if type(validation) not in (int, float) or not 0 <= validation < 1:
@@ -125,72 +125,76 @@ def load(
     if not isinstance(normalize, bool):
         raise UserError(f"data.normalize={normalize} must be true or false; the default is true.")
     if name != "custom":
-        parameters = _checked(DATASETS[name], parameters)
-    key = (name, search_path(root), normalize, float(validation), _frozen(parameters))
-    with _one_at_a_time:
-        return replace(_on_device(torch.device(device), key), seed=seed)
+        parameters = _check_parameters(DATASETS[name], parameters)
+    key = (name, search_path(root), normalize, float(validation), _hashable_items(parameters))
+    with _load_lock:
+        return replace(_load_on_device(torch.device(device), key), seed=seed)
 
 
-def read_ahead(name: Any, **options: Any) -> None:
-    """Read a data set before it is needed, where its files are at hand; what is wrong with it is told by `load`.
+def preload(name: Any, **options: Any) -> None:
+    """Read a data set before it is needed, where its files are at hand; what is wrong with it is told by `load_dataset`.
 
     Args:
-        name: a name of `DATASETS`; any other is left alone, and so is `custom`: somebody's code runs when it must.
-        **options: of `load`.
+        name: a name of `DATASETS`; any other is left alone, and so is `read_custom`: somebody's code runs when it must.
+        **options: of `load_dataset`.
 
-    >>> read_ahead("fashion_mini", validation=2), read_ahead("fashion_mini")
+    >>> preload("fashion_mini", validation=2), preload("fashion_mini")
     (None, None)
     """
     with suppress(Exception), no_downloads():
         if name in DATASETS:
-            load(name, **options)
+            load_dataset(name, **options)
 
 
-_one_at_a_time = threading.RLock()  # what two threads ask for is read once; a custom source may load another
+_load_lock = threading.RLock()  # what two threads ask for is read once; a custom source may load another
 
 
 @functools.lru_cache(maxsize=8)
-def _on_device(device: torch.device, key: tuple) -> Dataset:
-    dataset = _read(*key)
+def _load_on_device(device: torch.device, key: tuple) -> Dataset:
+    dataset = _read_dataset(*key)
     return dataset if device.type == "cpu" else dataset.to(device)
 
 
 @functools.lru_cache(maxsize=8)
-def _read(name: str, directories: tuple[Path, ...], normalize: bool, validation: float, parameters: tuple) -> Dataset:
-    read = custom if name == "custom" else DATASETS[name].read
+def _read_dataset(
+    name: str, directories: tuple[Path, ...], normalize: bool, validation: float, parameters: tuple
+) -> Dataset:
+    read = read_custom if name == "custom" else DATASETS[name].read
     return make_dataset(name, read(directories, **dict(parameters)), normalize, validation)
 
 
-def _frozen(parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def _hashable_items(parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in sorted(parameters.items()))
 
 
-def _checked(source: Source, parameters: Mapping[str, Any]) -> dict[str, int | float]:
+def _check_parameters(source: Source, parameters: Mapping[str, Any]) -> dict[str, int | float]:
     """Return the source's parameters with these in place of its own, checked for name, type and range."""
     for key, value in parameters.items():
         if key not in source.parameters:
             has = f"its parameters are {', '.join(source.parameters)}" if source.parameters else "it has no parameters"
-            raise UserError(f"data={source.name} has no parameter data.{key}; {has}.{nearest(key, source.parameters)}")
+            raise UserError(
+                f"data={source.name} has no parameter data.{key}; {has}.{did_you_mean(key, source.parameters)}"
+            )
         default = source.parameters[key]
         if isinstance(default, int):
             least = 2 if key == "classes" else 1
-            if type(value) is not int or not least <= value <= MOST:
+            if type(value) is not int or not least <= value <= MAX_NUMBERS:
                 raise UserError(
-                    f"data.{key}={value} must be an integer of at least {least} (and at most {MOST:,}); "
+                    f"data.{key}={value} must be an integer of at least {least} (and at most {MAX_NUMBERS:,}); "
                     f"the default is {default}."
                 )
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
             raise UserError(f"data.{key}={value} must be a finite number of at least 0; the default is {default}.")
-        elif not in_single(value):
-            raise UserError(f"data.{key}={value} cannot be: {outside(value)}.")
+        elif not fits_float32(value):
+            raise UserError(f"data.{key}={value} cannot be: {describe_float32_limit(value)}.")
     found = {**source.parameters, **parameters}
     samples, each = int(found.get("train_size", 1)) + int(found.get("test_size", 1)), int(found.get("dimension", 1))
-    if samples * each > MOST:
+    if samples * each > MAX_NUMBERS:
         raise UserError(
             f"data={source.name} would hold {samples:,} samples of {each:,} numbers: "
-            f"data.train_size times data.dimension must stay below {MOST:,}."
+            f"data.train_size times data.dimension must stay below {MAX_NUMBERS:,}."
         )
-    if found.get("classes", 0) > found.get("train_size", MOST):
+    if found.get("classes", 0) > found.get("train_size", MAX_NUMBERS):
         raise UserError(
             f"data.classes={found['classes']} are more than data.train_size={found['train_size']} samples: say fewer."
         )

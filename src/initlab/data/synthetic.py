@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from initlab.data.dataset import Raw
+from initlab.data.dataset import RawDataset
 from initlab.system.random_streams import generator
 
 # Each row is one class: heights of a curve at twelve places, drawn by hand, no two alike after shift and stretch.
-SHAPES = (
+CURVES = (
     "258998520013",
     "000029920000",
     "268630123579",
@@ -24,7 +24,9 @@ SHAPES = (
 )
 
 
-def gaussian(directories: tuple[Path, ...], train_size: int, test_size: int, dimension: int, classes: int) -> Raw:
+def gaussian(
+    directories: tuple[Path, ...], train_size: int, test_size: int, dimension: int, classes: int
+) -> RawDataset:
     """Draw x ~ N(0, I) and label it by the largest output of a random teacher, tanh in one hidden layer.
 
     y = argmax W₂ tanh(2 W₁x/√d) with d inputs, d hidden units, W₁ and W₂ standard normal: inputs as mean field theory
@@ -39,7 +41,7 @@ def gaussian(directories: tuple[Path, ...], train_size: int, test_size: int, dim
     return _raw(x, y, train_size, classes, "drawn: Gaussian inputs, a random teacher", standardise=False)
 
 
-def digits_1d(directories: tuple[Path, ...], train_size: int, test_size: int, noise: float) -> Raw:
+def digits_1d(directories: tuple[Path, ...], train_size: int, test_size: int, noise: float) -> RawDataset:
     """Bend ten hand-drawn curves into noisy signals of 40 samples, [n, 1, 1, 40]: an image of one row.
 
     Each sample takes its class's curve, stretches it to a random width, puts it at a random place, scales its height,
@@ -47,7 +49,7 @@ def digits_1d(directories: tuple[Path, ...], train_size: int, test_size: int, no
     classes can be told apart only by shape, so a convolution helps and training takes seconds.
     """
     drawing = generator("drawn data")
-    n, length, classes = train_size + test_size, 40, len(SHAPES)
+    n, length, classes = train_size + test_size, 40, len(CURVES)
     y = torch.arange(n).remainder(classes)[torch.randperm(n, generator=drawing)]
 
     def uniform(low: float, high: float) -> Tensor:
@@ -66,7 +68,7 @@ def digits_1d(directories: tuple[Path, ...], train_size: int, test_size: int, no
 
 def sine(
     directories: tuple[Path, ...], train_size: int, test_size: int, dimension: int, frequency: float, noise: float
-) -> Raw:
+) -> RawDataset:
     """Regress y = √2·sin(π·frequency·w·x) on x ~ U(−1, 1)^dimension: `frequency` periods along a random unit vector w.
 
     √2 makes the variance of y one, so a squared loss of 1 (½ where the loss has the factor ½) is that of a constant.
@@ -90,13 +92,15 @@ def sine(
     return _raw(x, y, train_size, None, f"drawn: a sine of {frequency} periods", standardise=False)
 
 
-def _raw(x: Tensor, y: Tensor, train_size: int, classes: int | None, provenance: str, standardise: bool = True) -> Raw:
-    return Raw(x[:train_size], y[:train_size], x[train_size:], y[train_size:], classes, provenance, standardise)
+def _raw(
+    x: Tensor, y: Tensor, train_size: int, classes: int | None, provenance: str, standardise: bool = True
+) -> RawDataset:
+    return RawDataset(x[:train_size], y[:train_size], x[train_size:], y[train_size:], classes, provenance, standardise)
 
 
 def _curve(labels: Tensor, place: Tensor) -> Tensor:
     """Interpolate the curve of each label linearly at places in [0, 1], [n, length]; outside it is level."""
-    shapes = torch.tensor([[float(height) for height in row] for row in SHAPES])
+    shapes = torch.tensor([[float(height) for height in row] for row in CURVES])
     shapes = (shapes - shapes.mean(dim=1, keepdim=True)) / shapes.std(dim=1, keepdim=True)
     own = shapes[labels]
     knot = place.clamp(0, 1) * (own.shape[1] - 1)

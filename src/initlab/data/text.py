@@ -5,15 +5,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from initlab.data.dataset import Raw
+from initlab.data.dataset import RawDataset
 from initlab.errors import UserError
 
-TEXT = Path(__file__).parent / "tiny_text" / "poems.txt"
+TEXT_FILE = Path(__file__).parent / "tiny_text" / "poems.txt"
 PIECES = 20
 TEST_EVERY = 10  # of the pieces, every tenth is for testing
 
 
-def tiny_text(directories: tuple[Path, ...], context: int = 64, stride: int = 4) -> Raw:
+def tiny_text(directories: tuple[Path, ...], context: int = 64, stride: int = 4) -> RawDataset:
     """Read the text, in the public domain: Shakespeare, Blake, Shelley, Poe, Carroll and a speech of Lincoln's.
 
     Inputs are whole numbers [n, context], targets the next character at every position. The text is cut into twenty
@@ -27,7 +27,7 @@ def tiny_text(directories: tuple[Path, ...], context: int = 64, stride: int = 4)
     Raises:
         UserError: a window that does not fit into a piece.
     """
-    text = TEXT.read_text(encoding="utf-8")
+    text = TEXT_FILE.read_text(encoding="utf-8")
     letters = sorted(set(text))
     codes = torch.tensor([letters.index(letter) for letter in text])
     size = len(codes) // PIECES
@@ -37,8 +37,8 @@ def tiny_text(directories: tuple[Path, ...], context: int = 64, stride: int = 4)
     test = torch.arange(PIECES) % TEST_EVERY == TEST_EVERY - 1
     train_x, train_y = _windows(pieces[~test], context, stride)
     test_x, test_y = _windows(pieces[test], context, stride)
-    where = f"{TEXT.name}, {len(text)} characters, {len(letters)} different ones"
-    return Raw(train_x, train_y, test_x, test_y, len(letters), where, standardise=False)
+    where = f"{TEXT_FILE.name}, {len(text)} characters, {len(letters)} different ones"
+    return RawDataset(train_x, train_y, test_x, test_y, len(letters), where, standardise=False)
 
 
 def _windows(pieces: Tensor, context: int, stride: int) -> tuple[Tensor, Tensor]:

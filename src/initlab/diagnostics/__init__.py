@@ -3,9 +3,9 @@
 from initlab.diagnostics.api import diagnose
 from initlab.diagnostics.examine import INPUT, NETWORK, Diagnosis, examine, jacobians
 from initlab.diagnostics.frame import DiagnosisFrame
-from initlab.diagnostics.layer_recorder import HistogramKey, Row, Tape, first_bad_layers, taps
+from initlab.diagnostics.layer_recorder import HistogramKey, LayerRecorder, Row, first_bad_layers, layer_probes
 from initlab.diagnostics.stats import STATS, Stat
-from initlab.diagnostics.trace.records import Call, Sum
+from initlab.diagnostics.trace.records import Call, StreamSum
 
 __all__ = [
     "INPUT",
@@ -15,13 +15,13 @@ __all__ = [
     "Diagnosis",
     "DiagnosisFrame",
     "HistogramKey",
+    "LayerRecorder",
     "Row",
     "Stat",
-    "Sum",
-    "Tape",
+    "StreamSum",
     "diagnose",
     "examine",
     "first_bad_layers",
     "jacobians",
-    "taps",
+    "layer_probes",
 ]

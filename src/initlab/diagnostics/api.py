@@ -7,9 +7,9 @@ from torch import nn
 
 from initlab.diagnostics.examine import examine
 from initlab.diagnostics.frame import DiagnosisFrame
-from initlab.diagnostics.rules.judge import judge
+from initlab.diagnostics.rules.judge import judge_network
 from initlab.inspection.batch import Batch
-from initlab.inspection.shape_errors import fitting
+from initlab.inspection.shape_errors import explain_shape_errors
 
 
 def diagnose(
@@ -63,6 +63,6 @@ def diagnose(
     >>> str(frame).splitlines()[0][:32]
     'fault    Layer 0 is all zeros: n'
     """
-    with fitting("the module", module, batch):
+    with explain_shape_errors("the module", module, batch):
         found = examine(module, batch, targets=targets, loss=loss, classes=classes, jacobian=jacobian, seed=seed)
-    return DiagnosisFrame.of(found.frame, judge(found))
+    return DiagnosisFrame.of(found.frame, judge_network(found))

@@ -8,26 +8,34 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from initlab.diagnostics.input_moments import moments_of
-from initlab.diagnostics.jacobian import affordable, looked_at, write_jacobians
-from initlab.diagnostics.trace.hooks import Listener
-from initlab.diagnostics.trace.recorder import Scene
-from initlab.diagnostics.trace.records import Call, Sum
-from initlab.diagnostics.weight_facts import with_twins
+from initlab.diagnostics.input_moments import input_moments
+from initlab.diagnostics.jacobian import choose_jacobians, estimated_samples, write_jacobians
+from initlab.diagnostics.trace.hooks import ModuleTracer
+from initlab.diagnostics.trace.recorder import PassRecorder
+from initlab.diagnostics.trace.records import Call, StreamSum
+from initlab.diagnostics.weight_facts import with_identical_layers
 from initlab.diagnostics.weights import Weight, weights_of
 from initlab.errors import UserError
-from initlab.inspection.batch import Batch, arguments, batch_size, copied, in_order, tokens_of, unwrapped
-from initlab.inspection.exceptions import theirs
-from initlab.inspection.loss import Objective, objective
-from initlab.inspection.restore import as_found, idle_norms, in_double, undisturbed
-from initlab.inspection.shape_errors import fitting
-from initlab.system.random_streams import set_global, whole_seed
+from initlab.inspection.batch import (
+    Batch,
+    batch_size,
+    call_arguments,
+    clone_tensors,
+    flatten_tensors,
+    unwrap_module,
+    vocabulary_size,
+)
+from initlab.inspection.exceptions import call_user_code
+from initlab.inspection.loss import Objective, compute_loss
+from initlab.inspection.restore import count_unused_norms, eager_with_gradients, in_float64, preserve_module
+from initlab.inspection.shape_errors import explain_shape_errors
+from initlab.system.random_streams import check_seed, seed_global_state
 
 COLUMNS = ("step", "layer", "index", "stat", "value", "source")
 NETWORK, INPUT = "(model)", "(input)"
 """Names in the column `layer` for the network as a whole and for what it is fed; their index is 0."""
 
-SAMPLES, BUDGET = 4, 1e10
+JACOBIAN_SAMPLES, JACOBIAN_BUDGET = 4, 1e10
 """Samples whose Jacobians are looked at, and multiplications that they may cost unless they are asked for."""
 
 
@@ -48,7 +56,7 @@ class Diagnosis:
 
     frame: pd.DataFrame
     calls: list[Call]
-    sums: list[Sum]
+    sums: list[StreamSum]
     loss: float | None = None
     objective: str = ""
     classes: int | None = None
@@ -99,22 +107,22 @@ def examine(
     """
     if not isinstance(module, nn.Module):
         raise UserError(f"diagnose needs a torch.nn.Module, and this is {type(module).__name__}.")
-    module = unwrapped(module)
-    seed = whole_seed(seed)
-    look = _Look(module, targets, loss, classes, seed)
-    with as_found(module), undisturbed():
+    module = unwrap_module(module)
+    seed = check_seed(seed)
+    look = _RecordedPass(module, targets, loss, classes, seed)
+    with preserve_module(module), eager_with_gradients():
         weights = weights_of(module)
-        args, kwargs = arguments(batch)
-        size = batch_size(module, in_order((args, kwargs)))
+        args, kwargs = call_arguments(batch)
+        size = batch_size(module, flatten_tensors((args, kwargs)))
         scene, found = look(weights, args, kwargs, size)
-        _second_look(look, weights, scene, args, kwargs, size)
-        budget = None if jacobian else BUDGET
-        if jacobian is not False and any(chosen := affordable(scene.calls, size, SAMPLES, budget)):
-            samples = looked_at(scene.calls, size, SAMPLES) if chosen[1] else SAMPLES
-            again = _spectra(module, weights, batch, size, budget, seed, samples)
+        _remeasure_in_float64(look, weights, scene, args, kwargs, size)
+        budget = None if jacobian else JACOBIAN_BUDGET
+        if jacobian is not False and any(chosen := choose_jacobians(scene.calls, size, JACOBIAN_SAMPLES, budget)):
+            samples = estimated_samples(scene.calls, size, JACOBIAN_SAMPLES) if chosen[1] else JACOBIAN_SAMPLES
+            again = _calls_with_jacobians(module, weights, batch, size, budget, seed, samples)
             for call, other in zip(scene.calls, again, strict=False):
                 if call.layer == other.layer:
-                    call.stats.update(_of_jacobian(other))
+                    call.stats.update(_jacobian_stats(other))
         ran = {call.weight.name for call in scene.calls if call.weight is not None}
         seen: set[str] = set()
         for call in scene.calls:
@@ -126,16 +134,16 @@ def examine(
                 call = scene.call(weight.layer, weight, {})
                 call.ran = False
                 call.measure_weight()
-        _note_twins(scene.calls)
+        _mark_identical_layers(scene.calls)
         value = float(found.loss.detach()) if found is not None else None
-        inputs = moments_of(in_order((args, kwargs)), size)
-    frame = _frame(scene.calls, value, found, inputs)
+        inputs = input_moments(flatten_tensors((args, kwargs)), size)
+    frame = _frame_of_rows(scene.calls, value, found, inputs)
     name, count = (found.name, found.classes) if found is not None else ("", None)
-    return Diagnosis(frame, scene.calls, scene.sums, value, name, count, size, inputs, idle_norms(module))
+    return Diagnosis(frame, scene.calls, scene.sums, value, name, count, size, inputs, count_unused_norms(module))
 
 
 @dataclass
-class _Look:
+class _RecordedPass:
     """One forward and backward pass, heard."""
 
     module: nn.Module
@@ -151,20 +159,22 @@ class _Look:
         kwargs: Mapping[str, Any],
         size: int,
         instead_of: torch.dtype | None = None,
-    ) -> tuple[Scene, Objective | None]:
+    ) -> tuple[PassRecorder, Objective | None]:
         """Look in the module's own precision, or in float64 `instead_of` it."""
         double = instead_of is not None
-        set_global("diagnosed passes", self.seed)
+        seed_global_state("diagnosed passes", self.seed)
         learned = [p.requires_grad_() for p in self.module.parameters() if p.is_floating_point()]
-        fresh_args, fresh_kwargs = copied(list(args), double), copied(dict(kwargs), double)
-        listener = Listener(self.module, weights, size, in_order((fresh_args, fresh_kwargs)))
+        fresh_args, fresh_kwargs = clone_tensors(list(args), double), clone_tensors(dict(kwargs), double)
+        listener = ModuleTracer(self.module, weights, size, flatten_tensors((fresh_args, fresh_kwargs)))
         scene = listener.scene
         scene.precision = instead_of
         with listener:
-            output = theirs(self.module, *fresh_args, **fresh_kwargs)
-        targets = copied(self.targets, double)
-        tokens = tokens_of(in_order((args, kwargs)))
-        found = objective(output, targets=targets, loss=self.loss, classes=self.classes, tokens=tokens, seed=self.seed)
+            output = call_user_code(self.module, *fresh_args, **fresh_kwargs)
+        targets = clone_tensors(self.targets, double)
+        tokens = vocabulary_size(flatten_tensors((args, kwargs)))
+        found = compute_loss(
+            output, targets=targets, loss=self.loss, classes=self.classes, tokens=tokens, seed=self.seed
+        )
         try:
             if found is not None and found.loss.requires_grad:
                 gradients = torch.autograd.grad(found.loss, learned, allow_unused=True)
@@ -184,41 +194,48 @@ def _write_gradients(calls: Sequence[Call], gradients: Mapping[int, Tensor | Non
             seen.add(call.layer)
 
 
-def _note_twins(calls: Sequence[Call]) -> None:
+def _mark_identical_layers(calls: Sequence[Call]) -> None:
     known = [(call, call.weight, call.facts) for call in calls if call.weight is not None and call.facts is not None]
-    for (call, _, _), facts in zip(known, with_twins([w for _, w, _ in known], [f for _, _, f in known]), strict=True):
+    for (call, _, _), facts in zip(
+        known, with_identical_layers([w for _, w, _ in known], [f for _, _, f in known]), strict=True
+    ):
         call.facts = facts
 
 
-def _second_look(
-    look: _Look, weights: Sequence[Weight], scene: Scene, args: Sequence[Any], kwargs: Mapping[str, Any], size: int
+def _remeasure_in_float64(
+    look: _RecordedPass,
+    weights: Sequence[Weight],
+    scene: PassRecorder,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    size: int,
 ) -> None:
     """Where a signal or gradient is 0 or nearly lost in rounding, look again in float64: 0, or only too small?"""
-    if not weights or not any(_too_small(call, name) for call in scene.calls for name in _LOST):
+    if not weights or not any(_may_underflow(call, name) for call in scene.calls for name in _UNDERFLOW_STATS):
         return
     own = weights[0].tensor.dtype
     try:
-        with in_double(look.module):
+        with in_float64(look.module):
             again, _ = look(weights, args, kwargs, size, instead_of=own)
     except (RuntimeError, TypeError, NotImplementedError):
         return  # a module that computes in one precision only: what was measured stands
     for call, better in zip(scene.calls, again.calls, strict=False):
-        for name, (also, mark) in _LOST.items():
-            if call.layer == better.layer and _too_small(call, name) and better.stats.get(name, 0) > 0:
+        for name, (also, mark) in _UNDERFLOW_STATS.items():
+            if call.layer == better.layer and _may_underflow(call, name) and better.stats.get(name, 0) > 0:
                 call.stats.update({k: better.stats[k] for k in (name, mark, *also) if k in better.stats})
 
 
-_LOST = {
+_UNDERFLOW_STATS = {
     "q": (("mean", "std", "c", "dead_fraction", "saturated_fraction"), "underflow"),
     "grad_mean_square": ((), "grad_underflow"),
 }
 
 
-def _too_small(call: Call, name: str) -> bool:
-    return call.stats.get(name) == 0 or call.stats.get(_LOST[name][1], 0) > 0
+def _may_underflow(call: Call, name: str) -> bool:
+    return call.stats.get(name) == 0 or call.stats.get(_UNDERFLOW_STATS[name][1], 0) > 0
 
 
-def jacobians(module: nn.Module, batch: Batch, *, budget: float = BUDGET, seed: int = 0) -> pd.DataFrame:
+def jacobians(module: nn.Module, batch: Batch, *, budget: float = JACOBIAN_BUDGET, seed: int = 0) -> pd.DataFrame:
     """Return the rows `jacobian_*` of `diagnose` alone: those of the first layers, as long as the budget lasts.
 
     Arguments: `budget` in multiplications; the rest as in `diagnose`. Empty where no single sample can be
@@ -227,46 +244,46 @@ def jacobians(module: nn.Module, batch: Batch, *, budget: float = BUDGET, seed: 
     >>> jacobians(nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)), torch.randn(4, 8)).stat.tolist()[:3]
     ['jacobian_mean', 'jacobian_var', 'jacobian_max']
     """
-    module, seed = unwrapped(module), whole_seed(seed)
-    with fitting("the module", module, batch), as_found(module), undisturbed():
-        size = batch_size(module, in_order(arguments(batch)))
-        calls = _spectra(module, weights_of(module), batch, size, budget, seed)
-    rows = [(0, call.layer, call.index, *stat, "measured") for call in calls for stat in _of_jacobian(call).items()]
+    module, seed = unwrap_module(module), check_seed(seed)
+    with explain_shape_errors("the module", module, batch), preserve_module(module), eager_with_gradients():
+        size = batch_size(module, flatten_tensors(call_arguments(batch)))
+        calls = _calls_with_jacobians(module, weights_of(module), batch, size, budget, seed)
+    rows = [(0, call.layer, call.index, *stat, "measured") for call in calls for stat in _jacobian_stats(call).items()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _spectra(
+def _calls_with_jacobians(
     module: nn.Module,
     weights: Sequence[Weight],
     batch: Batch,
     size: int,
     budget: float | None,
     seed: int,
-    samples: int = SAMPLES,
+    samples: int = JACOBIAN_SAMPLES,
 ) -> list[Call]:
     """Hear a few samples once more, and write the Jacobians of the layers that the budget lasts for."""
     mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
     if mixes or not (isinstance(batch, Tensor) and batch.is_floating_point() and len(batch) == size):
         return []  # no single sample to differentiate
     inputs = batch[:samples].detach().clone().requires_grad_()
-    set_global("diagnosed passes", seed)
-    listener = Listener(module, weights, len(inputs), [])
+    seed_global_state("diagnosed passes", seed)
+    listener = ModuleTracer(module, weights, len(inputs), [])
     listener.scene.kept = {}
     listener.scene.grading = False
     with listener:
-        theirs(module, inputs.clone())  # a copy: the first operation may work in place
+        call_user_code(module, inputs.clone())  # a copy: the first operation may work in place
     listener.scene.close()
     calls = listener.scene.calls
-    exact, estimated = affordable(calls, len(inputs), SAMPLES, budget)
+    exact, estimated = choose_jacobians(calls, len(inputs), JACOBIAN_SAMPLES, budget)
     write_jacobians(calls, listener.scene.kept, inputs, exact, estimated)
     return calls
 
 
-def _of_jacobian(call: Call) -> dict[str, float]:
+def _jacobian_stats(call: Call) -> dict[str, float]:
     return {name: value for name, value in call.stats.items() if name.startswith("jacobian_")}
 
 
-def _frame(
+def _frame_of_rows(
     calls: Sequence[Call], loss: float | None, found: Objective | None, inputs: Mapping[str, float]
 ) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []

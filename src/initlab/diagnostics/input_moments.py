@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from initlab.diagnostics.stats import correlation, mean_square
+from initlab.diagnostics.stats import input_correlation, mean_square
 
 
-def moments_of(tensors: Sequence[Tensor], size: int) -> dict[str, float]:
+def input_moments(tensors: Sequence[Tensor], size: int) -> dict[str, float]:
     """Return mean, std, q and c of the first floating tensor that a module is fed; {} if there is none."""
     first = next((t for t in tensors if t.is_floating_point() and t.numel()), None)
     if first is None:
@@ -15,5 +15,5 @@ def moments_of(tensors: Sequence[Tensor], size: int) -> dict[str, float]:
     x = first.detach().double()
     found = {"mean": float(x.mean()), "std": float(x.std(correction=0)), "q": float(mean_square(x[None])[0])}
     if len(x) == size and size > 1:
-        found["c"] = float(correlation(x.reshape(1, size, -1))[0])
+        found["c"] = float(input_correlation(x.reshape(1, size, -1))[0])
     return found

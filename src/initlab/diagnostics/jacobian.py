@@ -9,39 +9,39 @@ from initlab.diagnostics.spectrum import Spectrum, lanczos
 from initlab.diagnostics.trace.records import Call
 from initlab.diagnostics.units import singular_squares
 
-CHUNK = 64
+ROWS_AT_ONCE = 64
 """Rows of a Jacobian that are computed by one batched backward pass."""
 
-LARGEST = 1024
+MAX_OUTPUTS = 1024
 """Outputs of a layer up to which its whole Jacobian is computed."""
 
-MOST = 2e12
+MAX_MULTIPLICATIONS = 2e12
 """Multiplications that Jacobians may cost at all, also where they are asked for; beyond, the output's is estimated."""
 
 STEPS, PROBES = 24, 2
 """Of an estimate: steps of Lanczos iteration, and vectors that it starts from."""
 
-PASS = 6
+PASSES_PER_PRODUCT = 6
 """Forward passes that a product with J Jᵀ costs: a backward pass, and one through that."""
 
 
-def exact_squares(outputs: Tensor, inputs: Tensor, samples: int) -> Tensor:
+def exact_spectra(outputs: Tensor, inputs: Tensor, samples: int) -> Tensor:
     """Return the squared singular values [S, k] of ∂outputs[s]/∂inputs[s], k = min(outputs, inputs) of one sample.
 
     Source: Pennington, Schoenholz and Ganguli 2017, *Resurrecting the sigmoid in deep learning through dynamical
-    isometry*. Every row takes one backward pass; rows go through together, `CHUNK` at a time.
+    isometry*. Every row takes one backward pass; rows go through together, `ROWS_AT_ONCE` at a time.
 
     Arguments: `outputs` [B, …], a function of `inputs` [B, …] that requires grad, one sample of another (no batch
     norm in training mode); the first `samples` are looked at.
 
     >>> x = torch.ones(2, 3, requires_grad=True)
-    >>> exact_squares(x * torch.tensor([1.0, 2.0, 3.0]), x, samples=1).tolist()
+    >>> exact_spectra(x * torch.tensor([1.0, 2.0, 3.0]), x, samples=1).tolist()
     [[1.0, 4.0, 9.0]]
     """
     flat = outputs.flatten(1)
     rows = []
-    for start in range(0, flat.shape[1], CHUNK):
-        width = min(CHUNK, flat.shape[1] - start)
+    for start in range(0, flat.shape[1], ROWS_AT_ONCE):
+        width = min(ROWS_AT_ONCE, flat.shape[1] - start)
         pick = torch.zeros(width, *flat.shape, dtype=flat.dtype, device=flat.device)
         pick[torch.arange(width), :samples, start + torch.arange(width)] = 1
         (found,) = torch.autograd.grad(flat, inputs, pick, retain_graph=True, is_grads_batched=True)
@@ -82,10 +82,10 @@ def estimated_spectra(
     return spectra
 
 
-def moments(spectra: Sequence[Spectrum]) -> dict[str, float]:
+def spectrum_stats(spectra: Sequence[Spectrum]) -> dict[str, float]:
     """Return mean, variance and maximum of squared singular values by the names of their statistics.
 
-    >>> moments([Spectrum(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5]))])
+    >>> spectrum_stats([Spectrum(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5]))])
     {'jacobian_mean': 2.0, 'jacobian_var': 1.0, 'jacobian_max': 3.0}
     """
     means = [float((s.weights * s.nodes).sum()) for s in spectra]
@@ -96,25 +96,27 @@ def moments(spectra: Sequence[Spectrum]) -> dict[str, float]:
     return {"jacobian_mean": sum(means) / count, "jacobian_var": sum(variances) / count, "jacobian_max": largest}
 
 
-def affordable(calls: Sequence[Call], batch: int, samples: int, budget: float | None) -> tuple[set[int], set[int]]:
+def choose_jacobians(
+    calls: Sequence[Call], batch: int, samples: int, budget: float | None
+) -> tuple[set[int], set[int]]:
     """Choose the calls whose Jacobians to compute exactly, and those to estimate, by index.
 
-    Exact where one sample has at most `LARGEST` outputs, as long as the `budget` in multiplications lasts; without a
-    budget as long as `MOST` does, and the last layer is estimated where it is not exact.
+    Exact where one sample has at most `MAX_OUTPUTS` outputs, as long as the `budget` in multiplications lasts; without a
+    budget as long as `MAX_MULTIPLICATIONS` does, and the last layer is estimated where it is not exact.
     """
     exact: set[int] = set()
     spent = 0.0
-    for call, below in reached(calls, batch):
+    for call, below in forward_costs(calls, batch):
         outputs = call.samples * call.units / batch
         cost = 2 * outputs * below * samples
-        if 0 < outputs <= LARGEST and spent + cost <= (MOST if budget is None else budget):
+        if 0 < outputs <= MAX_OUTPUTS and spent + cost <= (MAX_MULTIPLICATIONS if budget is None else budget):
             exact.add(call.index)
             spent += cost
     last = max((call.index for call in calls if call.samples), default=0)
     return exact, {last} - exact if budget is None and last else set()
 
 
-def reached(calls: Sequence[Call], batch: int) -> list[tuple[Call, float]]:
+def forward_costs(calls: Sequence[Call], batch: int) -> list[tuple[Call, float]]:
     """Return each call with the multiplications of one input's forward pass up to it."""
     below, found = 0.0, []
     for call in calls:
@@ -124,16 +126,16 @@ def reached(calls: Sequence[Call], batch: int) -> list[tuple[Call, float]]:
     return found
 
 
-def looked_at(calls: Sequence[Call], batch: int, samples: int) -> int:
+def estimated_samples(calls: Sequence[Call], batch: int, samples: int) -> int:
     """Return how many of `samples` an estimate of the last layer's Jacobian can look at: one, where more cost too much.
 
     Each sample is looked at by itself, in passes that compute all of them.
 
-    >>> looked_at([], 4, 4)
+    >>> estimated_samples([], 4, 4)
     4
     """
-    whole = max((below for _, below in reached(calls, batch)), default=0.0)
-    return samples if samples**2 * STEPS * PROBES * PASS * whole <= MOST else 1
+    whole = max((below for _, below in forward_costs(calls, batch)), default=0.0)
+    return samples if samples**2 * STEPS * PROBES * PASSES_PER_PRODUCT * whole <= MAX_MULTIPLICATIONS else 1
 
 
 def write_jacobians(
@@ -148,15 +150,15 @@ def write_jacobians(
         tensor = kept.get(call.index)
         if tensor is None or len(tensor) != samples or call.index not in exact | estimated:
             continue
-        if not _connected(tensor, inputs):
+        if not _depends_on(tensor, inputs):
             continue
         if call.index in exact:
-            call.write("spectrum", exact_squares(tensor, inputs, samples)[None])
+            call.write("spectrum", exact_spectra(tensor, inputs, samples)[None])
         else:
-            call.stats.update(moments(estimated_spectra(tensor, inputs, samples)))
+            call.stats.update(spectrum_stats(estimated_spectra(tensor, inputs, samples)))
 
 
-def _connected(tensor: Tensor, inputs: Tensor) -> bool:
+def _depends_on(tensor: Tensor, inputs: Tensor) -> bool:
     if not tensor.requires_grad:
         return False
     (found,) = torch.autograd.grad(tensor.sum(), inputs, retain_graph=True, allow_unused=True)

@@ -14,11 +14,11 @@ from initlab.statistics.histograms import Histogram, histograms
 
 Row = tuple[int, str, int, str, float, str]  # step, layer, index, stat, value, source
 HistogramKey = tuple[str, int, str]  # kind, index, layer
-ALL = slice(None)
+ALL_MEMBERS = slice(None)
 
 
 @dataclass(frozen=True)
-class Tap:
+class LayerProbe:
     """Where one layer is listened to: its preactivation is the input of `activation`, or the output of `name`."""
 
     index: int
@@ -27,11 +27,11 @@ class Tap:
     weight: str
 
 
-def taps(module: nn.Module) -> list[Tap]:
+def layer_probes(module: nn.Module) -> list[LayerProbe]:
     """List the layers to listen to: those a model declares, else every module that owns a weight of two or more axes.
 
     >>> from initlab.models import build
-    >>> [tap.weight for tap in taps(build("mlp", depth=1, width=4, act="tanh", input_shape=(3,), classes=2))]
+    >>> [tap.weight for tap in layer_probes(build("mlp", depth=1, width=4, act="tanh", input_shape=(3,), classes=2))]
     ['hidden.0.weight', 'readout.weight']
     """
     modules = dict(module.named_modules())
@@ -42,10 +42,12 @@ def taps(module: nn.Module) -> list[Tap]:
             for name, m in modules.items()
             if isinstance(getattr(m, "weight", None), Tensor) and m.weight.dim() >= 2
         ]
-    return [Tap(i, layer, modules[layer.name], f"{layer.name}.weight") for i, layer in enumerate(declared, start=1)]
+    return [
+        LayerProbe(i, layer, modules[layer.name], f"{layer.name}.weight") for i, layer in enumerate(declared, start=1)
+    ]
 
 
-class Tape:
+class LayerRecorder:
     """Record statistics and histograms of every layer of a part during one step; hooks leave with the `with` block.
 
     Arguments: `part` (module, by_member, stacked), `interval` outside which the activation is saturated (None: not
@@ -60,11 +62,11 @@ class Tape:
         members = len(part.members)
         self.rows: list[list[Row]] = [[] for _ in range(members)]
         self.histograms: list[dict[HistogramKey, Histogram]] = [{} for _ in range(members)]
-        self.taps = taps(part.module)
+        self.taps = layer_probes(part.module)
         self.handles: list[Any] = []
         self.weights_before: dict[str, Tensor] = {}
 
-    def __enter__(self) -> "Tape":
+    def __enter__(self) -> "LayerRecorder":
         modules = dict(self.part.module.named_modules())
         for tap in self.taps:
             if tap.layer.activation is None:
@@ -80,26 +82,26 @@ class Tape:
             handle.remove()
         self.handles.clear()
 
-    def _on_input(self, tap: Tap) -> Callable:
+    def _on_input(self, tap: LayerProbe) -> Callable:
         return lambda module, args: self._preactivation(tap, args[0])
 
-    def _on_output(self, tap: Tap) -> Callable:
+    def _on_output(self, tap: LayerProbe) -> Callable:
         # A user's layer may return a tuple, of which nobody knows what is the preactivation.
         return lambda module, args, output: self._preactivation(tap, output) if torch.is_tensor(output) else None
 
-    def _on_activation(self, tap: Tap) -> Callable:
+    def _on_activation(self, tap: LayerProbe) -> Callable:
         return lambda module, args, output: self._hear(tap, "postactivation", output)
 
-    def _preactivation(self, tap: Tap, tensor: Tensor) -> None:
+    def _preactivation(self, tap: LayerProbe, tensor: Tensor) -> None:
         self._hear(tap, "preactivation", tensor)
         if tensor.requires_grad:
             # A tensor hook, not retain_grad: it sees the gradient even when the activation works in place.
             self.handles.append(tensor.register_hook(lambda grad: self._hear(tap, "delta", grad)))
 
-    def _hear(self, tap: Tap, kind: str, tensor: Tensor) -> None:
+    def _hear(self, tap: LayerProbe, kind: str, tensor: Tensor) -> None:
         self._measure(tap, kind, self.part.by_member(tensor.detach()))
 
-    def _measure(self, tap: Tap, kind: str, by_input: Tensor, members: slice = ALL) -> None:
+    def _measure(self, tap: LayerProbe, kind: str, by_input: Tensor, members: slice = ALL_MEMBERS) -> None:
         x = units_last(by_input, tap)
         counted = self._write(tap, kind, x, members)
         if kind == "preactivation" and self.step == 0:
@@ -111,11 +113,11 @@ class Tape:
             values = [0.0] * len(x) if within else saturated_fraction(x.double(), self.interval).tolist()
             self._add(tap, "saturated_fraction", values, members)
 
-    def _write(self, tap: Tap, kind: str, x: Tensor, members: slice = ALL) -> list[Histogram]:
+    def _write(self, tap: LayerProbe, kind: str, x: Tensor, members: slice = ALL_MEMBERS) -> list[Histogram]:
         """Count histograms, one per member, and write the statistics of this kind: read off them where they tell."""
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()  # numpy knows no bfloat16
         counted = (
-            histograms(as_it_lies(x).cpu().numpy())
+            histograms(memory_order_view(x).cpu().numpy())
             if self.histogram and kind not in ("delta", "inputs", "units")
             else []
         )
@@ -134,11 +136,11 @@ class Tape:
             self._add(tap, stat.name, values, members)
         return counted
 
-    def _add(self, tap: Tap, stat: str, values: list, members: slice = ALL) -> None:
+    def _add(self, tap: LayerProbe, stat: str, values: list, members: slice = ALL_MEMBERS) -> None:
         for rows, value in zip(self.rows[members], values, strict=True):
             rows.append((self.step, tap.layer.name, tap.index, stat, value, "measured"))
 
-    def gradients(self, named: dict[str, Tensor], members: slice = ALL) -> None:
+    def gradients(self, named: dict[str, Tensor], members: slice = ALL_MEMBERS) -> None:
         """Measure weights and their gradients, given by parameter name; the weights are those before the update."""
         weights = {**dict(zip(self.part.names, self.part.parameters, strict=True)), **self.weights_before}
         for tap in self.taps:
@@ -183,9 +185,11 @@ class Tape:
             if tap.weight in self.weights_before:
                 before, after = (self._stacked(w) for w in (self.weights_before[tap.weight], parameters[tap.weight]))
                 # One network after another: in float64 all of them are far more than the cache holds.
-                self._add(tap, "update_ratio", [moved(old, new) for old, new in zip(before, after, strict=True)])
+                self._add(
+                    tap, "update_ratio", [relative_change(old, new) for old, new in zip(before, after, strict=True)]
+                )
 
-    def _units(self, tap: Tap, named: dict[str, Tensor]) -> Tensor | None:
+    def _units(self, tap: LayerProbe, named: dict[str, Tensor]) -> Tensor | None:
         """View a layer's weight as [N, G, units, inputs], its bias as a last column; None where no axis holds units."""
         rows = unit_rows(self._stacked(named[tap.weight]), tap.module, tap.layer.role)
         bias = named.get(f"{tap.layer.name}.bias")
@@ -198,7 +202,7 @@ class Tape:
         return tensor if self.part.stacked else tensor.unsqueeze(0)
 
 
-def units_last(x: Tensor, tap: Tap) -> Tensor:
+def units_last(x: Tensor, tap: LayerProbe) -> Tensor:
     """View [N, B, …] as [N, samples, units]: channels of a map are units, its positions samples."""
     if x.dim() > 3 and isinstance(tap.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         x = x.movedim(2, -1)
@@ -218,10 +222,10 @@ def unit_rows(weight: Tensor, module: nn.Module, role: str) -> Tensor | None:
     return weight.reshape(weight.shape[0], groups, weight.shape[1] // groups, -1)
 
 
-def moved(old: Tensor, new: Tensor) -> float:
+def relative_change(old: Tensor, new: Tensor) -> float:
     """Return ‖new − old‖ / ‖old‖, computed in float64.
 
-    >>> moved(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0]))
+    >>> relative_change(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0]))
     0.2
     """
     x = old.flatten().to(torch.float64, copy=True)
@@ -230,7 +234,7 @@ def moved(old: Tensor, new: Tensor) -> float:
     return (torch.dot(x, x) / length).sqrt().item()
 
 
-def as_it_lies(x: Tensor) -> Tensor:
+def memory_order_view(x: Tensor) -> Tensor:
     """View [N, samples, units] in the order of its memory, for what asks for no order: a copy would take longer."""
     turned = x.transpose(1, -1)
     return turned if turned.is_contiguous() else x
@@ -243,7 +247,7 @@ def first_bad_layers(part: Any, run: Callable[[], Tensor]) -> dict[int, str]:
     """
     found: dict[int, str] = {}
 
-    def note(tap: Tap, output: object) -> None:
+    def note(tap: LayerProbe, output: object) -> None:
         if not isinstance(output, Tensor):
             return
         finite = torch.isfinite(part.by_member(output)).flatten(1).all(1).tolist()
@@ -253,7 +257,7 @@ def first_bad_layers(part: Any, run: Callable[[], Tensor]) -> dict[int, str]:
 
     handles = [
         tap.module.register_forward_hook(lambda module, args, output, tap=tap: note(tap, output))
-        for tap in taps(part.module)
+        for tap in layer_probes(part.module)
     ]
     try:
         with torch.no_grad():

@@ -50,12 +50,12 @@ def standard_deviation(x: Tensor) -> Tensor:
     return (x - x.mean(1, keepdim=True)).square_().mean(1).sqrt()
 
 
-def counted_deviation(record: Histogram) -> float | None:
+def histogram_std(record: Histogram) -> float | None:
     """Read the standard deviation off the sums of a histogram, unless the mean is so large that digits would be lost.
 
     >>> import numpy as np
     >>> from initlab.statistics.histograms import histogram
-    >>> counted_deviation(histogram(np.array([1.0, 3.0]))), counted_deviation(histogram(np.array([1e6, 1e6 + 1.0])))
+    >>> histogram_std(histogram(np.array([1.0, 3.0]))), histogram_std(histogram(np.array([1e6, 1e6 + 1.0])))
     (1.0, None)
     """
     mean, q = record.sum / record.num, record.sum_squares / record.num
@@ -63,29 +63,29 @@ def counted_deviation(record: Histogram) -> float | None:
     return math.sqrt(variance) if variance > 1e-6 * q else None
 
 
-def norm(x: Tensor) -> Tensor:
+def euclidean_norm(x: Tensor) -> Tensor:
     """Euclidean norm of each member's tensor."""
     return x.flatten(1).square().sum(1).sqrt()
 
 
-def silent_units(x: Tensor) -> Tensor:
+def zero_unit_fraction(x: Tensor) -> Tensor:
     """Fraction of units whose postactivation is exactly 0 on every sample."""
     if x.shape[1] and not (x[:, 0] == 0).any():
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
     return ((x.amax(1) == 0) & (x.amin(1) == 0)).double().mean(1)
 
 
-def nonfinite(x: Tensor) -> Tensor:
+def count_nonfinite(x: Tensor) -> Tensor:
     """Number of NaN and infinite entries."""
     return (~torch.isfinite(x)).flatten(1).sum(1).double()
 
 
-def correlation(x: Tensor) -> Tensor:
+def input_correlation(x: Tensor) -> Tensor:
     """Mean over pairs of different inputs of h_a·h_b / (‖h_a‖ ‖h_b‖), whole maps as one vector; NaN without pairs.
 
     Inputs whose preactivations are all 0 have no direction and are left out.
 
-    >>> correlation(torch.tensor([[[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]]).double()).round(decimals=6).tolist()
+    >>> input_correlation(torch.tensor([[[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]]).double()).round(decimals=6).tolist()
     [0.333333]
     """
     rows = x.flatten(2)
@@ -96,7 +96,7 @@ def correlation(x: Tensor) -> Tensor:
     return (together - count) / (count * (count - 1))
 
 
-def spread(x: Tensor) -> Tensor:
+def spectrum_variance(x: Tensor) -> Tensor:
     """Variance of one sample's squared singular values, averaged over samples."""
     return x.var(dim=2, correction=0).mean(1)
 
@@ -111,34 +111,34 @@ STATS: dict[str, Stat] = {
         ),
         Stat(
             "std", "preactivation", standard_deviation, "their standard deviation",
-            counted=counted_deviation,
+            counted=histogram_std,
         ),
         Stat(
             "q", "preactivation", mean_square, "their second moment",
             counted=lambda record: record.sum_squares / record.num,
         ),
         Stat(
-            "nonfinite", "preactivation", nonfinite, "how many of them are NaN or infinite",
+            "nonfinite", "preactivation", count_nonfinite, "how many of them are NaN or infinite",
             counted=lambda record: float(record.nonfinite),
         ),
-        Stat("c", "inputs", correlation, "mean cosine between the preactivations of two different inputs"),
+        Stat("c", "inputs", input_correlation, "mean cosine between the preactivations of two different inputs"),
         Stat(
-            "dead_fraction", "postactivation", silent_units, "units silent on every sample",
+            "dead_fraction", "postactivation", zero_unit_fraction, "units silent on every sample",
             counted=lambda record: 0.0 if record.low > 0 or record.high < 0 else None, compares=True,
         ),
         Stat("grad_mean_square", "delta", mean_square, "mean square of the loss gradient at the preactivations"),
         Stat(
-            "weight_norm", "weight", norm, "Euclidean norm of the weight",
+            "weight_norm", "weight", euclidean_norm, "Euclidean norm of the weight",
             counted=lambda record: math.sqrt(record.sum_squares),
         ),
         Stat(
-            "grad_norm", "gradient", norm, "Euclidean norm of the weight's gradient",
+            "grad_norm", "gradient", euclidean_norm, "Euclidean norm of the weight's gradient",
             counted=lambda record: math.sqrt(record.sum_squares),
         ),
         Stat("effective_rank", "matrix", effective_rank, "how many directions the weight uses"),
         Stat("duplicate_units", "units", duplicate_units, "units that are copies of another one", compares=True),
         Stat("jacobian_mean", "spectrum", lambda x: x.mean((1, 2)), "mean squared singular value of ∂h/∂input"),
-        Stat("jacobian_var", "spectrum", spread, "variance of the squared singular values"),
+        Stat("jacobian_var", "spectrum", spectrum_variance, "variance of the squared singular values"),
         Stat("jacobian_max", "spectrum", lambda x: x.amax(2).mean(1), "largest squared singular value"),
     )
 }
@@ -151,12 +151,12 @@ def saturated_fraction(x: Tensor, interval: tuple[float, float]) -> Tensor:
     return outside.sum(1).double() / outside.shape[1]
 
 
-def underflow(x: Tensor, precision: torch.dtype | None = None) -> Tensor:
+def count_underflow(x: Tensor, precision: torch.dtype | None = None) -> Tensor:
     """Number of entries of a raw tensor [N, …] that are not 0 but too small for a precision to hold in full.
 
     The precision is the tensor's own unless another is given, to judge it by the same signal computed in float64.
 
-    >>> underflow(torch.tensor([[0.0, 1e-40, 1.0]]))
+    >>> count_underflow(torch.tensor([[0.0, 1e-40, 1.0]]))
     tensor([1.], dtype=torch.float64)
     """
     size = x.abs()

@@ -8,13 +8,13 @@ from torch import Tensor
 from initlab.diagnostics.spectrum import lanczos
 from initlab.system.random_streams import generator
 
-EXACT = 1024
+MAX_EXACT_SIDE = 1024
 """Smaller side up to which all singular values are computed; beyond it their distribution is estimated."""
 
-ESTIMATED = 2**24
+MAX_ESTIMATED_ELEMENTS = 2**24
 """Elements up to which it is estimated; a larger matrix gets no effective rank."""
 
-HASHED = 2**20
+HASHED_ELEMENTS = 2**20
 """Elements that are hashed at once."""
 
 STEPS, PROBES = 24, 4
@@ -25,8 +25,8 @@ def effective_rank(x: Tensor) -> Tensor:
 
     Between 1 (a rank-one matrix, such as ones) and min(out, in) (an orthogonal one); 0 for a zero matrix. Source: Roy
     and Vetterli 2007, *The effective rank: a measure of effective dimensionality*. Where the smaller side exceeds
-    `EXACT`, an estimate by stochastic Lanczos quadrature, good to a few per cent for random matrices; NaN beyond
-    `ESTIMATED` elements.
+    `MAX_EXACT_SIDE`, an estimate by stochastic Lanczos quadrature, good to a few per cent for random matrices; NaN beyond
+    `MAX_ESTIMATED_ELEMENTS` elements.
 
     Arguments: `x` [N, G, out, in], float64: G blocks of a block-diagonal matrix (the groups of a convolution).
 
@@ -34,10 +34,12 @@ def effective_rank(x: Tensor) -> Tensor:
     >>> effective_rank(three.double()).round(decimals=9).tolist()
     [1.0, 3.0, 0.0]
     """
-    if min(x.shape[-2:]) > EXACT:
-        return torch.stack([_estimated(m) if m.numel() <= ESTIMATED else torch.tensor(torch.nan) for m in x])
+    if min(x.shape[-2:]) > MAX_EXACT_SIDE:
+        return torch.stack(
+            [_estimated_rank(m) if m.numel() <= MAX_ESTIMATED_ELEMENTS else torch.tensor(torch.nan) for m in x]
+        )
     squares = singular_squares(x)
-    return _spread(squares.flatten(1).sqrt(), torch.ones(()))
+    return _entropy_rank(squares.flatten(1).sqrt(), torch.ones(()))
 
 
 def singular_squares(x: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ def singular_squares(x: Tensor) -> Tensor:
     return torch.where(torch.isfinite(size), torch.where(found > noise, found, torch.zeros(())) * size**2, torch.nan)
 
 
-def _spread(values: Tensor, weights: Tensor) -> Tensor:
+def _entropy_rank(values: Tensor, weights: Tensor) -> Tensor:
     # exp of the entropy of p = σ/Σσ: ln Σσ − Σ σ ln σ / Σσ.
     total = (weights * values).sum(-1)
     logs = torch.where(values > 0, values, torch.ones(())).log()
@@ -63,11 +65,11 @@ def _spread(values: Tensor, weights: Tensor) -> Tensor:
     return torch.where(total > 0, entropy.exp(), total * 0)
 
 
-def _estimated(blocks: Tensor) -> Tensor:
+def _estimated_rank(blocks: Tensor) -> Tensor:
     nodes, weights = [], []
     for block in blocks:
         wide = (block if block.shape[0] <= block.shape[1] else block.T).float()  # half the memory to move
-        found = lanczos(partial(_gram, wide), wide.shape[0], steps=STEPS, probes=PROBES, like=wide)
+        found = lanczos(partial(_gram_product, wide), wide.shape[0], steps=STEPS, probes=PROBES, like=wide)
         nodes.append(found.nodes)
         noise = torch.finfo(torch.float32).eps * wide.shape[0] * found.nodes.max()
         nodes[-1] = torch.where(found.nodes > noise, found.nodes, torch.zeros(()))
@@ -75,15 +77,15 @@ def _estimated(blocks: Tensor) -> Tensor:
         estimate = (found.weights * nodes[-1]).sum()
         scale = wide.double().square().sum().cpu() / torch.where(estimate > 0, estimate, torch.ones(()))
         weights.append(found.weights * scale)
-    return _spread(torch.cat(nodes).sqrt(), torch.cat(weights))
+    return _entropy_rank(torch.cat(nodes).sqrt(), torch.cat(weights))
 
 
-def _keys(rows: Tensor, odd: Tensor) -> Tensor:
+def _row_hashes(rows: Tensor, odd: Tensor) -> Tensor:
     bits = (rows.double() + 0.0).view(torch.int64)  # −0 counts as 0
     return ((bits ^ (bits >> 29)) * odd).sum(-1)
 
 
-def _gram(a: Tensor, v: Tensor) -> Tensor:
+def _gram_product(a: Tensor, v: Tensor) -> Tensor:
     return a @ (a.T @ v)
 
 
@@ -106,6 +108,8 @@ def duplicate_units(x: Tensor) -> Tensor:
         return torch.zeros(x.shape[0], dtype=torch.float64)  # no two units agree even in their first weight
     # A hash in wrapping integers: equal rows have equal keys however the sum is ordered, unlike a float projection.
     odd = torch.randint(-(2**62), 2**62, (x.shape[-1],), generator=generator("unit hashes")).to(x.device) * 2 + 1
-    keys = torch.cat([_keys(rows, odd) for rows in x.split(max(1, HASHED // x[..., 0, :].numel()), dim=-2)], dim=-1)
+    keys = torch.cat(
+        [_row_hashes(rows, odd) for rows in x.split(max(1, HASHED_ELEMENTS // x[..., 0, :].numel()), dim=-2)], dim=-1
+    )
     copies = (keys.sort(dim=-1).values.diff(dim=-1) == 0).sum(-1)
     return copies.sum(-1).double()

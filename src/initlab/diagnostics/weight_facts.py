@@ -13,12 +13,12 @@ from initlab.schemes import SCHEMES
 from initlab.schemes.law_checks import violations
 from initlab.schemes.laws import uniform
 
-ENOUGH, DRAWN = 64, 20_000
+MIN_ELEMENTS, MAX_TESTED = 64, 20_000
 """Elements below which a law cannot be told, and above which a sample of them is tested."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class WeightFacts:
     """What one weight and its bias hold, taken when the diagnosis was made.
 
     Attributes:
@@ -53,11 +53,11 @@ class Facts:
     patterned: bool = False
 
 
-def facts_of(weight: Weight, copies: bool = False) -> Facts:
+def read_weight_facts(weight: Weight, copies: bool = False) -> WeightFacts:
     """Take the facts of a weight, `copies` telling whether some of its units are.
 
     >>> from initlab.diagnostics.weights import weights_of
-    >>> facts = facts_of(weights_of(nn.Linear(64, 64))[0])
+    >>> facts = read_weight_facts(weights_of(nn.Linear(64, 64))[0])
     >>> facts.default, facts.constant, facts.fan_in
     (True, False, 64)
     """
@@ -66,7 +66,7 @@ def facts_of(weight: Weight, copies: bool = False) -> Facts:
     bias = weight.bias
     square = float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 / max(part.numel(), 1)
     labels = [block.label for block in weight.blocks]
-    return Facts(
+    return WeightFacts(
         parameter=weight.name,
         kind=weight.kind,
         shape=tuple(part.shape),
@@ -79,16 +79,16 @@ def facts_of(weight: Weight, copies: bool = False) -> Facts:
         mean=float(part.mean(dtype=torch.float64)),
         constant=bool((part == part.flatten()[0]).all()) if part.numel() else True,
         finite=math.isfinite(square),
-        default=left_at_default(weight),
-        key=_key(part),
+        default=has_default_values(weight),
+        key=_values_hash(part),
         tied=weight.tied,
         bias_mean=float(bias.detach().double().mean()) if bias is not None and bias.numel() else 0.0,
         part=labels[0] if len(labels) == 1 else "",
-        patterned=copies and by_rule(weight),
+        patterned=copies and is_deterministic_pattern(weight),
     )
 
 
-def left_at_default(weight: Weight) -> bool:
+def has_default_values(weight: Weight) -> bool:
     """Whether a weight looks drawn by torch's own rule for its kind: variance and distribution agree.
 
     U(±1/√n), n the fan_in (the hidden size of a recurrent layer); for attention U(±√(6/(rows + columns))).
@@ -98,13 +98,13 @@ def left_at_default(weight: Weight) -> bool:
     """
     bound = _default_bound(weight)
     part = weight.part(weight.tensor.detach())
-    if bound is None or part.numel() < ENOUGH:
+    if bound is None or part.numel() < MIN_ELEMENTS:
         return False
     values = part.flatten()
     spread = float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2 / values.numel() / (bound**2 / 3)
     if not abs(spread - 1) <= 6 * (0.8 / values.numel()) ** 0.5 + 1e-6:  # Var of u² is 0.8 of its squared mean
         return False
-    step = -(-values.numel() // DRAWN)
+    step = -(-values.numel() // MAX_TESTED)
     return not violations(values[::step], uniform(-bound, bound), alpha=1e-6)
 
 
@@ -123,12 +123,12 @@ def _default_bound(weight: Weight) -> float | None:
     return None
 
 
-def _key(part: Tensor) -> str:
+def _values_hash(part: Tensor) -> str:
     raw = part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     return f"{list(part.shape)}{hashlib.blake2b(raw, digest_size=16).hexdigest()}"
 
 
-def with_twins(weights: Sequence[Weight], found: Sequence[Facts]) -> list[Facts]:
+def with_identical_layers(weights: Sequence[Weight], found: Sequence[WeightFacts]) -> list[WeightFacts]:
     """Note in each weight's facts which others hold the same values, where that cannot be what a scheme made them.
 
     Constants do, and so do schemes that draw nothing (an identity, a sinusoid): these have no twins.
@@ -137,7 +137,7 @@ def with_twins(weights: Sequence[Weight], found: Sequence[Facts]) -> list[Facts]
     >>> net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     >>> net[1].load_state_dict(net[0].state_dict()) and None
     >>> weights = weights_of(net)
-    >>> with_twins(weights, [facts_of(w) for w in weights])[0].twins
+    >>> with_identical_layers(weights, [read_weight_facts(w) for w in weights])[0].twins
     ('1',)
     """
     groups: dict[str, list[int]] = {}
@@ -146,13 +146,13 @@ def with_twins(weights: Sequence[Weight], found: Sequence[Facts]) -> list[Facts]
             groups.setdefault(facts.key, []).append(i)
     result = list(found)
     for members in groups.values():
-        if len(members) > 1 and not found[members[0]].patterned and not by_rule(weights[members[0]]):
+        if len(members) > 1 and not found[members[0]].patterned and not is_deterministic_pattern(weights[members[0]]):
             for i in members:
                 result[i] = replace(found[i], twins=tuple(weights[j].layer for j in members if j != i))
     return result
 
 
-def by_rule(weight: Weight) -> bool:
+def is_deterministic_pattern(weight: Weight) -> bool:
     """Whether a scheme that draws nothing made these values: equal ones are then no accident."""
     x = weight.part(weight.tensor.detach()).double().cpu()
     if len(x.unique()) <= 3:

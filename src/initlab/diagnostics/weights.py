@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from initlab.errors import UserError
 from initlab.inspection import Block, Fans, Parameter, walk
 from initlab.inspection.parameters import plain_name
-from initlab.inspection.parametrized import refuse_misfits
+from initlab.inspection.parametrized import check_weight_norms
 
-LAYERS = (
+LAYER_TYPES = (
     nn.Linear,
     nn.modules.conv._ConvNd,
     nn.Bilinear,
@@ -91,7 +91,7 @@ def weights_of(module: nn.Module) -> list[Weight]:
     >>> [weight.layer for weight in weights_of(nn.MultiheadAttention(4, 2))]
     ['q', 'k', 'v', 'out_proj']
     """
-    refuse_misfits(module)
+    check_weight_norms(module)
     parameters = list(walk(module))
     if not parameters:
         raise UserError(f"{type(module).__name__} has no parameters, so that there is nothing to diagnose.")
@@ -106,12 +106,12 @@ def weights_of(module: nn.Module) -> list[Weight]:
     found: list[Weight] = []
     for p in parameters:
         if p.held is None and p.tensor.is_floating_point():
-            found += _weights(p, parameters)
-            found += [weight for alias in p.aliases for weight in _tied(p, alias, places)]
-    return found + list(_computed(module))
+            found += _weights_of_parameter(p, parameters)
+            found += [weight for alias in p.aliases for weight in _tied_weights(p, alias, places)]
+    return found + list(_parametrized_weights(module))
 
 
-def _weights(parameter: Parameter, siblings: list[Parameter]) -> Iterator[Weight]:
+def _weights_of_parameter(parameter: Parameter, siblings: list[Parameter]) -> Iterator[Weight]:
     p = parameter
     if not p.tensor.numel():
         return
@@ -135,22 +135,22 @@ def _weights(parameter: Parameter, siblings: list[Parameter]) -> Iterator[Weight
     yield Weight(p.name, layer, p.kind, p.tensor, p.owner, p.blocks, bias.tensor if bias else None)
 
 
-def _tied(parameter: Parameter, alias: str, places: dict[str, nn.Module]) -> Iterator[Weight]:
+def _tied_weights(parameter: Parameter, alias: str, places: dict[str, nn.Module]) -> Iterator[Weight]:
     # The same tensor in another layer (a head that reuses the embedding): other fans, another place in the signal.
     prefix, _, own = alias.rpartition(".")
     owner = places.get(prefix)
-    if owner is None or owner is parameter.owner or not isinstance(owner, LAYERS):
+    if owner is None or owner is parameter.owner or not isinstance(owner, LAYER_TYPES):
         return
     alone = [p for p in walk(owner) if p.owner is owner]
-    for weight in (w for p in alone if p.name == own for w in _weights(p, alone)):
+    for weight in (w for p in alone if p.name == own for w in _weights_of_parameter(p, alone)):
         layer = ".".join(filter(None, (prefix, weight.layer)))
         yield replace(weight, name=alias, layer=layer, tied=parameter.name)
 
 
-def _computed(module: nn.Module) -> Iterator[Weight]:
+def _parametrized_weights(module: nn.Module) -> Iterator[Weight]:
     # weight_norm, spectral_norm and other parametrizations: the weight is not a parameter but a function of some.
     for name, owner in module.named_modules():
-        if isinstance(owner, LAYERS) and "weight" not in owner._parameters:
+        if isinstance(owner, LAYER_TYPES) and "weight" not in owner._parameters:
             value = getattr(owner, "weight", None)
             if isinstance(value, Tensor) and value.dim() >= 2 and value.is_floating_point():
                 plain = plain_name(name)

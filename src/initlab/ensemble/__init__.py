@@ -6,12 +6,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from initlab.ensemble.cpu.loss import Objective
-from initlab.ensemble.cpu.sequential import Kept, Lane
+from initlab.ensemble.cpu.loss import MemberLoss
+from initlab.ensemble.cpu.sequential import KeptTensors, SequentialMembers
 from initlab.ensemble.part import Part
-from initlab.ensemble.stacking import part_sizes, plain_part, stackable, stacked_part, stacking_pays
+from initlab.ensemble.stacking import can_stack, make_plain_part, make_stacked_part, part_sizes, stacking_is_faster
 
-__all__ = ["Ensemble", "Kept", "Lane", "Objective", "Part", "plain_part", "stack", "stacked_part"]
+__all__ = [
+    "Ensemble",
+    "KeptTensors",
+    "MemberLoss",
+    "Part",
+    "SequentialMembers",
+    "make_plain_part",
+    "make_stacked_part",
+    "stack",
+]
 
 
 @dataclass
@@ -56,10 +65,10 @@ def stack(modules: Sequence[nn.Module]) -> Ensemble:
     >>> ensemble.size, [part.forward(torch.zeros(4, 3)).shape[1:] for part in ensemble.parts][0]
     (2, torch.Size([4, 2]))
     """
-    if len(modules) > 1 and stackable(modules) and stacking_pays(modules):
+    if len(modules) > 1 and can_stack(modules) and stacking_is_faster(modules):
         on_cpu = next(modules[0].parameters()).device.type == "cpu"
         sizes = part_sizes(modules, torch.get_num_threads()) if on_cpu else [len(modules)]
         starts = [sum(sizes[:k]) for k in range(len(sizes))]
         spans = [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-        return Ensemble([stacked_part(span, [modules[m] for m in span]) for span in spans])
-    return Ensemble([plain_part(member, module) for member, module in enumerate(modules)])
+        return Ensemble([make_stacked_part(span, [modules[m] for m in span]) for span in spans])
+    return Ensemble([make_plain_part(member, module) for member, module in enumerate(modules)])

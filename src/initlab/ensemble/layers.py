@@ -12,41 +12,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from initlab.ensemble.cpu.tanh import quick_tanh
-from initlab.ensemble.matmul import Affine, even, member_rows, multiply
+from initlab.ensemble.cpu.tanh import fast_tanh
+from initlab.ensemble.matmul import Affine, allocate_members, fills_vectors, multiply
 from initlab.models.layers import Dropout
 
 
-def gather(layer: nn.Module, leaves: Sequence[nn.Module]) -> None:
+def add_stacked_tensors(layer: nn.Module, leaves: Sequence[nn.Module]) -> None:
     """Give a stacked layer the parameters and buffers of lone ones under the same names, as [N, …]."""
     first = leaves[0]
     for name, parameter in first._parameters.items():
-        own = None if parameter is None else nn.Parameter(stacked(leaves, name), parameter.requires_grad)
+        own = None if parameter is None else nn.Parameter(stack_tensor(leaves, name), parameter.requires_grad)
         layer.register_parameter(name, own)
     for name, buffer in first._buffers.items():
-        layer.register_buffer(name, None if buffer is None else stacked(leaves, name))
+        layer.register_buffer(name, None if buffer is None else stack_tensor(leaves, name))
 
 
-def stacked(leaves: Sequence[nn.Module], name: str) -> Tensor:
+def stack_tensor(leaves: Sequence[nn.Module], name: str) -> Tensor:
     """Return one tensor of all leaves as [N, …], every member on a boundary of its own."""
     lone = [getattr(leaf, name).detach() for leaf in leaves]
-    rows = member_rows(len(lone), lone[0].shape, lone[0])
+    rows = allocate_members(len(lone), lone[0].shape, lone[0])
     for row, value in zip(rows, lone, strict=True):
         row.copy_(value)
     return rows
 
 
-def by_channel(parameter: Tensor, x: Tensor) -> Tensor:
+def view_by_channel(parameter: Tensor, x: Tensor) -> Tensor:
     """View a parameter [N, C] along the channels of x [N, B, C, …]; [N, 1] is one number for all."""
     return parameter.view(len(x), 1, -1, *[1] * (x.dim() - 3))
 
 
-def channels_merged(x: Tensor) -> Tensor:
+def merge_channels(x: Tensor) -> Tensor:
     """View or copy [N, B, C, …] as [B, N·C, …]."""
     return x.transpose(0, 1).flatten(1, 2)
 
 
-def channels_parted(x: Tensor, members: int) -> Tensor:
+def split_channels(x: Tensor, members: int) -> Tensor:
     """View [B, N·C, …] as [N, B, C, …]."""
     return x.unflatten(1, (members, -1)).transpose(0, 1)
 
@@ -59,7 +59,7 @@ class StackedLinear(nn.Module):
 
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
-        gather(self, leaves)
+        add_stacked_tensors(self, leaves)
         self.sinks: tuple[Tensor, Tensor | None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class StackedConv2d(nn.Conv2d):
 
     def __init__(self, leaves: Sequence[nn.Module]):
         nn.Module.__init__(self)
-        gather(self, leaves)
+        add_stacked_tensors(self, leaves)
         first: Any = leaves[0]
         self.lone = {"stride": first.stride, "dilation": first.dilation}
         self.lone_groups = first.groups
@@ -100,14 +100,14 @@ class StackedConv2d(nn.Conv2d):
         """Map [N, B, in, H, W] to [N, B, out, H', W']."""
         members = len(self.weight)
         common = x.stride(0) == 0 and self.lone_groups == 1
-        h = x[0] if common else channels_merged(x)
+        h = x[0] if common else merge_channels(x)
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             h, padding = F.pad(h, self.pads, mode=self.padding_mode), 0
         bias = None if self.bias is None else self.bias.flatten()
         groups = 1 if common else members * self.lone_groups
         out = F.conv2d(h, self.weight.flatten(0, 1), bias, padding=padding, groups=groups, **self.lone)
-        return channels_parted(out, members)
+        return split_channels(out, members)
 
 
 class StackedPReLU(nn.Module):
@@ -117,11 +117,11 @@ class StackedPReLU(nn.Module):
 
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
-        gather(self, leaves)
+        add_stacked_tensors(self, leaves)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""
-        return torch.where(x > 0, x, x * by_channel(self.weight, x))
+        return torch.where(x > 0, x, x * view_by_channel(self.weight, x))
 
 
 class StackedMultiplier(nn.Module):
@@ -131,11 +131,11 @@ class StackedMultiplier(nn.Module):
 
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
-        gather(self, leaves)
+        add_stacked_tensors(self, leaves)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""
-        return x * by_channel(self.res_scale, x)
+        return x * view_by_channel(self.res_scale, x)
 
 
 class StackedShift(nn.Module):
@@ -145,11 +145,11 @@ class StackedShift(nn.Module):
 
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
-        gather(self, leaves)
+        add_stacked_tensors(self, leaves)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""
-        return x + by_channel(self.shift, x)
+        return x + view_by_channel(self.shift, x)
 
 
 class StackedElementwise(nn.Module):
@@ -162,12 +162,12 @@ class StackedElementwise(nn.Module):
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
         self.lone = copy.deepcopy(leaves[0])
-        self.phi = quick_tanh if type(self.lone) is nn.Tanh else self.lone
+        self.phi = fast_tanh if type(self.lone) is nn.Tanh else self.lone
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""
         # Vector code takes two vectors at a time.
-        if x.device.type != "cpu" or even(x[0].numel(), x, vectors=2):
+        if x.device.type != "cpu" or fills_vectors(x[0].numel(), x, vectors=2):
             return self.phi(x)
         return torch.stack([self.phi(h) for h in x])
 
@@ -210,4 +210,4 @@ class StackedPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, C, H, W] to [N, B, C, H', W']."""
-        return channels_parted(self.pool(channels_merged(x)), len(x))
+        return split_channels(self.pool(merge_channels(x)), len(x))

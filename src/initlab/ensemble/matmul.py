@@ -13,28 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initlab.ensemble.cpu.openblas import BOUNDARY, openblas_pays, wide_product
+from initlab.ensemble.cpu.openblas import ALIGNMENT, multiply_strided, openblas_is_faster
 
-WORTH = 1e6  # operations from which on one call for every member pays, by OpenBLAS
+MIN_OPENBLAS_FLOPS = 1e6  # operations from which on one call for every member pays, by OpenBLAS
 
 
-def even(elements: int, like: Tensor, vectors: int = 1) -> bool:
+def fills_vectors(elements: int, like: Tensor, vectors: int = 1) -> bool:
     """Do so many elements fill whole vectors (or pairs of them), so that a neighbour begins on a boundary?
 
-    >>> even(128 * 10, torch.zeros(1)), even(100 * 10, torch.zeros(1))
+    >>> fills_vectors(128 * 10, torch.zeros(1)), fills_vectors(100 * 10, torch.zeros(1))
     (True, False)
     """
-    return elements * like.element_size() % (BOUNDARY * vectors) == 0
+    return elements * like.element_size() % (ALIGNMENT * vectors) == 0
 
 
-def member_rows(members: int, shape: torch.Size, like: Tensor) -> Tensor:
+def allocate_members(members: int, shape: torch.Size, like: Tensor) -> Tensor:
     """Return an uninitialized tensor [members, *shape] whose members all begin on a boundary.
 
-    >>> member_rows(3, torch.Size([5, 2]), torch.zeros(1)).stride()
+    >>> allocate_members(3, torch.Size([5, 2]), torch.zeros(1)).stride()
     (16, 2, 1)
     """
     elements = shape.numel()
-    padded = -(-elements * like.element_size() // BOUNDARY) * BOUNDARY // like.element_size()
+    padded = -(-elements * like.element_size() // ALIGNMENT) * ALIGNMENT // like.element_size()
     flat = torch.empty(members, padded, dtype=like.dtype, device=like.device)
     return flat[:, :elements].view(members, *shape)
 
@@ -45,8 +45,13 @@ def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | Non
     On a CPU the members' bits do not depend on N; no gradients flow through it.
     """
     (p, q), r = a.shape[1:], b.shape[2]
-    alone = a.device.type == "cpu" and a.dtype == torch.float32 and 2 * p * q * r >= WORTH and openblas_pays()
-    alike = min(p, q, r) > 1 and all(even(size, a) for size in (p * q, q * r, p * r))
+    alone = (
+        a.device.type == "cpu"
+        and a.dtype == torch.float32
+        and 2 * p * q * r >= MIN_OPENBLAS_FLOPS
+        and openblas_is_faster()
+    )
+    alike = min(p, q, r) > 1 and all(fills_vectors(size, a) for size in (p * q, q * r, p * r))
     if a.device.type != "cpu" or (alike and not alone):
         if bias is not None:
             return torch.baddbmm(bias.unsqueeze(1), a, b, out=out)
@@ -56,15 +61,15 @@ def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | Non
     shifts = repeat(None) if bias is None else bias.unbind()
     for row, left, right, shift in zip(out.unbind(), a.unbind(), b.unbind(), shifts, strict=False):
         if alone:
-            wide_product(left, right, row, shift)
+            multiply_strided(left, right, row, shift)
         else:
-            row.copy_(lone_product(left, right, shift))
+            row.copy_(aligned_product(left, right, shift))
     return out
 
 
-def lone_product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+def aligned_product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Return a b (+ bias) of two matrices, from a boundary on."""
-    a, b = (m if m.data_ptr() % BOUNDARY == 0 else m.clone() for m in (a, b))
+    a, b = (m if m.data_ptr() % ALIGNMENT == 0 else m.clone() for m in (a, b))
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from initlab.ensemble.layers import by_channel, channels_merged, channels_parted, gather
+from initlab.ensemble.layers import add_stacked_tensors, merge_channels, split_channels, view_by_channel
 
 
 class StackedBatchNorm(nn.Module):
@@ -21,7 +21,7 @@ class StackedBatchNorm(nn.Module):
 
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
-        gather(self, leaves)
+        add_stacked_tensors(self, leaves)
         first: Any = leaves[0]
         self.momentum, self.eps = first.momentum, first.eps
 
@@ -34,11 +34,11 @@ class StackedBatchNorm(nn.Module):
             # Copies: the backward pass holds on to what it was given, and rows may be padded.
             mean, var = self.running_mean.flatten().clone(), self.running_var.flatten().clone()
             own = self.weight.flatten(), self.bias.flatten()
-            out = F.batch_norm(channels_merged(x), mean, var, *own, self.training, self.momentum, self.eps)
+            out = F.batch_norm(merge_channels(x), mean, var, *own, self.training, self.momentum, self.eps)
             if self.training:
                 self.running_mean.copy_(mean.view_as(self.running_mean))
                 self.running_var.copy_(var.view_as(self.running_var))
-            return channels_parted(out, len(x))
+            return split_channels(out, len(x))
         normal = [
             F.batch_norm(h, mean, var, scale, shift, self.training, self.momentum, self.eps)
             for h, mean, var, scale, shift in zip(x, *norm, strict=True)
@@ -54,7 +54,7 @@ class StackedLayerNorm(nn.Module):
 
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
-        gather(self, leaves)
+        add_stacked_tensors(self, leaves)
         first: Any = leaves[0]
         self.normalized_shape, self.eps = first.normalized_shape, first.eps
 
@@ -73,11 +73,11 @@ class StackedGroupNorm(nn.Module):
 
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
-        gather(self, leaves)
+        add_stacked_tensors(self, leaves)
         first: Any = leaves[0]
         self.num_groups, self.eps = first.num_groups, first.eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, C, H, W] to the same shape."""
-        merged = F.group_norm(channels_merged(x), len(x) * self.num_groups, eps=self.eps)
-        return channels_parted(merged, len(x)) * by_channel(self.weight, x) + by_channel(self.bias, x)
+        merged = F.group_norm(merge_channels(x), len(x) * self.num_groups, eps=self.eps)
+        return split_channels(merged, len(x)) * view_by_channel(self.weight, x) + view_by_channel(self.bias, x)

@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from initlab.ensemble.cpu.sequential import Lane, lane_of
+from initlab.ensemble.cpu.sequential import SequentialMembers, sequential_members
 from initlab.ensemble.layers import StackedLinear
-from initlab.ensemble.matmul import member_rows
+from initlab.ensemble.matmul import allocate_members
 from initlab.models import Dropout
 
 
@@ -76,7 +76,7 @@ class Part:
             for tensor in named_tensors(network).values():
                 tensor.data = tensor.data.clone()
         for tensor in named_tensors(self.module).values():
-            rows = member_rows(len(stay), tensor.shape[1:], tensor)
+            rows = allocate_members(len(stay), tensor.shape[1:], tensor)
             for row, k in zip(rows, stay, strict=True):
                 row.copy_(tensor.data[k])
             tensor.data = rows
@@ -92,7 +92,7 @@ class Part:
 
     def sinks(self) -> list[Tensor]:
         """Allocate tensors for the gradients of the parameters, every member on a boundary of its own."""
-        return [member_rows(len(p), p.shape[1:], p) for p in self.parameters]
+        return [allocate_members(len(p), p.shape[1:], p) for p in self.parameters]
 
     @contextmanager
     def gradients_into(self, sinks: Sequence[Tensor]) -> Iterator[None]:
@@ -107,9 +107,9 @@ class Part:
                 vars(layer)["sinks"] = None
 
     @cached_property
-    def lane(self) -> Lane | None:
+    def lane(self) -> SequentialMembers | None:
         """The way through the networks one by one, where they have one; it pays for large batches and layers."""
-        return lane_of(self.module, self.parameters) if self.stacked else None
+        return sequential_members(self.module, self.parameters) if self.stacked else None
 
     @cached_property
     def _writers(self) -> list[tuple[StackedLinear, int, int | None]]:

@@ -21,7 +21,7 @@ from initlab.ensemble.norms import StackedBatchNorm, StackedGroupNorm, StackedLa
 from initlab.models.layers import Dropout, LearnedMultiplier, Multiplier, Shift
 
 
-def alike(leaves: Sequence[nn.Module]) -> nn.Module:
+def copy_of_first(leaves: Sequence[nn.Module]) -> nn.Module:
     """Take the first of leaves that hold nothing and look at single entries by arithmetic alone."""
     return copy.deepcopy(leaves[0])
 
@@ -31,8 +31,8 @@ Counterpart = Callable[[Sequence[nn.Module]], nn.Module]
 COUNTERPARTS: dict[type[nn.Module], Counterpart] = {
     **{type(record.build()): StackedElementwise for record in ACTIVATIONS.values()},
     Elementwise: StackedElementwise,
-    nn.Identity: alike,
-    Multiplier: alike,
+    nn.Identity: copy_of_first,
+    Multiplier: copy_of_first,
     LearnedMultiplier: StackedMultiplier,
     Shift: StackedShift,
     nn.PReLU: StackedPReLU,

@@ -22,8 +22,8 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, Chain, DenseBlock, ResMLP, ConvBlock
 PART_BYTES = 16 * 2**20
 # Large networks overflow it one by one already, and in sixes they share the calls: 64 residual blocks of width 128 took
 # 54 ms a step alone in a part, 37 in sixes, and 45 in a plain loop; on 4 layers of width 1,024 it was 28, 25 and 45.
-PART_LEAST = 6
-PART_MEMBERS = 64
+PART_MIN_MEMBERS = 6
+PART_MAX_MEMBERS = 64
 
 
 def part_sizes(networks: Sequence[nn.Module], threads: int) -> list[int]:
@@ -38,42 +38,42 @@ def part_sizes(networks: Sequence[nn.Module], threads: int) -> list[int]:
     """
     count = len(networks)
     each = sum(p.numel() * p.element_size() for p in networks[0].parameters())
-    largest = min(PART_MEMBERS, max(PART_LEAST, PART_BYTES // max(each, 1)))
+    largest = min(PART_MAX_MEMBERS, max(PART_MIN_MEMBERS, PART_BYTES // max(each, 1)))
     parts = min(count, -(-count // (largest * threads)) * threads)
     return [count // parts + (k < count % parts) for k in range(parts)]
 
 
-def leaves_of(module: nn.Module) -> dict[str, nn.Module]:
+def leaf_modules(module: nn.Module) -> dict[str, nn.Module]:
     """Return the modules that are no containers by name, a shared one under each of its names."""
     found: dict[str, nn.Module] = {}
     for name, child in module._modules.items():
         if child is None:
             continue
         if type(child) in CONTAINERS:
-            found |= {f"{name}.{leaf}": m for leaf, m in leaves_of(child).items()}
+            found |= {f"{name}.{leaf}": m for leaf, m in leaf_modules(child).items()}
         else:
             found[name] = child
     return found
 
 
-def stackable(modules: Sequence[nn.Module]) -> bool:
+def can_stack(modules: Sequence[nn.Module]) -> bool:
     """Can these networks be stacked: of one structure, of known containers, leaves with a counterpart, none used twice?
 
-    >>> stackable([nn.Sequential(nn.Linear(3, 2), nn.Tanh())] * 2), stackable([nn.Bilinear(3, 3, 2)] * 2)
+    >>> can_stack([nn.Sequential(nn.Linear(3, 2), nn.Tanh())] * 2), can_stack([nn.Bilinear(3, 3, 2)] * 2)
     (True, False)
     """
     first = modules[0]
     if type(first) not in CONTAINERS:
         return False
-    leaves = leaves_of(first).values()
+    leaves = leaf_modules(first).values()
     owners = [id(leaf) for leaf in leaves if next(leaf.parameters(), None) is not None]
     same = all(str(module) == str(first) for module in modules)
     return same and all(map(has_counterpart, leaves)) and len(set(owners)) == len(owners)
 
 
 def stack_networks(modules: Sequence[nn.Module]) -> nn.Module:
-    """Return one module of the same structure whose leaves hold the parameters of all, [N, …]; see `stackable`."""
-    found = [leaves_of(module) for module in modules]
+    """Return one module of the same structure whose leaves hold the parameters of all, [N, …]; see `can_stack`."""
+    found = [leaf_modules(module) for module in modules]
     # deepcopy takes what is in its memo as already copied, so containers are copied around the new leaves.
     memo = {id(leaf): COUNTERPARTS[type(leaf)]([leaves[name] for leaves in found]) for name, leaf in found[0].items()}
     whole: Any = copy.deepcopy(modules[0], memo)
@@ -83,17 +83,17 @@ def stack_networks(modules: Sequence[nn.Module]) -> nn.Module:
     return whole
 
 
-def stacked_part(members: Sequence[int], modules: Sequence[nn.Module]) -> Part:
+def make_stacked_part(members: Sequence[int], modules: Sequence[nn.Module]) -> Part:
     """Make one part of networks that can be stacked; from now on their weights are the stack's memory."""
     return Part(list(members), stack_networks(modules), list(modules), stacked=True)
 
 
-def plain_part(member: int, module: nn.Module) -> Part:
+def make_plain_part(member: int, module: nn.Module) -> Part:
     """Wrap one network as it is: it costs what a plain loop costs."""
     return Part([member], module, [module])
 
 
-def stacking_pays(modules: Sequence[nn.Module]) -> bool:
+def stacking_is_faster(modules: Sequence[nn.Module]) -> bool:
     """Are these networks faster as a stack than one by one?
 
     Dense networks always are, from two on. Convolutions on a CPU are not: grouped, they were 0.9 to 3 times as slow as
@@ -101,5 +101,5 @@ def stacking_pays(modules: Sequence[nn.Module]) -> bool:
     counterpart: at their default sizes calls are 3 % of a step, and with a stack's products it was 1.1 times as fast.
     """
     device = next(modules[0].parameters()).device
-    maps = any(isinstance(leaf, (nn.Conv2d, StackedConv2d)) for leaf in leaves_of(modules[0]).values())
+    maps = any(isinstance(leaf, (nn.Conv2d, StackedConv2d)) for leaf in leaf_modules(modules[0]).values())
     return len(modules) > 1 and not (maps and device.type == "cpu")

@@ -11,14 +11,14 @@ from initlab import data as datasets
 from initlab import models
 from initlab.activations import Activation, activation
 from initlab.config import Config
-from initlab.config.checks import MOST, OWN_SHAPE
+from initlab.config.checks import MAX_COUNTS, OWN_SHAPE_MODELS
 from initlab.data import Dataset
 from initlab.errors import Impossible, UserError
 from initlab.experiment.initialization import model_options, procedure_of, shaped, start_
-from initlab.initialize import impossible as find_impossible
-from initlab.initialize.procedures import impossible as procedure_impossible
+from initlab.initialize import scheme_refusal as find_impossible
+from initlab.initialize.procedures import procedure_refusal as procedure_impossible
 from initlab.system.device import pick_device
-from initlab.training import Plan, log_spaced
+from initlab.training import TrainingPlan, log_spaced
 
 
 def pick_activation(config: Config) -> Activation | None:
@@ -32,7 +32,7 @@ def pick_activation(config: Config) -> Activation | None:
 def load_data(config: Config, device: torch.device) -> Dataset:
     """Load the data set named in the configuration."""
     options = {k: v for k, v in config.data.items() if k != "name"}
-    return datasets.load(config.data["name"], device=device, **options)
+    return datasets.load_dataset(config.data["name"], device=device, **options)
 
 
 def build_module(config: Config, data: Dataset, act: Activation | None) -> nn.Module:
@@ -89,7 +89,7 @@ def impossible(config: Config) -> str | None:
         raise
     except Exception:
         # The user's own model, or torchvision's, may do without the meta device; the run itself records a bug.
-        if config.model["name"] not in OWN_SHAPE:
+        if config.model["name"] not in OWN_SHAPE_MODELS:
             raise
         return None
     if config.train.batch_size == 1 and refuses_one(module, data):
@@ -121,7 +121,7 @@ def make_network(config: Config, data: Dataset, act: Activation | None, device: 
     return module.to(device), rows
 
 
-def make_plan(configs: Sequence[Config], data: Dataset, act: Activation | None) -> Plan:
+def make_plan(configs: Sequence[Config], data: Dataset, act: Activation | None) -> TrainingPlan:
     """Translate what the members share into the loop's plan."""
     first = configs[0]
     batch = first.train.batch_size
@@ -132,12 +132,12 @@ def make_plan(configs: Sequence[Config], data: Dataset, act: Activation | None) 
             f"say train.batch_size={len(data.train_x)} or less."
         )
     steps = first.train.steps or max(math.ceil(first.train.epochs * per_epoch), 1)
-    if steps > MOST["train.steps"]:
+    if steps > MAX_COUNTS["train.steps"]:
         raise UserError(
-            f"train.epochs={first.train.epochs:g} are {steps:.3g} updates: say {MOST['train.steps']:,} or fewer."
+            f"train.epochs={first.train.epochs:g} are {steps:.3g} updates: say {MAX_COUNTS['train.steps']:,} or fewer."
         )
     loop_keys = ("name", "schedule", "warmup")
-    return Plan(
+    return TrainingPlan(
         steps=steps,
         batch_size=batch,
         optimizer=first.optim["name"],

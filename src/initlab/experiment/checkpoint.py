@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from initlab.config import Config
-from initlab.config.naming import digest
+from initlab.config.naming import config_hash
 from initlab.ensemble import Ensemble
-from initlab.system.files import door, make_directory, wait_for_disk
+from initlab.system.files import fsync_path, make_directory, os_errors_as_user_errors
 from initlab.training import State, Stopped
 
 FORMAT = 4
@@ -36,7 +36,7 @@ class Unusable(ValueError):
 def same_run(config: Config) -> list[Any]:
     """Return what a checkpoint and a configuration must share to be one run."""
     plain = config.plain()
-    return [digest(config), *(plain[key] for key in RECORDED)]
+    return [config_hash(config), *(plain[key] for key in RECORDED)]
 
 
 def before(path: Path) -> Path:
@@ -81,18 +81,18 @@ def save(path: Path, ensemble: Ensemble, state: State, configs: Sequence[Config]
 def write(path: Path, payload: dict[str, Any]) -> None:
     """Write what `load` reads, as `save` does."""
     beside = path.with_name(f".{path.name}.tmp")
-    with door(path.parent):
+    with os_errors_as_user_errors(path.parent):
         try:
             make_directory(path.parent)
             with open(beside, "wb") as file:
                 counted = Counted(file)
                 torch.save(payload, cast(IO[bytes], counted))
                 file.write(SEAL.format(counted.size, counted.crc32).encode())
-            wait_for_disk(beside)
+            fsync_path(beside)
             if path.exists():
                 os.replace(path, before(path))
             os.replace(beside, path)
-            wait_for_disk(path.parent)
+            fsync_path(path.parent)
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
                 beside.unlink()

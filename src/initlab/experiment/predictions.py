@@ -22,7 +22,7 @@ from initlab.initialize import plan as plan_of
 from initlab.initialize import request
 from initlab.prediction import predicted_rows
 from initlab.schemes import SCHEMES
-from initlab.training import Plan
+from initlab.training import TrainingPlan
 
 Row = tuple[int, str, int, str, float, str]
 
@@ -40,7 +40,7 @@ class Forecast:
 
 
 def forecasts(
-    configs: Sequence[Config], modules: Sequence[nn.Module], data: Dataset, act: Activation | None, plan: Plan
+    configs: Sequence[Config], modules: Sequence[nn.Module], data: Dataset, act: Activation | None, plan: TrainingPlan
 ) -> list[Forecast]:
     """Return one forecast per network; networks that differ in their seeds or rates alone share one.
 
@@ -81,7 +81,7 @@ def paired(found: Forecast, module: nn.Module, inputs: Tensor | None) -> Forecas
     return Forecast((*rows, *measured), "\n".join(remarks), found.trainable_depth)
 
 
-def first_batch(data: Dataset, plan: Plan) -> Tensor:
+def first_batch(data: Dataset, plan: TrainingPlan) -> Tensor:
     """Return the inputs of step 0, as the loop prepares them."""
     rows = next(batches(len(data.train_x), plan.batch_size, seed=plan.data_seed, device=data.train_x.device))
     return data.prepare(data.train_x.index_select(0, rows), plan.dtype)

@@ -18,11 +18,11 @@ from initlab.experiment.build import build_module, load_data, make_network, make
 from initlab.experiment.initialization import rate_factors
 from initlab.experiment.predictions import forecasts
 from initlab.experiment.run_recorder import Member, record_failure
-from initlab.records import environment
-from initlab.records.repair import lost
+from initlab.records import describe_environment
+from initlab.records.repair import find_resume_problem
 from initlab.system.device import pick_device
-from initlab.system.files import side_by_side
-from initlab.training import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped, train
+from initlab.system.files import map_in_threads
+from initlab.training import Evaluation, Event, Pause, Snapshot, State, Steps, Stopped, TrainingPlan, train
 
 Watch = Callable[[dict[str, Any]], None]
 CHECKPOINT_SHARE = 20  # a checkpoint that took a second is followed by at least so many seconds of training
@@ -155,7 +155,7 @@ def newest(keeping: Keeping, configs: Sequence[Config], directories: Sequence[Pa
         try:
             saved = checkpoint.load(path, configs)
             for directory, member in zip(directories, saved.members, strict=True):
-                if found := lost(directory, member["position"]):
+                if found := find_resume_problem(directory, member["position"]):
                     raise checkpoint.Unusable(f"in {directory.name}, {found}")
         except checkpoint.Unusable as reason:
             reasons.append(str(reason))
@@ -172,7 +172,7 @@ def newest(keeping: Keeping, configs: Sequence[Config], directories: Sequence[Pa
 def follow(
     ensemble: Ensemble,
     data: Dataset,
-    plan: Plan,
+    plan: TrainingPlan,
     state: State,
     members: list[Member],
     watch: Watch | None,
@@ -201,13 +201,13 @@ def follow(
     for member, network in zip(members, ensemble.networks, strict=True):
         if member.config.train.save:
             member.keep_weights("weights-end.safetensors", network.state_dict())
-    environment()  # cached from now on: the threads must not all ask for it
-    side_by_side(lambda member: member.finish(plan.steps), members)
+    describe_environment()  # cached from now on: the threads must not all ask for it
+    map_in_threads(lambda member: member.finish(plan.steps), members)
 
 
 def keep(keeping: Keeping, ensemble: Ensemble, state: State, members: list[Member]) -> None:
     """Write a checkpoint; the files are on the disk before, so that none is shorter than it says."""
-    kept = side_by_side(lambda member: member.kept(), members)
+    kept = map_in_threads(lambda member: member.kept(), members)
     checkpoint.save(keeping.path, ensemble, state, [m.config for m in members], kept)
 
 
@@ -240,7 +240,7 @@ def deal(event: Steps, members: list[Member]) -> None:
         members[i].stepped(own)
 
 
-def progress(plan: Plan, members: list[Member]) -> dict[str, Any]:
+def progress(plan: TrainingPlan, members: list[Member]) -> dict[str, Any]:
     """Say how far an ensemble is, for a progress line."""
     running = [m for m in members if m.stopped is None]
     lead = running[0] if running else members[0]

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from initlab.config import Config
-from initlab.config.naming import digest, is_incidental
+from initlab.config.naming import config_hash, is_incidental
 from initlab.diagnostics import HistogramKey
 from initlab.experiment.predictions import Forecast, Row
 from initlab.initialize import fingerprint
 from initlab.records import RunWriter, flatten
-from initlab.statistics.comparisons import still_falls
+from initlab.statistics.comparisons import loss_still_falls
 from initlab.statistics.histograms import Histogram
 from initlab.training import Stopped
 
@@ -149,7 +149,7 @@ class Member:
             "trained": None if bad else self.trained(),
         }
         # One that has not passed the bar is stuck, or needs more steps.
-        facts["learning"] = still_falls(self.writer.losses()) if facts["trained"] is False else None
+        facts["learning"] = loss_still_falls(self.writer.losses()) if facts["trained"] is False else None
         if self.trainable_depth is not None:
             facts["trainable_depth"] = self.trainable_depth
         if self.remarks:
@@ -165,7 +165,7 @@ class Member:
 
     def close(self, status: str, facts: dict[str, Any]) -> None:
         """Write `summary.json`, last."""
-        facts |= {"hash": digest(self.config), "fingerprint": self.fingerprint}
+        facts |= {"hash": config_hash(self.config), "fingerprint": self.fingerprint}
         self.writer.finish(status, **facts)
         self.summary = {"status": status, "path": str(self.directory), **facts}
 
@@ -182,7 +182,7 @@ def record_failure(config: Config, directory: Path, trace: str) -> dict[str, Any
     """Record a network that never began, or whose process was lost, as failed; return its summary."""
     writer = RunWriter(directory, config.plain(), tensorboard=False)
     writer.log(trace)
-    facts = {"error": trace.strip().splitlines()[-1], "steps": 0, "seconds": 0.0, "hash": digest(config)}
+    facts = {"error": trace.strip().splitlines()[-1], "steps": 0, "seconds": 0.0, "hash": config_hash(config)}
     writer.finish("failed", **facts)
     return {"status": "failed", "path": str(directory), **facts}
 

@@ -4,26 +4,26 @@
 `streams` keys the random numbers and identifies values.
 """
 
-from initlab.initialize.fill import initialize_, promised
-from initlab.initialize.plan import Plan, Task, impossible, plan
+from initlab.initialize.fill import fill_, promised
+from initlab.initialize.plan import FillPlan, FillTask, plan, scheme_refusal
 from initlab.initialize.request import DERIVED_GAINS, Request, Roles, Spec, request
-from initlab.initialize.rows import COLUMNS, measured
+from initlab.initialize.rows import COLUMNS, mean_and_std
 from initlab.initialize.streams import fingerprint, stream
 
 __all__ = [
     "COLUMNS",
     "DERIVED_GAINS",
-    "Plan",
+    "FillPlan",
+    "FillTask",
     "Request",
     "Roles",
     "Spec",
-    "Task",
+    "fill_",
     "fingerprint",
-    "impossible",
-    "initialize_",
-    "measured",
+    "mean_and_std",
     "plan",
     "promised",
     "request",
+    "scheme_refusal",
     "stream",
 ]

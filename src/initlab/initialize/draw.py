@@ -8,28 +8,28 @@ from torch import Generator, Tensor, nn
 
 from initlab.errors import UserError
 from initlab.initialize.gate_biases import fill_gates
-from initlab.initialize.plan import Task, filled_shape, padding
+from initlab.initialize.plan import FillTask, filled_shape, padding_row
 from initlab.inspection import Block, Parameter
 from initlab.schemes import SCHEMES, Scheme
 from initlab.system.random_streams import generator as keyed
 
-HALF = math.sqrt(0.5)
+SQRT_HALF = math.sqrt(0.5)
 """Factor on the real and on the imaginary part, so that E|w|² is the promised variance."""
 
-AGREES = 64
+TOLERANCE = 64
 """A held weight may differ from what was drawn by this many units of its format's rounding, relative to the largest."""
 
 
-def carry_out(task: Task, seed: int, drawn: Tensor | None = None) -> None:
+def fill_parameter(task: FillTask, seed: int, drawn: Tensor | None = None) -> None:
     """Give a task's parameter its values; `drawn` are those of a rehearsal, if there was one."""
     parameter = task.parameter
     if task.rule == "constant" and parameter.held is None and not task.gates:
         parameter.tensor.detach().fill_(parameter.start)
         return
-    if drawn is None and _is_plain(parameter):
-        draw(task, seed, parameter.tensor.detach())
+    if drawn is None and _is_float32_on_cpu(parameter):
+        draw_values(task, seed, parameter.tensor.detach())
         return
-    values = draw(task, seed) if drawn is None else drawn
+    values = draw_values(task, seed) if drawn is None else drawn
     if parameter.held is not None:
         parameter.held.write(values.to(parameter.tensor))
     elif hasattr(parameter.tensor, "full_tensor"):
@@ -38,7 +38,7 @@ def carry_out(task: Task, seed: int, drawn: Tensor | None = None) -> None:
         parameter.tensor.detach().copy_(values)
 
 
-def rehearse(task: Task, seed: int) -> Tensor | None:
+def draw_and_check(task: FillTask, seed: int) -> Tensor | None:
     """Draw, without writing, what could fail: a user's own scheme, and a weight that other parameters must hold.
 
     Raises:
@@ -48,14 +48,14 @@ def rehearse(task: Task, seed: int) -> Tensor | None:
     held = task.parameter.held
     if not task.writes or (held is None and not own):
         return None
-    drawn = draw(task, seed)
+    drawn = draw_values(task, seed)
     if held is not None:
         wanted = drawn.to(task.parameter.tensor)
-        _check_held(task, wanted, held.rehearse)
+        _check_parametrization(task, wanted, held.rehearse)
     return drawn
 
 
-def _check_held(task: Task, wanted: Tensor, rehearse: Callable[[Tensor], Tensor]) -> None:
+def _check_parametrization(task: FillTask, wanted: Tensor, rehearse: Callable[[Tensor], Tensor]) -> None:
     parameter, held = task.parameter, task.parameter.held
     assert held is not None
     name = task.scheme.name if task.scheme else "constant"
@@ -66,12 +66,12 @@ def _check_held(task: Task, wanted: Tensor, rehearse: Callable[[Tensor], Tensor]
         first = str(reason).splitlines()[0].rstrip(".")
         raise UserError(f"{parameter.name}: its {held.by} takes no init={name} weight ({first}): {remedy}.") from reason
     off = float((effective - wanted).abs().max()) if wanted.numel() else 0.0
-    if not off <= AGREES * torch.finfo(wanted.dtype).eps * float(wanted.abs().max()):
+    if not off <= TOLERANCE * torch.finfo(wanted.dtype).eps * float(wanted.abs().max()):
         how = "makes it NaN" if math.isnan(off) else f"would change it by up to {off:.2g}"
         raise UserError(f"{parameter.name}: its {held.by} cannot hold an init={name} weight, it {how}: {remedy}.")
 
 
-def draw(task: Task, seed: int, out: Tensor | None = None) -> Tensor:
+def draw_values(task: FillTask, seed: int, out: Tensor | None = None) -> Tensor:
     """Fill `out`, a float32 CPU tensor of the parameter's shape (a new one if None; complex64 for complex ones)."""
     parameter = task.parameter
     if out is None:
@@ -93,7 +93,7 @@ def draw(task: Task, seed: int, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def _is_plain(parameter: Parameter) -> bool:
+def _is_float32_on_cpu(parameter: Parameter) -> bool:
     tensor = parameter.tensor
     ordinary = parameter.held is None and not hasattr(tensor, "full_tensor")
     return ordinary and tensor.device.type == "cpu" and tensor.dtype == torch.float32
@@ -104,7 +104,7 @@ def _normal(out: Tensor, std: float, generator: Generator) -> None:
         nn.init.normal_(out, 0, std, generator=generator)
         return
     parts = torch.empty((*out.shape, 2), dtype=torch.float32, device="cpu")
-    out.copy_(torch.view_as_complex(nn.init.normal_(parts, 0, HALF * std, generator=generator)))
+    out.copy_(torch.view_as_complex(nn.init.normal_(parts, 0, SQRT_HALF * std, generator=generator)))
 
 
 def _bias(block: Block, out: Tensor, scheme: Scheme, generator: Generator) -> None:
@@ -113,11 +113,11 @@ def _bias(block: Block, out: Tensor, scheme: Scheme, generator: Generator) -> No
         scheme.bias_(view, fans=block.fans, generator=generator)
         return
     parts = [scheme.bias_(torch.empty(view.shape), fans=block.fans, generator=generator) for _ in range(2)]
-    view.copy_(HALF * torch.complex(*parts))
+    view.copy_(SQRT_HALF * torch.complex(*parts))
 
 
-def _weight(task: Task, scheme: Scheme, out: Tensor, generator: Generator) -> None:
-    first, zero = task.blocks[0], padding(task.parameter)
+def _weight(task: FillTask, scheme: Scheme, out: Tensor, generator: Generator) -> None:
+    first, zero = task.blocks[0], padding_row(task.parameter)
     same = len(set(task.roles)) == 1 and len(set(task.gains)) == 1
     if scheme.elementwise and same and all(block.fans == first.fans for block in task.blocks):
         # Independent elements of one law: the stored layout is as good as the blocks', and one call is faster.
@@ -141,7 +141,7 @@ def _fill(scheme: Scheme, view: Tensor, block: Block, gain: float, role: str, ge
     if scheme.elementwise and not scheme.law(block.fans, gain, role, block.shape).deterministic:
         parts = torch.empty((*view.shape, 2), dtype=torch.float32, device="cpu")
         scheme.fill_(parts, fans=block.fans, gain=gain, role=role, generator=generator)
-        view.copy_(torch.view_as_complex(parts.mul_(HALF)))
+        view.copy_(torch.view_as_complex(parts.mul_(SQRT_HALF)))
     else:
         real = torch.empty(view.shape, dtype=torch.float32, device="cpu")
         view.copy_(scheme.fill_(real, fans=block.fans, gain=gain, role=role, generator=generator))

@@ -9,19 +9,19 @@ import torch
 from torch import nn
 
 from initlab.errors import UserError
-from initlab.initialize.draw import carry_out, rehearse
-from initlab.initialize.meta_device import is_meta, materialized
-from initlab.initialize.plan import Plan, Task, plan
+from initlab.initialize.draw import draw_and_check, fill_parameter
+from initlab.initialize.meta_device import has_meta_tensors, materialize
+from initlab.initialize.plan import FillPlan, FillTask, plan
 from initlab.initialize.request import Globs, Request, Roles, Spec, request
-from initlab.initialize.rows import fill_in, frame_of
+from initlab.initialize.rows import add_measurements, frame_from_tasks
 from initlab.initialize.streams import stream
-from initlab.inspection import Part
+from initlab.inspection import NamedModule
 from initlab.schemes import Law
 
-ROUNDED = 1e-6  # a mean below this share of the deviation is what rounding left of 0
+MEAN_TOLERANCE = 1e-6  # a mean below this share of the deviation is what rounding left of 0
 
 
-def initialize_(
+def fill_(
     module: nn.Module,
     scheme: Spec | Mapping[str, Spec],
     *,
@@ -81,7 +81,7 @@ def initialize_(
         UserError: an unknown name, key or value, a glob without a match, a parameter that cannot be written (lazy,
             quantized, under spectral_norm). `Impossible`, its subclass: the scheme cannot fill this module.
 
-    >>> rows = initialize_(nn.Linear(784, 128), "he_normal", act="relu", seed=0)
+    >>> rows = fill_(nn.Linear(784, 128), "he_normal", act="relu", seed=0)
     >>> rows[["name", "shape", "scheme"]].values.tolist()
     [['weight', '128x784', 'he_normal'], ['bias', '128', 'zeros']]
     """
@@ -100,38 +100,38 @@ def initialize_(
     )
     stream(seed, "")  # refuses a bad seed before anything is written
     tasks = plan(module, wanted)
-    meta = is_meta(tasks.parts)
-    _check(tasks, strict, meta)
+    meta = has_meta_tensors(tasks.parts)
+    _check_tasks(tasks, strict, meta)
     if not dry_run:
-        with materialized(module, _device(device)) if meta else nullcontext():
+        with materialize(module, _device_for_meta(device)) if meta else nullcontext():
             tasks = plan(module, wanted) if meta else tasks
-            drawn = [rehearse(task, seed) for task in tasks]
-    rows = frame_of(tasks)  # before the draws: a hundred megabytes of them leave the processor's caches cold
-    _refuse_unheld(tasks, rows)
+            drawn = [draw_and_check(task, seed) for task in tasks]
+    rows = frame_from_tasks(tasks)  # before the draws: a hundred megabytes of them leave the processor's caches cold
+    _check_representable(tasks, rows)
     if not dry_run:
         _reset_statistics(tasks.parts, wanted)
         # Constants first: between draws each would wait for the memory of its own.
         for task, values in sorted(zip(tasks, drawn, strict=True), key=lambda pair: pair[0].rule != "constant"):
             if task.writes:
-                carry_out(task, seed, values)
+                fill_parameter(task, seed, values)
         if measure:
-            fill_in(rows, tasks)
+            add_measurements(rows, tasks)
     rows.attrs["unmatched"] = [task.parameter.name for task in tasks if task.rule == "unmatched"]
     rows.attrs["doubly_matched"] = tasks.several
     return rows
 
 
-def promised(task: Task) -> list[Law]:
+def promised(task: FillTask) -> list[Law]:
     """Return the law of each block of a task's parameter (one for all where there are no blocks); [] if left alone."""
     return task.promised()
 
 
-def _device(device: torch.device | str | None) -> torch.device:
+def _device_for_meta(device: torch.device | str | None) -> torch.device:
     found = torch.get_default_device() if device is None else torch.device(device)
     return torch.device("cpu") if found.type == "meta" else found
 
 
-def _check(tasks: Plan, strict: bool, meta: bool) -> None:
+def _check_tasks(tasks: FillPlan, strict: bool, meta: bool) -> None:
     for task in tasks:
         name, doubt = task.parameter.name, task.parameter.doubt
         if strict and task.rule == "left":
@@ -148,7 +148,7 @@ def _check(tasks: Plan, strict: bool, meta: bool) -> None:
             )
 
 
-def _refuse_unheld(tasks: Plan, rows: pd.DataFrame) -> None:
+def _check_representable(tasks: FillPlan, rows: pd.DataFrame) -> None:
     # Weights that are promised to vary, or not to be 0, and would be 0 or infinite in their own type.
     for task, mean, std in zip(tasks, rows["promised_mean"], rows["promised_std"], strict=True):
         kind = task.parameter.tensor.dtype
@@ -156,7 +156,7 @@ def _refuse_unheld(tasks: Plan, rows: pd.DataFrame) -> None:
             continue
         least, most = torch.finfo(kind).smallest_normal, torch.finfo(kind).max
         # A mean that is small beside the deviation, as rounding leaves it, means 0.
-        means = 0.0 if abs(mean) <= ROUNDED * std else mean
+        means = 0.0 if abs(mean) <= MEAN_TOLERANCE * std else mean
         for word, value in (("a mean", means), ("a standard deviation", std)):
             if value == value and value and not least <= abs(value) <= most:
                 raise UserError(
@@ -165,7 +165,7 @@ def _refuse_unheld(tasks: Plan, rows: pd.DataFrame) -> None:
                 )
 
 
-def _reset_statistics(parts: Sequence[Part], wanted: Request) -> None:
+def _reset_statistics(parts: Sequence[NamedModule], wanted: Request) -> None:
     for name, owner in parts:
         if not isinstance(owner, nn.modules.batchnorm._NormBase) or owner._buffers.get("running_mean") is None:
             continue

@@ -15,11 +15,11 @@ from initlab.models.layers import Dropout, WeightLayer
 from initlab.schemes import Scheme
 from initlab.theory.critical import Critical, critical, default_critical
 from initlab.theory.maps import moments
-from initlab.theory.nodes import Branch, Layer, Node
-from initlab.theory.read_module import describe, is_activation
+from initlab.theory.nodes import BranchNode, LayerNode, Node
+from initlab.theory.read_module import is_activation, read_module
 
 
-def settled(scheme: Scheme, act: Activation, sigma_b: float | None) -> Scheme:
+def bind_critical_point(scheme: Scheme, act: Activation, sigma_b: float | None) -> Scheme:
     """Return a critical scheme with σ_w as its gain and σ_b in its bias rule; any other scheme as it is.
 
     Nothing given means the critical point at σ_b = 0, or the doubly critical one where the first repels.
@@ -31,7 +31,7 @@ def settled(scheme: Scheme, act: Activation, sigma_b: float | None) -> Scheme:
     >>> from initlab.activations import ACTIVATIONS
     >>> from initlab.schemes import SCHEMES
     >>> tanh = ACTIVATIONS["tanh"]
-    >>> round(settled(SCHEMES["critical"], tanh, 0.3).gain(tanh, None), 4)
+    >>> round(bind_critical_point(SCHEMES["critical"], tanh, 0.3).gain(tanh, None), 4)
     1.3956
     """
     if scheme.derived != "critical":
@@ -44,7 +44,7 @@ def settled(scheme: Scheme, act: Activation, sigma_b: float | None) -> Scheme:
             "each determines the other, leave one out."
         )
     try:
-        point = _point(act, bias, q_star)
+        point = _cached_critical_point(act, bias, q_star)
     except UserError as reason:  # in a grid, a cell that cannot exist
         raise Impossible(f"init={scheme.name} cannot be: {reason}") from reason
 
@@ -56,20 +56,20 @@ def settled(scheme: Scheme, act: Activation, sigma_b: float | None) -> Scheme:
 
 
 @lru_cache(maxsize=1024)
-def _point(act: Activation, sigma_b: float | None, q_star: float | None) -> Critical:
+def _cached_critical_point(act: Activation, sigma_b: float | None, q_star: float | None) -> Critical:
     if sigma_b is None and q_star is None:
         return default_critical(act)
     return critical(act, sigma_b=sigma_b, q_star=q_star)
 
 
-class Flow(NamedTuple):
+class SignalMoments(NamedTuple):
     """Mean and variance of what a layer is fed."""
 
     mean: float = 0.0
     variance: float = 1.0
 
 
-def followed(
+def autoinit_gains(
     module: nn.Module, parameters: Sequence[Parameter], layers: Mapping[str, WeightLayer], act: Activation
 ) -> dict[str, float]:
     """Return AutoInit's gain of every weight layer: 1/√(µ² + ν) of its inputs, so that its outputs have variance 1.
@@ -84,13 +84,13 @@ def followed(
 
     >>> from initlab.activations import ACTIVATIONS
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> {name: round(gain, 4) for name, gain in followed(net, [], {}, ACTIVATIONS["relu"]).items()}
+    >>> {name: round(gain, 4) for name, gain in autoinit_gains(net, [], {}, ACTIVATIONS["relu"]).items()}
     {'0': 1.0, '2': 1.4142}
     """
     found: dict[str, float] = {}
-    if isinstance(module, nn.Sequential) and _sequence(module, found):
+    if isinstance(module, nn.Sequential) and _propagate_sequence(module, found):
         return found
-    nodes = describe(module, {}, act)
+    nodes = read_module(module, {}, act)
     if nodes is None:
         alone = {p.layer for p in parameters if p.is_weight}
         if len(alone) == 1:
@@ -100,39 +100,43 @@ def followed(
             f"{type(module).__name__}: use mlp, cnn, resmlp, resnet or nn.Sequential, or a scheme that looks at no "
             "other layer, such as init=he_normal."
         )
-    _through(nodes, Flow(), found, normed={name for name, layer in layers.items() if layer.fed_by == "norm"})
+    _propagate_nodes(
+        nodes, SignalMoments(), found, normed={name for name, layer in layers.items() if layer.fed_by == "norm"}
+    )
     return found
 
 
-def _through(nodes: Iterable[Node], flow: Flow, found: dict[str, float], normed: Set[str]) -> Flow:
+def _propagate_nodes(
+    nodes: Iterable[Node], flow: SignalMoments, found: dict[str, float], normed: Set[str]
+) -> SignalMoments:
     for node in nodes:
-        if isinstance(node, Layer):
-            flow = _layer(node, flow, found, normed)
-        elif isinstance(node, Branch):
-            along = _through(node.layers, flow, found, normed)
-            direct = flow if node.shortcut is None else _layer(node.shortcut, flow, found, normed)
+        if isinstance(node, LayerNode):
+            flow = _propagate_layer(node, flow, found, normed)
+        elif isinstance(node, BranchNode):
+            along = _propagate_nodes(node.layers, flow, found, normed)
+            direct = flow if node.shortcut is None else _propagate_layer(node.shortcut, flow, found, normed)
             mean = direct.mean + node.multiplier * along.mean
-            total = Flow(mean, direct.variance + node.multiplier**2 * along.variance)
-            flow = total if node.act is None else _activated(node.act, total)
+            total = SignalMoments(mean, direct.variance + node.multiplier**2 * along.variance)
+            flow = total if node.act is None else _activation_moments(node.act, total)
     return flow
 
 
-def _layer(layer: Layer, flow: Flow, found: dict[str, float], normed: Set[str]) -> Flow:
-    found[layer.name] = _gain(layer.name, Flow() if layer.name in normed else flow, layer.keep)
-    return Flow() if layer.act is None else _activated(layer.act, Flow())
+def _propagate_layer(layer: LayerNode, flow: SignalMoments, found: dict[str, float], normed: Set[str]) -> SignalMoments:
+    found[layer.name] = _gain(layer.name, SignalMoments() if layer.name in normed else flow, layer.keep)
+    return SignalMoments() if layer.act is None else _activation_moments(layer.act, SignalMoments())
 
 
-def _sequence(module: nn.Sequential, found: dict[str, float]) -> bool:
+def _propagate_sequence(module: nn.Sequential, found: dict[str, float]) -> bool:
     """Follow a plain sequence, norms included; False where it holds a module that initlab does not know."""
-    flow, keep = Flow(), 1.0
+    flow, keep = SignalMoments(), 1.0
     for name, child in module.named_children():
         if isinstance(child, (nn.Linear, nn.modules.conv._ConvNd)):
             found[name] = _gain(name, flow, keep)
-            flow, keep = Flow(), 1.0
+            flow, keep = SignalMoments(), 1.0
         elif is_activation(child):
-            flow = _activated(activation(child), flow)
+            flow = _activation_moments(activation(child), flow)
         elif isinstance(child, NORMS):
-            flow = Flow()
+            flow = SignalMoments()
         elif isinstance(child, (nn.Dropout, Dropout)):
             keep = 1.0 - child.p
         elif not isinstance(child, (nn.Flatten, nn.Identity, nn.AdaptiveAvgPool2d)):
@@ -140,22 +144,22 @@ def _sequence(module: nn.Sequential, found: dict[str, float]) -> bool:
     return True
 
 
-def _gain(name: str, flow: Flow, keep: float) -> float:
+def _gain(name: str, flow: SignalMoments, keep: float) -> float:
     square = (flow.variance + flow.mean**2) / keep
     if not 0 < square < math.inf:
         raise Impossible(f"init=autoinit finds inputs of mean square {square:g} at {name}, which no gain brings to 1.")
     return 1 / math.sqrt(square)
 
 
-def _activated(act: Activation, flow: Flow) -> Flow:
+def _activation_moments(act: Activation, flow: SignalMoments) -> SignalMoments:
     """Moments of φ(N(µ, ν)): of φ shifted by µ, as a function of a centred variable."""
-    here = moments(act if flow.mean == 0 else _shifted(act, flow.mean), flow.variance)
+    here = moments(act if flow.mean == 0 else _shift_activation(act, flow.mean), flow.variance)
     mean = float(here.mean)
-    return Flow(mean, float(here.square) - mean**2)
+    return SignalMoments(mean, float(here.square) - mean**2)
 
 
 @lru_cache(maxsize=256)
-def _shifted(act: Activation, by: float) -> Activation:
+def _shift_activation(act: Activation, by: float) -> Activation:
     phi = act.phi
 
     return replace(

@@ -13,16 +13,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from initlab.inspection import Parameter, cell
+from initlab.inspection import Parameter, recurrent_type
 from initlab.schemes import Law, laws
 
-KEEPING = {"LSTM": "f", "GRU": "z"}
+KEEP_GATES = {"LSTM": "f", "GRU": "z"}
 
 
-def is_gated(parameter: Parameter) -> bool:
+def is_gate_bias(parameter: Parameter) -> bool:
     """Return whether it is a bias of an LSTM or a GRU."""
     recurrent = isinstance(parameter.owner, (nn.RNNBase, nn.RNNCellBase))
-    return recurrent and parameter.kind == "bias" and cell(parameter.owner) in KEEPING
+    return recurrent and parameter.kind == "bias" and recurrent_type(parameter.owner) in KEEP_GATES
 
 
 def gate_laws(parameter: Parameter, forget_bias: float | None, chrono: float | None) -> dict[str, Law]:
@@ -33,19 +33,19 @@ def gate_laws(parameter: Parameter, forget_bias: float | None, chrono: float | N
     >>> {gate: law.mean for gate, law in gate_laws(bias, 1.0, None).items()}
     {'f': 1.0}
     """
-    keep = KEEPING[cell(parameter.owner)]
+    keep = KEEP_GATES[recurrent_type(parameter.owner)]
     first = parameter.name.rpartition(".")[2].startswith("bias_ih")
     if forget_bias is not None:
         return {keep: laws.constant(float(forget_bias) if first else 0.0)}
     if chrono is None:
         return {}
     law = laws.log_uniform(chrono - 1) if first else laws.constant(0.0)
-    return {keep: law} | ({"i": laws.scaled(law, -1) if first else law} if keep == "f" else {})
+    return {keep: law} | ({"i": laws.scale_law(law, -1) if first else law} if keep == "f" else {})
 
 
 def fill_gates(parameter: Parameter, tensor: Tensor, wanted: Mapping[str, Law], generator: torch.Generator) -> None:
     """Write the biases of these gates into `tensor`, the parameter as stored; an input gate mirrors its forget gate."""
-    keep = KEEPING[cell(parameter.owner)]
+    keep = KEEP_GATES[recurrent_type(parameter.owner)]
     views = {block.label: block.view(tensor) for block in parameter.blocks}
     law = wanted[keep]
     if law.deterministic:

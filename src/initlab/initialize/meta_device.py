@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError
-from initlab.inspection import Part
+from initlab.inspection import NamedModule
 
-RESETS = ("reset_buffers", "reset_parameters", "_reset_parameters", "init_weights", "init_buffers")
+RESET_METHODS = ("reset_buffers", "reset_parameters", "_reset_parameters", "init_weights", "init_buffers")
 """What modules call the method that computes their own buffers, in the order in which they are tried."""
 
 
-def is_meta(parts: Sequence[Part]) -> bool:
+def has_meta_tensors(parts: Sequence[NamedModule]) -> bool:
     """Return whether some parameter or buffer of a module is on the meta device; `parts`: what it is made of.
 
-    >>> from initlab.inspection import modules_of
-    >>> is_meta(modules_of(nn.Linear(1, 1, device="meta"))), is_meta(modules_of(nn.Linear(1, 1)))
+    >>> from initlab.inspection import list_modules
+    >>> has_meta_tensors(modules_of(nn.Linear(1, 1, device="meta"))), has_meta_tensors(modules_of(nn.Linear(1, 1)))
     (True, False)
     """
     for _, part in parts:
@@ -30,7 +30,7 @@ def is_meta(parts: Sequence[Part]) -> bool:
 
 
 @contextmanager
-def materialized(module: nn.Module, device: torch.device) -> Iterator[None]:
+def materialize(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Give every meta parameter and buffer of `module` memory on `device`; take it back if the block raises.
 
     Parameters come uninitialized, ties stay ties. A buffer must be computed by the module's own reset.
@@ -40,9 +40,9 @@ def materialized(module: nn.Module, device: torch.device) -> Iterator[None]:
     """
     kept = [(part, dict(part._parameters), dict(part._buffers)) for part in module.modules()]
     try:
-        _place(module, device)
+        _allocate(module, device)
         for name, part in module.named_modules():
-            _reset(name, part, kept)
+            _reset_meta_buffers(name, part, kept)
         yield
     except BaseException:
         for part, parameters, buffers in kept:
@@ -53,7 +53,7 @@ def materialized(module: nn.Module, device: torch.device) -> Iterator[None]:
         raise
 
 
-def _place(module: nn.Module, device: torch.device) -> None:
+def _allocate(module: nn.Module, device: torch.device) -> None:
     placed: dict[int, Tensor] = {}
     for name, part in module.named_modules():
         for store in (part._parameters, part._buffers):
@@ -66,11 +66,11 @@ def _place(module: nn.Module, device: torch.device) -> None:
                         "it keeps the shards where they belong."
                     )
                 if id(tensor) not in placed:
-                    placed[id(tensor)] = _empty(tensor, device)
+                    placed[id(tensor)] = _allocate_like(tensor, device)
                 store[own] = placed[id(tensor)]
 
 
-def _empty(tensor: Tensor, device: torch.device) -> Tensor:
+def _allocate_like(tensor: Tensor, device: torch.device) -> Tensor:
     if not isinstance(tensor, nn.Parameter):
         return torch.empty_like(tensor, device=device)
     found = nn.Parameter(torch.empty_like(tensor, device=device), tensor.requires_grad)
@@ -78,7 +78,7 @@ def _empty(tensor: Tensor, device: torch.device) -> Tensor:
     return found
 
 
-def _reset(name: str, part: nn.Module, kept: list[tuple[nn.Module, dict, dict]]) -> None:
+def _reset_meta_buffers(name: str, part: nn.Module, kept: list[tuple[nn.Module, dict, dict]]) -> None:
     before = next(buffers for module, _, buffers in kept if module is part)
     empty = [own for own, tensor in before.items() if tensor is not None and tensor.is_meta]
     if not empty:
@@ -86,7 +86,7 @@ def _reset(name: str, part: nn.Module, kept: list[tuple[nn.Module, dict, dict]])
     if isinstance(part, nn.modules.batchnorm._NormBase):
         part.reset_running_stats()
         return
-    reset = next((found for each in RESETS if _takes_nothing(found := getattr(part, each, None))), None)
+    reset = next((found for each in RESET_METHODS if _needs_no_arguments(found := getattr(part, each, None))), None)
     parameters = {own: tensor for own, tensor in part._parameters.items() if tensor is not None}
     # What a reset computes does not depend on what was there before.
     seen = []
@@ -107,11 +107,11 @@ def _reset(name: str, part: nn.Module, kept: list[tuple[nn.Module, dict, dict]])
         )
 
 
-def _takes_nothing(found: Any) -> bool:
+def _needs_no_arguments(found: Any) -> bool:
     if not callable(found):
         return False
-    needed = [p for p in signature(found).parameters.values() if p.default is p.empty and p.kind not in _STARRED]
+    needed = [p for p in signature(found).parameters.values() if p.default is p.empty and p.kind not in _VARIADIC]
     return not needed
 
 
-_STARRED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+_VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)

@@ -9,20 +9,29 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from initlab.errors import Impossible, UserError
-from initlab.initialize.from_theory import followed
-from initlab.initialize.gate_biases import KEEPING, gate_laws, is_gated
-from initlab.initialize.request import DERIVED_GAINS, Request, Roles, Rule, Spec, assign, refuse_stranger, request
-from initlab.initialize.roles import layers_of
-from initlab.inspection import TABLE_KINDS, Block, Parameter, Part, modules_of, parameters_of, table
+from initlab.initialize.from_theory import autoinit_gains
+from initlab.initialize.gate_biases import KEEP_GATES, gate_laws, is_gate_bias
+from initlab.initialize.request import (
+    DERIVED_GAINS,
+    GlobRule,
+    Request,
+    Roles,
+    Spec,
+    assign_rules,
+    request,
+    require_module,
+)
+from initlab.initialize.roles import declared_layers
+from initlab.inspection import TABLE_KINDS, Block, NamedModule, Parameter, list_modules, list_parameters, table_blocks
 from initlab.models.layers import WeightLayer
 from initlab.schemes import SCHEMES, Law, Scheme, laws
 
-__all__ = ["DERIVED_GAINS", "Plan", "Request", "Roles", "Spec", "Task", "impossible", "plan", "request"]
+__all__ = ["DERIVED_GAINS", "FillPlan", "FillTask", "Request", "Roles", "Spec", "plan", "request", "scheme_refusal"]
 
 GAINLESS_ROLES = ("first", "readout")
 """Roles whose layers get gain 1 where the gain is derived."""
 
-TABLE = SCHEMES["normal"].bind(std=0.02)
+TABLE_SCHEME = SCHEMES["normal"].bind(std=0.02)
 """Tokens and tables that are added to a signal: Devlin et al. 2019 (BERT), Dosovitskiy et al. 2021 (ViT), Liu et al.
 2021 (Swin)."""
 
@@ -30,7 +39,7 @@ TABLE = SCHEMES["normal"].bind(std=0.02)
 NO_GATES: Mapping[str, Law] = MappingProxyType({})
 
 
-class Task(NamedTuple):
+class FillTask(NamedTuple):
     """What happens to one parameter.
 
     Attributes:
@@ -88,11 +97,11 @@ class Task(NamedTuple):
         ]
 
 
-def padding(parameter: Parameter) -> int | None:
+def padding_row(parameter: Parameter) -> int | None:
     """Return the row of an embedding that stays zero, or None.
 
     >>> from initlab.inspection import walk
-    >>> padding(next(walk(nn.Embedding(5, 2, padding_idx=-1))))
+    >>> padding_row(next(walk(nn.Embedding(5, 2, padding_idx=-1))))
     4
     """
     found = getattr(parameter.owner, "padding_idx", None) if parameter.kind == "embedding" else None
@@ -107,10 +116,10 @@ def filled_shape(parameter: Parameter, block: Block) -> tuple[int, ...]:
     >>> filled_shape(table, table.blocks[0])
     (2, 4)
     """
-    return block.shape if padding(parameter) is None else (block.shape[0], block.shape[1] - 1)
+    return block.shape if padding_row(parameter) is None else (block.shape[0], block.shape[1] - 1)
 
 
-class Plan(list[Task]):
+class FillPlan(list[FillTask]):
     """One task per parameter.
 
     Attributes:
@@ -119,10 +128,10 @@ class Plan(list[Task]):
     """
 
     several: dict[str, list[str]]
-    parts: list[Part]
+    parts: list[NamedModule]
 
 
-def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> Plan:
+def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> FillPlan:
     """Return one task per parameter; `module` may be on the meta device, nothing is written.
 
     Args:
@@ -134,35 +143,35 @@ def plan(module: nn.Module, wanted: Request, refuse: bool = True) -> Plan:
         Impossible: the scheme cannot fill some weight of this module; the message names the first.
         UserError: a parameter that cannot be written as it is (lazy, spectral_norm, …), or a glob without a match.
     """
-    refuse_stranger(module)
-    parts = modules_of(module)
+    require_module(module)
+    parts = list_modules(module)
     for name, part in parts:
-        if type(part).__module__.startswith(QUANTIZED) and refuse and wanted.means(f"{name}.weight"):
+        if type(part).__module__.startswith(QUANTIZED_MODULES) and refuse and wanted.means(f"{name}.weight"):
             raise UserError(f"{name or 'the module'} is quantized: initialize the module before it is quantized.")
-    parameters = parameters_of(parts, wanted.kinds)
-    rules, several = assign(parameters, wanted)
+    parameters = list_parameters(parts, wanted.kinds)
+    rules, several = assign_rules(parameters, wanted)
     schemes = {name: rule.scheme for name, rule in rules.items()}
-    layers = layers_of(module, parameters, wanted, schemes)
+    layers = declared_layers(module, parameters, wanted, schemes)
     if any(scheme.derived == "moments" for scheme in schemes.values()):
-        wanted = replace(wanted, flows=followed(module, parameters, layers, wanted.act))
-    found = Plan(_task(p, rules.get(p.name), layers.get(p.layer), wanted, refuse) for p in parameters)
+        wanted = replace(wanted, flows=autoinit_gains(module, parameters, layers, wanted.act))
+    found = FillPlan(_plan_parameter(p, rules.get(p.name), layers.get(p.layer), wanted, refuse) for p in parameters)
     found.several, found.parts = several, parts
     _check_convolutions(found)
     _check_gates(found, wanted)
     return found
 
 
-QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+QUANTIZED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
 
-def impossible(module: nn.Module, scheme: Spec | Mapping[str, Spec], **arguments: Any) -> str | None:
+def scheme_refusal(module: nn.Module, scheme: Spec | Mapping[str, Spec], **arguments: Any) -> str | None:
     """Return why a scheme cannot initialize a module, or None: `initialize_`'s own check, without writing.
 
     Args:
         module: any module, on the meta device too.
         scheme: as in `initialize_`; `arguments` are those of it that decide the plan (act, gain, roles, …).
 
-    >>> impossible(nn.Linear(3, 3), "dirac")
+    >>> scheme_refusal(nn.Linear(3, 3), "dirac")
     'init=dirac needs convolutions and the model has none: use init=identity or a model with convolutions.'
     """
     try:
@@ -172,24 +181,26 @@ def impossible(module: nn.Module, scheme: Spec | Mapping[str, Spec], **arguments
     return None
 
 
-def _task(parameter: Parameter, rule: Rule | None, layer: WeightLayer | None, wanted: Request, refuse: bool) -> Task:
+def _plan_parameter(
+    parameter: Parameter, rule: GlobRule | None, layer: WeightLayer | None, wanted: Request, refuse: bool
+) -> FillTask:
     if not wanted.means(*parameter.names):
-        return Task(parameter, "skipped")
+        return FillTask(parameter, "skipped")
     if rule is None:
-        return Task(parameter, "unmatched")
+        return FillTask(parameter, "unmatched")
     if parameter.refusal:
         if refuse:
             raise UserError(f"{parameter.name} cannot be initialized: {parameter.refusal}.")
-        return Task(parameter, "refused", glob=rule.glob)
-    return _decided(parameter, rule, layer, wanted)
+        return FillTask(parameter, "refused", glob=rule.glob)
+    return _plan_matched(parameter, rule, layer, wanted)
 
 
-def _decided(parameter: Parameter, rule: Rule, layer: WeightLayer | None, wanted: Request) -> Task:
+def _plan_matched(parameter: Parameter, rule: GlobRule, layer: WeightLayer | None, wanted: Request) -> FillTask:
     scheme, role = rule.scheme, layer.role if layer else ""
     if parameter.is_weight:
         return _weight_task(parameter, layer, wanted, scheme, rule.glob)
     if rule.own and scheme.own_gain is None and scheme.elementwise:
-        return _plain_task(parameter, scheme, role, rule.glob)
+        return _fanless_task(parameter, scheme, role, rule.glob)
     dtype = parameter.tensor.dtype
     if parameter.kind == "unknown" or not (dtype.is_floating_point or dtype.is_complex):
         if rule.own:
@@ -198,23 +209,25 @@ def _decided(parameter: Parameter, rule: Rule, layer: WeightLayer | None, wanted
                 f"init={scheme.name} needs fans and {parameter.name} is of no kind that initlab knows{why}: say what "
                 f"it is with kinds={{{parameter.name!r}: 'dense'}}, or choose normal, uniform, constant or zeros."
             )
-        return Task(parameter, "left", glob=rule.glob)
+        return FillTask(parameter, "left", glob=rule.glob)
     if parameter.kind == "bias":
         how = "bias" if scheme.bias is not None else "normal" if wanted.sigma_b else "constant"
-        gates = gate_laws(parameter, wanted.forget_bias, wanted.chrono) if is_gated(parameter) else NO_GATES
+        gates = gate_laws(parameter, wanted.forget_bias, wanted.chrono) if is_gate_bias(parameter) else NO_GATES
         bias, blocks = wanted.sigma_b, parameter.blocks
-        return Task(parameter, how, scheme, role, sigma_b=bias, glob=rule.glob, gates=gates, blocks=blocks)
+        return FillTask(parameter, how, scheme, role, sigma_b=bias, glob=rule.glob, gates=gates, blocks=blocks)
     if parameter.kind in TABLE_KINDS:
-        return _plain_task(parameter, TABLE, role, rule.glob)
-    return Task(parameter, "constant", glob=rule.glob)
+        return _fanless_task(parameter, TABLE_SCHEME, role, rule.glob)
+    return FillTask(parameter, "constant", glob=rule.glob)
 
 
-def _plain_task(parameter: Parameter, scheme: Scheme, role: str, glob: str) -> Task:
+def _fanless_task(parameter: Parameter, scheme: Scheme, role: str, glob: str) -> FillTask:
     # A law that looks at no fan, for the parameter as a whole.
-    return Task(parameter, "scheme", scheme, role, (role,), (1.0,), glob=glob, blocks=table(parameter.shape))
+    return FillTask(parameter, "scheme", scheme, role, (role,), (1.0,), glob=glob, blocks=table_blocks(parameter.shape))
 
 
-def _weight_task(parameter: Parameter, layer: WeightLayer | None, wanted: Request, scheme: Scheme, glob: str) -> Task:
+def _weight_task(
+    parameter: Parameter, layer: WeightLayer | None, wanted: Request, scheme: Scheme, glob: str
+) -> FillTask:
     default = "embedding" if parameter.kind == "embedding" else "hidden"
     role = layer.role if layer else default
     roles = tuple(block.label if block.label in ("q", "k", "v") else role for block in parameter.blocks)
@@ -227,13 +240,13 @@ def _weight_task(parameter: Parameter, layer: WeightLayer | None, wanted: Reques
                 raise Impossible(f"init={scheme.name} cannot fill {parameter.name}: {reason}.")
             known[key] = _gain(wanted, scheme, parameter, block, own, layer)
         gains.append(known[key])
-    task = Task(parameter, "scheme", scheme, role, roles, tuple(gains), glob=glob, blocks=parameter.blocks)
+    task = FillTask(parameter, "scheme", scheme, role, roles, tuple(gains), glob=glob, blocks=parameter.blocks)
     if parameter.tensor.dtype.is_complex:
         _check_complex(task, scheme)
     return task
 
 
-def _check_complex(task: Task, scheme: Scheme) -> None:
+def _check_complex(task: FillTask, scheme: Scheme) -> None:
     # Independent elements have real and imaginary parts of half the variance each; a real pattern stays real.
     law = task.promised()[0]
     if not law.deterministic and not (scheme.elementwise and law.mean == 0):
@@ -256,7 +269,7 @@ def _gain(
     return float(wanted.number)
 
 
-def _check_convolutions(tasks: Sequence[Task]) -> None:
+def _check_convolutions(tasks: Sequence[FillTask]) -> None:
     weights = [task for task in tasks if task.rule == "scheme" and task.parameter.is_weight]
     if any(task.parameter.kind in ("conv", "transposed_conv") for task in weights):
         return
@@ -269,8 +282,8 @@ def _check_convolutions(tasks: Sequence[Task]) -> None:
             )
 
 
-def _check_gates(tasks: Sequence[Task], wanted: Request) -> None:
+def _check_gates(tasks: Sequence[FillTask], wanted: Request) -> None:
     for key, value in (("forget_bias", wanted.forget_bias), ("chrono", wanted.chrono)):
         if value is not None and not any(task.gates for task in tasks):
-            kinds = " or ".join(KEEPING)
+            kinds = " or ".join(KEEP_GATES)
             raise Impossible(f"{key}={value} needs an {kinds} with biases and the module has none: leave it out.")

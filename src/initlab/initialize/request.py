@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import nn
 
 from initlab.activations import Activation, activation
-from initlab.errors import Impossible, UserError, nearest
-from initlab.initialize.from_theory import settled
+from initlab.errors import Impossible, UserError, did_you_mean
+from initlab.initialize.from_theory import bind_critical_point
 from initlab.inspection import Parameter
 from initlab.schemes import Scheme
 from initlab.schemes import scheme as find_scheme
-from initlab.system.numbers import in_single, outside
+from initlab.system.numbers import describe_float32_limit, fits_float32
 from initlab.theory.gains import derived_gain
 
 Spec: TypeAlias = str | Scheme | tuple[str, Mapping[str, Any]]
@@ -25,7 +25,7 @@ DERIVED_GAINS = ("forward", "backward", "critical")
 """Gains that theory derives from the activation: they apply to hidden layers that an activation feeds, 1 elsewhere."""
 
 
-class Rule(NamedTuple):
+class GlobRule(NamedTuple):
     """A glob over parameter names and its scheme; `own`: it matches no weight, so it means what it matches itself."""
 
     glob: str
@@ -59,14 +59,14 @@ class Request:
         """Return whether `only` and `skip` let a parameter of these names be touched."""
         if not (self.only or self.skip):
             return True
-        chosen = not self.only or matches(self.only, names)
-        return chosen and not matches(self.skip, names)
+        chosen = not self.only or matches_any(self.only, names)
+        return chosen and not matches_any(self.skip, names)
 
 
-def refuse_stranger(module: Any) -> None:
+def require_module(module: Any) -> None:
     """Refuse what is no module: a list of layers, a state dict, a class that nobody has called.
 
-    >>> refuse_stranger(nn.Linear)
+    >>> require_module(nn.Linear)
     Traceback (most recent call last):
     ...
     initlab.errors.UserError: initialize_ needs a torch.nn.Module, and this is the class Linear: build one, Linear(…).
@@ -104,14 +104,16 @@ def request(
     ):
         if value is not None and not isinstance(value, Mapping):
             raise UserError(f"{key}={value!r} must be a mapping, for example {key}={example}.")
-    asked = None if sigma_b is None else _sigma_b(sigma_b)
+    asked = None if sigma_b is None else _check_sigma_b(sigma_b)
     record = activation(act)
-    number = _number(gain, record, asked or 0.0)
+    number = _gain_number(gain, record, asked or 0.0)
     mapped = isinstance(scheme, Mapping)
     specs = scheme if isinstance(scheme, Mapping) else {"*": scheme}
     if not specs:
         raise UserError("the mapping of rules is empty: give {'*': 'he_normal'} or the name of a scheme.")
-    rules = [(glob, _resolved(spec, parameters or {}, gain, number, asked, record)) for glob, spec in specs.items()]
+    rules = [
+        (glob, _resolve_scheme(spec, parameters or {}, gain, number, asked, record)) for glob, spec in specs.items()
+    ]
     _check_gates(forget_bias, chrono)
     return Request(
         tuple(rules),
@@ -120,8 +122,8 @@ def request(
         number,
         asked or 0.0,
         dict(roles or {}),
-        listed(only),
-        listed(skip),
+        as_tuple(only),
+        as_tuple(skip),
         dict(kinds or {}),
         forget_bias,
         chrono,
@@ -129,15 +131,15 @@ def request(
     )
 
 
-def _sigma_b(sigma_b: Any) -> float:
+def _check_sigma_b(sigma_b: Any) -> float:
     if isinstance(sigma_b, bool) or not isinstance(sigma_b, (int, float)) or not 0 <= sigma_b < float("inf"):
         raise UserError(f"init.sigma_b={sigma_b} must be a standard deviation: 0 or a positive number.")
-    if not in_single(sigma_b):
-        raise UserError(f"init.sigma_b={sigma_b} cannot be: {outside(sigma_b)}.")
+    if not fits_float32(sigma_b):
+        raise UserError(f"init.sigma_b={sigma_b} cannot be: {describe_float32_limit(sigma_b)}.")
     return float(sigma_b)
 
 
-def _resolved(
+def _resolve_scheme(
     spec: Spec,
     parameters: Mapping[str, Any],
     gain: float | str,
@@ -150,7 +152,7 @@ def _resolved(
     if gain != "paper":
         found.check_gain(number)
     if found.derived:
-        return settled(found, act, sigma_b)
+        return bind_critical_point(found, act, sigma_b)
     if "sigma_b" in found.parameters:
         found = found.bind(sigma_b=sigma_b or 0.0)
     elif sigma_b and found.bias is not None:
@@ -158,7 +160,7 @@ def _resolved(
     return found
 
 
-def _number(gain: float | str, act: Activation, sigma_b: float) -> float:
+def _gain_number(gain: float | str, act: Activation, sigma_b: float) -> float:
     # The gain as a number: the user's, or the one that theory derives from the activation; 1 stands for "paper".
     if not isinstance(gain, str):
         return gain
@@ -169,7 +171,9 @@ def _number(gain: float | str, act: Activation, sigma_b: float) -> float:
             raise Impossible(f"init.gain={gain} cannot be: {reason}") from reason
     if gain != "paper":
         choices = ("paper", *DERIVED_GAINS)
-        raise UserError(f"init.gain={gain} must be a number or one of {', '.join(choices)}.{nearest(gain, choices)}")
+        raise UserError(
+            f"init.gain={gain} must be a number or one of {', '.join(choices)}.{did_you_mean(gain, choices)}"
+        )
     return 1.0
 
 
@@ -183,25 +187,25 @@ def _check_gates(forget_bias: float | None, chrono: float | None) -> None:
             raise UserError(f"{key}={value} must be {meant}.")
 
 
-def listed(globs: Globs) -> tuple[str, ...]:
+def as_tuple(globs: Globs) -> tuple[str, ...]:
     """Return one glob or several as a tuple.
 
-    >>> listed("head.*"), listed(["a", "b"])
+    >>> as_tuple("head.*"), as_tuple(["a", "b"])
     (('head.*',), ('a', 'b'))
     """
     return (globs,) if isinstance(globs, str) else tuple(globs)
 
 
-def matches(globs: Sequence[str], names: Sequence[str]) -> bool:
+def matches_any(globs: Sequence[str], names: Sequence[str]) -> bool:
     """Return whether one of the globs matches one of the names.
 
-    >>> matches(("*.bias",), ("head.weight", "head.bias"))
+    >>> matches_any(("*.bias",), ("head.weight", "head.bias"))
     True
     """
     return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in names)
 
 
-def assign(parameters: Sequence[Parameter], wanted: Request) -> tuple[dict[str, Rule], dict[str, list[str]]]:
+def assign_rules(parameters: Sequence[Parameter], wanted: Request) -> tuple[dict[str, GlobRule], dict[str, list[str]]]:
     """Return each parameter's rule, and for those that several rules match the globs in order (a last `*` apart).
 
     Raises:
@@ -209,15 +213,17 @@ def assign(parameters: Sequence[Parameter], wanted: Request) -> tuple[dict[str, 
     """
     for key, globs in (("rules", [glob for glob, _ in wanted.rules]), ("only", wanted.only), ("skip", wanted.skip)):
         for glob in globs:
-            if glob != "*" and not any(matches((glob,), p.names) for p in parameters):
-                near = nearest(glob, [name for p in parameters for name in (p.name, p.layer)])
+            if glob != "*" and not any(matches_any((glob,), p.names) for p in parameters):
+                near = did_you_mean(glob, [name for p in parameters for name in (p.name, p.layer)])
                 raise UserError(f"{key}: {glob!r} matches no parameter of the module.{near}")
-    weighty = {g: any(p.is_weight and matches((g,), p.names) for p in parameters) for g, _ in wanted.rules if g != "*"}
-    rules = [Rule(glob, scheme, wanted.mapped and not weighty.get(glob, True)) for glob, scheme in wanted.rules]
-    found: dict[str, Rule] = {}
+    weighty = {
+        g: any(p.is_weight and matches_any((g,), p.names) for p in parameters) for g, _ in wanted.rules if g != "*"
+    }
+    rules = [GlobRule(glob, scheme, wanted.mapped and not weighty.get(glob, True)) for glob, scheme in wanted.rules]
+    found: dict[str, GlobRule] = {}
     several: dict[str, list[str]] = {}
     for p in parameters:
-        hits = [rule for rule in rules if rule.glob == "*" or matches((rule.glob,), p.names)]
+        hits = [rule for rule in rules if rule.glob == "*" or matches_any((rule.glob,), p.names)]
         if hits:
             found[p.name] = hits[0]
         if len(named := [rule.glob for rule in hits if rule.glob != "*"]) > 1:

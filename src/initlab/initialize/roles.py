@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from initlab.errors import Impossible, UserError, nearest
-from initlab.initialize.request import Request, listed
+from initlab.errors import Impossible, UserError, did_you_mean
+from initlab.initialize.request import Request, as_tuple
 from initlab.inspection import NORMS, Parameter
 from initlab.models.layers import WeightLayer
 from initlab.schemes import Scheme
@@ -15,7 +15,7 @@ ROLES = ("first", "hidden", "readout", "embedding", "branch", "branch_end", "sho
 """Parts that schemes, procedures and our own models know."""
 
 
-def layers_of(
+def declared_layers(
     module: nn.Module, parameters: Sequence[Parameter], wanted: Request, schemes: Mapping[str, Scheme]
 ) -> dict[str, WeightLayer]:
     """Return what is known of each weight layer, by name.
@@ -24,20 +24,20 @@ def layers_of(
         UserError: a role's glob matches no weight.
         Impossible: a scheme must know which layer comes first, and nothing says it.
     """
-    inner = _unwrapped(module)
+    inner = _unwrap(module)
     weights = [p for p in parameters if p.is_weight]
     declared: Sequence[WeightLayer] | None = getattr(inner, "weight_layers", None)
     if declared is None and isinstance(inner, nn.Sequential):
-        declared = _in_sequence(inner, weights)
+        declared = _sequential_layers(inner, weights)
     layers = {layer.name: layer for layer in declared or ()}
     for role, globs in wanted.roles.items():
         # A scheme of the user's own may know other parts; what only looks like one of ours is a slip.
-        if role not in ROLES and (near := nearest(role, ROLES)):
+        if role not in ROLES and (near := did_you_mean(role, ROLES)):
             raise UserError(f"roles: {role} is no part of a network.{near} There are {', '.join(ROLES)}.")
-        for glob in listed(globs):
+        for glob in as_tuple(globs):
             matched = [p for p in weights if fnmatch.fnmatchcase(p.name, glob) or fnmatch.fnmatchcase(p.layer, glob)]
             if not matched:
-                near = nearest(glob, [p.layer for p in weights])
+                near = did_you_mean(glob, [p.layer for p in weights])
                 raise UserError(f"roles: {role}={glob} matches no weight of the module.{near}")
             for p in matched:
                 fed_by = "data" if role == "first" else layers[p.layer].fed_by if p.layer in layers else "unknown"
@@ -51,13 +51,13 @@ def layers_of(
     return layers
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def _unwrap(module: nn.Module) -> nn.Module:
     while len(children := dict(module.named_children())) == 1 and (inner := children.get("module")) is not None:
         module = inner
     return getattr(module, "_orig_mod", module)
 
 
-def _in_sequence(module: nn.Sequential, weights: Sequence[Parameter]) -> list[WeightLayer]:
+def _sequential_layers(module: nn.Sequential, weights: Sequence[Parameter]) -> list[WeightLayer]:
     # In a Sequential the order of registration is the order of the forward pass.
     names = list(dict.fromkeys(p.layer for p in weights))
     layers, fed_by = [], "data"

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from initlab.initialize.plan import Task
+from initlab.initialize.plan import FillTask
 from initlab.initialize.streams import fingerprint
 from initlab.inspection import Parameter
 from initlab.schemes import Law
@@ -28,34 +28,34 @@ COLUMNS = (
     "fingerprint",
 )
 
-SAID = {"left": "left alone", "unmatched": "no rule", "skipped": "skipped", "refused": "refused"}
+UNFILLED_LABELS = {"left": "left alone", "unmatched": "no rule", "skipped": "skipped", "refused": "refused"}
 """What the column `scheme` says of parameters that get no values."""
 
 
-def frame_of(tasks: Sequence[Task]) -> pd.DataFrame:
-    """Return a frame with `COLUMNS`; mean, std and fingerprint are missing until `fill_in`."""
-    return framed([(*facts(task), math.nan, math.nan, None) for task in tasks], COLUMNS)
+def frame_from_tasks(tasks: Sequence[FillTask]) -> pd.DataFrame:
+    """Return a frame with `COLUMNS`; mean, std and fingerprint are missing until `add_measurements`."""
+    return make_frame([(*promise_row(task), math.nan, math.nan, None) for task in tasks], COLUMNS)
 
 
-def fill_in(rows: pd.DataFrame, tasks: Sequence[Task]) -> None:
+def add_measurements(rows: pd.DataFrame, tasks: Sequence[FillTask]) -> None:
     """Measure the parameters and fill in the columns mean, std and fingerprint."""
-    found = [seen(task.parameter) for task in tasks]
+    found = [measure_parameter(task.parameter) for task in tasks]
     for index, column in enumerate(COLUMNS[-3:] if found else ()):
         rows[column] = [values[index] for values in found]
 
 
-def seen(parameter: Parameter) -> tuple[float, float, str | None]:
+def measure_parameter(parameter: Parameter) -> tuple[float, float, str | None]:
     """Return mean, standard deviation and fingerprint of the values a parameter has."""
     if parameter.refusal or parameter.tensor.is_meta:
         return math.nan, math.nan, None
     values = parameter.values()
-    return (*(measured(values) if values.numel() else (math.nan, math.nan)), fingerprint(values))
+    return (*(mean_and_std(values) if values.numel() else (math.nan, math.nan)), fingerprint(values))
 
 
-def framed(rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFrame:
+def make_frame(rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFrame:
     """Return rows as a frame in which fan_in and fan_out have a type that has whole numbers and knows what is missing.
 
-    >>> framed([(27, "conv"), (None, "bias")], ["fan_in", "kind"]).fan_in.tolist()
+    >>> make_frame([(27, "conv"), (None, "bias")], ["fan_in", "kind"]).fan_in.tolist()
     [27, <NA>]
     """
     nothing = pd.Series(dtype=object)  # what an empty list would become is a number
@@ -69,7 +69,7 @@ def framed(rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFr
     return pd.DataFrame(found)
 
 
-def facts(task: Task) -> tuple[Any, ...]:
+def promise_row(task: FillTask) -> tuple[Any, ...]:
     """Return what is known of one parameter before it has values: `COLUMNS` up to promised_std."""
     parameter = task.parameter
     fans = parameter.fans if parameter.is_weight else None
@@ -81,11 +81,11 @@ def facts(task: Task) -> tuple[Any, ...]:
         fans.fan_in if fans else None,
         fans.fan_out if fans else None,
         scheme_name(task, parameter),
-        *moments(task),
+        *promised_moments(task),
     )
 
 
-def scheme_name(task: Task, parameter: Parameter) -> str:
+def scheme_name(task: FillTask, parameter: Parameter) -> str:
     """Return what filled, or would fill, the parameter."""
     if task.gates:
         return "chrono" if any(law.distribution == "log_uniform" for law in task.gates.values()) else "forget_bias"
@@ -93,10 +93,10 @@ def scheme_name(task: Task, parameter: Parameter) -> str:
         return "normal"
     if task.rule == "constant":
         return {0.0: "zeros", 1.0: "ones"}.get(parameter.start, "constant")
-    return SAID.get(task.rule, task.scheme.name if task.scheme else "")
+    return UNFILLED_LABELS.get(task.rule, task.scheme.name if task.scheme else "")
 
 
-def moments(task: Task) -> tuple[float, float]:
+def promised_moments(task: FillTask) -> tuple[float, float]:
     """Return the promised mean and standard deviation over all elements of a parameter."""
     if task.rule == "constant" and not task.gates:
         return task.parameter.start, 0.0
@@ -112,10 +112,10 @@ def moments(task: Task) -> tuple[float, float]:
     return mean, math.sqrt(max(square - mean**2, 0.0))
 
 
-def measured(tensor: Tensor) -> tuple[float, float]:
+def mean_and_std(tensor: Tensor) -> tuple[float, float]:
     """Return mean and standard deviation over all elements, summed in float64; of a complex tensor, the real mean.
 
-    >>> measured(torch.tensor([1.0, 3.0]))
+    >>> mean_and_std(torch.tensor([1.0, 3.0]))
     (2.0, 1.0)
     """
     values = tensor.detach()

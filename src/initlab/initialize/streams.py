@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from initlab.inspection import canonical_names
-from initlab.system.random_streams import WORDS, twister, whole_seed
+from initlab.system.random_streams import STATE_WORDS, check_seed, hashed_generator
 
-__all__ = ["WORDS", "fingerprint", "stream"]
+__all__ = ["STATE_WORDS", "fingerprint", "stream"]
 
 
 def stream(seed: int, name: str) -> torch.Generator:
@@ -28,7 +28,7 @@ def stream(seed: int, name: str) -> torch.Generator:
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
     True
     """
-    return twister(f"{whole_seed(seed)}/{name}")
+    return hashed_generator(f"{check_seed(seed)}/{name}")
 
 
 def fingerprint(values: "nn.Module | Mapping[str, Tensor] | Tensor") -> str:

@@ -12,26 +12,26 @@ otherwise its output's variance would be wrong by the stride. An embedding looks
 """
 
 from initlab.inspection.kinds import NORMS
-from initlab.inspection.parameters import Part, canonical_names, modules_of, parameters_of, walk
-from initlab.inspection.records import REFUSED_KINDS, TABLE_KINDS, WEIGHT_KINDS, Block, Fans, Held, Parameter
-from initlab.inspection.shapes import NAMED, table
-from initlab.inspection.sizes import cell
+from initlab.inspection.parameters import NamedModule, canonical_names, list_modules, list_parameters, walk
+from initlab.inspection.records import REFUSED_KINDS, TABLE_KINDS, WEIGHT_KINDS, Block, Fans, Parameter, Parametrization
+from initlab.inspection.shapes import USER_KINDS, table_blocks
+from initlab.inspection.sizes import recurrent_type
 
 __all__ = [
-    "NAMED",
     "NORMS",
     "REFUSED_KINDS",
     "TABLE_KINDS",
+    "USER_KINDS",
     "WEIGHT_KINDS",
     "Block",
     "Fans",
-    "Held",
+    "NamedModule",
     "Parameter",
-    "Part",
+    "Parametrization",
     "canonical_names",
-    "cell",
-    "modules_of",
-    "parameters_of",
-    "table",
+    "list_modules",
+    "list_parameters",
+    "recurrent_type",
+    "table_blocks",
     "walk",
 ]

@@ -11,24 +11,24 @@ from initlab.errors import UserError
 Batch: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
-def in_order(batch: object) -> list[Tensor]:
+def flatten_tensors(batch: object) -> list[Tensor]:
     """Return the tensors of a batch, or of an output, in order: nested tuples, lists, mappings and data classes.
 
-    >>> [t.item() for t in in_order({"a": torch.tensor(1), "b": (None, torch.tensor(2))})]
+    >>> [t.item() for t in flatten_tensors({"a": torch.tensor(1), "b": (None, torch.tensor(2))})]
     [1, 2]
     """
     if isinstance(batch, Tensor):
         return [batch]
     if isinstance(batch, dict):
-        return [t for value in batch.values() for t in in_order(value)]
+        return [t for value in batch.values() for t in flatten_tensors(value)]
     if isinstance(batch, (tuple, list)):
-        return [t for value in batch for t in in_order(value)]
+        return [t for value in batch for t in flatten_tensors(value)]
     if hasattr(batch, "__dataclass_fields__"):
-        return [t for value in vars(batch).values() for t in in_order(value)]
+        return [t for value in vars(batch).values() for t in flatten_tensors(value)]
     return []
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def unwrap_module(module: nn.Module) -> nn.Module:
     """Return the module inside wrappers of data parallelism and of torch.compile."""
     while True:
         parallel = isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel))
@@ -38,10 +38,10 @@ def unwrapped(module: nn.Module) -> nn.Module:
         module = inner
 
 
-def arguments(batch: Batch) -> tuple[list[Any], dict[str, Any]]:
+def call_arguments(batch: Batch) -> tuple[list[Any], dict[str, Any]]:
     """Return a batch as positional and keyword arguments of the module.
 
-    >>> arguments({"x": 1})
+    >>> call_arguments({"x": 1})
     ([], {'x': 1})
     """
     if isinstance(batch, Mapping):
@@ -64,24 +64,24 @@ def batch_size(module: nn.Module, tensors: Sequence[Tensor]) -> int:
     return tensors[0].shape[1 if late else 0]
 
 
-def copied(value: Any, double: bool = False) -> Any:
+def clone_tensors(value: Any, double: bool = False) -> Any:
     """Copy every tensor of a nested batch, so that a module that works in place leaves the user's own alone."""
     if isinstance(value, Tensor):
         copy = value.detach().clone()
         return copy.double() if double and copy.is_floating_point() else copy
     if isinstance(value, dict):
-        return {key: copied(v, double) for key, v in value.items()}
+        return {key: clone_tensors(v, double) for key, v in value.items()}
     if type(value) in (tuple, list):
-        return type(value)(copied(v, double) for v in value)
+        return type(value)(clone_tensors(v, double) for v in value)
     return value
 
 
-def tokens_of(tensors: Sequence[Tensor]) -> int | None:
+def vocabulary_size(tensors: Sequence[Tensor]) -> int | None:
     """Return how many different tokens there are at least, where the first input holds whole numbers."""
     first = tensors[0]
     return int(first.max()) + 1 if first.dtype in (torch.int64, torch.int32) and first.numel() else None
 
 
-def measurable(value: Any) -> bool:
+def is_float_tensor(value: Any) -> bool:
     """Whether a value is a tensor of floating numbers with elements in it."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0 and not value.is_meta

@@ -9,48 +9,50 @@ from typing import Any
 import numpy
 import torch
 
-from initlab.errors import OwnBug, UserError
+from initlab.errors import InternalError, UserError
 
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "safetensors")
 """Packages that both initlab and a module call: what they raise is the fault of the code that called them."""
 
-HOMES = tuple(map(str, (Path(torch.__file__).parent, Path(numpy.__file__).parent, sysconfig.get_path("stdlib"))))
-INSTALLED = ("site-packages", "dist-packages")
+LIBRARY_DIRECTORIES = tuple(
+    map(str, (Path(torch.__file__).parent, Path(numpy.__file__).parent, sysconfig.get_path("stdlib")))
+)
+SITE_DIRECTORIES = ("site-packages", "dist-packages")
 MODELS = PACKAGE / "models"
 """Modules of our own: what their `forward` raises is told as that of any other module."""
 
-NO_BUGS = (UserError, MemoryError, torch.OutOfMemoryError, OSError)
+USER_ERRORS = (UserError, MemoryError, torch.OutOfMemoryError, OSError)
 
 
-def theirs(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call_user_code(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call what is the user's (a module, a loss, a function that a forward pass calls): what it raises is theirs.
 
-    >>> theirs(max, 1, 2)
+    >>> call_user_code(max, 1, 2)
     2
     """
     return function(*args, **kwargs)
 
 
-def own_frame(error: BaseException) -> traceback.FrameSummary | None:
+def initlab_frame(error: BaseException) -> traceback.FrameSummary | None:
     """Return the line of initlab that raised an exception, or None where the code that initlab runs raised it.
 
     The innermost frame that is neither torch's nor another library's decides. A layer of torch, or its autograd, that
     initlab was running stands for the module that it belongs to.
 
     >>> try:
-    ...     theirs(torch.nn.Linear(2, 2), torch.zeros(3))
+    ...     call_user_code(torch.nn.Linear(2, 2), torch.zeros(3))
     ... except RuntimeError as error:
-    ...     print(own_frame(error))
+    ...     print(initlab_frame(error))
     None
     """
-    if isinstance(error, NO_BUGS):
+    if isinstance(error, USER_ERRORS):
         return None
     running = False
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(PACKAGE):
-            if running or (path == Path(__file__) and frame.name == theirs.__name__):
+            if running or (path == Path(__file__) and frame.name == call_user_code.__name__):
                 return None
             if not path.is_relative_to(MODELS):
                 return frame
@@ -63,18 +65,18 @@ def own_frame(error: BaseException) -> traceback.FrameSummary | None:
 
 def _is_library(path: Path) -> bool:
     # Installed packages may lie below the standard library: a model of timm's is the user's module all the same.
-    home = next((k for k, part in enumerate(path.parts) if part in INSTALLED), None)
+    home = next((k for k, part in enumerate(path.parts) if part in SITE_DIRECTORIES), None)
     if home is not None:
         return path.parts[home + 1] in LIBRARIES
-    return str(path).startswith((*HOMES, "<frozen", "<string>", "<__array"))
+    return str(path).startswith((*LIBRARY_DIRECTORIES, "<frozen", "<string>", "<__array"))
 
 
-def tell_own_bug(error: BaseException, name: str) -> None:
-    """Raise `OwnBug` where initlab's own code raised an exception while it looked at the module called `name`."""
-    frame = own_frame(error)
+def raise_internal_error(error: BaseException, name: str) -> None:
+    """Raise `InternalError` where initlab's own code raised an exception while it looked at the module called `name`."""
+    frame = initlab_frame(error)
     if frame is not None:
         where = f"{Path(frame.filename).relative_to(PACKAGE.parent)}, line {frame.lineno}"
-        raise OwnBug(
+        raise InternalError(
             f"initlab failed in its own code ({type(error).__name__} in {where}), {name} did not: this is a bug of "
             "initlab. Please report it with the lines above."
         ) from error

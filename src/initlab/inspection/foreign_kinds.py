@@ -6,7 +6,7 @@ import re
 from torch import Tensor, nn
 
 from initlab.inspection.records import Block
-from initlab.inspection.shapes import table
+from initlab.inspection.shapes import table_blocks
 
 _PATTERNS: tuple[tuple[str, str], ...] = (
     ("relative_position", r"rel(ative)?_?pos(ition)?(al)?(_?\w+)?"),
@@ -21,24 +21,24 @@ LAYER_SCALE = 1e-6
 """Start of a LayerScale that shows none: Liu et al. 2022, A ConvNet for the 2020s."""
 
 
-def named_kind(owner: nn.Module, name: str, tensor: Tensor) -> tuple[str, tuple[Block, ...], float] | None:
+def kind_from_name(owner: nn.Module, name: str, tensor: Tensor) -> tuple[str, tuple[Block, ...], float] | None:
     """Return kind, blocks and start of a parameter of an unknown module that its name gives away, or None.
 
     >>> import torch
-    >>> named_kind(nn.Module(), "class_token", torch.zeros(1, 1, 4))[0]
+    >>> kind_from_name(nn.Module(), "class_token", torch.zeros(1, 1, 4))[0]
     'token'
     """
     if type(owner).__name__ == "ShiftedWindowAttentionV2" and name == "logit_scale":
         return "temperature", (), math.log(10)  # Liu et al. 2022, Swin Transformer V2: τ = 1/10
-    if type(owner).__name__.lower().endswith(("layerscale", "layerscale2d")) or _matches("layer_scale", name):
+    if type(owner).__name__.lower().endswith(("layerscale", "layerscale2d")) or _name_matches("layer_scale", name):
         return "layer_scale", (), _layer_scale(owner, tensor)
     for kind, _ in _NAMES:
-        if kind != "layer_scale" and tensor.dim() >= 1 and _matches(kind, name):
-            return kind, table(tensor.shape), 0.0
+        if kind != "layer_scale" and tensor.dim() >= 1 and _name_matches(kind, name):
+            return kind, table_blocks(tensor.shape), 0.0
     return None
 
 
-def _matches(kind: str, name: str) -> bool:
+def _name_matches(kind: str, name: str) -> bool:
     return any(known == kind and pattern.fullmatch(name) is not None for known, pattern in _NAMES)
 
 

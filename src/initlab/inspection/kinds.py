@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from initlab.inspection.foreign_kinds import named_kind
-from initlab.inspection.parametrized import held_weights, holds_weights
+from initlab.inspection.foreign_kinds import kind_from_name
+from initlab.inspection.parametrized import may_be_parametrized, parametrized_weights
 from initlab.inspection.records import Block, Fans
-from initlab.inspection.shapes import bias, dense, embedding, packed, packed_bias
-from initlab.inspection.sizes import GATES, RECURRENT_NAME, cell, doubts
-from initlab.inspection.storage import without_memory
+from initlab.inspection.shapes import bias_blocks, dense_blocks, embedding_blocks, packed_bias_blocks, packed_blocks
+from initlab.inspection.sizes import GATES, RECURRENT_WEIGHT, recurrent_type, shape_mismatches
+from initlab.inspection.storage import storage_refusal
 
 Shapes = Mapping[str, torch.Size]
 Family = Mapping[str, tuple[str, tuple[Block, ...]] | tuple[str, tuple[Block, ...], float]]
 
 
-class Described(NamedTuple):
+class ParameterDescription(NamedTuple):
     """What `owner` keeps under a name: kind, blocks, the constant it starts from, why it cannot be written.
 
     `doubt`: why its class is not believed, so that the kind is unknown.
@@ -32,40 +32,44 @@ class Described(NamedTuple):
     doubt: str = ""
 
 
-def describe(owner: nn.Module, name: str, tensor: Tensor, called: str = "") -> Described:
+def describe_parameter(owner: nn.Module, name: str, tensor: Tensor, called: str = "") -> ParameterDescription:
     """Return what the parameter (or held weight) that `owner`, itself `called` so by its parent, calls `name` is."""
     if is_lazy(tensor):
-        return Described("lazy", refusal="it is lazy and has no shape yet: pass one batch through the module first")
+        return ParameterDescription(
+            "lazy", refusal="it is lazy and has no shape yet: pass one batch through the module first"
+        )
     if type(tensor).__name__ == "FlatParameter":
         remedy = "initialize the module before it is wrapped, or shard it with fully_shard"
-        return Described("flattened", refusal=f"it is several parameters flattened into one: {remedy}")
-    if (unusual := without_memory(tensor)) is not None:
-        return Described(unusual[0], refusal=unusual[1])
-    found = _known(owner, name, tensor, called)
+        return ParameterDescription("flattened", refusal=f"it is several parameters flattened into one: {remedy}")
+    if (unusual := storage_refusal(tensor)) is not None:
+        return ParameterDescription(unusual[0], refusal=unusual[1])
+    found = _describe_by_class(owner, name, tensor, called)
     if _is_quantized(tensor, "doubted" if found.doubt else found.kind):
         remedy = "initialize the module before it is quantized"
-        return Described("quantized", refusal=f"it is quantized ({_dtype(tensor)}), codes without a law: {remedy}")
+        return ParameterDescription(
+            "quantized", refusal=f"it is quantized ({_dtype_name(tensor)}), codes without a law: {remedy}"
+        )
     return found
 
 
-def _known(owner: nn.Module, name: str, tensor: Tensor, called: str) -> Described:
+def _describe_by_class(owner: nn.Module, name: str, tensor: Tensor, called: str) -> ParameterDescription:
     for known, family in _FAMILIES:
         if known(owner):
-            return _believed(owner, name, family, called)
-    named = named_kind(owner, name, tensor)
-    return Described("unknown") if named is None else Described(*named)
+            return _describe_by_family(owner, name, family, called)
+    named = kind_from_name(owner, name, tensor)
+    return ParameterDescription("unknown") if named is None else ParameterDescription(*named)
 
 
-def _believed(owner: nn.Module, name: str, family: "_Reader", called: str) -> Described:
+def _describe_by_family(owner: nn.Module, name: str, family: "_Reader", called: str) -> ParameterDescription:
     shapes = _shapes(owner)
-    doubted = doubts(owner, shapes)
+    doubted = shape_mismatches(owner, shapes)
     if name in doubted:
-        return Described("unknown", doubt=doubted[name])
+        return ParameterDescription("unknown", doubt=doubted[name])
     found = family(owner, {own: shape for own, shape in shapes.items() if own not in doubted}, called).get(name)
     if found is not None:
-        return Described(*found)
+        return ParameterDescription(*found)
     # A bias whose weight is doubted has no fans either.
-    return Described("unknown", doubt=next(iter(doubted.values()), ""))
+    return ParameterDescription("unknown", doubt=next(iter(doubted.values()), ""))
 
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -82,7 +86,7 @@ def _is_quantized(tensor: Tensor, kind: str) -> bool:
     return (dtype.itemsize == 1 and dtype.is_floating_point) or (codes and kind != "unknown")
 
 
-def _dtype(tensor: Tensor) -> str:
+def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
@@ -90,12 +94,12 @@ def _shapes(owner: nn.Module) -> dict[str, torch.Size]:
     # Through `_parameters`: the attribute of a parametrized weight would compute it.
     plain = {name: t for name, t in owner._parameters.items() if t is not None and not (is_lazy(t) or t.is_nested)}
     shapes = {name: tensor.shape for name, tensor in plain.items()}
-    if holds_weights(owner):
-        shapes |= {name: example.shape for name, _, example, _ in held_weights(owner)}
+    if may_be_parametrized(owner):
+        shapes |= {name: example.shape for name, _, example, _ in parametrized_weights(owner)}
     return shapes
 
 
-def _whole_number(value: float) -> float:
+def _int_if_whole(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
@@ -107,7 +111,7 @@ def _dense(owner: nn.Module, shapes: Shapes, called: str) -> Family:
     return _matrix(shapes, called)
 
 
-def _input_first(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+def _conv1d(owner: nn.Module, shapes: Shapes, called: str) -> Family:
     # transformers.pytorch_utils.Conv1D: a dense layer that stores (in, out).
     return _matrix(shapes, called, swapped=True)
 
@@ -117,10 +121,10 @@ def _matrix(shapes: Shapes, called: str, swapped: bool = False) -> Family:
         return {}
     out, inputs = reversed(shapes["weight"]) if swapped else shapes["weight"]
     if called.lower() in STACKED_QKV and out == 3 * inputs:
-        blocks = packed(shapes["weight"], swapped=swapped)
-        return {"weight": ("packed", blocks), "bias": ("bias", packed_bias(blocks))}
-    blocks = dense(shapes["weight"], swapped)
-    return {"weight": ("dense", blocks), "bias": ("bias", bias(blocks[0].fans, (out,)))}
+        blocks = packed_blocks(shapes["weight"], swapped=swapped)
+        return {"weight": ("packed", blocks), "bias": ("bias", packed_bias_blocks(blocks))}
+    blocks = dense_blocks(shapes["weight"], swapped)
+    return {"weight": ("dense", blocks), "bias": ("bias", bias_blocks(blocks[0].fans, (out,)))}
 
 
 def _bilinear(owner: nn.Module, shapes: Shapes, called: str) -> Family:
@@ -128,8 +132,8 @@ def _bilinear(owner: nn.Module, shapes: Shapes, called: str) -> Family:
         return {}
     # A dense layer over the products x₁ᵢ·x₂ⱼ.
     out, first, second = shapes["weight"]
-    blocks = dense((out, first * second))
-    return {"weight": ("bilinear", blocks), "bias": ("bias", bias(blocks[0].fans, (out,)))}
+    blocks = dense_blocks((out, first * second))
+    return {"weight": ("bilinear", blocks), "bias": ("bias", bias_blocks(blocks[0].fans, (out,)))}
 
 
 def _conv(owner: nn.Module, shapes: Shapes, called: str) -> Family:
@@ -141,53 +145,53 @@ def _conv(owner: nn.Module, shapes: Shapes, called: str) -> Family:
     rows, columns = stored[0] // groups, stored[1]
     out, inputs = (columns, rows) if swapped else (rows, columns)
     reach = taps / math.prod(owner.stride) if swapped else taps  # type: ignore[arg-type]
-    fans = Fans(_whole_number(inputs * reach), out * taps, taps)
+    fans = Fans(_int_if_whole(inputs * reach), out * taps, taps)
     shape = (out, inputs, *stored[2:])
     parts = [slice(g * rows, (g + 1) * rows) for g in range(groups)] if groups > 1 else [None]
     blocks = tuple(Block(fans, shape, part, swapped) for part in parts)
     kind = "transposed_conv" if swapped else "conv"
-    return {"weight": (kind, blocks), "bias": ("bias", bias(fans, (out * groups,)))}
+    return {"weight": (kind, blocks), "bias": ("bias", bias_blocks(fans, (out * groups,)))}
 
 
 def _embedding(owner: nn.Module, shapes: Shapes, called: str) -> Family:
-    return {"weight": ("embedding", embedding(shapes["weight"]))} if "weight" in shapes else {}
+    return {"weight": ("embedding", embedding_blocks(shapes["weight"]))} if "weight" in shapes else {}
 
 
 def _attention(owner: nn.Module, shapes: Shapes, called: str) -> Family:
     family: dict[str, tuple[str, tuple[Block, ...]]] = {}
     if "in_proj_weight" in shapes:
-        blocks = packed(shapes["in_proj_weight"])
-        family = {"in_proj_weight": ("packed", blocks), "in_proj_bias": ("bias", packed_bias(blocks))}
+        blocks = packed_blocks(shapes["in_proj_weight"])
+        family = {"in_proj_weight": ("packed", blocks), "in_proj_bias": ("bias", packed_bias_blocks(blocks))}
     elif all(f"{label}_proj_weight" in shapes for label in "qkv"):
-        parts = [(label, dense(shapes[f"{label}_proj_weight"])[0]) for label in "qkv"]
+        parts = [(label, dense_blocks(shapes[f"{label}_proj_weight"])[0]) for label in "qkv"]
         blocks = tuple(block._replace(label=label) for label, block in parts)
         family = {f"{block.label}_proj_weight": ("dense", (block,)) for block in blocks}
-        family["in_proj_bias"] = ("bias", packed_bias(blocks))
+        family["in_proj_bias"] = ("bias", packed_bias_blocks(blocks))
     for name in ("bias_k", "bias_v"):
         if name in shapes:
-            family[name] = ("bias", bias(Fans(1, shapes[name][-1]), shapes[name]))
+            family[name] = ("bias", bias_blocks(Fans(1, shapes[name][-1]), shapes[name]))
     return family
 
 
 def _recurrent(owner: nn.Module, shapes: Shapes, called: str) -> Family:
     family: dict[str, tuple[str, tuple[Block, ...]]] = {}
     for name, shape in shapes.items():
-        if not RECURRENT_NAME.fullmatch(name):
+        if not RECURRENT_WEIGHT.fullmatch(name):
             continue
         if name.startswith("weight_hr"):
-            family[name] = ("dense", dense(shape))
+            family[name] = ("dense", dense_blocks(shape))
         else:
-            blocks = packed(shape, GATES[cell(owner)])
+            blocks = packed_blocks(shape, GATES[recurrent_type(owner)])
             family[name] = ("packed", blocks)
-            family[name.replace("weight", "bias")] = ("bias", packed_bias(blocks))
+            family[name.replace("weight", "bias")] = ("bias", packed_bias_blocks(blocks))
     return family
 
 
-def _is(*types: type) -> Callable[[nn.Module], bool]:
+def _is_instance(*types: type) -> Callable[[nn.Module], bool]:
     return lambda owner: isinstance(owner, types)
 
 
-def _called(name: str, *needs: str) -> Callable[[nn.Module], bool]:
+def _has_class_name(name: str, *needs: str) -> Callable[[nn.Module], bool]:
     # A layer of a library that is not imported for it.
     return lambda owner: type(owner).__name__ == name and all(hasattr(owner, need) for need in needs)
 
@@ -205,14 +209,14 @@ def _prelu(owner: nn.Module, shapes: Shapes, called: str) -> Family:
 _Reader: TypeAlias = Callable[[nn.Module, Shapes, str], Family]
 
 _FAMILIES: tuple[tuple[Callable[[nn.Module], bool], _Reader], ...] = (
-    (_is(*NORMS), _norm),
-    (_is(nn.PReLU), _prelu),
-    (_is(nn.Linear), _dense),
-    (_is(nn.modules.conv._ConvNd), _conv),
-    (_called("DeformConv2d", "groups", "stride"), _conv),
-    (_is(nn.Bilinear), _bilinear),
-    (_is(nn.Embedding, nn.EmbeddingBag), _embedding),
-    (_is(nn.MultiheadAttention), _attention),
-    (_is(nn.RNNBase, nn.RNNCellBase), _recurrent),
-    (_called("Conv1D", "nf"), _input_first),
+    (_is_instance(*NORMS), _norm),
+    (_is_instance(nn.PReLU), _prelu),
+    (_is_instance(nn.Linear), _dense),
+    (_is_instance(nn.modules.conv._ConvNd), _conv),
+    (_has_class_name("DeformConv2d", "groups", "stride"), _conv),
+    (_is_instance(nn.Bilinear), _bilinear),
+    (_is_instance(nn.Embedding, nn.EmbeddingBag), _embedding),
+    (_is_instance(nn.MultiheadAttention), _attention),
+    (_is_instance(nn.RNNBase, nn.RNNCellBase), _recurrent),
+    (_has_class_name("Conv1D", "nf"), _conv1d),
 )

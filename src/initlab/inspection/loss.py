@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from initlab.errors import UserError
-from initlab.inspection.batch import in_order, measurable
-from initlab.inspection.exceptions import theirs
+from initlab.inspection.batch import flatten_tensors, is_float_tensor
+from initlab.inspection.exceptions import call_user_code
 from initlab.system.random_streams import generator
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """Target that cross-entropy leaves out, as in torch."""
 
 
@@ -33,11 +33,11 @@ def main_output(output: Any) -> Tensor | None:
     0.0
     """
     named = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
-    candidates = in_order(named) if named is not None else in_order(output)
-    return next((t for t in candidates if measurable(t)), None)
+    candidates = flatten_tensors(named) if named is not None else flatten_tensors(output)
+    return next((t for t in candidates if is_float_tensor(t)), None)
 
 
-def objective(
+def compute_loss(
     output: Any,
     *,
     targets: Any = None,
@@ -63,9 +63,9 @@ def objective(
             f"targets are a {type(targets).__name__}: give a tensor, or a loss(output, targets) of your own."
         )
     if loss is not None:
-        value = theirs(loss, output) if targets is None else theirs(loss, output, targets)
+        value = call_user_code(loss, output) if targets is None else call_user_code(loss, output, targets)
         if not (isinstance(value, Tensor) and value.dim() == 0):
-            raise UserError(f"loss must return a tensor with one number in it, and returned {_shape(value)}.")
+            raise UserError(f"loss must return a tensor with one number in it, and returned {_shape_or_type(value)}.")
         return Objective(value, "your loss")
     if tensor is None:
         return None
@@ -75,7 +75,7 @@ def objective(
     if isinstance(targets, Tensor) and targets.is_floating_point():
         if targets.shape != tensor.shape:
             raise UserError(
-                f"targets have shape {_shape(targets)} and the output has {_shape(tensor)}: they must agree."
+                f"targets have shape {_shape_or_type(targets)} and the output has {_shape_or_type(tensor)}: they must agree."
             )
         return Objective(F.mse_loss(tensor, targets), "squared error")
     axis = _class_axis(tensor, classes, tokens, targets)
@@ -88,15 +88,15 @@ def objective(
         targets = torch.randint(count, logits.shape[:-1], generator=drawing).to(tensor.device)
     elif targets.numel() * count != logits.numel():
         raise UserError(
-            f"targets have shape {_shape(targets)} and the logits {_shape(logits)}: give one label for each."
+            f"targets have shape {_shape_or_type(targets)} and the logits {_shape_or_type(logits)}: give one label for each."
         )
-    elif len(below := targets[(targets < 0) & (targets != IGNORED)]):
+    elif len(below := targets[(targets < 0) & (targets != IGNORE_INDEX)]):
         raise UserError(
-            f"targets hold {int(below.min())}: labels are counted from 0, and {IGNORED} means one to leave out."
+            f"targets hold {int(below.min())}: labels are counted from 0, and {IGNORE_INDEX} means one to leave out."
         )
     elif int(targets.max()) >= count:
         raise UserError(f"targets go up to {int(targets.max())}, and the output has {count} classes.")
-    found = F.cross_entropy(logits.reshape(-1, count), targets.reshape(-1).long(), ignore_index=IGNORED)
+    found = F.cross_entropy(logits.reshape(-1, count), targets.reshape(-1).long(), ignore_index=IGNORE_INDEX)
     return Objective(found, "cross-entropy", count)
 
 
@@ -105,7 +105,7 @@ def _class_axis(tensor: Tensor, classes: int | None, tokens: int | None, targets
         for axis in (-1, 1):
             if tensor.dim() > 1 and tensor.shape[axis] == classes:
                 return axis
-        raise UserError(f"classes={classes} is no axis of the output, whose shape is {_shape(tensor)}.")
+        raise UserError(f"classes={classes} is no axis of the output, whose shape is {_shape_or_type(tensor)}.")
     if tensor.dim() < 2:
         return None
     if isinstance(targets, Tensor):
@@ -116,5 +116,5 @@ def _class_axis(tensor: Tensor, classes: int | None, tokens: int | None, targets
     return -1 if tokens is not None and tensor.shape[-1] >= tokens else None
 
 
-def _shape(value: Any) -> str:
+def _shape_or_type(value: Any) -> str:
     return "x".join(map(str, value.shape)) if isinstance(value, Tensor) else type(value).__name__

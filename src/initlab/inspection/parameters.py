@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from initlab.errors import UserError, nearest
-from initlab.inspection.kinds import describe
-from initlab.inspection.parametrized import held_weights, holds_weights, originals
-from initlab.inspection.records import Held, Parameter
-from initlab.inspection.shapes import named_by_user
+from initlab.errors import UserError, did_you_mean
+from initlab.inspection.kinds import describe_parameter
+from initlab.inspection.parametrized import may_be_parametrized, original_names, parametrized_weights
+from initlab.inspection.records import Parameter, Parametrization
+from initlab.inspection.shapes import user_kind_blocks
 
-Part: TypeAlias = tuple[str, nn.Module]
+NamedModule: TypeAlias = tuple[str, nn.Module]
 """A module and its full name."""
 
 
@@ -35,20 +35,20 @@ def walk(module: nn.Module, kinds: Mapping[str, str] | None = None) -> Iterator[
     >>> [(p.name, p.kind, p.fans) for p in walk(nn.Conv2d(4, 6, 3, groups=2, bias=False))]
     [('weight', 'conv', Fans(fan_in=18, fan_out=27, receptive=9))]
     """
-    yield from parameters_of(modules_of(module), kinds)
+    yield from list_parameters(list_modules(module), kinds)
 
 
-def parameters_of(parts: Sequence[Part], kinds: Mapping[str, str] | None = None) -> list[Parameter]:
-    """Return what `walk` yields, of a module whose names and modules `modules_of` has listed.
+def list_parameters(parts: Sequence[NamedModule], kinds: Mapping[str, str] | None = None) -> list[Parameter]:
+    """Return what `walk` yields, of a module whose names and modules `list_modules` has listed.
 
-    >>> [p.name for p in parameters_of(modules_of(nn.Linear(1, 1)))]
+    >>> [p.name for p in list_parameters(list_modules(nn.Linear(1, 1)))]
     ['weight', 'bias']
     """
-    places: dict[int | tuple, list[_Place]] = {}
-    for place in _places(parts):
-        places.setdefault(_identity(place.held.tensors[-1] if place.held else place.tensor), []).append(place)
+    places: dict[int | tuple, list[_Occurrence]] = {}
+    for place in _occurrences(parts):
+        places.setdefault(_storage_key(place.held.tensors[-1] if place.held else place.tensor), []).append(place)
     found = [_parameter(at) for at in places.values()]
-    return list(_renamed(found, kinds)) if kinds else found
+    return list(_apply_user_kinds(found, kinds)) if kinds else found
 
 
 def canonical_names(module: nn.Module) -> dict[str, str]:
@@ -60,17 +60,17 @@ def canonical_names(module: nn.Module) -> dict[str, str]:
     >>> canonical_names(nn.Sequential(nn.ReLU(), nn.Linear(1, 1)))
     {'1.weight': '1.weight', '1.bias': '1.bias'}
     """
-    canonical = _namer(modules_of(module))
+    canonical = _wrapper_stripper(list_modules(module))
     return {name: canonical(name) for name, _ in module.named_parameters(remove_duplicate=False)}
 
 
-class _Place(NamedTuple):
+class _Occurrence(NamedTuple):
     prefix: str
     dotted: str
     own: str
     tensor: Tensor
     owner: nn.Module
-    held: Held | None = None
+    held: Parametrization | None = None
     refusal: str = ""
 
     @property
@@ -78,13 +78,13 @@ class _Place(NamedTuple):
         return self.dotted + self.own
 
 
-def modules_of(module: nn.Module) -> list[Part]:
+def list_modules(module: nn.Module) -> list[NamedModule]:
     """Return names and modules as `named_modules(remove_duplicate=False)` does, several times faster.
 
-    >>> [name for name, _ in modules_of(nn.Sequential(nn.Linear(1, 1)))]
+    >>> [name for name, _ in list_modules(nn.Sequential(nn.Linear(1, 1)))]
     ['', '0']
     """
-    found: list[Part] = []
+    found: list[NamedModule] = []
     waiting = [("", module)]
     while waiting:
         prefix, owner = part = waiting.pop()
@@ -96,56 +96,56 @@ def modules_of(module: nn.Module) -> list[Part]:
     return found
 
 
-def _places(parts: Sequence[Part]) -> Iterator[_Place]:
-    canonical = _namer(parts)
+def _occurrences(parts: Sequence[NamedModule]) -> Iterator[_Occurrence]:
+    canonical = _wrapper_stripper(parts)
     for prefix, owner in parts:
-        held_by_others = holds_weights(owner)
+        held_by_others = may_be_parametrized(owner)
         if not owner._parameters and not held_by_others:
             continue
         dotted = canonical(f"{prefix}." if prefix else "")
         hidden: set[str] = set()
         if held_by_others:
-            for own, held, tensor, refusal in held_weights(owner):
-                yield _Place(prefix, dotted, own, tensor, owner, held, refusal)
-            hidden = originals(owner)
+            for own, held, tensor, refusal in parametrized_weights(owner):
+                yield _Occurrence(prefix, dotted, own, tensor, owner, held, refusal)
+            hidden = original_names(owner)
         is_list = isinstance(owner, ParametrizationList)
         for own, parameter in owner._parameters.items():
             if parameter is not None and own not in hidden and not (is_list and own.startswith("original")):
-                yield _Place(prefix, dotted, own, parameter, owner)
+                yield _Occurrence(prefix, dotted, own, parameter, owner)
 
 
-def _parameter(places: list[_Place]) -> Parameter:
+def _parameter(places: list[_Occurrence]) -> Parameter:
     first, *others = places
     name, aliases = first.name, tuple([other.name for other in others])
     if first.refusal:
         return Parameter(name, "parametrized", first.tensor, first.owner, aliases=aliases, refusal=first.refusal)
-    found = describe(first.owner, first.own, first.tensor, first.prefix.rpartition(".")[2])
+    found = describe_parameter(first.owner, first.own, first.tensor, first.prefix.rpartition(".")[2])
     own = (name, found.kind, first.tensor, first.owner, found.blocks, found.start)
     return Parameter(*own, aliases, first.held, found.refusal, found.doubt)
 
 
-def _renamed(parameters: list[Parameter], kinds: Mapping[str, str]) -> Iterator[Parameter]:
+def _apply_user_kinds(parameters: list[Parameter], kinds: Mapping[str, str]) -> Iterator[Parameter]:
     for glob in kinds:
         if not any(fnmatch.fnmatchcase(name, glob) for parameter in parameters for name in parameter.names):
-            near = nearest(glob, [parameter.name for parameter in parameters])
+            near = did_you_mean(glob, [parameter.name for parameter in parameters])
             raise UserError(f"kinds: {glob!r} matches no parameter of the module.{near}")
     for parameter in parameters:
         wanted = next((k for glob, k in kinds.items() for n in parameter.names if fnmatch.fnmatchcase(n, glob)), "")
         if not wanted or parameter.refusal:
             yield parameter
             continue
-        kind, blocks = named_by_user(wanted, parameter.name, parameter.shape)
-        start = parameter.start if kind == parameter.kind else STARTS.get(kind, 0.0)
+        kind, blocks = user_kind_blocks(wanted, parameter.name, parameter.shape)
+        start = parameter.start if kind == parameter.kind else START_VALUES.get(kind, 0.0)
         yield parameter._replace(kind=kind, blocks=blocks, start=start)
 
 
-STARTS = {"norm_scale": 1.0, "layer_scale": 1e-6}
+START_VALUES = {"norm_scale": 1.0, "layer_scale": 1e-6}
 """Constants that kinds named by the user start from, where it is not 0."""
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
-def _namer(parts: Sequence[Part]) -> Callable[[str], str]:
+def _wrapper_stripper(parts: Sequence[NamedModule]) -> Callable[[str], str]:
     # Returns what strips wrappers' prefixes from a full name, or from the part of one that ends in a dot.
     def short(name: str) -> str:
         if not any(wrapper in name for wrapper in wrappers):
@@ -160,7 +160,7 @@ def _namer(parts: Sequence[Part]) -> Callable[[str], str]:
     return lambda name: short(name).removeprefix("module." * depth)
 
 
-def _identity(tensor: Tensor) -> int | tuple:
+def _storage_key(tensor: Tensor) -> int | tuple:
     # Two Parameter objects over one storage are tied as well (`head.weight = nn.Parameter(table.weight.data)`).
     if is_lazy(tensor) or tensor.is_meta or tensor.numel() == 0 or hasattr(tensor, "full_tensor"):
         return id(tensor)

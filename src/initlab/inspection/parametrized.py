@@ -13,48 +13,48 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from initlab.errors import UserError
-from initlab.inspection.records import Held
-from initlab.inspection.storage import without_memory
-from initlab.system.random_streams import set_global
+from initlab.inspection.records import Parametrization
+from initlab.inspection.storage import storage_refusal
+from initlab.system.random_streams import seed_global_state
 
-BEFORE = "initialize the module before the parametrization is registered"
+INITIALIZE_FIRST = "initialize the module before the parametrization is registered"
 
 
-def holds_weights(owner: nn.Module) -> bool:
+def may_be_parametrized(owner: nn.Module) -> bool:
     """Return whether `owner` may have weights that other parameters hold: a quick look, for modules are many.
 
-    >>> holds_weights(nn.Linear(2, 2))
+    >>> may_be_parametrized(nn.Linear(2, 2))
     False
     """
     return bool(owner._forward_pre_hooks) or "parametrizations" in owner._modules
 
 
-def held_weights(owner: nn.Module) -> Iterator[tuple[str, Held | None, Tensor, str]]:
+def parametrized_weights(owner: nn.Module) -> Iterator[tuple[str, Parametrization | None, Tensor, str]]:
     """Yield (own name, how it is held or None, a tensor of its shape and dtype, refusal) of a module's held weights."""
     if parametrize.is_parametrized(owner):
         assert isinstance(owner.parametrizations, nn.ModuleDict)
         for name, parametrization in owner.parametrizations.items():
             assert isinstance(parametrization, ParametrizationList)
-            yield (name, *_parametrized(owner, name, parametrization))
+            yield (name, *_read_parametrization(owner, name, parametrization))
     for hook in owner._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
             magnitude, direction = owner._parameters[f"{hook.name}_g"], owner._parameters[f"{hook.name}_v"]
             assert magnitude is not None
             assert direction is not None
-            if refusal := _disagreement(magnitude, direction, hook.dim):
+            if refusal := _weight_norm_mismatch(magnitude, direction, hook.dim):
                 yield hook.name, None, direction, refusal
             else:
                 yield hook.name, _old_weight_norm(owner, hook), direction, ""
         elif isinstance(hook, SpectralNorm):
             original = owner._parameters[f"{hook.name}_orig"]
             assert original is not None
-            yield hook.name, None, original, _normalized_away(hook.name)
+            yield hook.name, None, original, _spectral_norm_refusal(hook.name)
 
 
-def originals(owner: nn.Module) -> set[str]:
+def original_names(owner: nn.Module) -> set[str]:
     """Return the own names of the parameters of `owner` that merely hold a weight (old weight_norm, spectral_norm).
 
-    >>> originals(nn.Linear(2, 2))
+    >>> original_names(nn.Linear(2, 2))
     set()
     """
     found = set()
@@ -66,31 +66,33 @@ def originals(owner: nn.Module) -> set[str]:
     return found
 
 
-def _parametrized(owner: nn.Module, name: str, steps: ParametrizationList) -> tuple[Held | None, Tensor, str]:
+def _read_parametrization(
+    owner: nn.Module, name: str, steps: ParametrizationList
+) -> tuple[Parametrization | None, Tensor, str]:
     names = ["original"] if steps.is_tensor else [f"original{i}" for i in range(steps.ntensors)]
     tensors = tuple(getattr(steps, each) for each in names)
     kinds = [type(step).__name__.removeprefix("_") for step in steps]
     by = "weight_norm" if kinds == ["WeightNorm"] else " of ".join(reversed(kinds))
     if any(isinstance(step, _SpectralNorm) for step in steps):
-        return None, tensors[0], _normalized_away(name)
+        return None, tensors[0], _spectral_norm_refusal(name)
     if any(not hasattr(step, "right_inverse") for step in steps):
-        return None, tensors[0], f"its parametrization {by} has no right_inverse: {BEFORE}"
-    if isinstance(steps[0], _WeightNorm) and (refusal := _disagreement(tensors[0], tensors[1], steps[0].dim)):
+        return None, tensors[0], f"its parametrization {by} has no right_inverse: {INITIALIZE_FIRST}"
+    if isinstance(steps[0], _WeightNorm) and (refusal := _weight_norm_mismatch(tensors[0], tensors[1], steps[0].dim)):
         return None, tensors[1], refusal
     one = len(kinds) == 1 and isinstance(steps[0], _WeightNorm)
-    example = tensors[1] if one else _effective(steps)
-    held = Held(
+    example = tensors[1] if one else _effective_weight(steps)
+    held = Parametrization(
         by,
         tuple(f"parametrizations.{name}.{each}" for each in names),
         tensors,
-        lambda: _effective(steps),
-        lambda value: _assign(steps, value),
-        lambda value: _rehearse(steps, value),
+        lambda: _effective_weight(steps),
+        lambda value: _write_weight(steps, value),
+        lambda value: _simulate_write(steps, value),
     )
     return held, example, ""
 
 
-def _effective(steps: ParametrizationList) -> Tensor:
+def _effective_weight(steps: ParametrizationList) -> Tensor:
     # In training mode a parametrization may update its buffers: reading must not.
     training = [module for module in steps.modules() if module.training]
     try:
@@ -102,10 +104,10 @@ def _effective(steps: ParametrizationList) -> Tensor:
             module.training = True
 
 
-def _assign(steps: ParametrizationList, value: Tensor) -> None:
+def _write_weight(steps: ParametrizationList, value: Tensor) -> None:
     # Values are copied into the originals, as for every parameter: optimizers and captured graphs keep their storage.
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        set_global("right inverse", device=torch.device("cpu"))  # some right inverses complete a basis at random
+        seed_global_state("right inverse", device=torch.device("cpu"))  # some right inverses complete a basis at random
         for step in reversed(list(steps)):
             value = step.right_inverse(value)  # type: ignore[operator]
         values = [value] if steps.is_tensor else list(value)
@@ -114,13 +116,13 @@ def _assign(steps: ParametrizationList, value: Tensor) -> None:
             getattr(steps, name).copy_(each)
 
 
-def _rehearse(steps: ParametrizationList, value: Tensor) -> Tensor:
+def _simulate_write(steps: ParametrizationList, value: Tensor) -> Tensor:
     rehearsal = copy.deepcopy(steps)
-    _assign(rehearsal, value.clone())
-    return _effective(rehearsal)
+    _write_weight(rehearsal, value.clone())
+    return _effective_weight(rehearsal)
 
 
-def _old_weight_norm(owner: nn.Module, hook: WeightNorm) -> Held:
+def _old_weight_norm(owner: nn.Module, hook: WeightNorm) -> Parametrization:
     magnitude, direction = owner._parameters[f"{hook.name}_g"], owner._parameters[f"{hook.name}_v"]
     assert magnitude is not None
     assert direction is not None
@@ -139,10 +141,10 @@ def _old_weight_norm(owner: nn.Module, hook: WeightNorm) -> Held:
         return torch._weight_norm(value, torch.norm_except_dim(value, 2, hook.dim), hook.dim)
 
     names = (f"{hook.name}_g", f"{hook.name}_v")
-    return Held("weight_norm", names, (magnitude, direction), read, write, rehearse)
+    return Parametrization("weight_norm", names, (magnitude, direction), read, write, rehearse)
 
 
-def weight_normed(direction: Tensor, magnitude: Tensor) -> Tensor | None:
+def compute_weight_norm(direction: Tensor, magnitude: Tensor) -> Tensor | None:
     """Return g·v/‖v‖ for any dimension that g keeps, or None where g and v are no pair of weight_norm's.
 
     torch's own operator believes that g fits the dimension it is told, and writes past its memory where it does not;
@@ -150,11 +152,11 @@ def weight_normed(direction: Tensor, magnitude: Tensor) -> Tensor | None:
     Normalization".
 
     >>> v = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
-    >>> weight_normed(v, torch.tensor([[5.0], [5.0]])).tolist(), weight_normed(v, torch.ones(3, 1))
+    >>> compute_weight_norm(v, torch.tensor([[5.0], [5.0]])).tolist(), compute_weight_norm(v, torch.ones(3, 1))
     ([[3.0, 4.0], [3.0, 4.0]], None)
     """
     floating = all(tensor.is_floating_point() or tensor.is_complex() for tensor in (direction, magnitude))
-    if not floating or any(without_memory(tensor) is not None for tensor in (direction, magnitude)):
+    if not floating or any(storage_refusal(tensor) is not None for tensor in (direction, magnitude)):
         return None
     if magnitude.dim() not in (0, direction.dim()) or direction.numel() == 0:
         return None
@@ -166,31 +168,31 @@ def weight_normed(direction: Tensor, magnitude: Tensor) -> Tensor | None:
     return direction * (magnitude.reshape(sizes) / norm)
 
 
-def refuse_misfits(module: nn.Module) -> None:
+def check_weight_norms(module: nn.Module) -> None:
     """Raise UserError where the tensors of a weight_norm do not fit each other: torch would not notice, and crash."""
     for name, owner in module.named_modules():
-        for own, _, _, refusal in held_weights(owner) if holds_weights(owner) else ():
-            if refusal.startswith(MISFIT):
+        for own, _, _, refusal in parametrized_weights(owner) if may_be_parametrized(owner) else ():
+            if refusal.startswith(MISMATCH):
                 raise UserError(f"{name}.{own} cannot be computed: {refusal}.".lstrip("."))
 
 
-MISFIT = "the magnitude of its weight_norm"
+MISMATCH = "the magnitude of its weight_norm"
 
 
-def _disagreement(magnitude: Tensor, direction: Tensor, dim: int) -> str:
+def _weight_norm_mismatch(magnitude: Tensor, direction: Tensor, dim: int) -> str:
     # torch._weight_norm checks nothing: a magnitude of another size makes it read and write past its memory.
-    if (unusual := without_memory(magnitude)) is not None:
-        return f"{MISFIT} cannot be read, {unusual[1]}"
+    if (unusual := storage_refusal(magnitude)) is not None:
+        return f"{MISMATCH} cannot be read, {unusual[1]}"
     kept = {dim, dim + direction.dim()} if dim != -1 else set()
     wanted = tuple(size if index in kept else 1 for index, size in enumerate(direction.shape))
     if magnitude.numel() == 1 == math.prod(wanted) or tuple(magnitude.shape) == wanted:
         return ""
     shapes = [list(tensor.shape) for tensor in (magnitude, direction)]
-    return f"{MISFIT} has the shape {shapes[0]}, which does not fit a direction of {shapes[1]}: register it again"
+    return f"{MISMATCH} has the shape {shapes[0]}, which does not fit a direction of {shapes[1]}: register it again"
 
 
-def _normalized_away(name: str) -> str:
+def _spectral_norm_refusal(name: str) -> str:
     return (
-        f"spectral_norm divides {name} by its largest singular value, so no scheme's variance could hold: {BEFORE}, "
+        f"spectral_norm divides {name} by its largest singular value, so no scheme's variance could hold: {INITIALIZE_FIRST}, "
         "or leave it out with skip="
     )

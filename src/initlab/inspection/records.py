@@ -56,7 +56,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Held:
+class Parametrization:
     """How a weight is computed from the parameters that hold it (weight_norm's magnitude and direction, …).
 
     Attributes:
@@ -101,7 +101,7 @@ class Parameter(NamedTuple):
     blocks: tuple[Block, ...] = ()
     start: float = 0.0
     aliases: tuple[str, ...] = ()
-    held: Held | None = None
+    held: Parametrization | None = None
     refusal: str = ""
     doubt: str = ""
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 
 @contextmanager
-def as_found(module: nn.Module) -> Iterator[None]:
+def preserve_module(module: nn.Module) -> Iterator[None]:
     """Put a module and the random generators back as they were, also after an exception.
 
     Restored: buffers (running statistics), training mode and other attributes of every submodule, `requires_grad`,
@@ -23,20 +23,22 @@ def as_found(module: nn.Module) -> Iterator[None]:
     deep inside an attribute, stays changed.
 
     >>> net = nn.BatchNorm1d(2)
-    >>> with as_found(net):
+    >>> with preserve_module(net):
     ...     _ = net(torch.ones(3, 2))
     >>> net.running_mean.tolist(), int(net.num_batches_tracked)
     ([0.0, 0.0], 0)
     """
-    attributes = [(vars(m), _contents(vars(m))) for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    attributes = [
+        (vars(m), _copy_attributes(vars(m))) for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)
+    ]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers() if not is_lazy(buffer)]
     learns = [(p, p.requires_grad) for p in module.parameters() if not is_lazy(p)]
-    with _generators_kept():
+    with _preserve_generators():
         try:
             yield
         finally:
             for now, before in attributes:
-                _put_back(now, before)
+                _restore_attributes(now, before)
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
@@ -44,18 +46,18 @@ def as_found(module: nn.Module) -> Iterator[None]:
                 p.requires_grad_(learned)
 
 
-Saved: TypeAlias = list[tuple[Any, Any, Any]]  # key, value, what a container held
+SavedAttributes: TypeAlias = list[tuple[Any, Any, Any]]  # key, value, what a container held
 
 # The registries of a module (parameters, buffers, hooks, children) change in place, and handles point to them: the
 # container itself stays, its contents come back.
 _CONTAINERS = {dict, OrderedDict, set, list}
 
 
-def _contents(attributes: dict[str, Any]) -> Saved:
+def _copy_attributes(attributes: dict[str, Any]) -> SavedAttributes:
     return [(k, v, v.copy() if type(v) in _CONTAINERS else None) for k, v in attributes.items()]
 
 
-def _put_back(attributes: dict[str, Any], saved: Saved) -> None:
+def _restore_attributes(attributes: dict[str, Any], saved: SavedAttributes) -> None:
     attributes.clear()
     for key, value, contents in saved:
         if contents is not None:
@@ -65,7 +67,7 @@ def _put_back(attributes: dict[str, Any], saved: Saved) -> None:
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
+def _preserve_generators() -> Iterator[None]:
     cpu, python = torch.get_rng_state(), random.getstate()
     numpy = np.random.get_state()  # noqa: NPY002 (a user's module may draw from the legacy generator)
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
@@ -80,7 +82,7 @@ def _generators_kept() -> Iterator[None]:
 
 
 @contextmanager
-def in_double(module: nn.Module) -> Iterator[None]:
+def in_float64(module: nn.Module) -> Iterator[None]:
     """Compute with float64 copies of a module's parameters and buffers; the tensors themselves come back untouched."""
     parameters = [(p, p.data) for p in module.parameters() if p.is_floating_point()]
     buffers = [
@@ -103,7 +105,7 @@ def in_double(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def eager_with_gradients() -> Iterator[None]:
     """Give gradients whatever the caller's mode, no fused path of attention (it hides layers), no compilation."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -115,10 +117,10 @@ def undisturbed() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def idle_norms(module: nn.Module) -> int:
+def count_unused_norms(module: nn.Module) -> int:
     """Count the batch norms that would use statistics which no batch has changed yet.
 
-    >>> idle_norms(nn.Sequential(nn.BatchNorm1d(2), nn.ReLU()).eval())
+    >>> count_unused_norms(nn.Sequential(nn.BatchNorm1d(2), nn.ReLU()).eval())
     1
     """
     norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.training)

@@ -16,28 +16,28 @@ GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("h",)}
 """Gates of torch's recurrent layers in the order of their rows: input, forget, cell, output; reset, update, new."""
 
 
-def cell(owner: nn.Module) -> str:
+def recurrent_type(owner: nn.Module) -> str:
     """Return LSTM, GRU or RNN of a recurrent layer or cell, or of a subclass of one; "" where it is none.
 
-    >>> cell(nn.GRUCell(1, 1)), cell(nn.RNN(1, 1)), cell(nn.Linear(1, 1))
+    >>> recurrent_type(nn.GRUCell(1, 1)), recurrent_type(nn.RNN(1, 1)), recurrent_type(nn.Linear(1, 1))
     ('GRU', 'RNN', '')
     """
     if not isinstance(owner, (nn.RNNBase, nn.RNNCellBase)):
         return ""
-    names = (base.__name__.removesuffix("Cell") for base in type(owner).__mro__ if base.__module__ == RECURRENT)
+    names = (base.__name__.removesuffix("Cell") for base in type(owner).__mro__ if base.__module__ == RECURRENT_MODULE)
     return next((name for name in names if name in GATES), "")
 
 
-RECURRENT = nn.RNNBase.__module__
+RECURRENT_MODULE = nn.RNNBase.__module__
 
 
-def doubts(owner: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+def shape_mismatches(owner: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """Return why parameters of these shapes are not what the class of `owner` says they are; {} where all agree.
 
-    >>> doubts(nn.Linear(2, 3), {"weight": (4, 3, 2), "bias": (3,)})
+    >>> shape_mismatches(nn.Linear(2, 3), {"weight": (4, 3, 2), "bias": (3,)})
     {'weight': 'Linear has a weight of shape 3x2 for its sizes, and this one is 4x3x2'}
     """
-    wanted = _wanted(owner)
+    wanted = _expected_shapes(owner)
     name = type(owner).__name__
     if wanted is None:
         return dict.fromkeys(shapes, f"{name} lacks the sizes that torch's own class has")
@@ -49,11 +49,11 @@ def doubts(owner: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     return found
 
 
-def _wanted(owner: Any) -> Sizes | None:
+def _expected_shapes(owner: Any) -> Sizes | None:
     """Return the shapes that fit the sizes of a torch layer, {} for other modules; None where it has no sizes."""
     sizes = next((sizes for known, sizes in _SIZES if isinstance(owner, known)), None)
-    if sizes is None and type(owner).__name__ in _FOREIGN and hasattr(owner, "weight"):
-        sizes = _FOREIGN[type(owner).__name__]
+    if sizes is None and type(owner).__name__ in _SIZES_BY_CLASS_NAME and hasattr(owner, "weight"):
+        sizes = _SIZES_BY_CLASS_NAME[type(owner).__name__]
     if sizes is None:
         return {}
     try:
@@ -92,7 +92,7 @@ def _attention(m: Any) -> dict[str, Any]:
 
 
 def _recurrent(m: Any) -> dict[str, Any]:
-    rows, hidden = len(GATES[cell(m)]) * m.hidden_size, m.hidden_size
+    rows, hidden = len(GATES[recurrent_type(m)]) * m.hidden_size, m.hidden_size
     if isinstance(m, nn.RNNCellBase):
         return {"weight_ih": (rows, m.input_size), "weight_hh": (rows, hidden), "bias_ih": (rows,), "bias_hh": (rows,)}
     out = m.proj_size or hidden
@@ -113,7 +113,7 @@ def _norm(size: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
     return lambda m: {"weight": tuple(size(m)), "bias": tuple(size(m))}
 
 
-def _input_first(m: Any) -> dict[str, Any]:
+def _conv1d(m: Any) -> dict[str, Any]:
     return {"weight": (m.weight.shape[0], m.nf), "bias": (m.nf,)}
 
 
@@ -129,7 +129,7 @@ _SIZES: tuple[tuple[Any, Callable[[Any], dict[str, Any]]], ...] = (
     ((nn.LayerNorm, nn.RMSNorm), _norm(lambda m: m.normalized_shape)),
     (nn.PReLU, lambda m: {"weight": (m.num_parameters,)}),
 )
-_FOREIGN: dict[str, Callable[[Any], dict[str, Any]]] = {"DeformConv2d": _conv, "Conv1D": _input_first}
+_SIZES_BY_CLASS_NAME: dict[str, Callable[[Any], dict[str, Any]]] = {"DeformConv2d": _conv, "Conv1D": _conv1d}
 
-RECURRENT_NAME = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?")
+RECURRENT_WEIGHT = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?")
 """What torch calls the weights of a recurrent layer or cell."""

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 
-def without_memory(tensor: Tensor) -> tuple[str, str] | None:
+def storage_refusal(tensor: Tensor) -> tuple[str, str] | None:
     """Return kind and reason of a tensor whose elements do not lie in memory one by one, or None for a plain one.
 
     A file of a few bytes may hold a sparse or an expanded tensor of 10¹² elements: what reads or writes it element by
     element would ask for terabytes. Nothing is read here but sizes.
 
-    >>> without_memory(torch.zeros(3, 2))
-    >>> without_memory(torch.zeros(1).expand(10**6, 10**6))[1]
+    >>> storage_refusal(torch.zeros(3, 2))
+    >>> storage_refusal(torch.zeros(1).expand(10**6, 10**6))[1]
     'it is expanded (1 stored number stands for 1000000000000): give it memory of its own with .clone()'
     """
     if getattr(tensor, "is_nested", False):
@@ -21,7 +21,7 @@ def without_memory(tensor: Tensor) -> tuple[str, str] | None:
     if tensor.layout != torch.strided:
         layout = str(tensor.layout).removeprefix("torch.")
         return "sparse", f"it is sparse ({layout}), not every element is stored: make it dense with .to_dense()"
-    if tensor.is_meta or tensor.numel() < 2 or not _is_plain(tensor):
+    if tensor.is_meta or tensor.numel() < 2 or not _is_plain_tensor(tensor):
         return None
     apart = math.prod(size if step else 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     stored = min(apart, tensor.untyped_storage().nbytes() // tensor.element_size())
@@ -31,6 +31,6 @@ def without_memory(tensor: Tensor) -> tuple[str, str] | None:
     return "expanded", f"it is expanded ({numbers} for {tensor.numel()}): give it memory of its own with .clone()"
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def _is_plain_tensor(tensor: Tensor) -> bool:
     # Subclasses (shards, quantized types) keep their memory elsewhere.
     return type(tensor) in (Tensor, torch.nn.Parameter, torch.nn.Buffer) and not tensor.is_quantized

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from initlab.activations import Activation, activation
-from initlab.errors import UserError, nearest
+from initlab.errors import UserError, did_you_mean
 from initlab.models.external import custom_model, vision_model
 from initlab.models.layers import Dropout, WeightLayer
 from initlab.models.plain import cnn, mlp
 from initlab.models.residual import resmlp, resnet
 from initlab.models.transformer import gpt, vit
-from initlab.system.imports import is_own
+from initlab.system.imports import is_target
 
 __all__ = ["MODELS", "Dropout", "Model", "WeightLayer", "build"]
 
@@ -35,7 +35,7 @@ class Model:
     tokens: bool = False  # takes characters and predicts the next one
 
 
-_TRANSFORMER = {"heads": 2, "branch": 1.0, "residual": 1.0, "attention_power": 0.5}
+_TRANSFORMER_OPTIONS = {"heads": 2, "branch": 1.0, "residual": 1.0, "attention_power": 0.5}
 
 
 MODELS: dict[str, Model] = {
@@ -55,8 +55,10 @@ MODELS: dict[str, Model] = {
             {"norm": "none", "dropout": 0.0, "branch": 1.0, "shifts": False},
         ),
         Model("resnet", resnet, "He et al. 2015, the CIFAR form", {"norm": "batch", "branch": 1.0, "shifts": False}),
-        Model("vit", vit, "Dosovitskiy et al. 2021", {"norm": "pre", "dropout": 0.0, "patch": 4, **_TRANSFORMER}),
-        Model("gpt", gpt, "Radford et al. 2019", {"norm": "pre", "dropout": 0.0, **_TRANSFORMER}, tokens=True),
+        Model(
+            "vit", vit, "Dosovitskiy et al. 2021", {"norm": "pre", "dropout": 0.0, "patch": 4, **_TRANSFORMER_OPTIONS}
+        ),
+        Model("gpt", gpt, "Radford et al. 2019", {"norm": "pre", "dropout": 0.0, **_TRANSFORMER_OPTIONS}, tokens=True),
         Model(
             "torchvision", vision_model, "torchvision's classifiers", {"arch": "resnet18", "size": None}, shaped=False
         ),
@@ -87,16 +89,16 @@ def build(
     >>> [layer.name for layer in net.weight_layers]
     ['hidden.0', 'hidden.1', 'readout']
     """
-    if is_own(name):
+    if is_target(name):
         name, options = "custom", {"target": name, **options}
     if name not in MODELS:
-        raise UserError(f"model={name!r} is unknown: choose one of {', '.join(MODELS)}.{nearest(name, MODELS)}")
+        raise UserError(f"model={name!r} is unknown: choose one of {', '.join(MODELS)}.{did_you_mean(name, MODELS)}")
     model = MODELS[name]
     if unknown := [k for k in options if k not in model.options and name != "custom"]:
         known = ", ".join(f"model.{k}" for k in model.options)
         raise UserError(
             f"model.{unknown[0]} is not an option of model={name}, which has {known}."
-            f"{nearest(unknown[0], model.options)}"
+            f"{did_you_mean(unknown[0], model.options)}"
         )
     with torch.random.fork_rng(devices=[]):
         if not model.shaped:

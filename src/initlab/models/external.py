@@ -7,20 +7,20 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from initlab.errors import UserError, nearest
-from initlab.system.imports import contract, import_torchvision, load_target, said_of
+from initlab.errors import UserError, did_you_mean
+from initlab.system.imports import describe_contract, describe_value, import_torchvision, load_target
 
-OFFERED = ("depth", "width", "act", "input_shape", "classes")  # what a user's builder may take or leave
+OFFERED_ARGUMENTS = ("depth", "width", "act", "input_shape", "classes")  # what a user's builder may take or leave
 
 # Constructors whose position tables or windows fix the size of the image.
-FIXED_SIZE = {"vit": 224, "swin": 224, "maxvit": 224, "inception": 299}
+FIXED_SIZES = {"vit": 224, "swin": 224, "maxvit": 224, "inception": 299}
 
 
-class Adapter(nn.Module):
+class ImageAdapter(nn.Module):
     """Repeat grey images to three channels and resize them, so that any data set fits an ImageNet classifier.
 
     >>> import torch
-    >>> Adapter(64)(torch.zeros(2, 1, 28, 28)).shape
+    >>> ImageAdapter(64)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 3, 64, 64])
     """
 
@@ -35,7 +35,7 @@ class Adapter(nn.Module):
         return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
 
-class Adapted(nn.Module):
+class AdaptedClassifier(nn.Module):
     """An adapter in front of a classifier; the classifier's parameters keep the name `net.…`."""
 
     def __init__(self, adapter: nn.Module, net: nn.Module):
@@ -57,7 +57,7 @@ def vision_model(
 
     names = models.list_models(module=models)
     if arch not in names:
-        raise UserError(f"model.arch={arch!r} is not a classifier of torchvision's.{nearest(arch, names)}")
+        raise UserError(f"model.arch={arch!r} is not a classifier of torchvision's.{did_you_mean(arch, names)}")
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
         raise UserError(
             f"model=torchvision needs images with 1 or 3 channels and the data has shape {list(input_shape)}: "
@@ -65,7 +65,7 @@ def vision_model(
         )
     constructor = models.get_model_builder(arch)
     accepted = inspect.signature(constructor).parameters
-    default = next((s for prefix, s in FIXED_SIZE.items() if arch.startswith(prefix)), 64)
+    default = next((s for prefix, s in FIXED_SIZES.items() if arch.startswith(prefix)), 64)
     options: dict[str, object] = {"weights": None, "num_classes": classes}
     if arch.startswith(("googlenet", "inception")):
         options |= {"aux_logits": False, "init_weights": False}
@@ -73,29 +73,31 @@ def vision_model(
         options["image_size"] = size
     # Regnets compute their widths with tensors, which a meta device (to see shapes alone) could not read.
     with torch.device("cpu") if arch.startswith("regnet") else nullcontext():
-        return Adapted(Adapter(size or default), constructor(**options))
+        return AdaptedClassifier(ImageAdapter(size or default), constructor(**options))
 
 
 def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
     """Call the user's own builder `model.target=package.module:function`; it must return an nn.Module."""
     if not target:
-        raise UserError(f"model=custom needs model.target=package.module:function{contract('model')}.")
+        raise UserError(f"model=custom needs model.target=package.module:function{describe_contract('model')}.")
     builder = load_target(target, "model.target")
     if not callable(builder):
-        raise UserError(f"model.target={target} is a {type(builder).__name__}{contract('model')}.")
+        raise UserError(f"model.target={target} is a {type(builder).__name__}{describe_contract('model')}.")
     try:
         signature = inspect.signature(builder)
         takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
         # What is offered may be left; a model.* key of the user's own that nobody takes would be a silent typo.
-        given = {k: v for k, v in options.items() if takes_all or k in signature.parameters or k not in OFFERED}
+        given = {
+            k: v for k, v in options.items() if takes_all or k in signature.parameters or k not in OFFERED_ARGUMENTS
+        }
         signature.bind(**given)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"model.target={target} cannot be called ({error}): it is offered {', '.join(OFFERED)} "
+            f"model.target={target} cannot be called ({error}): it is offered {', '.join(OFFERED_ARGUMENTS)} "
             "and must take your own keys, given as +model.<key>=…."
         ) from error
     with torch.device("cpu"):  # as above: nobody knows what a user's builder reads
         module = builder(**given)
     if not isinstance(module, nn.Module):
-        raise UserError(f"model.target={target} returned {said_of(module)}{contract('model')}.")
+        raise UserError(f"model.target={target} returned {describe_value(module)}{describe_contract('model')}.")
     return module

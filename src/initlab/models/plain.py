@@ -68,10 +68,10 @@ class Chain(nn.Module):
         return self.readout(x)
 
 
-def widths(width: int | Sequence[int], depth: int) -> list[int]:
+def layer_widths(width: int | Sequence[int], depth: int) -> list[int]:
     """Return one width per hidden layer: an integer is repeated, a list must have length `depth`.
 
-    >>> widths(128, 2), widths([256, 128], 2)
+    >>> layer_widths(128, 2), layer_widths([256, 128], 2)
     ([128, 128], [256, 128])
     """
     listed = [width] * depth if isinstance(width, int) else list(width)
@@ -85,7 +85,7 @@ def widths(width: int | Sequence[int], depth: int) -> list[int]:
     return listed
 
 
-def norm_of(name: str, table: dict) -> type | None:
+def norm_constructor(name: str, table: dict) -> type | None:
     """Look up `model.norm`; raises UserError with the choices."""
     if name not in table:
         raise UserError(f"model.norm={name!r} is unknown: choose one of {', '.join(table)}.")
@@ -103,12 +103,12 @@ def mlp(
     dropout: float = 0.0,
 ) -> nn.Module:
     """Build a fully connected network: `depth` hidden layers and a readout."""
-    sizes = widths(width, depth)
+    sizes = layer_widths(width, depth)
     inputs = 1
     for extent in input_shape:
         inputs *= extent
     hidden = [nn.Linear(n, m) for n, m in zip([inputs, *sizes], sizes, strict=False)]
-    make_norm = norm_of(norm, NORMS_1D)
+    make_norm = norm_constructor(norm, NORMS_1D)
     return Chain(
         hidden,
         [act.build() for _ in sizes],
@@ -155,12 +155,12 @@ def cnn(
     if padding not in ("circular", "zeros"):
         raise UserError(f"model.padding={padding!r} is unknown: choose circular or zeros.")
     check_maps(input_shape, depth, kernel, padding, downsample)
-    sizes = widths(width, depth)
+    sizes = layer_widths(width, depth)
     hidden = [
         nn.Conv2d(n, m, kernel, stride=2 if k < downsample else 1, padding=kernel // 2, padding_mode=padding)
         for k, (n, m) in enumerate(zip([input_shape[0], *sizes], sizes, strict=False))
     ]
-    make_norm = norm_of(norm, NORMS_2D)
+    make_norm = norm_constructor(norm, NORMS_2D)
     return Chain(
         hidden,
         [act.build() for _ in sizes],

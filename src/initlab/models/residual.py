@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from initlab.activations import Activation
 from initlab.errors import UserError
 from initlab.models.layers import Dropout, Shift, WeightLayer, multiplier
-from initlab.models.plain import NORMS_1D, NORMS_2D, norm_of
+from initlab.models.plain import NORMS_1D, NORMS_2D, norm_constructor
 
 
 def branch_multiplier(value: float | str, blocks: int) -> float | None:
@@ -47,7 +47,7 @@ class DenseBlock(nn.Module):
         self.dropout = Dropout(dropout) if dropout else None
         self.outer = nn.Linear(width, width)
         self.branch = multiplier(branch)
-        self.shifts = three_shifts() if shifts else None
+        self.shifts = branch_shifts() if shifts else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the branch to the stream [B, width]."""
@@ -60,12 +60,12 @@ class DenseBlock(nn.Module):
         return x + self.branch(self.outer(h))
 
 
-def three_shifts() -> nn.ModuleList:
+def branch_shifts() -> nn.ModuleList:
     """Return the scalar biases of one branch of two layers: before the first, before φ, before the second.
 
     Source: Zhang, Dauphin & Ma 2019, "Fixup Initialization: Residual Learning Without Normalization".
 
-    >>> len(three_shifts())
+    >>> len(branch_shifts())
     3
     """
     return nn.ModuleList(Shift() for _ in range(3))
@@ -116,11 +116,11 @@ def resmlp(
     shifts: bool = False,
 ) -> nn.Module:
     """Build a residual MLP: `depth` blocks x + α W₂ φ(W₁ x), pre-norm where a norm is asked for."""
-    width = single_width(width, "resmlp")
+    width = require_single_width(width, "resmlp")
     inputs = 1
     for extent in input_shape:
         inputs *= extent
-    make_norm = norm_of(norm, NORMS_1D)
+    make_norm = norm_constructor(norm, NORMS_1D)
     alpha = branch_multiplier(branch, depth)
     blocks = [
         DenseBlock(width, act, make_norm(width) if make_norm else None, dropout, alpha, shifts) for _ in range(depth)
@@ -128,7 +128,7 @@ def resmlp(
     return ResMLP(nn.Linear(inputs, width), blocks, nn.Linear(width, classes), make_norm(width) if make_norm else None)
 
 
-def single_width(width: int | Sequence[int], model: str) -> int:
+def require_single_width(width: int | Sequence[int], model: str) -> int:
     """Return the one width that a residual stream has; raises UserError for a list."""
     if not isinstance(width, int):
         raise UserError(f"width={list(width)} is a list, and model={model} has one width all along: say width=64.")
@@ -156,7 +156,7 @@ class ConvBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=bias)
         self.norm2 = norm(width) if norm else None
         self.branch = multiplier(branch)
-        self.shifts = three_shifts() if shifts else None
+        self.shifts = branch_shifts() if shifts else None
         self.shortcut = nn.Conv2d(inputs, width, 1, stride, bias=False) if stride != 1 or inputs != width else None
         self.act2 = act.build()
 
@@ -236,8 +236,8 @@ def resnet(
             f"model=resnet needs images [channels, height, width] and the data has shape {list(input_shape)}: "
             "choose model=resmlp, or an image data set such as data=fashion_mini."
         )
-    width = single_width(width, "resnet")
-    make_norm = norm_of(norm, NORMS_2D)
+    width = require_single_width(width, "resnet")
+    make_norm = norm_constructor(norm, NORMS_2D)
     alpha = branch_multiplier(branch, 3 * depth)
     stages, inputs = [], width
     for s in range(3):

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from initlab.activations import Activation
 from initlab.errors import UserError
 from initlab.models.layers import Dropout, WeightLayer, multiplier
-from initlab.models.residual import branch_multiplier, single_width
+from initlab.models.residual import branch_multiplier, require_single_width
 
-PLACES = ("none", "pre", "post")
+NORM_PLACES = ("none", "pre", "post")
 EXPANSION = 4  # width of the inner dense layer over that of the stream: Vaswani et al. 2017
 
 
 @dataclass(frozen=True)
-class Shape:
+class TransformerShape:
     """What all blocks of a transformer share; `branch` is None where the multipliers are learned."""
 
     width: int
@@ -32,12 +32,12 @@ class Shape:
     attention_power: float
 
 
-class Mixing(nn.Module):
+class AttentionMixing(nn.Module):
     """softmax(q kᵀ / d^power) v in every head of d units; a causal one lets no position see a later one.
 
     Written out, so that it can be differentiated more than once.
 
-    >>> Mixing(heads=1, causal=True)(*torch.ones(3, 1, 2, 4)).shape
+    >>> AttentionMixing(heads=1, causal=True)(*torch.ones(3, 1, 2, 4)).shape
     torch.Size([1, 2, 4])
     """
 
@@ -62,11 +62,11 @@ class Mixing(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with separate projections, so that each has a name, fans and a stream of its own."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: TransformerShape):
         super().__init__()
         self.heads = shape.heads
         self.query, self.key, self.value = (nn.Linear(shape.width, shape.width) for _ in range(3))
-        self.mixing = Mixing(shape.heads, shape.causal, shape.attention_power)
+        self.mixing = AttentionMixing(shape.heads, shape.causal, shape.attention_power)
         self.out = nn.Linear(shape.width, shape.width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """outer(φ(inner(x))) at every position, four times as wide inside."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: TransformerShape):
         super().__init__()
         self.inner = nn.Linear(shape.width, EXPANSION * shape.width)
         self.act = shape.act.build()
@@ -88,10 +88,10 @@ class FeedForward(nn.Module):
         return self.outer(self.act(self.inner(x)))
 
 
-class Residual(nn.Module):
+class ResidualBranch(nn.Module):
     """pre: c·x + α f(norm(x)); post: norm(c·x + α f(x)); none: c·x + α f(x)."""
 
-    def __init__(self, f: nn.Module, shape: Shape):
+    def __init__(self, f: nn.Module, shape: TransformerShape):
         super().__init__()
         self.f = f
         self.post = shape.norm == "post"
@@ -108,20 +108,20 @@ class Residual(nn.Module):
         return self.norm(total) if self.norm is not None and self.post else total
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """A residual branch of attention, then one of two dense layers."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: TransformerShape):
         super().__init__()
-        self.attention = Residual(Attention(shape), shape)
-        self.dense = Residual(FeedForward(shape), shape)
+        self.attention = ResidualBranch(Attention(shape), shape)
+        self.dense = ResidualBranch(FeedForward(shape), shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the stream [B, T, width] to the same shape."""
         return self.dense(self.attention(x))
 
 
-class Patches(nn.Module):
+class MapToTokens(nn.Module):
     """Positions of maps [B, C, H, W] as tokens [B, H·W, C]."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,20 +144,20 @@ class Transformer(nn.Module):
     `blocks.<k>.dense.f.inner.weight`, …, `readout.weight`.
     """
 
-    def __init__(self, first: nn.Module, tokens: int, depth: int, shape: Shape, outputs: int):
+    def __init__(self, first: nn.Module, tokens: int, depth: int, shape: TransformerShape, outputs: int):
         super().__init__()
         self.first = first
         embeds = isinstance(first, nn.Embedding)
-        self.patches = None if embeds else Patches()
+        self.patches = None if embeds else MapToTokens()
         self.position_embedding = nn.Parameter(torch.zeros(1, tokens, shape.width))
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(shape) for _ in range(depth))
         self.norm = nn.LayerNorm(shape.width) if shape.norm == "pre" else None
         self.pool = None if embeds else MeanOverTokens()
         self.readout = nn.Linear(shape.width, outputs)
         fed = "residual" if shape.norm == "none" else "norm"
         self.weight_layers = (
             WeightLayer("first", "embedding" if embeds else "first", "data"),
-            *(layer for k in range(depth) for layer in block_layers(k, fed, shape.norm)),
+            *(layer for k in range(depth) for layer in transformer_block_layers(k, fed, shape.norm)),
             WeightLayer("readout", "readout", fed),
         )
 
@@ -171,7 +171,7 @@ class Transformer(nn.Module):
         return self.readout(self.pool(x) if self.pool is not None else x)
 
 
-def block_layers(k: int, fed: str, norm: str) -> list[WeightLayer]:
+def transformer_block_layers(k: int, fed: str, norm: str) -> list[WeightLayer]:
     """Declare the weights of one block in forward order."""
     attention, dense = f"blocks.{k}.attention.f", f"blocks.{k}.dense.f"
     enters = "residual" if norm == "post" and k == 0 else fed
@@ -186,7 +186,7 @@ def block_layers(k: int, fed: str, norm: str) -> list[WeightLayer]:
     ]
 
 
-def shape_of(
+def transformer_shape(
     model: str,
     depth: int,
     width: int | Sequence[int],
@@ -199,11 +199,11 @@ def shape_of(
     branch: float | str = 1.0,
     residual: float | str = 1.0,
     attention_power: float = 0.5,
-) -> Shape:
+) -> TransformerShape:
     """Check the options that all transformers have; raises UserError naming the key, the value and the remedy."""
-    width = single_width(width, model)
-    if norm not in PLACES:
-        raise UserError(f"model.norm={norm!r} is unknown for model={model}: choose one of {', '.join(PLACES)}.")
+    width = require_single_width(width, model)
+    if norm not in NORM_PLACES:
+        raise UserError(f"model.norm={norm!r} is unknown for model={model}: choose one of {', '.join(NORM_PLACES)}.")
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise UserError(f"model.heads={heads!r} must divide width={width}: say for example model.heads=1.")
     if residual != "deepnorm" and (not isinstance(residual, (int, float)) or not residual > 0):
@@ -211,7 +211,7 @@ def shape_of(
     if attention_power not in (0.5, 1):
         raise UserError(f"model.attention_power={attention_power!r} must be 0.5 (1/√d) or 1 (1/d).")
     stream = (2 * depth) ** 0.25 if isinstance(residual, str) else float(residual)
-    return Shape(
+    return TransformerShape(
         width, heads, act, norm, dropout, branch_multiplier(branch, 2 * depth), stream, causal, float(attention_power)
     )
 
@@ -228,14 +228,14 @@ def vit(
 ) -> nn.Module:
     """Build a small vision transformer with mean pooling: `depth` blocks on patches of `patch` × `patch` pixels.
 
-    Its other options are those of `shape_of`.
+    Its other options are those of `transformer_shape`.
     """
     if len(input_shape) != 3:
         raise UserError(
             f"model=vit needs images [channels, height, width] and the data has shape {list(input_shape)}: "
             "choose model=mlp, or an image data set such as data=fashion_mini."
         )
-    shape = shape_of("vit", depth, width, act, False, **options)
+    shape = transformer_shape("vit", depth, width, act, False, **options)
     if not isinstance(patch, int) or patch < 1 or any(side % patch for side in input_shape[1:]):
         raise UserError(
             f"model.patch={patch!r} must divide images of {list(input_shape)}: say for example model.patch=1."
@@ -250,11 +250,11 @@ def gpt(
 ) -> nn.Module:
     """Build a causal transformer on `classes` characters: `depth` blocks, one prediction at every position.
 
-    Its options are those of `shape_of`.
+    Its options are those of `transformer_shape`.
     """
     if len(input_shape) != 1:
         raise UserError(
             f"model=gpt needs characters [length] and the data has shape {list(input_shape)}: say data=tiny_text."
         )
-    shape = shape_of("gpt", depth, width, act, True, **options)
+    shape = transformer_shape("gpt", depth, width, act, True, **options)
     return Transformer(nn.Embedding(classes, shape.width), input_shape[0], depth, shape, classes)

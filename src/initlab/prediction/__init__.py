@@ -1,7 +1,18 @@
 """What theory promises of a network under a scheme: the rows beside the measured ones, and the rank of a grid."""
 
-from initlab.prediction.predict import drawn_of, predict, predicted_rows
-from initlab.prediction.ranking import Cell, ordered, rank, scored
-from initlab.prediction.verdict import Outlook, factor, outlook
+from initlab.prediction.predict import layer_laws, predict, predicted_rows
+from initlab.prediction.ranking import RankedNetwork, rank, score_networks, sort_by_score
+from initlab.prediction.verdict import NetworkForecast, forecast_network, format_ratio
 
-__all__ = ["Cell", "Outlook", "drawn_of", "factor", "ordered", "outlook", "predict", "predicted_rows", "rank", "scored"]
+__all__ = [
+    "NetworkForecast",
+    "RankedNetwork",
+    "forecast_network",
+    "format_ratio",
+    "layer_laws",
+    "predict",
+    "predicted_rows",
+    "rank",
+    "score_networks",
+    "sort_by_score",
+]

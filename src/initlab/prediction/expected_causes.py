@@ -4,47 +4,47 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from initlab.report.findings import Network, Reading, Verdict, of_start
-from initlab.report.findings.units import off_centre
-from initlab.theory.nodes import Branch, Layer, Node, layers_of
-from initlab.theory.read_module import Drawn
+from initlab.report.findings import Finding, LayerStats, NetworkInfo, find_start_causes
+from initlab.report.findings.units import off_center_findings
+from initlab.theory.nodes import BranchNode, LayerNode, Node, layer_nodes
+from initlab.theory.read_module import LayerLaw
 
 
 def expected_causes(
-    nodes: Sequence[Node], frame: pd.DataFrame, drawn: Mapping[str, Drawn], network: Network
-) -> list[Verdict]:
+    nodes: Sequence[Node], frame: pd.DataFrame, drawn: Mapping[str, LayerLaw], network: NetworkInfo
+) -> list[Finding]:
     """Return the causes that predicted rows show, and those that the laws of the weights alone do.
 
     Where the law of a layer has a mean, theory has no rows, and the mean tells what becomes of the signal.
 
-    >>> nodes = [Layer(name, 784, 128, 0.0) for name in "abc"]
+    >>> nodes = [LayerNode(name, 784, 128, 0.0) for name in "abc"]
     >>> frame = pd.DataFrame(columns=["layer", "index", "stat", "value"])
-    >>> ones = dict.fromkeys("abc", Drawn(0.0, mean=1.0, known=False))
-    >>> [verdict.name for verdict in expected_causes(nodes, frame, ones, Network(act="tanh", scheme="ones"))]
+    >>> ones = dict.fromkeys("abc", LayerLaw(0.0, mean=1.0, known=False))
+    >>> [verdict.name for verdict in expected_causes(nodes, frame, ones, NetworkInfo(act="tanh", scheme="ones"))]
     ['copied_units', 'weights_off_centre']
     """
     named = dict(iter(frame.groupby("layer")))
-    chain = [node.layers[0] for node in nodes if isinstance(node, Branch)]
+    chain = [node.layers[0] for node in nodes if isinstance(node, BranchNode)]
     residual = bool(chain)
-    chain = chain or layers_of(nodes)
-    readings = [_reading(layer, named.get(layer.name), drawn.get(layer.name)) for layer in chain]
+    chain = chain or layer_nodes(nodes)
+    readings = [_layer_reading(layer, named.get(layer.name), drawn.get(layer.name)) for layer in chain]
     if residual or chain[-1].act is not None:
-        readings.append(Reading("(readout)"))
-    found = of_start(readings, network)
+        readings.append(LayerStats("(readout)"))
+    found = find_start_causes(readings, network)
     if {verdict.name for verdict in found} & {"signal_explodes", "saturated_units", "zero_layer"}:
         return found
     laws = [(layer, drawn[layer.name]) for layer in chain if layer.name in drawn]
-    pushed = [(layer.name, law.mean, layer.fan_in) for layer, law in laws if _pushed(law, layer.fan_in)]
-    return [*found, *off_centre(pushed, network)]
+    pushed = [(layer.name, law.mean, layer.fan_in) for layer, law in laws if _mean_dominates(law, layer.fan_in)]
+    return [*found, *off_center_findings(pushed, network)]
 
 
-def _pushed(law: Drawn, fan_in: float) -> bool:
+def _mean_dominates(law: LayerLaw, fan_in: float) -> bool:
     # Sums of fan_in products with a mean m grow as m·fan_in, those of independent ones as their root.
     return law.mean != 0 and law.mean**2 * fan_in > law.variance and abs(law.mean) * fan_in > 1
 
 
-def _reading(layer: Layer, rows: pd.DataFrame | None, law: Drawn | None) -> Reading:
+def _layer_reading(layer: LayerNode, rows: pd.DataFrame | None, law: LayerLaw | None) -> LayerStats:
     stats = {} if rows is None else dict(zip(rows["stat"], rows["value"].astype(float), strict=True))
     if law is not None and law.variance == 0:
         stats |= {"weight_norm": 0.0} if law.mean == 0 else {"duplicate_units": float(layer.units - 1)}
-    return Reading(layer.name, stats, layer.units)
+    return LayerStats(layer.name, stats, layer.units)

@@ -12,17 +12,17 @@ from torch import nn
 
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
-from initlab.initialize import Task, plan, promised, request
+from initlab.initialize import FillTask, plan, promised, request
 from initlab.models import build
 from initlab.schemes import Law
 from initlab.theory import Critical, FixedPoint, default_critical, fixed_point
-from initlab.theory.nodes import Inputs, Layer, Node, inputs_of, layers_of, standard_inputs
+from initlab.theory.nodes import InputProducts, LayerNode, Node, layer_nodes, measure_inputs, standard_inputs
 from initlab.theory.propagation import COLUMNS, forecast
-from initlab.theory.read_module import UNKNOWN, Drawn, describe, hidden_law
+from initlab.theory.read_module import UNKNOWN_LAW, LayerLaw, hidden_sigmas, read_module
 
 CENTRED = ("delta_orthogonal", "critical_orthogonal")
 """Schemes that fill the centre tap of a convolution alone."""
-SAMPLES = 1024
+MAX_SAMPLES = 1024
 """Inputs of a batch that a forecast looks at, each by itself."""
 MIRRORED = ("looks_linear",)
 """Schemes whose elements repeat each other, so that sums over inputs are not Gaussian with the promised variance."""
@@ -74,12 +74,12 @@ def predict(
     record = activation(act)
     shape = tuple(input_shape) if inputs is None else tuple(torch.as_tensor(inputs).shape[1:])
     own = tuple(sorted((name, _hashable(value)) for name, value in options.items()))
-    module = skeleton(model, _hashable(depth), _hashable(width), shape, classes, own)
+    module = build_on_meta(model, _hashable(depth), _hashable(width), shape, classes, own)
     tasks = plan(module, request(init, act=record, gain=gain, sigma_b=sigma_b, parameters=parameters))
-    nodes = describe(module, drawn_of(tasks), record)
-    fed = _inputs(nodes, inputs, shape, second_moment, correlation, batch)
-    frame = answers(nodes, fed, classes)
-    point = phase_point(nodes, record)
+    nodes = read_module(module, layer_laws(tasks), record)
+    fed = _forecast_inputs(nodes, inputs, shape, second_moment, correlation, batch)
+    frame = forecast_known(nodes, fed, classes)
+    point = hidden_fixed_point(nodes, record)
     if point is not None:
         names = ("sigma_w", "sigma_b", "q_star", "kind", "phase", "chi_1", "xi_c", "trainable_depth")
         frame.attrs.update({name: getattr(point, name) for name in names})
@@ -87,7 +87,7 @@ def predict(
 
 
 def predicted_rows(
-    module: nn.Module, tasks: Iterable[Task], inputs: Any, *, act: Any = None, classes: int | None = None
+    module: nn.Module, tasks: Iterable[FillTask], inputs: Any, *, act: Any = None, classes: int | None = None
 ) -> pd.DataFrame:
     """Predict the rows of a module at hand: `tasks` from `initialize.plan`, `inputs` a batch that it will be fed.
 
@@ -101,16 +101,16 @@ def predicted_rows(
     (['q', 'mean', 'std'], 2)
     """
     record = None if act is None else activation(act)
-    nodes = describe(module, drawn_of(tasks), record)
-    frame = answers(nodes, inputs_of(inputs, maps=on_maps(nodes or ()), samples=SAMPLES), classes)
-    point = None if record is None else phase_point(nodes, record)
+    nodes = read_module(module, layer_laws(tasks), record)
+    frame = forecast_known(nodes, measure_inputs(inputs, maps=reads_maps(nodes or ()), samples=MAX_SAMPLES), classes)
+    point = None if record is None else hidden_fixed_point(nodes, record)
     q = frame.value[frame.stat == "q"]
     if record is not None and point is not None and len(q):
-        frame.attrs["trainable_depth"] = abs(end_of(point, record, float(q.iloc[0])).trainable_depth)
+        frame.attrs["trainable_depth"] = abs(fixed_point_from(point, record, float(q.iloc[0])).trainable_depth)
     return frame
 
 
-def answers(nodes: Sequence[Node] | None, inputs: Inputs, classes: int | None) -> pd.DataFrame:
+def forecast_known(nodes: Sequence[Node] | None, inputs: InputProducts, classes: int | None) -> pd.DataFrame:
     """Forecast what theory has an answer for; a signal that passes the largest float is inf, and says so as such."""
     if not nodes:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -119,49 +119,49 @@ def answers(nodes: Sequence[Node] | None, inputs: Inputs, classes: int | None) -
     return frame[frame.value.notna()].reset_index(drop=True)
 
 
-def drawn_of(tasks: Iterable[Task]) -> dict[str, Drawn]:
+def layer_laws(tasks: Iterable[FillTask]) -> dict[str, LayerLaw]:
     """Say of each layer how its weight and bias are drawn, from what the tasks promise.
 
-    >>> drawn_of(plan(nn.Linear(4, 4), request("orthogonal")))[""].orthogonal
+    >>> layer_laws(plan(nn.Linear(4, 4), request("orthogonal")))[""].orthogonal
     True
     """
     listed = list(tasks)
     biases = {task.parameter.layer: _bias_variance(task) for task in listed if task.parameter.kind == "bias"}
     return {
-        task.parameter.layer: _drawn(task, biases.get(task.parameter.layer, 0.0))
+        task.parameter.layer: _layer_law(task, biases.get(task.parameter.layer, 0.0))
         for task in listed
         if task.parameter.is_weight
     }
 
 
-def _bias_variance(task: Task) -> float:
+def _bias_variance(task: FillTask) -> float:
     found = promised(task)
     if len(found) != 1 or found[0].mean != 0:
         return math.nan
     return found[0].variance
 
 
-def _drawn(task: Task, bias_variance: float) -> Drawn:
+def _layer_law(task: FillTask, bias_variance: float) -> LayerLaw:
     found = promised(task)
     if len(found) != 1 or task.scheme is None or not math.isfinite(bias_variance):
-        return UNKNOWN
+        return UNKNOWN_LAW
     law = found[0]
-    return Drawn(
+    return LayerLaw(
         law.variance,
         law.mean,
         bias_variance,
         orthogonal=law.orthogonal is not None,
         centred=task.scheme.name in CENTRED and task.parameter.kind == "conv",
-        known=_random(law) and task.scheme.name not in MIRRORED,
+        known=_is_random(law) and task.scheme.name not in MIRRORED,
     )
 
 
-def _random(law: Law) -> bool:
+def _is_random(law: Law) -> bool:
     return not law.deterministic or (law.mean == 0 and law.variance == 0)
 
 
 @lru_cache(maxsize=64)
-def skeleton(
+def build_on_meta(
     model: str,
     depth: int | None,
     width: int | tuple[int, ...] | None,
@@ -171,7 +171,7 @@ def skeleton(
 ) -> nn.Module:
     """Build a network without memory for its weights: names and shapes are all that a prediction needs.
 
-    >>> skeleton("mlp", 1, 2, (3,), 2).readout.weight.is_meta
+    >>> build_on_meta("mlp", 1, 2, (3,), 2).readout.weight.is_meta
     True
     """
     with torch.device("meta"):
@@ -182,35 +182,35 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else value
 
 
-def phase_point(nodes: Sequence[Node] | None, act: Activation) -> FixedPoint | None:
+def hidden_fixed_point(nodes: Sequence[Node] | None, act: Activation) -> FixedPoint | None:
     """Return the fixed point of a plain chain's hidden layers, or None."""
-    law = hidden_law(nodes) if nodes else None
-    return None if law is None else _point(act, *law)
+    law = hidden_sigmas(nodes) if nodes else None
+    return None if law is None else _cached_fixed_point(act, *law)
 
 
 @lru_cache(maxsize=4096)
-def _point(act: Activation, sigma_w: float, sigma_b: float) -> FixedPoint | None:
+def _cached_fixed_point(act: Activation, sigma_w: float, sigma_b: float) -> FixedPoint | None:
     try:
         with np.errstate(all="ignore"):  # far out, q passes the largest float
-            return fixed_point(act, sigma_w, sigma_b, start=_start(act, sigma_w, sigma_b))
+            return fixed_point(act, sigma_w, sigma_b, start=_search_start(act, sigma_w, sigma_b))
     except UserError:  # φ jumps or cannot be integrated: the layers' rows, if any, stand without a phase
         return None
 
 
-def _start(act: Activation, sigma_w: float, sigma_b: float) -> float:
+def _search_start(act: Activation, sigma_w: float, sigma_b: float) -> float:
     """Where to look for a fixed point: at the one that `init=critical` means, if these are its σ_w and σ_b, else at 1.
 
     A half-stable point is not always where q = 1 leads: next to GELU's lies a stable one (see `outlook`).
     """
-    best = at_default(act, sigma_w, sigma_b)
+    best = default_critical_at(act, sigma_w, sigma_b)
     return best.q_star if best is not None and best.kind == "half_stable" else 1.0
 
 
-def end_of(point: FixedPoint, act: Activation, q: float) -> FixedPoint:
+def fixed_point_from(point: FixedPoint, act: Activation, q: float) -> FixedPoint:
     """Return where a signal ends whose second moment is `q` in the first layer: elsewhere than at a half-stable point.
 
-    >>> near = _point(activation("gelu"), (best := default_critical("gelu")).sigma_w, best.sigma_b)
-    >>> round(near.q_star, 2), round(end_of(near, activation("gelu"), 2.1).q_star, 2)
+    >>> near = _cached_fixed_point(activation("gelu"), (best := default_critical("gelu")).sigma_w, best.sigma_b)
+    >>> round(near.q_star, 2), round(fixed_point_from(near, activation("gelu"), 2.1).q_star, 2)
     (3.56, 3.03)
     """
     if point.kind != "half_stable" or not 0 < q < math.inf:
@@ -219,7 +219,7 @@ def end_of(point: FixedPoint, act: Activation, q: float) -> FixedPoint:
     return point if math.isclose(end.q_star, point.q_star, rel_tol=1e-6) else end
 
 
-def at_default(act: Activation, sigma_w: float, sigma_b: float) -> Critical | None:
+def default_critical_at(act: Activation, sigma_w: float, sigma_b: float) -> Critical | None:
     """Return the point that `init=critical` chooses, if it has these σ_w and σ_b."""
     try:
         best = default_critical(act)
@@ -229,30 +229,30 @@ def at_default(act: Activation, sigma_w: float, sigma_b: float) -> Critical | No
     return best if at else None
 
 
-def on_maps(nodes: Sequence[Node]) -> bool:
+def reads_maps(nodes: Sequence[Node]) -> bool:
     """Say whether the first layer reads its input position by position.
 
-    >>> on_maps([Layer("a", 1, 1, 1.0)])
+    >>> reads_maps([LayerNode("a", 1, 1, 1.0)])
     False
     """
-    first = next(iter(layers_of(nodes)), None)
-    return isinstance(first, Layer) and first.taps is not None
+    first = next(iter(layer_nodes(nodes)), None)
+    return isinstance(first, LayerNode) and first.taps is not None
 
 
-def _inputs(
+def _forecast_inputs(
     nodes: Sequence[Node] | None,
     data: Any,
     shape: tuple[int, ...],
     second_moment: float,
     correlation: float,
     batch: int,
-) -> Inputs:
-    maps = on_maps(nodes or ())
+) -> InputProducts:
+    maps = reads_maps(nodes or ())
     if data is not None:
-        return inputs_of(data, maps=maps, samples=SAMPLES)
+        return measure_inputs(data, maps=maps, samples=MAX_SAMPLES)
     flat = standard_inputs(second_moment, correlation, batch)
     if not maps:
         return flat
     ones = np.ones((1, *shape[1:]))
     squares, products = (x.reshape(-1, *[1] * (ones.ndim - 1)) * ones for x in (flat.squares, flat.products))
-    return Inputs(squares, products, flat.pairs, flat.batch)
+    return InputProducts(squares, products, flat.pairs, flat.batch)

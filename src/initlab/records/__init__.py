@@ -3,7 +3,7 @@
 # writing a run
 # facts and tables
 from initlab.records.columns import flatten, write_sweep
-from initlab.records.environment import environment
+from initlab.records.environment import describe_environment
 
 # TensorBoard alone (the run of a whole sweep)
 from initlab.records.event_file import EventFile
@@ -23,7 +23,7 @@ from initlab.records.writer import RunWriter
 __all__ = [
     "EventFile",
     "RunWriter",
-    "environment",
+    "describe_environment",
     "flatten",
     "load",
     "load_histograms",

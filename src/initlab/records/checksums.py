@@ -12,32 +12,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2  # of summary.json; those of format 1 have neither this number nor checksums
+SUMMARY_FORMAT = 2  # of summary.json; those of format 1 have neither this number nor checksums
 TABLES = ("metrics.csv", "layers.csv", "histograms.csv")
 WEIGHTS = ("weights-0.safetensors", "weights-end.safetensors")
 RECORDS = ("config.yaml", "parameters.csv", *TABLES, *WEIGHTS)
-CHUNK = 2**20
-_SEAL = b',\n "crc32": "%08x"\n}'
-_SEAL_LENGTH = len(_SEAL % 0)
+CHUNK_BYTES = 2**20
+_CHECKSUM_LINE = b',\n "crc32": "%08x"\n}'
+_CHECKSUM_LENGTH = len(_CHECKSUM_LINE % 0)
 
 
 @dataclass(frozen=True)
-class Sum:
+class Checksum:
     """How many bytes were written into a file, and the CRC-32 of them.
 
-    >>> Sum().plus(b"step,").plus(b"loss") == Sum().plus(b"step,loss")
+    >>> Checksum().plus(b"step,").plus(b"loss") == Checksum().plus(b"step,loss")
     True
     """
 
     size: int = 0
     crc32: int = 0
 
-    def plus(self, data: bytes) -> "Sum":
+    def plus(self, data: bytes) -> "Checksum":
         """Return the checksum after more bytes were appended."""
-        return Sum(self.size + len(data), zlib.crc32(data, self.crc32))
+        return Checksum(self.size + len(data), zlib.crc32(data, self.crc32))
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Sum":
+    def of(cls, record: Mapping[str, Any]) -> "Checksum":
         """Return the checksum that `record` wrote down."""
         return cls(record["bytes"], int(record["crc32"], 16))
 
@@ -46,7 +46,7 @@ class Sum:
         return {"bytes": self.size, "crc32": f"{self.crc32:08x}"}
 
 
-def damage(path: Path, record: Any, *, may_be_longer: bool = False, size_alone: bool = False) -> str:
+def find_damage(path: Path, record: Any, *, may_be_longer: bool = False, size_alone: bool = False) -> str:
     """Return what is wrong with a file, compared with its checksum as `Sum.record` gives it; empty when nothing is.
 
     Arguments: `may_be_longer`: whether only the first bytes are compared, because more may have been appended;
@@ -67,42 +67,42 @@ def damage(path: Path, record: Any, *, may_be_longer: bool = False, size_alone: 
         return f"{path.name} has {found.st_size} bytes where {size} were written"
     if size_alone:
         return ""
-    done = Sum()
+    done = Checksum()
     with open(path, "rb") as file:
-        while done.size < size and (data := file.read(min(CHUNK, size - done.size))):
+        while done.size < size and (data := file.read(min(CHUNK_BYTES, size - done.size))):
             done = done.plus(data)
     return "" if done.record() == dict(record) else f"{path.name} was changed after it was written"
 
 
-def first_damage(directory: Path, records: Any, *, read_weights: bool = True) -> str:
+def find_run_damage(directory: Path, records: Any, *, read_weights: bool = True) -> str:
     """Return what is wrong with the records of a finished run, given their checksums from `summary.json`.
 
     Arguments: `read_weights`: whether files of weights, which may be large, are read, too; else their sizes count.
 
-    Raises OSError and ValueError as `damage` does.
+    Raises OSError and ValueError as `find_damage` does.
     """
     if not isinstance(records, Mapping):
         raise ValueError("the checksums of its files cannot be read")
     for name in RECORDS:
         if name in records:
-            if found := damage(directory / name, records[name], size_alone=name in WEIGHTS and not read_weights):
+            if found := find_damage(directory / name, records[name], size_alone=name in WEIGHTS and not read_weights):
                 return found
         elif name in TABLES and (directory / name).exists():
             return f"{name} was not written by this run"
     return ""
 
 
-def sealed(data: bytes) -> bytes:
+def append_checksum(data: bytes) -> bytes:
     """Return a JSON object, laid out with indentation, with the checksum of all that is before it as its last value.
 
-    >>> sealed(b'{\\n "depth": 3\\n}')
+    >>> append_checksum(b'{\\n "depth": 3\\n}')
     b'{\\n "depth": 3,\\n "crc32": "30c4aebe"\\n}'
     """
     body = data[: -len(b"\n}")]
-    return body + _SEAL % zlib.crc32(body)
+    return body + _CHECKSUM_LINE % zlib.crc32(body)
 
 
-def unsealed(value: dict[str, Any], data: bytes) -> dict[str, Any]:
+def verify_checksum(value: dict[str, Any], data: bytes) -> dict[str, Any]:
     """Return a JSON object without its format and checksum, which must be right where there is either.
 
     Arguments: the object, and the bytes that it was read from.
@@ -110,7 +110,7 @@ def unsealed(value: dict[str, Any], data: bytes) -> dict[str, Any]:
     Raises ValueError when it was changed since it was written.
     """
     if "format" in value or "crc32" in value:
-        body = data[:-_SEAL_LENGTH]
-        if data[-_SEAL_LENGTH:] != _SEAL % zlib.crc32(body):
+        body = data[:-_CHECKSUM_LENGTH]
+        if data[-_CHECKSUM_LENGTH:] != _CHECKSUM_LINE % zlib.crc32(body):
             raise ValueError("it was changed after it was written")
     return {key: member for key, member in value.items() if key not in ("format", "crc32")}

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from initlab.records.serialization import text_bytes
-from initlab.system.files import replace
+from initlab.records.serialization import encode_text
+from initlab.system.files import write_atomically
 from initlab.system.imports import option_name
 from initlab.system.safe_reading import read_bytes
 
@@ -15,22 +15,34 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METRICS = ("loss", "accuracy", "lr", "grad_norm", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
-FINAL = ("loss", "accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
-LAYERS = ("step", "layer", "index", "stat", "value", "source")
-HISTOGRAMS = ("step", "layer", "index", "kind", "low", "high", "num", "nonfinite", "sum", "sum_squares", "counts")
+FINAL_METRICS = ("loss", "accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+LAYER_COLUMNS = ("step", "layer", "index", "stat", "value", "source")
+HISTOGRAM_COLUMNS = (
+    "step",
+    "layer",
+    "index",
+    "kind",
+    "low",
+    "high",
+    "num",
+    "nonfinite",
+    "sum",
+    "sum_squares",
+    "counts",
+)
 OPTIONS = ("init", "act", "model", "data", "optim")
 
 # A spreadsheet runs a cell that starts with one of these; the apostrophe that disarms them must disarm itself.
-_ARMED = ("=", "+", "-", "@", "\t", "\r", "'")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
-def disarm(text: str) -> str:
+def escape_formula(text: str) -> str:
     """Return a cell that a spreadsheet shows as text; numbers are left alone.
 
-    >>> [disarm(text) for text in ("=1+1", "-0.5", "he_normal", "@name")]
+    >>> [escape_formula(text) for text in ("=1+1", "-0.5", "he_normal", "@name")]
     ["'=1+1", '-0.5', 'he_normal', "'@name"]
     """
-    if not text.startswith(_ARMED):
+    if not text.startswith(_FORMULA_STARTS):
         return text
     try:
         float(text)
@@ -39,25 +51,25 @@ def disarm(text: str) -> str:
     return text
 
 
-def rearm(text: str) -> str:
-    """Undo `disarm`.
+def unescape_formula(text: str) -> str:
+    """Undo `escape_formula`.
 
-    >>> [rearm(disarm(text)) for text in ("=1+1", "'quoted'", "-0.5")]
+    >>> [unescape_formula(escape_formula(text)) for text in ("=1+1", "'quoted'", "-0.5")]
     ['=1+1', "'quoted'", '-0.5']
     """
     return text[1:] if text.startswith("'") else text
 
 
-def headed(head: bytes, columns: Sequence[str]) -> bool:
+def has_header(head: bytes, columns: Sequence[str]) -> bool:
     """Does a table begin with the names of its columns, each of them once?"""
     if head.startswith(",".join(columns).encode() + b"\n"):
         return True
     line, end, _ = head.partition(b"\n")
-    names = split_line(line.decode(errors="replace").rstrip("\r"))
+    names = parse_csv_line(line.decode(errors="replace").rstrip("\r"))
     return bool(end) and len(names) == len(columns) and set(names) == set(columns)
 
 
-def split_line(line: str) -> list[str]:
+def parse_csv_line(line: str) -> list[str]:
     """Return the cells of one line of CSV; none where it is not CSV."""
     try:
         return next(csv.reader([line]), [])
@@ -84,19 +96,19 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def table_bytes(frame: "pd.DataFrame") -> bytes:
+def frame_to_csv(frame: "pd.DataFrame") -> bytes:
     """Return a frame as CSV without its row labels; what is missing is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")  # pandas' own takes a few milliseconds more, for every run
     writer.writerow(frame.columns)
     missing = frame.isna().to_numpy()
     for values, gone in zip(frame.itertuples(index=False, name=None), missing, strict=True):
-        writer.writerow(["" if none else _cell(value) for value, none in zip(values, gone, strict=True)])
-    return text_bytes(text.getvalue())
+        writer.writerow(["" if none else _csv_cell(value) for value, none in zip(values, gone, strict=True)])
+    return encode_text(text.getvalue())
 
 
-def _cell(value: object) -> object:
-    return value if isinstance(value, (bool, int, float)) else disarm(str(value))
+def _csv_cell(value: object) -> object:
+    return value if isinstance(value, (bool, int, float)) else escape_formula(str(value))
 
 
 def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
@@ -107,23 +119,23 @@ def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
     Raises:
         UserError: the directory cannot be written or its disk is full.
     """
-    path, data = Path(directory) / "sweep.csv", table_bytes(frame)
+    path, data = Path(directory) / "sweep.csv", frame_to_csv(frame)
     try:
         same = read_bytes(path, len(data)) == data
     except (OSError, ValueError):
         same = False
     if not same:
-        replace(path, data)
+        write_atomically(path, data)
     return path
 
 
-def exact(values: list[Any]) -> Any:
+def preserve_integers(values: list[Any]) -> Any:
     """Return the values of a column for a frame, so that large whole numbers keep every digit where one is missing.
 
     pandas makes such a column float64, which holds every whole number up to 2**53 and no further. What needs more than
     64 bits is returned as it is.
 
-    >>> exact([1, None]), exact([2**53 + 1, None]).tolist()
+    >>> preserve_integers([1, None]), preserve_integers([2**53 + 1, None]).tolist()
     ([1, None], [9007199254740993, <NA>])
     """
     given = [value for value in values if value is not None]

@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
-REF = re.compile(r"refs/(?!.*\.\.)[^\x00-\x20\\:?*\[^~]+")  # no blank, no `..`: it stays inside the repository
-LINE = 4096  # bytes of the longest line that is read
-LINES = 2**20  # of `packed-refs`
-LINKS = 5  # symbolic references from HEAD to a commit
-PATIENCE = 10.0  # seconds that git has
+COMMIT_PATTERN = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+REF_PATTERN = re.compile(r"refs/(?!.*\.\.)[^\x00-\x20\\:?*\[^~]+")  # no blank, no `..`: it stays inside the repository
+MAX_LINE_BYTES = 4096  # bytes of the longest line that is read
+MAX_LINES = 2**20  # of `packed-refs`
+MAX_SYMBOLIC_REFS = 5  # symbolic references from HEAD to a commit
+GIT_TIMEOUT = 10.0  # seconds that git has
 
 
 @dataclass(frozen=True)
@@ -40,52 +40,56 @@ def find_checkout(start: Path | None = None) -> Checkout | None:
         return None
     for tree in (start, *start.parents):
         place = tree / ".git"
-        if link := first_line(place):  # of a submodule or a linked worktree
+        if link := read_first_line(place):  # of a submodule or a linked worktree
             place = tree / link.removeprefix("gitdir: ")
-        if first_line(place / "HEAD"):
-            return Checkout(tree, place, place / (first_line(place / "commondir") or ""))
+        if read_first_line(place / "HEAD"):
+            return Checkout(tree, place, place / (read_first_line(place / "commondir") or ""))
     return None
 
 
-def lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
     """Yield the first lines of a regular file, each cut to a bound; nothing of what is none or cannot be read."""
     with suppress(OSError, ValueError):
         if path.is_file():
             with open(path, encoding="utf-8", errors="replace") as file:
-                for _ in range(LINES):
-                    if not (line := file.readline(LINE)):
+                for _ in range(MAX_LINES):
+                    if not (line := file.readline(MAX_LINE_BYTES)):
                         return
                     yield line.rstrip("\n")
 
 
-def first_line(path: Path) -> str:
+def read_first_line(path: Path) -> str:
     """Return the first line of a regular file, empty where there is none."""
-    return next(lines(path), "")
+    return next(read_lines(path), "")
 
 
-def commit_of(checkout: Checkout) -> str | None:
+def head_commit(checkout: Checkout) -> str | None:
     """Return the commit that HEAD names; None before the first one, or where the repository keeps it otherwise."""
-    said = first_line(checkout.own / "HEAD")
-    for _ in range(LINKS):
-        if COMMIT.fullmatch(said):
+    said = read_first_line(checkout.own / "HEAD")
+    for _ in range(MAX_SYMBOLIC_REFS):
+        if COMMIT_PATTERN.fullmatch(said):
             return said
         name = said.removeprefix("ref: ")
-        if name == said or not REF.fullmatch(name):
+        if name == said or not REF_PATTERN.fullmatch(name):
             return None
-        said = first_line(checkout.own / name) or first_line(checkout.shared / name) or packed(checkout, name)
+        said = (
+            read_first_line(checkout.own / name)
+            or read_first_line(checkout.shared / name)
+            or packed_ref(checkout, name)
+        )
     return None
 
 
-def packed(checkout: Checkout, name: str) -> str:
+def packed_ref(checkout: Checkout, name: str) -> str:
     """Return what `packed-refs` says of a reference."""
-    for line in lines(checkout.shared / "packed-refs"):
+    for line in read_lines(checkout.shared / "packed-refs"):
         commit, _, found = line.partition(" ")
         if found == name:
             return commit
     return ""
 
 
-def differs(checkout: Checkout, commit: str) -> bool | None:
+def is_dirty(checkout: Checkout, commit: str) -> bool | None:
     """Does a tracked file differ from the commit? None where git is missing or cannot say.
 
     No filter is applied: a file that one changes (Git LFS) differs once it was touched. Submodules are left out.
@@ -95,18 +99,18 @@ def differs(checkout: Checkout, commit: str) -> bool | None:
         return None
     try:
         with tempfile.TemporaryDirectory(prefix="initlab-") as place:
-            done = status(git, checkout, commit, Path(place))
+            done = run_git_status(git, checkout, commit, Path(place))
     except (OSError, subprocess.TimeoutExpired):
         return None
     return bool(done.stdout.strip()) if done.returncode == 0 else None
 
 
-def status(git: str, checkout: Checkout, commit: str, place: Path) -> "subprocess.CompletedProcess[bytes]":
+def run_git_status(git: str, checkout: Checkout, commit: str, place: Path) -> "subprocess.CompletedProcess[bytes]":
     """Run `git status` with a repository of its own, made in an empty directory, that has the checkout's objects."""
     for name in ("objects", "refs"):
         (place / name).mkdir()
     (place / "HEAD").write_text(f"{commit}\n")
-    (place / "config").write_text(configuration(commit))
+    (place / "config").write_text(git_config(commit))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {
         "GIT_DIR": str(place),
         "GIT_WORK_TREE": str(checkout.tree.absolute()),
@@ -123,12 +127,12 @@ def status(git: str, checkout: Checkout, commit: str, place: Path) -> "subproces
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=GIT_TIMEOUT,
         check=False,
     )
 
 
-def configuration(commit: str) -> str:
+def git_config(commit: str) -> str:
     """Return all that git reads of a configuration: what Windows needs, and the length of commits."""
     longer = len(commit) == 64
     modes = str(os.name != "nt").lower()

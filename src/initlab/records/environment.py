@@ -6,23 +6,23 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from initlab.records.commit import commit_of, differs, find_checkout
+from initlab.records.commit import find_checkout, head_commit, is_dirty
 
 _PACKAGES = ("initlab", "torch", "numpy", "hydra-core", "omegaconf", "pandas")
 
 
 @cache
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Return versions, platform and the working directory's git commit, found once per process.
 
     Torch is not imported for its version. `commit` is None outside a checkout; `dirty` tells whether a tracked file
     differs from that commit, None without git. Nothing that the repository's configuration names is run.
 
-    >>> sorted(environment())
+    >>> sorted(describe_environment())
     ['commit', 'cpus', 'dirty', 'machine', 'platform', 'python', 'versions']
     """
     checkout = find_checkout()
-    commit = commit_of(checkout) if checkout else None
+    commit = head_commit(checkout) if checkout else None
     return {
         "python": platform.python_version(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
@@ -30,7 +30,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "commit": commit,
-        "dirty": differs(checkout, commit) if checkout and commit else None,
+        "dirty": is_dirty(checkout, commit) if checkout and commit else None,
     }
 
 

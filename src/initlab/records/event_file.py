@@ -16,9 +16,9 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 from initlab.statistics.histograms import BUCKETS, Histogram
-from initlab.system.files import append
+from initlab.system.files import append_bytes
 
-_LARGEST = float(np.finfo(np.float32).max)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _NAN = float("nan")
 
 
@@ -34,7 +34,9 @@ class EventFile:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add the scalars of one step as one event."""
-        shown = [summary_pb2.Summary.Value(tag=tag, simple_value=_drawable(value)) for tag, value in values.items()]
+        shown = [
+            summary_pb2.Summary.Value(tag=tag, simple_value=_finite_or_nan(value)) for tag, value in values.items()
+        ]
         self._values(step, shown)
 
     def scalars_block(self, steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
@@ -47,13 +49,15 @@ class EventFile:
             event.step = step
             event.wall_time = start + count * pause
             for place, value in zip(places, values, strict=True):
-                place.simple_value = _drawable(value)
+                place.simple_value = _finite_or_nan(value)
             self._add(event)
 
     def histograms(self, step: int, records: Mapping[str, Histogram]) -> None:
         """Add histograms; one without a finite value draws nothing, and how many values were not finite is a scalar."""
         values = [
-            summary_pb2.Summary.Value(tag=tag, histo=_histo(record)) for tag, record in records.items() if record.num
+            summary_pb2.Summary.Value(tag=tag, histo=_histogram_proto(record))
+            for tag, record in records.items()
+            if record.num
         ]
         values += [
             summary_pb2.Summary.Value(tag=f"per_layer_nonfinite/{tag}", simple_value=record.nonfinite)
@@ -138,7 +142,7 @@ class EventFile:
         Raises:
             UserError: the file cannot be written or the disk is full; nothing half-written stays.
         """
-        added = append(self.path, b"".join(self._pending)) if self._pending else b""
+        added = append_bytes(self.path, b"".join(self._pending)) if self._pending else b""
         self._pending.clear()
         return added
 
@@ -168,9 +172,9 @@ _HPARAM_FIELDS = {
 }
 
 
-def _drawable(value: float) -> float:
+def _finite_or_nan(value: float) -> float:
     """Return NaN for what float32 cannot hold: one infinity would cost TensorBoard's HParams page its whole axis."""
-    return value if -_LARGEST <= value <= _LARGEST else _NAN
+    return value if -_FLOAT32_MAX <= value <= _FLOAT32_MAX else _NAN
 
 
 def _hparam_type(value: bool | float | str) -> int:
@@ -189,13 +193,13 @@ def _crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def whole_events(data: bytes) -> bytes:
+def intact_events(data: bytes) -> bytes:
     """Return the events of a damaged file that are whole: a reader stops at the first that is not, and shows no later.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     data = EventFile(Path(folder) / "events").flush()
-    >>> whole_events(data) == data, whole_events(data + data[:-1]) == data
+    >>> intact_events(data) == data, intact_events(data + data[:-1]) == data
     (True, True)
     """
     kept, place = [], 0
@@ -210,14 +214,14 @@ def whole_events(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _histo(record: Histogram) -> histogram_pb2.HistogramProto:
+def _histogram_proto(record: Histogram) -> histogram_pb2.HistogramProto:
     """Return the message; an empty first bucket ends at the minimum, else the first would begin at -infinity.
 
     Its many numbers are written as protobuf lays them out: set one by one, they take five times as long.
     """
-    low, high = max(record.low, -_LARGEST), min(record.high, _LARGEST)
+    low, high = max(record.low, -_FLOAT32_MAX), min(record.high, _FLOAT32_MAX)
     width = high - low
-    edges = np.append(low + width * _PARTS, high) if width > 0 else np.array([low, low])
+    edges = np.append(low + width * _BUCKET_FRACTIONS, high) if width > 0 else np.array([low, low])
     counts = (0, *record.counts) if width > 0 else (0, record.num)
     found = histogram_pb2.HistogramProto(
         min=low, max=high, num=record.num, sum=record.sum, sum_squares=record.sum_squares
@@ -247,7 +251,7 @@ def _varint(number: int) -> bytes:
     return bytes([*found, number])
 
 
-_PARTS = np.arange(BUCKETS) / BUCKETS
+_BUCKET_FRACTIONS = np.arange(BUCKETS) / BUCKETS
 _BYTES_FOLLOW = 2  # protobuf's name of what has a length
 _FIELDS = {
     name: _varint(histogram_pb2.HistogramProto.DESCRIPTOR.fields_by_name[name].number << 3 | _BYTES_FOLLOW)

@@ -9,24 +9,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initlab.errors import UserError
-from initlab.records.checksums import first_damage, unsealed
-from initlab.records.columns import FINAL, HISTOGRAMS, LAYERS, METRICS, OPTIONS, exact, headed, rearm, split_line
-from initlab.records.row_checks import RESULTS, config_cells, result_cells
+from initlab.records.checksums import find_run_damage, verify_checksum
+from initlab.records.columns import (
+    FINAL_METRICS,
+    HISTOGRAM_COLUMNS,
+    LAYER_COLUMNS,
+    METRICS,
+    OPTIONS,
+    has_header,
+    parse_csv_line,
+    preserve_integers,
+    unescape_formula,
+)
+from initlab.records.row_checks import RESULT_COLUMNS, config_cells, result_cells
 from initlab.records.serialization import from_json, from_yaml
 from initlab.statistics.histograms import BUCKETS
-from initlab.system.safe_reading import TABLE, ends_of, read_bytes, why
+from initlab.system.safe_reading import MAX_TABLE_BYTES, error_reason, read_bytes, read_ends
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEYS = ("init", "act", "model", "depth", "seed", "optim.lr")
+DEFAULT_KEYS = ("init", "act", "model", "depth", "seed", "optim.lr")
 
-_NUMBERS = (*FINAL, "seconds", "steps", "first_bad_step")
-_TEXTS = {"layer", "stat", "source", "kind", "counts"}
-_TABLES = {"metrics.csv": ("step", *METRICS), "layers.csv": LAYERS, "histograms.csv": HISTOGRAMS}
-_LARGEST = 2**32 - 1  # steps and layers that are counted; a file that counts further is damaged
-_LINE = 20_000  # bytes of one line of a table
-_SALVAGED = 32 * 2**20  # bytes of a damaged table that are looked at line by line
+_FLOAT_COLUMNS = (*FINAL_METRICS, "seconds", "steps", "first_bad_step")
+_TEXT_COLUMNS = {"layer", "stat", "source", "kind", "counts"}
+_TABLE_COLUMNS = {"metrics.csv": ("step", *METRICS), "layers.csv": LAYER_COLUMNS, "histograms.csv": HISTOGRAM_COLUMNS}
+_MAX_COUNT = 2**32 - 1  # steps and layers that are counted; a file that counts further is damaged
+_MAX_LINE_BYTES = 20_000  # bytes of one line of a table
+_MAX_SALVAGED_BYTES = 32 * 2**20  # bytes of a damaged table that are looked at line by line
 
 Paths = str | Path | Iterable[str | Path]
 
@@ -57,30 +67,30 @@ def tabulate(runs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> "pd.DataF
 
     found = list(runs)
     configs = list(dict.fromkeys([*OPTIONS, *(key for config, _ in found for key in config)]))
-    configs = [key for key in configs if key not in RESULTS and key != "path"]
+    configs = [key for key in configs if key not in RESULT_COLUMNS and key != "path"]
     told = (key for _, result in found for key in result if key != "path")
-    results = [key for key in dict.fromkeys([*RESULTS, *told]) if key not in configs]
+    results = [key for key in dict.fromkeys([*RESULT_COLUMNS, *told]) if key not in configs]
     results.append("path")
     frame = pd.DataFrame(
         {
-            **{key: exact([config.get(key) for config, _ in found]) for key in configs},
+            **{key: preserve_integers([config.get(key) for config, _ in found]) for key in configs},
             **{key: [result.get(key) for _, result in found] for key in results},
         }
     )
-    for name in _NUMBERS:
+    for name in _FLOAT_COLUMNS:
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
     for name in ("steps", "first_bad_step"):
         frame[name] = frame[name].astype("Int64")
     return frame
 
 
-def load_metrics(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd.DataFrame":
+def load_metrics(runs: "Paths | pd.DataFrame", keys: Sequence[str] = DEFAULT_KEYS) -> "pd.DataFrame":
     """Return the metrics of all runs, one row per run and step: `path`, the run's `keys`, `step`, loss, accuracy, …
 
     A blank (not evaluated) and a NaN (diverged) are both NaN here; infinities stay. Arguments and `attrs` as
     `load_layers`.
     """
-    frame = _tables(runs, "metrics.csv", ("step", *METRICS), keys)
+    frame = _load_tables(runs, "metrics.csv", ("step", *METRICS), keys)
     if frame.duplicated(["path", "step"]).any():
         lost = frame.attrs
         frame = frame.groupby(["path", "step"], sort=False, as_index=False, dropna=False).first()
@@ -88,7 +98,7 @@ def load_metrics(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "p
     return frame
 
 
-def load_layers(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd.DataFrame":
+def load_layers(runs: "Paths | pd.DataFrame", keys: Sequence[str] = DEFAULT_KEYS) -> "pd.DataFrame":
     """Return the layer rows of all runs: `path`, the run's `keys`, then step, layer, index, stat, value, source.
 
     Args:
@@ -98,12 +108,12 @@ def load_layers(runs: "Paths | pd.DataFrame", keys: Sequence[str] = KEYS) -> "pd
 
     Lines that cannot be read are left out; `attrs["lost"]` counts them by path.
     """
-    return _tables(runs, "layers.csv", LAYERS, keys)
+    return _load_tables(runs, "layers.csv", LAYER_COLUMNS, keys)
 
 
 def load_histograms(
     runs: "Paths | pd.DataFrame",
-    keys: Sequence[str] = KEYS,
+    keys: Sequence[str] = DEFAULT_KEYS,
     choose: "Callable[[pd.DataFrame], np.ndarray] | None" = None,
 ) -> "pd.DataFrame":
     """Return the histograms of all runs: `path`, the run's `keys`, step, layer, index, kind, low, high, …, `counts`.
@@ -113,10 +123,10 @@ def load_histograms(
     """
     import pandas as pd
 
-    frame = _tables(runs, "histograms.csv", HISTOGRAMS, keys)
+    frame = _load_tables(runs, "histograms.csv", HISTOGRAM_COLUMNS, keys)
     if choose is not None:
         frame = frame[choose(frame)].reset_index(drop=True)
-    counts = [_counts(text) for text in frame["counts"]]
+    counts = [_parse_counts(text) for text in frame["counts"]]
     frame["counts"] = pd.Series(counts, dtype=object)
     good = np.array([len(row) == BUCKETS for row in counts], dtype=bool)
     for path in frame["path"][~good]:
@@ -124,7 +134,7 @@ def load_histograms(
     return frame[good].reset_index(drop=True)
 
 
-def _counts(text: object) -> np.ndarray:
+def _parse_counts(text: object) -> np.ndarray:
     try:
         counts = np.array(str(text).split(), dtype=np.int64)
     except (ValueError, OverflowError):
@@ -164,80 +174,82 @@ def read_run(directory: Path, *, read_weights: bool = False) -> tuple[dict[str, 
     files: Any = None
     try:
         data = read_bytes(directory / "summary.json")
-        summary = unsealed(from_json(data), data)
+        summary = verify_checksum(from_json(data), data)
         config, files = summary.pop("config", None), summary.pop("files", None)
         result |= result_cells(summary)
     except FileNotFoundError:  # it is written last
         result["status"] = "unfinished"
     except (OSError, ValueError) as error:
-        result |= {"status": "damaged", "problem": f"summary.json cannot be read ({why(error)})"}
+        result |= {"status": "damaged", "problem": f"summary.json cannot be read ({error_reason(error)})"}
     name = "summary.json" if isinstance(config, dict) else "config.yaml"
     cells: dict[str, Any] = {}
     try:
         cells = config_cells(config if isinstance(config, dict) else from_yaml(read_bytes(directory / "config.yaml")))
     except (OSError, ValueError) as error:
-        result |= {"status": "damaged", "problem": f"{name} cannot be read ({why(error)})"}
-    if taken := sorted(cells.keys() & result.keys() - set(RESULTS)):
+        result |= {"status": "damaged", "problem": f"{name} cannot be read ({error_reason(error)})"}
+    if taken := sorted(cells.keys() & result.keys() - set(RESULT_COLUMNS)):
         result = {key: value for key, value in result.items() if key not in taken}
         result["problem"] = f"summary.json defines {taken[0]}, which is a key of the configuration"
-    result["problem"] = result["problem"] or _torn(directory, result["status"], files, read_weights)
+    result["problem"] = result["problem"] or _find_problem(directory, result["status"], files, read_weights)
     return cells, result
 
 
-def _torn(directory: Path, status: str, files: Any, read_weights: bool) -> str:
+def _find_problem(directory: Path, status: str, files: Any, read_weights: bool) -> str:
     """Return what is wrong with the files of a finished run: by their checksums `files`, else by their ends."""
     if files is not None:
         try:
-            return first_damage(directory, files, read_weights=read_weights)
+            return find_run_damage(directory, files, read_weights=read_weights)
         except (OSError, ValueError) as error:
-            return f"a file cannot be compared with its checksum ({why(error)})"
-    for name, columns in _TABLES.items():
+            return f"a file cannot be compared with its checksum ({error_reason(error)})"
+    for name, columns in _TABLE_COLUMNS.items():
         try:
-            head, last = ends_of(directory / name)
+            head, last = read_ends(directory / name)
         except FileNotFoundError:
             if name == "metrics.csv" and status in {"completed", "diverged"}:
                 return f"{name} is missing"
             continue
         except (OSError, ValueError) as error:
-            return f"{name} cannot be read ({why(error)})"
+            return f"{name} cannot be read ({error_reason(error)})"
         if not head:
             return f"{name} is empty"
         if last != b"\n":
             return f"{name} ends in the middle of a line"
-        if not headed(head, columns):
+        if not has_header(head, columns):
             return f"{name} has another heading than {','.join(columns[:3])},…"
     return ""
 
 
-def varying(runs: "pd.DataFrame") -> list[str]:
+def varying_keys(runs: "pd.DataFrame") -> list[str]:
     """Return the keys of the configuration that differ between runs: without them cells could not be told apart.
 
     >>> import pandas as pd
-    >>> varying(pd.DataFrame({"init": ["ones", "ones"], "width": [4, 8], "status": ["completed", "failed"]}))
+    >>> varying_keys(pd.DataFrame({"init": ["ones", "ones"], "width": [4, 8], "status": ["completed", "failed"]}))
     ['width']
     """
     configs = list(runs.columns)[: list(runs.columns).index("status")] if "status" in runs else []
     return [str(key) for key in configs if runs[key].map(str).nunique() > 1]
 
 
-def _tables(runs: "Paths | pd.DataFrame", name: str, columns: Sequence[str], keys: Sequence[str]) -> "pd.DataFrame":
+def _load_tables(
+    runs: "Paths | pd.DataFrame", name: str, columns: Sequence[str], keys: Sequence[str]
+) -> "pd.DataFrame":
     """Return one table of all runs under each other, with the run's keys before its columns."""
     import pandas as pd
 
     table = runs if isinstance(runs, pd.DataFrame) else load(runs)
-    found = [_table(Path(path) / name, columns) for path in table["path"]]
+    found = [_read_table(Path(path) / name, columns) for path in table["path"]]
     parts = [part for part, _ in found]
     lengths = [len(part) for part in parts]
-    keys = [*keys, *varying(table)] if keys is KEYS else keys
+    keys = [*keys, *varying_keys(table)] if keys is DEFAULT_KEYS else keys
     keys = ["path", *(key for key in dict.fromkeys(keys) if key in table.columns and key not in columns)]
     repeated = {key: np.repeat(table[key].to_numpy(), lengths) for key in keys}
-    frame = pd.concat([pd.DataFrame(columns=list(columns)).astype(_types(columns)), *parts], ignore_index=True)
+    frame = pd.concat([pd.DataFrame(columns=list(columns)).astype(_dtypes(columns)), *parts], ignore_index=True)
     frame = pd.concat([pd.DataFrame(repeated, columns=keys), frame], axis=1)
     frame.attrs["lost"] = {path: lost for path, (_, lost) in zip(table["path"], found, strict=True) if lost}
     return frame
 
 
-def _table(path: Path, columns: Sequence[str]) -> "tuple[pd.DataFrame, int]":
+def _read_table(path: Path, columns: Sequence[str]) -> "tuple[pd.DataFrame, int]":
     """Return the whole lines of one CSV file, and how many were lost: those that are not of this table.
 
     A torn last line is dropped and not counted: a run that is being written has one.
@@ -245,32 +257,32 @@ def _table(path: Path, columns: Sequence[str]) -> "tuple[pd.DataFrame, int]":
     import pandas as pd
 
     try:
-        data = read_bytes(path, TABLE)
+        data = read_bytes(path, MAX_TABLE_BYTES)
     except (OSError, ValueError):  # the reason is the run's problem in `load`
         data = b""
     data = data[: data.rfind(b"\n") + 1]
     # A layer may be called "null": only numbers have blanks.
-    blanks: dict[Any, list[str]] = {name: ["", "nan"] for name in columns if name not in _TEXTS}
+    blanks: dict[Any, list[str]] = {name: ["", "nan"] for name in columns if name not in _TEXT_COLUMNS}
     try:
-        if not headed(data[:4096], columns) or _longest_line(data) > _LINE:
+        if not has_header(data[:4096], columns) or _longest_line(data) > _MAX_LINE_BYTES:
             raise ValueError
         with np.errstate(invalid="ignore"):
             frame = pd.read_csv(
                 io.BytesIO(data),
                 usecols=list(columns),
-                dtype=_types(columns),
+                dtype=_dtypes(columns),
                 na_values=blanks,
                 keep_default_na=False,
             )
         whole = len(frame)
     except (ValueError, OverflowError):
         frame = _salvage(data, columns)
-        whole = max(data.count(b"\n") - headed(data[:4096], columns), len(frame))
+        whole = max(data.count(b"\n") - has_header(data[:4096], columns), len(frame))
     for name in {"step", "index"}.intersection(columns):
-        frame = frame[frame[name].between(0, _LARGEST)]
+        frame = frame[frame[name].between(0, _MAX_COUNT)]
     if b"'" in data:
-        for name in _TEXTS & set(columns):
-            frame[name] = frame[name].map(rearm)
+        for name in _TEXT_COLUMNS & set(columns):
+            frame[name] = frame[name].map(unescape_formula)
     return frame[list(columns)].reset_index(drop=True), whole - len(frame)
 
 
@@ -282,19 +294,19 @@ def _salvage(data: bytes, columns: Sequence[str]) -> "pd.DataFrame":
     """Read what can be read of a damaged table, line by line."""
     import pandas as pd
 
-    lines = [line for line in data[:_SALVAGED].split(b"\n") if len(line) <= _LINE]
+    lines = [line for line in data[:_MAX_SALVAGED_BYTES].split(b"\n") if len(line) <= _MAX_LINE_BYTES]
     texts = (line.decode(errors="replace").replace("\0", "") for line in lines)
-    rows = [row for text in texts if len(row := split_line(text)) == len(columns) and row != list(columns)]
+    rows = [row for text in texts if len(row := parse_csv_line(text)) == len(columns) and row != list(columns)]
     frame = pd.DataFrame(rows, columns=list(columns), dtype="str")
     for name in columns:
-        if name not in _TEXTS:
+        if name not in _TEXT_COLUMNS:
             frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
-    for name, kind in _types(columns).items():
+    for name, kind in _dtypes(columns).items():
         if kind == "int64":
             frame = frame[(frame[name].abs() < 2**53) & (frame[name] % 1 == 0)]
-    return frame.astype(_types(columns)).reset_index(drop=True)
+    return frame.astype(_dtypes(columns)).reset_index(drop=True)
 
 
-def _types(columns: Sequence[str]) -> dict[str, str]:
+def _dtypes(columns: Sequence[str]) -> dict[str, str]:
     whole = {"step", "index", "num", "nonfinite"}
-    return {name: "str" if name in _TEXTS else "int64" if name in whole else "float64" for name in columns}
+    return {name: "str" if name in _TEXT_COLUMNS else "int64" if name in whole else "float64" for name in columns}

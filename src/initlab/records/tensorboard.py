@@ -8,11 +8,11 @@ from typing import Any
 
 from initlab.records.columns import flatten
 from initlab.records.event_file import EventFile
-from initlab.records.serialization import plain
+from initlab.records.serialization import to_plain
 from initlab.statistics.histograms import Histogram
-from initlab.system.escape import visible
+from initlab.system.escape import printable
 
-Row = tuple[int, str, int, str, float, str]
+LayerRow = tuple[int, str, int, str, float, str]
 
 # Cards of one group (what stands before the slash) are shown together, groups by the alphabet: what every run is judged
 # by comes before the many cards of its layers.
@@ -29,15 +29,24 @@ TAGS = {
 
 
 # What a run comes to, as `summary.json`, the terminal and the report have it: the HParams page shows these.
-FINAL = "summary"
+SUMMARY_GROUP = "summary"
 # Histograms by kind, in the order of the alphabet, which is that of the page: after the scalars, weights first.
-KINDS = {
+HISTOGRAM_GROUPS = {
     name: f"tensor_{place}_{name}"
     for place, name in enumerate(("weight", "preactivation", "postactivation", "gradient"), start=1)
 }
 # Statistics that span decades are drawn as their logarithm, for Custom Scalars has no logarithmic axis to be set.
-LOGS = {"q", "std", "grad_mean_square", "grad_norm", "update_ratio", "jacobian_mean", "jacobian_var", "jacobian_max"}
-WORDS = {
+LOG_STATS = {
+    "q",
+    "std",
+    "grad_mean_square",
+    "grad_norm",
+    "update_ratio",
+    "jacobian_mean",
+    "jacobian_var",
+    "jacobian_max",
+}
+STAT_TITLES = {
     "q": "q, mean square of preactivations",
     "c": "c, correlation of the preactivations of two inputs",
     "grad_mean_square": "mean square of the gradient at preactivations",
@@ -47,12 +56,12 @@ WORDS = {
     "jacobian_mean": "mean squared singular value of the Jacobian",
 }
 # The charts of Custom Scalars, which asks the server once for each run and chart, and draws a line for each tag of it.
-OVER_STEPS = ("q", "grad_mean_square", "update_ratio", "saturated_fraction", "dead_fraction")
-OVER_LAYERS = ("q", "c", "grad_mean_square", "jacobian_mean")
-ENDS = "per_layer_ends"
+STEP_CHARTS = ("q", "grad_mean_square", "update_ratio", "saturated_fraction", "dead_fraction")
+LAYER_CHARTS = ("q", "c", "grad_mean_square", "jacobian_mean")
+END_LAYERS_GROUP = "per_layer_ends"
 
 
-class View:
+class TensorBoardView:
     """The event file of one run, in the words of `RunWriter`."""
 
     def __init__(self, path: Path) -> None:
@@ -64,10 +73,10 @@ class View:
         self, config: Mapping[str, Any], hparams: Mapping[str, Any], metrics: Iterable[str], first: Collection[str]
     ) -> None:
         """Open the HParams session and show the configuration as a table."""
-        shown = {name: value for name, value in plain(hparams).items() if value is not None}
-        shown = {k: value if isinstance(value, (bool, int, float)) else visible(value) for k, value in shown.items()}
-        self._events.hparams(shown, {f"{FINAL}/{name}": name for name in metrics}, first)
-        rows = [f"| {_markdown(key)} | {_markdown(value)} |" for key, value in flatten(config).items()]
+        shown = {name: value for name, value in to_plain(hparams).items() if value is not None}
+        shown = {k: value if isinstance(value, (bool, int, float)) else printable(value) for k, value in shown.items()}
+        self._events.hparams(shown, {f"{SUMMARY_GROUP}/{name}": name for name in metrics}, first)
+        rows = [f"| {_markdown_cell(key)} | {_markdown_cell(value)} |" for key, value in flatten(config).items()]
         self._events.text("config", "\n".join(["| key | value |", "|---|---|", *rows]))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -78,7 +87,7 @@ class View:
         """Show the metrics of many steps."""
         self._events.scalars_block(steps, {TAGS[name]: column for name, column in columns.items()})
 
-    def layers(self, rows: Iterable[Row]) -> None:
+    def layers(self, rows: Iterable[LayerRow]) -> None:
         """Draw each measured statistic over the steps; at step 0 also over the layers, beside its forecast."""
         by_step: dict[int, dict[str, float]] = {}
         ends: dict[tuple[int, str], list[tuple[int, float]]] = {}
@@ -87,15 +96,17 @@ class View:
         for step, layer, index, stat, value, source in rows:
             if source == "measured":
                 curves.add(stat)
-                by_step.setdefault(step, {})[f"per_layer_{scaled(stat)}/{_place(index, layer)}"] = drawn(stat, value)
+                by_step.setdefault(step, {})[f"per_layer_{chart_stat(stat)}/{_layer_tag(index, layer)}"] = chart_value(
+                    stat, value
+                )
                 ends.setdefault((step, stat), []).append((index, value))
             if step == 0:
                 profiles.add(stat)
-                by_layer.setdefault(index, {})[f"profile/{scaled(stat)} {source}"] = drawn(stat, value)
+                by_layer.setdefault(index, {})[f"profile/{chart_stat(stat)} {source}"] = chart_value(stat, value)
         for (step, stat), places in ends.items():
-            if stat in OVER_STEPS:
+            if stat in STEP_CHARTS:
                 for end, (_, value) in (("first", min(places)), ("last", max(places))):
-                    by_step[step][f"{ENDS}/{scaled(stat)} {end}"] = drawn(stat, value)
+                    by_step[step][f"{END_LAYERS_GROUP}/{chart_stat(stat)} {end}"] = chart_value(stat, value)
         for step, values in by_step.items():
             self._events.scalars(step, values)
         for index in sorted(by_layer):
@@ -107,14 +118,14 @@ class View:
     def histograms(self, step: int, records: Mapping[tuple[str, int, str], Histogram]) -> None:
         """Show histograms, grouped by tensor kind."""
         tags = {
-            f"{KINDS.get(kind, kind)}/{_place(index, layer)}": record
+            f"{HISTOGRAM_GROUPS.get(kind, kind)}/{_layer_tag(index, layer)}": record
             for (kind, index, layer), record in records.items()
         }
         self._events.histograms(step, tags)
 
     def end(self, success: bool, step: int = 0, final: Mapping[str, float | None] | None = None) -> None:
         """Close the HParams session with what the run came to."""
-        values = {f"{FINAL}/{name}": value for name, value in (final or {}).items() if value is not None}
+        values = {f"{SUMMARY_GROUP}/{name}": value for name, value in (final or {}).items() if value is not None}
         if values:
             self._events.scalars(step, values)
         self._events.end_session(success)
@@ -130,8 +141,10 @@ def _layout(curves: set[str], profiles: set[str]) -> dict[str, dict[str, list[st
         "accuracy on validation data": ["accuracy/val$"],
     }
     batches = {"loss on training batches": ["loss/train$"], "accuracy on training batches": ["accuracy/train$"]}
-    over_layers = {titled(s): [f"profile/{re.escape(scaled(s))} "] for s in OVER_LAYERS if s in profiles}
-    over_steps = {titled(s): [f"{ENDS}/{re.escape(scaled(s))} "] for s in OVER_STEPS if s in curves}
+    over_layers = {chart_title(s): [f"profile/{re.escape(chart_stat(s))} "] for s in LAYER_CHARTS if s in profiles}
+    over_steps = {
+        chart_title(s): [f"{END_LAYERS_GROUP}/{re.escape(chart_stat(s))} "] for s in STEP_CHARTS if s in curves
+    }
     return {
         "training": training,
         "training, batch by batch": batches,
@@ -140,39 +153,39 @@ def _layout(curves: set[str], profiles: set[str]) -> dict[str, dict[str, list[st
     }
 
 
-def scaled(stat: str) -> str:
+def chart_stat(stat: str) -> str:
     """Return what is drawn of a statistic: log10 of it where it spans decades.
 
-    >>> scaled("q"), scaled("dead_fraction")
+    >>> chart_stat("q"), chart_stat("dead_fraction")
     ('log10_q', 'dead_fraction')
     """
-    return f"log10_{stat}" if stat in LOGS else stat
+    return f"log10_{stat}" if stat in LOG_STATS else stat
 
 
-def titled(stat: str) -> str:
+def chart_title(stat: str) -> str:
     """Return the title of a chart.
 
-    >>> titled("q")
+    >>> chart_title("q")
     'log10 of q, mean square of preactivations'
     """
-    words = WORDS.get(stat, stat.replace("_", " "))
-    return f"log10 of {words}" if stat in LOGS else words
+    words = STAT_TITLES.get(stat, stat.replace("_", " "))
+    return f"log10 of {words}" if stat in LOG_STATS else words
 
 
-def drawn(stat: str, value: float) -> float:
+def chart_value(stat: str, value: float) -> float:
     """Return the number that is drawn; of what has no logarithm, as the gradient of a dead network, there is none.
 
-    >>> drawn("q", 0.01), drawn("c", 0.5), drawn("q", 0.0)
+    >>> chart_value("q", 0.01), chart_value("c", 0.5), chart_value("q", 0.0)
     (-2.0, 0.5, nan)
     """
-    if stat not in LOGS:
+    if stat not in LOG_STATS:
         return value
     return math.log10(value) if value > 0 else math.nan
 
 
-def _place(index: int, layer: str) -> str:
-    return f"{index:02d}-{visible(layer)}"
+def _layer_tag(index: int, layer: str) -> str:
+    return f"{index:02d}-{printable(layer)}"
 
 
-def _markdown(value: Any) -> str:
-    return visible(value).replace("|", "\\|")
+def _markdown_cell(value: Any) -> str:
+    return printable(value).replace("|", "\\|")

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initlab.errors import UserError, nearest
-from initlab.records.checksums import FORMAT, RECORDS, TABLES, WEIGHTS, Sum, sealed
-from initlab.records.columns import HISTOGRAMS, LAYERS, METRICS, disarm, table_bytes
-from initlab.records.environment import environment
-from initlab.records.repair import EVENTS, VIEWS, lost, mended
-from initlab.records.serialization import plain, text_bytes, to_json, to_yaml
-from initlab.records.tensorboard import Row, View
+from initlab.errors import UserError, did_you_mean
+from initlab.records.checksums import RECORDS, SUMMARY_FORMAT, TABLES, WEIGHTS, Checksum, append_checksum
+from initlab.records.columns import HISTOGRAM_COLUMNS, LAYER_COLUMNS, METRICS, escape_formula, frame_to_csv
+from initlab.records.environment import describe_environment
+from initlab.records.repair import EVENT_FILE_NAME, VIEW_FILES, find_resume_problem, rewind_run
+from initlab.records.serialization import encode_text, to_json, to_plain, to_yaml
+from initlab.records.tensorboard import LayerRow, TensorBoardView
 from initlab.statistics.histograms import Histogram
-from initlab.system.escape import lines
-from initlab.system.files import append, door, replace, wait_for_disk
+from initlab.system.escape import printable_lines
+from initlab.system.files import append_bytes, fsync_path, os_errors_as_user_errors, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_TABLES = dict(zip(TABLES, (("step", *METRICS), LAYERS, HISTOGRAMS), strict=True))
+_TABLE_COLUMNS = dict(zip(TABLES, (("step", *METRICS), LAYER_COLUMNS, HISTOGRAM_COLUMNS), strict=True))
 _FINAL = tuple(name for name in METRICS if name not in ("lr", "grad_norm"))
-_APPENDED = (*TABLES, *VIEWS)
-_DURABLE = ("completed", "diverged")  # other runs are tried again by the next launch
+_APPENDED_FILES = (*TABLES, *VIEW_FILES)
+_DURABLE_STATUSES = ("completed", "diverged")  # other runs are tried again by the next launch
 
 
 class RunWriter:
@@ -68,10 +68,10 @@ class RunWriter:
         flush_seconds: float = 2.0,
     ) -> None:
         path = Path(directory)
-        settled = plain(config)
-        with door(path):
+        settled = to_plain(config)
+        with os_errors_as_user_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            for name in ("summary.json", "parameters.csv", *WEIGHTS, *_APPENDED):
+            for name in ("summary.json", "parameters.csv", *WEIGHTS, *_APPENDED_FILES):
                 (path / name).unlink(missing_ok=True)
         self._begin(path, settled, tensorboard, flush_seconds)
         self.whole("config.yaml", to_yaml(settled))
@@ -84,14 +84,14 @@ class RunWriter:
         self.directory = directory
         self.mended: list[str] = []
         self._config = config
-        self._sums: dict[str, Sum] = {}
+        self._sums: dict[str, Checksum] = {}
         self._parameters = ""
         self._unsynced: set[Path] = set()
         self._pending: dict[str, list[str]] = {}
         self._row: tuple[int, dict[str, Any]] | None = None
         self._flush_seconds = flush_seconds
         self._due = time.monotonic() + flush_seconds
-        self._view = View(directory / EVENTS) if tensorboard else None
+        self._view = TensorBoardView(directory / EVENT_FILE_NAME) if tensorboard else None
 
     @classmethod
     def resume(
@@ -106,7 +106,7 @@ class RunWriter:
     ) -> "RunWriter":
         """Go on where `position` was taken: every file is cut back to it, what came later is gone.
 
-        What had to be mended is in `mended`, one sentence each, and in the log.
+        What had to be mended is in `rewind_run`, one sentence each, and in the log.
 
         Args:
             directory: the run's own directory.
@@ -120,12 +120,12 @@ class RunWriter:
             UserError: a table is shorter than at that position, or was changed since.
         """
         path = Path(directory)
-        if found := lost(path, position):
+        if found := find_resume_problem(path, position):
             raise UserError(f"{path}: {found}: delete {path} and run this cell again.")
-        viewed = EVENTS in position["files"] if tensorboard is None else tensorboard
-        position = {**position, "files": {k: v for k, v in position["files"].items() if viewed or k != EVENTS}}
-        settled = plain(config)
-        sums, said = mended(path, position, to_yaml(settled), may_differ)
+        viewed = EVENT_FILE_NAME in position["files"] if tensorboard is None else tensorboard
+        position = {**position, "files": {k: v for k, v in position["files"].items() if viewed or k != EVENT_FILE_NAME}}
+        settled = to_plain(config)
+        sums, said = rewind_run(path, position, to_yaml(settled), may_differ)
         run = cls.__new__(cls)
         run._begin(path, settled, viewed, flush_seconds)
         run._sums, run._parameters, run.mended = sums, position["parameters"], said
@@ -142,26 +142,26 @@ class RunWriter:
 
     def sync(self) -> None:
         """Return when all records written so far would survive a power cut; views may lose their end."""
-        with door(self.directory):
+        with os_errors_as_user_errors(self.directory):
             for path in self._unsynced:
-                wait_for_disk(path)
+                fsync_path(path)
         self._unsynced.clear()
 
     def whole(self, name: str, data: bytes) -> None:
         """Write one of the run's records whole or not at all."""
-        replace(self.directory / name, data)
-        self._sums[name] = Sum().plus(data)
+        write_atomically(self.directory / name, data)
+        self._sums[name] = Checksum().plus(data)
         self._unsynced |= {self.directory / name, self.directory}
 
     def parameters(self, frame: "pd.DataFrame") -> None:
         """Write `parameters.csv`, one row per parameter as `initialize_` returns them."""
-        data = table_bytes(frame)
+        data = frame_to_csv(frame)
         self._parameters = data.decode()
         self.whole("parameters.csv", data)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add metrics of one step; consecutive calls for the same step make one row, a metric left out stays blank."""
-        numbers = {_known(name): float(value) for name, value in values.items()}
+        numbers = {_check_metric(name): float(value) for name, value in values.items()}
         if self._view:
             self._view.scalars(step, numbers)
         self._one(int(step), numbers)
@@ -174,7 +174,7 @@ class RunWriter:
         numbers = np.asarray(steps).tolist()
         if not numbers:
             return
-        arrays = {_known(name): np.asarray(column) for name, column in values.items()}
+        arrays = {_check_metric(name): np.asarray(column) for name, column in values.items()}
         columns = {name: array.tolist() for name, array in arrays.items()}
         if self._view:
             self._view.scalars_block(numbers, columns)
@@ -190,12 +190,12 @@ class RunWriter:
             self._row = (numbers[-1], last)
         self._flush_if_due()
 
-    def layers(self, rows: Iterable[Row]) -> None:
+    def layers(self, rows: Iterable[LayerRow]) -> None:
         """Add rows (step, layer, index, stat, value, source) of `layers.csv`, predicted or measured."""
         rows = [(int(s), layer, int(i), stat, float(v), source) for s, layer, i, stat, v, source in rows]
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerows((s, disarm(layer), i, stat, v, source) for s, layer, i, stat, v, source in rows)
+        table.writerows((s, escape_formula(layer), i, stat, v, source) for s, layer, i, stat, v, source in rows)
         self._pend("layers.csv", [text.getvalue()])
         if self._view:
             self._view.layers(rows)
@@ -205,7 +205,7 @@ class RunWriter:
         """Add histograms by (tensor kind, layer index, layer name)."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(
-            (step, disarm(layer), index, kind, h.low, h.high, h.num, h.nonfinite, h.sum, h.sum_squares,
+            (step, escape_formula(layer), index, kind, h.low, h.high, h.num, h.nonfinite, h.sum, h.sum_squares,
              " ".join(map(str, h.counts)))
             for (kind, index, layer), h in records.items()
         )  # fmt: skip
@@ -216,7 +216,7 @@ class RunWriter:
 
     def log(self, text: str) -> None:
         """Add a line to `run.log` with the time before it."""
-        self._pend("run.log", [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lines(text)}\n"])
+        self._pend("run.log", [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable_lines(text)}\n"])
         self._flush_if_due()
 
     def losses(self) -> list[float]:
@@ -225,7 +225,7 @@ class RunWriter:
         path = self.directory / "metrics.csv"
         if not path.exists():
             return []
-        with door(self.directory), open(path, encoding="utf-8", newline="") as file:
+        with os_errors_as_user_errors(self.directory), open(path, encoding="utf-8", newline="") as file:
             return [float(row["loss"] or "nan") for row in csv.DictReader(file)]
 
     def flush(self) -> None:
@@ -243,13 +243,13 @@ class RunWriter:
             last = fields.get("steps") or 0
             self._view.end(status == "completed", int(last), {name: fields.get(name) for name in _FINAL})
         self.flush()
-        durable = status in _DURABLE
+        durable = status in _DURABLE_STATUSES
         if durable:
             self.sync()
         files = {name: self._sums[name].record() for name in RECORDS if name in self._sums}
-        about = {"environment": environment(), "files": files, "config": self._config}
-        summary = to_json({"format": FORMAT, "status": status, **fields, **about})
-        replace(self.directory / "summary.json", sealed(summary), durable=durable)
+        about = {"environment": describe_environment(), "files": files, "config": self._config}
+        summary = to_json({"format": SUMMARY_FORMAT, "status": status, **fields, **about})
+        write_atomically(self.directory / "summary.json", append_checksum(summary), durable=durable)
 
     def _one(self, step: int, values: dict[str, Any]) -> None:
         if self._row and self._row[0] == step:
@@ -263,7 +263,9 @@ class RunWriter:
         if self._row:
             step, values = self._row
             self._row = None
-            self._pend("metrics.csv", [",".join([str(step), *(_number(values.get(name)) for name in METRICS)]) + "\n"])
+            self._pend(
+                "metrics.csv", [",".join([str(step), *(_number_text(values.get(name)) for name in METRICS)]) + "\n"]
+            )
 
     def _pend(self, name: str, lines: Iterable[str]) -> None:
         self._pending.setdefault(name, []).extend(lines)
@@ -274,27 +276,29 @@ class RunWriter:
 
     def _write(self) -> None:
         for name in list(self._pending):
-            header, data = ",".join(_TABLES.get(name, ())), text_bytes("".join(self._pending[name]))
-            self._count(name, append(self.directory / name, data, f"{header}\n".encode() if header else b""))
+            header, data = ",".join(_TABLE_COLUMNS.get(name, ())), encode_text("".join(self._pending[name]))
+            self._count(name, append_bytes(self.directory / name, data, f"{header}\n".encode() if header else b""))
             # One by one: when the next file fails, what this one already has must not be written twice.
             del self._pending[name]
         if self._view:
-            self._count(EVENTS, self._view.flush())
+            self._count(EVENT_FILE_NAME, self._view.flush())
         self._due = time.monotonic() + self._flush_seconds
 
     def _count(self, name: str, added: bytes) -> None:
         """Note what was appended to a file."""
-        before = self._sums.get(name, Sum())
+        before = self._sums.get(name, Checksum())
         self._sums[name] = before.plus(added)
-        if name in _TABLES:
+        if name in _TABLE_COLUMNS:
             self._unsynced |= {self.directory / name} if before.size else {self.directory / name, self.directory}
 
 
-def _known(metric: str) -> str:
+def _check_metric(metric: str) -> str:
     if metric not in METRICS:
-        raise UserError(f"There is no metric {metric!r}; there are {', '.join(METRICS)}.{nearest(metric, METRICS)}")
+        raise UserError(
+            f"There is no metric {metric!r}; there are {', '.join(METRICS)}.{did_you_mean(metric, METRICS)}"
+        )
     return metric
 
 
-def _number(value: float | None) -> str:
+def _number_text(value: float | None) -> str:
     return "" if value is None else repr(value)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_HOMES = {
+_MODULES = {
     "write_report": "write",
     "say_report": "say",
     "say_table": "say",
@@ -11,13 +11,13 @@ _HOMES = {
     "draw_layers": "figure",
     "write_phases": "phases",
 }
-__all__ = [*_HOMES]
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     # What draws for TensorBoard needs no plotly, and the other way round: each loads its own library alone.
-    if name in _HOMES:
+    if name in _MODULES:
         from importlib import import_module
 
-        return getattr(import_module(f"initlab.report.{_HOMES[name]}"), name)
+        return getattr(import_module(f"initlab.report.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'initlab.report' has no attribute {name!r}")

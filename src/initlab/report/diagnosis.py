@@ -11,61 +11,68 @@ import numpy as np
 import pandas as pd
 
 from initlab.records import load, load_layers, load_metrics
-from initlab.report.findings import Losses, Network, Reading, Verdict, of_start, of_training
-from initlab.report.layers import Blocks, blocks
-from initlab.report.study import TRAINABLE, rows_of, study, text
-from initlab.system.numbers import rounded
+from initlab.report.findings import (
+    Finding,
+    LayerStats,
+    LoggedLosses,
+    NetworkInfo,
+    find_start_causes,
+    find_training_causes,
+)
+from initlab.report.layers import LayerArrays, layer_arrays
+from initlab.report.study import TRAINABLE_DEPTH, build_study, row_dicts, value_text
+from initlab.system.numbers import format_rounded
 
 START_STATS = ("q", "mean", "std", "c", "nonfinite", "weight_norm", "duplicate_units", "grad_mean_square")
 ACCURACIES = ("val_accuracy", "test_accuracy", "accuracy")
 UNIT_STATS = ("saturated_fraction", "dead_fraction")
 
 
-def diagnose(row: Mapping[str, Any], found: Blocks | None, losses: Losses | None = None) -> str:
+def explain_run(row: Mapping[str, Any], found: LayerArrays | None, losses: LoggedLosses | None = None) -> str:
     """Return what is wrong with a run and what would mend it; empty for one that trained.
 
     Arguments: `row` of the frame of runs; `found`: its layer rows, None where there are none; `losses` as logged.
 
-    >>> diagnose({"outcome": "skipped", "status": "skipped", "reason": "dirac has nothing to fill here"}, None)
+    >>> explain_run({"outcome": "skipped", "status": "skipped", "reason": "dirac has nothing to fill here"}, None)
     'Skipped: dirac has nothing to fill here.'
     """
     outcome = row["outcome"]
     if outcome in ("trained", "finished"):
         return ""
     if outcome in ("diverged", "stuck"):
-        return said(head(row), causes(row, found, losses), found is not None)
+        return join_sentences(outcome_sentence(row), find_causes(row, found, losses), found is not None)
     if outcome == "learning":
-        shown = causes(row, found, losses)
-        told = said(head(row), shown, True) if shown else head(row)
+        shown = find_causes(row, found, losses)
+        told = join_sentences(outcome_sentence(row), shown, True) if shown else outcome_sentence(row)
         return told if "more steps" in told else f"{told} Its loss still fell at the end: more train.steps."
-    why = text(row.get("reason"))
+    why = value_text(row.get("reason"))
     if outcome == "failed":
         return f"An exception ended it, which is a bug and no result: {why or 'run.log has the traceback'}."
     return f"{outcome.capitalize()}: {why or 'no reason is recorded'}."
 
 
-def explain(path: Path) -> str:
-    """Return what `diagnose` says of the run in a directory, read from its tables."""
-    runs = study(load([path])).runs
+def explain_directory(path: Path) -> str:
+    """Return what `explain_run` says of the run in a directory, read from its tables."""
+    runs = build_study(load([path])).runs
     if runs.empty:
         return ""
     layers, metrics = load_layers([path], keys=()), load_metrics([path], keys=())
-    row = rows_of(runs)[0]
-    return diagnose(row, blocks(layers) if len(layers) else None, losses_of(row, metrics))
+    row = row_dicts(runs)[0]
+    return explain_run(row, layer_arrays(layers) if len(layers) else None, losses_of(row, metrics))
 
 
-def head(row: Mapping[str, Any]) -> str:
+def outcome_sentence(row: Mapping[str, Any]) -> str:
     """Say how the run ended."""
     if row["outcome"] == "diverged":
-        step, layer = row.get("first_bad_step"), text(row.get("first_bad_layer"))
+        step, layer = row.get("first_bad_step"), value_text(row.get("first_bad_layer"))
         where = f" at step {step:.0f}" if isinstance(step, (int, float)) and step == step else ""
         return f"The loss stopped being finite{where}{f', first in {layer}' if layer else ''}."
     accuracy = next((row[k] for k in ACCURACIES if row.get(k) is not None and row[k] == row[k]), None)
     begin = "It has not trained yet" if row["outcome"] == "learning" else "It did not train"
-    return begin + (f" (accuracy {rounded(100 * accuracy, 1)}%)." if accuracy is not None else ".")
+    return begin + (f" (accuracy {format_rounded(100 * accuracy, 1)}%)." if accuracy is not None else ".")
 
 
-def said(begin: str, found: Sequence[Verdict], rows: bool) -> str:
+def join_sentences(begin: str, found: Sequence[Finding], rows: bool) -> str:
     """Join the causes and their remedies, each remedy once."""
     if not found:
         return (
@@ -78,30 +85,35 @@ def said(begin: str, found: Sequence[Verdict], rows: bool) -> str:
     return " ".join([begin, *(verdict.sentence for verdict in found)]) + end
 
 
-def causes(row: Mapping[str, Any], found: Blocks | None, losses: Losses | None = None) -> list[Verdict]:
+def find_causes(row: Mapping[str, Any], found: LayerArrays | None, losses: LoggedLosses | None = None) -> list[Finding]:
     """Return the causes that the rows of a run show: those of step 0 in the order of its layers, then training's."""
     network = network_of(row)
-    start = of_start(readings(found, 0, row), network) if starts(found) else []
-    logged = losses if losses is not None else Losses(rate=rate_of(row))
+    start = find_start_causes(layer_readings(found, 0, row), network) if has_step_zero(found) else []
+    logged = losses if losses is not None else LoggedLosses(rate=rate_of(row))
     blamed = [verdict for verdict in start if verdict.severity != "note"]
-    if row["outcome"] == "diverged" and not any(verdict.name in BLOWS_UP for verdict in start):
-        return [*start, diverged(row, logged, in_order=bool(found) and not blamed)]
+    if row["outcome"] == "diverged" and not any(verdict.name in DIVERGENCE_CAUSES for verdict in start):
+        return [*start, rate_finding(row, logged, in_order=bool(found) and not blamed)]
     if row["outcome"] == "diverged":
         return start
-    end = [] if found is None else readings(found, -1, row)
-    return [*start, *of_training(logged, updates(found), end, network, started=starts(found) and not blamed)]
+    end = [] if found is None else layer_readings(found, -1, row)
+    return [
+        *start,
+        *find_training_causes(
+            logged, largest_updates(found), end, network, started=has_step_zero(found) and not blamed
+        ),
+    ]
 
 
-BLOWS_UP = ("overflow", "signal_explodes", "gradient_explodes", "stream_explodes")
+DIVERGENCE_CAUSES = ("overflow", "signal_explodes", "gradient_explodes", "stream_explodes")
 """Causes at step 0 of a loss that stops being finite."""
 
 
-def diverged(row: Mapping[str, Any], losses: Losses, in_order: bool) -> Verdict:
+def rate_finding(row: Mapping[str, Any], losses: LoggedLosses, in_order: bool) -> Finding:
     """Blame the rate where nothing at step 0 explodes."""
     rate = f" {losses.rate:g}" if losses.rate == losses.rate else ""
     head = "At step 0 signal and gradient are in order, so the" if in_order else "Nothing explodes at step 0: the"
     third = f" (optim.lr={losses.rate / 3:.2g})" if losses.rate == losses.rate else ""
-    return Verdict(
+    return Finding(
         "fault",
         "rate_too_large",
         (),
@@ -110,57 +122,57 @@ def diverged(row: Mapping[str, Any], losses: Losses, in_order: bool) -> Verdict:
     )
 
 
-def network_of(row: Mapping[str, Any]) -> Network:
+def network_of(row: Mapping[str, Any]) -> NetworkInfo:
     """Read what rules know of a network from a row of the frame of runs."""
-    depth, limit = row.get("depth"), row.get(TRAINABLE)
+    depth, limit = row.get("depth"), row.get(TRAINABLE_DEPTH)
     gain = row.get("init.gain")
-    return Network(
-        act=text(row.get("act")),
-        scheme=text(row.get("init")),
-        model=text(row.get("model")),
-        norm=text(row.get("model.norm")) or "none",
-        gain=text(gain) or "paper",
+    return NetworkInfo(
+        act=value_text(row.get("act")),
+        scheme=value_text(row.get("init")),
+        model=value_text(row.get("model")),
+        norm=value_text(row.get("model.norm")) or "none",
+        gain=value_text(gain) or "paper",
         depth=int(depth) if isinstance(depth, (int, float, np.number)) and depth == depth else None,
         trainable_depth=float(limit) if isinstance(limit, (int, float, np.number)) and limit == limit else None,
     )
 
 
-def starts(found: Blocks | None) -> bool:
+def has_step_zero(found: LayerArrays | None) -> bool:
     """Whether rows of step 0 are there."""
     return found is not None and len(found.steps) > 0 and found.steps[0] == 0
 
 
-def readings(found: Blocks | None, position: int, row: Mapping[str, Any]) -> list[Reading]:
+def layer_readings(found: LayerArrays | None, position: int, row: Mapping[str, Any]) -> list[LayerStats]:
     """Return what each layer measured at one of its recorded steps (-1: the last one that each statistic has)."""
     if found is None:
         return []
     names = (*START_STATS, *UNIT_STATS) if position == 0 else (*UNIT_STATS, "q", "mean", "std")
-    columns = {name: found.of(name)[0] if position == 0 else last(found, name) for name in names}
+    columns = {name: found.of(name)[0] if position == 0 else last_recorded(found, name) for name in names}
     width = row.get("width")
     hidden = int(width) if isinstance(width, (int, float, np.number)) and width == width else 0
     made = []
     for place, layer in enumerate(found.layers):
         stats = {name: float(values[place]) for name, values in columns.items() if not np.isnan(values[place])}
-        made.append(Reading(layer, stats, hidden if place < len(found.layers) - 1 else 0))
+        made.append(LayerStats(layer, stats, hidden if place < len(found.layers) - 1 else 0))
     return made
 
 
-def updates(found: Blocks | None) -> list[Reading]:
+def largest_updates(found: LayerArrays | None) -> list[LayerStats]:
     """Return each layer with the largest ‖ΔW‖/‖W‖ that was recorded of it."""
     if found is None:
         return []
     ratios = np.where(np.isfinite(values := found.of("update_ratio")), values, -1.0)
     most = ratios.max(axis=0) if len(ratios) else np.full(len(found.layers), -1.0)
-    return [Reading(n, {"update_ratio": float(v)}) for n, v in zip(found.layers, most, strict=True) if v >= 0]
+    return [LayerStats(n, {"update_ratio": float(v)}) for n, v in zip(found.layers, most, strict=True) if v >= 0]
 
 
-def losses_of(row: Mapping[str, Any], metrics: pd.DataFrame | None) -> Losses:
+def losses_of(row: Mapping[str, Any], metrics: pd.DataFrame | None) -> LoggedLosses:
     """Return the training losses that a run logged."""
     if metrics is None or "loss" not in metrics:
-        return Losses(rate=rate_of(row))
+        return LoggedLosses(rate=rate_of(row))
     some = metrics[metrics["loss"].notna()]
     right = metrics["accuracy"].dropna() if "accuracy" in metrics else ()
-    return Losses(some["loss"].astype(float).tolist(), [float(value) for value in right], rate_of(row))
+    return LoggedLosses(some["loss"].astype(float).tolist(), [float(value) for value in right], rate_of(row))
 
 
 def rate_of(row: Mapping[str, Any]) -> float:
@@ -169,7 +181,7 @@ def rate_of(row: Mapping[str, Any]) -> float:
     return float(rate) if isinstance(rate, (int, float, np.number)) else float("nan")
 
 
-def last(found: Blocks, stat: str) -> np.ndarray:
+def last_recorded(found: LayerArrays, stat: str) -> np.ndarray:
     """Return a statistic over the layers at the last step that has it."""
     values = found.of(stat)
     has = np.flatnonzero(np.isfinite(values).any(axis=1))

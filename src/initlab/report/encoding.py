@@ -10,25 +10,25 @@ _ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 _LEVELS = 4095
 
 
-def floats(values: Any) -> str:
+def encode_floats(values: Any) -> str:
     """Return float32 numbers as base64, NaN and infinities as they are.
 
-    >>> floats([0.0, 1.0])
+    >>> encode_floats([0.0, 1.0])
     'AAAAAAAAgD8='
     """
     with np.errstate(over="ignore"):
         return base64.b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
 
 
-def whole(values: Any) -> str:
+def encode_integers(values: Any) -> str:
     """Return whole numbers below 2³² as base64."""
     return base64.b64encode(np.asarray(values, dtype="<u4").tobytes()).decode()
 
 
-def shares(counts: np.ndarray) -> str:
+def encode_counts(counts: np.ndarray) -> str:
     """Return counts [..., 64] as two characters each: √(count/largest) in 4,095 steps, so that tails keep their shape.
 
-    >>> shares(np.array([0, 1, 4]))
+    >>> encode_counts(np.array([0, 1, 4]))
     'AAgA//'
     """
     largest = np.maximum(counts.max(axis=-1, keepdims=True), 1)
@@ -36,12 +36,12 @@ def shares(counts: np.ndarray) -> str:
     return np.stack([_ALPHABET[levels >> 6], _ALPHABET[levels & 63]], axis=-1).tobytes().decode()
 
 
-def numbers(values: Any) -> list[float | int | None]:
+def json_numbers(values: Any) -> list[float | int | None]:
     """Return a column for JSON: six digits, None for what is not finite."""
-    return [_number(value) for value in values]
+    return [_json_number(value) for value in values]
 
 
-def _number(value: Any) -> float | int | None:
+def _json_number(value: Any) -> float | int | None:
     if value is None or value != value:
         return None
     value = float(value)
@@ -50,10 +50,10 @@ def _number(value: Any) -> float | int | None:
     return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.6g}")
 
 
-def to_json(value: Any) -> str:
+def script_json(value: Any) -> str:
     r"""Return JSON that can stand inside a script element: no <, > or &, nothing but ASCII.
 
-    >>> to_json({"name": "</script>é"})
+    >>> script_json({"name": "</script>é"})
     '{"name":"\\u003c/script\\u003e\\u00e9"}'
     """
     found = json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportFigure:
     """One picture: `needs` is a path into the page's data without which there is nothing to draw."""
 
     name: str
@@ -16,10 +16,10 @@ class Picture:
     needs: str
 
 
-PICTURES: dict[str, Picture] = {
+FIGURES: dict[str, ReportFigure] = {
     p.name: p
     for p in (
-        Picture(
+        ReportFigure(
             "heat",
             "Depth × scheme",
             "Every cell is the mean over its seeds. Outcomes: the most frequent one gives the colour, the text says "
@@ -28,7 +28,7 @@ PICTURES: dict[str, Picture] = {
             "scheme train, at the upper edge when that is deeper than all.",
             "runs.scheme",
         ),
-        Picture(
+        ReportFigure(
             "curves",
             "Training curves",
             "Lines are means over seeds, bands the whole range or ± one standard deviation. A cross is where a network "
@@ -36,35 +36,35 @@ PICTURES: dict[str, Picture] = {
             "steps since the point before.",
             "curves.metrics.loss",
         ),
-        Picture(
+        ReportFigure(
             "signal",
             "Signal by layer: predicted and measured",
             "Solid lines and bands: measured, median and range over seeds. Dashed lines: what theory predicted before "
             "a weight was drawn (step 0 only).",
             "layers.run",
         ),
-        Picture(
+        ReportFigure(
             "histograms",
             "Histograms of different runs, overlaid",
             "One line per run, coloured by scheme; the area under each is 1. The page has some steps and layers of "
             "every run; histograms.csv of a run has all of them.",
             "histograms.run",
         ),
-        Picture(
+        ReportFigure(
             "maps",
             "Layer × step",
             "The median over seeds, layer by layer from the input (below) to the output, at the steps that were "
             "recorded.",
             "layers.run",
         ),
-        Picture(
+        ReportFigure(
             "target",
             "Time to a target loss",
             "The first step at which the mean training loss of ten steps is at or below the target: median over seeds, "
             "bars from the fastest to the slowest. Triangles at the top count the seeds that never got there.",
             "curves.metrics.loss",
         ),
-        Picture(
+        ReportFigure(
             "visible",
             "How long the initialization stays visible",
             "The share of the variance between runs that the scheme explains, the rest being the seed's (intraclass "
@@ -72,14 +72,14 @@ PICTURES: dict[str, Picture] = {
             "not remember its scheme. It takes two schemes with two seeds each.",
             "curves.metrics.loss",
         ),
-        Picture(
+        ReportFigure(
             "distance",
             "How far the weights are from their start",
             "√Σ(‖W‖ − ‖W₀‖)² / √Σ‖W₀‖² over the layers: at least how far the weights have moved, in units of their "
             "own length. The true distance may be larger: weights can turn without growing, and runs record norms.",
             "layers.run",
         ),
-        Picture(
+        ReportFigure(
             "rates",
             "Learning rates",
             "The mean over seeds at every rate that was tried; filled points are usable rates (at least half of the "
@@ -90,10 +90,10 @@ PICTURES: dict[str, Picture] = {
 }
 
 
-def drawable(payload: Mapping[str, Any]) -> list[Picture]:
+def drawable_figures(payload: Mapping[str, Any]) -> list[ReportFigure]:
     """Return the pictures for which there is something to draw.
 
-    >>> [p.name for p in drawable({"runs": {"scheme": {"texts": ["zeros"]}}, "rates": False})]
+    >>> [p.name for p in drawable_figures({"runs": {"scheme": {"texts": ["zeros"]}}, "rates": False})]
     ['heat']
     """
 
@@ -105,4 +105,4 @@ def drawable(payload: Mapping[str, Any]) -> list[Picture]:
             value = value[part]
         return bool(value)
 
-    return [picture for picture in PICTURES.values() if has(picture.needs)]
+    return [picture for picture in FIGURES.values() if has(picture.needs)]

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initlab.report.encoding import floats, whole
-from initlab.system.escape import visible
+from initlab.report.encoding import encode_floats, encode_integers
+from initlab.system.escape import printable
 
 # In the order in which they are offered.
-SHOWN = (
+PAGE_STATS = (
     "q",
     "c",
     "grad_mean_square",
@@ -29,11 +29,11 @@ SHOWN = (
 )
 SOURCES = ("measured", "predicted")
 # Numbers on one page: at 5.4 bytes each, 3.5 MB.
-BUDGET = 650_000
+MAX_PAGE_NUMBERS = 650_000
 
 
 @dataclass(frozen=True)
-class Blocks:
+class LayerArrays:
     """All layer rows of one run: values [stat, source, step, layer], NaN where there is none."""
 
     stats: tuple[str, ...]
@@ -50,12 +50,12 @@ class Blocks:
         return found
 
 
-def blocks(rows: pd.DataFrame) -> Blocks:
+def layer_arrays(rows: pd.DataFrame) -> LayerArrays:
     """Arrange the rows of one run, as `load_layers` gives them.
 
     >>> rows = pd.DataFrame([(0, "a", 1, "q", 2.0, "measured")], columns=["step", "layer", "index", "stat", "value",
     ...                                                                   "source"])
-    >>> blocks(rows).of("q").tolist()
+    >>> layer_arrays(rows).of("q").tolist()
     [[2.0]]
     """
     rows = rows[rows["source"].isin(SOURCES)]
@@ -65,16 +65,16 @@ def blocks(rows: pd.DataFrame) -> Blocks:
     values = np.full((len(stats), len(SOURCES), len(steps), len(indices)), np.nan)
     sources = (rows["source"] == "predicted").to_numpy().astype(np.intp)
     values[stat_codes, sources, step_codes, index_codes] = rows["value"].to_numpy()
-    return Blocks(tuple(stats), steps, indices, tuple(map(visible, rows["layer"].to_numpy()[first])), values)
+    return LayerArrays(tuple(stats), steps, indices, tuple(map(printable, rows["layer"].to_numpy()[first])), values)
 
 
-def is_grid(rows: pd.DataFrame) -> bool:
+def is_dense(rows: pd.DataFrame) -> bool:
     """Do the rows of one run fill a good part of a grid step × layer × statistic, as those of a measurement do?
 
-    `blocks` lays them out as such a grid; a file where every row has a step, a layer and a statistic of its own would
+    `layer_arrays` lays them out as such a grid; a file where every row has a step, a layer and a statistic of its own would
     take all memory.
 
-    >>> is_grid(pd.DataFrame({"step": range(1000), "index": range(1000), "stat": map(str, range(1000))}))
+    >>> is_dense(pd.DataFrame({"step": range(1000), "index": range(1000), "stat": map(str, range(1000))}))
     False
     """
     places = 1.0
@@ -83,17 +83,17 @@ def is_grid(rows: pd.DataFrame) -> bool:
     return places <= max(64 * len(rows), 1e6)
 
 
-def spaced(count: int, most: int) -> np.ndarray:
+def evenly_spaced(count: int, most: int) -> np.ndarray:
     """Return at most `most` positions out of `count`, evenly, the first and the last among them.
 
-    >>> spaced(10, 4).tolist(), spaced(3, 9).tolist()
+    >>> evenly_spaced(10, 4).tolist(), evenly_spaced(3, 9).tolist()
     ([0, 3, 6, 9], [0, 1, 2])
     """
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
 
 
 @dataclass
-class Layers:
+class LayerCollector:
     """The blocks of all runs, gathered chunk by chunk, within the budget of a page."""
 
     budget: int
@@ -102,21 +102,21 @@ class Layers:
     values: list[np.ndarray] = field(default_factory=list)
     thinned: bool = False
 
-    def add(self, run: int, found: Blocks) -> None:
+    def add(self, run: int, found: LayerArrays) -> None:
         """Add one run by its number, with fewer steps and layers where it has more than its share of the budget."""
-        some = [stat for stat in SHOWN if stat in found.stats and np.isfinite(found.of(stat)).any()]
+        some = [stat for stat in PAGE_STATS if stat in found.stats and np.isfinite(found.of(stat)).any()]
         most_steps, most_layers = self.shape(len(some), len(found.steps), len(found.indices))
-        steps, layers = spaced(len(found.steps), most_steps), spaced(len(found.indices), most_layers)
+        steps, layers = evenly_spaced(len(found.steps), most_steps), evenly_spaced(len(found.indices), most_layers)
         self.thinned |= len(steps) < len(found.steps) or len(layers) < len(found.indices)
         names = tuple(found.layers[k] for k in layers)
         layer_grid = self.grid(("layers", tuple(found.indices[layers].tolist()), names))
-        for stat in SHOWN:
+        for stat in PAGE_STATS:
             for source in SOURCES:
                 block = found.of(stat, source)[np.ix_(steps, layers)]
                 has = np.isfinite(block).any(axis=1)
                 if has.any():
                     step_grid = self.grid(("steps", tuple(found.steps[steps][has].tolist())))
-                    self.rows.append((run, SHOWN.index(stat), SOURCES.index(source), step_grid, layer_grid))
+                    self.rows.append((run, PAGE_STATS.index(stat), SOURCES.index(source), step_grid, layer_grid))
                     self.values.append(block[has].ravel())
 
     def shape(self, stats: int, steps: int, layers: int) -> tuple[int, int]:
@@ -136,9 +136,9 @@ class Layers:
         columns = list(zip(*self.rows, strict=True)) or [()] * 5
         names = ("run", "stat", "source", "steps", "layers")
         return {
-            "stats": SHOWN,
+            "stats": PAGE_STATS,
             "grids": [list(key[1:]) for key in self.grids],
-            **{name: whole(values) for name, values in zip(names, columns, strict=True)},
-            "values": floats(np.concatenate(self.values) if self.values else []),
+            **{name: encode_integers(values) for name, values in zip(names, columns, strict=True)},
+            "values": encode_floats(np.concatenate(self.values) if self.values else []),
             "thinned": self.thinned,
         }

@@ -6,20 +6,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initlab.report.study import CELL, METRICS, fresh_seeds, ordered
-from initlab.statistics.comparisons import ENOUGH, MARGIN, POSITIVE, SHARE, Comparison, compare_groups, interval
+from initlab.report.study import CELL_COLUMNS, METRIC_PREFERENCE, fresh_seeds, sorted_values
+from initlab.statistics.comparisons import (
+    ACCURACY_MARGIN,
+    FRACTION_BOUNDS,
+    MIN_SEEDS,
+    POSITIVE_BOUNDS,
+    Comparison,
+    compare_groups,
+    confidence_interval,
+)
 
-PLACE = ["activation", "depth", "setting"]
+PLACE_COLUMNS = ["activation", "depth", "setting"]
 # A network is usable at a rate when it trained on at least half of the seeds.
-USABLE = 0.5
+USABLE_FRACTION = 0.5
 # What part of the median loss of a place a difference in loss must reach to matter; of accuracies it is MARGIN.
 LOSS_MARGIN = 0.05
 
 
-def judged_by(runs: pd.DataFrame) -> str | None:
+def comparison_metric(runs: pd.DataFrame) -> str | None:
     """Return the metric that schemes are compared by: test accuracy, else the first of METRICS that runs have."""
     done = runs[runs["status"] == "completed"]
-    return next((metric for metric in METRICS if metric in done and done[metric].notna().any()), None)
+    return next((metric for metric in METRIC_PREFERENCE if metric in done and done[metric].notna().any()), None)
 
 
 def larger_is_better(metric: str) -> bool:
@@ -31,7 +39,7 @@ def larger_is_better(metric: str) -> bool:
     return not metric.endswith("loss")
 
 
-def scored(runs: pd.DataFrame, metric: str) -> pd.Series:
+def run_scores(runs: pd.DataFrame, metric: str) -> pd.Series:
     """Return the metric of every run, larger is better; a diverged run counts as the worst completed one of its data.
 
     Dropping diverged runs would compare what survived of one scheme with all of another.
@@ -45,7 +53,7 @@ def scored(runs: pd.DataFrame, metric: str) -> pd.Series:
     return values.where(runs["status"] != "diverged", worst)
 
 
-def comparisons(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+def compare_schemes(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Compare all schemes pairwise at every activation, depth and setting, at the best rate of each cell.
 
     Where a cell was run at several rates and, at its best one, on seeds that had no part in the choice, only those
@@ -55,19 +63,21 @@ def comparisons(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     Returns one row per pair: activation, depth, setting, first, second, difference (first − second, larger is better),
     low, high, p (adjusted), n, verdict, margin, seeds.
     """
-    at_best = runs[runs["best_rate"]].assign(score=scored(runs, metric)).dropna(subset=["score"])
-    cell_rates = runs.groupby(CELL, dropna=False)["rate"].nunique()
+    at_best = runs[runs["best_rate"]].assign(score=run_scores(runs, metric)).dropna(subset=["score"])
+    cell_rates = runs.groupby(CELL_COLUMNS, dropna=False)["rate"].nunique()
     fresh = fresh_seeds(runs)
     groups: dict[Hashable, dict[str, dict[int, float]]] = {}
     notes: dict[Hashable, str] = {}
     places: dict[Hashable, dict[str, Any]] = {}
     margins: dict[Hashable, float] = {}
-    for place, group in at_best.groupby(PLACE, dropna=False, sort=False):
-        places[place] = dict(zip(PLACE, tuple(place), strict=True))
-        tuned = bool((cell_rates.reindex(group.set_index(CELL).index).to_numpy() > 1).any())
+    for place, group in at_best.groupby(PLACE_COLUMNS, dropna=False, sort=False):
+        places[place] = dict(zip(PLACE_COLUMNS, tuple(place), strict=True))
+        tuned = bool((cell_rates.reindex(group.set_index(CELL_COLUMNS).index).to_numpy() > 1).any())
         new = group[fresh.loc[group.index]]
         apart = tuned and set(new["scheme"]) == set(group["scheme"])
-        margins[place] = MARGIN if larger_is_better(metric) else LOSS_MARGIN * float(group["score"].abs().median())
+        margins[place] = (
+            ACCURACY_MARGIN if larger_is_better(metric) else LOSS_MARGIN * float(group["score"].abs().median())
+        )
         notes[place] = "fresh seeds" if apart else "the seeds that chose the rate" if tuned else "all seeds"
         used = new if apart else group
         groups[place] = {
@@ -75,18 +85,18 @@ def comparisons(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
             for scheme, rows in used.groupby("scheme", sort=False)
         }
     found = [
-        {**places[place], **pair(c), "seeds": notes[place]}
+        {**places[place], **comparison_row(c), "seeds": notes[place]}
         for place, some in compare_groups(groups, margins=margins).items()
         for c in some
     ]
-    columns = [*PLACE, "first", "second", "difference", "low", "high", "p", "n", "verdict", "margin", "seeds"]
+    columns = [*PLACE_COLUMNS, "first", "second", "difference", "low", "high", "p", "n", "verdict", "margin", "seeds"]
     table = pd.DataFrame(found, columns=columns)
     # The interval of a pair of two seeds spans more than all accuracies there are.
-    table.loc[table["n"] < ENOUGH, ["low", "high", "p"]] = np.nan
+    table.loc[table["n"] < MIN_SEEDS, ["low", "high", "p"]] = np.nan
     return table
 
 
-def pair(found: Comparison) -> dict[str, Any]:
+def comparison_row(found: Comparison) -> dict[str, Any]:
     """Return a comparison as a row, seen from the better scheme where there is one."""
     if found.verdict != "worse":
         return vars(found)
@@ -94,23 +104,23 @@ def pair(found: Comparison) -> dict[str, Any]:
     return vars(found) | seen | {"low": -found.high, "high": -found.low, "verdict": "better"}
 
 
-def windows(runs: pd.DataFrame) -> pd.DataFrame:
+def rate_windows(runs: pd.DataFrame) -> pd.DataFrame:
     """Return for every cell that was run at several rates which of them are usable.
 
     Usable: at least half of the seeds trained (where there is no accuracy: ended, at a loss at most 1.1 times the
     cell's best). Columns: those of a cell, then `low`, `high` (the widest unbroken range of usable rates), `decades`
-    (log₁₀ of their ratio), `usable`, `tried`, `best`, and `edge`: does the window touch the end of the grid, so that it
+    (log₁₀ of their ratio), `usable_rates`, `tried`, `best`, and `edge`: does the window touch the end of the grid, so that it
     may be wider?
     """
     found = []
-    for cell, group in runs.groupby(CELL, dropna=False, sort=False):
+    for cell, group in runs.groupby(CELL_COLUMNS, dropna=False, sort=False):
         tried = group[group["status"].isin(["completed", "diverged"])].dropna(subset=["rate"])
-        rates = np.array(ordered(tried["rate"]), dtype=float)
+        rates = np.array(sorted_values(tried["rate"]), dtype=float)
         if len(rates) < 2:
             continue
-        good = usable(tried).reindex(rates).to_numpy(dtype=bool)
-        start, stop = longest(good)
-        row = dict(zip(CELL, cell, strict=True))
+        good = usable_rates(tried).reindex(rates).to_numpy(dtype=bool)
+        start, stop = longest_true_run(good)
+        row = dict(zip(CELL_COLUMNS, cell, strict=True))
         inside = rates[start:stop]
         found.append(
             {
@@ -124,22 +134,22 @@ def windows(runs: pd.DataFrame) -> pd.DataFrame:
                 "edge": bool(len(inside)) and (start == 0 or stop == len(rates)),
             }
         )
-    return pd.DataFrame(found, columns=[*CELL, "low", "high", "decades", "usable", "tried", "best", "edge"])
+    return pd.DataFrame(found, columns=[*CELL_COLUMNS, "low", "high", "decades", "usable", "tried", "best", "edge"])
 
 
-def bounds(metric: str) -> tuple[float, float]:
+def metric_bounds(metric: str) -> tuple[float, float]:
     """Return the bounds of a metric, for its interval.
 
-    >>> bounds("test_accuracy"), bounds("val_loss")
+    >>> metric_bounds("test_accuracy"), metric_bounds("val_loss")
     ((0.0, 1.0), (0.0, inf))
     """
-    return SHARE if larger_is_better(metric) else POSITIVE
+    return FRACTION_BOUNDS if larger_is_better(metric) else POSITIVE_BOUNDS
 
 
-def robustness(pairs: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+def add_window_widths(pairs: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """Add to every pair how wide the windows of its two schemes are, in decades: `first_window`, `second_window`."""
-    wide = {tuple(row[:-1]): row[-1] for row in found[[*CELL, "decades"]].itertuples(index=False, name=None)}
-    places = list(pairs[PLACE].itertuples(index=False, name=None))
+    wide = {tuple(row[:-1]): row[-1] for row in found[[*CELL_COLUMNS, "decades"]].itertuples(index=False, name=None)}
+    places = list(pairs[PLACE_COLUMNS].itertuples(index=False, name=None))
     return pairs.assign(
         **{
             f"{side}_window": [
@@ -150,7 +160,7 @@ def robustness(pairs: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def usable(runs: pd.DataFrame) -> pd.Series:
+def usable_rates(runs: pd.DataFrame) -> pd.Series:
     """Return by rate whether the runs of one cell are usable."""
     if runs["outcome"].isin(["trained", "learning", "stuck"]).any():
         good = runs["outcome"] == "trained"
@@ -158,13 +168,13 @@ def usable(runs: pd.DataFrame) -> pd.Series:
         loss = runs["val_loss"].where(runs["val_loss"].notna(), runs["loss"])
         good = (runs["status"] == "completed") & (loss <= 1.1 * loss.min())
     shares = good.groupby(runs["rate"]).mean()
-    return shares >= USABLE
+    return shares >= USABLE_FRACTION
 
 
-def longest(good: np.ndarray) -> tuple[int, int]:
+def longest_true_run(good: np.ndarray) -> tuple[int, int]:
     """Return [start, stop) of the longest run of True.
 
-    >>> longest(np.array([True, False, True, True]))
+    >>> longest_true_run(np.array([True, False, True, True]))
     (2, 4)
     """
     best, start = (0, 0), 0
@@ -176,21 +186,21 @@ def longest(good: np.ndarray) -> tuple[int, int]:
     return best
 
 
-def cells(runs: pd.DataFrame, metric: str | None) -> pd.DataFrame:
+def cell_summaries(runs: pd.DataFrame, metric: str | None) -> pd.DataFrame:
     """Return one row per cell and rate: how its runs ended, and mean, std and interval of the metric over seeds.
 
     Columns: those of a cell, `rate`, `best_rate`, `runs`, one count per outcome, `mean`, `std`, `low`, `high`, `n`.
     """
     found = []
-    for place, group in runs.groupby([*CELL, "rate"], dropna=False, sort=False):
-        row: dict[str, Any] = dict(zip([*CELL, "rate"], place, strict=True))
+    for place, group in runs.groupby([*CELL_COLUMNS, "rate"], dropna=False, sort=False):
+        row: dict[str, Any] = dict(zip([*CELL_COLUMNS, "rate"], place, strict=True))
         # Of a rate that was tuned the fresh seeds tell; those that chose it are biased.
         group = group[group["best_rate"]] if group["best_rate"].any() else group
         row |= {"best_rate": bool(group["best_rate"].all()), "runs": len(group)}
         row |= {str(outcome): int(n) for outcome, n in group["outcome"].value_counts().items()}
         values = group[metric].to_numpy(dtype=float) if metric else np.zeros(0)
         values = values[np.isfinite(values) & (group["status"] == "completed").to_numpy()] if metric else values
-        about = interval(values, bounds=bounds(metric or ""))
+        about = confidence_interval(values, bounds=metric_bounds(metric or ""))
         row |= {"mean": about.mean, "low": about.low, "high": about.high, "n": about.n}
         row["std"] = float(values.std(ddof=1)) if len(values) > 1 else np.nan
         found.append(row)

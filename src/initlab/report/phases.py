@@ -12,9 +12,9 @@ from plotly.offline import get_plotlyjs
 
 from initlab import __version__
 from initlab.errors import UserError
-from initlab.report.encoding import floats, numbers, to_json
-from initlab.report.page import HERE, fingerprint, script
-from initlab.system.files import replace
+from initlab.report.encoding import encode_floats, json_numbers, script_json
+from initlab.report.page import REPORT_DIRECTORY, inline_script, script_hash
+from initlab.system.files import write_atomically
 
 QUANTITIES: dict[str, tuple[str, str, bool]] = {
     "xi_c": ("depth scale ξ_c", "layers over which a difference between two inputs shrinks by e", True),
@@ -25,7 +25,7 @@ QUANTITIES: dict[str, tuple[str, str, bool]] = {
 """Name -> its title, what it is, and whether its logarithm is drawn."""
 
 
-class Diagram(Protocol):
+class PhaseGrid(Protocol):
     """What is drawn: axes [w] and [b], and arrays [b, w] under the names of `QUANTITIES`."""
 
     @property
@@ -38,7 +38,7 @@ class Diagram(Protocol):
 def write_phases(
     path: Path,
     act: str,
-    diagram: Diagram,
+    diagram: PhaseGrid,
     line: np.ndarray,
     marks: Sequence[tuple[str, float, float]] = (),
     repelling: bool = False,
@@ -60,35 +60,41 @@ def write_phases(
         raise UserError(f"--out {path} must end in .html: the map is a page.")
     if not path.parent.is_dir():
         raise UserError(f"There is no directory {path.parent} for {path.name}: make it first, or choose another.")
-    replace(path, render(act, payload_of(diagram, line, marks) | {"repelling": repelling}))
+    write_atomically(path, render_phases(act, phase_payload(diagram, line, marks) | {"repelling": repelling}))
 
 
-def payload_of(diagram: Diagram, line: np.ndarray, marks: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
+def phase_payload(diagram: PhaseGrid, line: np.ndarray, marks: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
     """Return the page's data: arrays as base64, row after row from the lowest σ_b."""
     return {
-        "sigma_w": numbers(diagram.sigma_w),
-        "sigma_b": numbers(diagram.sigma_b),
+        "sigma_w": json_numbers(diagram.sigma_w),
+        "sigma_b": json_numbers(diagram.sigma_b),
         "quantities": [
-            {"name": name, "title": title, "log": log, "values": floats(np.ravel(getattr(diagram, name)))}
+            {"name": name, "title": title, "log": log, "values": encode_floats(np.ravel(getattr(diagram, name)))}
             for name, (title, _, log) in QUANTITIES.items()
         ],
-        "line": numbers(line),
+        "line": json_numbers(line),
         "marks": [{"name": name, "x": float(x), "y": float(y)} for name, x, y in marks],
     }
 
 
-def render(act: str, payload: dict[str, Any]) -> bytes:
+def render_phases(act: str, payload: dict[str, Any]) -> bytes:
     """Return the page as UTF-8; no script but plotly's and our own may run in it."""
-    scripts = [script(get_plotlyjs()), script((HERE / "assets" / "phases.js").read_text(encoding="utf-8"))]
+    scripts = [
+        inline_script(get_plotlyjs()),
+        inline_script((REPORT_DIRECTORY / "assets" / "phases.js").read_text(encoding="utf-8")),
+    ]
     templates = Environment(
-        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(REPORT_DIRECTORY / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     page = templates.get_template("phases.html.j2").render(
         title=f"Phases of {act}",
-        style=Markup((HERE / "assets" / "page.css").read_text(encoding="utf-8")),
-        data=Markup(to_json(payload)),
+        style=Markup((REPORT_DIRECTORY / "assets" / "page.css").read_text(encoding="utf-8")),
+        data=Markup(script_json(payload)),
         scripts=[Markup(text) for text in scripts],
-        policy=" ".join(f"'sha256-{fingerprint(text)}'" for text in scripts),
+        policy=" ".join(f"'sha256-{script_hash(text)}'" for text in scripts),
         quantities=[(name, title, meaning) for name, (title, meaning, _) in QUANTITIES.items()],
         version=__version__,
         made=time.strftime("%Y-%m-%d %H:%M"),

@@ -11,10 +11,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from initlab.report.heatmaps import COLOURS, cut_apart, literal
-from initlab.report.study import text
+from initlab.report.heatmaps import OUTCOME_COLORS, escape_mathtext, shorten_distinct
+from initlab.report.study import value_text
 
-MOST_LINES = 12  # cells beyond which lines over layers would not be told apart
+MAX_LINES = 12  # cells beyond which lines over layers would not be told apart
 
 
 def cell_labels(frame: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
@@ -26,17 +26,19 @@ def cell_labels(frame: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
     dtype: str
     """
     shown = [axis for axis in axes if frame[axis].map(str).nunique() > 1] or list(axes[:1])
-    labels = [" ".join(filter(None, (named(axis, row[axis]) for axis in shown))) for _, row in frame[shown].iterrows()]
+    labels = [
+        " ".join(filter(None, (key_label(axis, row[axis]) for axis in shown))) for _, row in frame[shown].iterrows()
+    ]
     return pd.Series(labels, index=frame.index, dtype="str")
 
 
-def named(axis: str, value: Any) -> str:
+def key_label(axis: str, value: Any) -> str:
     """Write a key's value so that it can be told from others'; nothing where a cell has no such key.
 
-    >>> named("init", "zeros"), named("depth", 3), named("init.q_star", float("nan"))
+    >>> key_label("init", "zeros"), key_label("depth", 3), key_label("init.q_star", float("nan"))
     ('zeros', 'depth=3', '')
     """
-    shown = text(value)
+    shown = value_text(value)
     return shown if axis in ("init", "act", "model") or not shown else f"{axis}={shown}"
 
 
@@ -55,19 +57,28 @@ def draw_cells(sets: Sequence[tuple[str, pd.DataFrame]], metric: str, axes: Sequ
         for place, label in enumerate(reversed(labels)):
             rows = runs[runs["cell"] == label]
             found = rows["value"].dropna().to_numpy(dtype=float)
-            colour = COLOURS[2]
+            colour = OUTCOME_COLORS[2]
             panel.plot(found, np.full(len(found), place), "o", color=colour, alpha=0.5, markersize=4)
             if len(found):
                 panel.plot([np.median(found)] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2)
             if lost := int((rows["status"] == "diverged").sum()):
-                place_at = {"x": 1.0, "y": place, "ha": "right", "va": "center", "fontsize": 8, "color": COLOURS[3]}
+                place_at = {
+                    "x": 1.0,
+                    "y": place,
+                    "ha": "right",
+                    "va": "center",
+                    "fontsize": 8,
+                    "color": OUTCOME_COLORS[3],
+                }
                 panel.text(s=f"{lost} diverged", transform=panel.get_yaxis_transform(), **place_at)
-        panel.set_title(literal(heading), fontsize=10)
+        panel.set_title(escape_mathtext(heading), fontsize=10)
         panel.set_xlabel(metric.replace("_", " "))
         panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(labels)), [literal(label) for label in reversed(cut_apart(labels, 48))])
+    panels[0].set_yticks(
+        range(len(labels)), [escape_mathtext(label) for label in reversed(shorten_distinct(labels, 48))]
+    )
     panels[0].set_ylim(-0.6, len(labels) - 0.4)
-    return svg(figure)
+    return render_svg(figure)
 
 
 def draw_layers(layers: pd.DataFrame, stat: str, axes: Sequence[str]) -> bytes:
@@ -77,12 +88,12 @@ def draw_layers(layers: pd.DataFrame, stat: str, axes: Sequence[str]) -> bytes:
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     FigureCanvasSVG(figure)
     panel = figure.subplots()
-    for number, (label, group) in enumerate(list(rows.groupby("cell", sort=False))[:MOST_LINES]):
+    for number, (label, group) in enumerate(list(rows.groupby("cell", sort=False))[:MAX_LINES]):
         colour = f"C{number % 10}"
         for source, style in (("measured", "o"), ("predicted", "-")):
             means = group[group["source"] == source].groupby("index")["value"].mean()
             if len(means):
-                name = literal(f"{label}, {source}")
+                name = escape_mathtext(f"{label}, {source}")
                 panel.plot(means.index, means.to_numpy(), style, color=colour, markersize=4, label=name)
     values = rows["value"].to_numpy(dtype=float)
     if stat != "c" and (values > 0).all():
@@ -92,10 +103,10 @@ def draw_layers(layers: pd.DataFrame, stat: str, axes: Sequence[str]) -> bytes:
     panel.set_ylabel(stat.replace("_", " "))
     panel.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return svg(figure)
+    return render_svg(figure)
 
 
-def svg(figure: Figure) -> bytes:
+def render_svg(figure: Figure) -> bytes:
     """Return a figure as SVG without a date, so that the same runs give the same bytes."""
     out = io.BytesIO()
     extra: dict[str, Any] = {"metadata": {"Date": None, "Creator": "initlab"}}

@@ -8,18 +8,25 @@ import numpy as np
 import pandas as pd
 
 from initlab.config.checks import nearest_key
-from initlab.errors import UserError, nearest
-from initlab.report.pairs import judged_by, scored
-from initlab.report.study import METRICS, Study, ordered, telling, text, varying
+from initlab.errors import UserError, did_you_mean
+from initlab.report.pairs import comparison_metric, run_scores
+from initlab.report.study import (
+    METRIC_PREFERENCE,
+    Study,
+    affects_result,
+    distinguishing_keys,
+    sorted_values,
+    value_text,
+)
 from initlab.statistics.comparisons import compare_groups
 
-COLUMNS = ("init", "act", "model", "data", "optim", "depth", "width", "seed", "optim.lr")
-EXTRA = ("seconds", "steps", "trained", "first_bad_step")
+COMMON_KEYS = ("init", "act", "model", "data", "optim", "depth", "width", "seed", "optim.lr")
+EXTRA_METRICS = ("seconds", "steps", "trained", "first_bad_step")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Mean and standard deviation over `n` completed runs of one group, of the `of` that there are.
+class TableEntry:
+    """Mean and standard deviation over `n` completed runs of one group, of the `equals_value` that there are.
 
     `best`: is it better than all that it competes with, beyond what seeds do? `scores`: its metric by seed, larger is
     better, from which that is judged.
@@ -34,30 +41,30 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """One row of a table: the values of its keys, how its runs ended, and an entry per column (None: no run)."""
 
     keys: tuple[Any, ...]
     ended: str
-    entries: tuple[Entry | None, ...]
+    entries: tuple[TableEntry | None, ...]
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """`keys` name the first columns; `columns` are (metric, value of the key across, or None) for the others."""
 
     keys: tuple[str, ...]
     across: str | None
     columns: tuple[tuple[str, Any], ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
     mixed: tuple[str, ...]
     marked: bool
 
     def heading(self, column: tuple[str, Any]) -> str:
         """Return the heading of a column, with its unit."""
         metric, value = column
-        shown = f"{metric.replace('_', ' ')}{' (%)' if is_share(metric) else ''}"
-        return shown if self.across is None else f"{self.across}={text(value) or 'none'} {shown}"
+        shown = f"{metric.replace('_', ' ')}{' (%)' if is_percentage(metric) else ''}"
+        return shown if self.across is None else f"{self.across}={value_text(value) or 'none'} {shown}"
 
     @property
     def runs(self) -> str:
@@ -65,32 +72,32 @@ class Table:
         return "runs" if self.across is None else "runs each"
 
 
-def is_share(metric: str) -> bool:
+def is_percentage(metric: str) -> bool:
     """Is it told in percent?"""
     return "accuracy" in metric or metric == "trained"
 
 
-def tabulated(
+def build_table(
     study: Study,
     by: Sequence[str] = (),
     metrics: Sequence[str] = (),
     across: str | None = None,
     best: bool = False,
-) -> Table:
+) -> ResultTable:
     """Group runs and summarise metrics over what is left, which should be the seeds.
 
     Arguments: `by`: configuration keys; by default all that differ between runs, but for the seed. `metrics`: by
     default the test accuracy, or what there is. `across`: one of the keys whose values become columns. `best`: mark
-    what is better than all that differ from it in one key only, which `contest` names, as `compare_groups` judges.
+    what is better than all that differ from it in one key only, which `contest_key` names, as `compare_groups` judges.
 
     Raises:
         UserError: a key or a metric is unknown.
     """
     runs = study.runs
     known = [str(key) for key in list(runs.columns)[: list(runs.columns).index("status")]]
-    differ = [key for key in varying(runs, [key for key in known if telling(key)]) if key in known]
+    differ = [key for key in distinguishing_keys(runs, [key for key in known if affects_result(key)]) if key in known]
     keys = list(dict.fromkeys(by)) or [
-        *(key for key in ("init", "act", "depth") if key in runs and runs[key].map(text).nunique() > 1),
+        *(key for key in ("init", "act", "depth") if key in runs and runs[key].map(value_text).nunique() > 1),
         *differ,
         *(["optim.lr"] if study.rates else []),
     ]
@@ -100,95 +107,100 @@ def tabulated(
     for key in keys:
         if key not in known:
             option = "--by" if key in by else "--across"
-            some = [name for name in dict.fromkeys([*COLUMNS, *differ]) if name in known]
+            some = [name for name in dict.fromkeys([*COMMON_KEYS, *differ]) if name in known]
             raise UserError(
                 f"{option} names {key}, which no run has.{nearest_key(key, known)} "
                 f"There are {', '.join(some)} and other keys of a run's config.yaml."
             )
-    told = [metric for metric in (*METRICS, *EXTRA) if metric in runs and runs[metric].notna().any()]
-    wanted = list(dict.fromkeys(metrics)) or [judged_by(runs) or "loss"]
+    told = [metric for metric in (*METRIC_PREFERENCE, *EXTRA_METRICS) if metric in runs and runs[metric].notna().any()]
+    wanted = list(dict.fromkeys(metrics)) or [comparison_metric(runs) or "loss"]
     for metric in wanted:
         if metric not in told and metrics:
             raise UserError(
                 f"--metric names {metric}, which no run has; there are {', '.join(told) or 'none'}."
-                f"{nearest(metric, told)}"
+                f"{did_you_mean(metric, told)}"
             )
     rows = [key for key in keys if key != across]
-    values = ordered(runs[across]) if across else [None]
+    values = sorted_values(runs[across]) if across else [None]
     columns = tuple((metric, value) for value in values for metric in wanted)
-    lines = sorted_lines(
-        runs, rows, across, columns, {metric: worths(runs, metric) for metric in wanted} if best else {}
+    lines = table_rows(
+        runs, rows, across, columns, {metric: metric_scores(runs, metric) for metric in wanted} if best else {}
     )
     if best:
-        lines = mark(lines, rows, across, columns, contest(runs, keys, across))
-    grouped = runs.groupby([runs[key].map(text) for key in keys], sort=False)
+        lines = mark_best(lines, rows, across, columns, contest_key(runs, keys, across))
+    grouped = runs.groupby([runs[key].map(value_text) for key in keys], sort=False)
     rest = [key for key in [*differ, "init", "act", "depth", "optim.lr"] if key in runs and key not in keys]
-    mixed = tuple(k for k in rest if grouped[k].agg(lambda part: part.map(text).nunique()).max() > 1)
-    return Table(tuple(rows), across, columns, lines, mixed, best)
+    mixed = tuple(k for k in rest if grouped[k].agg(lambda part: part.map(value_text).nunique()).max() > 1)
+    return ResultTable(tuple(rows), across, columns, lines, mixed, best)
 
 
-def sorted_lines(
+def table_rows(
     runs: pd.DataFrame,
     rows: Sequence[str],
     across: str | None,
     columns: Sequence[tuple[str, Any]],
     worth: Mapping[str, pd.Series],
-) -> tuple[Line, ...]:
+) -> tuple[TableRow, ...]:
     """Return a line per combination of the rows' keys, in the order of their values."""
-    places = {key: {text(value): place for place, value in enumerate(ordered(runs[key]))} for key in rows}
-    as_text = pd.DataFrame({key: runs[key].map(text) for key in rows}, index=runs.index)
+    places = {key: {value_text(value): place for place, value in enumerate(sorted_values(runs[key]))} for key in rows}
+    as_text = pd.DataFrame({key: runs[key].map(value_text) for key in rows}, index=runs.index)
     parts = {label: part.index for label, part in as_text.groupby(list(rows), sort=False)} if rows else {(): runs.index}
     found = []
     for label, index in parts.items():
         group = runs.loc[index]
         own = tuple(group[key].iloc[0] for key in rows)
-        parts_of = {text(v): group if across is None else group[of(group[across], v)] for _, v in columns}
-        entries = tuple(entry(parts_of[text(v)], m, worth.get(m)) for m, v in columns)
+        parts_of = {
+            value_text(v): group if across is None else group[equals_value(group[across], v)] for _, v in columns
+        }
+        entries = tuple(summarize_group(parts_of[value_text(v)], m, worth.get(m)) for m, v in columns)
         place = [places[key][str(value)] for key, value in zip(rows, label, strict=True)]
-        told = [ended(part) for part in parts_of.values()]
+        told = [status_counts(part) for part in parts_of.values()]
         alike = {each for each in told if each}
         found.append(
-            (place, Line(own, alike.pop() if len(alike) == 1 else " / ".join(each or "0" for each in told), entries))
+            (
+                place,
+                TableRow(own, alike.pop() if len(alike) == 1 else " / ".join(each or "0" for each in told), entries),
+            )
         )
     return tuple(line for _, line in sorted(found, key=lambda pair: pair[0]))
 
 
-def of(values: pd.Series, wanted: Any) -> pd.Series:
+def equals_value(values: pd.Series, wanted: Any) -> pd.Series:
     """Say which values are the wanted one, blanks among themselves alike."""
-    return values.map(text) == text(wanted)
+    return values.map(value_text) == value_text(wanted)
 
 
-def worths(runs: pd.DataFrame, metric: str) -> pd.Series:
+def metric_scores(runs: pd.DataFrame, metric: str) -> pd.Series:
     """Return a metric of every run, larger is better; where a run diverged, as bad as the worst completed one."""
-    if metric in METRICS:
-        return scored(runs, metric)
+    if metric in METRIC_PREFERENCE:
+        return run_scores(runs, metric)
     values = pd.to_numeric(runs[metric], errors="coerce").astype("float64")
     return -values if metric in ("seconds", "steps") else values
 
 
-def entry(group: pd.DataFrame, metric: str, worth: pd.Series | None = None) -> Entry | None:
+def summarize_group(group: pd.DataFrame, metric: str, worth: pd.Series | None = None) -> TableEntry | None:
     """Summarise one metric of one group; None where there is no run at all."""
     if group.empty:
         return None
-    done = group[group["status"] == "completed"] if metric in METRICS else group
+    done = group[group["status"] == "completed"] if metric in METRIC_PREFERENCE else group
     values = np.array([float(v) for v in done[metric] if pd.notna(v)], dtype=float)
     values = values[np.isfinite(values)]
     n = len(values)
     scores: dict[str, float] = {}
     if worth is not None:
-        seeds = worth[group.index].groupby(group["seed"].map(text)).mean().dropna()
+        seeds = worth[group.index].groupby(group["seed"].map(value_text)).mean().dropna()
         scores = {str(seed): float(value) for seed, value in seeds.items()}
     if not n:
-        return Entry(float("nan"), float("nan"), 0, len(done), scores=scores)
+        return TableEntry(float("nan"), float("nan"), 0, len(done), scores=scores)
     same = n > 1 and bool((values == values[0]).all())
     # Summing equal numbers leaves a rounding error that is no spread.
     mean = float(values[0] if same else values.mean())
-    return Entry(
+    return TableEntry(
         mean, 0.0 if same else float(values.std(ddof=1)) if n > 1 else float("nan"), n, len(done), scores=scores
     )
 
 
-def ended(group: pd.DataFrame) -> str:
+def status_counts(group: pd.DataFrame) -> str:
     """Say how the runs of a group ended: a number when all completed."""
     counts = group["status"].value_counts()
     if list(counts.index) == ["completed"]:
@@ -196,27 +208,27 @@ def ended(group: pd.DataFrame) -> str:
     return ", ".join(f"{n} {status}" for status, n in counts.items())
 
 
-def contest(runs: pd.DataFrame, keys: Sequence[str], across: str | None) -> str:
+def contest_key(runs: pd.DataFrame, keys: Sequence[str], across: str | None) -> str:
     """Return the key whose values compete for the mark: the first one, wherever it is; schemes put across in any case.
 
     Whoever puts schemes side by side asks which is best in each line, whatever the lines are.
     """
-    return "init" if across == "init" and runs["init"].map(text).nunique() > 1 else keys[0]
+    return "init" if across == "init" and runs["init"].map(value_text).nunique() > 1 else keys[0]
 
 
-def mark(
-    lines: Sequence[Line], rows: Sequence[str], across: str | None, columns: Sequence[tuple[str, Any]], key: str
-) -> tuple[Line, ...]:
+def mark_best(
+    lines: Sequence[TableRow], rows: Sequence[str], across: str | None, columns: Sequence[tuple[str, Any]], key: str
+) -> tuple[TableRow, ...]:
     """Mark the entries that are better than all others which differ in `key` only, in a column or in a line.
 
     Better is what `compare_groups` decides over common seeds, all contests of the table together: of entries that are
     tied none is marked, and none below five seeds.
     """
 
-    def rivals(line: Line, place: int) -> tuple[str, ...]:
+    def rivals(line: TableRow, place: int) -> tuple[str, ...]:
         metric, value = columns[place]
-        told = [text(own) for row, own in zip(rows, line.keys, strict=True) if row != key]
-        return (metric, "" if across == key else text(value), *told)
+        told = [value_text(own) for row, own in zip(rows, line.keys, strict=True) if row != key]
+        return (metric, "" if across == key else value_text(value), *told)
 
     contests: dict[Hashable, dict[str, Mapping[Any, float]]] = {}
     for at, line in enumerate(lines):
@@ -230,7 +242,7 @@ def mark(
                   for name in contests[among]}  # fmt: skip
         winners |= {name for name, others in beaten.items() if others and len(others) == len(contests[among]) - 1}
 
-    def marked(at: int, place: int) -> Entry | None:
+    def marked(at: int, place: int) -> TableEntry | None:
         found = lines[at].entries[place]
         return replace(found, best=f"{at} {place}" in winners) if found is not None else None
 

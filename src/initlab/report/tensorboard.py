@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from initlab.records import EventFile, load
-from initlab.records.writer import EVENTS
-from initlab.report.formats import as_markdown
-from initlab.report.heatmaps import grid, heat_map, outcome_map
-from initlab.report.pairs import judged_by
-from initlab.report.study import SWEEP_RUN, Study, study
-from initlab.report.table import tabulated
-from initlab.system.files import door, refuse_link
+from initlab.records.writer import EVENT_FILE_NAME
+from initlab.report.formats import table_to_markdown
+from initlab.report.heatmaps import draw_heat_map, draw_outcome_map, mean_grid
+from initlab.report.pairs import comparison_metric
+from initlab.report.study import SWEEP_RUN, Study, build_study
+from initlab.report.table import build_table
+from initlab.system.files import os_errors_as_user_errors, refuse_link
 
 
 def write_sweep_run(directory: str | Path, frame: pd.DataFrame | None = None) -> Path | None:
@@ -30,34 +30,34 @@ def write_sweep_run(directory: str | Path, frame: pd.DataFrame | None = None) ->
         UserError: the directory does not exist, or cannot be written.
     """
     root = Path(directory)
-    found = study(load(root) if frame is None else frame)
+    found = build_study(load(root) if frame is None else frame)
     if len(found.runs) < 2:
         return None
     place = root / SWEEP_RUN
     refuse_link(place)
-    with door(place):
+    with os_errors_as_user_errors(place):
         place.mkdir(exist_ok=True)
-        (place / EVENTS).unlink(missing_ok=True)
-    events = EventFile(place / EVENTS)
-    fill(events, found)
+        (place / EVENT_FILE_NAME).unlink(missing_ok=True)
+    events = EventFile(place / EVENT_FILE_NAME)
+    add_sweep_events(events, found)
     events.flush()
     return place
 
 
-def fill(events: EventFile, found: Study) -> None:
+def add_sweep_events(events: EventFile, found: Study) -> None:
     """Add images, text and charts to the events of a sweep's run."""
     at_best = found.runs[found.runs["best_rate"]]
-    metric = judged_by(at_best)
+    metric = comparison_metric(at_best)
     charts: dict[str, list[str]] = {}
     for (act, setting), group in at_best.groupby(["activation", "setting"], sort=True):
         title = ", ".join(part for part in (str(act), str(setting)) if part)
-        tag = plain_tag(title)
-        events.image(f"outcomes/{tag}", outcome_map(group, title))
+        tag = tag_part(title)
+        events.image(f"outcomes/{tag}", draw_outcome_map(group, title))
         if metric:
-            events.image(f"{metric}/{tag}", heat_map(group, metric, title))
-            over_depth(events, group, metric, tag)
+            events.image(f"{metric}/{tag}", draw_heat_map(group, metric, title))
+            add_depth_scalars(events, group, metric, tag)
             charts[title] = [f"{re.escape(f'over_depth/{tag}/')}.*"]
-    table = as_markdown(tabulated(found, best=True))
+    table = table_to_markdown(build_table(found, best=True))
     note = (
         "Mean ± standard deviation over seeds; bold is what is better than all that differ from it in the first column "
         "only, beyond what seeds do.\n\n"
@@ -67,19 +67,19 @@ def fill(events: EventFile, found: Study) -> None:
         events.layout({f"{metric.replace('_', ' ')} over depth (the axis counts layers)": charts}, opened=0)
 
 
-def over_depth(events: EventFile, group: pd.DataFrame, metric: str, tag: str) -> None:
+def add_depth_scalars(events: EventFile, group: pd.DataFrame, metric: str, tag: str) -> None:
     """Add the metric of every scheme as a scalar whose steps are depths; depths that are no numbers have no place."""
-    depths, schemes, means = grid(group, metric)
+    depths, schemes, means = mean_grid(group, metric)
     for depth, row in zip(depths, means, strict=True):
         if isinstance(depth, (int, float, np.integer)) and depth == depth:
-            values = {f"over_depth/{tag}/{plain_tag(s)}": float(v) for s, v in zip(schemes, row, strict=True) if v == v}
+            values = {f"over_depth/{tag}/{tag_part(s)}": float(v) for s, v in zip(schemes, row, strict=True) if v == v}
             events.scalars(int(depth), values)
 
 
-def plain_tag(words: str) -> str:
+def tag_part(words: str) -> str:
     """Return a name that TensorBoard takes as one part of a tag.
 
-    >>> plain_tag("normal, std=0.1"), plain_tag("</b> é")
+    >>> tag_part("normal, std=0.1"), tag_part("</b> é")
     ('normal,_std=0.1', '_b_é')
     """
     return re.sub(r"[^\w.,=+-]+", "_", words) or "_"

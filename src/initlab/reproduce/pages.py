@@ -8,9 +8,9 @@ from typing import Any
 from initlab.config.option_files import conf_dir
 from initlab.reproduce.judge import decided, headline, weakest
 from initlab.reproduce.specification import Criterion, Experiment, experiment, names
-from initlab.system.files import replace
+from initlab.system.files import write_atomically
 from initlab.system.safe_reading import read_bytes, read_json
-from initlab.system.terminal import duration
+from initlab.system.terminal import format_duration
 
 TABLE = "README.md"
 
@@ -27,20 +27,22 @@ def write_pages(verdicts: Path, pages: Path, costs_file: Path | None = None) -> 
     costs: dict[str, float] = {}
     for name in names():
         for found in sorted(verdicts.glob(f"{name}-quick/verdict.json")):
-            replace(pages / f"{name}.json", read_bytes(found))
+            write_atomically(pages / f"{name}.json", read_bytes(found))
             if (figure := found.with_name("figure.svg")).is_file():
-                replace(pages / f"{name}.svg", read_bytes(figure))
+                write_atomically(pages / f"{name}.svg", read_bytes(figure))
     written = []
     for name in names():
         if (record := last(pages, name)) is not None:
             record = judged_again(record)
-            replace(pages / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
+            write_atomically(pages / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
             costs[name] = record["seconds"]
-        replace(pages / f"{name}.md", page(experiment(name), record).encode())
+        write_atomically(pages / f"{name}.md", page(experiment(name), record).encode())
         written.append(pages / f"{name}.md")
     if costs_file is not None:
-        replace(costs_file, (json.dumps(costs, indent=1) + "\n").encode())
-    replace(pages / TABLE, f"# What the literature claims, and what is found here\n\n{summary(pages)}\n".encode())
+        write_atomically(costs_file, (json.dumps(costs, indent=1) + "\n").encode())
+    write_atomically(
+        pages / TABLE, f"# What the literature claims, and what is found here\n\n{summary(pages)}\n".encode()
+    )
     return [*written, pages / TABLE]
 
 
@@ -124,7 +126,7 @@ def bounds(above: float | None, below: float | None) -> str:
 def verdict(about: Experiment, record: Mapping[str, Any]) -> list[str]:
     """Write what was measured."""
     when = f"{record['date']}, {record['mode']}, {len(record['seeds'])} fresh seeds per cell, {record['runs']} networks"
-    head = f"**{record['verdict']}** ({when}, took {duration(record['seconds'])})"
+    head = f"**{record['verdict']}** ({when}, took {format_duration(record['seconds'])})"
     parts = [head]
     if record["tuned"]:
         parts.append(f"At the rate of the file: {record['untuned']}. At each cell's own rate: {record['tuned']}.")
@@ -156,10 +158,10 @@ def summary(pages: Path, links: str = "") -> str:
     ]
     for r in records:
         cells = [f"[{r['name']}]({links}{r['name']}.md)", r["claim"].strip(), f"**{r['verdict']}**", r["untuned"]]
-        cells += [r["tuned"] or "", f"{r['seeds'][0]} to {r['seeds'][-1]}", duration(r["seconds"])]
+        cells += [r["tuned"] or "", f"{r['seeds'][0]} to {r['seeds'][-1]}", format_duration(r["seconds"])]
         lines.append("| " + " | ".join(cells) + " |")
     dates = ", ".join(sorted({r["date"] for r in records}))
-    took = duration(sum(r["seconds"] for r in records))
+    took = format_duration(sum(r["seconds"] for r in records))
     modes = ", ".join(sorted({r["mode"] for r in records}))
     when = (
         f"{len(records)} of {len(names())} experiments, measured on two cores by `initlab reproduce` ({modes}) "

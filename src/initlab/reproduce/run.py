@@ -17,8 +17,8 @@ from initlab.report import draw_cells, draw_layers, write_report
 from initlab.reproduce.judge import Judged, headline, judge, overall
 from initlab.reproduce.specification import Experiment, experiment
 from initlab.sweep import sweep
-from initlab.sweep.executors.process import workers_kept
-from initlab.system.files import replace
+from initlab.sweep.executors.process import keep_workers
+from initlab.system.files import write_atomically
 from initlab.system.resources import usable_cores
 
 FRESH = 4000
@@ -97,7 +97,7 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
         "sweep.root": str(directory.absolute()),
         "seed": seeds,
     }
-    with workers_kept():
+    with keep_workers():
         frames = [sweep({**shared, "sweep.name": "untuned"}, executor=executor(), quiet=quiet)]
         rates: list[dict[str, Any]] = []
         if about.tune:
@@ -122,8 +122,8 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
         directory=directory,
     )
     text = json.dumps(finite(verdict.record()), indent=1, ensure_ascii=False)
-    replace(directory / "verdict.json", text.encode())
-    replace(directory / "figure.svg", drawn(about, frames))
+    write_atomically(directory / "verdict.json", text.encode())
+    write_atomically(directory / "figure.svg", drawn(about, frames))
     sweeps = [directory / name for name in ("untuned", "tuned")[: len(frames)]]
     write_report(sweeps, directory, title=f"{about.name}, {mode}: {verdict.headline}")
     return verdict

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from initlab.config.option_files import conf_dir, options
-from initlab.errors import UserError, nearest
+from initlab.config.option_files import conf_dir, option_names
+from initlab.errors import UserError, did_you_mean
 from initlab.reproduce.measures import MEASURES
-from initlab.system.yaml_text import read_yaml
+from initlab.system.yaml_text import load_yaml
 
 MODES = ("quick", "full")
 LEAST_SEEDS = {"quick": 6, "full": 10}
@@ -75,7 +75,7 @@ def names() -> list[str]:
     >>> "he_2015" in names()
     True
     """
-    return [name for name in options("experiment") if "verdict" in _read(name)]
+    return [name for name in option_names("experiment") if "verdict" in _read(name)]
 
 
 def experiment(name: str) -> Experiment:
@@ -90,7 +90,9 @@ def experiment(name: str) -> Experiment:
     """
     known = names()
     if name not in known:
-        raise UserError(f"There is no experiment {name}.{nearest(name, known)} `initlab reproduce` lists them all.")
+        raise UserError(
+            f"There is no experiment {name}.{did_you_mean(name, known)} `initlab reproduce` lists them all."
+        )
     values = _read(name)
     given = dict(values["verdict"])
     criteria = tuple(_criterion(name, row) for row in given.pop("criteria"))
@@ -106,7 +108,7 @@ def experiment(name: str) -> Experiment:
 
 def _read(name: str) -> dict[str, Any]:
     text = (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
-    values: dict[str, Any] = read_yaml(text)
+    values: dict[str, Any] = load_yaml(text)
     return values
 
 

@@ -7,11 +7,11 @@ row or function here and one file `conf/init/<name>.yaml`; the contract tests ru
 from typing import Any
 
 from initlab.config.aliases import PROCEDURE_NAMES, SCHEME_ALIASES
-from initlab.errors import UserError, nearest
+from initlab.errors import UserError, did_you_mean
 from initlab.schemes import derived, orthogonal, plain, scaling, structured
 from initlab.schemes.custom import custom_scheme
 from initlab.schemes.record import DISTRIBUTIONS, MODES, BiasRule, Law, Scheme
-from initlab.system.imports import is_own
+from initlab.system.imports import is_target
 
 __all__ = ["DISTRIBUTIONS", "MODES", "SCHEMES", "SCHEME_ALIASES", "BiasRule", "Law", "Scheme", "scheme"]
 
@@ -39,7 +39,7 @@ def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
         return spec.bind(**parameters)
     if spec == "custom":
         return custom_scheme(parameters.pop("target", None), **parameters)
-    if isinstance(spec, str) and is_own(spec):
+    if isinstance(spec, str) and is_target(spec):
         return custom_scheme(spec, **parameters)
     if callable(spec):
         name = getattr(spec, "__name__", type(spec).__name__)
@@ -55,6 +55,6 @@ def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
             f"apply it by initlab.initialize_(model, {name!r}, …) or init={name} in an experiment."
         )
     if name not in SCHEMES:
-        near = nearest(name, [*SCHEMES, *SCHEME_ALIASES, *PROCEDURE_NAMES])
+        near = did_you_mean(name, [*SCHEMES, *SCHEME_ALIASES, *PROCEDURE_NAMES])
         raise UserError(f"init={spec} is unknown.{near} `initlab schemes` lists all.")
     return SCHEMES[name].bind(**parameters)

@@ -11,9 +11,9 @@ from initlab.errors import UserError
 from initlab.inspection import Fans
 from initlab.schemes.record import Law, Scheme
 from initlab.schemes.scaling import unit_gain
-from initlab.system.imports import contract, load_target
+from initlab.system.imports import describe_contract, load_target
 
-ARGUMENTS = ("fans", "gain", "role", "generator")
+SAMPLER_ARGUMENTS = ("fans", "gain", "role", "generator")
 
 
 def custom_scheme(target: Any, **parameters: Any) -> Scheme:
@@ -34,9 +34,9 @@ def custom_scheme(target: Any, **parameters: Any) -> Scheme:
     if isinstance(function, Scheme):
         return function.bind(**parameters)
     if not callable(function):
-        raise UserError(f"init.target={target} is no function{contract('init')}.")
+        raise UserError(f"init.target={target} is no function{describe_contract('init')}.")
     name = target if isinstance(target, str) else getattr(function, "__name__", "custom")
-    takes = _keywords(function, name, parameters)
+    takes = _accepted_keywords(function, name, parameters)
 
     def sampler(
         weight: Tensor, *, fans: Fans, gain: float, role: str, generator: torch.Generator, **bound: Any
@@ -62,7 +62,7 @@ def custom_scheme(target: Any, **parameters: Any) -> Scheme:
     )
 
 
-def _keywords(function: Any, name: str, parameters: dict[str, Any]) -> set[str] | None:
+def _accepted_keywords(function: Any, name: str, parameters: dict[str, Any]) -> set[str] | None:
     # The keywords the function takes; None: all of them.
     try:
         signature = inspect.signature(function)
@@ -73,10 +73,10 @@ def _keywords(function: Any, name: str, parameters: dict[str, Any]) -> set[str] 
         return None
     takes = {p.name for p in rest if p.kind is not p.VAR_POSITIONAL}
     needed = {p.name for p in rest if p.default is p.empty and p.kind is not p.VAR_POSITIONAL}
-    known = {*ARGUMENTS, *parameters}
+    known = {*SAMPLER_ARGUMENTS, *parameters}
     if unknown := [*(needed - known), *(set(parameters) - takes)]:
         raise UserError(
             f"init.target={name} and its keys disagree about {unknown[0]!r}: initlab calls "
-            f"function(weight, *, {', '.join(ARGUMENTS)}) with the keys +init.<key>=… that it takes by name."
+            f"function(weight, *, {', '.join(SAMPLER_ARGUMENTS)}) with the keys +init.<key>=… that it takes by name."
         )
     return takes

@@ -13,8 +13,8 @@ from torch.nn import init
 
 from initlab.inspection import Fans
 from initlab.schemes import laws
-from initlab.schemes.laws import centre
-from initlab.schemes.orthogonal import delta_law, haar, widening
+from initlab.schemes.laws import center_tap
+from initlab.schemes.orthogonal import delta_law, haar, widening_factor
 from initlab.schemes.record import BiasRule, Law, Scheme
 from initlab.schemes.scaling import fill_scaled, scaled_law
 
@@ -29,7 +29,7 @@ def _bias_law(fans: Fans, *, sigma_b: float | None, **_: Any) -> Law:
     return laws.normal(0.0, sigma_b) if sigma_b else laws.constant(0.0)
 
 
-BIAS = BiasRule(_bias, _bias_law)
+CRITICAL_BIAS = BiasRule(_bias, _bias_law)
 
 
 def _gaussian(weight: Tensor, *, fans: Fans, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
@@ -40,23 +40,25 @@ def _gaussian_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], **
     return laws.normal(0.0, gain / math.sqrt(fans.fan_in))
 
 
-def _scale(shape: tuple[int, ...]) -> float:
+def _widening_scale(shape: tuple[int, ...]) -> float:
     # χ₁ is fan_in · Var[W]: a layer that widens would lose it, because Q has columns of norm 1 there.
-    return widening(shape[:2])
+    return widening_factor(shape[:2])
 
 
 def _orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
     weight.zero_()
-    scale = gain * _scale(tuple(weight.shape))
-    centre(weight).copy_(scale * haar(weight.shape[0], weight.shape[1], generator))
+    scale = gain * _widening_scale(tuple(weight.shape))
+    center_tap(weight).copy_(scale * haar(weight.shape[0], weight.shape[1], generator))
     return weight
 
 
 def _orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], **_: Any) -> Law:
-    return delta_law(gain * _scale(shape), shape)
+    return delta_law(gain * _widening_scale(shape), shape)
 
 
-INSTEAD = "σ_w follows from init.sigma_b or init.q_star; for a gain of your own use init=normal_rule or init=orthogonal"
+CRITICAL_INSTEAD = (
+    "σ_w follows from init.sigma_b or init.q_star; for a gain of your own use init=normal_rule or init=orthogonal"
+)
 
 ROWS = (
     Scheme(
@@ -68,8 +70,8 @@ ROWS = (
         "Propagation; Hayou et al. 2019, On the impact of the activation function on deep neural networks training",
         2016,
         CRITICAL_KEYS,
-        instead=INSTEAD,
-        bias=BIAS,
+        instead=CRITICAL_INSTEAD,
+        bias=CRITICAL_BIAS,
         needs=("W", "act"),
         elementwise=True,
         derived="critical",
@@ -83,8 +85,8 @@ ROWS = (
         "Xiao et al. 2018, Dynamical Isometry and a Mean Field Theory of CNNs",
         2017,
         CRITICAL_KEYS,
-        instead=INSTEAD,
-        bias=BIAS,
+        instead=CRITICAL_INSTEAD,
+        bias=CRITICAL_BIAS,
         needs=("W", "act"),
         derived="critical",
     ),

@@ -101,10 +101,10 @@ def log_uniform(high: float) -> Law:
     return Law("log_uniform", m1, variance, (0.0, top), kurtosis=fourth / variance**2, cdf=cdf)
 
 
-def scaled(law: Law, factor: float) -> Law:
+def scale_law(law: Law, factor: float) -> Law:
     """Return the law of `factor` times an element of `law`, for laws that say nothing but how single elements fall.
 
-    >>> scaled(uniform(0, 1), -2).support
+    >>> scale_law(uniform(0, 1), -2).support
     (-2, 0)
     """
     cdf, score = law.cdf, law.score
@@ -133,10 +133,10 @@ def _density(x: float) -> float:
     return math.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
 
 
-def fixed(pattern: Callable[[], Tensor], mean: float, variance: float, bound: float, distribution: str) -> Law:
+def fixed_pattern(pattern: Callable[[], Tensor], mean: float, variance: float, bound: float, distribution: str) -> Law:
     """A deterministic pattern with this mean and variance over its elements, all of magnitude at most `bound`.
 
-    >>> fixed(lambda: torch.eye(2), 0.5, 0.25, 1.0, "identity").defect(torch.zeros(2, 2))
+    >>> fixed_pattern(lambda: torch.eye(2), 0.5, 0.25, 1.0, "identity").defect(torch.zeros(2, 2))
     1.0
     """
     return Law(
@@ -149,19 +149,19 @@ def fixed(pattern: Callable[[], Tensor], mean: float, variance: float, bound: fl
     )
 
 
-def flat(weight: Tensor) -> Tensor:
+def flatten_units(weight: Tensor) -> Tensor:
     """Return a block as the float64 matrix (out, in · taps).
 
-    >>> flat(torch.zeros(2, 3, 3, 3)).shape
+    >>> flatten_units(torch.zeros(2, 3, 3, 3)).shape
     torch.Size([2, 27])
     """
     return weight.detach().to("cpu", torch.float64).reshape(weight.shape[0], -1)
 
 
-def centre(weight: Tensor) -> Tensor:
+def center_tap(weight: Tensor) -> Tensor:
     """Return the centre tap of a convolution's block, a view (out, in); a matrix is its own centre.
 
-    >>> centre(torch.arange(9.0).view(1, 1, 3, 3)).item()
+    >>> center_tap(torch.arange(9.0).view(1, 1, 3, 3)).item()
     4.0
     """
     for size in weight.shape[2:]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import init
 
 from initlab.inspection import Fans
-from initlab.schemes.laws import centre, flat
+from initlab.schemes.laws import center_tap, flatten_units
 from initlab.schemes.record import Law, Scheme
 from initlab.schemes.scaling import unit_gain
 
@@ -43,33 +43,33 @@ def _orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) 
     return _semi_orthogonal_law(gain, shape[0], math.prod(shape[1:]))
 
 
-def widening(shape: tuple[int, ...]) -> float:
+def widening_factor(shape: tuple[int, ...]) -> float:
     """Return max(√(m/n), 1): what an orthogonal layer of m units and n inputs lacks where it widens.
 
-    >>> widening((8, 2)), widening((2, 8))
+    >>> widening_factor((8, 2)), widening_factor((2, 8))
     (2.0, 1.0)
     """
     return max(math.sqrt(shape[0] / math.prod(shape[1:])), 1.0)
 
 
 def _scaled_orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
-    return _orthogonal(weight, gain=gain * widening(tuple(weight.shape)), generator=generator)
+    return _orthogonal(weight, gain=gain * widening_factor(tuple(weight.shape)), generator=generator)
 
 
 def _scaled_orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
-    return _semi_orthogonal_law(gain * widening(shape), shape[0], math.prod(shape[1:]))
+    return _semi_orthogonal_law(gain * widening_factor(shape), shape[0], math.prod(shape[1:]))
 
 
 def _delta_orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
     weight.zero_()
-    centre(weight).copy_(gain * haar(weight.shape[0], weight.shape[1], generator))
+    center_tap(weight).copy_(gain * haar(weight.shape[0], weight.shape[1], generator))
     return weight
 
 
-def off_centre(weight: Tensor) -> float:
+def off_center_defect(weight: Tensor) -> float:
     """Return the largest magnitude of an element off the centre tap."""
     rest = weight.detach().clone()
-    centre(rest).zero_()
+    center_tap(rest).zero_()
     return float(rest.abs().max())
 
 
@@ -84,7 +84,9 @@ def delta_law(gain: float, shape: tuple[int, ...]) -> Law:
     (0.25, 0.25)
     """
     taps = math.prod(shape[2:])
-    law = _semi_orthogonal_law(gain, shape[0], shape[1], part=lambda w: flat(centre(w)), defect=off_centre)
+    law = _semi_orthogonal_law(
+        gain, shape[0], shape[1], part=lambda w: flatten_units(center_tap(w)), defect=off_center_defect
+    )
     if taps == 1:
         return law
     return replace(law, variance=law.variance / taps, kurtosis=law.kurtosis * taps)
@@ -96,13 +98,13 @@ def _delta_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None
     return None
 
 
-def _halves(shape: tuple[int, ...], role: str) -> tuple[int, int]:
+def _mirrored_copies(shape: tuple[int, ...], role: str) -> tuple[int, int]:
     # Units come in pairs (h, −h); inputs from outside (data, table rows) and the readout's outputs do not.
     return (1 if role == "readout" else 2), (1 if role in ("first", "embedding") else 2)
 
 
 def _looks_linear(weight: Tensor, *, gain: float, role: str, generator: torch.Generator, **_: Any) -> Tensor:
-    up, down = _halves(tuple(weight.shape), role)
+    up, down = _mirrored_copies(tuple(weight.shape), role)
     half = weight[: weight.shape[0] // up, : weight.shape[1] // down]
     base = gain * haar(half.shape[0], half[0].numel(), generator).view(half.shape)
     row = base if down == 1 else torch.cat([base, -base], 1)
@@ -110,11 +112,11 @@ def _looks_linear(weight: Tensor, *, gain: float, role: str, generator: torch.Ge
 
 
 def _looks_linear_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
-    up, down = _halves(shape, role)
+    up, down = _mirrored_copies(shape, role)
     rows, columns = shape[0] // up, shape[1] // down
 
     def part(weight: Tensor) -> Tensor:
-        return flat(weight[:rows, :columns])
+        return flatten_units(weight[:rows, :columns])
 
     def defect(weight: Tensor) -> float:
         mirrored = [weight[:rows] + weight[rows:]] if up == 2 else []
@@ -125,7 +127,7 @@ def _looks_linear_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]
 
 
 def _looks_linear_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None:
-    up, down = _halves(shape, role)
+    up, down = _mirrored_copies(shape, role)
     if shape[0] % up or shape[1] % down:
         return (
             f"it mirrors units in pairs and a {role} layer of {shape[1]} inputs and {shape[0]} outputs has an odd one"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from initlab.activations import Activation
-from initlab.errors import Impossible, UserError, nearest
+from initlab.errors import Impossible, UserError, did_you_mean
 from initlab.inspection import Fans
-from initlab.system.numbers import LARGEST, in_single, outside
+from initlab.system.numbers import MAX_MAGNITUDE, describe_float32_limit, fits_float32
 
 
 @contextmanager
@@ -127,8 +127,10 @@ class Scheme:
                     if self.parameters
                     else "it takes none"
                 )
-                raise UserError(f"init={self.name} has no parameter init.{key}; {has}.{nearest(key, self.parameters)}")
-            _check(self.name, key, value)
+                raise UserError(
+                    f"init={self.name} has no parameter init.{key}; {has}.{did_you_mean(key, self.parameters)}"
+                )
+            _check_parameter(self.name, key, value)
         bound = {**self.parameters, **parameters}
         if "a" in bound and "b" in bound and not bound["a"] < bound["b"]:
             raise UserError(f"init.a={bound['a']} must be less than init.b={bound['b']}.")
@@ -206,10 +208,12 @@ class Scheme:
         """Return a user's gain as a float; refuse one that is not positive, or that the scheme has no use for."""
         if self.own_gain is None:
             raise Impossible(f"init={self.name} has no gain, so init.gain={gain} cannot be: {self.instead}.")
-        if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain <= LARGEST:
+        if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain <= MAX_MAGNITUDE:
             raise UserError(f"init.gain={gain} must be a positive number or paper; for zero weights use init=zeros.")
-        if not in_single(gain):
-            raise UserError(f"init.gain={gain} cannot be: {outside(gain)}; init=zeros makes zero weights.")
+        if not fits_float32(gain):
+            raise UserError(
+                f"init.gain={gain} cannot be: {describe_float32_limit(gain)}; init=zeros makes zero weights."
+            )
         return float(gain)
 
 
@@ -222,18 +226,18 @@ _OPTIONAL = ("sigma_b", "q_star")
 _WHOLE = ("nonzeros",)
 
 
-def _check(scheme: str, key: str, value: Any) -> None:
+def _check_parameter(scheme: str, key: str, value: Any) -> None:
     if key in _CHOICES:
         if value not in _CHOICES[key]:
-            near = nearest(str(value), _CHOICES[key])
+            near = did_you_mean(str(value), _CHOICES[key])
             raise UserError(f"init.{key}={value} must be one of {', '.join(_CHOICES[key])} for init={scheme}.{near}")
         return
     if value is None and key in _OPTIONAL:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_MAGNITUDE:
         raise UserError(f"init.{key}={value} must be a number that float32 can hold for init={scheme}.")
-    if not in_single(value):
-        raise UserError(f"init.{key}={value} cannot be for init={scheme}: {outside(value)}.")
+    if not fits_float32(value):
+        raise UserError(f"init.{key}={value} cannot be for init={scheme}: {describe_float32_limit(value)}.")
     if key in _NOT_NEGATIVE and value < 0:
         raise UserError(f"init.{key}={value} must be a standard deviation: 0 or a positive number.")
     if key in _POSITIVE and value <= 0:

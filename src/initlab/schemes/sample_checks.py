@@ -17,19 +17,19 @@ import torch
 from scipy.special import chdtr, chdtrc, ndtr, ndtri
 from torch import Tensor
 
-from initlab.schemes.half_precision import SIXTEEN_BITS, Cells, cells
+from initlab.schemes.half_precision import SIXTEEN_BITS, RoundingIntervals, rounding_intervals
 from initlab.schemes.record import Law
 from initlab.system.random_streams import numpy_generator
 
-CLIP = 2.0**-25
+UNIFORM_MARGIN = 2.0**-25
 """u of float32 draws is kept this far from 0 and 1: they have no more resolution there."""
 
-SORTED = 2**14
+MAX_SORTED = 2**14
 """Samples up to this size are sorted for Kolmogorov and Smirnov's distance; larger ones are counted on a grid."""
 
-CHUNK = 2**20
-GRID = 4096
-REACH = 8.0
+CHUNK_SIZE = 2**20
+GRID_SIZE = 4096
+NORMAL_CUTOFF = 8.0
 
 Scores: TypeAlias = tuple[np.ndarray, np.ndarray]
 
@@ -57,14 +57,16 @@ def sample_p_values(values: Tensor, law: Law) -> dict[str, float]:
     flat = values.detach().reshape(-1)
     transform, n = _transform(flat.dtype, law), flat.numel()
     total = square = 0.0
-    counts = np.zeros(GRID, dtype=np.int64)
-    for piece in flat.split(CHUNK):
+    counts = np.zeros(GRID_SIZE, dtype=np.int64)
+    for piece in flat.split(CHUNK_SIZE):
         z, places = transform.scores(piece)
         total += float(z.sum())
         square += float(z @ z)
-        if n > SORTED:
-            counts += np.bincount(np.clip(places * GRID, 0, GRID - 1).astype(np.int64), minlength=GRID)
-    distance = _sorted_distance(transform.cdf(np.sort(places))) if n <= SORTED else _grid_distance(counts, transform)
+        if n > MAX_SORTED:
+            counts += np.bincount(np.clip(places * GRID_SIZE, 0, GRID_SIZE - 1).astype(np.int64), minlength=GRID_SIZE)
+    distance = (
+        _sorted_distance(transform.cdf(np.sort(places))) if n <= MAX_SORTED else _grid_distance(counts, transform)
+    )
     return {
         "mean": float(2 * ndtr(-abs(total) / math.sqrt(n))),
         "variance": min(1.0, 2 * float(min(chdtr(n, square), chdtrc(n, square)))),
@@ -77,13 +79,13 @@ def _transform(dtype: torch.dtype, law: Law) -> _Transform:
     cdf, score = law.cdf, law.score
     assert cdf is not None
     if dtype in SIXTEEN_BITS:
-        found = cells(dtype)
+        found = rounding_intervals(dtype)
         low, width = cdf(found.lower), cdf(found.upper) - cdf(found.lower)
         # The same noise for every tensor: it only has to be independent of the values.
         noise = numpy_generator("rounding noise")
 
         def rounded(piece: Tensor) -> Scores:
-            index = Cells.index(piece)
+            index = RoundingIntervals.index(piece)
             u = low[index] + noise.random(index.size) * width[index]
             return ndtri(np.clip(u, 2.0**-60, 1 - 2.0**-53)), u
 
@@ -92,12 +94,12 @@ def _transform(dtype: torch.dtype, law: Law) -> _Transform:
 
         def normal(piece: Tensor) -> Scores:
             z = score(piece.double().cpu().numpy())
-            return z, (z + REACH) / (2 * REACH)
+            return z, (z + NORMAL_CUTOFF) / (2 * NORMAL_CUTOFF)
 
-        return _Transform(normal, lambda place: ndtr(2 * REACH * place - REACH))
+        return _Transform(normal, lambda place: ndtr(2 * NORMAL_CUTOFF * place - NORMAL_CUTOFF))
 
     def plain(piece: Tensor) -> Scores:
-        u = np.clip(cdf(piece.double().cpu().numpy()), CLIP, 1 - CLIP)
+        u = np.clip(cdf(piece.double().cpu().numpy()), UNIFORM_MARGIN, 1 - UNIFORM_MARGIN)
         return ndtri(u), u
 
     return _Transform(plain, lambda u: u)
@@ -110,7 +112,7 @@ def _sorted_distance(u: np.ndarray) -> float:
 
 def _grid_distance(counts: np.ndarray, transform: _Transform) -> float:
     below = np.cumsum(counts) / counts.sum()
-    return float(np.abs(below - transform.cdf(np.arange(1, GRID + 1) / GRID)).max())
+    return float(np.abs(below - transform.cdf(np.arange(1, GRID_SIZE + 1) / GRID_SIZE)).max())
 
 
 def _extremes(flat: Tensor, law: Law) -> float:
@@ -118,16 +120,16 @@ def _extremes(flat: Tensor, law: Law) -> float:
     ends = torch.stack([flat.min(), flat.max()])
     bounds = np.stack([ends.double().cpu().numpy()] * 2)
     if ends.dtype in SIXTEEN_BITS:
-        index = Cells.index(ends)
-        bounds = np.stack([cells(ends.dtype).lower[index], cells(ends.dtype).upper[index]])
+        index = RoundingIntervals.index(ends)
+        bounds = np.stack([rounding_intervals(ends.dtype).lower[index], rounding_intervals(ends.dtype).upper[index]])
     (low_at_least, high_at_least), (low_at_most, high_at_most) = law.cdf(bounds)
     n = flat.numel()
-    highest = _largest(high_at_most, high_at_least, n, math.isfinite(law.support[1]))
-    lowest = _largest(1 - low_at_least, 1 - low_at_most, n, math.isfinite(law.support[0]))
+    highest = _maximum_p_value(high_at_most, high_at_least, n, math.isfinite(law.support[1]))
+    lowest = _maximum_p_value(1 - low_at_least, 1 - low_at_most, n, math.isfinite(law.support[0]))
     return min(1.0, 2 * min(highest, lowest))
 
 
-def _largest(at_most: float, at_least: float, n: int, bounded: bool) -> float:
+def _maximum_p_value(at_most: float, at_least: float, n: int, bounded: bool) -> float:
     # P(max ≤ t) = F(t)ⁿ. A float32 draw can lie on a finite bound itself, so there only "too small" counts.
     small = float(at_most) ** n
     return small if bounded else min(1.0, 2 * min(small, 1 - float(at_least) ** n))

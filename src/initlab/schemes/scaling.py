@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from initlab.activations import Activation, slope
+from initlab.activations import Activation, leaky_slope
 from initlab.inspection import Fans
 from initlab.schemes import laws
 from initlab.schemes.record import BiasRule, Law, Scheme
 
-TRUNCATION = 0.87962566103423978
+TRUNCATED_STD = 0.87962566103423978
 """Std of a standard normal cut at ±2: what its std is divided by, so that the variance is the promised one."""
 
 
-def fan(fans: Fans, mode: str) -> float:
+def select_fan(fans: Fans, mode: str) -> float:
     """Return the fan that `mode` names.
 
-    >>> fan(Fans(300, 100), "fan_avg"), fan(Fans(400, 100), "fan_geo_avg")
+    >>> select_fan(Fans(300, 100), "fan_avg"), select_fan(Fans(400, 100), "fan_geo_avg")
     (200.0, 200.0)
     """
     if mode == "fan_in":
@@ -45,13 +45,13 @@ def fill_scaled(
     **_: Any,
 ) -> Tensor:
     """Fill `weight` with Var = gain² · scale / fan(mode) under the named distribution."""
-    std = gain * math.sqrt(scale / fan(fans, mode))
+    std = gain * math.sqrt(scale / select_fan(fans, mode))
     if distribution == "uniform":
         bound = math.sqrt(3) * std
         return init.uniform_(weight, -bound, bound, generator=generator)
     if distribution == "normal":
         return init.normal_(weight, 0, std, generator=generator)
-    sigma = std / TRUNCATION
+    sigma = std / TRUNCATED_STD
     return init.trunc_normal_(weight, 0, sigma, -2 * sigma, 2 * sigma, generator=generator)
 
 
@@ -59,12 +59,12 @@ def scaled_law(
     fans: Fans, gain: float, role: str, shape: tuple[int, ...], *, scale: float, mode: str, distribution: str
 ) -> Law:
     """Return the law that `fill_scaled` promises."""
-    std = gain * math.sqrt(scale / fan(fans, mode))
+    std = gain * math.sqrt(scale / select_fan(fans, mode))
     if distribution == "uniform":
         return laws.uniform(-math.sqrt(3) * std, math.sqrt(3) * std)
     if distribution == "normal":
         return laws.normal(0, std)
-    sigma = std / TRUNCATION
+    sigma = std / TRUNCATED_STD
     return laws.truncated_normal(0, sigma, -2 * sigma, 2 * sigma)
 
 
@@ -75,7 +75,7 @@ def unit_gain(act: Activation, fans: Fans, role: str, **_: Any) -> float:
 
 def he_gain(act: Activation, fans: Fans, role: str, **_: Any) -> float:
     """Return √(2/(1 + a²)), a the slope of a leaky activation and 0 for every other, linear included."""
-    return math.sqrt(2 / (1 + slope(act) ** 2))
+    return math.sqrt(2 / (1 + leaky_slope(act) ** 2))
 
 
 def random_walk_gain(act: Activation, fans: Fans, role: str, **_: Any) -> float:
@@ -121,7 +121,7 @@ def _torch_bias_law(fans: Fans, **_: Any) -> Law:
 TORCH_BIAS = BiasRule(_torch_bias, _torch_bias_law)
 
 
-def _point(
+def _scaling_scheme(
     name: str,
     formula: str,
     reference: str,
@@ -159,7 +159,7 @@ WALK = "Sussillo & Abbott 2014, Random Walk Initialization for Training Very Dee
 SIREN = "Sitzmann et al. 2020, Implicit Neural Representations with Periodic Activation Functions"
 
 ROWS = (
-    _point(
+    _scaling_scheme(
         "variance_scaling",
         "Var = gain²·scale/fan(mode)",
         "Keras' and JAX's VarianceScaling",
@@ -167,11 +167,11 @@ ROWS = (
         open_keys=("scale", "mode", "distribution"),
         distribution="truncated_normal",
     ),
-    _point("lecun_uniform", "U(±gain·√(3/n))", LECUN, 1998, distribution="uniform"),
-    _point("lecun_normal", "N(0, gain²/n)", SELF, 2017),
-    _point("glorot_uniform", "U(±gain·√(6/(n+m)))", GLOROT, 2010, mode="fan_avg", distribution="uniform"),
-    _point("glorot_normal", "N(0, gain²·2/(n+m))", GLOROT, 2010, mode="fan_avg"),
-    _point(
+    _scaling_scheme("lecun_uniform", "U(±gain·√(3/n))", LECUN, 1998, distribution="uniform"),
+    _scaling_scheme("lecun_normal", "N(0, gain²/n)", SELF, 2017),
+    _scaling_scheme("glorot_uniform", "U(±gain·√(6/(n+m)))", GLOROT, 2010, mode="fan_avg", distribution="uniform"),
+    _scaling_scheme("glorot_normal", "N(0, gain²·2/(n+m))", GLOROT, 2010, mode="fan_avg"),
+    _scaling_scheme(
         "he_uniform",
         "U(±gain·√(3/n)), gain = √(2/(1+a²))",
         HE,
@@ -180,10 +180,12 @@ ROWS = (
         open_keys=("mode", "distribution"),
         distribution="uniform",
     ),
-    _point("he_normal", "N(0, gain²/n), gain = √(2/(1+a²))", HE, 2015, he_gain, open_keys=("mode", "distribution")),
-    _point("uniform_rule", "U(±gain/√n)", LECUN, 1998, open_keys=(), scale=1 / 3, distribution="uniform"),
-    _point("normal_rule", "N(0, gain²/n)", "rule of thumb", None, open_keys=()),
-    _point(
+    _scaling_scheme(
+        "he_normal", "N(0, gain²/n), gain = √(2/(1+a²))", HE, 2015, he_gain, open_keys=("mode", "distribution")
+    ),
+    _scaling_scheme("uniform_rule", "U(±gain/√n)", LECUN, 1998, open_keys=(), scale=1 / 3, distribution="uniform"),
+    _scaling_scheme("normal_rule", "N(0, gain²/n)", "rule of thumb", None, open_keys=()),
+    _scaling_scheme(
         "torch_default",
         "U(±gain/√n), bias U(±1/√n)",
         "PyTorch, torch.nn.Linear and Conv: kaiming_uniform(a=√5)",
@@ -193,7 +195,7 @@ ROWS = (
         distribution="uniform",
         bias=TORCH_BIAS,
     ),
-    _point(
+    _scaling_scheme(
         "random_walk",
         "N(0, gain²/n), gain = exp(1/2n), relu: √2·exp(1.2/(max(n,6)−2.4))",
         WALK,

@@ -10,19 +10,19 @@ from torch.nn import init
 
 from initlab.inspection import Fans
 from initlab.schemes import laws
-from initlab.schemes.laws import centre, flat
+from initlab.schemes.laws import center_tap, flatten_units
 from initlab.schemes.record import BiasRule, Law, Scheme
-from initlab.schemes.scaling import fan, unit_gain
+from initlab.schemes.scaling import select_fan, unit_gain
 
 
-def _at_centre(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _at_center(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
     weight = torch.zeros(shape, dtype=torch.float32, device="cpu")
-    centre(weight).copy_(matrix)
+    center_tap(weight).copy_(matrix)
     return weight
 
 
 def _eye(gain: float, shape: tuple[int, ...]) -> Tensor:
-    return _at_centre(gain * torch.eye(*shape[:2], device="cpu"), shape)
+    return _at_center(gain * torch.eye(*shape[:2], device="cpu"), shape)
 
 
 def _identity(weight: Tensor, *, gain: float, **_: Any) -> Tensor:
@@ -31,7 +31,7 @@ def _identity(weight: Tensor, *, gain: float, **_: Any) -> Tensor:
 
 def _identity_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
     share = min(shape[:2]) / math.prod(shape)
-    return laws.fixed(lambda: _eye(gain, shape), gain * share, gain**2 * share * (1 - share), gain, "identity")
+    return laws.fixed_pattern(lambda: _eye(gain, shape), gain * share, gain**2 * share * (1 - share), gain, "identity")
 
 
 def hadamard(rows: int, columns: int) -> Tensor:
@@ -51,7 +51,7 @@ def hadamard(rows: int, columns: int) -> Tensor:
 
 def _partial_hadamard(gain: float, shape: tuple[int, ...]) -> Tensor:
     order = 2 ** math.ceil(math.log2(shape[0]))
-    return _at_centre(hadamard(*shape[:2]) * (gain / math.sqrt(order)), shape)
+    return _at_center(hadamard(*shape[:2]) * (gain / math.sqrt(order)), shape)
 
 
 def _zero_hadamard(weight: Tensor, *, gain: float, **_: Any) -> Tensor:
@@ -64,45 +64,45 @@ def _zero_hadamard_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...
         return _identity_law(fans, gain, role, shape)
     weight = _partial_hadamard(gain, shape).double()
     mean, variance = float(weight.mean()), float(weight.var(correction=0))
-    return laws.fixed(lambda: weight, mean, variance, float(weight.abs().max()), "hadamard")
+    return laws.fixed_pattern(lambda: weight, mean, variance, float(weight.abs().max()), "hadamard")
 
 
-def _waves(shape: tuple[int, ...]) -> Tensor:
+def _sinusoids(shape: tuple[int, ...]) -> Tensor:
     out, inputs = shape[0], math.prod(shape[1:])
     unit = torch.arange(1, out + 1, dtype=torch.float64, device="cpu")[:, None]
     position = torch.arange(inputs, dtype=torch.float64, device="cpu")
     return torch.sin(unit * (2 * math.pi * position / inputs + 2 * math.pi / out)).view(shape)
 
 
-def _scaled_waves(fans: Fans, gain: float, shape: tuple[int, ...], mode: str) -> Tensor:
-    waves = _waves(shape)
-    return waves * (gain / math.sqrt(fan(fans, mode)) / float(waves.std(correction=0)))
+def _scaled_sinusoids(fans: Fans, gain: float, shape: tuple[int, ...], mode: str) -> Tensor:
+    waves = _sinusoids(shape)
+    return waves * (gain / math.sqrt(select_fan(fans, mode)) / float(waves.std(correction=0)))
 
 
 def _sinusoidal(weight: Tensor, *, fans: Fans, gain: float, mode: str, **_: Any) -> Tensor:
-    return weight.copy_(_scaled_waves(fans, gain, tuple(weight.shape), mode))
+    return weight.copy_(_scaled_sinusoids(fans, gain, tuple(weight.shape), mode))
 
 
 def _sinusoidal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], *, mode: str) -> Law:
-    weight = _scaled_waves(fans, gain, shape, mode)
-    mean, variance = float(weight.mean()), gain**2 / fan(fans, mode)
-    return laws.fixed(lambda: weight, mean, variance, float(weight.abs().max()), "sinusoidal")
+    weight = _scaled_sinusoids(fans, gain, shape, mode)
+    mean, variance = float(weight.mean()), gain**2 / select_fan(fans, mode)
+    return laws.fixed_pattern(lambda: weight, mean, variance, float(weight.abs().max()), "sinusoidal")
 
 
 def _sinusoidal_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None:
     out, inputs = shape[0], math.prod(shape[1:])
-    if out <= 2 and inputs <= 2 and float(_waves(shape).std(correction=0)) < 1e-9:
+    if out <= 2 and inputs <= 2 and float(_sinusoids(shape).std(correction=0)) < 1e-9:
         return f"every sinusoid of {out} units over {inputs} inputs is zero"
     return None
 
 
-def _nonzeros(shape: tuple[int, ...], nonzeros: int) -> int:
+def _nonzero_count(shape: tuple[int, ...], nonzeros: int) -> int:
     return min(int(nonzeros), math.prod(shape[1:]))
 
 
 def _sparse(weight: Tensor, *, generator: torch.Generator, nonzeros: int, std: float, **_: Any) -> Tensor:
     rows, columns = weight.shape[0], weight[0].numel()
-    count = _nonzeros(tuple(weight.shape), nonzeros)
+    count = _nonzero_count(tuple(weight.shape), nonzeros)
     # The places of the largest of independent keys are a uniform choice without repetition; float64 has no ties.
     keys = torch.rand(rows, columns, dtype=torch.float64, device="cpu", generator=generator)
     values = init.normal_(torch.empty(rows, count, dtype=torch.float32, device="cpu"), 0, std, generator=generator)
@@ -111,7 +111,7 @@ def _sparse(weight: Tensor, *, generator: torch.Generator, nonzeros: int, std: f
 
 
 def _sparse_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], *, nonzeros: int, std: float) -> Law:
-    count = _nonzeros(shape, nonzeros)
+    count = _nonzero_count(shape, nonzeros)
     share = count / math.prod(shape[1:])
     return Law(
         "sparse",
@@ -121,40 +121,40 @@ def _sparse_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], *, n
         cdf=laws.normal(0, std).cdf,
         score=laws.normal(0, std).score,
         free=lambda w: w[w != 0],
-        defect=lambda w: float(((flat(w) != 0).sum(1) - count).abs().max()),
+        defect=lambda w: float(((flatten_units(w) != 0).sum(1) - count).abs().max()),
     )
 
 
-def _radius(fans: Fans, beta: float) -> float:
+def _row_norm(fans: Fans, beta: float) -> float:
     units = fans.fan_out / fans.receptive
     return beta * units ** (1 / fans.fan_in)
 
 
 def _nguyen_widrow(weight: Tensor, *, fans: Fans, generator: torch.Generator, beta: float, **_: Any) -> Tensor:
     init.uniform_(weight, -1, 1, generator=generator)
-    rows = flat(weight)
-    return weight.copy_((rows * (_radius(fans, beta) / rows.norm(dim=1, keepdim=True))).view(weight.shape))
+    rows = flatten_units(weight)
+    return weight.copy_((rows * (_row_norm(fans, beta) / rows.norm(dim=1, keepdim=True))).view(weight.shape))
 
 
 def _nguyen_widrow_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], *, beta: float) -> Law:
-    radius, columns = _radius(fans, beta), math.prod(shape[1:])
+    radius, columns = _row_norm(fans, beta), math.prod(shape[1:])
     return Law(
         "fixed_norm",
         0.0,
         radius**2 / columns,
         (-radius, radius),
         kurtosis=1.8,
-        defect=lambda w: float((flat(w).norm(dim=1) - radius).abs().max()),
+        defect=lambda w: float((flatten_units(w).norm(dim=1) - radius).abs().max()),
     )
 
 
 def _nguyen_widrow_bias(bias: Tensor, *, fans: Fans, generator: torch.Generator, beta: float) -> Tensor:
-    radius = _radius(fans, beta)
+    radius = _row_norm(fans, beta)
     return init.uniform_(bias, -radius, radius, generator=generator)
 
 
 def _nguyen_widrow_bias_law(fans: Fans, *, beta: float) -> Law:
-    radius = _radius(fans, beta)
+    radius = _row_norm(fans, beta)
     return laws.uniform(-radius, radius)
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import scipy
 
-ENOUGH = 5  # seeds below which no comparison is decided: nothing smaller than several standard deviations would show
-MARGIN = 0.01  # a difference in accuracy below one point does not matter
+MIN_SEEDS = 5  # seeds below which no comparison is decided: nothing smaller than several standard deviations would show
+ACCURACY_MARGIN = 0.01  # a difference in accuracy below one point does not matter
 
 VERDICTS = ("better", "worse", "smaller than seed noise", "cannot tell")
-PIECES = 8  # of the second half of a curve, whose slope tells whether it still falls
-SHARE, POSITIVE = (0.0, 1.0), (0.0, np.inf)  # bounds of accuracies, and of losses
+CURVE_PIECES = 8  # of the second half of a curve, whose slope tells whether it still falls
+FRACTION_BOUNDS, POSITIVE_BOUNDS = (0.0, 1.0), (0.0, np.inf)  # bounds of accuracies, and of losses
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Comparison:
     margin: float
 
 
-def interval(
+def confidence_interval(
     values: Sequence[float] | np.ndarray, confidence: float = 0.95, bounds: tuple[float, float] | None = None
 ) -> Interval:
     """Return the mean and Student's confidence interval of it, on the scale that the bounds of the values suggest.
 
     With x̄, s the mean and deviation of n values, t Student's quantile and h = t s/√n, the interval is x̄ ± h without
-    bounds; for `SHARE` it is symmetric in logit x̄, with half-width h/(x̄(1 − x̄)), for `POSITIVE` in log x̄, with h/x̄
+    bounds; for `FRACTION_BOUNDS` it is symmetric in logit x̄, with half-width h/(x̄(1 − x̄)), for `POSITIVE_BOUNDS` in log x̄, with h/x̄
     (the delta method). So it stays within the bounds, holds its mean near its middle, and reaches further on the side
     where values have room, as their skewness does. Chosen by coverage and by length beside Student's on 8,000 draws:
 
@@ -75,9 +75,9 @@ def interval(
     logits is no interval for the mean: at n = 20 it holds that of Beta(9, 1) in 65 %. Source: Oehlert 1992, "A Note on
     the Delta Method"; Hall 1992, "On the Removal of Skewness by Transformation".
 
-    Arguments: `values` [n], finite; `confidence` in (0, 1); `bounds` None, `SHARE` or `POSITIVE`.
+    Arguments: `values` [n], finite; `confidence` in (0, 1); `bounds` None, `FRACTION_BOUNDS` or `POSITIVE_BOUNDS`.
 
-    >>> found = interval([0.80, 0.80, 0.80, 0.80, 0.83], bounds=SHARE)
+    >>> found = confidence_interval([0.80, 0.80, 0.80, 0.80, 0.83], bounds=FRACTION_BOUNDS)
     >>> round(found.low, 4), found.mean, round(found.high, 4)
     (0.7888, 0.806, 0.8221)
     """
@@ -92,22 +92,22 @@ def interval(
     if std == 0 or not np.isfinite(std):
         return Interval(mean, mean, mean, n)
     half = float(scipy.special.stdtrit(n - 1, 0.5 + confidence / 2) / np.sqrt(n)) * std
-    if bounds == SHARE and 0 < mean < 1:
+    if bounds == FRACTION_BOUNDS and 0 < mean < 1:
         centre, reach = scipy.special.logit(mean), half / (mean * (1 - mean))
         low, high = scipy.special.expit([centre - reach, centre + reach])
         return Interval(mean, float(low), float(high), n)
-    if bounds == POSITIVE and mean > 0:
+    if bounds == POSITIVE_BOUNDS and mean > 0:
         with np.errstate(over="ignore"):
             return Interval(mean, float(mean * np.exp(-half / mean)), float(mean * np.exp(half / mean)), n)
     return Interval(mean, mean - half, mean + half, n)
 
 
-def paired(
+def paired_interval(
     first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, confidence: float = 0.95
 ) -> tuple[Interval, float]:
     """Return (Interval of the mean difference, p-value of no difference) of values paired by seed: Student's paired t.
 
-    >>> difference, p = paired([0.9, 0.8, 0.85, 0.87, 0.88], [0.7, 0.6, 0.66, 0.69, 0.67])
+    >>> difference, p = paired_interval([0.9, 0.8, 0.85, 0.87, 0.88], [0.7, 0.6, 0.66, 0.69, 0.67])
     >>> round(difference.mean, 3), p < 1e-4
     (0.196, True)
     """
@@ -145,7 +145,9 @@ def best_rate(losses: Mapping[float, Sequence[float]]) -> float:
     return min((rate for rate in losses if len(losses[rate])), key=worth)
 
 
-def compare(values: Mapping[str, Mapping[int, float]], level: float = 0.05, margin: float = MARGIN) -> list[Comparison]:
+def compare(
+    values: Mapping[str, Mapping[int, float]], level: float = 0.05, margin: float = ACCURACY_MARGIN
+) -> list[Comparison]:
     """Compare every pair of schemes over their common seeds, with one false alarm in 1/`level` studies at most.
 
     Arguments: `values` maps scheme -> seed -> metric, larger is better; non-finite values are left out with their seed.
@@ -172,7 +174,7 @@ def compare_groups(
     or more count in m: the others are decided by no data. Source: Dunn 1961, "Multiple Comparisons Among Means".
 
     Arguments: `groups` maps a place (a depth, an activation) -> scheme -> seed -> metric; `margins` place -> the
-    largest difference that does not matter there, `MARGIN` where it is not named.
+    largest difference that does not matter there, `ACCURACY_MARGIN` where it is not named.
 
     >>> twin = {seed: 0.5 + 0.01 * seed for seed in range(6)}
     >>> {k: [c.verdict for c in v] for k, v in compare_groups({3: {"a": twin, "b": twin}, 10: {"a": twin}}).items()}
@@ -184,25 +186,25 @@ def compare_groups(
             first, second = values[a], values[b]
             seeds = [s for s in first if s in second and np.isfinite(first[s]) and np.isfinite(second[s])]
             samples.append((place, a, b, [first[s] for s in seeds], [second[s] for s in seeds]))
-    together = max(sum(len(own) >= ENOUGH for *_, own, _ in samples), 1)
+    together = max(sum(len(own) >= MIN_SEEDS for *_, own, _ in samples), 1)
     found: dict[Hashable, list[Comparison]] = {place: [] for place in groups}
     for place, a, b, own, other in samples:
-        d, p = paired(own, other, confidence=1 - level / together)
-        margin = (margins or {}).get(place, MARGIN)
-        verdict = _verdict(d, margin)
+        d, p = paired_interval(own, other, confidence=1 - level / together)
+        margin = (margins or {}).get(place, ACCURACY_MARGIN)
+        verdict = _pair_verdict(d, margin)
         found[place].append(Comparison(a, b, d.mean, d.low, d.high, min(together * p, 1.0), d.n, verdict, margin))
     return found
 
 
-def _verdict(difference: Interval, margin: float) -> str:
-    if difference.n < ENOUGH:
+def _pair_verdict(difference: Interval, margin: float) -> str:
+    if difference.n < MIN_SEEDS:
         return "cannot tell"
     if difference.low > 0 or difference.high < 0:
         return "better" if difference.mean > 0 else "worse"
     return "smaller than seed noise" if -margin < difference.low and difference.high < margin else "cannot tell"
 
 
-def still_falls(losses: Sequence[float] | np.ndarray, level: float = 0.01, least: float = 0.005) -> bool:
+def loss_still_falls(losses: Sequence[float] | np.ndarray, level: float = 0.01, least: float = 0.005) -> bool:
     """Say whether a training loss was still on its way down when training ended.
 
     The second half of the curve is cut into eight pieces of equal length. It falls when the slope through their means
@@ -211,19 +213,19 @@ def still_falls(losses: Sequence[float] | np.ndarray, level: float = 0.01, least
 
     Arguments: `losses` in the order of their steps; values that are not finite are left out.
 
-    >>> still_falls(np.linspace(2.3, 1.5, 60)), still_falls([2.3] * 60), still_falls([2.3, 2.2])
+    >>> loss_still_falls(np.linspace(2.3, 1.5, 60)), loss_still_falls([2.3] * 60), loss_still_falls([2.3, 2.2])
     (True, False, False)
     """
     x = np.asarray(losses, dtype=np.float64)
     x = x[np.isfinite(x)]
     x = x[len(x) // 2 :]
-    if len(x) < PIECES:
+    if len(x) < CURVE_PIECES:
         return False
-    means = np.array([piece.mean() for piece in np.array_split(x, PIECES)])
-    places = np.arange(PIECES) - (PIECES - 1) / 2
+    means = np.array([piece.mean() for piece in np.array_split(x, CURVE_PIECES)])
+    places = np.arange(CURVE_PIECES) - (CURVE_PIECES - 1) / 2
     slope = float(places @ means / (places @ places))
     rest = means - means.mean() - slope * places
-    error = float(np.sqrt(rest @ rest / (PIECES - 2) / (places @ places)))
-    fall = -slope * (PIECES - 1)
+    error = float(np.sqrt(rest @ rest / (CURVE_PIECES - 2) / (places @ places)))
+    fall = -slope * (CURVE_PIECES - 1)
     falls = fall > least * abs(means.mean() + fall / 2)
-    return bool(falls and (error == 0 or scipy.special.stdtr(PIECES - 2, slope / error) < level))
+    return bool(falls and (error == 0 or scipy.special.stdtr(CURVE_PIECES - 2, slope / error) < level))

@@ -7,7 +7,7 @@ import numpy as np
 BUCKETS = 64
 
 # Small rows are counted together and large ones in pieces, so that a block stays in the processor's cache.
-_BLOCK = 65_536
+_BLOCK_SIZE = 65_536
 _STRIDE = BUCKETS + 2
 
 
@@ -49,14 +49,14 @@ def histograms(values: np.ndarray) -> list[Histogram]:
     """
     stack = np.asarray(values)
     rows = stack.reshape(len(stack), int(np.prod(stack.shape[1:])))
-    height = max(1, _BLOCK // max(1, rows.shape[1]))
+    height = max(1, _BLOCK_SIZE // max(1, rows.shape[1]))
     with np.errstate(all="ignore"):
-        return [record for start in range(0, len(rows), height) for record in _count(rows[start : start + height])]
+        return [record for start in range(0, len(rows), height) for record in _count_rows(rows[start : start + height])]
 
 
-def _count(rows: np.ndarray) -> list[Histogram]:
+def _count_rows(rows: np.ndarray) -> list[Histogram]:
     if rows.size == 0:
-        return [_nothing(0)] * len(rows)
+        return [_empty_histogram(0)] * len(rows)
     low, high = rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
     gaps = not np.isfinite(low + high).all()
     if gaps:
@@ -64,25 +64,25 @@ def _count(rows: np.ndarray) -> list[Histogram]:
         low = np.where(finite, rows, np.inf).min(axis=1).astype(np.float64)
         high = np.where(finite, rows, -np.inf).max(axis=1).astype(np.float64)
     counts, total, squares = np.zeros((len(rows), _STRIDE), dtype=np.int64), np.zeros(len(rows)), np.zeros(len(rows))
-    for start in range(0, rows.shape[1], _BLOCK):
+    for start in range(0, rows.shape[1], _BLOCK_SIZE):
         # float64 throughout: a float32 near 1e38 or 1e-45 can neither overflow nor crawl through denormal arithmetic.
-        piece = rows[:, start : start + _BLOCK].astype(np.float64)
+        piece = rows[:, start : start + _BLOCK_SIZE].astype(np.float64)
         lost = ~np.isfinite(piece) if gaps else None
         if lost is not None:
             piece[lost] = 0.0
         total += piece.sum(axis=1)
         squares += np.square(piece).sum(axis=1)
-        counts += _buckets(piece, low, high, lost)
+        counts += _bucket_counts(piece, low, high, lost)
     counts[:, BUCKETS - 1] += counts[:, BUCKETS]
     nonfinite = counts[:, BUCKETS + 1]
     columns = (low, high, counts[:, :BUCKETS], rows.shape[1] - nonfinite, total, squares, nonfinite)
     return [
-        Histogram(a, b, tuple(c), n, s, q, bad) if n else _nothing(bad)
+        Histogram(a, b, tuple(c), n, s, q, bad) if n else _empty_histogram(bad)
         for a, b, c, n, s, q, bad in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 
-def _buckets(x: np.ndarray, low: np.ndarray, high: np.ndarray, lost: np.ndarray | None) -> np.ndarray:
+def _bucket_counts(x: np.ndarray, low: np.ndarray, high: np.ndarray, lost: np.ndarray | None) -> np.ndarray:
     """Return counts [rows, 64 + 2], x overwritten: the spare buckets take x = high, and what is not finite."""
     width = high - low
     extreme = (width > 1e300) | (width < 1e-290)
@@ -101,5 +101,5 @@ def _buckets(x: np.ndarray, low: np.ndarray, high: np.ndarray, lost: np.ndarray 
     return np.bincount(index.ravel(), minlength=_STRIDE * len(x)).reshape(len(x), _STRIDE)
 
 
-def _nothing(nonfinite: int) -> Histogram:
+def _empty_histogram(nonfinite: int) -> Histogram:
     return Histogram(float("nan"), float("nan"), (0,) * BUCKETS, 0, 0.0, 0.0, nonfinite)

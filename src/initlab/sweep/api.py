@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from initlab.config.grid import compose_grid, override_text, refuse_ambiguous
+from initlab.config.grid import compose_grid, override_text, refuse_ambiguous_widths
 from initlab.sweep.cells import checked, default_directories, wanted
 from initlab.sweep.placement import How
 from initlab.sweep.run import run_sweep
 from initlab.sweep.screen import drawn
-from initlab.system.streams import lasting_streams
+from initlab.system.streams import use_safe_streams
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ def sweep(
     >>> frame[["init", "status", "steps"]].values.tolist()
     [['zeros', 'completed', 2], ['he_normal', 'completed', 2]]
     """
-    with lasting_streams():
+    with use_safe_streams():
         return swept(config or {}, How(executor, workers, options or {}), axes, quiet)
 
 
@@ -60,7 +60,7 @@ def swept(config: Mapping[str, Any], how: How, axes: Mapping[str, Any], quiet: b
     given = dict(flat(config)) | dict(flat({key.replace("__", "."): value for key, value in axes.items()}))
     configs, directory = compose_grid([override_text(key, value) for key, value in given.items()])
     for cell in configs:
-        refuse_ambiguous(given.get("width"), {"depth": cell.depth, "model": cell.model["name"]})
+        refuse_ambiguous_widths(given.get("width"), {"depth": cell.depth, "model": cell.model["name"]})
     configs = [configs[k] for k in wanted(configs, repeats=bool(configs[0].sweep.grids))]
     if configs[0].race:
         from initlab.sweep.race import dry_race, race

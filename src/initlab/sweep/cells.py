@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from initlab.config import Config
-from initlab.config.checks import typed
-from initlab.config.grid import literal
-from initlab.config.naming import cell_name, determining, digest, run_name
-from initlab.config.option_files import options
-from initlab.config.overrides import option_named
+from initlab.config.checks import command_line_text
+from initlab.config.grid import hydra_literal
+from initlab.config.naming import cell_name, config_hash, determining_values, run_name
+from initlab.config.option_files import option_names
+from initlab.config.overrides import canonical_option_of_group
 from initlab.config.schema import GROUPS
-from initlab.errors import UserError, nearest
+from initlab.errors import UserError, did_you_mean
 from initlab.records import flatten
-from initlab.system.imports import is_own
-from initlab.system.streams import tell
+from initlab.system.imports import is_target
+from initlab.system.streams import print_stderr
 
 # Keys of `optim` whose values may differ between networks that train together; `init` and `seed` may as a whole.
 PER_NETWORK = ("lr", "weight_decay", "clip_norm")
@@ -48,19 +48,21 @@ def wanted(configs: Sequence[Config], repeats: bool = False) -> list[int]:
         for values in flat:
             if values[key] != flat[0][key]:
                 raise UserError(
-                    f"{key} is {typed(flat[0][key])} in one cell and {typed(values[key])} in another, and concerns "
+                    f"{key} is {command_line_text(flat[0][key])} in one cell and {command_line_text(values[key])} in another, and concerns "
                     "the grid as a whole: give it a single value."
                 )
     rules = [read_rule(rule, flat) for rule in first.sweep.exclude]
     for told, rule in zip(first.sweep.exclude, rules, strict=True):
         if not any(matches(values, rule) for values in flat):
-            tell(f"initlab: sweep.exclude takes nothing out by {literal(told)}: no cell of the grid has that.")
+            print_stderr(
+                f"initlab: sweep.exclude takes nothing out by {hydra_literal(told)}: no cell of the grid has that."
+            )
     kept = [k for k, values in enumerate(flat) if not any(matches(values, rule) for rule in rules)]
     if not kept:
         raise UserError(f"sweep.exclude={first.sweep.exclude} leaves nothing to run: take a rule out.")
     found: dict[str, int] = {}
     for k in kept:
-        if found.setdefault(digest(configs[k]), k) != k and not repeats:
+        if found.setdefault(config_hash(configs[k]), k) != k and not repeats:
             raise UserError(f"two cells of the grid are the same run ({run_name(configs[k])}): leave one out.")
     return sorted(found.values())
 
@@ -76,23 +78,23 @@ def read_rule(rule: Any, flat: Sequence[Mapping[str, Any]]) -> dict[str, list[An
     found = {}
     for key, values in rule.items():
         if key not in known:
-            raise UserError(f"sweep.exclude names {key}, which no cell of the grid has.{nearest(str(key), known)}")
+            raise UserError(f"sweep.exclude names {key}, which no cell of the grid has.{did_you_mean(str(key), known)}")
         several = isinstance(values, (list, tuple))
         found[key] = list(values) if several else [values]
         if several and found[key] and any(cell.get(key) == found[key] for cell in flat):
-            each = " and ".join(f"{{{key}: {literal(value)}}}" for value in dict.fromkeys(found[key]))
+            each = " and ".join(f"{{{key}: {hydra_literal(value)}}}" for value in dict.fromkeys(found[key]))
             raise UserError(
-                f"sweep.exclude names {key}: {literal(found[key])}, which may be one value or several: write "
-                f"{{{key}: [{literal(found[key])}]}} for the one, the rules {each} for the others."
+                f"sweep.exclude names {key}: {hydra_literal(found[key])}, which may be one value or several: write "
+                f"{{{key}: [{hydra_literal(found[key])}]}} for the one, the rules {each} for the others."
             )
         if key in GROUPS:
-            found[key] = [option_named(key, str(value)) for value in found[key]]
+            found[key] = [canonical_option_of_group(key, str(value)) for value in found[key]]
             if "custom" in found[key]:  # all that is the user's own
-                found[key] += sorted({v for values in flat if is_own(v := str(values[key]))})
+                found[key] += sorted({v for values in flat if is_target(v := str(values[key]))})
             for value in found[key]:
-                if value not in options(key) and not is_own(value):
+                if value not in option_names(key) and not is_target(value):
                     raise UserError(
-                        f"sweep.exclude names {key}={value}, which is unknown.{nearest(value, options(key))}"
+                        f"sweep.exclude names {key}={value}, which is unknown.{did_you_mean(value, option_names(key))}"
                     )
     return found
 
@@ -119,7 +121,7 @@ def checked(configs: Sequence[Config], directories: Sequence[Path]) -> list[Cell
         key = network_key(config)
         if key not in reasons:
             reasons[key] = find_reason(config)
-        cells.append(Cell(number, config, directory, digest(config), reasons[key]))
+        cells.append(Cell(number, config, directory, config_hash(config), reasons[key]))
     if len({cell.directory for cell in cells}) < len(cells):
         raise UserError("two cells of the grid have the same directory: leave hydra.sweep.subdir as it is.")
     if found := [cell.reason for cell in cells if cell.reason]:
@@ -145,7 +147,7 @@ def find_reason(config: Config) -> str | None:
 
 def network_key(config: Config) -> str:
     """Return a text that is equal for cells whose networks are built alike and draw from the same scheme."""
-    plain = determining(config)
+    plain = determining_values(config)
     plain.pop("seed")
     plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in PER_NETWORK}
     return json.dumps([plain, config.device], sort_keys=True, default=str)

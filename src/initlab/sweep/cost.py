@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from initlab.config import Config
-from initlab.config.checks import typed
+from initlab.config.checks import command_line_text
 from initlab.errors import UserError
 from initlab.experiment.build import build_module, load_data, make_plan, pick_activation
-from initlab.system.resources import GIB, SHARE, free_bytes
+from initlab.system.resources import GIB, MEMORY_SHARE, free_bytes
 from initlab.training import OPTIMIZERS
 from initlab.training.evaluation import EVAL_BATCH
 
@@ -120,7 +120,11 @@ def too_large(config: Config, needed: float, there: float) -> str:
 def shape_of(config: Config) -> str:
     """Say what decides how large a network is."""
     shape = [f"model={config.model['name']}"]
-    shape += [f"{key}={typed(value)}" for key, value in (("depth", config.depth), ("width", config.width)) if value]
+    shape += [
+        f"{key}={command_line_text(value)}"
+        for key, value in (("depth", config.depth), ("width", config.width))
+        if value
+    ]
     return " ".join(shape)
 
 
@@ -168,6 +172,6 @@ def largest_group(config: Config, workers: int = 1, taken: float | None = None) 
     Arguments: `workers` that share the memory; `taken`, bytes of one of them where they have been estimated.
     """
     taken = network_bytes(config) if taken is None else taken
-    budget = config.sweep.memory * GIB if config.sweep.memory else SHARE * free_bytes(config.device) / workers
+    budget = config.sweep.memory * GIB if config.sweep.memory else MEMORY_SHARE * free_bytes(config.device) / workers
     fits = max(int(budget // taken), 1)
     return min(fits, config.sweep.max_group) if config.sweep.max_group else fits

@@ -21,9 +21,9 @@ from initlab.sweep.run import plan_groups, refuse_too_large
 from initlab.sweep.screen import keys, show_skipped
 from initlab.sweep.summary import telling
 from initlab.system.device import pick_device
-from initlab.system.escape import print, visible
+from initlab.system.escape import print, printable
 from initlab.system.resources import GIB
-from initlab.system.terminal import WIDE, Screen, duration
+from initlab.system.terminal import FILE_WIDTH, SafeConsole, format_duration
 from initlab.training.evaluation import member_losses
 
 TIMED = 8  # networks of a group that are timed to estimate the rest
@@ -59,19 +59,19 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: How) -> pd.DataFrame:
             str(len(group.cells)),
             f"{size.steps:,}",
             f"{len(group.cells) * size.bytes / GIB:.2f} GiB",
-            f"≈ {duration(seconds)}",
-            " ".join(visible(f"{k}={flat.get(k)}") for k in shared),
+            f"≈ {format_duration(seconds)}",
+            " ".join(printable(f"{k}={flat.get(k)}") for k in shared),
         )
-    console = Screen()
-    (console if console.is_terminal else Screen(width=WIDE)).print(table)
+    console = SafeConsole()
+    (console if console.is_terminal else SafeConsole(width=FILE_WIDTH)).print(table)
     networks = sum(len(group.cells) for group in groups)
     done = sum(results.finished(cell) is not None for cell in grid)
-    told = f"{networks} networks in {len(groups)} groups, about {duration(total)} one group after another"
+    told = f"{networks} networks in {len(groups)} groups, about {format_duration(total)} one group after another"
     if how.sharers() > 1:
         told += f" ({how.sharers()} at a time by executor={how.executor})"
     print(f"{told}{f'; {done} are done already' if done else ''}.")
     show_skipped(grid, None)
-    print(f"They would go to {visible(directory)}. Nothing was written.")
+    print(f"They would go to {printable(directory)}. Nothing was written.")
     return results.frame(list(grid))
 
 

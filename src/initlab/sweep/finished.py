@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from initlab.config import Config
-from initlab.config.naming import digest
+from initlab.config.naming import config_hash
 from initlab.records.serialization import from_json
 from initlab.sweep.cells import Cell
 from initlab.sweep.links import refuse_links
@@ -67,7 +67,7 @@ def recorded_cells(configs: Sequence[Config], directories: Sequence[Path], resul
     """Return the cells as their records say, or None where one of them is not done."""
     cells = []
     for number, (config, directory) in enumerate(zip(configs, directories, strict=True)):
-        cell = Cell(number, config, directory, digest(config))
+        cell = Cell(number, config, directory, config_hash(config))
         if results.finished(cell) is None:
             _, result = results.rows.get(directory, ({}, {}))
             if not rightly_skipped(result, cell):

@@ -13,9 +13,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from initlab.errors import Interrupted, UserError
-from initlab.system.files import door, make_directory, replace
-from initlab.system.safe_reading import read_json, short
-from initlab.system.streams import tell
+from initlab.system.files import make_directory, os_errors_as_user_errors, write_atomically
+from initlab.system.safe_reading import abbreviate, read_json
+from initlab.system.streams import print_stderr
 
 try:
     import fcntl
@@ -57,11 +57,11 @@ def alone(directory: Path) -> Iterator[None]:
     locks another launch goes unnoticed, which is said once.
     """
     holder = directory / ".lock.json"
-    with door(directory):
+    with os_errors_as_user_errors(directory):
         make_directory(directory)
         if reason := no_locks(directory):
             last = f" The last one noted there is {described(holder)}." if holder.exists() else ""
-            tell(
+            print_stderr(
                 f"initlab: the file system of {directory} has no locks ({reason}): the sweep is run, and a launch "
                 f"beside it would not be noticed.{last}"
             )
@@ -73,7 +73,9 @@ def alone(directory: Path) -> Iterator[None]:
             raise UserError(f"{directory} is being run by {described(holder)}: {REMEDY}") from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        replace(holder, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode())
+        write_atomically(
+            holder, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode()
+        )
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -87,7 +89,7 @@ def described(holder: Path) -> str:
     """Say who holds a sweep, as far as is known."""
     try:
         found = read_json(holder)
-        return f"process {short(found['pid'])} on {short(found['host'])} since {short(found['since'])}"
+        return f"process {abbreviate(found['pid'])} on {abbreviate(found['host'])} since {abbreviate(found['since'])}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another launch"
 
@@ -103,7 +105,7 @@ def group_lock(path: Path, stop: Callable[[], int]) -> Iterator[None]:
     Raises Interrupted when `stop()` returns a signal's number meanwhile.
     """
     began, told = time.monotonic(), False
-    with door(path.parent):
+    with os_errors_as_user_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0.2)
         while not no_locks(path.parent):
@@ -115,7 +117,7 @@ def group_lock(path: Path, stop: Callable[[], int]) -> Iterator[None]:
                     raise Interrupted(signal) from None
                 if not told and time.monotonic() - began > PATIENCE:
                     told = True
-                    tell(f"initlab: waiting for the worker of another launch, which has {path.stem}.")
+                    print_stderr(f"initlab: waiting for the worker of another launch, which has {path.stem}.")
     try:
         yield
     finally:

@@ -9,11 +9,11 @@ import torch
 from initlab.sweep.cells import Cell
 from initlab.sweep.cost import PASSES
 from initlab.sweep.executors import check_executor
-from initlab.sweep.executors.slurm import on_this_machine
+from initlab.sweep.executors.slurm import runs_locally
 from initlab.sweep.grouping import Sizes
 from initlab.sweep.plan_file import by_key
 from initlab.system.device import pick_device
-from initlab.system.resources import GIB, RATE, SHARE, free_bytes, usable_cores
+from initlab.system.resources import FLOPS_PER_CORE, GIB, MEMORY_SHARE, free_bytes, usable_cores
 
 WORTH = 20.0  # seconds of work from which on processes are worth their start
 UPDATES = 20_000  # updates of all networks that probably take as long
@@ -37,13 +37,13 @@ class How:
         """Return how many groups are computed at a time by one machine, and share its memory."""
         if self.executor in ("auto", "inline"):
             return 1
-        if self.executor == "submitit" and not on_this_machine(self.options):
+        if self.executor == "submitit" and not runs_locally(self.options):
             return 1
         return (torch.cuda.device_count() or usable_cores()) if self.workers == "auto" else int(self.workers)
 
     def elsewhere(self) -> bool:
         """Return whether groups are computed by other machines, whose memory is not known here."""
-        return self.executor == "ray" or (self.executor == "submitit" and not on_this_machine(self.options))
+        return self.executor == "ray" or (self.executor == "submitit" and not runs_locally(self.options))
 
     def several(self) -> bool:
         """Return whether more than one group may be computed at a time, by this machine or others."""
@@ -65,7 +65,7 @@ class How:
     def early(self, networks: int, updates: float, device: str, threads: int | str) -> "How | None":
         """Return the processes that networks of so many updates each will probably need, None for none."""
         if self.executor == "process":
-            return self if min(self.sharers(), networks) * PER_PROCESS <= SHARE * free_bytes("cpu") else None
+            return self if min(self.sharers(), networks) * PER_PROCESS <= MEMORY_SHARE * free_bytes("cpu") else None
         spread = self.processes()
         workers = spread.sharers()
         large = networks * updates >= UPDATES and networks >= 2 * workers
@@ -79,7 +79,7 @@ def worth_processes(cells: Sequence[Cell], sizes: Sizes, workers: int) -> bool:
     ):
         return False
     sharing = -(-workers // max(torch.cuda.device_count(), 1))
-    room = SHARE * free_bytes(cells[0].config.device) / sharing
+    room = MEMORY_SHARE * free_bytes(cells[0].config.device) / sharing
     if any(sizes.of(alike[0]).bytes > room for alike in by_key(cells)):
         return False
     return rough_seconds(cells, sizes, workers) >= WORTH
@@ -94,7 +94,7 @@ def may_spread(wanted: Collection[tuple[str, int | str]], workers: int) -> bool:
         return False
     kinds = {pick_device(device).type for device, _ in wanted}
     there = "cuda" if torch.cuda.device_count() else "cpu"
-    return kinds == {there} and workers * PER_PROCESS <= SHARE * free_bytes("cpu")
+    return kinds == {there} and workers * PER_PROCESS <= MEMORY_SHARE * free_bytes("cpu")
 
 
 def rough_seconds(cells: Sequence[Cell], sizes: Sizes, cores: int) -> float:
@@ -102,5 +102,5 @@ def rough_seconds(cells: Sequence[Cell], sizes: Sizes, cores: int) -> float:
     seconds = 0.0
     for alike in by_key(cells):
         size = sizes.of(alike[0])
-        seconds += len(alike) * (PER_NETWORK + PER_STEP * size.steps + PASSES * size.work / (RATE * cores))
+        seconds += len(alike) * (PER_NETWORK + PER_STEP * size.steps + PASSES * size.work / (FLOPS_PER_CORE * cores))
     return seconds

@@ -8,10 +8,17 @@ from itertools import islice
 from pathlib import Path
 
 from initlab.errors import UserError
-from initlab.records.checksums import sealed, unsealed
+from initlab.records.checksums import append_checksum, verify_checksum
 from initlab.sweep.cells import Cell, group_key
-from initlab.system.files import replace
-from initlab.system.safe_reading import TABLE, json_of, mapping, read_bytes, short, why
+from initlab.system.files import write_atomically
+from initlab.system.safe_reading import (
+    MAX_TABLE_BYTES,
+    abbreviate,
+    error_reason,
+    load_bounded_json,
+    read_bytes,
+    require_mapping,
+)
 
 FORMAT = 2
 
@@ -58,7 +65,7 @@ class PlanFile:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = error
         new = isinstance(reason, FileNotFoundError)
-        told = f"{path} is missing" if new else f"{path} cannot be read ({why(reason)})"
+        told = f"{path} is missing" if new else f"{path} cannot be read ({error_reason(reason)})"
         try:
             return cls(path, read_groups(copy_of(path)), f"{told}: its copy {copy_of(path).name} is used")
         except FileNotFoundError:
@@ -77,9 +84,9 @@ class PlanFile:
     def write(self) -> None:
         """Write the file and its copy, each whole or not at all, durably."""
         data = {"format": FORMAT, "groups": self.groups}
-        text = sealed(json.dumps(data, indent=0).encode())
+        text = append_checksum(json.dumps(data, indent=0).encode())
         for path in (copy_of(self.path), self.path):
-            replace(path, text, durable=True)
+            write_atomically(path, text, durable=True)
 
     def split(self, group: Group) -> list[Group]:
         """Replace a group by its halves, here and in the file."""
@@ -105,7 +112,7 @@ def name_of_group(name: str) -> str:
     'g0001ab'
     """
     if not re.fullmatch(r"g\d{4,9}[ab]{0,40}", name, re.ASCII):
-        raise ValueError(f"{short(name)} is no group")
+        raise ValueError(f"{abbreviate(name)} is no group")
     return name
 
 
@@ -116,11 +123,13 @@ def copy_of(path: Path) -> Path:
 
 def read_groups(path: Path) -> dict[str, list[str]]:
     """Return the groups of a plan; raises FileNotFoundError, or one of several others where it is damaged."""
-    data = read_bytes(path, TABLE)
-    found = mapping(json_of(data))
+    data = read_bytes(path, MAX_TABLE_BYTES)
+    found = require_mapping(load_bounded_json(data))
     if found.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
-    return {name_of_group(name): [str(h) for h in hashes] for name, hashes in unsealed(found, data)["groups"].items()}
+    return {
+        name_of_group(name): [str(h) for h in hashes] for name, hashes in verify_checksum(found, data)["groups"].items()
+    }
 
 
 def arrange(

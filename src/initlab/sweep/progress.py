@@ -8,8 +8,15 @@ from typing import Any
 
 from rich.console import Console
 
-from initlab.system.escape import visible
-from initlab.system.terminal import PLAIN_EVERY, REDRAW_EVERY, ProgressLine, Screen, duration, one_line
+from initlab.system.escape import printable
+from initlab.system.terminal import (
+    PLAIN_INTERVAL,
+    REDRAW_INTERVAL,
+    ProgressLine,
+    SafeConsole,
+    format_duration,
+    format_progress,
+)
 
 MEASURED = 2.0  # seconds of training before the time left is told
 PLAIN_SELDOM = 60.0  # seconds to which the pause between lines grows where nothing updates in place
@@ -20,7 +27,7 @@ class SweepLine(ProgressLine):
 
     def __init__(self, label: str, console: Console | None = None):
         super().__init__(label, console)
-        self.pause = REDRAW_EVERY if self.console.is_terminal else PLAIN_EVERY
+        self.pause = REDRAW_INTERVAL if self.console.is_terminal else PLAIN_INTERVAL
 
     def update(self, now: Mapping[str, Any]) -> None:
         """Show `now["facts"]` and the share that is done, unless that was done a moment ago."""
@@ -28,7 +35,7 @@ class SweepLine(ProgressLine):
             return
         self.said = time.monotonic()
         if self.console.is_terminal:
-            self.live.update(one_line(self.label, now["facts"], now["share"], self.console.width), refresh=True)
+            self.live.update(format_progress(self.label, now["facts"], now["share"], self.console.width), refresh=True)
         else:
             self.pause = min(self.pause * 1.5, PLAIN_SELDOM)
             facts = " · ".join(now["facts"])
@@ -37,11 +44,11 @@ class SweepLine(ProgressLine):
     @classmethod
     def quiet(cls) -> "SweepLine":
         """Return a line that shows nothing."""
-        return cls("", Screen(quiet=True, stderr=True))
+        return cls("", SafeConsole(quiet=True, stderr=True))
 
     def say(self, text: str) -> None:
         """Print a sentence above the line."""
-        self.console.print(f"initlab: {visible(text)}", soft_wrap=True, highlight=False, markup=False)
+        self.console.print(f"initlab: {printable(text)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def all_alike(_: str) -> float:
@@ -100,7 +107,7 @@ class Progress:
         diverged = self.counts["diverged"] + sum(n for _, n in self.running.values())
         share = now / max(self.steps, 1)
         facts = [f"{share:.0%} of {self.steps:,} network-steps"]
-        facts += [f"{duration(left)} left" for left in self.left() if now < self.steps]
+        facts += [f"{format_duration(left)} left" for left in self.left() if now < self.steps]
         facts += [f"{self.before + done}/{self.before + self.total} networks"]
         facts += [f"{n} {what}" for n, what in ((diverged, "diverged"), (self.counts["failed"], "failed")) if n]
         self.line.update({"facts": facts, "share": share})

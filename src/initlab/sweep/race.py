@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from initlab.config import Config
-from initlab.config.checks import typed
-from initlab.config.naming import digest, is_incidental, run_name
-from initlab.errors import NothingLeft, UserError
+from initlab.config.checks import command_line_text
+from initlab.config.naming import config_hash, is_incidental, run_name
+from initlab.errors import NoResultsLeft, UserError
 from initlab.records import flatten
 from initlab.statistics.comparisons import best_rate
 from initlab.sweep.cells import Cell, checked, default_directories
@@ -88,7 +88,7 @@ def tune(
         ends = [outcome.results.rows[cell.directory][1] for cell in cells]
         if own or extension == EXTENSIONS or not any(more.values()) or all(end["status"] == "failed" for end in ends):
             if not any_finite(rates for found in losses.values() for rates in found.values()):
-                raise NothingLeft(nothing_left(ends))
+                raise NoResultsLeft(nothing_left(ends))
             break
         tried = {key: [*tried[key], *more[key]] for key in entrants}
     rates = tuple(chosen.get(key_of(config)) for config in configs)
@@ -100,7 +100,7 @@ def named(entrants: Mapping[str, Config]) -> dict[str, str]:
     flats = [flatten(config.plain()) for config in entrants.values()]
     known = dict.fromkeys(key for flat in flats for key in flat if not is_incidental(key) and key != "seed")
     keys = telling(list(known), flats)
-    told = [" ".join(f"{key}={typed(flat.get(key))}" for key in keys if key in flat) for flat in flats]
+    told = [" ".join(f"{key}={command_line_text(flat.get(key))}" for key in keys if key in flat) for flat in flats]
     return dict(zip(entrants, told if keys else [run_name(config) for config in entrants.values()], strict=True))
 
 
@@ -148,7 +148,9 @@ def entered(configs: Sequence[Config], directory: Path) -> dict[str, Config]:
                 "say for example data.validation=0.1."
             )
         if not config.optim["lr"] > 0 and config.tune.rates is None:
-            raise UserError(f"optim.lr={typed(config.optim['lr'])} has no rates around it: give tune.rates a list.")
+            raise UserError(
+                f"optim.lr={command_line_text(config.optim['lr'])} has no rates around it: give tune.rates a list."
+            )
     cells = checked(configs, default_directories(configs, directory))
     found: dict[str, Config] = {}
     for cell in cells:
@@ -164,7 +166,7 @@ def entered(configs: Sequence[Config], directory: Path) -> dict[str, Config]:
 
 def key_of(config: Config) -> str:
     """Return what is equal for all runs of one cell: the hash without seed and rate."""
-    return digest(replace(config, seed=0, optim={**config.optim, "lr": 0}))
+    return config_hash(replace(config, seed=0, optim={**config.optim, "lr": 0}))
 
 
 def tuning_seeds(config: Config) -> range:

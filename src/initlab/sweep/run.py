@@ -28,7 +28,7 @@ from initlab.sweep.progress import Progress, SweepLine
 from initlab.sweep.results import Outcome, Results
 from initlab.sweep.scheduler import Launch, Signals
 from initlab.sweep.summary import telling
-from initlab.system.resources import RATE
+from initlab.system.resources import FLOPS_PER_CORE
 
 Ended = Callable[[Cell, dict[str, Any], bool], None]
 
@@ -222,7 +222,7 @@ def swept_keys(cells: Sequence[Cell]) -> list[str]:
 def step_cost(group: Group, sizes: Sizes) -> float:
     """Return about how many seconds one network-step of a group takes."""
     size = sizes.of(group.cells[0])
-    return PER_STEP + PASSES * size.work / max(size.steps, 1) / RATE
+    return PER_STEP + PASSES * size.work / max(size.steps, 1) / FLOPS_PER_CORE
 
 
 def load_report() -> None:

@@ -14,12 +14,12 @@ from typing import Any
 from initlab.errors import Interrupted, UserError
 from initlab.experiment import forget, record_failure
 from initlab.sweep.cells import Cell
-from initlab.sweep.executors import Executor, Job
+from initlab.sweep.executors import Executor, GroupJob
 from initlab.sweep.plan_file import Group, PlanFile
 from initlab.sweep.progress import Progress
 from initlab.sweep.worker import Done, GroupError, Task, WorkerDied, read_progress
-from initlab.system.fork_server import NoProcess
-from initlab.system.streams import tell
+from initlab.system.fork_server import ProcessLimitReached
+from initlab.system.streams import print_stderr
 
 LOOK_EVERY = 0.05  # seconds between two looks at what runs elsewhere
 
@@ -39,7 +39,7 @@ class Signals:
         """Remember a signal, and give the next one its usual effect."""
         self.received = number
         self.restore()
-        tell("\ninitlab: finishing the step and keeping what there is; once more to leave at once.")
+        print_stderr("\ninitlab: finishing the step and keeping what there is; once more to leave at once.")
 
     def restore(self) -> None:
         """Put the handlers back that were there before."""
@@ -95,7 +95,7 @@ class Launch:
         if not self.groups:
             return
         queue = deque(self.groups)
-        running: list[tuple[Group, Task, Job]] = []
+        running: list[tuple[Group, Task, GroupJob]] = []
         prepared = False
         executor = self.executor(self)
         try:
@@ -105,7 +105,7 @@ class Launch:
                     task = self.task(group)
                     try:
                         running.append((group, task, executor.submit(task)))
-                    except NoProcess as limit:
+                    except ProcessLimitReached as limit:
                         queue.appendleft(group)
                         executor = self.with_fewer(executor, len(running), limit.why)
                 # After the next groups have begun: no worker waits until all is told.
@@ -141,11 +141,11 @@ class Launch:
         self.say(f"{limit}: the sweep goes on in this process.")
         return self.inline(self)
 
-    def taken_back(self, group: Group, task: Task, job: Job) -> bool:
+    def taken_back(self, group: Group, task: Task, job: GroupJob) -> bool:
         """Take a group out of the queue of its executor if it has not begun; return whether that could be."""
         return not task.progress.exists() and job.cancel()
 
-    def look(self, group: Group, task: Task, job: Job, queue: deque[Group]) -> bool:
+    def look(self, group: Group, task: Task, job: GroupJob, queue: deque[Group]) -> bool:
         """Ask a job for its answer and act on it; return whether it has one."""
         try:
             done = job.poll()
@@ -197,7 +197,7 @@ class Launch:
         directories = [cell.directory for cell in group.cells]
         return Task(group.id, configs, directories, self.room, self.every, self.name, self.swept)
 
-    def tell(self, running: list[tuple[Group, Task, Job]]) -> None:
+    def tell(self, running: list[tuple[Group, Task, GroupJob]]) -> None:
         """Show what workers elsewhere last said."""
         for group, task, _ in running:
             if now := read_progress(task):

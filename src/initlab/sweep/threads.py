@@ -9,7 +9,7 @@ import torch
 from initlab.config import Config
 from initlab.sweep.cost import PASSES, size_of_single
 from initlab.system.device import pick_device
-from initlab.system.resources import RATE
+from initlab.system.resources import FLOPS_PER_CORE
 
 SAID = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables by which the user decides
 STEP_WORTH = 5e6  # multiplications of a forward pass of one batch from which on more threads are faster at all
@@ -54,5 +54,5 @@ def more_pay(config: Config) -> bool:
     saves a few seconds at best, has one; a long one has what torch chooses.
     """
     size = size_of_single(config)
-    seconds = PASSES * size.work / RATE
+    seconds = PASSES * size.work / FLOPS_PER_CORE
     return size.work / max(size.steps, 1) >= STEP_WORTH and seconds >= RUN_WORTH

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from initlab.config import Config
-from initlab.config.naming import digest
+from initlab.config.naming import config_hash
 from initlab.errors import Interrupted, UserError
 from initlab.experiment import Keeping, Unusable, forget, run
 from initlab.records import read_run
 from initlab.sweep.locks import group_lock
 from initlab.sweep.results import is_finished
 from initlab.sweep.threads import chosen_threads
-from initlab.system.parent_process import leaving, something_to_keep
+from initlab.system.parent_process import delay_exit, stop_requested
 from initlab.system.safe_reading import read_json
 
 REMARKS = 5  # about one group that are shown
@@ -137,7 +137,7 @@ def another_has_done_it(task: Task) -> list[dict[str, Any]] | None:
         if not (directory / "summary.json").exists():
             return None
         found.append(read_run(directory, read_weights=True)[1])
-        if not is_finished(found[-1], digest(config)):
+        if not is_finished(found[-1], config_hash(config)):
             return None
     return found
 
@@ -162,7 +162,7 @@ class Remote:
             signal.signal(signal.SIGTERM, self.hear)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launch, which says stop by a file
         try:
-            with something_to_keep():
+            with delay_exit():
                 return work(self.task, self.watch, self.stop)
         except Interrupted as stop:
             return Broken("interrupted", str(stop.signal))
@@ -182,7 +182,7 @@ class Remote:
         """Return the number of a signal if one came, if the launch wants to stop, or if it is gone."""
         if not self.received and time.monotonic() - self.looked > TOLD_EVERY:
             self.looked = time.monotonic()
-            if self.task.stop.exists() or leaving.is_set() or (self.parent and os.getppid() != self.parent):
+            if self.task.stop.exists() or stop_requested.is_set() or (self.parent and os.getppid() != self.parent):
                 self.received = int(signal.SIGTERM)
         return self.received
 

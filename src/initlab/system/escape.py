@@ -11,42 +11,42 @@ import unicodedata
 from typing import Any
 
 
-def visible(text: object) -> str:
+def printable(text: object) -> str:
     r"""Return a text on one line in which every character that cannot be seen is spelled out.
 
     What `str.isprintable` refuses is replaced: control characters, line ends, marks that turn the direction of writing,
     halves of surrogate pairs, and what Unicode does not define. Blanks of other widths stay.
 
-    >>> visible("\x1b[31mred\n"), visible("a\u202eb"), visible("naïve – 漢字"), visible(3)
+    >>> printable("\x1b[31mred\n"), printable("a\u202eb"), printable("naïve – 漢字"), printable(3)
     ('\\x1b[31mred\\n', 'a\\u202eb', 'naïve – 漢字', '3')
     """
     found = str(text)
-    return found if found.isprintable() else "".join(c if _shown(c) else _spelled(c) for c in found)
+    return found if found.isprintable() else "".join(c if _is_printable(c) else _escaped(c) for c in found)
 
 
-def _shown(character: str) -> bool:
+def _is_printable(character: str) -> bool:
     return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
-def _spelled(character: str) -> str:
+def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def lines(text: object) -> str:
-    r"""Return `visible` text that keeps its lines and tabs: for a layout, after its names were made visible.
+def printable_lines(text: object) -> str:
+    r"""Return `printable` text that keeps its lines and tabs: for a layout, after its names were made visible.
 
-    >>> lines("a\tb\nc\x1b")
+    >>> printable_lines("a\tb\nc\x1b")
     'a\tb\nc\\x1b'
     """
     found = str(text)
     if found.replace("\n", "").isprintable():
         return found
-    return "".join(c if _shown(c) or c in "\n\t" else _spelled(c) for c in found)
+    return "".join(c if _is_printable(c) or c in "\n\t" else _escaped(c) for c in found)
 
 
 def print(*values: object, sep: str = " ", end: str = "\n", **options: Any) -> None:
-    """Print as Python does, `lines` of what is given."""
-    builtins.print(lines(sep.join(map(str, values))), end=end, **options)
+    """Print as Python does, `printable_lines` of what is given."""
+    builtins.print(printable_lines(sep.join(map(str, values))), end=end, **options)
 
 
 def json_text(value: Any, indent: int | None = 2, **options: Any) -> str:
@@ -58,4 +58,4 @@ def json_text(value: Any, indent: int | None = 2, **options: Any) -> str:
     text = json.dumps(value, indent=indent, ensure_ascii=False, **options)
     if text.replace("\n", "").isprintable():
         return text
-    return "".join(c if _shown(c) or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    return "".join(c if _is_printable(c) or c == "\n" else json.dumps(c)[1:-1] for c in text)

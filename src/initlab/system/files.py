@@ -12,39 +12,39 @@ from typing import TypeVar
 
 from initlab.errors import UserError
 
-ENOUGH = 2**20  # bytes: less than any run leaves behind
-THREADS = 32  # files that wait for the disk together: a journal writes what waits at once
+MIN_FREE_BYTES = 2**20  # bytes: less than any run leaves behind
+MAX_THREADS = 32  # files that wait for the disk together: a journal writes what waits at once
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_ELSEWHERE = "choose another directory (hydra.run.dir=…, or sweep.root=… for a sweep)"
+_CHANGE_DIRECTORY = "choose another directory (hydra.run.dir=…, or sweep.root=… for a sweep)"
 
 
 @contextmanager
-def door(directory: Path) -> Iterator[None]:
+def os_errors_as_user_errors(directory: Path) -> Iterator[None]:
     """Turn an OSError of whatever writes below `directory` into a UserError that names the directory and the remedy."""
     try:
         yield
     except OSError as error:
-        raise UserError(_sentence(error, directory)) from error
+        raise UserError(_describe_os_error(error, directory)) from error
 
 
-def _sentence(error: OSError, directory: Path) -> str:
+def _describe_os_error(error: OSError, directory: Path) -> str:
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return f"No space is left for {directory} ({reason}): free some and start again, or {_ELSEWHERE}."
+        return f"No space is left for {directory} ({reason}): free some and start again, or {_CHANGE_DIRECTORY}."
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return f"{directory} cannot be written ({reason}): change its permissions, or {_ELSEWHERE}."
+        return f"{directory} cannot be written ({reason}): change its permissions, or {_CHANGE_DIRECTORY}."
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return f"{directory} cannot be written ({reason}): raise the limit (ulimit -n) and start again."
-    return f"{directory} cannot be written ({reason}): {_ELSEWHERE}."
+    return f"{directory} cannot be written ({reason}): {_CHANGE_DIRECTORY}."
 
 
-def require_room(directory: Path) -> None:
+def require_disk_space(directory: Path) -> None:
     """Raise UserError when the disk that would hold a directory is as good as full, before anything is written."""
     place = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     usage = shutil.disk_usage(place)
-    if usage.total and usage.free < ENOUGH:  # /proc and its like have no size at all
-        with door(directory):
+    if usage.total and usage.free < MIN_FREE_BYTES:  # /proc and its like have no size at all
+        with os_errors_as_user_errors(directory):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -59,14 +59,14 @@ def refuse_link(path: Path) -> None:
 
 def make_directory(path: Path) -> None:
     """Make a directory and its parents, durably: the entry of each new one is on the disk when this returns."""
-    with door(path):
+    with os_errors_as_user_errors(path):
         missing = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(parents=True, exist_ok=True)
         for each in missing:
-            wait_for_disk(each.parent)
+            fsync_path(each.parent)
 
 
-def wait_for_disk(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Return when a file, or the entries of a directory, would survive a power cut (fsync).
 
     A file system that does not know fsync is left alone, and so are directories on Windows.
@@ -84,13 +84,13 @@ def wait_for_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def side_by_side(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+def map_in_threads(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """Return `[call(item) for item in items]`, computed in threads: for calls that wait for the disk.
 
     A journal commits what waits together: 350 files took 0.04 s instead of 1.1 s on ext4. Where no thread can be
     started, this one computes all. The first exception of a call is raised when all threads have ended.
 
-    >>> side_by_side(str, range(3))
+    >>> map_in_threads(str, range(3))
     ['0', '1', '2']
     """
     queue = deque(enumerate(items))
@@ -109,7 +109,7 @@ def side_by_side(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> li
                 errors.append(error)
                 queue.clear()
 
-    threads = [threading.Thread(target=work) for _ in range(min(THREADS, len(queue)) - 1)]
+    threads = [threading.Thread(target=work) for _ in range(min(MAX_THREADS, len(queue)) - 1)]
     started = []
     for thread in threads:
         try:
@@ -125,12 +125,12 @@ def side_by_side(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> li
     return [found[number] for number in sorted(found)]
 
 
-def append(path: Path, data: bytes, header: bytes = b"") -> bytes:
+def append_bytes(path: Path, data: bytes, header: bytes = b"") -> bytes:
     """Append `data`, after `header` in an empty file, and return what was appended.
 
     What fails halfway is cut off again: a file keeps whole lines.
     """
-    with door(path.parent), open(path, "ab", buffering=0) as file:
+    with os_errors_as_user_errors(path.parent), open(path, "ab", buffering=0) as file:
         size = file.tell()
         whole = data if size else header + data
         view = memoryview(whole)
@@ -144,36 +144,36 @@ def append(path: Path, data: bytes, header: bytes = b"") -> bytes:
     return whole
 
 
-def replace(path: Path, data: bytes, *, durable: bool = False) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Write a file whole or not at all: beside it first, then renamed over it.
 
     Arguments: `durable`: whether it must survive a power cut from now on; that takes a few milliseconds.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with door(path.parent):
+    with os_errors_as_user_errors(path.parent):
         try:
             beside.unlink(missing_ok=True)
             with open(beside, "xb") as file:  # never through a link that stands there
                 file.write(data)
             if durable:
-                wait_for_disk(beside)
+                fsync_path(beside)
             os.replace(beside, path)
             if durable:
-                wait_for_disk(path.parent)
+                fsync_path(path.parent)
         except OSError:
             with suppress(OSError):
                 beside.unlink()
             raise
 
 
-def cut(path: Path, size: int) -> None:
+def truncate_file(path: Path, size: int) -> None:
     """Cut a file back to an earlier size; at 0 bytes it goes.
 
     Raises:
         UserError: the file is shorter than that: what was to be kept is lost.
     """
     refuse_link(path)
-    with door(path.parent):
+    with os_errors_as_user_errors(path.parent):
         found = path.stat().st_size if path.exists() else 0
         if found < size:
             raise UserError(

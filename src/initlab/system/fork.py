@@ -18,27 +18,27 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from initlab.system.escape import print
-from initlab.system.parent_process import end_with
+from initlab.system.parent_process import end_with_parent
 
 T = TypeVar("T")
-THREADS = Path("/proc/self/task")  # of this process: a directory for each, those of libraries as well
-LOOK_EVERY = 0.005  # seconds between two looks whether a child has ended
+THREAD_DIRECTORY = Path("/proc/self/task")  # of this process: a directory for each, those of libraries as well
+POLL_INTERVAL = 0.005  # seconds between two looks whether a child has ended
 
 
-def can_copy() -> bool:
+def can_fork() -> bool:
     """Does this system copy processes that have loaded torch?"""
     return sys.platform == "linux"
 
 
-def alone() -> bool:
+def is_single_threaded() -> bool:
     """Has this process one thread, so that it may be copied?"""
     try:
-        return can_copy() and len(list(THREADS.iterdir())) == 1
+        return can_fork() and len(list(THREAD_DIRECTORY.iterdir())) == 1
     except OSError:
         return False
 
 
-def be(work: Callable[[], object], quiet: bool = False) -> NoReturn:
+def run_and_exit(work: Callable[[], object], quiet: bool = False) -> NoReturn:
     """Do this work as a copy, which ends with it: 0, or 1 where it fails, which is told unless it is `quiet`.
 
     Who is interrupted knows why, and says nothing.
@@ -53,11 +53,11 @@ def be(work: Callable[[], object], quiet: bool = False) -> NoReturn:
         if not quiet:
             print(traceback.format_exc(), end="", file=sys.stderr)
     finally:
-        flush()
+        flush_output()
         os._exit(code)
 
 
-def flush() -> None:
+def flush_output() -> None:
     """Write what was printed, that no copy writes it again."""
     for stream in (sys.stdout, sys.stderr):
         # None: whoever started this process closed it.
@@ -65,22 +65,22 @@ def flush() -> None:
             stream.flush()
 
 
-class Child:
+class ChildProcess:
     """A copy of this process that does some work, to be handled as `subprocess.Popen` is.
 
     Arguments: `quiet` prints no traceback; `bound` ends the copy with the thread that made it.
     """
 
     def __init__(self, work: Callable[[], object], quiet: bool = False, bound: bool = False):
-        flush()
+        flush_output()
         self.returncode: int | None = None
         self.asking = threading.Lock()
         parent = os.getpid()
         self.pid = os.fork()
         if not self.pid:
             if bound:
-                end_with(parent)
-            be(work, quiet)
+                end_with_parent(parent)
+            run_and_exit(work, quiet)
 
     def poll(self) -> int | None:
         """Return None while it lives, then its exit code, or -9 for signal 9."""
@@ -92,7 +92,7 @@ class Child:
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end and return its exit code; raises subprocess.TimeoutExpired."""
-        return waited(self.poll, timeout)
+        return wait_for_exit(self.poll, timeout)
 
     def kill(self) -> None:
         """End it."""
@@ -100,23 +100,23 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def waited(poll: Callable[[], int | None], timeout: float | None) -> int:
+def wait_for_exit(poll: Callable[[], int | None], timeout: float | None) -> int:
     """Wait until a process has ended, and return its exit code; raises subprocess.TimeoutExpired."""
     limit = None if timeout is None else time.monotonic() + timeout
     while (code := poll()) is None:
         if limit is not None and time.monotonic() > limit:
             raise subprocess.TimeoutExpired("a copy", timeout or 0.0)
-        time.sleep(LOOK_EVERY)
+        time.sleep(POLL_INTERVAL)
     return code
 
 
 @contextmanager
-def aside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
+def run_in_child(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
     """Let a copy of this process do some work meanwhile; yields the call that waits for its result.
 
     Where the copy fails this process does the work itself, so that what is wrong with it is raised here.
 
-    >>> with aside(lambda: [os.getpid()]) as result:
+    >>> with run_in_child(lambda: [os.getpid()]) as result:
     ...     result() == [os.getpid()]
     False
     """
@@ -130,7 +130,7 @@ def aside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
 
     with os.fdopen(inward, "rb") as pipe:
         try:
-            child = Child(send, quiet=True, bound=True)
+            child = ChildProcess(send, quiet=True, bound=True)
         except OSError:  # the system allows no further process
             child = None
         finally:

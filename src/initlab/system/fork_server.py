@@ -17,25 +17,28 @@ from importlib import import_module
 from typing import IO, Any, NoReturn
 
 from initlab.errors import UserError
-from initlab.system.fork import Child, alone, waited
-from initlab.system.parent_process import end_with, life
-from initlab.system.startup import modules_loading
+from initlab.system.fork import ChildProcess, is_single_threaded, wait_for_exit
+from initlab.system.parent_process import end_with_parent, process_start_time
+from initlab.system.startup import fast_imports
 
-ENTRY = "import sys; '' in sys.path and sys.path.remove(''); " + (  # nothing is loaded from the current directory
-    "from initlab.system.fork_server import tend; tend({control}, {entry!r}, {parent})"
+SERVER_PROGRAM = (
+    "import sys; '' in sys.path and sys.path.remove(''); "
+    + (  # nothing is loaded from the current directory
+        "from initlab.system.fork_server import tend; tend({control}, {entry!r}, {parent})"
+    )
 )
 # With threads of OpenMP in the nursery, its copies would wait for theirs for ever.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-LARGEST = 2**16  # bytes of a message
-LOADING = 600.0  # seconds that a nursery may load before its first copy; disks of clusters are slow
-ANSWERING = 20.0  # seconds that it may take to say how a copy ended
+MAX_MESSAGE = 2**16  # bytes of a message
+LOAD_TIMEOUT = 600.0  # seconds that a nursery may load before its first copy; disks of clusters are slow
+ANSWER_TIMEOUT = 20.0  # seconds that it may take to say how a copy ended
 
 
-class Gone(Exception):
+class ServerEnded(Exception):
     """The nursery is no more."""
 
 
-class NoProcess(UserError):
+class ProcessLimitReached(UserError):
     """The system allows no further process; `why` is its own word for that."""
 
     def __init__(self, why: str):
@@ -43,7 +46,7 @@ class NoProcess(UserError):
         self.why = why
 
 
-class Nursery:
+class ForkServer:
     """The launch's end: it says what to load ahead, asks for copies, and hears how they ended; from any thread.
 
     Arguments: `entry`, "module:function" that a copy calls with its two pipes; the module is loaded once, there.
@@ -57,13 +60,13 @@ class Nursery:
         with theirs:
             try:
                 self.process = (
-                    Child(lambda: settled_in(theirs.fileno(), entry), bound=True)
+                    ChildProcess(lambda: serve_as_child(theirs.fileno(), entry), bound=True)
                     if here
-                    else started(theirs.fileno(), entry)
+                    else start_server(theirs.fileno(), entry)
                 )
             except OSError as error:
                 self.control.close()
-                raise NoProcess(str(error.strerror)) from error
+                raise ProcessLimitReached(str(error.strerror)) from error
         self.asked = 0
         self.code: int | None = None  # how it ended, if not by `close`
         self.speaking = threading.Lock()
@@ -73,16 +76,16 @@ class Nursery:
         with self.speaking, suppress(OSError):
             socket.send_fds(self.control, [pickle.dumps((0, "call", (function, given)))], [])
 
-    def copy(self) -> "Copy":
+    def copy(self) -> "ForkedProcess":
         """Return a copy, as soon as all is loaded.
 
         Raises Gone; NoProcess.
         """
         (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
         try:
-            pid = self.ask("copy", None, LOADING, [theirs_in, theirs_out])
+            pid = self.ask("copy", None, LOAD_TIMEOUT, [theirs_in, theirs_out])
             if isinstance(pid, str):
-                raise NoProcess(pid)
+                raise ProcessLimitReached(pid)
         except BaseException:
             os.close(ours_in)
             os.close(ours_out)
@@ -90,7 +93,7 @@ class Nursery:
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
-        return Copy(self, pid, os.fdopen(ours_in, "wb"), os.fdopen(ours_out, "rb"))
+        return ForkedProcess(self, pid, os.fdopen(ours_in, "wb"), os.fdopen(ours_out, "rb"))
 
     def ask(self, word: str, given: Any, patience: float, pipes: list[int] | None = None) -> Any:
         """Send a request and return its answer; raises Gone, also where there is none in so many seconds."""
@@ -99,16 +102,16 @@ class Nursery:
             try:
                 self.control.settimeout(patience)
                 socket.send_fds(self.control, [pickle.dumps((self.asked, word, given))], pipes or [])
-                while message := self.control.recv(LARGEST):
+                while message := self.control.recv(MAX_MESSAGE):
                     number, answer = pickle.loads(message)
                     # Whoever asked before may have been interrupted.
                     if number == self.asked:
                         return answer
             except OSError as error:
                 self.close()
-                raise Gone from error
+                raise ServerEnded from error
             self.close()
-            raise Gone
+            raise ServerEnded
 
     def alive(self) -> bool:
         """Does it live, so that its copies go on?"""
@@ -124,7 +127,7 @@ class Nursery:
         self.process.wait()
 
 
-def started(control: int, entry: str) -> "subprocess.Popen[bytes]":
+def start_server(control: int, entry: str) -> "subprocess.Popen[bytes]":
     """Start a nursery that loads everything itself.
 
     In a session of its own: Ctrl-C in the terminal is for the launch. It prints where the launch complains.
@@ -133,7 +136,7 @@ def started(control: int, entry: str) -> "subprocess.Popen[bytes]":
     parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
     complaints = subprocess.DEVNULL if sys.stderr is None else 2
     return subprocess.Popen(
-        [sys.executable, "-c", ENTRY.format(control=control, entry=entry, parent=parent)],
+        [sys.executable, "-c", SERVER_PROGRAM.format(control=control, entry=entry, parent=parent)],
         stdin=subprocess.DEVNULL,
         stdout=complaints,
         stderr=complaints,
@@ -143,7 +146,7 @@ def started(control: int, entry: str) -> "subprocess.Popen[bytes]":
     )
 
 
-def settled_in(control: int, entry: str) -> NoReturn:
+def serve_as_child(control: int, entry: str) -> NoReturn:
     """Be the nursery as a copy of the launch, keeping nothing of the launch's own."""
     os.setsid()
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -155,27 +158,27 @@ def settled_in(control: int, entry: str) -> NoReturn:
     tend(control, entry)
 
 
-class Copy:
+class ForkedProcess:
     """A copy of the nursery, to be handled as `subprocess.Popen` is."""
 
-    def __init__(self, nursery: Nursery, pid: int, stdin: IO[bytes], stdout: IO[bytes]):
+    def __init__(self, nursery: ForkServer, pid: int, stdin: IO[bytes], stdout: IO[bytes]):
         self.nursery, self.pid, self.stdin, self.stdout = nursery, pid, stdin, stdout
         self.returncode: int | None = None
-        self.born = life(pid)
+        self.born = process_start_time(pid)
 
     def poll(self) -> int | None:
         """Return None while it lives, then its exit code, or -9 for signal 9."""
-        if self.returncode is None and (self.born is None or life(self.pid) != self.born):
+        if self.returncode is None and (self.born is None or process_start_time(self.pid) != self.born):
             try:
-                self.returncode = self.nursery.ask("status", self.pid, ANSWERING)
-            except Gone:
+                self.returncode = self.nursery.ask("status", self.pid, ANSWER_TIMEOUT)
+            except ServerEnded:
                 # Nobody knows its code; without the nursery it ends, and for the same reason.
                 self.returncode = self.nursery.code or 1
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end and return its exit code; raises subprocess.TimeoutExpired."""
-        return waited(self.poll, timeout)
+        return wait_for_exit(self.poll, timeout)
 
     def kill(self) -> None:
         """End it."""
@@ -188,32 +191,32 @@ class Copy:
                 os.kill(self.pid, number)
 
 
-_nursery: Nursery | None = None
+_server: ForkServer | None = None
 _holders = _users = 0
-_changing = threading.RLock()
+_lock = threading.RLock()
 
 
 @contextmanager
-def held_open(in_use: bool = False) -> Iterator[None]:
+def keep_server(in_use: bool = False) -> Iterator[None]:
     """Let the nursery, if there is or will be one, live until the last who holds it open leaves.
 
-    Arguments: `in_use` says that copies of it are or will be at work: until then nobody may `dismiss` it.
+    Arguments: `in_use` says that copies of it are or will be at work: until then nobody may `stop_server` it.
     """
     global _holders, _users
-    with _changing:
+    with _lock:
         _holders += 1
         _users += in_use
     try:
         yield
     finally:
-        with _changing:
+        with _lock:
             _holders -= 1
             _users -= in_use
             if not _holders:
-                dismiss()
+                stop_server()
 
 
-def nursery(entry: str, here: bool = False) -> Nursery:
+def shared_server(entry: str, here: bool = False) -> ForkServer:
     """Return the nursery, for whoever holds it open; it starts when it is first needed, and again when it died.
 
     Arguments: `entry`, "module:function" that a copy calls; `here` makes it a copy of this process, if it is needed
@@ -221,26 +224,26 @@ def nursery(entry: str, here: bool = False) -> Nursery:
 
     Raises NoProcess.
     """
-    global _nursery
-    with _changing:
-        if _nursery is not None and not _nursery.alive():
-            _nursery.close()
-            _nursery = None
-        if _nursery is None:
-            _nursery = Nursery(entry, here=here and alone())
-        return _nursery
+    global _server
+    with _lock:
+        if _server is not None and not _server.alive():
+            _server.close()
+            _server = None
+        if _server is None:
+            _server = ForkServer(entry, here=here and is_single_threaded())
+        return _server
 
 
-def dismiss() -> None:
+def stop_server() -> None:
     """End the nursery, until it is needed again, unless its copies are in use."""
-    global _nursery
-    with _changing:
-        if _nursery is not None and not _users:
-            _nursery.close()
-            _nursery = None
+    global _server
+    with _lock:
+        if _server is not None and not _users:
+            _server.close()
+            _server = None
 
 
-def resolve(name: str) -> Any:
+def import_name(name: str) -> Any:
     """Return what "module:name" says."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)
@@ -252,14 +255,14 @@ def tend(control: int, entry: str, parent: int = 0) -> NoReturn:
     Arguments: `parent`, the number of the process that must outlive this one at every moment; 0 for none.
     """
     if parent:
-        end_with(parent)
+        end_with_parent(parent)
     launch = socket.socket(fileno=control)
-    with modules_loading():
-        begin = resolve(entry)
-    children: dict[int, Child] = {}
+    with fast_imports():
+        begin = import_name(entry)
+    children: dict[int, ChildProcess] = {}
     while True:
         try:
-            message, pipes, *_ = socket.recv_fds(launch, LARGEST, 2)
+            message, pipes, *_ = socket.recv_fds(launch, MAX_MESSAGE, 2)
         except OSError:
             message = b""
         if not message:
@@ -267,18 +270,18 @@ def tend(control: int, entry: str, parent: int = 0) -> NoReturn:
         number, word, given = pickle.loads(message)
         if word == "call":
             function, arguments = given
-            resolve(function)(**arguments)
+            import_name(function)(**arguments)
             continue
-        answer = copied(launch, begin, pipes, children) if word == "copy" else children[given].wait()
+        answer = fork_worker(launch, begin, pipes, children) if word == "copy" else children[given].wait()
         with suppress(OSError):  # the launch is gone: nothing more comes from it
             launch.send(pickle.dumps((number, answer)))
 
 
-def copied(
+def fork_worker(
     launch: socket.socket,
     begin: Callable[[IO[bytes], IO[bytes]], None],
     pipes: list[int],
-    children: dict[int, Child],
+    children: dict[int, ChildProcess],
 ) -> int | str:
     """Copy this process and return the copy's number, or why it cannot be; the copy begins and does not return."""
 
@@ -288,7 +291,7 @@ def copied(
             begin(inward, out)
 
     try:
-        child = Child(work)
+        child = ChildProcess(work)
     except OSError as error:
         return str(error.strerror)
     finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from initlab.errors import UserError, here, nearest
+from initlab.errors import UserError, did_you_mean, working_directory
 
 
 def load_target(target: Any, key: str = "target") -> Any:
@@ -34,7 +34,7 @@ def load_target(target: Any, key: str = "target") -> Any:
     if not (colon and module_name and name):
         raise UserError(
             f"{key}={'null' if target is None else target} names nothing to import: "
-            f"give {key}=package.module:function, for a file mine.py here {key}=mine:function{contract(key)}."
+            f"give {key}=package.module:function, for a file mine.py here {key}=mine:function{describe_contract(key)}."
         )
     if module_name.endswith(".py") or "/" in module_name:
         module = module_name.removesuffix(".py").strip("./").replace("/", ".")
@@ -42,30 +42,30 @@ def load_target(target: Any, key: str = "target") -> Any:
             f"{key}={target} names a file: a module is named without .py, with dots for slashes: {module}:{name}."
         )
     try:
-        with _importable(module_name.partition(".")[0]):
+        with _import_path(module_name.partition(".")[0]):
             found: Any = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
         raise UserError(
             f"{key}={target}: cannot import module {module_name!r} ({error}); "
-            f"it must lie in the current directory ({here()}) or be installed{contract(key)}."
+            f"it must lie in the current directory ({working_directory()}) or be installed{describe_contract(key)}."
         ) from error
     except Exception as error:  # whatever the user's own file raises when it is imported
         raise UserError(
-            f"{key}={target}: {module_name!r} failed when it was imported ({said(error)}): mend it there."
+            f"{key}={target}: {module_name!r} failed when it was imported ({describe_exception(error)}): mend it there."
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            near = nearest(part, [name for name in dir(found) if not name.startswith("_")])
-            hint = near or _hidden(here(), module_name.partition(".")[0])
-            raise UserError(f"{key}={target}: {module_name!r} has no {part!r}{contract(key)}.{hint}")
+            near = did_you_mean(part, [name for name in dir(found) if not name.startswith("_")])
+            hint = near or _describe_shadowing(working_directory(), module_name.partition(".")[0])
+            raise UserError(f"{key}={target}: {module_name!r} has no {part!r}{describe_contract(key)}.{hint}")
         found = getattr(found, part)
     return found
 
 
-def contract(key: str) -> str:
+def describe_contract(key: str) -> str:
     """Return what a function of the user's own must be, to end a sentence with; empty where the key has no contract.
 
-    >>> contract("act.target")[:31], contract("audit")
+    >>> describe_contract("act.target")[:31], describe_contract("audit")
     ('. For act=, function(x) returns', '')
     """
     group = key.partition(".")[0]
@@ -85,15 +85,15 @@ def target_of(function: Any, key: str) -> str:
     if found is not function:
         raise UserError(
             f"{key} is given {function!r}, which cannot be imported by a name: "
-            f"define it at the top of a module and give {key}='module:function'{contract(key)}."
+            f"define it at the top of a module and give {key}='module:function'{describe_contract(key)}."
         )
     return f"{module}:{name}"
 
 
-def said(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """Return what a user's own code raised and where, for a sentence: its kind, its first line, its file.
 
-    >>> said(KeyError("where"))
+    >>> describe_exception(KeyError("where"))
     "KeyError: 'where'"
     """
     first = str(error).splitlines()[0].rstrip(".") if str(error) else ""
@@ -102,10 +102,10 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}{where}" if first else f"{type(error).__name__}{where}"
 
 
-def said_of(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Say what a user's own code returned: its type, and its shape where it has one.
 
-    >>> said_of(3), said_of([1, 2])
+    >>> describe_value(3), describe_value([1, 2])
     ('an int', 'a list')
     """
     kind = type(value).__name__
@@ -138,7 +138,7 @@ def _version(package: str) -> str:
 
 
 @contextmanager
-def in_the_root() -> Iterator[None]:
+def change_to_root() -> Iterator[None]:
     """Let the root be the current directory for the while: what starts meanwhile may import from where it starts.
 
     The user's directory may hold a `json.py` or `torch.py` that is no part of what is run.
@@ -155,13 +155,13 @@ def in_the_root() -> Iterator[None]:
 
 
 @contextmanager
-def _importable(package: str) -> Iterator[None]:
+def _import_path(package: str) -> Iterator[None]:
     # A console script starts with its own directory, not the user's, on sys.path. The user's is searched for the user's
     # own modules only: what is installed would take its imports from there, too.
     if package in sys.modules or importlib.util.find_spec(package) is not None:
         yield  # also where the current directory was removed after the first import
         return
-    entry = str(here())
+    entry = str(working_directory())
     if entry in sys.path:
         yield
         return
@@ -172,7 +172,7 @@ def _importable(package: str) -> Iterator[None]:
         sys.path.remove(entry)
 
 
-def _hidden(directory: Path, package: str) -> str:
+def _describe_shadowing(directory: Path, package: str) -> str:
     """Say that a file of the user's is hidden by an installed module of the same name, if that is so."""
     file = f"{package}.py"
     installed = getattr(sys.modules.get(package), "__file__", None) or ""
@@ -192,16 +192,16 @@ CONTRACTS: dict[str, str] = {
 """What the user's own functions are given and return, for the groups that take them as `group=module:function`."""
 
 
-_OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
-def is_own(name: str) -> bool:
+def is_target(name: str) -> bool:
     """Does a name tell what to import, `package.module:function`?
 
-    >>> is_own("mine:half_he"), is_own("a.b:C.d"), is_own("he_normal"), is_own("mine:")
+    >>> is_target("mine:half_he"), is_target("a.b:C.d"), is_target("he_normal"), is_target("mine:")
     (True, True, False, False)
     """
-    return _OWN.fullmatch(name) is not None
+    return _TARGET.fullmatch(name) is not None
 
 
 def option_name(option: Mapping[str, Any]) -> str:

@@ -3,56 +3,56 @@
 import math
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 
-SPARE = 3  # digits beyond those that are shown which decide what is a half; the page has no more of a mean
+EXTRA_DIGITS = 3  # digits beyond those that are shown which decide what is a half; the page has no more of a mean
 
 
 # Magnitudes of what a user gives: with room for what multiplies it, weights and updates stay float32 numbers.
-SMALLEST, LARGEST = 1e-30, 1e30
+MIN_MAGNITUDE, MAX_MAGNITUDE = 1e-30, 1e30
 
 
-def in_single(value: float) -> bool:
+def fits_float32(value: float) -> bool:
     """Is it 0, or of a magnitude that float32 computes with?
 
-    >>> in_single(0), in_single(0.1), in_single(1e-320), in_single(1e300), in_single(float("nan"))
+    >>> fits_float32(0), fits_float32(0.1), fits_float32(1e-320), fits_float32(1e300), fits_float32(float("nan"))
     (True, True, False, False, False)
     """
-    return value == 0 or (math.isfinite(value) and SMALLEST <= abs(value) <= LARGEST)
+    return value == 0 or (math.isfinite(value) and MIN_MAGNITUDE <= abs(value) <= MAX_MAGNITUDE)
 
 
-def outside(value: float) -> str:
+def describe_float32_limit(value: float) -> str:
     """Say why float32 does not compute with a number, and the remedy, to end a sentence with.
 
-    >>> outside(1e-320)
+    >>> describe_float32_limit(1e-320)
     'float32 would make it 0: give 0 if that is meant, or a magnitude from 1e-30 to 1e+30'
     """
     if not math.isfinite(value):
         return "give a finite number"
-    if abs(value) < SMALLEST:
-        return f"float32 would make it 0: give 0 if that is meant, or a magnitude from {SMALLEST:g} to {LARGEST:g}"
-    return f"float32 would make it infinite: give a magnitude from {SMALLEST:g} to {LARGEST:g}"
+    if abs(value) < MIN_MAGNITUDE:
+        return f"float32 would make it 0: give 0 if that is meant, or a magnitude from {MIN_MAGNITUDE:g} to {MAX_MAGNITUDE:g}"
+    return f"float32 would make it infinite: give a magnitude from {MIN_MAGNITUDE:g} to {MAX_MAGNITUDE:g}"
 
 
-def rounded(value: float, digits: int, kind: str = "f", sign: str = "") -> str:
+def format_rounded(value: float, digits: int, kind: str = "f", sign: str = "") -> str:
     """Write a number with so many digits as `format` does, halves away from zero.
 
     A mean of accuracies is often a half of the last digit that is shown. Its binary form is above or below by the order
     in which it was summed, so that one mean would be 75.8 in one table and 75.9 in the next. The kind is one of
     `format`: f, e or g.
 
-    >>> rounded(75.85, 1), rounded(75.85000000000001, 1), rounded(-84.25, 1), f"{75.85:.1f}", f"{84.25:.1f}"
+    >>> format_rounded(75.85, 1), format_rounded(75.85000000000001, 1), format_rounded(-84.25, 1), f"{75.85:.1f}", f"{84.25:.1f}"
     ('75.9', '75.9', '-84.3', '75.8', '84.2')
-    >>> rounded(1.2345e-7, 2, "e"), rounded(0.1275, 2, "g", sign="+"), rounded(float("nan"), 1)
+    >>> format_rounded(1.2345e-7, 2, "e"), format_rounded(0.1275, 2, "g", sign="+"), format_rounded(float("nan"), 1)
     ('1.23e-07', '+0.13', 'nan')
     """
     with localcontext(Context(rounding=ROUND_HALF_UP)):
-        halves = format(Decimal(format(value, f".{digits + SPARE}{kind}")), f".{digits}{kind}")
+        halves = format(Decimal(format(value, f".{digits + EXTRA_DIGITS}{kind}")), f".{digits}{kind}")
     return format(float(halves), f"{sign}.{digits}{kind}")
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def format_number(value: float | None, digits: int = 2) -> str:
     """Format a statistic shortly.
 
-    >>> number(0.123456), number(3e-9), number(None), number(12.3456, digits=4)
+    >>> format_number(0.123456), format_number(3e-9), format_number(None), format_number(12.3456, digits=4)
     ('0.12', '3.0e-09', '', '12.35')
     """
     if value is None or math.isnan(value):
@@ -64,10 +64,10 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:.1e}" if math.isfinite(value) else str(value)
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """Format a fraction; blank where there is none or it is zero.
 
-    >>> percent(0.5), percent(0.0), percent(None)
+    >>> format_percent(0.5), format_percent(0.0), format_percent(None)
     ('50%', '0%', '')
     """
     return "" if value is None else f"{value:.0%}"

@@ -17,23 +17,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-KEEPING = 5.0  # seconds that a worker has to finish its step and write its checkpoint after its parent's death
-LOOK_EVERY = 0.5  # seconds between two looks at a parent that has no pipe to this process
+CHECKPOINT_SECONDS = (
+    5.0  # seconds that a worker has to finish its step and write its checkpoint after its parent's death
+)
+POLL_INTERVAL = 0.5  # seconds between two looks at a parent that has no pipe to this process
 PDEATHSIG = 1  # of Linux's prctl
-LEAVE = b""  # the message that asks a worker to keep its group and end
+STOP_MESSAGE = b""  # the message that asks a worker to keep its group and end
 
-leaving = threading.Event()  # the parent wants this process to end, or has ended
-_keeping = threading.Event()  # this process has something to keep
+stop_requested = threading.Event()  # the parent wants this process to end, or has ended
+_finishing = threading.Event()  # this process has something to keep
 
 
-def end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Have Linux kill this process as soon as its parent ends; `parent` is the parent's process number.
 
     Linux does so at the end of the thread that started the process, so that thread must be one that stays.
     """
     with suppress(AttributeError, OSError, TypeError):  # another system
         ctypes.CDLL(None).prctl(PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent and life(parent) is None:
+    if os.getppid() != parent and process_start_time(parent) is None:
         os._exit(1)  # it ended before it was watched
 
 
@@ -45,26 +47,26 @@ def messages(pipe: IO[bytes]) -> Iterator[bytes]:
     received: queue.Queue[bytes] = queue.Queue()
 
     def read() -> None:
-        while (message := next_of(pipe)) is not None:
+        while (message := read_message(pipe)) is not None:
             received.put(message)
-            if message == LEAVE:
-                leaving.set()
-        received.put(LEAVE)
+            if message == STOP_MESSAGE:
+                stop_requested.set()
+        received.put(STOP_MESSAGE)
 
     try:
-        end_after(read)
+        exit_after(read)
     except RuntimeError:  # the system allows no further thread: they are read as they are wanted
-        return iter(lambda: next_of(pipe) or LEAVE, LEAVE)
-    return iter(received.get, LEAVE)
+        return iter(lambda: read_message(pipe) or STOP_MESSAGE, STOP_MESSAGE)
+    return iter(received.get, STOP_MESSAGE)
 
 
-def write(message: bytes, pipe: IO[bytes]) -> None:
+def send_message(message: bytes, pipe: IO[bytes]) -> None:
     """Write a message to a worker."""
     pickle.dump(message, pipe)
     pipe.flush()
 
 
-def next_of(pipe: IO[bytes]) -> bytes | None:
+def read_message(pipe: IO[bytes]) -> bytes | None:
     """Return the next message, None where the parent has closed its end."""
     try:
         message: bytes = pickle.load(pipe)
@@ -73,27 +75,27 @@ def next_of(pipe: IO[bytes]) -> bytes | None:
     return message
 
 
-def end_after(wait: Callable[[], None]) -> None:
+def exit_after(wait: Callable[[], None]) -> None:
     """End this process once `wait`, called in a thread, has returned; at once, unless it has something to keep."""
 
     def end() -> None:
         wait()
-        leaving.set()
-        if _keeping.is_set():
-            time.sleep(KEEPING)
+        stop_requested.set()
+        if _finishing.is_set():
+            time.sleep(CHECKPOINT_SECONDS)
         os._exit(0)
 
     threading.Thread(target=end, daemon=True).start()
 
 
 @contextmanager
-def something_to_keep() -> Iterator[None]:
+def delay_exit() -> Iterator[None]:
     """Allow the process to finish its step after its parent's death, for the while."""
-    _keeping.set()
+    _finishing.set()
     try:
         yield
     finally:
-        _keeping.clear()
+        _finishing.clear()
 
 
 def own_pipes() -> tuple[IO[bytes], IO[bytes]]:
@@ -103,7 +105,7 @@ def own_pipes() -> tuple[IO[bytes], IO[bytes]]:
     return inward, out
 
 
-def life(pid: int) -> str | None:
+def process_start_time(pid: int) -> str | None:
     """Return when a process began, which tells it from a later one of the same number; None if it does not run.
 
     A process that has ended does not run, even if its parent has not asked for its exit code yet.
@@ -116,10 +118,10 @@ def life(pid: int) -> str | None:
     return None if state in "ZX" else facts[18]
 
 
-def runs(pid: int, born: str | None) -> bool:
+def is_running(pid: int, born: str | None) -> bool:
     """Does the process that had this number and this birth still run? Where births are unknown, the number decides."""
     if born is not None:
-        return life(pid) == born
+        return process_start_time(pid) == born
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -137,10 +139,10 @@ def run_module() -> None:
     _, pid, born, _, _, module, *arguments = sys.argv
 
     def wait() -> None:
-        while runs(int(pid), None if born == "-" else born):
-            time.sleep(LOOK_EVERY)
+        while is_running(int(pid), None if born == "-" else born):
+            time.sleep(POLL_INTERVAL)
 
     if int(pid):
-        end_after(wait)
+        exit_after(wait)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

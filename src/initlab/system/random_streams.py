@@ -16,7 +16,7 @@ import torch
 
 from initlab.errors import UserError
 
-WORDS = 624
+STATE_WORDS = 624
 """32-bit words in the state of the Mersenne Twister MT19937, torch's CPU generator."""
 
 
@@ -33,21 +33,21 @@ class Stream(NamedTuple):
     by_torch: Callable[[int, str], torch.Generator] | None = None
 
 
-OTHERS = re.compile(r"batch|change_rates|coordinate_check|(dropout|forward)/.*|.*/(gates|mimetic)")
+RESERVED_NAMES = re.compile(r"batch|change_rates|coordinate_check|(dropout|forward)/.*|.*/(gates|mimetic)")
 """Names that older streams have beside the parameters': a parameter of such a name gets a stream of another form."""
 
 
-def _of_parameter(seed: int, name: str) -> str:
-    return f"weights//{seed}/{name}" if OTHERS.fullmatch(name) else f"{seed}/{name}"
+def _parameter_text(seed: int, name: str) -> str:
+    return f"weights//{seed}/{name}" if RESERVED_NAMES.fullmatch(name) else f"{seed}/{name}"
 
 
-def _of_batches(seed: int, name: str) -> np.random.Generator:
+def _batch_generator(seed: int, name: str) -> np.random.Generator:
     # numpy cuts a seed into words of 32 bits: beyond one word, the epoch could not be told from the seed's second.
-    return np.random.default_rng((seed, int(name)) if seed < 2**32 else _entropy(f"batches//{seed}/{name}"))
+    return np.random.default_rng((seed, int(name)) if seed < 2**32 else _hash_text(f"batches//{seed}/{name}"))
 
 
 STREAMS: dict[str, Stream] = {
-    "weights": Stream("the values of one parameter, by its canonical name", _of_parameter),
+    "weights": Stream("the values of one parameter, by its canonical name", _parameter_text),
     "gates": Stream("the biases of recurrent gates (chrono)", lambda seed, name: f"{seed}/{name}/gates"),
     "mimetic": Stream("the factors of q, k, v and o", lambda seed, name: f"{seed}/{name}/mimetic"),
     "procedure batch": Stream("the samples that a procedure looks at", lambda seed, name: f"{seed}/batch"),
@@ -55,7 +55,7 @@ STREAMS: dict[str, Stream] = {
     "procedure passes": Stream("what a module draws while a procedure looks at it"),
     "dropout": Stream("the mask of one layer at one step", lambda seed, name: f"{seed}/dropout/{name}"),
     "forward passes": Stream("what a module draws in training", lambda seed, name: f"{seed}/forward/{name}"),
-    "batches": Stream("the order of one epoch, by its number", by_numpy=_of_batches),
+    "batches": Stream("the order of one epoch, by its number", by_numpy=_batch_generator),
     "validation": Stream(
         # Under data.seed=0 this is the stream of the epoch of that number: both keep their bits, and permute rows of
         # different sets.
@@ -99,8 +99,12 @@ def generator(purpose: str, seed: int = 0, name: str = "") -> torch.Generator:
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
     False
     """
-    stream, seed = STREAMS[purpose], whole_seed(seed)
-    return twister(_text(purpose, stream, seed, name)) if stream.by_torch is None else stream.by_torch(seed, name)
+    stream, seed = STREAMS[purpose], check_seed(seed)
+    return (
+        hashed_generator(_stream_text(purpose, stream, seed, name))
+        if stream.by_torch is None
+        else stream.by_torch(seed, name)
+    )
 
 
 def numpy_generator(purpose: str, seed: int = 0, name: str = "") -> np.random.Generator:
@@ -109,13 +113,13 @@ def numpy_generator(purpose: str, seed: int = 0, name: str = "") -> np.random.Ge
     >>> float(numpy_generator("batches", 0, "1").random()) == float(np.random.default_rng((0, 1)).random())
     True
     """
-    stream, seed = STREAMS[purpose], whole_seed(seed)
+    stream, seed = STREAMS[purpose], check_seed(seed)
     if stream.by_numpy is not None:
         return stream.by_numpy(seed, name)
-    return np.random.default_rng(_entropy(_text(purpose, stream, seed, name)))
+    return np.random.default_rng(_hash_text(_stream_text(purpose, stream, seed, name)))
 
 
-def set_global(purpose: str, seed: int = 0, name: str = "", device: torch.device | None = None) -> None:
+def seed_global_state(purpose: str, seed: int = 0, name: str = "", device: torch.device | None = None) -> None:
     """Set torch's global state for code that takes no generator; the caller puts the old state back.
 
     Arguments as in `generator`; `device`: the one beside the CPU whose state is set, by default those of all.
@@ -128,43 +132,43 @@ def set_global(purpose: str, seed: int = 0, name: str = "", device: torch.device
     torch.random.set_rng_state(found.get_state())
 
 
-def _text(purpose: str, stream: Stream, seed: int, name: str) -> str:
+def _stream_text(purpose: str, stream: Stream, seed: int, name: str) -> str:
     # A purpose begins with a letter and an older text with a digit: they are never the same.
     return f"{purpose}//{seed}/{name}" if stream.text is None else stream.text(seed, name)
 
 
-def _entropy(text: str) -> int:
+def _hash_text(text: str) -> int:
     return int.from_bytes(hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(64), "little")
 
 
-def twister(text: str) -> torch.Generator:
+def hashed_generator(text: str) -> torch.Generator:
     """Return torch's CPU generator whose whole state is the hash of a text.
 
-    >>> torch.equal(twister("0/w").get_state(), generator("weights", 0, "w").get_state())
+    >>> torch.equal(hashed_generator("0/w").get_state(), generator("weights", 0, "w").get_state())
     True
     """
-    digest = hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(8 + 4 * WORDS)
-    state = _template().copy()
+    digest = hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(8 + 4 * STATE_WORDS)
+    state = _state_template().copy()
     state[0] = np.frombuffer(digest, "<u8", 1)[0]
-    state[3 : 3 + WORDS] = np.frombuffer(digest, "<u4", WORDS, offset=8)
+    state[3 : 3 + STATE_WORDS] = np.frombuffer(digest, "<u4", STATE_WORDS, offset=8)
     found = torch.Generator(device="cpu")
     found.set_state(torch.from_numpy(state.view(np.uint8)))
     return found
 
 
 @cache
-def _template() -> np.ndarray:
+def _state_template() -> np.ndarray:
     # torch documents no layout: seed; left and seeded; next; 624 words in 64 bits each; a cached normal. A generator
     # seeded the ordinary way must show the twister's own initial words there, or nothing here can be trusted.
     seed, word = 5489, 5489
     expected = []
-    for index in range(WORDS):
+    for index in range(STATE_WORDS):
         word = seed if index == 0 else (1812433253 * (word ^ (word >> 30)) + index) & 0xFFFFFFFF
         expected.append(word)
     plain = torch.Generator(device="cpu")
     plain.manual_seed(seed)
     state = plain.get_state().numpy().view(np.uint64)
-    if state.size < 3 + WORDS or state[0] != seed or state[3 : 3 + WORDS].tolist() != expected:
+    if state.size < 3 + STATE_WORDS or state[0] != seed or state[3 : 3 + STATE_WORDS].tolist() != expected:
         raise RuntimeError(
             f"torch {torch.__version__} lays out the state of its CPU generator in a way that initlab does not know: "
             "its streams cannot be keyed; use a torch version that initlab was tested with."
@@ -172,15 +176,15 @@ def _template() -> np.ndarray:
     return state
 
 
-LARGEST_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
 
-def whole_seed(seed: Any) -> int:
+def check_seed(seed: Any) -> int:
     """Return a seed as a whole number, whatever kind of whole number it is; raises UserError if it is none.
 
-    >>> whole_seed(3)
+    >>> check_seed(3)
     3
-    >>> whole_seed(-1)
+    >>> check_seed(-1)
     Traceback (most recent call last):
     ...
     initlab.errors.UserError: seed=-1 must be a whole number from 0 to 2^63 − 1: say for example seed=0.
@@ -189,6 +193,6 @@ def whole_seed(seed: Any) -> int:
         found = -1 if isinstance(seed, bool) else operator.index(seed)  # numpy's whole numbers have an index, too
     except TypeError:
         found = -1
-    if not 0 <= found <= LARGEST_SEED:
+    if not 0 <= found <= MAX_SEED:
         raise UserError(f"seed={seed!r} must be a whole number from 0 to 2^63 − 1: say for example seed=0.")
     return found

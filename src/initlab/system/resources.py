@@ -8,9 +8,9 @@ import torch
 from initlab.system.device import pick_device
 
 GIB = 2**30
-RATE = 1e11  # floating-point operations that a core makes in a second
-SHARE = 0.5  # of what is free: the rest is for data, records, other processes and what an estimate misses
-GROUPS = Path("/sys/fs/cgroup")  # control groups, of a container or a batch system
+FLOPS_PER_CORE = 1e11  # floating-point operations that a core makes in a second
+MEMORY_SHARE = 0.5  # of what is free: the rest is for data, records, other processes and what an estimate misses
+CGROUP_ROOT = Path("/sys/fs/cgroup")  # control groups, of a container or a batch system
 CGROUP_FILE = Path("/proc/self/cgroup")  # which of them this process is in
 
 
@@ -21,10 +21,10 @@ def free_bytes(device_name: str) -> float:
         return float(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
         return float(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    return min(machine_bytes(), container_bytes())
+    return min(machine_free_bytes(), container_free_bytes())
 
 
-def machine_bytes() -> float:
+def machine_free_bytes() -> float:
     """Return the machine's free memory; where the system does not tell, half of all there is."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -36,7 +36,7 @@ def machine_bytes() -> float:
     return 8.0 * GIB
 
 
-def container_bytes() -> float:
+def container_free_bytes() -> float:
     """Return what the control groups of this process leave, infinity without a limit.
 
     A limit holds for all groups below it, so the smallest remainder counts. The page cache is not counted as used: the
@@ -44,8 +44,8 @@ def container_bytes() -> float:
     """
     left = float("inf")
     for limit, used, folders in (
-        ("memory.max", "memory.current", control_groups("")),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", control_groups("memory")),
+        ("memory.max", "memory.current", cgroup_directories("")),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", cgroup_directories("memory")),
     ):
         for folder in folders:
             try:
@@ -67,7 +67,7 @@ def reclaimable_bytes(folder: Path) -> float:
     return sum(found.get(f"{prefix}{kind}", 0.0) for kind in ("inactive_file", "active_file"))
 
 
-def control_groups(controller: str) -> list[Path]:
+def cgroup_directories(controller: str) -> list[Path]:
     """Return the folders of this process's control group and of all groups around it, the innermost first.
 
     Arguments: `controller` of version 1, "" for version 2, whose one hierarchy has them all. A container may see the
@@ -85,7 +85,7 @@ def control_groups(controller: str) -> list[Path]:
     parts = [part for part in own.split("/") if part not in ("", "..", ".")]
     inner_first = ["/".join(parts[:count]) for count in range(len(parts), -1, -1)]
     # Version 2 lies beside version 1 on systems that have both.
-    roots = [GROUPS / controller] if controller else [GROUPS, GROUPS / "unified"]
+    roots = [CGROUP_ROOT / controller] if controller else [CGROUP_ROOT, CGROUP_ROOT / "unified"]
     return [folder for root in roots for path in inner_first if (folder := root / path).is_dir()]
 
 
@@ -99,8 +99,8 @@ def container_cores() -> float:
     """Return how many cores' time the control groups allow, infinity without a limit: the smallest quota around."""
     allowed = float("inf")
     for names, folders in (
-        (("cpu.max",), control_groups("")),
-        (("cpu.cfs_quota_us", "cpu.cfs_period_us"), control_groups("cpu")),
+        (("cpu.max",), cgroup_directories("")),
+        (("cpu.cfs_quota_us", "cpu.cfs_period_us"), cgroup_directories("cpu")),
     ):
         for folder in folders:
             try:

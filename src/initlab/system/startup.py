@@ -15,40 +15,40 @@ from types import FrameType
 # Threads that have done their share wait for the others by spinning, 300,000 times (libgomp) or 200 ms (libomp):
 # where cores are busy they keep the others from computing meanwhile. 1,000 times, or 1 ms, is long enough to meet the
 # next operation where the machine is idle.
-WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
-SAYS_HOW_TO_WAIT = ("OMP_WAIT_POLICY", "KMP_LIBRARY")
+OPENMP_WAIT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+USER_WAIT_VARIABLES = ("OMP_WAIT_POLICY", "KMP_LIBRARY")
 
 
-def bound_waiting() -> None:
+def limit_openmp_spinning() -> None:
     """Let OpenMP's threads wait by spinning for a short time only, unless the user has said how they are to wait.
 
     The library reads it once, when torch loads it: afterwards there is nothing to be done.
     """
-    if "torch" not in sys.modules and not any(name in os.environ for name in SAYS_HOW_TO_WAIT):
-        for name, value in WAITING.items():
+    if "torch" not in sys.modules and not any(name in os.environ for name in USER_WAIT_VARIABLES):
+        for name, value in OPENMP_WAIT.items():
             os.environ.setdefault(name, value)
 
 
-TEAMS = 4  # libraries with threads of their own, about: torch's, numpy's, scipy's and initlab's
-TASKS = Path("/proc/self/task")  # of Linux: a directory for each thread
+THREAD_POOLS = 4  # libraries with threads of their own, about: torch's, numpy's, scipy's and initlab's
+THREAD_DIRECTORY = Path("/proc/self/task")  # of Linux: a directory for each thread
 
 
-def bound_threads() -> None:
+def limit_threads() -> None:
     """Let torch and numpy compute by one thread where the system allows too few: they end the process otherwise.
 
     A thread counts as a process for `ulimit -u` and for control groups.
     """
     if "torch" in sys.modules or "OMP_NUM_THREADS" in os.environ:
         return
-    if not can_start(min(TEAMS * (os.cpu_count() or 1), 64)):
+    if not can_start_threads(min(THREAD_POOLS * (os.cpu_count() or 1), 64)):
         os.environ["OMP_NUM_THREADS"] = "1"
         for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ.setdefault(name, "1")
 
 
-def can_start(count: int) -> bool:
+def can_start_threads(count: int) -> bool:
     """Return whether this process can have that many further threads at a time; afterwards they are gone."""
-    before = tasks()
+    before = count_threads()
     enough, started = threading.Event(), []
     try:
         for _ in range(count):
@@ -63,45 +63,45 @@ def can_start(count: int) -> bool:
             thread.join()
         # Python has done with them a moment before the system has; a process with one thread can be copied.
         limit = time.monotonic() + 1
-        while tasks() > before and time.monotonic() < limit:
+        while count_threads() > before and time.monotonic() < limit:
             time.sleep(0.0002)
     return True
 
 
-def tasks() -> int:
+def count_threads() -> int:
     """Return how many threads the system counts in this process, 0 where it does not tell."""
     try:
-        return len(os.listdir(TASKS))
+        return len(os.listdir(THREAD_DIRECTORY))
     except OSError:
         return 0
 
 
 @contextmanager
-def modules_loading() -> Iterator[None]:
+def fast_imports() -> Iterator[None]:
     """Let the collector rest for the while, and leave in peace from then on what was loaded: it stays to the end.
 
     torch and what it brings are half a million objects. Looked through as they come they take a quarter longer to load,
     and whatever makes objects afterwards pays again. For programs that load once and work then, not for libraries.
 
-    >>> with modules_loading():
+    >>> with fast_imports():
     ...     gc.isenabled()
     False
     """
-    bound_threads()
+    limit_threads()
     before = gc.isenabled()
     gc.disable()
     try:
-        with interrupts_kept():
+        with keep_keyboard_interrupt():
             yield
     finally:
         gc.freeze()
-        atexit.register(unfreeze_for_those_who_count)
+        atexit.register(unfreeze_at_exit)
         if before:
             gc.enable()
 
 
 @contextmanager
-def interrupts_kept() -> Iterator[None]:
+def keep_keyboard_interrupt() -> Iterator[None]:
     """Raise KeyboardInterrupt for Ctrl-C, whatever the module makes of it that is just being loaded.
 
     Some take it for a failure of what they load themselves, and raise that or go on without.
@@ -129,7 +129,7 @@ def interrupts_kept() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def unfreeze_for_those_who_count() -> None:
+def unfreeze_at_exit() -> None:
     """Let the collector take up all, at the end, where somebody complains of what is still there then.
 
     It takes a second to find that all half a million objects are of no use any more.

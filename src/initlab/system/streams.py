@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
-from initlab.system.escape import lines
+from initlab.system.escape import printable_lines
 
 # What a narrow encoding lacks, in letters that every encoding has; the rest becomes question marks.
-PLAIN = str.maketrans(dict(zip("−–—‑·×≈…≤≥→━─⋮²₁", "----*x~.<>>=-:21", strict=True)))
-PLAIN |= {ord("±"): "+/-", ord("χ"): "chi", ord("σ"): "sigma"}
+ASCII_SUBSTITUTES = str.maketrans(dict(zip("−–—‑·×≈…≤≥→━─⋮²₁", "----*x~.<>>=-:21", strict=True)))
+ASCII_SUBSTITUTES |= {ord("±"): "+/-", ord("χ"): "chi", ord("σ"): "sigma"}
 
 
-class LastingStream:
+class SafeStream:
     """A text stream for which no print is an error: letters that it cannot show are replaced, a lost reader is noted.
 
     Attributes:
@@ -21,7 +21,7 @@ class LastingStream:
 
     >>> import io
     >>> narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    >>> LastingStream(narrow).write("84.2 ± 0.1 é")
+    >>> SafeStream(narrow).write("84.2 ± 0.1 é")
     12
     >>> narrow.flush(), narrow.buffer.getvalue()
     (None, b'84.2 +/- 0.1 ?')
@@ -40,7 +40,7 @@ class LastingStream:
                 self.stream.write(text)
             except UnicodeEncodeError:
                 encoding = self.stream.encoding
-                self.stream.write(text.translate(PLAIN).encode(encoding, "replace").decode(encoding))
+                self.stream.write(text.translate(ASCII_SUBSTITUTES).encode(encoding, "replace").decode(encoding))
         except (OSError, ValueError) as error:  # ValueError: the stream is closed
             self.lose(error)
         return len(text)
@@ -61,7 +61,7 @@ class LastingStream:
         """Note that nothing can be written any more."""
         self.lost = self.lost or error
         with suppress(OSError, ValueError):
-            to_nowhere(self.stream)
+            redirect_to_devnull(self.stream)
 
     def isatty(self) -> bool:
         """Is it a terminal, and open?"""
@@ -77,7 +77,7 @@ class LastingStream:
 
 
 @contextmanager
-def lasting_streams() -> Iterator[None]:
+def use_safe_streams() -> Iterator[None]:
     """Let no print of the block raise: with a closed or full output, or one of few letters, the work goes on.
 
     What could not be written for another reason than a reader that left (`… | head`) is said at the end.
@@ -85,7 +85,7 @@ def lasting_streams() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     with ExitStack() as own:
         there = [each or own.enter_context(open(os.devnull, "w", encoding="utf-8")) for each in before]
-        out, err = (each if isinstance(each, LastingStream) else LastingStream(each) for each in there)
+        out, err = (each if isinstance(each, SafeStream) else SafeStream(each) for each in there)
         sys.stdout, sys.stderr = out, err
         try:
             yield
@@ -93,41 +93,41 @@ def lasting_streams() -> Iterator[None]:
             out.flush()
             sys.stdout, sys.stderr = before
             if out is not before[0] and out.lost and not isinstance(out.lost, BrokenPipeError):
-                tell(f"initlab: standard output cannot be written ({out.lost}).")
+                print_stderr(f"initlab: standard output cannot be written ({out.lost}).")
             err.flush()
 
 
-def output_lost() -> bool:
+def output_was_lost() -> bool:
     """Was something lost that was printed, other than by a reader that left?"""
     lost = getattr(sys.stdout, "lost", None)
     return lost is not None and not isinstance(lost, BrokenPipeError)
 
 
 @contextmanager
-def reader_may_leave() -> Iterator[None]:
+def tolerate_lost_output() -> Iterator[None]:
     """Run a command whatever becomes of its output: closed (`>&-`), left (`… | head`), full, or of few letters."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:  # the first file that is opened would take its place, and be written to by what prints
             os.open(os.devnull, os.O_RDWR)
-    with lasting_streams():
+    with use_safe_streams():
         yield
 
 
-def to_nowhere(stream: TextIO) -> None:
+def redirect_to_devnull(stream: TextIO) -> None:
     """Let a stream whose reader is gone end in nothing: what Python flushes at its end must find no broken pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def tell(text: str, end: str = "\n") -> None:
+def print_stderr(text: str, end: str = "\n") -> None:
     """Print to standard error, if anything reads it: no run ends for want of a reader.
 
     After Ctrl-C on `… 2>&1 | tee log` nothing does. Also from within a signal's handler, where printing may be refused.
     """
     if sys.stderr is None:
         return
-    stream = sys.stderr if isinstance(sys.stderr, LastingStream) else LastingStream(sys.stderr)
+    stream = sys.stderr if isinstance(sys.stderr, SafeStream) else SafeStream(sys.stderr)
     with suppress(RuntimeError):  # the signal came in the middle of a print
-        stream.write(lines(text + end))
+        stream.write(printable_lines(text + end))
         stream.flush()

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-FLOAT = re.compile(
+FLOAT_PATTERN = re.compile(
     r"""^(?:
      [-+]?\d+(?:_\d+)*\.[\d_]*(?:[eE][-+]?\d+)?
     |[-+]?\d+(?:_\d+)*[eE][-+]?\d+
@@ -21,14 +21,14 @@ FLOAT = re.compile(
 """What OmegaConf takes for a number beyond YAML 1.1: an exponent needs neither a point before it nor a sign."""
 
 
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Reads plain values only: no Python objects, no dates, and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a dictionary; a key that comes twice would silently replace the first."""
         seen: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag == TEXT:
+            if isinstance(key, yaml.ScalarNode) and key.tag == STRING_TAG:
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice")
                 seen.add(key.value)
@@ -36,32 +36,32 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mis
         return found
 
 
-class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Writes plain values so that `Loader` reads them back as they were."""
+class YamlDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes plain values so that `YamlLoader` reads them back as they were."""
 
 
-TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
-TIMESTAMP = "tag:yaml.org,2002:timestamp"
+STRING_TAG = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
+TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
 
-for _class in (Loader, Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if tag != TIMESTAMP]
-    for first, rules in Loader.yaml_implicit_resolvers.items()
+for _class in (YamlLoader, YamlDumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT_PATTERN, list("-+0123456789."))
+YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag != TIMESTAMP_TAG]
+    for first, rules in YamlLoader.yaml_implicit_resolvers.items()
 }
 
 
-def read_yaml(text: str | bytes) -> Any:
+def load_yaml(text: str | bytes) -> Any:
     """Return the value that a YAML (or JSON) text stands for.
 
     Raises:
         ValueError: it is no YAML; the message is one line.
 
-    >>> read_yaml("2e-2"), read_yaml("he_normal"), read_yaml("{std: 1E3, n: 10}"), read_yaml("2024-01-01")
+    >>> load_yaml("2e-2"), load_yaml("he_normal"), load_yaml("{std: 1E3, n: 10}"), load_yaml("2024-01-01")
     (0.02, 'he_normal', {'std': 1000.0, 'n': 10}, '2024-01-01')
     """
     try:
-        return yaml.load(text, Loader)
+        return yaml.load(text, YamlLoader)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
@@ -71,12 +71,12 @@ def read_yaml(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def write_yaml(value: Mapping[str, Any]) -> str:
+def dump_yaml(value: Mapping[str, Any]) -> str:
     """Return YAML with the keys in their order.
 
-    >>> print(write_yaml({"lr": 1e-05, "name": "2e-2"}), end="")
+    >>> print(dump_yaml({"lr": 1e-05, "name": "2e-2"}), end="")
     lr: 1.0e-05
     name: '2e-2'
     """
-    text: str = yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    text: str = yaml.dump(value, Dumper=YamlDumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
     return text

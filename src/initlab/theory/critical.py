@@ -19,12 +19,12 @@ import numpy as np
 
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
-from initlab.theory.fixed_points import LOWEST_Q, NOISE, origin_slope, refuse_jumps, supremum
-from initlab.theory.maps import moments, sigmas
-from initlab.theory.quadrature import value
+from initlab.theory.fixed_points import GRID_MIN_Q, ROUNDING, phi_supremum, require_continuous, slope_square_at_zero
+from initlab.theory.maps import check_sigmas, moments
+from initlab.theory.quadrature import phi_values
 from initlab.theory.roots import find_roots
 
-HALF_STABLE = 1e-6
+HALF_STABLE_TOLERANCE = 1e-6
 """|χ_q − 1| below which a fixed point counts as half-stable."""
 
 
@@ -65,11 +65,11 @@ def critical(act: Any, sigma_b: float | None = None, q_star: float | None = None
     record = activation(act)
     if sigma_b is not None and q_star is not None:
         raise UserError(f"sigma_b={sigma_b} and q_star={q_star} cannot both be given: each determines the other.")
-    refuse_jumps(record)
+    require_continuous(record)
     if q_star is not None:
-        return _at(record, q_star)
-    bias = sigmas(0.0, 0.0 if sigma_b is None else sigma_b)[1]
-    (point,) = _given_bias(record, np.array([bias]))
+        return _critical_at(record, q_star)
+    bias = check_sigmas(0.0, 0.0 if sigma_b is None else sigma_b)[1]
+    (point,) = _points_at_bias(record, np.array([bias]))
     if point is not None:
         return point
     if _scale_free(record):
@@ -77,26 +77,28 @@ def critical(act: Any, sigma_b: float | None = None, q_star: float | None = None
             f"activation {record.name!r} is scale-free and critical at sigma_b=0 alone, where any q is a fixed point: "
             f"with sigma_b={bias} and χ₁ = 1 every layer adds sigma_b² and q never settles; use sigma_b=0."
         )
-    raise UserError(f"activation {record.name!r} has no critical point at sigma_b={bias}: {_elsewhere(record)}.")
+    raise UserError(
+        f"activation {record.name!r} has no critical point at sigma_b={bias}: {_describe_critical_line(record)}."
+    )
 
 
-def _at(act: Activation, q: float) -> Critical:
+def _critical_at(act: Activation, q: float) -> Critical:
     if isinstance(q, bool) or not (math.isfinite(q) and q > 0):
         raise UserError(f"q_star={q} must be a positive second moment, such as 0.01.")
     found = moments(act, q)
     if not found.slope_square > 0:
         raise UserError(f"activation {act.name!r} is flat where its inputs fall, so that χ₁ = 0 for every sigma_w.")
     ratio = float(found.square / found.slope_square)
-    if ratio > q * (1 + 10 * NOISE):
+    if ratio > q * (1 + 10 * ROUNDING):
         raise UserError(
             f"activation {act.name!r} has no critical point at q_star={q}, where χ₁ = 1 alone brings q to {ratio:.4g}: "
-            f"{_elsewhere(act)}."
+            f"{_describe_critical_line(act)}."
         )
-    sigma_b = 0.0 if q - ratio < 10 * NOISE * q else math.sqrt(q - ratio)
-    return _points(act, np.array([q]), [sigma_b])[0]
+    sigma_b = 0.0 if q - ratio < 10 * ROUNDING * q else math.sqrt(q - ratio)
+    return _make_points(act, np.array([q]), [sigma_b])[0]
 
 
-def _points(act: Activation, q: np.ndarray, sigma_b: list[float]) -> list[Critical]:
+def _make_points(act: Activation, q: np.ndarray, sigma_b: list[float]) -> list[Critical]:
     """Describe the points of the critical line with these fixed points."""
     found = moments(act, q)
     points = []
@@ -104,24 +106,30 @@ def _points(act: Activation, q: np.ndarray, sigma_b: list[float]) -> list[Critic
         q.tolist(), sigma_b, found.slope_square.tolist(), (found.growth / found.slope_square).tolist(), strict=True
     ):
         away = abs(chi) - 1
-        kind = "repelling" if away > HALF_STABLE else "stable" if away < -HALF_STABLE else "half_stable"
+        kind = (
+            "repelling"
+            if away > HALF_STABLE_TOLERANCE
+            else "stable"
+            if away < -HALF_STABLE_TOLERANCE
+            else "half_stable"
+        )
         if kind == "half_stable" and bias == 0 and _scale_free(act):
             kind = "any"
         points.append(Critical(1 / math.sqrt(slope), bias, one, chi, kind in ("stable", "any"), kind))
     return points
 
 
-def _given_bias(act: Activation, sigma_b: np.ndarray) -> list[Critical | None]:
+def _points_at_bias(act: Activation, sigma_b: np.ndarray) -> list[Critical | None]:
     """The critical point at each `sigma_b`: a stable one first, then the one of smallest q*."""
     if _scale_free(act):
-        only = Critical(1 / math.sqrt(origin_slope(act)), 0.0, math.nan, 1.0, True, "any")
+        only = Critical(1 / math.sqrt(slope_square_at_zero(act)), 0.0, math.nan, 1.0, True, "any")
         return [only if bias == 0 else None for bias in sigma_b]
-    q, row = _line(act, sigma_b)
-    points = _points(act, q, sigma_b[row].tolist())
+    q, row = _critical_q(act, sigma_b)
+    points = _make_points(act, q, sigma_b[row].tolist())
     chosen: list[Critical | None] = []
     for i, bias in enumerate(sigma_b):
         here = [point for point, at in zip(points, row, strict=True) if at == i]
-        if bias == 0 and (limit := _origin(act)) is not None:
+        if bias == 0 and (limit := _limit_at_zero(act)) is not None:
             here.insert(0, limit)
         best = next((p for p in here if p.stable), here[0] if here else None)
         others = tuple(p.q_star for p in here if p is not best)
@@ -129,30 +137,30 @@ def _given_bias(act: Activation, sigma_b: np.ndarray) -> list[Critical | None]:
     return chosen
 
 
-def _origin(act: Activation) -> Critical | None:
+def _limit_at_zero(act: Activation) -> Critical | None:
     """The critical point in the limit q* → 0 at sigma_b = 0, which φ with φ(0) = 0 and a slope there has."""
-    slope = origin_slope(act)
-    if value(act, np.zeros(1))[0] != 0 or not 1e-20 < slope < 1e20:
+    slope = slope_square_at_zero(act)
+    if phi_values(act, np.zeros(1))[0] != 0 or not 1e-20 < slope < 1e20:
         return None
-    q = _grid(act, 0.0)
+    q = _critical_grid(act, 0.0)
     rise = moments(act, q).square / (slope * q) - 1
-    telling = np.flatnonzero(np.abs(rise) > NOISE)
+    telling = np.flatnonzero(np.abs(rise) > ROUNDING)
     return Critical(1 / math.sqrt(slope), 0.0, 0.0, 1.0, bool(telling.size and rise[telling[0]] < 0), "zero")
 
 
-def _line(act: Activation, sigma_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _critical_q(act: Activation, sigma_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Every q* with χ₁ = 1, ascending for each of `sigma_b`, and which of them it belongs to.
 
     These are the roots of (q − σ_b²) E[φ′²]/E[φ²] = 1.
     """
     variance = sigma_b**2
-    grid = _grid(act, float(variance.max()))
+    grid = _critical_grid(act, float(variance.max()))
     x = np.log(grid)
 
     def excess(x: np.ndarray, variance: np.ndarray) -> np.ndarray:
         found = moments(act, np.exp(x))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return _clean((np.exp(x) - variance) * found.slope_square / found.square - 1)
+            return _zero_rounding((np.exp(x) - variance) * found.slope_square / found.square - 1)
 
     rows, low, high = [], [], []
     for i, values in enumerate(excess(x, variance[:, None])):
@@ -166,21 +174,21 @@ def _line(act: Activation, sigma_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.exp(roots), row
 
 
-def _clean(x: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(x) < NOISE, 0.0, x)
+def _zero_rounding(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < ROUNDING, 0.0, x)
 
 
-def _grid(act: Activation, variance: float) -> np.ndarray:
+def _critical_grid(act: Activation, variance: float) -> np.ndarray:
     """Second moments, four to an octave, up to 2²⁰ or, for a bounded φ, to where q* exceeds σ_b² + E[φ²]/E[φ′²]."""
     high = 4 * max(1.0, variance)
-    bounded = math.isfinite(supremum(act))
+    bounded = math.isfinite(phi_supremum(act))
     while high < 2.0**20 * max(1.0, variance):
         if bounded:
             found = moments(act, high)
             if (high - variance) * found.slope_square > found.square:
                 break
         high *= 4
-    return np.geomspace(LOWEST_Q, high, int(4 * math.log2(high / LOWEST_Q)))
+    return np.geomspace(GRID_MIN_Q, high, int(4 * math.log2(high / GRID_MIN_Q)))
 
 
 def critical_line(act: Any, sigma_b: Any) -> np.ndarray:
@@ -195,20 +203,22 @@ def critical_line(act: Any, sigma_b: Any) -> np.ndarray:
     wanted = np.asarray(sigma_b, dtype=np.float64)
     for bad in wanted[~(np.isfinite(wanted) & (wanted >= 0))]:
         raise UserError(f"sigma_b={bad} must be a finite number ≥ 0: it is a standard deviation.")
-    refuse_jumps(record)
-    points = _given_bias(record, wanted.ravel())
+    require_continuous(record)
+    points = _points_at_bias(record, wanted.ravel())
     return np.array([math.nan if p is None else p.sigma_w for p in points]).reshape(wanted.shape)
 
 
 @lru_cache(maxsize=256)
 def _scale_free(act: Activation) -> bool:
     """φ(ax) = a φ(x) for a > 0: linear, ReLU and its leaky forms."""
-    if math.isfinite(supremum(act)):
+    if math.isfinite(phi_supremum(act)):
         return False
-    q = np.geomspace(LOWEST_Q, 2.0**20, 64)
+    q = np.geomspace(GRID_MIN_Q, 2.0**20, 64)
     found = moments(act, q)
     square, slope = found.square / q, found.slope_square
-    return bool(slope[0] > 0 and np.ptp(square) < NOISE * square[0] * 100 and np.ptp(slope) < NOISE * slope[0] * 100)
+    return bool(
+        slope[0] > 0 and np.ptp(square) < ROUNDING * square[0] * 100 and np.ptp(slope) < ROUNDING * slope[0] * 100
+    )
 
 
 @lru_cache(maxsize=256)
@@ -220,16 +230,16 @@ def doubly_critical(act: Any) -> Critical | None:
     (1.98305826, 0.17292239)
     """
     record = activation(act)
-    refuse_jumps(record)
+    require_continuous(record)
     if _scale_free(record):
         return None
 
     def excess(x: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
         found = moments(record, np.exp(x))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return _clean(found.growth / found.slope_square - 1)
+            return _zero_rounding(found.growth / found.slope_square - 1)
 
-    x = np.log(_grid(record, 0.0))
+    x = np.log(_critical_grid(record, 0.0))
     values = excess(x)
     telling = np.flatnonzero(~(np.abs(values) <= 1e-8))
     turns = np.flatnonzero(np.abs(np.diff(np.sign(values[telling]))) == 2)
@@ -237,7 +247,7 @@ def doubly_critical(act: Any) -> Critical | None:
     for q in roots:
         found = moments(record, q)
         if (variance := float(q - found.square / found.slope_square)) >= 0:
-            return _points(record, np.array([q]), [math.sqrt(variance)])[0]
+            return _make_points(record, np.array([q]), [math.sqrt(variance)])[0]
     return None
 
 
@@ -255,15 +265,15 @@ def default_critical(act: Any) -> Critical:
     return point if point.stable else doubly_critical(record) or point
 
 
-def _elsewhere(act: Activation) -> str:
+def _describe_critical_line(act: Activation) -> str:
     """Say where the critical line of φ runs, or that it has none."""
-    q = _grid(act, 0.0)
+    q = _critical_grid(act, 0.0)
     found = moments(act, q)
     with np.errstate(divide="ignore", invalid="ignore"):
-        good = q[q - found.square / found.slope_square > NOISE * q]
+        good = q[q - found.square / found.slope_square > ROUNDING * q]
     if not found.slope_square.any():
         return "φ is flat, so that χ₁ = 0 for every sigma_w"
     if not good.size:
         return "E[φ²] > q E[φ′²] at every q, so that χ₁ = 1 would need sigma_b² < 0; set init.gain by hand instead"
-    starts, _ = _line(act, np.zeros(1))
+    starts, _ = _critical_q(act, np.zeros(1))
     return f"it has one for q_star of {starts[-1] if starts.size else good.min():.4g} and above"

@@ -7,10 +7,10 @@ import numpy as np
 from scipy.special import ndtr
 
 from initlab.activations import Activation
-from initlab.theory.quadrature import NODES, REACH, WEIGHTS, value
+from initlab.theory.quadrature import GAUSSIAN_CUTOFF, NODES, WEIGHTS, phi_values
 
 
-def silent_fraction(act: Activation, q: np.ndarray, c: float, samples: int) -> float | None:
+def predict_dead_fraction(act: Activation, q: np.ndarray, c: float, samples: int) -> float | None:
     """Probability that one unit is at exactly 0 on all of `samples` inputs of mean correlation `c`; None if unknown.
 
     With every pair of inputs correlated by c, the preactivations share a part √c z, and the probability is
@@ -18,14 +18,14 @@ def silent_fraction(act: Activation, q: np.ndarray, c: float, samples: int) -> f
     [S]: second moments; a map [S, *map] has no answer, because its positions are samples of unknown correlation.
 
     >>> from initlab.activations import ACTIVATIONS
-    >>> round(silent_fraction(ACTIVATIONS["relu"], np.ones(4), 0.0, 4), 6)
+    >>> round(predict_dead_fraction(ACTIVATIONS["relu"], np.ones(4), 0.0, 4), 6)
     0.0625
-    >>> [silent_fraction(ACTIVATIONS["tanh"], q, 0.0, 4) for q in (np.ones(4), np.zeros(4))]
+    >>> [predict_dead_fraction(ACTIVATIONS["tanh"], q, 0.0, 4) for q in (np.ones(4), np.zeros(4))]
     [0.0, 1.0]
     """
     if not q.any():  # every unit is at φ(0), always
-        return float(value(act, np.zeros(1))[0] == 0)
-    edge = silent_below(act)
+        return float(phi_values(act, np.zeros(1))[0] == 0)
+    edge = dead_below(act)
     if edge == -math.inf:
         return 0.0
     if q.ndim > 1 or not math.isfinite(c) or samples < 2:
@@ -33,8 +33,12 @@ def silent_fraction(act: Activation, q: np.ndarray, c: float, samples: int) -> f
     shared = min(max(c, 0.0), 1.0)
     threshold = edge / math.sqrt(max(float(q.mean()), np.finfo(float).tiny))
     # the step that Φ takes where c → 1 is at z = threshold: panels shrink towards it
-    widths = REACH * 0.5 ** np.arange(40)
-    cuts = np.unique(np.clip(np.concatenate([threshold - widths, [threshold], threshold + widths]), -REACH, REACH))
+    widths = GAUSSIAN_CUTOFF * 0.5 ** np.arange(40)
+    cuts = np.unique(
+        np.clip(
+            np.concatenate([threshold - widths, [threshold], threshold + widths]), -GAUSSIAN_CUTOFF, GAUSSIAN_CUTOFF
+        )
+    )
     half, middle = np.diff(cuts)[:, None] / 2, (cuts[:-1, None] + cuts[1:, None]) / 2
     z, weight = middle + half * NODES, half * WEIGHTS * np.exp(-((middle + half * NODES) ** 2) / 2)
     below = ndtr((threshold - math.sqrt(shared) * z) / math.sqrt(max(1 - shared, 1e-300)))
@@ -42,12 +46,12 @@ def silent_fraction(act: Activation, q: np.ndarray, c: float, samples: int) -> f
 
 
 @lru_cache(maxsize=256)
-def silent_below(act: Activation) -> float:
+def dead_below(act: Activation) -> float:
     """The kink up to which φ is exactly 0, −inf if there is none: 0 for ReLU, −3 for Hardswish.
 
     >>> from initlab.activations import ACTIVATIONS
-    >>> silent_below(ACTIVATIONS["hardswish"])
+    >>> dead_below(ACTIVATIONS["hardswish"])
     -3.0
     """
-    below = [k for k in act.kinks if not value(act, k - np.geomspace(1e-9, 1e3, 64)).any()]
+    below = [k for k in act.kinks if not phi_values(act, k - np.geomspace(1e-9, 1e3, 64)).any()]
     return max(below, default=-math.inf)

@@ -15,24 +15,24 @@ import numpy as np
 
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
-from initlab.theory.maps import moments, sigmas
+from initlab.theory.maps import check_sigmas, moments
 from initlab.theory.pairs import pair_moments
-from initlab.theory.quadrature import evaluate, partition, value
+from initlab.theory.quadrature import panel_edges, phi_and_slope, phi_values
 from initlab.theory.roots import find_roots
 
-NOISE = 1e-13
+ROUNDING = 1e-13
 """Relative differences below this are rounding."""
-TOUCH = 1e-12
+TOUCH_TOLERANCE = 1e-12
 """|V(q)/q − 1| below which a q-map that touches the diagonal without crossing it has a fixed point there."""
-NEAR, FINER = 0.01, 16
+NEAR_DIAGONAL, REFINEMENT = 0.01, 16
 """|V(q)/q − 1| on the grid below which it is looked at more closely, and how much: it has eight points to an octave."""
-FAR_ABOVE = 1e300
+MAX_RATIO = 1e300
 """What stands for V(q)/q beyond the largest float."""
-CRITICAL = 1e-9
+CRITICAL_TOLERANCE = 1e-9
 """|χ₁ − 1| below which a point is called critical."""
-TRAINABLE = 6.0
+TRAINABLE_SCALES = 6.0
 """Networks train to a depth of about 6 ξ_c (Schoenholz et al. 2017); the factor depends on steps and rate."""
-LOWEST_Q, HIGHEST_Q = 2.0**-44, 2.0**40
+GRID_MIN_Q, GRID_MAX_Q = 2.0**-44, 2.0**40
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class FixedPoint:
     @property
     def trainable_depth(self) -> float:
         """About 6 ξ_c layers; where q grows without bound the gradient's scale ξ_grad stands in for ξ_c."""
-        return TRAINABLE * (self.xi_grad if self.kind == "infinite" else self.xi_c)
+        return TRAINABLE_SCALES * (self.xi_grad if self.kind == "infinite" else self.xi_c)
 
 
 def fixed_point(act: Any, sigma_w: float, sigma_b: float = 0.0, start: float = 1.0) -> FixedPoint:
@@ -87,32 +87,34 @@ def fixed_point(act: Any, sigma_w: float, sigma_b: float = 0.0, start: float = 1
     'any'
     """
     record = activation(act)
-    sigma_w, sigma_b = sigmas(sigma_w, sigma_b)
+    sigma_w, sigma_b = check_sigmas(sigma_w, sigma_b)
     if not (math.isfinite(start) and start > 0):
         raise UserError(f"start={start} must be a positive second moment, such as 1.")
-    refuse_jumps(record)
-    roots = _q_roots(record, sigma_w, sigma_b)
+    require_continuous(record)
+    roots = _q_fixed_points(record, sigma_w, sigma_b)
     if roots is None:
-        return _describe(record, sigma_w, sigma_b, start, "any", ())
-    q_star, side = _destination(record, sigma_w, sigma_b, start, roots)
+        return _make_point(record, sigma_w, sigma_b, start, "any", ())
+    q_star, side = _limit_point(record, sigma_w, sigma_b, start, roots)
     others = tuple((q, float(sigma_w**2 * moments(record, q).growth)) for q in roots if q != q_star)
-    return _describe(record, sigma_w, sigma_b, q_star, side, others)
+    return _make_point(record, sigma_w, sigma_b, q_star, side, others)
 
 
-def _describe(
+def _make_point(
     act: Activation, sigma_w: float, sigma_b: float, q: float, kind: str, others: tuple[tuple[float, float], ...]
 ) -> FixedPoint:
     if kind in ("zero", "infinite"):
-        chi_1 = chi_q = sigma_w**2 * (origin_slope(act) if kind == "zero" else far_slope(act))
+        chi_1 = chi_q = sigma_w**2 * (slope_square_at_zero(act) if kind == "zero" else slope_square_at_infinity(act))
     else:
         found = moments(act, q)
         chi_1, chi_q = float(sigma_w**2 * found.slope_square), float(sigma_w**2 * found.growth)
     if not kind:
-        kind = "repelling" if abs(chi_q) > 1 + CRITICAL else "stable" if abs(chi_q) < 1 - 1e-6 else "half_stable"
+        kind = (
+            "repelling" if abs(chi_q) > 1 + CRITICAL_TOLERANCE else "stable" if abs(chi_q) < 1 - 1e-6 else "half_stable"
+        )
     c_star, slope = 1.0, chi_1
     if kind == "infinite" and chi_1 > 1:
         slope = 1.0  # of the c-map normalised by the growing q: correlations move slower than any exponential
-    elif chi_1 > 1 + CRITICAL:
+    elif chi_1 > 1 + CRITICAL_TOLERANCE:
         c_star = correlation_fixed_point(act, sigma_w, q)
         slope = sigma_w**2 * pair_moments(act, q, c_star).slopes
     return FixedPoint(
@@ -127,18 +129,18 @@ def _describe(
         xi_q=depth_scale(abs(chi_q)),
         xi_c=depth_scale(slope),
         xi_grad=abs(depth_scale(chi_1)),
-        phase=phase_of(chi_1),
+        phase=phase_name(chi_1),
         others=others,
     )
 
 
-def phase_of(chi: float) -> str:
+def phase_name(chi: float) -> str:
     """Name the phase of a χ₁.
 
-    >>> phase_of(0.9), phase_of(1.0), phase_of(1.1)
+    >>> phase_name(0.9), phase_name(1.0), phase_name(1.1)
     ('ordered', 'critical', 'chaotic')
     """
-    return "critical" if abs(chi - 1) <= CRITICAL else "ordered" if chi < 1 else "chaotic"
+    return "critical" if abs(chi - 1) <= CRITICAL_TOLERANCE else "ordered" if chi < 1 else "chaotic"
 
 
 def depth_scale(slope: float) -> float:
@@ -147,7 +149,7 @@ def depth_scale(slope: float) -> float:
     >>> round(depth_scale(0.5), 4), depth_scale(1.0), depth_scale(0.0)
     (1.4427, inf, 0.0)
     """
-    if abs(slope - 1) <= CRITICAL:
+    if abs(slope - 1) <= CRITICAL_TOLERANCE:
         return math.inf
     return 0.0 if slope <= 0 or math.isinf(slope) else -1 / math.log(slope)
 
@@ -159,24 +161,24 @@ def correlation_fixed_point(act: Activation, sigma_w: float, q: float) -> float:
         return np.array([sigma_w**2 * pair_moments(act, q, float(x)).secant - 1 for x in c])
 
     # C(0) ≥ 0 exactly; with odd φ and no bias it is 0, and rounding may have either sign
-    if excess(np.zeros(1), np.zeros(1))[0] > -NOISE:
+    if excess(np.zeros(1), np.zeros(1))[0] > -ROUNDING:
         return 0.0
     return float(find_roots(excess, np.zeros(1), np.ones(1))[0])
 
 
-def _q_roots(act: Activation, sigma_w: float, sigma_b: float) -> list[float] | None:
+def _q_fixed_points(act: Activation, sigma_w: float, sigma_b: float) -> list[float] | None:
     """All fixed points of V in ascending order, 0 first where it attracts; None where every q is one."""
     if sigma_w == 0:
         return [sigma_b**2]
-    low = max(sigma_b**2, LOWEST_Q)  # V(q) ≥ σ_b²
+    low = max(sigma_b**2, GRID_MIN_Q)  # V(q) ≥ σ_b²
 
     def excess(x: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
-        return _excess(act, sigma_w**2, sigma_b**2, x)[0]
+        return _q_excess(act, sigma_w**2, sigma_b**2, x)[0]
 
     grid = np.log(q_grid(act, low, sigma_w**2, sigma_b**2))
-    x, ratio, touches = _with_turns(grid, lambda x: _excess(act, sigma_w**2, sigma_b**2, x))
+    x, ratio, touches = _add_turning_points(grid, lambda x: _q_excess(act, sigma_w**2, sigma_b**2, x))
     telling = np.flatnonzero(ratio)
-    if np.abs(ratio).max() < 10 * NOISE or telling.size == 0:
+    if np.abs(ratio).max() < 10 * ROUNDING or telling.size == 0:
         return None
     turns = telling[np.flatnonzero(np.diff(np.sign(ratio[telling])))]
     following = telling[np.flatnonzero(np.diff(np.sign(ratio[telling]))) + 1]
@@ -185,7 +187,7 @@ def _q_roots(act: Activation, sigma_w: float, sigma_b: float) -> list[float] | N
     return [0.0, *roots] if sigma_b == 0 and ratio[telling[0]] < 0 else roots
 
 
-def _excess(act: Activation, wide: float, bias: float, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _q_excess(act: Activation, wide: float, bias: float, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """V(q)/q − 1 at q = eˣ and its slope in x, which is χ_q − V(q)/q; 0 where they are nothing but rounding."""
     q = np.exp(x)
     found = moments(act, q)
@@ -193,22 +195,22 @@ def _excess(act: Activation, wide: float, bias: float, x: np.ndarray) -> tuple[n
         ratio = (wide * found.square + bias) / q
         rest, slope = ratio - 1, wide * found.growth - ratio
     # out of reach is far above the diagonal: φ grows faster than any power there
-    rest, slope = (np.where(np.isfinite(y), np.clip(y, -FAR_ABOVE, FAR_ABOVE), FAR_ABOVE) for y in (rest, slope))
-    return np.where(np.abs(rest) < NOISE, 0.0, rest), np.where(np.abs(slope) < NOISE, 0.0, slope)
+    rest, slope = (np.where(np.isfinite(y), np.clip(y, -MAX_RATIO, MAX_RATIO), MAX_RATIO) for y in (rest, slope))
+    return np.where(np.abs(rest) < ROUNDING, 0.0, rest), np.where(np.abs(slope) < ROUNDING, 0.0, slope)
 
 
-def _with_turns(x: np.ndarray, excess: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _add_turning_points(x: np.ndarray, excess: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Add to a grid the places near the diagonal where V(q)/q − 1 turns, and return which of them touch it.
 
     A double root is lost half its digits in V(q)/q = 1 itself, and a simple root of its slope.
     """
     ratio, slope = excess(x)
-    close = np.minimum(np.abs(ratio[1:]), np.abs(ratio[:-1])) < NEAR
+    close = np.minimum(np.abs(ratio[1:]), np.abs(ratio[:-1])) < NEAR_DIAGONAL
     bends = np.minimum(np.abs(slope[1:]), np.abs(slope[:-1])) < 3 * np.abs(np.diff(slope))  # of power laws none does
     cells = np.flatnonzero(close & bends)
     if not cells.size:
         return x, ratio, np.empty(0)
-    finer = x[cells] + np.linspace(0, 1, FINER, endpoint=False)[1:, None] * (x[cells + 1] - x[cells])
+    finer = x[cells] + np.linspace(0, 1, REFINEMENT, endpoint=False)[1:, None] * (x[cells + 1] - x[cells])
     x = np.sort(np.append(x, finer))
     ratio, slope = excess(x)
     after = np.flatnonzero(np.abs(np.diff(np.sign(slope))) == 2)
@@ -216,7 +218,7 @@ def _with_turns(x: np.ndarray, excess: Any) -> tuple[np.ndarray, np.ndarray, np.
     there = excess(turns)[0]
     # a touch rises out of rounding on both sides, to the same side of the diagonal
     beside = np.minimum(np.sign(ratio[after]) * ratio[after + 1], np.abs(ratio[after]))
-    touching = (np.abs(there) < TOUCH) & (beside > 10 * TOUCH)
+    touching = (np.abs(there) < TOUCH_TOLERANCE) & (beside > 10 * TOUCH_TOLERANCE)
     every = np.argsort(np.append(x, turns))
     ratio = np.append(ratio, np.where(touching, 0.0, there))[every]
     return np.append(x, turns)[every], ratio, turns[touching]
@@ -224,12 +226,12 @@ def _with_turns(x: np.ndarray, excess: Any) -> tuple[np.ndarray, np.ndarray, np.
 
 def q_grid(act: Activation, low: float, wide: float, bias: float) -> np.ndarray:
     """Second moments from `low` up, eight to an octave, beyond which no V(q) = wide · E[φ²] + bias has fixed points."""
-    top = wide * supremum(act) ** 2 + bias
-    high = min(max(1.01 * top, 4 * low), max(HIGHEST_Q, 4 * low))
+    top = wide * phi_supremum(act) ** 2 + bias
+    high = min(max(1.01 * top, 4 * low), max(GRID_MAX_Q, 4 * low))
     return np.geomspace(low, high, 2 + int(8 * math.log2(high / low)))
 
 
-def _destination(
+def _limit_point(
     act: Activation, sigma_w: float, sigma_b: float, start: float, roots: list[float]
 ) -> tuple[float, str]:
     """Where q goes from `start`, with a kind where the point itself does not say it."""
@@ -244,33 +246,33 @@ def _destination(
 
 
 @lru_cache(maxsize=256)
-def supremum(act: Activation) -> float:
+def phi_supremum(act: Activation) -> float:
     """The largest |φ|, or inf where φ grows without bound."""
     far = np.geomspace(1e2, 1e8, 500)
     near = np.linspace(0, 100, 20001)
     with np.errstate(over="ignore"):
-        close, distant = (np.abs(value(act, np.concatenate([-u, u]))).max() for u in (near, far))
+        close, distant = (np.abs(phi_values(act, np.concatenate([-u, u]))).max() for u in (near, far))
     return math.inf if distant > 1.5 * close else float(max(close, distant))
 
 
 @lru_cache(maxsize=256)
-def origin_slope(act: Activation) -> float:
+def slope_square_at_zero(act: Activation) -> float:
     """E[φ′²] in the limit q → 0: the mean of the squared slopes on the two sides of 0."""
-    return float((evaluate(act, np.array([-1e-30, 1e-30]))[1] ** 2).mean())
+    return float((phi_and_slope(act, np.array([-1e-30, 1e-30]))[1] ** 2).mean())
 
 
 @lru_cache(maxsize=256)
-def far_slope(act: Activation) -> float:
+def slope_square_at_infinity(act: Activation) -> float:
     """E[φ′²] in the limit q → ∞: the mean of the squared slopes far out on the two sides."""
     far = 1e8 + np.linspace(0, 100, 1001)
-    return float((evaluate(act, np.concatenate([-far, far]))[1] ** 2).mean())
+    return float((phi_and_slope(act, np.concatenate([-far, far]))[1] ** 2).mean())
 
 
 @lru_cache(maxsize=256)
-def refuse_jumps(act: Activation) -> None:
+def require_continuous(act: Activation) -> None:
     """Raise `UserError` where φ is not continuous: an infinite derivative leaves χ₁ and gradients without meaning."""
-    edges = partition(act, 64.0)[0]  # every jump is at an edge: no panel that holds one is resolved
-    left, right = value(act, edges - 1e-9), value(act, edges + 1e-9)
+    edges = panel_edges(act, 64.0)[0]  # every jump is at an edge: no panel that holds one is resolved
+    left, right = phi_values(act, edges - 1e-9), phi_values(act, edges + 1e-9)
     jumps = edges[np.abs(right - left) > 1e-6 * (1 + np.abs(left))]
     if jumps.size:
         raise UserError(

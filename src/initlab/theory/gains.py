@@ -12,7 +12,7 @@ from typing import Any
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
 from initlab.theory.critical import critical
-from initlab.theory.fixed_points import refuse_jumps
+from initlab.theory.fixed_points import require_continuous
 from initlab.theory.maps import moments
 
 
@@ -30,8 +30,8 @@ class Gains:
 
 
 @lru_cache(maxsize=1024)
-def _gains(act: Activation) -> Gains:
-    refuse_jumps(act)
+def _cached_gains(act: Activation) -> Gains:
+    require_continuous(act)
     found = moments(act, 1.0)
     variance = float(found.square) - float(found.mean) ** 2
     return Gains(
@@ -47,7 +47,7 @@ def gains(act: Any) -> Gains:
     >>> round(gains("tanh").forward, 12), round(gains("relu").backward, 12)
     (1.592537419723, 1.414213562373)
     """
-    return _gains(activation(act))
+    return _cached_gains(activation(act))
 
 
 def derived_gain(kind: str, act: Any, sigma_b: float = 0.0) -> float:

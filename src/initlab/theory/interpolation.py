@@ -18,16 +18,16 @@ import numpy as np
 
 from initlab.activations import Activation
 from initlab.theory.maps import moments
-from initlab.theory.mehler_tail import tail
-from initlab.theory.quadrature import LARGEST_Q, SMALLEST_Q, octave_of, rule
+from initlab.theory.mehler_tail import mehler_tail
+from initlab.theory.quadrature import MAX_Q, MIN_Q, octave_of, quadrature_rule
 
-TERMS = 64
+HERMITE_TERMS = 64
 """Hermite coefficients kept; what is left out of a kinked φ is below 3e-4 of E[φ²], and `tails` stands in for it."""
-_POINTS = 20
-_BLOCK = math.log(16.0)
+_CHEBYSHEV_POINTS = 20
+_BLOCK_WIDTH = math.log(16.0)
 
 
-class Response(NamedTuple):
+class InterpolatedMoments(NamedTuple):
     """Moments of φ over N(0, q), arrays [...] of q's shape, and its Hermite coefficients [..., TERMS]."""
 
     q: np.ndarray
@@ -38,42 +38,42 @@ class Response(NamedTuple):
     hermite: np.ndarray
 
 
-def response(act: Activation, q: np.ndarray) -> Response:
+def interpolate_moments(act: Activation, q: np.ndarray) -> InterpolatedMoments:
     """Interpolate the moments of φ at second moments `q` ≥ 0 (0: the limit).
 
     >>> from initlab.activations import ACTIVATIONS
-    >>> response(ACTIVATIONS["relu"], np.array([2.0])).square.round(9).tolist()
+    >>> interpolate_moments(ACTIVATIONS["relu"], np.array([2.0])).square.round(9).tolist()
     [1.0]
     """
-    found = _interpolate(act, q, slice(None))
+    found = _interpolate_columns(act, q, slice(None))
     mean, square, slope_square, slope_fourth = np.moveaxis(found[..., :4], -1, 0)
-    return Response(np.asarray(q, dtype=float), mean, square, slope_square, slope_fourth, found[..., 4:])
+    return InterpolatedMoments(np.asarray(q, dtype=float), mean, square, slope_square, slope_fourth, found[..., 4:])
 
 
-def square_response(act: Activation, q: np.ndarray) -> np.ndarray:
+def interpolate_square(act: Activation, q: np.ndarray) -> np.ndarray:
     """E[φ²] alone.
 
     >>> from initlab.activations import ACTIVATIONS
-    >>> square_response(ACTIVATIONS["linear"], np.array([2.0])).round(9).tolist()
+    >>> interpolate_square(ACTIVATIONS["linear"], np.array([2.0])).round(9).tolist()
     [2.0]
     """
-    return _interpolate(act, q, slice(1, 2))[..., 0]
+    return _interpolate_columns(act, q, slice(1, 2))[..., 0]
 
 
-def _interpolate(act: Activation, q: np.ndarray, columns: slice) -> np.ndarray:
-    x = np.log(np.clip(q, SMALLEST_Q, LARGEST_Q)).ravel() / _BLOCK
+def _interpolate_columns(act: Activation, q: np.ndarray, columns: slice) -> np.ndarray:
+    x = np.log(np.clip(q, MIN_Q, MAX_Q)).ravel() / _BLOCK_WIDTH
     block = np.floor(x).astype(int)
-    parts = [(block == k, _block(act, int(k))[:, columns]) for k in np.unique(block)]
+    parts = [(block == k, _chebyshev_coefficients(act, int(k))[:, columns]) for k in np.unique(block)]
     answer = np.empty((x.size, parts[0][1].shape[1]))
     for here, coefficients in parts:
         place = np.clip(2 * (x[here] % 1.0) - 1, -1, 1)
-        answer[here] = np.cos(np.arccos(place)[:, None] * np.arange(_POINTS)) @ coefficients
+        answer[here] = np.cos(np.arccos(place)[:, None] * np.arange(_CHEBYSHEV_POINTS)) @ coefficients
     return answer.reshape(*np.shape(q), -1)
 
 
 def through_activation(
     act: Activation, q: np.ndarray, products: np.ndarray | None, pairs: np.ndarray
-) -> tuple[Response, np.ndarray | None]:
+) -> tuple[InterpolatedMoments, np.ndarray | None]:
     """Pass samples [S, *map] of second moments `q`, and `products` of `pairs` [P, 2] of them, through φ.
 
     Small ones are remembered: the layers of a grid's networks see the same numbers over and over.
@@ -84,74 +84,74 @@ def through_activation(
     [0.3]
     """
     if q.size > 16:
-        return _pass(act, q, products, pairs)
+        return _moments_through(act, q, products, pairs)
     given = None if products is None else products.tobytes()
-    return _remembered(act, q.tobytes(), q.shape, given, pairs.tobytes())
+    return _cached_through(act, q.tobytes(), q.shape, given, pairs.tobytes())
 
 
 @lru_cache(maxsize=4096)
-def _remembered(
+def _cached_through(
     act: Activation, q: bytes, shape: tuple[int, ...], products: bytes | None, pairs: bytes
-) -> tuple[Response, np.ndarray | None]:
+) -> tuple[InterpolatedMoments, np.ndarray | None]:
     index = np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2)
     given = None if products is None else np.frombuffer(products).reshape(len(index), *shape[1:])
-    return _pass(act, np.frombuffer(q).reshape(shape), given, index)
+    return _moments_through(act, np.frombuffer(q).reshape(shape), given, index)
 
 
-def _pass(
+def _moments_through(
     act: Activation, q: np.ndarray, products: np.ndarray | None, pairs: np.ndarray
-) -> tuple[Response, np.ndarray | None]:
-    found = response(act, q)
+) -> tuple[InterpolatedMoments, np.ndarray | None]:
+    found = interpolate_moments(act, q)
     if products is None:
         return found, None
-    one, two = (Response(*(x[side] for x in found)) for side in pairs.T)
+    one, two = (InterpolatedMoments(*(x[side] for x in found)) for side in pairs.T)
     lengths = np.sqrt(one.q * two.q)
     c = np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    return found, product(one, two, np.clip(c, -1, 1))
+    return found, mehler_product(one, two, np.clip(c, -1, 1))
 
 
-def product(one: Response, two: Response, c: np.ndarray) -> np.ndarray:
+def mehler_product(one: InterpolatedMoments, two: InterpolatedMoments, c: np.ndarray) -> np.ndarray:
     """E[φ(u₁)φ(u₂)] for inputs of correlation `c`, whose responses are given: Mehler's sum."""
-    powers = np.ones((*np.shape(c), TERMS))
+    powers = np.ones((*np.shape(c), HERMITE_TERMS))
     powers[..., 1:] = np.asarray(c)[..., None]
     total = (one.hermite * two.hermite * np.cumprod(powers, axis=-1)).sum(-1)
-    (rest, order), (other_rest, other_order) = rest_of(one), rest_of(two)
-    return total + np.sqrt(rest * other_rest) * tail(np.sqrt(order * other_order), TERMS, c)[0]
+    (rest, order), (other_rest, other_order) = truncated_terms(one), truncated_terms(two)
+    return total + np.sqrt(rest * other_rest) * mehler_tail(np.sqrt(order * other_order), HERMITE_TERMS, c)[0]
 
 
-def rest_of(of: Response) -> tuple[np.ndarray, np.ndarray]:
+def truncated_terms(of: InterpolatedMoments) -> tuple[np.ndarray, np.ndarray]:
     """Σ a_n² over the terms left out, from E[φ²], and their mean order n, from Σ n a_n² = q E[φ′²]."""
     squares = of.hermite**2
     rest = of.square - squares.sum(-1)
     rest = np.where(rest > 1e-13 * of.square, rest, 0.0)
-    slope = of.q * of.slope_square - squares @ np.arange(TERMS)
-    return rest, np.where(rest > 0, np.maximum(slope / np.where(rest > 0, rest, 1.0), TERMS), TERMS)
+    slope = of.q * of.slope_square - squares @ np.arange(HERMITE_TERMS)
+    return rest, np.where(rest > 0, np.maximum(slope / np.where(rest > 0, rest, 1.0), HERMITE_TERMS), HERMITE_TERMS)
 
 
 @lru_cache(maxsize=1024)
-def _block(act: Activation, k: int) -> np.ndarray:
+def _chebyshev_coefficients(act: Activation, k: int) -> np.ndarray:
     """Chebyshev coefficients [_POINTS, 4 + TERMS] over ln q from k to k + 1 blocks."""
-    angles = np.pi * (np.arange(_POINTS) + 0.5) / _POINTS
-    q = np.clip(np.exp(_BLOCK * (k + (np.cos(angles) + 1) / 2)), SMALLEST_Q, LARGEST_Q)
+    angles = np.pi * (np.arange(_CHEBYSHEV_POINTS) + 0.5) / _CHEBYSHEV_POINTS
+    q = np.clip(np.exp(_BLOCK_WIDTH * (k + (np.cos(angles) + 1) / 2)), MIN_Q, MAX_Q)
     found = moments(act, q)
     columns = np.stack([found.mean, found.square, found.slope_square, found.slope_fourth], axis=1)
-    values = np.concatenate([columns, _hermite(act, q)], axis=1)
-    analysis = np.cos(np.arange(_POINTS)[:, None] * angles) * (2 / _POINTS)
+    values = np.concatenate([columns, _hermite_coefficients(act, q)], axis=1)
+    analysis = np.cos(np.arange(_CHEBYSHEV_POINTS)[:, None] * angles) * (2 / _CHEBYSHEV_POINTS)
     analysis[0] /= 2
     return analysis @ values
 
 
-def _hermite(act: Activation, q: np.ndarray) -> np.ndarray:
+def _hermite_coefficients(act: Activation, q: np.ndarray) -> np.ndarray:
     """a_n(q) = E[φ(√q z) h_n(z)] with normalised Hermite polynomials: [len(q), TERMS]."""
-    answer = np.empty((q.size, TERMS))
+    answer = np.empty((q.size, HERMITE_TERMS))
     octaves = np.array([octave_of(x) for x in q])
     for octave in np.unique(octaves):
         here = octaves == octave
-        nodes = rule(act, int(octave))
+        nodes = quadrature_rule(act, int(octave))
         z = nodes.u / np.sqrt(q[here])[:, None]
         weighted = np.exp(-0.5 * z * z) * (nodes.phi * nodes.weight) / np.sqrt(2 * np.pi * q[here])[:, None]
         before, now = np.zeros_like(z), np.ones_like(z)
-        for n in range(TERMS):
+        for n in range(HERMITE_TERMS):
             answer[here, n] = (now * weighted).sum(axis=1)
             before, now = now, (z * now - np.sqrt(n) * before) / np.sqrt(n + 1)
     return answer

@@ -5,7 +5,7 @@ For a chain of L equal layers, χ = σ_w² µ₁ and µ_k = E[φ′^(2k)],
     mean = χ^L,   variance = L χ^(2L) (µ₂/µ₁² − 1 − s₁),   s₁ = −1 for Gaussian weights and 0 for orthogonal ones
 
 Sources: Pennington, Schoenholz and Ganguli (2017), *Resurrecting the sigmoid in deep learning through dynamical
-isometry*; (2018), *The emergence of spectral universality in deep networks*. `Chain` carries the same two moments, as
+isometry*; (2018), *The emergence of spectral universality in deep networks*. `JacobianChain` carries the same two moments, as
 traces, through layers of any widths: free compression for semi-orthogonal weights, Wishart moments for Gaussian ones.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 
 from initlab.activations import activation
 from initlab.errors import UserError
-from initlab.theory.interpolation import Response
-from initlab.theory.maps import moments, sigmas
-from initlab.theory.nodes import Layer
+from initlab.theory.interpolation import InterpolatedMoments
+from initlab.theory.maps import check_sigmas, moments
+from initlab.theory.nodes import LayerNode
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def jacobian_moments(act: Any, sigma_w: float, q: float, depth: int, orthogonal:
     >>> round(jacobian_moments("relu", sigma_w=2**0.5, q=1.0, depth=3, orthogonal=True).variance, 9)
     3.0
     """
-    sigma_w, _ = sigmas(sigma_w)
+    sigma_w, _ = check_sigmas(sigma_w)
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
         raise UserError(f"depth={depth!r} must be a whole number of layers ≥ 0.")
     found = moments(activation(act), q)
@@ -49,28 +49,28 @@ def jacobian_moments(act: Any, sigma_w: float, q: float, depth: int, orthogonal:
 
 
 @dataclass(frozen=True)
-class Chain:
+class JacobianChain:
     """Traces of M = J Jᵀ and M² for J = ∂h_l/∂input, per sample [S], and the slopes φ′ waiting for the next layer."""
 
     inputs: int
     units: int
     first: np.ndarray
     second: np.ndarray
-    slopes: Response | None = None
+    slopes: InterpolatedMoments | None = None
 
     @classmethod
-    def start(cls, squares: np.ndarray) -> "Chain | None":
+    def start(cls, squares: np.ndarray) -> "JacobianChain | None":
         """The Jacobian of the input with respect to itself, whose size the first layer says; None for maps."""
         return cls(0, 0, np.ones(len(squares)), np.ones(len(squares))) if squares.ndim == 1 else None
 
-    def through(self, layer: Any, slopes: Response | None) -> "Chain | None":
+    def through(self, layer: Any, slopes: InterpolatedMoments | None) -> "JacobianChain | None":
         """Pass a dense layer; `slopes` is the response of the activation behind it."""
-        if not isinstance(layer, Layer) or layer.taps is not None or layer.keep != 1:
+        if not isinstance(layer, LayerNode) or layer.taps is not None or layer.keep != 1:
             return None
         if not self.units:
             size = int(layer.fan_in)
             whole = np.full_like(self.first, size)
-            return Chain(size, size, whole, whole.copy()).through(layer, slopes)
+            return JacobianChain(size, size, whole, whole.copy()).through(layer, slopes)
         first, second = self.first, self.second
         if self.slopes is not None:
             mu_1, mu_2 = self.slopes.slope_square, self.slopes.slope_fourth
@@ -84,7 +84,7 @@ class Chain:
             share = min(m / n, 1.0)
             second = gain**2 * (share**2 * second + (share - share**2) * first**2 / n)
             first = gain * share * first
-        return Chain(self.inputs, m, first, second, slopes)
+        return JacobianChain(self.inputs, m, first, second, slopes)
 
     @property
     def mean(self) -> float:

@@ -8,7 +8,7 @@ from initlab.system.random_streams import numpy_generator
 
 
 @lru_cache(maxsize=16)
-def _draws(classes: int, count: int = 4096) -> np.ndarray:
+def _standard_logits(classes: int, count: int = 4096) -> np.ndarray:
     half = numpy_generator("logits", name=f"{classes}").standard_normal((count // 2, classes))
     return np.concatenate([half, -half])
 
@@ -23,14 +23,14 @@ def logit_gradient(q: np.ndarray, classes: int) -> np.ndarray:
     [0.09]
     """
     rounded = np.log(np.clip(q, 1e-12, 1e12))
-    knots, values = _table(classes)
+    knots, values = _probability_table(classes)
     return (np.interp(rounded, knots, values) + 1 - 2 / classes) / classes
 
 
 @lru_cache(maxsize=16)
-def _table(classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _probability_table(classes: int) -> tuple[np.ndarray, np.ndarray]:
     knots = np.log(np.geomspace(1e-12, 1e12, 193))
-    draws = _draws(classes)
+    draws = _standard_logits(classes)
     values = []
     for knot in knots:
         logits = draws * np.exp(knot / 2)

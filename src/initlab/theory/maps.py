@@ -13,7 +13,7 @@ import numpy as np
 from initlab.activations import activation
 from initlab.errors import UserError
 from initlab.theory.pairs import pair_moments
-from initlab.theory.quadrature import SMALLEST_Q, Rule, expectations
+from initlab.theory.quadrature import MIN_Q, QuadratureRule, gaussian_expectations
 
 
 class Moments(NamedTuple):
@@ -42,18 +42,18 @@ def moments(act: Any, q: Any) -> Moments:
     1.0
     """
     wanted = np.asarray(q, dtype=np.float64)
-    *found, product, edge = expectations(activation(act), wanted, _integrands, 6)
-    lost = ~(edge <= _EDGE * found[1])
+    *found, product, edge = gaussian_expectations(activation(act), wanted, _integrands, 6)
+    lost = ~(edge <= _EDGE_SHARE * found[1])
     mean, square, slope_square, slope_fourth, growth = (
-        np.where(lost, np.nan, x) for x in (*found, product / np.maximum(wanted, SMALLEST_Q))
+        np.where(lost, np.nan, x) for x in (*found, product / np.maximum(wanted, MIN_Q))
     )
     return Moments(mean, square, slope_square, slope_fourth, growth)
 
 
-_EDGE = 1e-6  # of E[φ²] from the outermost tenth of the nodes: more, and φ grows faster than the Gaussian falls
+_EDGE_SHARE = 1e-6  # of E[φ²] from the outermost tenth of the nodes: more, and φ grows faster than the Gaussian falls
 
 
-def _integrands(rule: Rule) -> np.ndarray:
+def _integrands(rule: QuadratureRule) -> np.ndarray:
     square, slope_square = rule.phi * rule.phi, rule.slope * rule.slope
     far = np.abs(rule.u) > 0.9 * rule.u[-1]
     dead = not square[np.abs(rule.u) < 0.25 * rule.u[-1]].any()  # φ = 0 but far out, where next to nothing falls
@@ -67,7 +67,7 @@ def q_map(act: Any, q: Any, sigma_w: float, sigma_b: float = 0.0) -> Any:
     >>> round(float(q_map("linear", 3.0, sigma_w=2.0, sigma_b=1.0)), 9)
     13.0
     """
-    sigma_w, sigma_b = sigmas(sigma_w, sigma_b)
+    sigma_w, sigma_b = check_sigmas(sigma_w, sigma_b)
     return sigma_w**2 * moments(act, q).square + sigma_b**2
 
 
@@ -77,7 +77,7 @@ def chi_1(act: Any, q: Any, sigma_w: float) -> Any:
     >>> round(float(chi_1("relu", 1.0, sigma_w=2**0.5)), 9)
     1.0
     """
-    return sigmas(sigma_w)[0] ** 2 * moments(act, q).slope_square
+    return check_sigmas(sigma_w)[0] ** 2 * moments(act, q).slope_square
 
 
 def chi_q(act: Any, q: Any, sigma_w: float) -> Any:
@@ -86,7 +86,7 @@ def chi_q(act: Any, q: Any, sigma_w: float) -> Any:
     >>> round(float(chi_q("linear", 5.0, sigma_w=0.5)), 9)
     0.25
     """
-    return sigmas(sigma_w)[0] ** 2 * moments(act, q).growth
+    return check_sigmas(sigma_w)[0] ** 2 * moments(act, q).growth
 
 
 def c_map(act: Any, c: Any, q: float, sigma_w: float, sigma_b: float = 0.0) -> Any:
@@ -97,7 +97,7 @@ def c_map(act: Any, c: Any, q: float, sigma_w: float, sigma_b: float = 0.0) -> A
     >>> round(float(c_map("relu", 0.0, q=1.0, sigma_w=2**0.5)), 12) == round(1 / 3.141592653589793, 12)
     True
     """
-    sigma_w, sigma_b = sigmas(sigma_w, sigma_b)
+    sigma_w, sigma_b = check_sigmas(sigma_w, sigma_b)
     record, square = activation(act), float(moments(act, q).square)
 
     def one(corr: float) -> float:
@@ -105,7 +105,7 @@ def c_map(act: Any, c: Any, q: float, sigma_w: float, sigma_b: float = 0.0) -> A
         product = square - q * (1 - corr) * pair_moments(record, float(q), corr).secant
         return (sigma_w**2 * product + sigma_b**2) / (sigma_w**2 * square + sigma_b**2)
 
-    return _each(one, c)
+    return _map_correlations(one, c)
 
 
 def c_map_slope(act: Any, c: Any, q: float, sigma_w: float, sigma_b: float = 0.0) -> Any:
@@ -114,12 +114,14 @@ def c_map_slope(act: Any, c: Any, q: float, sigma_w: float, sigma_b: float = 0.0
     >>> round(float(c_map_slope("relu", 0.0, q=1.0, sigma_w=2**0.5)), 12)
     0.5
     """
-    sigma_w, sigma_b = sigmas(sigma_w, sigma_b)
+    sigma_w, sigma_b = check_sigmas(sigma_w, sigma_b)
     record, mapped = activation(act), float(q_map(act, q, sigma_w, sigma_b))
-    return _each(lambda corr: sigma_w**2 * float(q) * pair_moments(record, float(q), corr).slopes / mapped, c)
+    return _map_correlations(
+        lambda corr: sigma_w**2 * float(q) * pair_moments(record, float(q), corr).slopes / mapped, c
+    )
 
 
-def _each(function: Callable[[float], float], c: Any) -> Any:
+def _map_correlations(function: Callable[[float], float], c: Any) -> Any:
     wanted = np.asarray(c, dtype=np.float64)
     if not ((wanted >= -1) & (wanted <= 1)).all():
         raise UserError(f"c={c} must lie in [-1, 1]: it is a correlation.")
@@ -127,7 +129,7 @@ def _each(function: Callable[[float], float], c: Any) -> Any:
     return answer if wanted.shape else float(answer)
 
 
-def sigmas(sigma_w: float, sigma_b: float = 0.0) -> tuple[float, float]:
+def check_sigmas(sigma_w: float, sigma_b: float = 0.0) -> tuple[float, float]:
     """Check standard deviations; raises UserError for a negative or non-finite one."""
     for key, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
         if isinstance(value, bool) or not np.isfinite(value) or value < 0:

@@ -9,16 +9,16 @@ can follow has its weight in a narrow band of orders, and is given the single po
 import numpy as np
 from scipy.special import erfc
 
-_BAND = 5.0
-_STEEP = 2.0
+_NARROW_BAND_RATIO = 5.0
+_STEEP_RATIO = 2.0
 
 
-def tail(order: np.ndarray, terms: int, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mehler_tail(order: np.ndarray, terms: int, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The tail at correlation `c`, 1 at c = 1 and 0 for c ≤ 0, and its derivative.
 
     Arguments: `order`: mean order of what is left out, at least `terms`, the number of terms kept.
 
-    >>> value, slope = tail(np.array([200.0]), 64, np.array([1.0]))
+    >>> value, slope = mehler_tail(np.array([200.0]), 64, np.array([1.0]))
     >>> value.tolist(), slope.tolist()
     ([1.0], [200.0])
     """
@@ -27,16 +27,16 @@ def tail(order: np.ndarray, terms: int, c: np.ndarray) -> tuple[np.ndarray, np.n
     ratio = order / terms
     value = np.array(np.exp(-order * decay))
     slope = np.array(order * value)
-    for p, low, high in ((4.5, 0.0, _STEEP), (2.5, _STEEP, _BAND)):
+    for p, low, high in ((4.5, 0.0, _STEEP_RATIO), (2.5, _STEEP_RATIO, _NARROW_BAND_RATIO)):
         here = (ratio >= low) & (ratio < high)
         if here.any():
             start = order[here] * (p - 2) / (p - 1)
-            steeper, flatter = _integrals(start * decay[here], p)
+            steeper, flatter = _exponential_integrals(start * decay[here], p)
             value[here], slope[here] = (p - 1) * steeper, (p - 1) * start * flatter
     return np.where(c > 0, value, 0.0), np.where(c > 0, slope / inside, 0.0)
 
 
-def _integrals(x: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray]:
+def _exponential_integrals(x: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray]:
     """E_p(x) and E_{p−1}(x) for half-integer p > 1, upwards from E_{1/2}(x) = √(π/x) erfc(√x)."""
     root = np.sqrt(np.maximum(x, 1e-300))
     before, now, k = np.full_like(x, np.nan), np.sqrt(np.pi) * erfc(root) / root, 0.5

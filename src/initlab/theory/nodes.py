@@ -40,7 +40,7 @@ class Taps:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerNode:
     """One weight layer: h_i = Σ_j W_ij x_j + b_i, then φ(h).
 
     Attributes:
@@ -76,28 +76,28 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Branch:
+class BranchNode:
     """x ↦ φ(shortcut(x) + multiplier · layers(x)); the shortcut is the identity and φ absent unless given.
 
     Behind φ of a sum with an identity, theory has no answer: x itself came through a φ and is not Gaussian.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerNode, ...]
     multiplier: float = 1.0
-    shortcut: Layer | None = None
+    shortcut: LayerNode | None = None
     act: Activation | None = None
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolNode:
     """Mean over all positions of a map."""
 
 
-Node: TypeAlias = Layer | Branch | Pool
+Node: TypeAlias = LayerNode | BranchNode | PoolNode
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputProducts:
     """What the network is fed: second moments of S samples, and products of pairs of them, per position of a map.
 
     Attributes: `squares` [S, *map]: mean over channels of x². `products` [P, *map]: mean over channels of x_i x_j.
@@ -110,7 +110,7 @@ class Inputs:
     batch: int = 1
 
 
-def standard_inputs(second_moment: float = 1.0, correlation: float = 0.0, batch: int = 1) -> Inputs:
+def standard_inputs(second_moment: float = 1.0, correlation: float = 0.0, batch: int = 1) -> InputProducts:
     """Two samples of this second moment and correlation: what standardised data are like on average.
 
     >>> standard_inputs(2.0, 0.25).products.tolist()
@@ -120,15 +120,17 @@ def standard_inputs(second_moment: float = 1.0, correlation: float = 0.0, batch:
         raise UserError(f"second_moment={second_moment} must be a finite number ≥ 0: the mean square of the inputs.")
     if not -1 <= correlation <= 1:
         raise UserError(f"correlation={correlation} must lie in [-1, 1].")
-    return Inputs(np.full(2, second_moment), np.array([second_moment * correlation]), batch=batch)
+    return InputProducts(np.full(2, second_moment), np.array([second_moment * correlation]), batch=batch)
 
 
-def inputs_of(x: Any, *, maps: bool = False, samples: int = 256, pairs: int = 256, batch: int | None = None) -> Inputs:
+def measure_inputs(
+    x: Any, *, maps: bool = False, samples: int = 256, pairs: int = 256, batch: int | None = None
+) -> InputProducts:
     """Measure the inputs of a network from a batch `x` [S, *shape]; with `maps`, per position of [S, C, *map].
 
     Each of the first `samples` samples is paired with the next one round a ring, at most `pairs` times.
 
-    >>> inputs_of(torch.tensor([[1.0, 1.0], [1.0, -1.0]])).products.tolist()
+    >>> measure_inputs(torch.tensor([[1.0, 1.0], [1.0, -1.0]])).products.tolist()
     [0.0, 0.0]
     """
     data = torch.as_tensor(x).detach().to("cpu", torch.float64)
@@ -140,20 +142,20 @@ def inputs_of(x: Any, *, maps: bool = False, samples: int = 256, pairs: int = 25
     index = np.arange(min(len(data), pairs))
     ring = np.stack([index, (index + 1) % len(data)], axis=1)
     products = (data[ring[:, 0]] * data[ring[:, 1]]).mean(1)
-    return Inputs(data.square().mean(1).numpy(), products.numpy(), ring, size)
+    return InputProducts(data.square().mean(1).numpy(), products.numpy(), ring, size)
 
 
-def layers_of(nodes: Sequence[Node]) -> list[Layer]:
+def layer_nodes(nodes: Sequence[Node]) -> list[LayerNode]:
     """Every layer in forward order, the shortcut of a branch after its layers.
 
-    >>> layer = Layer("a", 1, 1, 1.0)
-    >>> [x.name for x in layers_of([layer, Branch((layer,))])]
+    >>> layer = LayerNode("a", 1, 1, 1.0)
+    >>> [x.name for x in layer_nodes([layer, BranchNode((layer,))])]
     ['a', 'a']
     """
-    found: list[Layer] = []
+    found: list[LayerNode] = []
     for node in nodes:
-        if isinstance(node, Layer):
+        if isinstance(node, LayerNode):
             found.append(node)
-        elif isinstance(node, Branch):
+        elif isinstance(node, BranchNode):
             found += [*node.layers, *([node.shortcut] if node.shortcut else [])]
     return found

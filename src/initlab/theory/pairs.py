@@ -21,18 +21,18 @@ import numpy as np
 from initlab.activations import Activation
 from initlab.errors import UserError
 from initlab.theory.quadrature import (
-    REACH,
-    SMALLEST_Q,
-    evaluate,
-    expectations,
+    GAUSSIAN_CUTOFF,
+    MIN_Q,
+    gaussian_expectations,
     octave_of,
-    partition,
-    place,
-    refine,
+    panel_edges,
+    panel_nodes,
+    phi_and_slope,
+    refine_panels,
 )
 
-_AGREE = 1e-9  # two steps that agree to this: the smaller one is right to about its square
-_POINTS = 1 << 22  # a finer grid than this is left to panels, which follow φ where it changes
+_AGREEMENT = 1e-9  # two steps that agree to this: the smaller one is right to about its square
+_MAX_POINTS = 1 << 22  # a finer grid than this is left to panels, which follow φ where it changes
 
 
 class PairMoments(NamedTuple):
@@ -54,36 +54,38 @@ def pair_moments(act: Activation, q: float, c: float) -> PairMoments:
     >>> round(pair_moments(ACTIVATIONS["relu"], 1.0, 0.0).slopes, 12)
     0.25
     """
-    q = max(q, SMALLEST_Q)
+    q = max(q, MIN_Q)
     octave = octave_of(q)
-    edges, kinks = partition(act, 2 * REACH * 2.0**octave)
+    edges, kinks = panel_edges(act, 2 * GAUSSIAN_CUTOFF * 2.0**octave)
     if c == 1.0:
-        limit = float(expectations(act, q, lambda rule: rule.slope[None] ** 2, 1)[0])
+        limit = float(gaussian_expectations(act, q, lambda rule: rule.slope[None] ** 2, 1)[0])
         return PairMoments(limit, limit)
     # standard deviations of d and s; at c = −1 that of s is 0, which divides nothing if it is only next to nothing
     across, along = np.sqrt(q * (1 - c) / 2), np.sqrt(q * max(1 + c, 1e-24) / 2)
     # a panel resolves φ with ORDER nodes: a step that does not would let two equally wrong sums agree
     step = min(0.5, float(np.diff(edges).min()) / 4 / max(across, along))
-    smooth = None if kinks else _trapezoid(act, across, along, step)
-    return smooth or _panels(act, across, along, edges, kinks)
+    smooth = None if kinks else _trapezoidal_moments(act, across, along, step)
+    return smooth or _panel_moments(act, across, along, edges, kinks)
 
 
-def _trapezoid(act: Activation, across: float, along: float, step: float) -> PairMoments | None:
+def _trapezoidal_moments(act: Activation, across: float, along: float, step: float) -> PairMoments | None:
     before = None
     while True:
-        y = np.arange(0, REACH, step) + step  # y = 0 adds nothing to the first integral and is added to the second
-        z = np.arange(-REACH, REACH + step, step)
-        if y.size * z.size > _POINTS:
+        y = (
+            np.arange(0, GAUSSIAN_CUTOFF, step) + step
+        )  # y = 0 adds nothing to the first integral and is added to the second
+        z = np.arange(-GAUSSIAN_CUTOFF, GAUSSIAN_CUTOFF + step, step)
+        if y.size * z.size > _MAX_POINTS:
             return None
-        now = _on_grid(act, across, along, y, z, step)
-        if before is not None and np.abs(now - before).max() <= _AGREE * np.abs(now).max():
+        now = _grid_sums(act, across, along, y, z, step)
+        if before is not None and np.abs(now - before).max() <= _AGREEMENT * np.abs(now).max():
             return PairMoments(float(now[0]), float(now[1]))
         before, step = now, step / 2
 
 
-def _on_grid(act: Activation, across: float, along: float, y: np.ndarray, z: np.ndarray, step: float) -> np.ndarray:
+def _grid_sums(act: Activation, across: float, along: float, y: np.ndarray, z: np.ndarray, step: float) -> np.ndarray:
     s, d = along * z, across * np.append(0.0, y)[:, None]
-    (plus, slope_plus), (minus, slope_minus) = evaluate(act, s + d), evaluate(act, s - d)
+    (plus, slope_plus), (minus, slope_minus) = phi_and_slope(act, s + d), phi_and_slope(act, s - d)
     over_s = np.exp(-z * z / 2) * (step / np.sqrt(2 * np.pi))
     over_d = np.exp(-(np.append(0.0, y) ** 2) / 2) * (2 * step / np.sqrt(2 * np.pi))
     over_d[0] /= 2
@@ -91,26 +93,28 @@ def _on_grid(act: Activation, across: float, along: float, y: np.ndarray, z: np.
     return np.array([over_d[1:] @ secants, over_d @ ((slope_plus * slope_minus) @ over_s)])
 
 
-def _panels(act: Activation, across: float, along: float, edges: np.ndarray, kinks: tuple[float, ...]) -> PairMoments:
-    inner = np.concatenate([along * np.array([-REACH, -4.5, -1.5, 1.5, 4.5, REACH])])
+def _panel_moments(
+    act: Activation, across: float, along: float, edges: np.ndarray, kinks: tuple[float, ...]
+) -> PairMoments:
+    inner = np.concatenate([along * np.array([-GAUSSIAN_CUTOFF, -4.5, -1.5, 1.5, 4.5, GAUSSIAN_CUTOFF])])
 
     def over_s(d: np.ndarray) -> np.ndarray:
         flat = d.reshape(-1, 1)
         cuts = np.concatenate([np.broadcast_to(inner, (flat.size, inner.size)), edges + flat, edges - flat], axis=1)
-        s, weight = place(np.sort(np.clip(cuts, inner[0], inner[-1]), axis=1))
+        s, weight = panel_nodes(np.sort(np.clip(cuts, inner[0], inner[-1]), axis=1))
         weight = weight * np.exp(-0.5 * (s / along) ** 2) / (along * np.sqrt(2 * np.pi))
         shift = flat[:, :, None]
-        (plus, slope_plus), (minus, slope_minus) = evaluate(act, s + shift), evaluate(act, s - shift)
+        (plus, slope_plus), (minus, slope_minus) = phi_and_slope(act, s + shift), phi_and_slope(act, s - shift)
         secant = (weight * ((plus - minus) / (2 * shift)) ** 2).sum(axis=(1, 2))
         slopes = (weight * slope_plus * slope_minus).sum(axis=(1, 2))
         return np.stack([secant, slopes]).reshape(2, *d.shape)
 
-    outermost = REACH * across
+    outermost = GAUSSIAN_CUTOFF * across
     crossings = {abs(a - b) / 2 for a, b in combinations(kinks, 2)} | {abs(k) for k in kinks}
     cuts = {0.0, 1.5 * across, 4.5 * across, outermost} | {x for x in crossings if 0 < x < outermost}
-    steepest = float((evaluate(act, np.append(edges - 1e-9, edges + 1e-9))[1] ** 2).max())
-    low, high, _ = refine(over_s, np.array(sorted(cuts)), f"activation {act.name!r}", floor=1e-6 * steepest)
-    d, weight = place(np.append(low, high[-1]))
+    steepest = float((phi_and_slope(act, np.append(edges - 1e-9, edges + 1e-9))[1] ** 2).max())
+    low, high, _ = refine_panels(over_s, np.array(sorted(cuts)), f"activation {act.name!r}", floor=1e-6 * steepest)
+    d, weight = panel_nodes(np.append(low, high[-1]))
     weight = weight * np.exp(-0.5 * (d / across) ** 2) * (2 / (across * np.sqrt(2 * np.pi)))
     secant, slopes = over_s(d)
     answer = PairMoments(float((weight * secant * (d / across) ** 2).sum()), float((weight * slopes).sum()))

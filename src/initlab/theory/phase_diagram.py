@@ -1,6 +1,6 @@
 """q*, χ₁, c*, ξ_c and the phase over a grid of (σ_w, σ_b): the map of where networks train.
 
-Every point asks for the same functions of q and c, so they are interpolated (`response`) and all points are solved at
+Every point asks for the same functions of q and c, so they are interpolated (`interpolate_moments`) and all points are solved at
 once: q* by a bracketed root in ln q, c* from (1 − C(c))/(1 − c) = 1, where the factor 1 − c is divided out of Mehler's
 sum by hand, so that nothing cancels next to the critical line. Sources: Poole et al. (2016); Schoenholz et al. (2017).
 """
@@ -13,10 +13,24 @@ import pandas as pd
 
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
-from initlab.theory.fixed_points import CRITICAL, LOWEST_Q, NOISE, far_slope, origin_slope, q_grid, refuse_jumps
-from initlab.theory.interpolation import TERMS, Response, response, rest_of, square_response
+from initlab.theory.fixed_points import (
+    CRITICAL_TOLERANCE,
+    GRID_MIN_Q,
+    ROUNDING,
+    q_grid,
+    require_continuous,
+    slope_square_at_infinity,
+    slope_square_at_zero,
+)
+from initlab.theory.interpolation import (
+    HERMITE_TERMS,
+    InterpolatedMoments,
+    interpolate_moments,
+    interpolate_square,
+    truncated_terms,
+)
 from initlab.theory.maps import moments
-from initlab.theory.mehler_tail import tail
+from initlab.theory.mehler_tail import mehler_tail
 from initlab.theory.roots import find_roots
 
 
@@ -54,28 +68,31 @@ def phase_diagram(act: Any, sigma_w: Any, sigma_b: Any, start: float = 1.0) -> P
     ([['ordered', 'chaotic']], [[3.627, 6.98]])
     """
     record = activation(act)
-    columns, rows = _axis("sigma_w", sigma_w), _axis("sigma_b", sigma_b)
-    refuse_jumps(record)
+    columns, rows = _check_axis("sigma_w", sigma_w), _check_axis("sigma_b", sigma_b)
+    require_continuous(record)
     shape = (rows.size, columns.size)
     wide, bias = np.broadcast_to(columns**2, shape).ravel(), np.broadcast_to(rows[:, None] ** 2, shape).ravel()
-    q = _q_star(record, wide, bias, start)
+    q = _solve_q_star(record, wide, bias, start)
     inside = (q > 0) & np.isfinite(q)
     chi, c, slope = np.empty(q.size), np.ones(q.size), np.empty(q.size)
-    chi[q == 0], chi[np.isinf(q)] = wide[q == 0] * origin_slope(record), wide[np.isinf(q)] * far_slope(record)
-    found = response(record, q[inside])
+    chi[q == 0], chi[np.isinf(q)] = (
+        wide[q == 0] * slope_square_at_zero(record),
+        wide[np.isinf(q)] * slope_square_at_infinity(record),
+    )
+    found = interpolate_moments(record, q[inside])
     chi[inside] = wide[inside] * found.slope_square
     slope[:] = np.where(np.isinf(q) & (chi > 1), 1.0, chi)
-    chaotic = chi[inside] > 1 + CRITICAL
+    chaotic = chi[inside] > 1 + CRITICAL_TOLERANCE
     where = np.flatnonzero(inside)[chaotic]
-    series = Response(*(x[chaotic] for x in found))
-    c[where], slope[where] = _c_star(series, wide[where])
+    series = InterpolatedMoments(*(x[chaotic] for x in found))
+    c[where], slope[where] = _solve_c_star(series, wide[where])
     with np.errstate(divide="ignore"):
-        xi_c = np.where(np.abs(slope - 1) <= CRITICAL, np.inf, -1 / np.log(slope))
-    phase = np.where(np.abs(chi - 1) <= CRITICAL, "critical", np.where(chi < 1, "ordered", "chaotic"))
+        xi_c = np.where(np.abs(slope - 1) <= CRITICAL_TOLERANCE, np.inf, -1 / np.log(slope))
+    phase = np.where(np.abs(chi - 1) <= CRITICAL_TOLERANCE, "critical", np.where(chi < 1, "ordered", "chaotic"))
     return PhaseDiagram(columns, rows, *(x.reshape(shape) for x in (q, chi, c, xi_c, phase)))
 
 
-def _axis(name: str, values: Any) -> np.ndarray:
+def _check_axis(name: str, values: Any) -> np.ndarray:
     axis = np.atleast_1d(np.asarray(values, dtype=np.float64))
     if axis.ndim != 1 or not axis.size:
         raise UserError(f"{name} must be a list of numbers for a phase diagram, not {values!r}.")
@@ -84,16 +101,16 @@ def _axis(name: str, values: Any) -> np.ndarray:
     return axis
 
 
-def _q_star(act: Activation, wide: np.ndarray, bias: np.ndarray, start: float) -> np.ndarray:
+def _solve_q_star(act: Activation, wide: np.ndarray, bias: np.ndarray, start: float) -> np.ndarray:
     """Where q goes from `start` under V(q) = wide · E[φ²] + bias; 0 and inf where it never settles."""
-    grid = q_grid(act, max(float(bias.min()), LOWEST_Q), float(wide.max()), float(bias.max()))
+    grid = q_grid(act, max(float(bias.min()), GRID_MIN_Q), float(wide.max()), float(bias.max()))
     grid = np.sort(np.append(grid, start))
     square, at = moments(act, grid).square, int(np.searchsorted(grid, start))
     x = np.log(grid)
 
     def excess(x: np.ndarray, index: np.ndarray) -> np.ndarray:
         q = np.exp(x)
-        return (wide[index] * square_response(act, q) + bias[index]) / q - 1
+        return (wide[index] * interpolate_square(act, q) + bias[index]) / q - 1
 
     answer = np.empty(wide.size)
     low: list[np.ndarray] = []
@@ -102,7 +119,7 @@ def _q_star(act: Activation, wide: np.ndarray, bias: np.ndarray, start: float) -
     for i in range(0, wide.size, 4096):
         part = slice(i, i + 4096)
         ratio = (wide[part, None] * square + bias[part, None]) / grid - 1
-        ratio = np.where(np.abs(ratio) < NOISE, 0.0, np.where(np.isfinite(ratio), ratio, np.inf))
+        ratio = np.where(np.abs(ratio) < ROUNDING, 0.0, np.where(np.isfinite(ratio), ratio, np.inf))
         rises, falls = ratio[:, at] > 0, ratio[:, at] < 0
         above, below = ratio[:, at:] < 0, ratio[:, : at + 1] > 0
         next_, last = above.argmax(axis=1) + at, at - below[:, ::-1].argmax(axis=1)
@@ -117,30 +134,30 @@ def _q_star(act: Activation, wide: np.ndarray, bias: np.ndarray, start: float) -
     return answer
 
 
-def _c_star(series: Response, wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _solve_c_star(series: InterpolatedMoments, wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """c* in the chaotic phase and C′(c*)."""
     weight = wide / series.q
     terms = series.hermite**2
-    rest, order = rest_of(series)
+    rest, order = truncated_terms(series)
     above = np.cumsum(terms[:, ::-1], axis=1)[:, ::-1]  # Σ_{k ≥ n} a_k²: 1 − cⁿ divided by 1 − c, collected
 
     def excess(c: np.ndarray, index: np.ndarray) -> np.ndarray:
         total = np.zeros(c.size)
-        for n in reversed(range(1, TERMS)):
+        for n in reversed(range(1, HERMITE_TERMS)):
             total = total * c + above[index, n]
-        value, slope = tail(order[index], TERMS, c)
+        value, slope = mehler_tail(order[index], HERMITE_TERMS, c)
         with np.errstate(divide="ignore", invalid="ignore"):
             secant = np.where(c == 1, slope, (1 - value) / (1 - c))
         return weight[index] * (total + rest[index] * secant) - 1
 
     every = np.arange(wide.size)
-    odd = excess(np.zeros(wide.size), every) > -NOISE  # C(0) = 0: odd φ and no bias
+    odd = excess(np.zeros(wide.size), every) > -ROUNDING  # C(0) = 0: odd φ and no bias
     # χ₁ > 1 by less than the interpolation's error leaves no sign change: c* = 1 to that accuracy
     close = excess(np.ones(wide.size), every) <= 0
     c = np.where(odd, 0.0, 1.0)
     solve = np.flatnonzero(~odd & ~close)
     c[solve] = find_roots(lambda x, k: excess(x, solve[k]), np.zeros(solve.size), np.ones(solve.size))
     slope = np.zeros(wide.size)
-    for n in reversed(range(1, TERMS)):
+    for n in reversed(range(1, HERMITE_TERMS)):
         slope = slope * c + n * terms[:, n]
-    return c, weight * (slope + rest * tail(order, TERMS, c)[1])
+    return c, weight * (slope + rest * mehler_tail(order, HERMITE_TERMS, c)[1])

@@ -24,11 +24,11 @@ import torch
 from scipy.special import ndtr
 
 from initlab.activations import Activation
-from initlab.theory.dead_units import silent_fraction
-from initlab.theory.interpolation import Response, through_activation
-from initlab.theory.jacobian import Chain
+from initlab.theory.dead_units import predict_dead_fraction
+from initlab.theory.interpolation import InterpolatedMoments, through_activation
+from initlab.theory.jacobian import JacobianChain
 from initlab.theory.loss import logit_gradient
-from initlab.theory.nodes import Branch, Inputs, Layer, Node, Pool
+from initlab.theory.nodes import BranchNode, InputProducts, LayerNode, Node, PoolNode
 
 COLUMNS = ("step", "layer", "index", "stat", "value", "source")
 
@@ -47,7 +47,7 @@ class Signal:
 
 
 @dataclass
-class Trace:
+class NodeState:
     """What the forward pass met at one node, for the way back."""
 
     node: Node
@@ -55,14 +55,14 @@ class Trace:
     q: np.ndarray | None = None
     lowest: np.ndarray | None = None
     products: np.ndarray | None = None
-    response: Response | None = None
-    inner: list["Trace"] = field(default_factory=list)
-    shortcut: "Trace | None" = None
-    chain: Chain | None = None
+    response: InterpolatedMoments | None = None
+    inner: list["NodeState"] = field(default_factory=list)
+    shortcut: "NodeState | None" = None
+    chain: JacobianChain | None = None
     gradient: float = math.nan
 
 
-def forecast(nodes: Sequence[Node], inputs: Inputs, classes: int | None = None) -> pd.DataFrame:
+def forecast(nodes: Sequence[Node], inputs: InputProducts, classes: int | None = None) -> pd.DataFrame:
     """Predict q, c, mean, std, gradients, saturation, silence and Jacobians of every layer that theory can answer for.
 
     `grad_mean_square` is that of the loss gradient at the preactivations, for softmax cross-entropy averaged over
@@ -73,57 +73,61 @@ def forecast(nodes: Sequence[Node], inputs: Inputs, classes: int | None = None) 
 
     >>> from initlab.activations import ACTIVATIONS
     >>> from initlab.theory.nodes import standard_inputs
-    >>> he = Layer("hidden.0", fan_in=64, units=64, variance=2 / 64, act=ACTIVATIONS["relu"], fed_by="data")
+    >>> he = LayerNode("hidden.0", fan_in=64, units=64, variance=2 / 64, act=ACTIVATIONS["relu"], fed_by="data")
     >>> forecast([he], standard_inputs(1.0)).query("stat == 'q'").value.round(9).tolist()
     [2.0]
     """
     rows: list[tuple[Any, ...]] = []
-    for index, (layer, trace) in enumerate(flat(propagate(nodes, inputs, classes)), start=1):
-        rows += [(0, layer.name, index, stat, value, "predicted") for stat, value in _stats(layer, trace, inputs)]
+    for index, (layer, trace) in enumerate(layer_states(propagate(nodes, inputs, classes)), start=1):
+        rows += [
+            (0, layer.name, index, stat, value, "predicted") for stat, value in _layer_statistics(layer, trace, inputs)
+        ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def propagate(nodes: Sequence[Node], inputs: Inputs, classes: int | None = None) -> list[Trace]:
+def propagate(nodes: Sequence[Node], inputs: InputProducts, classes: int | None = None) -> list[NodeState]:
     """Send second moments and products forward and gradients back, and return what each node saw.
 
     Raises nothing: where theory has no answer, the fields of a trace stay empty.
 
     >>> from initlab.theory.nodes import standard_inputs
-    >>> (trace,) = propagate([Layer("a", 2, 2, 0.5, fed_by="data")], standard_inputs(3.0))
+    >>> (trace,) = propagate([LayerNode("a", 2, 2, 0.5, fed_by="data")], standard_inputs(3.0))
     >>> trace.q.tolist()
     [3.0, 3.0]
     """
     signal: Signal | None = Signal(inputs.squares, inputs.products, np.zeros_like(inputs.squares))
-    chain: Chain | None = Chain.start(inputs.squares)
-    traces: list[Trace] = []
+    chain: JacobianChain | None = JacobianChain.start(inputs.squares)
+    traces: list[NodeState] = []
     for node in nodes:
-        trace, signal = _forward(node, signal, inputs)
+        trace, signal = _forward_node(node, signal, inputs)
         chain = (
-            chain.through(node, trace.response) if chain and isinstance(node, Layer) and trace.q is not None else None
+            chain.through(node, trace.response)
+            if chain and isinstance(node, LayerNode) and trace.q is not None
+            else None
         )
         trace.chain = chain
         traces.append(trace)
-    if classes is not None and signal is not None and isinstance(nodes[-1], Layer) and nodes[-1].act is None:
+    if classes is not None and signal is not None and isinstance(nodes[-1], LayerNode) and nodes[-1].act is None:
         _backward(traces, _readout_gradient(traces[-1], classes) / inputs.batch**2)
     return traces
 
 
-def _forward(node: Node, signal: Signal | None, inputs: Inputs) -> tuple[Trace, Signal | None]:
+def _forward_node(node: Node, signal: Signal | None, inputs: InputProducts) -> tuple[NodeState, Signal | None]:
     if signal is None:
-        inner = [Trace(layer, ()) for layer in node.layers] if isinstance(node, Branch) else []
-        shortcut = Trace(node.shortcut, ()) if isinstance(node, Branch) and node.shortcut else None
-        return Trace(node, (), inner=inner, shortcut=shortcut), None
-    if isinstance(node, Pool):
-        return Trace(node, signal.squares.shape[1:]), _pool(signal)
-    if isinstance(node, Layer):
-        trace = _sums(node, signal)
-        return trace, _activate(trace, node.act, inputs)
-    return _through_branch(node, signal, inputs)
+        inner = [NodeState(layer, ()) for layer in node.layers] if isinstance(node, BranchNode) else []
+        shortcut = NodeState(node.shortcut, ()) if isinstance(node, BranchNode) and node.shortcut else None
+        return NodeState(node, (), inner=inner, shortcut=shortcut), None
+    if isinstance(node, PoolNode):
+        return NodeState(node, signal.squares.shape[1:]), _mean_over_positions(signal)
+    if isinstance(node, LayerNode):
+        trace = _preactivations(node, signal)
+        return trace, _apply_activation(trace, node.act, inputs)
+    return _forward_branch(node, signal, inputs)
 
 
-def _sums(layer: Layer, signal: Signal) -> Trace:
+def _preactivations(layer: LayerNode, signal: Signal) -> NodeState:
     """The preactivations of a layer: q and products, or nothing where theory has no answer."""
-    trace = Trace(layer, signal.squares.shape[1:])
+    trace = NodeState(layer, signal.squares.shape[1:])
     if not layer.answerable:
         return trace
 
@@ -140,7 +144,7 @@ def _sums(layer: Layer, signal: Signal) -> Trace:
     return trace
 
 
-def _activate(trace: Trace, act: Activation | None, inputs: Inputs) -> Signal | None:
+def _apply_activation(trace: NodeState, act: Activation | None, inputs: InputProducts) -> Signal | None:
     """What the next layer sees; the trace keeps the response for the way back."""
     if trace.q is None:
         return None
@@ -152,7 +156,7 @@ def _activate(trace: Trace, act: Activation | None, inputs: Inputs) -> Signal | 
     return Signal(trace.response.square, crossed, trace.response.mean)
 
 
-def _pool(signal: Signal) -> Signal:
+def _mean_over_positions(signal: Signal) -> Signal:
     axes = tuple(range(1, signal.squares.ndim))
     if not axes or math.prod(signal.squares.shape[1:]) == 1:
         products = None if signal.products is None else signal.products.reshape(len(signal.products))
@@ -163,15 +167,15 @@ def _pool(signal: Signal) -> Signal:
     return Signal(squares, None, means, means**2 + spread / math.prod(signal.squares.shape[1:]))
 
 
-def _through_branch(node: Branch, signal: Signal, inputs: Inputs) -> tuple[Trace, Signal | None]:
-    trace = Trace(node, signal.squares.shape[1:])
+def _forward_branch(node: BranchNode, signal: Signal, inputs: InputProducts) -> tuple[NodeState, Signal | None]:
+    trace = NodeState(node, signal.squares.shape[1:])
     along: Signal | None = signal
     for layer in node.layers:
-        inner, along = _forward(layer, along, inputs)
+        inner, along = _forward_node(layer, along, inputs)
         trace.inner.append(inner)
     direct: Signal | None = signal
     if node.shortcut is not None:
-        trace.shortcut, direct = _forward(node.shortcut, signal, inputs)
+        trace.shortcut, direct = _forward_node(node.shortcut, signal, inputs)
     # the last layer of the branch has weights of its own and mean 0: the sum has no cross term
     if along is None or direct is None or node.layers[-1].act is not None:
         return trace, None
@@ -183,10 +187,10 @@ def _through_branch(node: Branch, signal: Signal, inputs: Inputs) -> tuple[Trace
         return trace, Signal(trace.q, trace.products, direct.means)
     if node.shortcut is None:
         return trace, None  # what comes through φ and an identity is no Gaussian: its sum's q is known, φ of it is not
-    return trace, _activate(trace, node.act, inputs)
+    return trace, _apply_activation(trace, node.act, inputs)
 
 
-def _readout_gradient(readout: Trace, classes: int) -> np.ndarray:
+def _readout_gradient(readout: NodeState, classes: int) -> np.ndarray:
     if readout.q is None:
         return np.full(1, np.nan)
     highest = logit_gradient(readout.q, classes)
@@ -195,19 +199,19 @@ def _readout_gradient(readout: Trace, classes: int) -> np.ndarray:
     return np.sqrt(highest * logit_gradient(readout.lowest, classes))
 
 
-def _backward(traces: list[Trace], gradient: np.ndarray) -> np.ndarray:
+def _backward(traces: list[NodeState], gradient: np.ndarray) -> np.ndarray:
     """Bring the mean square gradient at the output of the last node down to the input of the first."""
     for trace in reversed(traces):
         node = trace.node
-        if isinstance(node, Pool):
+        if isinstance(node, PoolNode):
             positions = math.prod(trace.map)
             gradient = np.broadcast_to(
                 gradient.reshape(-1, *[1] * len(trace.map)) / positions**2, (len(gradient), *trace.map)
             )
-        elif isinstance(node, Layer):
+        elif isinstance(node, LayerNode):
             gradient = gradient if trace.response is None else gradient * trace.response.slope_square
             trace.gradient = float(gradient.mean())
-            gradient = _to_inputs(node, gradient, trace.map)
+            gradient = _gradient_at_inputs(node, gradient, trace.map)
         else:
             gradient = gradient if trace.response is None else gradient * trace.response.slope_square
             direct = gradient if trace.shortcut is None else _backward([trace.shortcut], gradient)
@@ -218,7 +222,7 @@ def _backward(traces: list[Trace], gradient: np.ndarray) -> np.ndarray:
     return gradient
 
 
-def _to_inputs(layer: Layer, gradient: np.ndarray, map_: tuple[int, ...]) -> np.ndarray:
+def _gradient_at_inputs(layer: LayerNode, gradient: np.ndarray, map_: tuple[int, ...]) -> np.ndarray:
     """Mean square gradient at a layer's inputs, from that at its preactivations: the adjoint of its sums."""
     scale = layer.variance * layer.units / layer.keep
     if layer.taps is None:
@@ -229,35 +233,35 @@ def _to_inputs(layer: Layer, gradient: np.ndarray, map_: tuple[int, ...]) -> np.
     return scale * below.numpy()
 
 
-def flat(traces: Sequence[Trace]) -> list[tuple[Layer, Trace]]:
+def layer_states(traces: Sequence[NodeState]) -> list[tuple[LayerNode, NodeState]]:
     """Every layer with its trace, in forward order; the shortcut of a branch after its layers."""
-    found: list[tuple[Layer, Trace]] = []
+    found: list[tuple[LayerNode, NodeState]] = []
     for trace in traces:
-        if isinstance(trace.node, Layer):
+        if isinstance(trace.node, LayerNode):
             found.append((trace.node, trace))
-        elif isinstance(trace.node, Branch):
-            inner = flat(trace.inner)
+        elif isinstance(trace.node, BranchNode):
+            inner = layer_states(trace.inner)
             if trace.node.act is not None and trace.q is not None:
                 layer, last = inner[-1]
-                whole = Trace(layer, last.map, trace.q, None, trace.products, gradient=last.gradient)
+                whole = NodeState(layer, last.map, trace.q, None, trace.products, gradient=last.gradient)
                 inner[-1] = (replace(layer, act=trace.node.act), whole)
-            found += inner + flat([trace.shortcut] if trace.shortcut else [])
+            found += inner + layer_states([trace.shortcut] if trace.shortcut else [])
     return found
 
 
-def _stats(layer: Layer, trace: Trace, inputs: Inputs) -> list[tuple[str, float]]:
+def _layer_statistics(layer: LayerNode, trace: NodeState, inputs: InputProducts) -> list[tuple[str, float]]:
     """The statistics of one layer's preactivations, as far as they are known."""
     found: list[tuple[str, float]] = []
     if trace.q is not None and trace.lowest is None:
         q = float(trace.q.mean())
         found += [("q", q), ("mean", 0.0), ("std", math.sqrt(q))]
-        c = _correlation(trace, inputs)
+        c = _mean_correlation(trace, inputs)
         if math.isfinite(c):
             found.append(("c", c))
         if layer.act is not None:
             if layer.act.saturation is not None:
-                found.append(("saturated_fraction", _outside(trace.q, layer.act.saturation)))
-            silent = silent_fraction(layer.act, trace.q, c, inputs.batch)
+                found.append(("saturated_fraction", _fraction_outside(trace.q, layer.act.saturation)))
+            silent = predict_dead_fraction(layer.act, trace.q, c, inputs.batch)
             if silent is not None:
                 found.append(("dead_fraction", silent))
     if math.isfinite(trace.gradient):
@@ -267,7 +271,7 @@ def _stats(layer: Layer, trace: Trace, inputs: Inputs) -> list[tuple[str, float]
     return found
 
 
-def _correlation(trace: Trace, inputs: Inputs) -> float:
+def _mean_correlation(trace: NodeState, inputs: InputProducts) -> float:
     """Mean over pairs of the cosine between their preactivations, whole maps as one vector."""
     if trace.q is None or trace.products is None:
         return math.nan
@@ -278,7 +282,7 @@ def _correlation(trace: Trace, inputs: Inputs) -> float:
     return float((trace.products.reshape(len(norms), -1).sum(axis=1) / norms).mean())
 
 
-def _outside(q: np.ndarray, interval: tuple[float, float]) -> float:
+def _fraction_outside(q: np.ndarray, interval: tuple[float, float]) -> float:
     low, high = interval
     std = np.sqrt(np.maximum(q, np.finfo(float).tiny))
     return float((ndtr(low / std) + ndtr(-high / std)).mean())

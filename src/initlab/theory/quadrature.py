@@ -22,23 +22,23 @@ from initlab.errors import UserError
 
 ORDER = 24
 """Gauss–Legendre nodes per panel."""
-REACH = 8.5
+GAUSSIAN_CUTOFF = 8.5
 """Standard deviations beyond which the Gaussian carries less than 2e-17 of its mass."""
-SMALLEST_Q, LARGEST_Q = 1e-280, 1e280
+MIN_Q, MAX_Q = 1e-280, 1e280
 """What stands for the limits q → 0 and q → ∞."""
-_TAIL = 1e-7  # product integrals of analytic functions converge like the cube of the coefficient tail
-_FLOOR = 1e-6  # far out tanh′ is rounding noise, which must not be chased
-_PANELS = 1 << 18  # more panels than this and φ oscillates too fast for the interval
-_KINKS = 256  # more found than this, and their panels are good enough as they are
-_WIDTH = 2.0**-46  # a panel this narrow, relative to its place, holds a kink and next to no mass
+_TAIL_TOLERANCE = 1e-7  # product integrals of analytic functions converge like the cube of the coefficient tail
+_NOISE_FLOOR = 1e-6  # far out tanh′ is rounding noise, which must not be chased
+_MAX_PANELS = 1 << 18  # more panels than this and φ oscillates too fast for the interval
+_MAX_KINKS = 256  # more found than this, and their panels are good enough as they are
+_MIN_WIDTH = 2.0**-46  # a panel this narrow, relative to its place, holds a kink and next to no mass
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER)
 _ANALYSIS = np.polynomial.legendre.legvander(NODES, ORDER - 1).T * WEIGHTS * (np.arange(ORDER)[:, None] + 0.5)
-_HIGH = _ANALYSIS[ORDER // 2 :].T  # [node, coefficient]: the upper half of the Legendre coefficients
+_UPPER_ANALYSIS = _ANALYSIS[ORDER // 2 :].T  # [node, coefficient]: the upper half of the Legendre coefficients
 
 
 @dataclass(frozen=True)
-class Rule:
+class QuadratureRule:
     """Nodes u, Lebesgue weights, φ(u) and φ′(u): everything a Gaussian expectation needs."""
 
     u: np.ndarray
@@ -47,7 +47,7 @@ class Rule:
     slope: np.ndarray
 
 
-def evaluate(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def phi_and_slope(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """φ and φ′ (by autograd) at points `u`, in float64."""
     x = torch.from_numpy(np.ascontiguousarray(u, dtype=np.float64)).requires_grad_()
     with torch.enable_grad():
@@ -58,20 +58,20 @@ def evaluate(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y.detach().numpy(), slope.numpy()
 
 
-def value(act: Activation, u: np.ndarray) -> np.ndarray:
+def phi_values(act: Activation, u: np.ndarray) -> np.ndarray:
     """φ at points `u`, in float64."""
     with torch.no_grad():
         return act(torch.from_numpy(np.ascontiguousarray(u, dtype=np.float64))).numpy()
 
 
-def place(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def panel_nodes(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gauss–Legendre nodes and weights, [..., P, ORDER], on the panels between sorted `edges` [..., P + 1]."""
     half = np.diff(edges, axis=-1)[..., None] / 2
     middle = (edges[..., :-1, None] + edges[..., 1:, None]) / 2
     return middle + half * NODES, half * WEIGHTS
 
 
-def refine(
+def refine_panels(
     function: Callable[[np.ndarray], np.ndarray], edges: np.ndarray, what: str, floor: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """Split the panels between `edges` until `function` is resolved on each.
@@ -97,15 +97,15 @@ def refine(
         sizes = np.abs(values)
         inner = np.where(np.abs(nodes) <= bulk, sizes, 0.0).max(axis=(1, 2))
         largest = np.maximum(largest, np.where(inner > 0, inner, sizes.max(axis=(1, 2))))
-        scale = np.maximum(sizes.max(axis=2), np.maximum(_FLOOR * np.expand_dims(largest, 1), floor))
-        rough = (np.abs(values @ _HIGH).max(axis=2) > _TAIL * scale).any(axis=0)
+        scale = np.maximum(sizes.max(axis=2), np.maximum(_NOISE_FLOOR * np.expand_dims(largest, 1), floor))
+        rough = (np.abs(values @ _UPPER_ANALYSIS).max(axis=2) > _TAIL_TOLERANCE * scale).any(axis=0)
         size = np.maximum(np.maximum(np.abs(low), np.abs(high)), min(span, 1.0))
-        narrow = rough & (high - low <= _WIDTH * size)
+        narrow = rough & (high - low <= _MIN_WIDTH * size)
         kinks += [float(x) for x in (low[narrow] + high[narrow]) / 2]
         split = rough & ~narrow
         done.append((low[~split], high[~split]))
         count += len(low)
-        if count > _PANELS:
+        if count > _MAX_PANELS:
             raise UserError(
                 f"{what} changes too fast to be integrated over [{edges[0]:.3g}, {edges[-1]:.3g}]; "
                 "use a smaller sigma_w, sigma_b, q or act.omega."
@@ -118,56 +118,56 @@ def refine(
 
 
 @lru_cache(maxsize=4096)
-def partition(act: Activation, reach: float, inner: tuple[float, ...] = ()) -> tuple[np.ndarray, tuple[float, ...]]:
+def panel_edges(act: Activation, reach: float, inner: tuple[float, ...] = ()) -> tuple[np.ndarray, tuple[float, ...]]:
     """Edges in [−reach, reach] between which φ and φ′ are resolved, and the kinks among them, found ones included."""
     kinks = {float(k) for k in act.kinks if abs(k) < reach}
     # nodes on [0, 10⁴] would step over the whole slope of tanh: panels always grow from the scale 1 of φ's own features
     steps = [0.5 * 4.0**k for k in range(64) if 0.5 * 4.0**k < reach / 2]
     while True:
         edges = np.array(sorted({-reach, *(-x for x in steps), *inner, *kinks, *steps, reach}))
-        low, high, found = refine(lambda u: np.stack(evaluate(act, u)), edges, f"activation {act.name!r}")
+        low, high, found = refine_panels(lambda u: np.stack(phi_and_slope(act, u)), edges, f"activation {act.name!r}")
         before = len(kinks)
         for kink in found:  # unresolved neighbours of one kink are one place
             if all(abs(kink - known) > 1e-12 * reach for known in kinks):
                 kinks.add(kink)
-        if len(kinks) == before or len(kinks) > _KINKS:
+        if len(kinks) == before or len(kinks) > _MAX_KINKS:
             return np.append(low, high[-1]), tuple(sorted(kinks))
 
 
 @lru_cache(maxsize=4096)
-def rule(act: Activation, octave: int) -> Rule:
+def quadrature_rule(act: Activation, octave: int) -> QuadratureRule:
     """Nodes for every q with 2^octave ≤ √q < 2^(octave + 1)."""
     scale = 2.0**octave
     # panels of at most 3.5 standard deviations resolve the Gaussian, whichever √q of the octave it belongs to
     gaussian = tuple(sign * scale * step for sign in (-1.0, 1.0) for step in (1.5, 4.0, 8.0))
-    edges, _ = partition(act, 2 * REACH * scale, (0.0, *gaussian))
-    u, weight = (x.ravel() for x in place(edges))
-    phi, slope = evaluate(act, u)
-    return Rule(u, weight, phi, slope)
+    edges, _ = panel_edges(act, 2 * GAUSSIAN_CUTOFF * scale, (0.0, *gaussian))
+    u, weight = (x.ravel() for x in panel_nodes(edges))
+    phi, slope = phi_and_slope(act, u)
+    return QuadratureRule(u, weight, phi, slope)
 
 
-def expectations(
-    act: Activation, q: np.ndarray | float, integrand: Callable[[Rule], np.ndarray], columns: int
+def gaussian_expectations(
+    act: Activation, q: np.ndarray | float, integrand: Callable[[QuadratureRule], np.ndarray], columns: int
 ) -> np.ndarray:
     """E[f(u)], u ~ N(0, q), for every q: an array [columns, *q.shape].
 
-    Arguments: `q`: second moments ≥ 0, where 0 stands for the limit. `integrand`: maps a `Rule` to values
+    Arguments: `q`: second moments ≥ 0, where 0 stands for the limit. `integrand`: maps a `QuadratureRule` to values
     [columns, nodes].
     """
     wanted = np.asarray(q, dtype=np.float64)
-    flat = np.clip(wanted.ravel(), SMALLEST_Q, LARGEST_Q)
+    flat = np.clip(wanted.ravel(), MIN_Q, MAX_Q)
     answer = np.empty((columns, flat.size))
     octaves = np.floor(np.log2(flat) / 2).astype(int)
     for octave in np.unique(octaves):
         here = octaves == octave
-        nodes = rule(act, int(octave))
+        nodes = quadrature_rule(act, int(octave))
         with np.errstate(over="ignore", invalid="ignore"):  # beyond float64 is what `moments` reports as NaN
             values = (integrand(nodes) * nodes.weight).T
-        answer[:, here] = _gaussian(nodes.u, flat[here], values).T
+        answer[:, here] = _integrate(nodes.u, flat[here], values).T
     return answer.reshape(columns, *wanted.shape)
 
 
-def _gaussian(u: np.ndarray, q: np.ndarray, values: np.ndarray, block: int = 1 << 21) -> np.ndarray:
+def _integrate(u: np.ndarray, q: np.ndarray, values: np.ndarray, block: int = 1 << 21) -> np.ndarray:
     step = max(1, block // u.size)
     square = -0.5 * u * u
     with np.errstate(over="ignore", invalid="ignore"):

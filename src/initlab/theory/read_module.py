@@ -12,11 +12,11 @@ from initlab.inspection import NORMS
 from initlab.models.layers import Dropout
 from initlab.models.plain import Chain
 from initlab.models.residual import ConvBlock, ResMLP, ResNet
-from initlab.theory.nodes import Branch, Layer, Node, Pool, Taps
+from initlab.theory.nodes import BranchNode, LayerNode, Node, PoolNode, Taps
 
 
 @dataclass(frozen=True)
-class Drawn:
+class LayerLaw:
     """How the weight and bias of one layer are drawn.
 
     Attributes: `variance`, `mean` of an element of W; `bias_variance`; `orthogonal`: W is Haar-distributed; `centred`:
@@ -32,17 +32,17 @@ class Drawn:
     known: bool = True
 
 
-UNKNOWN = Drawn(math.nan, known=False)
+UNKNOWN_LAW = LayerLaw(math.nan, known=False)
 
 
-def describe(module: nn.Module, drawn: Mapping[str, Drawn], act: Activation | None = None) -> list[Node] | None:
+def read_module(module: nn.Module, drawn: Mapping[str, LayerLaw], act: Activation | None = None) -> list[Node] | None:
     """Describe a network layer by layer in forward order; None for modules whose structure is not known.
 
     Arguments: `drawn`: name of a module that owns a weight -> how it is drawn. `act`: the activation of a network of
     ours; read from the module if left out. Layers behind a norm are described as such, and theory leaves them out.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
-    >>> nodes = describe(net, {"0": Drawn(0.25), "2": Drawn(0.125)})
+    >>> nodes = read_module(net, {"0": LayerLaw(0.25), "2": LayerLaw(0.125)})
     >>> [(n.name, n.fed_by, n.act.name if n.act else None) for n in nodes]
     [('0', 'data', 'Tanh'), ('2', 'activation', None)]
     """
@@ -52,62 +52,62 @@ def describe(module: nn.Module, drawn: Mapping[str, Drawn], act: Activation | No
     return None
 
 
-def _chain(module: Any, drawn: Mapping[str, Drawn], act: Activation | None) -> list[Node]:
+def _chain(module: Any, drawn: Mapping[str, LayerLaw], act: Activation | None) -> list[Node]:
     nodes: list[Node] = []
     keep = 1.0
     for k, owner in enumerate(module.hidden):
         fed_by = "norm" if module.norms is not None else "data" if k == 0 else "activation"
-        nodes.append(layer(f"hidden.{k}", owner, drawn, fed_by, act or activation(module.acts[k]), keep))
-        keep = _keep(module.dropouts[k]) if module.dropouts is not None else 1.0
-    pool: list[Node] = [] if module.pool is None else [Pool()]
-    return [*nodes, *pool, layer("readout", module.readout, drawn, "activation", None, keep)]
+        nodes.append(layer_node(f"hidden.{k}", owner, drawn, fed_by, act or activation(module.acts[k]), keep))
+        keep = _keep_fraction(module.dropouts[k]) if module.dropouts is not None else 1.0
+    pool: list[Node] = [] if module.pool is None else [PoolNode()]
+    return [*nodes, *pool, layer_node("readout", module.readout, drawn, "activation", None, keep)]
 
 
-def _resmlp(module: Any, drawn: Mapping[str, Drawn], act: Activation | None) -> list[Node]:
+def _resmlp(module: Any, drawn: Mapping[str, LayerLaw], act: Activation | None) -> list[Node]:
     fed_by = "norm" if module.norm is not None else "residual"
-    nodes: list[Node] = [layer("first", module.first, drawn, "data", None)]
+    nodes: list[Node] = [layer_node("first", module.first, drawn, "data", None)]
     for k, block in enumerate(module.blocks):
-        keep = _keep(block.dropout) if block.dropout is not None else 1.0
-        inner = layer(f"blocks.{k}.inner", block.inner, drawn, fed_by, act or activation(block.act))
-        outer = layer(f"blocks.{k}.outer", block.outer, drawn, "activation", None, keep)
-        nodes.append(Branch((inner, outer), multiplier=block.branch.value))
-    return [*nodes, layer("readout", module.readout, drawn, fed_by, None)]
+        keep = _keep_fraction(block.dropout) if block.dropout is not None else 1.0
+        inner = layer_node(f"blocks.{k}.inner", block.inner, drawn, fed_by, act or activation(block.act))
+        outer = layer_node(f"blocks.{k}.outer", block.outer, drawn, "activation", None, keep)
+        nodes.append(BranchNode((inner, outer), multiplier=block.branch.value))
+    return [*nodes, layer_node("readout", module.readout, drawn, fed_by, None)]
 
 
-def _resnet(module: Any, drawn: Mapping[str, Drawn], act: Activation | None) -> list[Node]:
+def _resnet(module: Any, drawn: Mapping[str, LayerLaw], act: Activation | None) -> list[Node]:
     fed_by = "data" if module.norm is None else "norm"
-    nodes: list[Node] = [layer("first", module.first, drawn, fed_by, act or activation(module.act))]
+    nodes: list[Node] = [layer_node("first", module.first, drawn, fed_by, act or activation(module.act))]
     for s, stage in enumerate(module.stages):
         for k, block in enumerate(stage):
             nodes.append(_conv_block(f"stages.{s}.{k}", block, drawn, act))
-    return [*nodes, Pool(), layer("readout", module.readout, drawn, "activation", None)]
+    return [*nodes, PoolNode(), layer_node("readout", module.readout, drawn, "activation", None)]
 
 
-def _conv_block(name: str, block: ConvBlock, drawn: Mapping[str, Drawn], act: Activation | None) -> Branch:
+def _conv_block(name: str, block: ConvBlock, drawn: Mapping[str, LayerLaw], act: Activation | None) -> BranchNode:
     fed_by = "activation" if block.norm1 is None else "norm"
-    first = layer(f"{name}.conv1", block.conv1, drawn, fed_by, act or activation(block.act1))
-    second = layer(f"{name}.conv2", block.conv2, drawn, fed_by, None)
+    first = layer_node(f"{name}.conv1", block.conv1, drawn, fed_by, act or activation(block.act1))
+    second = layer_node(f"{name}.conv2", block.conv2, drawn, fed_by, None)
     shortcut = None
     if block.shortcut is not None:
-        shortcut = layer(f"{name}.shortcut", block.shortcut, drawn, "activation", None)
-    return Branch((first, second), float(block.branch.value), shortcut, act or activation(block.act2))
+        shortcut = layer_node(f"{name}.shortcut", block.shortcut, drawn, "activation", None)
+    return BranchNode((first, second), float(block.branch.value), shortcut, act or activation(block.act2))
 
 
-def _sequence(module: nn.Sequential, drawn: Mapping[str, Drawn], act: Activation | None) -> list[Node] | None:
+def _sequence(module: nn.Sequential, drawn: Mapping[str, LayerLaw], act: Activation | None) -> list[Node] | None:
     nodes: list[Node] = []
     fed_by, keep = "data", 1.0
     for name, child in module.named_children():
         last = nodes[-1] if nodes else None
         if isinstance(child, (nn.Linear, nn.modules.conv._ConvNd)):
-            nodes.append(layer(name, child, drawn, fed_by, None, keep))
+            nodes.append(layer_node(name, child, drawn, fed_by, None, keep))
             fed_by, keep = "residual", 1.0  # without an activation between, what comes in is linear
-        elif is_activation(child) and isinstance(last, Layer) and last.act is None and fed_by == "residual":
-            nodes[-1] = Layer(**{**last.__dict__, "act": activation(child)})
+        elif is_activation(child) and isinstance(last, LayerNode) and last.act is None and fed_by == "residual":
+            nodes[-1] = LayerNode(**{**last.__dict__, "act": activation(child)})
             fed_by = "activation"
         elif isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
-            nodes.append(Pool())
+            nodes.append(PoolNode())
         elif isinstance(child, (nn.Dropout, Dropout)):
-            keep = _keep(child)
+            keep = _keep_fraction(child)
         elif isinstance(child, NORMS):
             fed_by = "norm"
         elif not isinstance(child, (nn.Flatten, nn.Identity)):
@@ -115,7 +115,7 @@ def _sequence(module: nn.Sequential, drawn: Mapping[str, Drawn], act: Activation
     return nodes
 
 
-_READERS: dict[type[nn.Module], Callable[[Any, Mapping[str, Drawn], Activation | None], list[Node] | None]] = {
+_READERS: dict[type[nn.Module], Callable[[Any, Mapping[str, LayerLaw], Activation | None], list[Node] | None]] = {
     Chain: _chain,
     ResMLP: _resmlp,
     ResNet: _resnet,
@@ -133,34 +133,34 @@ def is_activation(child: nn.Module) -> bool:
     return of_torch and not isinstance(child, (nn.Softmax, nn.LogSoftmax, nn.MultiheadAttention, nn.GLU, nn.RReLU))
 
 
-def _keep(dropout: Any) -> float:
+def _keep_fraction(dropout: Any) -> float:
     return 1.0 - dropout.p if dropout.training else 1.0
 
 
-def layer(
-    name: str, owner: nn.Module, drawn: Mapping[str, Drawn], fed_by: str, act: Activation | None, keep: float = 1.0
-) -> Layer:
+def layer_node(
+    name: str, owner: nn.Module, drawn: Mapping[str, LayerLaw], fed_by: str, act: Activation | None, keep: float = 1.0
+) -> LayerNode:
     """Describe the layer of a module that owns a weight.
 
-    >>> layer("a", nn.Conv2d(2, 3, 3, padding=1), {"a": Drawn(0.1)}, "data", None).taps.circular
+    >>> layer_node("a", nn.Conv2d(2, 3, 3, padding=1), {"a": LayerLaw(0.1)}, "data", None).taps.circular
     False
     """
-    how = drawn.get(name, UNKNOWN)
+    how = drawn.get(name, UNKNOWN_LAW)
     mean = how.mean if how.known else math.nan
     common: dict[str, Any] = {"bias_variance": how.bias_variance, "mean": mean, "orthogonal": how.orthogonal}
     common |= {"act": act, "keep": keep}
     if isinstance(owner, nn.Linear):
-        return Layer(name, owner.in_features, owner.out_features, how.variance, fed_by=fed_by, **common)
-    taps = _taps(owner, how.centred)
+        return LayerNode(name, owner.in_features, owner.out_features, how.variance, fed_by=fed_by, **common)
+    taps = _read_taps(owner, how.centred)
     if not isinstance(owner, nn.modules.conv._ConvNd) or taps is None:
-        return Layer(name, 1, 1, math.nan, fed_by="unknown", **common)
+        return LayerNode(name, 1, 1, math.nan, fed_by="unknown", **common)
     reach = math.prod(taps.kernel)
     # a centred weight is g²/n on one tap and 0 on the others, over which its promised variance is the average
     variance = how.variance * (math.prod(owner.kernel_size) / reach)
-    return Layer(name, owner.in_channels * reach, owner.out_channels, variance, fed_by=fed_by, taps=taps, **common)
+    return LayerNode(name, owner.in_channels * reach, owner.out_channels, variance, fed_by=fed_by, taps=taps, **common)
 
 
-def _taps(owner: nn.Module, centred: bool) -> Taps | None:
+def _read_taps(owner: nn.Module, centred: bool) -> Taps | None:
     if not isinstance(owner, nn.modules.conv._ConvNd) or owner.transposed or owner.groups != 1:
         return None
     if set(owner.dilation) != {1} or owner.padding_mode not in ("zeros", "circular"):
@@ -177,15 +177,15 @@ def _taps(owner: nn.Module, centred: bool) -> Taps | None:
     return Taps(tuple(owner.kernel_size), tuple(owner.stride), tuple(padding), owner.padding_mode == "circular")
 
 
-def hidden_law(nodes: Sequence[Node]) -> tuple[float, float] | None:
+def hidden_sigmas(nodes: Sequence[Node]) -> tuple[float, float] | None:
     """σ_w and σ_b of the hidden layers that an activation feeds (medians); None where there is no plain chain.
 
-    >>> nodes = [Layer("a", 4, 8, 0.25, act=None), Layer("b", 8, 8, 0.5, act=activation("tanh"))]
-    >>> hidden_law(nodes)
+    >>> nodes = [LayerNode("a", 4, 8, 0.25, act=None), LayerNode("b", 8, 8, 0.5, act=activation("tanh"))]
+    >>> hidden_sigmas(nodes)
     (2.0, 0.0)
     """
-    chain = [node for node in nodes if isinstance(node, Layer)]
-    if len(chain) != len([node for node in nodes if not isinstance(node, Pool)]):
+    chain = [node for node in nodes if isinstance(node, LayerNode)]
+    if len(chain) != len([node for node in nodes if not isinstance(node, PoolNode)]):
         return None
     middle = [x for x in chain if x.act is not None and x.answerable and x.fed_by == "activation"]
     if not middle:

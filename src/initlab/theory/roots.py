@@ -37,11 +37,13 @@ def find_roots(
         same = np.sign(fx) == np.sign(fa)
         b, fb, c, fc = np.where(same, b, a), np.where(same, fb, fa), np.where(same, a, b), np.where(same, fa, fb)
         a, fa = x, fx
-        t = np.clip(_step(a, b, c, fa, fb, fc), tolerance / np.abs(b - a), 1 - tolerance / np.abs(b - a))
+        t = np.clip(_chandrupatla_step(a, b, c, fa, fb, fc), tolerance / np.abs(b - a), 1 - tolerance / np.abs(b - a))
     return best
 
 
-def _step(a: np.ndarray, b: np.ndarray, c: np.ndarray, fa: np.ndarray, fb: np.ndarray, fc: np.ndarray) -> np.ndarray:
+def _chandrupatla_step(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, fa: np.ndarray, fb: np.ndarray, fc: np.ndarray
+) -> np.ndarray:
     """Inverse quadratic interpolation where it is safe, else one half."""
     with np.errstate(divide="ignore", invalid="ignore"):
         xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)

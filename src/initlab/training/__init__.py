@@ -1,6 +1,6 @@
 """The loop over an ensemble, its optimizers and schedules: a generator that yields and logs nothing."""
 
-from initlab.training.events import Evaluation, Event, Pause, Plan, Snapshot, State, Steps, Stopped
+from initlab.training.events import Evaluation, Event, Pause, Snapshot, State, Steps, Stopped, TrainingPlan
 from initlab.training.loop import train
 from initlab.training.optimizers import OPTIMIZERS, Optimizer
 from initlab.training.schedules import SCHEDULES, log_spaced, rate_factor
@@ -12,11 +12,11 @@ __all__ = [
     "Event",
     "Optimizer",
     "Pause",
-    "Plan",
     "Snapshot",
     "State",
     "Steps",
     "Stopped",
+    "TrainingPlan",
     "log_spaced",
     "rate_factor",
     "train",

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from initlab.data import Dataset
 from initlab.ensemble import Part
-from initlab.system.random_streams import generator, set_global
-from initlab.training.events import Evaluation, Plan
-from initlab.training.threads import Crew
+from initlab.system.random_streams import generator, seed_global_state
+from initlab.training.events import Evaluation, TrainingPlan
+from initlab.training.threads import ThreadTeam
 
 EVAL_BATCH = 512
-GLOBAL_STATE = threading.Lock()  # torch has one global random state for all threads
+GLOBAL_STATE_LOCK = threading.Lock()  # torch has one global random state for all threads
 
 
-def one_label_each(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def flatten_labels(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """View outputs [N, B, T, C] with labels [B, T] as [N, B·T, C] with [B·T]; others stay as they are."""
     if y.is_floating_point() or y.dim() < 2:
         return logits, y
@@ -30,7 +30,7 @@ def member_losses(logits: Tensor, y: Tensor, stacked: bool = False) -> Tensor:
 
     The shorter way of a lone network rounds otherwise: a stack that is down to one member does not take it.
     """
-    logits, y = one_label_each(logits, y)
+    logits, y = flatten_labels(logits, y)
     n, batch = logits.shape[:2]
     if y.is_floating_point():
         return (logits - y).square().flatten(1).mean(1)
@@ -41,20 +41,20 @@ def member_losses(logits: Tensor, y: Tensor, stacked: bool = False) -> Tensor:
     return nn.functional.cross_entropy(by_class, y.expand(n, batch), reduction="none").mean(1)
 
 
-def accuracies(logits: Tensor, y: Tensor) -> list[float] | None:
+def member_accuracies(logits: Tensor, y: Tensor) -> list[float] | None:
     """Return each member's fraction of right labels, or None for regression."""
     if y.is_floating_point():
         return None
-    logits, y = one_label_each(logits, y)
+    logits, y = flatten_labels(logits, y)
     return [right / len(y) for right in (logits.detach().argmax(-1) == y).sum(-1).tolist()]
 
 
-def autocast(x: Tensor, enabled: bool) -> Any:
+def autocast_bfloat16(x: Tensor, enabled: bool) -> Any:
     """Compute in bfloat16 where it is asked for."""
     return torch.autocast(x.device.type, dtype=torch.bfloat16) if enabled else nullcontext()
 
 
-def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: Plan, crew: Crew) -> Evaluation:
+def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: TrainingPlan, crew: ThreadTeam) -> Evaluation:
     """Measure loss and accuracy of every member on the validation and test sets, in evaluation mode.
 
     The test set only reports, and of untrained weights there is nothing to report: step 0 is without it.
@@ -67,7 +67,7 @@ def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: Plan, crew: 
         for split, xs, ys in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
             if len(xs) == 0 or (split == "test" and 0 == step < plan.steps):
                 continue
-            loss, right = over_split(parts, data, xs, ys, plan, f"evaluation/{step}/{split}", crew)
+            loss, right = evaluate_split(parts, data, xs, ys, plan, f"evaluation/{step}/{split}", crew)
             values[f"{split}_loss"] = dict(zip(members, loss, strict=True))
             if data.task == "classification":
                 values[f"{split}_accuracy"] = dict(zip(members, [r / ys.numel() for r in right], strict=True))
@@ -76,8 +76,8 @@ def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: Plan, crew: 
     return Evaluation(step, values)
 
 
-def over_split(
-    parts: Sequence[Part], data: Dataset, xs: Tensor, ys: Tensor, plan: Plan, key: str, crew: Crew
+def evaluate_split(
+    parts: Sequence[Part], data: Dataset, xs: Tensor, ys: Tensor, plan: TrainingPlan, key: str, crew: ThreadTeam
 ) -> tuple[list[float], list[float]]:
     """Return each member's mean loss and number of right labels (0 for regression) over a whole split, in pieces."""
 
@@ -85,11 +85,11 @@ def over_split(
         with (
             torch.no_grad(),
             keyed_randomness(part, x, plan.data_seed, f"{key}/{start}"),
-            autocast(x, plan.autocast),
+            autocast_bfloat16(x, plan.autocast),
         ):
             logits = part.outputs(x)
             losses = member_losses(logits, y, part.stacked).tolist()
-        logits, labels = one_label_each(logits, y)
+        logits, labels = flatten_labels(logits, y)
         right = (logits.argmax(-1) == labels).sum(-1) if data.task == "classification" else torch.zeros(len(losses))
         return losses, right.tolist()
 
@@ -119,7 +119,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def buffers_kept(module: nn.Module) -> Iterator[None]:
+def restoring_buffers(module: nn.Module) -> Iterator[None]:
     """Put running statistics back afterwards: a pass that only looks must not move them."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
@@ -141,6 +141,6 @@ def keyed_randomness(part: Part, x: Tensor, seed: int, step: str) -> Iterator[No
     if not part.draws_globally:
         yield
         return
-    with GLOBAL_STATE, torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        set_global("forward passes", seed, step, device=x.device)
+    with GLOBAL_STATE_LOCK, torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        seed_global_state("forward passes", seed, step, device=x.device)
         yield

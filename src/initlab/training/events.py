@@ -12,7 +12,7 @@ from initlab.statistics.histograms import Histogram
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What all members of an ensemble share: data order, length, optimizer, and when to look.
 
     `hyper` holds one mapping per member (lr, weight_decay, clip_norm and the optimizer's own); what is not a rate,

@@ -6,19 +6,19 @@ from typing import Any
 
 from initlab.data import Dataset, batches
 from initlab.diagnostics import HistogramKey, Row
-from initlab.ensemble import Ensemble, plain_part
+from initlab.ensemble import Ensemble, make_plain_part
 from initlab.statistics.histograms import Histogram
 from initlab.training.evaluation import evaluate
-from initlab.training.events import Event, Pause, Plan, Snapshot, State, Steps, Stopped
+from initlab.training.events import Event, Pause, Snapshot, State, Steps, Stopped, TrainingPlan
 from initlab.training.optimizers import OPTIMIZERS
-from initlab.training.step import Batch, Found, advance_block
-from initlab.training.threads import Crew
+from initlab.training.step import Batch, StepResult, train_block
+from initlab.training.threads import ThreadTeam
 
 YIELD_EVERY = 0.2  # seconds between pauses: often enough for a progress line, and to stop soon when asked to
-LONGEST = 16  # steps that a part may be ahead of the others: each holds a batch in memory
+MAX_BLOCK_STEPS = 16  # steps that a part may be ahead of the others: each holds a batch in memory
 
 
-def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = None) -> Iterator[Event]:
+def train(ensemble: Ensemble, data: Dataset, plan: TrainingPlan, state: State | None = None) -> Iterator[Event]:
     """Train all members on common batches, yielding rows, evaluations, snapshots and stops as they happen.
 
     Row k holds the loss of batch k under the weights after k updates, so step 0 is the initialization. A non-finite
@@ -30,12 +30,12 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
     """
     state = State() if state is None else state
     ensemble.drop(list(state.stopped))
-    start_slots(ensemble, plan, state)
+    add_missing_slots(ensemble, plan, state)
     device = data.train_x.device
     order = batches(len(data.train_x), plan.batch_size, seed=plan.data_seed, start=state.step, device=device)
-    rows = Rows(data.task == "classification")
+    rows = RowBuffer(data.task == "classification")
     paused, length = time.monotonic(), 1
-    with Crew(ensemble.size, device) as crew:
+    with ThreadTeam(ensemble.size, device) as crew:
         while state.step <= plan.steps and ensemble.parts:
             step = state.step
             if time.monotonic() - paused > YIELD_EVERY:
@@ -47,30 +47,30 @@ def train(ensemble: Ensemble, data: Dataset, plan: Plan, state: State | None = N
                 state.evaluated = step
                 yield evaluate(ensemble.parts, data, step, plan, crew)
             began = time.monotonic()
-            count = steps_ahead(plan, step, length)
+            count = block_length(plan, step, length)
             if len(ensemble.parts) == 1:
                 # One part alone takes each batch while it is still in the cache.
-                ahead: Iterable[Batch] = (prepared(data, next(order), plan) for _ in range(count))
+                ahead: Iterable[Batch] = (prepare_batch(data, next(order), plan) for _ in range(count))
             else:
-                ahead = crew.each(lambda index: prepared(data, index, plan), [next(order) for _ in range(count)])
-            found = crew.each(lambda part: advance_block(part, step, ahead, plan, state, crew), ensemble.parts)  # noqa: B023
-            length = steps_within(YIELD_EVERY, (time.monotonic() - began) / count)
+                ahead = crew.each(lambda index: prepare_batch(data, index, plan), [next(order) for _ in range(count)])
+            found = crew.each(lambda part: train_block(part, step, ahead, plan, state, crew), ensemble.parts)  # noqa: B023
+            length = steps_per_interval(YIELD_EVERY, (time.monotonic() - began) / count)
             state.step += count
             rows.extend(found, plan)
-            stopped = settled(found, ensemble, state)
+            stopped = remove_stopped(found, ensemble, state)
             if stopped or step in plan.records:
                 yield from rows.flush()
             yield from stopped
             for stop in stopped:
                 if stop.reason == "target":
-                    reached = plain_part(stop.member, ensemble.networks[stop.member])
+                    reached = make_plain_part(stop.member, ensemble.networks[stop.member])
                     yield evaluate([reached], data, stop.updates, plan, crew)
             if step in plan.records:
-                yield snapshot(step, found)
+                yield collect_snapshot(step, found)
         yield from rows.flush()
 
 
-def start_slots(ensemble: Ensemble, plan: Plan, state: State) -> None:
+def add_missing_slots(ensemble: Ensemble, plan: TrainingPlan, state: State) -> None:
     """Give every member that has none the optimizer's slots."""
     for part in ensemble.parts:
         for member, own in zip(part.members, part.of_member(part.parameters), strict=True):
@@ -78,18 +78,18 @@ def start_slots(ensemble: Ensemble, plan: Plan, state: State) -> None:
                 state.slots[member] = OPTIMIZERS[plan.optimizer].fresh_slots(own)
 
 
-def prepared(data: Dataset, index: Any, plan: Plan) -> Batch:
+def prepare_batch(data: Dataset, index: Any, plan: TrainingPlan) -> Batch:
     """Return one batch as the networks take it."""
     # Not `train_x[index]`, which goes byte by byte through images of bytes.
     x, y = data.train_x.index_select(0, index), data.train_y.index_select(0, index)
     return data.prepare(x, plan.dtype), data.targets(y, plan.dtype)
 
 
-def steps_ahead(plan: Plan, step: int, length: int) -> int:
+def block_length(plan: TrainingPlan, step: int, length: int) -> int:
     """Return how many steps the parts may take before they must meet: at an evaluation, a record, or the end.
 
-    >>> plan = Plan(100, 16, "sgd", ({},), eval_every=10, records=(0, 7))
-    >>> [steps_ahead(plan, step, 4) for step in (0, 1, 5, 7, 8, 99, 100)]
+    >>> plan = TrainingPlan(100, 16, "sgd", ({},), eval_every=10, records=(0, 7))
+    >>> [block_length(plan, step, 4) for step in (0, 1, 5, 7, 8, 99, 100)]
     [1, 4, 2, 1, 2, 1, 1]
     """
     if step in plan.records or step == plan.steps:
@@ -98,12 +98,12 @@ def steps_ahead(plan: Plan, step: int, length: int) -> int:
     return next((s for s in ahead if plan.evaluates(s) or s in plan.records), step + length) - step
 
 
-def steps_within(seconds: float, each: float) -> int:
+def steps_per_interval(seconds: float, each: float) -> int:
     """Return how many steps of a known cost fit into so many seconds."""
-    return max(1, min(LONGEST, int(seconds / max(each, 1e-6))))
+    return max(1, min(MAX_BLOCK_STEPS, int(seconds / max(each, 1e-6))))
 
 
-def settled(found: Sequence[Sequence[Found]], ensemble: Ensemble, state: State) -> list[Stopped]:
+def remove_stopped(found: Sequence[Sequence[StepResult]], ensemble: Ensemble, state: State) -> list[Stopped]:
     """Note in `state`, and return, the members that stopped; what is left of them costs nothing more."""
     stops = [stop for part in found for one in part for stop in one.stopped]
     stops.sort(key=lambda stop: (stop.step, stop.member))
@@ -114,7 +114,7 @@ def settled(found: Sequence[Sequence[Found]], ensemble: Ensemble, state: State) 
     return stops
 
 
-def snapshot(step: int, found: Sequence[Sequence[Found]]) -> Snapshot:
+def collect_snapshot(step: int, found: Sequence[Sequence[StepResult]]) -> Snapshot:
     """Collect what the tapes of a recorded step hold, by member."""
     rows: dict[int, list[Row]] = {}
     counted: dict[int, dict[HistogramKey, Histogram]] = {}
@@ -125,7 +125,7 @@ def snapshot(step: int, found: Sequence[Sequence[Found]]) -> Snapshot:
     return Snapshot(step, rows, counted)
 
 
-class Rows:
+class RowBuffer:
     """Scalars waiting to be handed out together."""
 
     def __init__(self, classification: bool):
@@ -136,14 +136,14 @@ class Rows:
         """Start a new block."""
         self.block = Steps([], [], [] if self.classification else None, [], [], [])
 
-    def extend(self, found: Sequence[Sequence[Found]], plan: Plan) -> None:
+    def extend(self, found: Sequence[Sequence[StepResult]], plan: TrainingPlan) -> None:
         """Append one row for each step that is logged; all members of a step share it."""
         ones = sorted((one for part in found for one in part), key=lambda one: one.step)
         for one in ones:
             if one.step < plan.steps and one.step % plan.log_every == 0:
                 self._add(one)
 
-    def _add(self, one: Found) -> None:
+    def _add(self, one: StepResult) -> None:
         block = self.block
         columns: dict[str, list[list[float]]] = {"loss": block.loss, "grad_norm": block.grad_norm, "lr": block.lr}
         if block.accuracy is not None:

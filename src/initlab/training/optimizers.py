@@ -54,15 +54,15 @@ def sgd(params: Tensors, grads: Tensors, slots: Slots, hyper: Hyper, step: int) 
 
 def adam(params: Tensors, grads: Tensors, slots: Slots, hyper: Hyper, step: int) -> None:
     """m ← β₁ m + (1−β₁) (g + λ w); v ← β₂ v + (1−β₂) (g + λ w)²; w ← w − η m̂ / (√v̂ + ε)."""
-    moments(torch._fused_adam_, params, grads, slots["mean"], slots["square"], hyper, step)
+    call_adam_kernel(torch._fused_adam_, params, grads, slots["mean"], slots["square"], hyper, step)
 
 
 def adamw(params: Tensors, grads: Tensors, slots: Slots, hyper: Hyper, step: int) -> None:
     """w ← (1 − η λ) w, then Adam."""
-    moments(torch._fused_adamw_, params, grads, slots["mean"], slots["square"], hyper, step)
+    call_adam_kernel(torch._fused_adamw_, params, grads, slots["mean"], slots["square"], hyper, step)
 
 
-def moments(
+def call_adam_kernel(
     kernel: Callable, params: Tensors, grads: Tensors, mean: Tensors, square: Tensors, hyper: Hyper, step: float
 ) -> None:
     """Call one of torch's kernels of the Adam family."""
@@ -107,7 +107,7 @@ def rmsprop(params: Tensors, grads: Tensors, slots: Slots, hyper: Hyper, step: i
     velocity, square = slots["velocity"], slots["square"]
     if not hyper["momentum"]:
         settled = {**hyper, "beta1": 0.0, "beta2": hyper["alpha"]}
-        moments(torch._fused_adam_, params, grads, velocity, square, settled, float("inf"))
+        call_adam_kernel(torch._fused_adam_, params, grads, velocity, square, settled, float("inf"))
         return
     if hyper["weight_decay"]:
         grads = list(torch._foreach_add(grads, params, alpha=hyper["weight_decay"]))

@@ -8,28 +8,28 @@ from typing import Any
 
 from torch import Tensor
 
-from initlab.diagnostics import Tape
-from initlab.ensemble import Lane, Part
-from initlab.training.events import Plan, State, Stopped
+from initlab.diagnostics import LayerRecorder
+from initlab.ensemble import Part, SequentialMembers
+from initlab.training.events import State, Stopped, TrainingPlan
 from initlab.training.optimizers import OPTIMIZERS, Hyper, Slots, Tensors
-from initlab.training.threads import Crew
+from initlab.training.threads import ThreadTeam
 
 TARGET_WINDOW = 10  # steps whose mean loss is compared with the target
 
 
 @dataclass
-class Found:
+class StepResult:
     """What one part has to tell of one step; `measured` are scalars by name, each a list over the members."""
 
     step: int
     members: list[int]
     measured: dict[str, Any]
-    tape: Tape | None
+    tape: LayerRecorder | None
     stopped: list[Stopped]
 
 
 @dataclass(frozen=True)
-class Group:
+class SharedUpdate:
     """Members with the same hyperparameters, or those of their parameters that share a rate: one call updates all."""
 
     hyper: Hyper
@@ -47,20 +47,20 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Update:
+class PartState:
     """What the gradients and the update of a part need, gathered once, and again when members stop."""
 
     clip_norms: list[float]
     rates: list[float]
-    groups: list[Group]
+    groups: list[SharedUpdate]
     sinks: list[Tensor]  # memory for the gradients of a stacked part
     sinks_of_member: list[Tensors]
-    lane: Lane | None  # where the networks are computed one by one
+    lane: SequentialMembers | None  # where the networks are computed one by one
 
     @classmethod
-    def of(cls, part: Part, plan: Plan, state: State, crew: Crew) -> "Update":
+    def of(cls, part: Part, plan: TrainingPlan, state: State, crew: ThreadTeam) -> "PartState":
         """Gather parameters, slots and hyperparameters; an optimizer's own defaults hold where nothing is said."""
-        hypers = [member_hyper(plan, m) for m in part.members]
+        hypers = [member_hyperparameters(plan, m) for m in part.members]
         clip_norms = [h.pop("clip_norm") for h in hypers]
         lane = part.lane if not plan.autocast and part.lane is not None and part.lane.pays(plan.batch_size) else None
         own = part.of_member(p.detach() for p in part.parameters)
@@ -74,7 +74,7 @@ class Update:
                 key = (None if lane is None else k, *rated.items())
                 shared.setdefault(key, (rated, []))[1].append((k, j))
         groups = [
-            Group(
+            SharedUpdate(
                 hyper,
                 places,
                 [own[k][j] for k, j in places],
@@ -86,21 +86,21 @@ class Update:
         return cls(clip_norms, [h["lr"] for h in hypers], groups, sinks, part.of_member(sinks), lane)
 
     @cached_property
-    def groups_of(self) -> list[list[Group]]:
+    def groups_of(self) -> list[list[SharedUpdate]]:
         """The groups by member, where no two members share one."""
-        found: list[list[Group]] = [[] for _ in self.rates]
+        found: list[list[SharedUpdate]] = [[] for _ in self.rates]
         for group in self.groups:
             found[group.places[0][0]].append(group)
         return found
 
 
-def member_hyper(plan: Plan, member: int) -> dict[str, Any]:
+def member_hyperparameters(plan: TrainingPlan, member: int) -> dict[str, Any]:
     """Return a member's hyperparameters; a clip norm that is not set is infinite."""
     given = {**OPTIMIZERS[plan.optimizer].defaults, "weight_decay": 0.0, "clip_norm": None, **plan.hyper[member]}
     return {**given, "clip_norm": math.inf if given["clip_norm"] is None else float(given["clip_norm"])}
 
 
-def reached(member: int, loss: float, plan: Plan, state: State) -> bool:
+def reaches_target(member: int, loss: float, plan: TrainingPlan, state: State) -> bool:
     """Note a member's loss, and return whether it is at its target now."""
     if plan.target_loss is None:
         return False

@@ -7,32 +7,32 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from initlab.diagnostics import Tape
-from initlab.ensemble import Kept, Lane, Objective
-from initlab.training.evaluation import accuracies
-from initlab.training.events import Plan, State, Stopped
-from initlab.training.part_state import Found, Update, reached
+from initlab.diagnostics import LayerRecorder
+from initlab.ensemble import KeptTensors, MemberLoss, SequentialMembers
+from initlab.training.evaluation import member_accuracies
+from initlab.training.events import State, Stopped, TrainingPlan
+from initlab.training.part_state import PartState, StepResult, reaches_target
 from initlab.training.schedules import rate_factor
 
-AT_ONCE = 8  # members whose tensors are kept until they are measured together
+MEASURED_TOGETHER = 8  # members whose tensors are kept until they are measured together
 
 
 @dataclass
-class Listener:
+class KeptMembers:
     """Lets a tape measure what members give one after another, a few of them together: one by one takes longer."""
 
-    tape: Tape
-    kept: Kept
+    tape: LayerRecorder
+    kept: KeptTensors
     begin: int = 0  # the first member who has not been measured
     end: int = field(init=False, default=0)
 
     @classmethod
-    def of(cls, tape: Tape, update: Update, batch: int) -> "Listener":
+    def of(cls, tape: LayerRecorder, update: PartState, batch: int) -> "KeptMembers":
         """Listen to the members of a lane, from the first to the last."""
         assert update.lane is not None
-        return cls(tape, update.lane.keeps([sink[:AT_ONCE] for sink in update.sinks], batch))
+        return cls(tape, update.lane.keeps([sink[:MEASURED_TOGETHER] for sink in update.sinks], batch))
 
-    def next(self) -> Kept:
+    def next(self) -> KeptTensors:
         """Return where to keep what the next member gives."""
         if self.end - self.begin == len(self.kept.gradients[0]):
             self.measure()
@@ -47,15 +47,15 @@ class Listener:
         self.begin = self.end
 
 
-def steps_of_members(
+def train_members(
     members: Sequence[int],
     start: int,
     batches: Sequence[tuple[Tensor, Tensor]],
-    plan: Plan,
+    plan: TrainingPlan,
     state: State,
-    update: Update,
-    listener: Listener | None = None,
-) -> list[Found]:
+    update: PartState,
+    listener: KeptMembers | None = None,
+) -> list[StepResult]:
     """Take all these steps with the first member, then with the next: its weights and slots stay in the cache.
 
     Who has no finite loss stays where it is, who is at its target stops after that update; neither goes on. Somebody
@@ -64,10 +64,10 @@ def steps_of_members(
     lane = update.lane
     assert lane is not None
     found = [
-        Found(step, [], {"loss": [], "grad_norm": [], "lr": []}, None, [])
+        StepResult(step, [], {"loss": [], "grad_norm": [], "lr": []}, None, [])
         for step in range(start, start + len(batches))
     ]
-    objectives = [Objective(y, len(lane.weights[-1][0]), lane.flat.dtype) for _, y in batches]
+    objectives = [MemberLoss(y, len(lane.weights[-1][0]), lane.flat.dtype) for _, y in batches]
     inputs = [x.flatten(1).contiguous() for x, _ in batches]
     # Their own memory is taken again by the next step.
     kept_outputs = [lane.flat.new_empty(len(members), *o.right.shape).unbind() for o in objectives]
@@ -76,14 +76,14 @@ def steps_of_members(
         for one, x, objective, of_step, own in zip(found, inputs, objectives, outputs, kept_outputs, strict=True):
             factor = rate_factor(plan.schedule, plan.warmup, plan.steps, one.step)
             kept = None if listener is None else listener.next()
-            loss, norm = step_of_member(lane, k, x, objective, plan, one.step, update, factor, own[k], kept)
+            loss, norm = train_member_step(lane, k, x, objective, plan, one.step, update, factor, own[k], kept)
             one.members.append(member)
             for name, value in (("loss", loss), ("grad_norm", norm), ("lr", update.rates[k] * factor)):
                 one.measured[name].append(value)
             of_step.append(own[k])
             if not math.isfinite(loss):
                 break
-            if reached(member, loss, plan, state):
+            if reaches_target(member, loss, plan, state):
                 one.stopped.append(Stopped(member, one.step, "target"))
                 break
     if listener is not None:
@@ -91,21 +91,21 @@ def steps_of_members(
     found = [one for one in found if one.members]
     for one, (_, y), logits_of in zip(found, batches, outputs, strict=False):
         if one.step % plan.log_every == 0:
-            one.measured["accuracy"] = accuracies(torch.stack(logits_of).transpose(1, 2).contiguous(), y)
+            one.measured["accuracy"] = member_accuracies(torch.stack(logits_of).transpose(1, 2).contiguous(), y)
     return found
 
 
-def step_of_member(
-    lane: Lane,
+def train_member_step(
+    lane: SequentialMembers,
     k: int,
     x: Tensor,
-    objective: Objective,
-    plan: Plan,
+    objective: MemberLoss,
+    plan: TrainingPlan,
     step: int,
-    update: Update,
+    update: PartState,
     factor: float,
     outputs: Tensor,
-    kept: Kept | None = None,
+    kept: KeptTensors | None = None,
 ) -> tuple[float, float]:
     """Take one step of one member; return its loss and its gradient's norm (NaN where nobody asks).
 

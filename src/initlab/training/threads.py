@@ -13,12 +13,12 @@ from torch import Tensor
 
 from initlab.ensemble import Part
 
-Work = TypeVar("Work")
-Found = TypeVar("Found")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Cached = TypeVar("Cached")
 
 
-def one_core() -> None:
+def use_one_core() -> None:
     """Let torch's operations in this thread use one core."""
     # Asked for the first time in a thread, torch sets the number of the process; only then does a thread's own hold.
     torch.get_num_threads()
@@ -26,7 +26,7 @@ def one_core() -> None:
 
 
 @cache
-def keep_pages() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep memory that is freed, where it has a word for that: each step wants the same again.
 
     glibc gives the free end of its memory back to the system after every step: taking it anew was up to a fifth of the
@@ -38,7 +38,7 @@ def keep_pages() -> None:
             library.mallopt(number, value)
 
 
-class Crew:
+class ThreadTeam:
     """Do the same to every part, on as many cores as torch was given.
 
     A lone network on a CPU has all cores for each of its operations. Of several, each is computed by one thread from
@@ -49,20 +49,20 @@ class Crew:
     def __init__(self, networks: int, device: torch.device):
         threads = torch.get_num_threads()
         if device.type == "cpu":
-            keep_pages()
+            keep_freed_memory()
         alone = networks == 1 or device.type != "cpu" or threads == 1
-        self.pool = None if alone else ThreadPoolExecutor(threads, "initlab", initializer=one_core)
+        self.pool = None if alone else ThreadPoolExecutor(threads, "initlab", initializer=use_one_core)
         self.threads = threads
         self.own = threading.local()
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "ThreadTeam":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
 
-    def each(self, work: Callable[[Work], Found], parts: Iterable[Work]) -> list[Found]:
+    def each(self, work: Callable[[Item], Result], parts: Iterable[Item]) -> list[Result]:
         """Return `work(part)` for every part, in their order; an exception is raised when all have ended."""
         if self.pool is None:
             return [work(part) for part in parts]
@@ -79,11 +79,11 @@ class Crew:
             held = self.own.sinks = part.sinks()
         return [rows[:count] for rows in held]
 
-    def made_of(self, part: Part, make: Callable[[], Made]) -> Made:
+    def made_of(self, part: Part, make: Callable[[], Cached]) -> Cached:
         """Return what this thread has made of a part, made anew when members have left it; what is stale is let go."""
         held: dict[int, tuple[Part, list[int], Any]] = vars(self.own).get("made", {})
         self.own.made = made = {key: kept for key, kept in held.items() if kept[0].members == kept[1]}
         if id(part) not in made:
             made[id(part)] = part, list(part.members), make()
-        found: Made = made[id(part)][2]
+        found: Cached = made[id(part)][2]
         return found

@@ -12,13 +12,13 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import get_omega_conf_dumper
 
-from initlab.cli.hydra.jobs import Job
+from initlab.cli.hydra.jobs import HydraJob
 
 
-class LeanReturn(JobReturn):
+class LazyJobReturn(JobReturn):
     """Hydra's account of a job, whose configurations stay packed until somebody asks: a sweep has thousands."""
 
-    def __init__(self, found: JobReturn, job: Job):
+    def __init__(self, found: JobReturn, job: HydraJob):
         self.__dict__.update({k: v for k, v in vars(found).items() if k not in ("cfg", "hydra_cfg")})
         self.job = job
 
@@ -33,13 +33,13 @@ class LeanReturn(JobReturn):
     @property
     def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
         """Hydra's node of the job's configuration."""
-        found = with_output(self.job.composed(), self.job.directory)
+        found = set_output_dir(self.job.composed(), self.job.directory)
         alone: DictConfig = OmegaConf.masked_copy(found, "hydra")
         OmegaConf.set_readonly(alone.hydra, True)
         return alone
 
 
-def with_output(composed: DictConfig, directory: Path) -> DictConfig:
+def set_output_dir(composed: DictConfig, directory: Path) -> DictConfig:
     """Set the output directory as Hydra does when it runs a job."""
     with read_write(composed.hydra.runtime), open_dict(composed.hydra.runtime):
         composed.hydra.runtime.output_dir = str(directory)
@@ -50,8 +50,8 @@ class JobFailed(Exception):
     """What Hydra is told of a network that failed; the traceback is in the run's log."""
 
 
-def replay(
-    context: HydraContext, master: DictConfig, job: Job, summary: dict[str, Any], fresh: bool = True
+def replay_job(
+    context: HydraContext, master: DictConfig, job: HydraJob, summary: dict[str, Any], fresh: bool = True
 ) -> JobReturn:
     """Give Hydra back a job whose result is known: its files are written and callbacks called, as for any job.
 
@@ -59,16 +59,16 @@ def replay(
     """
     written = job.facts.files is None or (job.directory / job.facts.files).is_dir()
     if written and not fresh:
-        found = returned(job, summary)
-    elif job.facts.unheard and heard_by_initlab(context):
-        found = account(context, master, job, summary)
+        found = make_job_return(job, summary)
+    elif job.facts.unheard and has_only_own_callbacks(context):
+        found = record_job(context, master, job, summary)
     else:
-        found = through_hydra(context, job, summary)
+        found = run_through_hydra(context, job, summary)
         configure_log(master.hydra.hydra_logging, master.hydra.verbose)
-    return LeanReturn(found, job)
+    return LazyJobReturn(found, job)
 
 
-def returned(job: Job, summary: dict[str, Any]) -> JobReturn:
+def make_job_return(job: HydraJob, summary: dict[str, Any]) -> JobReturn:
     """Return what `run_job` returns of a job, its configurations aside."""
     found = JobReturn(overrides=list(job.overrides), working_dir=job.facts.cwd)
     found.task_name, found.status = JobRuntime.instance().get("name"), JobStatus.COMPLETED
@@ -78,7 +78,7 @@ def returned(job: Job, summary: dict[str, Any]) -> JobReturn:
     return found
 
 
-def through_hydra(context: HydraContext, job: Job, summary: dict[str, Any]) -> JobReturn:
+def run_through_hydra(context: HydraContext, job: HydraJob, summary: dict[str, Any]) -> JobReturn:
     """Let Hydra run a function that returns what is known."""
 
     def give_back(_: DictConfig) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def through_hydra(context: HydraContext, job: Job, summary: dict[str, Any]) -> J
             raise JobFailed(summary.get("error"))
         return summary
 
-    with quick_copies():
+    with fast_config_copies():
         return run_job(
             task_function=give_back,
             config=job.composed(),
@@ -96,7 +96,7 @@ def through_hydra(context: HydraContext, job: Job, summary: dict[str, Any]) -> J
         )
 
 
-def heard_by_initlab(context: HydraContext) -> bool:
+def has_only_own_callbacks(context: HydraContext) -> bool:
     """Are all callbacks initlab's own?
 
     Then `run_job`, which copies the whole configuration four times for those who might look, does it for no one.
@@ -104,48 +104,48 @@ def heard_by_initlab(context: HydraContext) -> bool:
     return all(type(callback).__module__.startswith("initlab.") for callback in context.callbacks.callbacks)
 
 
-def account(context: HydraContext, master: DictConfig, job: Job, summary: dict[str, Any]) -> JobReturn:
+def record_job(context: HydraContext, master: DictConfig, job: HydraJob, summary: dict[str, Any]) -> JobReturn:
     """Write Hydra's files of a job and call initlab's own callbacks, which look at the return alone."""
     if job.facts.files is not None:
         place = job.directory / job.facts.files
         place.mkdir(parents=True, exist_ok=True)
-        for name, text in hydra_files(with_output(job.composed(), job.directory)).items():
+        for name, text in hydra_file_texts(set_output_dir(job.composed(), job.directory)).items():
             (place / name).write_text(text, encoding="utf-8")
-    found = returned(job, summary)
+    found = make_job_return(job, summary)
     context.callbacks.on_job_end(config=master, job_return=found)
     return found
 
 
-def hydra_files(composed: DictConfig) -> dict[str, str]:
+def hydra_file_texts(composed: DictConfig) -> dict[str, str]:
     """Return the text of a job's files in `.hydra` by name, as Hydra writes them but for where long lines break."""
     whole = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
     assert isinstance(whole, dict)
     hydra = whole.pop("hydra")
     return {
-        "config.yaml": dumped(whole),
-        "hydra.yaml": dumped({"hydra": hydra}),
-        "overrides.yaml": dumped(hydra["overrides"]["task"]),
+        "config.yaml": dump_omegaconf(whole),
+        "hydra.yaml": dump_omegaconf({"hydra": hydra}),
+        "overrides.yaml": dump_omegaconf(hydra["overrides"]["task"]),
     }
 
 
-def dumped(value: Any) -> str:
+def dump_omegaconf(value: Any) -> str:
     """Return YAML as `OmegaConf.to_yaml` writes it, by the C library where PyYAML has it: in a sixth of the time."""
     how: dict[str, Any] = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
     try:
-        return str(yaml.dump(value, Dumper=QuickDumper, **how))
+        return str(yaml.dump(value, Dumper=FastDumper, **how))
     except UnicodeEncodeError:  # half a letter of a file's name, which the C library cannot escape
         return str(yaml.dump(value, Dumper=get_omega_conf_dumper(), **how))
 
 
-class QuickDumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
+class FastDumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
     """OmegaConf's dumper: text that YAML would take for something else is quoted."""
 
 
-QuickDumper.add_representer(str, get_omega_conf_dumper().str_representer)
+FastDumper.add_representer(str, get_omega_conf_dumper().str_representer)
 
 
 @contextmanager
-def quick_copies() -> Iterator[None]:
+def fast_config_copies() -> Iterator[None]:
     """Let configurations be copied by pickle for the while: the same copy, node by node in C instead of Python.
 
     Hydra copies the whole configuration of a job four times; that was a quarter of what a job costs it.

@@ -13,16 +13,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from initlab.config import Config
 from initlab.config.compose import checked_config, to_config
 from initlab.config.fast_compose import Composer
-from initlab.config.hydra_errors import translated
-from initlab.config.job_values import Values
+from initlab.config.hydra_errors import translate_hydra_errors
+from initlab.config.job_values import JobValues
 from initlab.config.naming import cell_name
 
-OWN_NAME = "${initlab.cell_name:}"  # hydra.sweep.subdir unless the user chose another
-USUAL_FILES = ".hydra"  # where Hydra writes what it composed; in a sweep only where the user says so
+CELL_NAME = "${initlab.cell_name:}"  # hydra.sweep.subdir unless the user chose another
+DEFAULT_OUTPUT_SUBDIR = ".hydra"  # where Hydra writes what it composed; in a sweep only where the user says so
 
 
 @dataclass(frozen=True)
-class Facts:
+class JobSettings:
     """What Hydra's node says of a job: where its own files go (None: nowhere), and whether initlab alone hears of it.
 
     `cwd` is where the launch was started; `named` is whether the directory has the name that initlab gives it.
@@ -35,14 +35,14 @@ class Facts:
 
 
 @dataclass
-class Job:
+class HydraJob:
     """One job of Hydra's: its overrides, our configuration, its directory; Hydra's is composed when it is needed."""
 
     overrides: Sequence[str]
     number: int
     config: Config
     directory: Path
-    facts: Facts
+    facts: JobSettings
     composer: Composer
 
     def composed(self) -> DictConfig:
@@ -53,33 +53,35 @@ class Job:
         return found
 
 
-def facts_of(composed: DictConfig, master: DictConfig) -> Facts:
+def read_job_settings(composed: DictConfig, master: DictConfig) -> JobSettings:
     """Read what has to be known of Hydra's node of a job."""
     job, logging = composed.hydra.job, composed.hydra.job_logging
     silent = logging is not None and logging.get("root") is None and not composed.hydra.verbose
     files = composed.hydra.output_subdir
-    if files == USUAL_FILES and not said_files(master):
+    if files == DEFAULT_OUTPUT_SUBDIR and not user_set_output_subdir(master):
         files = None
     sweep = OmegaConf.to_container(composed.hydra.sweep, resolve=False)
     assert isinstance(sweep, dict)
     alone = silent and not job.chdir and not job.env_set
-    return Facts(files, alone, sweep["subdir"] == OWN_NAME, str(composed.hydra.runtime.cwd))
+    return JobSettings(files, alone, sweep["subdir"] == CELL_NAME, str(composed.hydra.runtime.cwd))
 
 
-def said_files(master: DictConfig) -> bool:
+def user_set_output_subdir(master: DictConfig) -> bool:
     """Did the user say where Hydra's own files go?"""
     return any(text.lstrip("+").startswith("hydra.output_subdir=") for text in master.hydra.overrides.hydra)
 
 
-def compose_jobs(context: HydraContext, master: DictConfig, texts: Iterable[Sequence[str]], first: int) -> list[Job]:
+def compose_jobs(
+    context: HydraContext, master: DictConfig, texts: Iterable[Sequence[str]], first: int
+) -> list[HydraJob]:
     """Compose and check the configuration of every job.
 
     Raises UserError for the first that cannot be.
     """
     composer = Composer(context.config_loader, master)
-    values, jobs = Values(composer), []
-    known: dict[tuple[str, ...], Facts] = {}
-    with translated(), hydra_config_kept():
+    values, jobs = JobValues(composer), []
+    known: dict[tuple[str, ...], JobSettings] = {}
+    with translate_hydra_errors(), restore_hydra_config():
         sweep: Any = OmegaConf.to_container(master.sweep, resolve=True)
         assert isinstance(sweep, dict)
         for number, overrides in enumerate(texts, start=first):
@@ -88,12 +90,12 @@ def compose_jobs(context: HydraContext, master: DictConfig, texts: Iterable[Sequ
 
 
 def compose_job(
-    values: Values,
-    known: dict[tuple[str, ...], Facts],
+    values: JobValues,
+    known: dict[tuple[str, ...], JobSettings],
     overrides: Sequence[str],
     number: int,
     sweep: Mapping[str, Any],
-) -> Job:
+) -> HydraJob:
     """Compose and check one job.
 
     Arguments: `known`, facts by the choices that Hydra composed; `sweep`, what the whole sweep has for `sweep.*`.
@@ -102,18 +104,18 @@ def compose_job(
     plain = values.of(overrides)
     if plain is None:
         composed = composer.job(overrides, number)
-        config, facts = to_config(composed, overrides), facts_of(composed, composer.master)
+        config, facts = to_config(composed, overrides), read_job_settings(composed, composer.master)
     else:
         config = checked_config(plain, overrides)
         choices = values.by_hydra(overrides)
         if choices not in known:
-            known[choices] = facts_of(composer.base(choices), composer.master)
+            known[choices] = read_job_settings(composer.base(choices), composer.master)
         facts = known[choices]
     if facts.named and config.plain()["sweep"] == sweep:
         directory = Path(composer.directory, cell_name(config)).absolute()
     else:
         directory = job_directory(composer.job(overrides, number) if composed is None else composed)
-    return Job(list(overrides), number, config, directory, facts, composer)
+    return HydraJob(list(overrides), number, config, directory, facts, composer)
 
 
 def job_directory(composed: DictConfig) -> Path:
@@ -124,7 +126,7 @@ def job_directory(composed: DictConfig) -> Path:
 
 
 @contextmanager
-def hydra_config_kept() -> Iterator[None]:
+def restore_hydra_config() -> Iterator[None]:
     """Put Hydra's process-wide configuration back as it was."""
     before = HydraConfig.instance().cfg
     try:
@@ -133,10 +135,10 @@ def hydra_config_kept() -> Iterator[None]:
         HydraConfig.instance().cfg = before
 
 
-def renumbered(job: Job, number: int) -> Job:
+def renumber_job(job: HydraJob, number: int) -> HydraJob:
     """Return a job under another number."""
     found = replace(job, number=number)
     if not job.facts.named:
-        with hydra_config_kept():
+        with restore_hydra_config():
             found.directory = job_directory(found.composed())
     return found

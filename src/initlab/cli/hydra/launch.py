@@ -14,125 +14,132 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from initlab.cli.hydra.job_returns import replay
-from initlab.cli.hydra.jobs import Job, compose_jobs, renumbered
-from initlab.config.grid import expand, usual
-from initlab.config.hydra_errors import translated
+from initlab.cli.hydra.job_returns import replay_job
+from initlab.cli.hydra.jobs import HydraJob, compose_jobs, renumber_job
+from initlab.config.grid import default_shape, expand_grid
+from initlab.config.hydra_errors import translate_hydra_errors
 from initlab.errors import UserError
 from initlab.system import fork, fork_server
 from initlab.system.escape import print
-from initlab.system.startup import modules_loading
+from initlab.system.startup import fast_imports
 
-MANY = 50  # jobs from which on it is worth a look whether they will need several processes
-PER_EPOCH = 100  # updates, while the data have not been read
-WORKER = "initlab.sweep.executors.process_worker:serve"
-LENGTH = ("train.steps", "train.epochs", "device", "threads")  # what tells it; where they are swept, their defaults do
+MANY_JOBS = 50  # jobs from which on it is worth a look whether they will need several processes
+STEPS_PER_EPOCH = 100  # updates, while the data have not been read
+WORKER_ENTRY = "initlab.sweep.executors.process_worker:serve_tasks"
+LENGTH_KEYS = (
+    "train.steps",
+    "train.epochs",
+    "device",
+    "threads",
+)  # what tells it; where they are swept, their defaults do
 
 
-def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
+def launch_grid(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     """Expand the arguments into jobs, take out what is excluded, and launch the rest by whichever launcher there is."""
     context, master = sweeper.hydra_context, sweeper.config
     if sweeper.max_batch_size is not None:
         raise UserError("hydra.sweeper.max_batch_size has no use here: sweep.max_group bounds what trains together.")
     setup_globals()
-    with translated():
+    with translate_hydra_errors():
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
         assert isinstance(grids, list)
-        texts = expand(context.config_loader, arguments, sweeper.params or {}, grids, usual(master))
+        texts = expand_grid(context.config_loader, arguments, sweeper.params or {}, grids, default_shape(master))
     compose = partial(compose_jobs, context, master, texts, 0)
     if Path(str(master.hydra.sweep.dir)).is_dir():
         # What was run before may be all of it, which needs no torch: the records are looked at first.
         from initlab.sweep.finished import seems_finished
 
-        known = selected(compose(), repeats=bool(grids))
+        known = select_jobs(compose(), repeats=bool(grids))
         if seems_finished([job.directory for job in known]):
-            return [handed_over(sweeper, known)]
-        with started_early(sweeper.launcher, master, len(known), lambda: known):
-            return [handed_over(sweeper, known)]
-    with started_early(sweeper.launcher, master, len(texts), compose) as composed:
+            return [run_with_launcher(sweeper, known)]
+        with prestart_sweep(sweeper.launcher, master, len(known), lambda: known):
+            return [run_with_launcher(sweeper, known)]
+    with prestart_sweep(sweeper.launcher, master, len(texts), compose) as composed:
         jobs = composed()
         if jobs:
             jobs[0].composer.adopt(context.config_loader, master)
-        return [handed_over(sweeper, selected(jobs, repeats=bool(grids)))]
+        return [run_with_launcher(sweeper, select_jobs(jobs, repeats=bool(grids)))]
 
 
-def selected(jobs: Sequence[Job], repeats: bool) -> list[Job]:
+def select_jobs(jobs: Sequence[HydraJob], repeats: bool) -> list[HydraJob]:
     """Return the jobs that are left when what is excluded and what comes twice is taken out, numbered from 0."""
     from initlab.sweep.cells import wanted
 
     kept = wanted([job.config for job in jobs], repeats)
-    return [renumbered(jobs[old], new) if old != new else jobs[old] for new, old in enumerate(kept)]
+    return [renumber_job(jobs[old], new) if old != new else jobs[old] for new, old in enumerate(kept)]
 
 
-def handed_over(sweeper: Any, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+def run_with_launcher(sweeper: Any, jobs: Sequence[HydraJob]) -> Sequence[JobReturn]:
     """Let whichever launcher there is run the jobs."""
     ours = getattr(sweeper.launcher, "launch_jobs", None)
-    return ours(jobs) if ours else launch_elsewhere(sweeper.launcher, sweeper.config, jobs)
+    return ours(jobs) if ours else launch_with_other_launcher(sweeper.launcher, sweeper.config, jobs)
 
 
 @contextmanager
-def started_early(
-    launcher: Any, master: DictConfig, networks: int, compose: Callable[[], list[Job]]
-) -> Iterator[Callable[[], list[Job]]]:
+def prestart_sweep(
+    launcher: Any, master: DictConfig, networks: int, compose: Callable[[], list[HydraJob]]
+) -> Iterator[Callable[[], list[HydraJob]]]:
     """Have what workers come from load torch before the grid is known; yields the call that gives the composed grid.
 
     Where this process may be copied, a copy composes while this one loads torch, of which the next copy becomes the
     nursery: then torch is loaded once. Elsewhere the nursery loads it beside this process.
     """
     how = getattr(launcher, "how", {})
-    maybe = how.get("executor") == "process" or (how.get("executor") == "auto" and networks >= MANY)
+    maybe = how.get("executor") == "process" or (how.get("executor") == "auto" and networks >= MANY_JOBS)
     if not maybe or OmegaConf.select(master, "dry_run"):
         yield compose
         return
-    beside = fork.can_copy() and len(os.sched_getaffinity(0)) > 1
-    once = beside and "torch" not in sys.modules and fork.alone()
+    beside = fork.can_fork() and len(os.sched_getaffinity(0)) > 1
+    once = beside and "torch" not in sys.modules and fork.is_single_threaded()
     OmegaConf.select(master, "hydra.sweep.dir")  # before anything is copied: all have the clock of the sweep
     with (
         env_override(master.hydra.job.env_set),
-        fork_server.held_open(),
-        fork.aside(compose) if once else nullcontext(compose) as composed,
+        fork_server.keep_server(),
+        fork.run_in_child(compose) if once else nullcontext(compose) as composed,
     ):
         if beside and not once:
-            with suppress(fork_server.NoProcess):  # the sweep will say so
-                fork_server.nursery(WORKER)
+            with suppress(fork_server.ProcessLimitReached):  # the sweep will say so
+                fork_server.shared_server(WORKER_ENTRY)
         # With threads of its own for numpy this process could be copied no more.
-        with env_override({"OPENBLAS_NUM_THREADS": "1"} if once else {}), modules_loading():
+        with env_override({"OPENBLAS_NUM_THREADS": "1"} if once else {}), fast_imports():
             from initlab.sweep import How
-            from initlab.sweep.executors.process import dismiss, started_early
-            from initlab.sweep.executors.process_worker import serve  # noqa: F401
+            from initlab.sweep.executors.process import prestart_workers, stop_idle_workers
+            from initlab.sweep.executors.process_worker import serve_tasks  # noqa: F401
 
         if once:
             # Before anything is computed or a card is looked at: what a card was told does not survive copying.
-            with suppress(fork_server.NoProcess):
-                fork_server.nursery(WORKER, here=True).call("initlab.sweep.executors.process_worker:one_thread")
-        steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH)
-        each = PER_EPOCH * epochs if steps is None else steps
+            with suppress(fork_server.ProcessLimitReached):
+                fork_server.shared_server(WORKER_ENTRY, here=True).call(
+                    "initlab.sweep.executors.process_worker:use_one_thread"
+                )
+        steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH_KEYS)
+        each = STEPS_PER_EPOCH * epochs if steps is None else steps
         # What is no number is told when the jobs are composed.
         early = How(**how).early(networks, each, device, threads) if isinstance(each, int | float) else None
         if early is None:
-            dismiss()
+            stop_idle_workers()
             yield composed
             return
-        with started_early(early.workers, networks), reading(master):
+        with prestart_workers(early.workers, networks), read_data_early(master):
             yield composed
 
 
 @contextmanager
-def reading(master: DictConfig) -> Iterator[None]:
+def read_data_early(master: DictConfig) -> Iterator[None]:
     """Read the data meanwhile, here and where workers come from, if they are what they most likely are."""
-    from initlab.data import read_ahead
+    from initlab.data import preload
 
     try:
         given = {str(key): value for key, value in master.data.items()}
     except (OmegaConfBaseException, AttributeError):  # what is wrong is told when the jobs are composed
         yield
         return
-    thread = threading.Thread(target=read_ahead, kwargs=given)
+    thread = threading.Thread(target=preload, kwargs=given)
     with suppress(RuntimeError):  # the system allows no further thread: they are read when they are needed
         thread.start()
-    if fork.can_copy():
-        with suppress(fork_server.NoProcess):
-            fork_server.nursery(WORKER).call("initlab.data:read_ahead", **given)
+    if fork.can_fork():
+        with suppress(fork_server.ProcessLimitReached):
+            fork_server.shared_server(WORKER_ENTRY).call("initlab.data:preload", **given)
     try:
         yield
     finally:
@@ -140,7 +147,9 @@ def reading(master: DictConfig) -> Iterator[None]:
             thread.join()
 
 
-def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: Mapping[str, Any]) -> list[JobReturn]:
+def launch_jobs(
+    context: HydraContext, master: DictConfig, jobs: Sequence[HydraJob], how: Mapping[str, Any]
+) -> list[JobReturn]:
     """Check the grid, run it, and return Hydra's account of every job, in order.
 
     Arguments: `how` holds executor, workers and options.
@@ -155,10 +164,10 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     returns: dict[int, JobReturn] = {}
 
     def ended(cell: Any, summary: dict[str, Any], fresh: bool) -> None:
-        returns[cell.number] = replay(context, master, jobs[cell.number], summary, fresh)
+        returns[cell.number] = replay_job(context, master, jobs[cell.number], summary, fresh)
 
     def opened() -> None:
-        save_master(master, directory)
+        save_multirun(master, directory)
 
     configs, directories = [job.config for job in jobs], [job.directory for job in jobs]
     if outcome := nothing_left(configs, directories, directory, ended, opened):
@@ -166,22 +175,22 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
         drawn(outcome, directory)
         return [returns[number] for number in range(len(jobs))]
     returns.clear()
-    with modules_loading():
+    with fast_imports():
         from initlab.sweep import How, checked, dry_run, run_sweep
         from initlab.sweep.race import COMPARES, dry_race
-        from initlab.system.files import require_room
+        from initlab.system.files import require_disk_space
     chosen = How(**how)
     remark = ""
     if jobs[0].config.race:
         if jobs[0].config.dry_run:
             dry_race([job.config for job in jobs], directory, chosen)
             return []
-        jobs, remark = tuned(context, master, jobs, directory, chosen)
+        jobs, remark = tune_jobs(context, master, jobs, directory, chosen)
     cells = checked([job.config for job in jobs], [job.directory for job in jobs])
     if jobs[0].config.dry_run:
         dry_run(cells, directory, chosen)
         return []
-    require_room(directory)
+    require_disk_space(directory)
     with env_override(master.hydra.job.env_set):
         outcome = run_sweep(cells, directory, chosen, ended, opened, label=COMPARES if jobs[0].config.race else "sweep")
     show_outcome(outcome, directory)
@@ -191,21 +200,21 @@ def launch(context: HydraContext, master: DictConfig, jobs: Sequence[Job], how: 
     return [returns[number] for number in range(len(jobs))]
 
 
-def tuned(
-    context: HydraContext, master: DictConfig, jobs: Sequence[Job], directory: Path, how: Any
-) -> tuple[list[Job], str]:
+def tune_jobs(
+    context: HydraContext, master: DictConfig, jobs: Sequence[HydraJob], directory: Path, how: Any
+) -> tuple[list[HydraJob], str]:
     """Tune the rate of every cell of a race; return its jobs at those rates, and what to say of the tuning.
 
     Raises UserError before anything is written when the cells cannot race; Interrupted after a signal.
     """
     from initlab.sweep.race import entered, final, tune
-    from initlab.system.files import require_room
+    from initlab.system.files import require_disk_space
 
     configs = [job.config for job in jobs]
     entered(configs, directory)
-    require_room(directory)
+    require_disk_space(directory)
     with env_override(master.hydra.job.env_set):
-        found = tune(configs, directory, how, lambda: save_master(master, directory))
+        found = tune(configs, directory, how, lambda: save_multirun(master, directory))
     texts = [
         [text for text in job.overrides if not text.startswith("optim.lr=")] + [f"optim.lr={rate!r}"]
         if rate is not None
@@ -218,12 +227,12 @@ def tuned(
     return again, found.said()
 
 
-def save_master(master: DictConfig, directory: Path) -> None:
+def save_multirun(master: DictConfig, directory: Path) -> None:
     """Write `multirun.yaml` as Hydra's own sweeper does."""
     OmegaConf.save(master, directory / "multirun.yaml")
 
 
-def launch_elsewhere(launcher: Any, master: DictConfig, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+def launch_with_other_launcher(launcher: Any, master: DictConfig, jobs: Sequence[HydraJob]) -> Sequence[JobReturn]:
     """Check the grid, let another launcher of Hydra's run it job by job, and write the table."""
     from initlab.sweep import How, checked, dry_run, tabulated
     from initlab.sweep.grouping import Sizes
@@ -239,7 +248,7 @@ def launch_elsewhere(launcher: Any, master: DictConfig, jobs: Sequence[Job]) -> 
     if type(launcher).__module__.startswith("hydra._internal."):  # the basic one: others may use other machines
         refuse_too_large(cells, How("inline"), Sizes())
     with tabulated(cells, directory):
-        save_master(master, directory)
+        save_multirun(master, directory)
         possible = [job.overrides for job, cell in zip(jobs, cells, strict=True) if cell.reason is None]
         returns: Sequence[JobReturn] = launcher.launch(possible, initial_job_idx=0)
     return returns

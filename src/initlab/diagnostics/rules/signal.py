@@ -11,20 +11,20 @@ from statistics import median
 
 from initlab.activations import Activation
 from initlab.diagnostics.examine import Diagnosis
-from initlab.diagnostics.rules.remedy import needed, remedy_for
+from initlab.diagnostics.rules.remedy import init_remedy, needed_std
 from initlab.diagnostics.trace.records import Call
-from initlab.report.findings import Reading, trends
-from initlab.report.findings.record import Verdict, listed, power_of_ten
-from initlab.report.findings.trends import FAULTS, LONG, WARNS
+from initlab.report.findings import LayerStats, trends
+from initlab.report.findings.record import Finding, format_factor, name_layers
+from initlab.report.findings.trends import FAULT_FACTOR, MIN_CHAIN, WARNING_FACTOR
 
-PUSHED = 10
+MEAN_FACTOR = 10
 """A mean of weights is no chance where its square exceeds their mean square divided by this."""
 
-PLAIN = {"activation", "pool", "scale", "shift"}
+PLAIN_STEPS = {"activation", "pool", "scale", "shift"}
 
 
 @dataclass(frozen=True)
-class Chain:
+class PlainChain:
     """Layers in a row, without a readout; `explained`: those whose own fault has been named already."""
 
     calls: tuple[Call, ...]
@@ -44,18 +44,18 @@ class Chain:
         return math.sqrt(median(known)) if known else math.nan
 
     @property
-    def readings(self) -> list[Reading]:
+    def readings(self) -> list[LayerStats]:
         """Return what rules read of each layer."""
-        return [Reading(call.layer, call.stats, call.units, call.samples) for call in self.calls]
+        return [LayerStats(call.layer, call.stats, call.units, call.samples) for call in self.calls]
 
 
-def chains(found: Diagnosis, explained: frozenset[str]) -> list[Chain]:
-    """Return the plain chains of a network of at least `LONG` hidden layers, longest first."""
+def plain_chains(found: Diagnosis, explained: frozenset[str]) -> list[PlainChain]:
+    """Return the plain chains of a network of at least `MIN_CHAIN` hidden layers, longest first."""
     by_index = {call.index: call for call in found.calls if call.ran and not call.aside}
     before: dict[int, int] = {}
     for call in by_index.values():
         words = {word for trace in call.fed.values() for word in trace}
-        if call.sources and words <= PLAIN and "norm" not in by_index[call.sources[0]].into:
+        if call.sources and words <= PLAIN_STEPS and "norm" not in by_index[call.sources[0]].into:
             before[call.index] = call.sources[0]
     followed = set(before.values())
     found_chains = []
@@ -67,71 +67,81 @@ def chains(found: Diagnosis, explained: frozenset[str]) -> list[Chain]:
         if calls[-1].activation is None and any(call.activation is not None for call in calls):
             calls.pop()  # a readout has a scale of its own
         calls = [call for call in calls if "q" in call.stats]
-        if len(calls) >= LONG:
-            found_chains.append(Chain(tuple(calls), explained))
+        if len(calls) >= MIN_CHAIN:
+            found_chains.append(PlainChain(tuple(calls), explained))
     return sorted(found_chains, key=lambda chain: -len(chain.calls))
 
 
-def of_signal(found: Diagnosis, explained: frozenset[str], known: Collection[str] = ()) -> list[Verdict]:
+def judge_chains(found: Diagnosis, explained: frozenset[str], known: Collection[str] = ()) -> list[Finding]:
     """Judge signals, gradients and correlations; `explained` layers are left out of every trend.
 
     Arguments: `known`: names of what has been found already; copied units, for one, make inputs look the same.
     """
-    verdicts: list[Verdict] = []
-    for chain in chains(found, explained)[:1]:
-        verdicts += [*signal(chain), *gradient(chain), *([] if "copied_units" in known else alike(chain))]
+    verdicts: list[Finding] = []
+    for chain in plain_chains(found, explained)[:1]:
+        verdicts += [
+            *chain_signal(chain),
+            *chain_gradient(chain),
+            *([] if "copied_units" in known else chain_correlation(chain)),
+        ]
     if found.idle_norms:  # the network that trains has another scale
-        return [*_one_remedy(verdicts), *idle(found), *([] if verdicts or explained else lost(found))]
-    verdicts = [*_one_remedy(verdicts), *stream(found)]
+        return [
+            *_first_remedy_only(verdicts),
+            *idle_norms_note(found),
+            *([] if verdicts or explained else zero_gradients(found)),
+        ]
+    verdicts = [*_first_remedy_only(verdicts), *residual_stream(found)]
     if verdicts or explained or known:
         return verdicts
-    return [*confident(found), *lost(found)]
+    return [*loss_too_high(found), *zero_gradients(found)]
 
 
-def _one_remedy(verdicts: list[Verdict]) -> list[Verdict]:
+def _first_remedy_only(verdicts: list[Finding]) -> list[Finding]:
     # Signal and gradient die together: the same cure need not be said twice.
-    return [v if i == 0 else Verdict(v.severity, v.name, v.layers, v.sentence) for i, v in enumerate(verdicts)]
+    return [v if i == 0 else Finding(v.severity, v.name, v.layers, v.sentence) for i, v in enumerate(verdicts)]
 
 
-def signal(chain: Chain) -> list[Verdict]:
+def chain_signal(chain: PlainChain) -> list[Finding]:
     """Whether the signal dies or explodes on its way up."""
-    cure = remedy_for(chain.act)
-    return trends.signal(chain.readings, explained=chain.explained, why=_why(chain), larger=cure, smaller=cure)
+    cure = init_remedy(chain.act)
+    return trends.signal_findings(
+        chain.readings, explained=chain.explained, why=_weights_text(chain), larger=cure, smaller=cure
+    )
 
 
-def gradient(chain: Chain) -> list[Verdict]:
+def chain_gradient(chain: PlainChain) -> list[Finding]:
     """Whether the gradient dies or explodes on its way down."""
-    first, cure, more = chain.calls[0], remedy_for(chain.act), ""
-    if underflows(first):
+    first, cure, more = chain.calls[0], init_remedy(chain.act), ""
+    if gradient_underflows(first):
         size = math.sqrt(first.stats["grad_mean_square"])
         more = f" At {first.layer} its size is {size:.1e}: not zero, but too small for its precision, it underflows."
-    said = {"why": _why(chain), "more": more, "larger": cure, "smaller": cure}
-    return trends.gradient(chain.readings, explained=chain.explained, **said)
+    said = {"why": _weights_text(chain), "more": more, "larger": cure, "smaller": cure}
+    return trends.gradient_findings(chain.readings, explained=chain.explained, **said)
 
 
-def underflows(call: Call) -> bool:
+def gradient_underflows(call: Call) -> bool:
     """Whether all of a layer's gradient is too small for its precision."""
     return call.stats.get("grad_underflow", 0) >= call.samples * call.units > 0
 
 
-def _why(chain: Chain) -> str:
-    want = needed(chain.act)
+def _weights_text(chain: PlainChain) -> str:
+    want = needed_std(chain.act)
     if not want or not math.isfinite(chain.sigma):
         return ""
     means = [c.facts.mean for c in chain.calls if c.facts is not None and c.facts.square > 0]
-    if means and median(means) ** 2 * PUSHED > median(c.facts.square for c in chain.calls if c.facts is not None):
+    if means and median(means) ** 2 * MEAN_FACTOR > median(c.facts.square for c in chain.calls if c.facts is not None):
         return f" The weights have mean {median(means):.3g}; {want.replace('needs', 'needs mean 0 and std', 1)}."
     return f" The weights have std {chain.sigma:.3g}/√fan_in; {want}."
 
 
-def alike(chain: Chain) -> list[Verdict]:
+def chain_correlation(chain: PlainChain) -> list[Finding]:
     """Whether all inputs come to look the same."""
     if chain.explained:
         return []
-    return trends.alike(chain.readings, why=_why(chain), remedy=remedy_for(chain.act))
+    return trends.correlation_findings(chain.readings, why=_weights_text(chain), remedy=init_remedy(chain.act))
 
 
-def stream(found: Diagnosis) -> list[Verdict]:
+def residual_stream(found: Diagnosis) -> list[Finding]:
     """Whether a residual stream grows geometrically: branches that are not scaled down, and no norm."""
     run: list = []
     runs = [run]
@@ -146,33 +156,33 @@ def stream(found: Diagnosis) -> list[Verdict]:
     if len(run) < 4 or not run[0].stream > 0:
         return []
     growth = run[-1].total / run[0].stream
-    if not math.isfinite(growth) or growth < WARNS:
+    if not math.isfinite(growth) or growth < WARNING_FACTOR:
         return []
     each = growth ** (1 / len(run))
     text = (
         "The residual stream explodes: every branch adds in proportion to what the stream holds already, so that its "
         f"size grows {math.sqrt(each):.2g}× per branch from {run[0].name or 'the first'} to "
-        f"{run[-1].name or 'the last'}, {power_of_ten(math.sqrt(growth))} over {len(run)} branches."
+        f"{run[-1].name or 'the last'}, {format_factor(math.sqrt(growth))} over {len(run)} branches."
     )
     remedy = (
         f"scale the branches: multiply each by 1/√{len(run)} = {len(run) ** -0.5:.2g}, start the last layer of each at "
         "zero, or put a norm at the start of each branch"
     )
-    severity = "fault" if growth >= FAULTS else "warning"
-    return [Verdict(severity, "stream_explodes", (run[0].name, run[-1].name), text, remedy)]
+    severity = "fault" if growth >= FAULT_FACTOR else "warning"
+    return [Finding(severity, "stream_explodes", (run[0].name, run[-1].name), text, remedy)]
 
 
-def idle(found: Diagnosis) -> list[Verdict]:
+def idle_norms_note(found: Diagnosis) -> list[Finding]:
     """Say that batch norms do nothing yet, and that nothing is said of what they will set right."""
     some = "One batch norm is" if found.idle_norms == 1 else f"{found.idle_norms} batch norms are"
     text = (
         f"{some} in evaluation mode without having seen a batch: signals pass as they are, and their size behind is "
         "not the one that training starts from."
     )
-    return [Verdict("note", "idle_norms", ("(model)",), text, "look at the model in training mode: model.train()")]
+    return [Finding("note", "idle_norms", ("(model)",), text, "look at the model in training mode: model.train()")]
 
 
-def confident(found: Diagnosis) -> list[Verdict]:
+def loss_too_high(found: Diagnosis) -> list[Finding]:
     """Whether the outputs are so large that the network starts sure and wrong."""
     if found.loss is None or found.classes is None or not math.isfinite(found.loss):
         return []
@@ -185,10 +195,10 @@ def confident(found: Diagnosis) -> list[Verdict]:
         f"The loss starts at {found.loss:.3g}, where a network that knows nothing has ln({found.classes}) = "
         f"{knows_nothing:.3g}: the outputs are so large that it is sure, and wrong."
     )
-    return [Verdict("warning", "loss_too_high", ("(model)",), text, "make the weights of the last layer smaller")]
+    return [Finding("warning", "loss_too_high", ("(model)",), text, "make the weights of the last layer smaller")]
 
 
-def lost(found: Diagnosis) -> list[Verdict]:
+def zero_gradients(found: Diagnosis) -> list[Finding]:
     """Layers whose gradient is exactly zero, or too small for its precision.
 
     Those of a residual branch that adds nothing for now are left out: its end is zero, which is good practice, or
@@ -197,10 +207,10 @@ def lost(found: Diagnosis) -> list[Verdict]:
     idle = {index for s in found.sums if s.branch == 0 for index in range(s.before + 1, s.after + 1)}
     zero = tuple(c.layer for c in found.calls if c.stats.get("grad_mean_square") == 0 and c.index not in idle)
     if zero:
-        text = f"No gradient reaches {listed(zero)}: it is exactly zero there, and these layers cannot learn."
-        return [Verdict("warning", "no_gradient", zero, text)]
-    small = tuple(call.layer for call in found.calls if underflows(call))
+        text = f"No gradient reaches {name_layers(zero)}: it is exactly zero there, and these layers cannot learn."
+        return [Finding("warning", "no_gradient", zero, text)]
+    small = tuple(call.layer for call in found.calls if gradient_underflows(call))
     if small:
-        text = f"The gradient at {listed(small)} is not zero, but too small for its precision: it underflows."
-        return [Verdict("warning", "underflow", small, text)]
+        text = f"The gradient at {name_layers(small)} is not zero, but too small for its precision: it underflows."
+        return [Finding("warning", "underflow", small, text)]
     return []

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from initlab.activations import ACTIVATIONS, Activation
 
-Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+CallArguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 
-def name_of(function: Any) -> str:
+def function_name(function: Any) -> str:
     """Return a torch function's name without the underscore of its in-place form.
 
     >>> import torch
-    >>> name_of(torch.relu_), name_of(torch.Tensor.__add__)
+    >>> function_name(torch.relu_), function_name(torch.Tensor.__add__)
     ('relu', 'add')
     """
     name = getattr(function, "__name__", "")
@@ -28,29 +28,29 @@ def name_of(function: Any) -> str:
     return name.strip("_")
 
 
-def activation_of(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Activation | None:
+def called_activation(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Activation | None:
     """Return the record of the activation that a call applies, with its parameters bound; None if it is none known.
 
-    >>> activation_of("leaky_relu", (None, 0.2), {}).parameters
+    >>> called_activation("leaky_relu", (None, 0.2), {}).parameters
     {'negative_slope': 0.2}
-    >>> activation_of("clamp", (None,), {"min": 0}).name
+    >>> called_activation("clamp", (None,), {"min": 0}).name
     'relu'
     """
     find = _RECORDS.get(name)
     return find((args, kwargs)) if find is not None else None
 
 
-def _argument(call: Arguments, position: int, name: str, default: Any) -> Any:
+def _argument(call: CallArguments, position: int, name: str, default: Any) -> Any:
     args, kwargs = call
     return args[position] if len(args) > position else kwargs.get(name, default)
 
 
-def _plain(name: str) -> Callable[[Arguments], Activation]:
+def _fixed(name: str) -> Callable[[CallArguments], Activation]:
     return lambda call: ACTIVATIONS[name]
 
 
-def _bound(name: str, key: str) -> Callable[[Arguments], Activation | None]:
-    def find(call: Arguments) -> Activation | None:
+def _with_parameter(name: str, key: str) -> Callable[[CallArguments], Activation | None]:
+    def find(call: CallArguments) -> Activation | None:
         value = _argument(call, 1, key, ACTIVATIONS[name].parameters[key])
         if isinstance(value, Tensor):
             value = float(value.detach().double().mean())
@@ -59,25 +59,25 @@ def _bound(name: str, key: str) -> Callable[[Arguments], Activation | None]:
     return find
 
 
-def _prelu(call: Arguments) -> Activation:
+def _prelu(call: CallArguments) -> Activation:
     weight = _argument(call, 1, "weight", None)
     return ACTIVATIONS["prelu"].bind(negative_slope=float(weight.detach().double().mean()))
 
 
-def _gelu(call: Arguments) -> Activation:
+def _gelu(call: CallArguments) -> Activation:
     return ACTIVATIONS["gelu_tanh" if _argument(call, 1, "approximate", "none") == "tanh" else "gelu"]
 
 
-def _clamp(call: Arguments) -> Activation | None:
+def _clamp(call: CallArguments) -> Activation | None:
     bounds = (_argument(call, 1, "min", None), _argument(call, 2, "max", None))
     return _CLAMPS.get(bounds) if not any(isinstance(b, Tensor) for b in bounds) else None
 
 
-def _hardtanh(call: Arguments) -> Activation | None:
+def _hardtanh(call: CallArguments) -> Activation | None:
     return _CLAMPS.get((_argument(call, 1, "min_val", -1.0), _argument(call, 2, "max_val", 1.0)))
 
 
-def _threshold(call: Arguments) -> Activation | None:
+def _threshold(call: CallArguments) -> Activation | None:
     bounds = (_argument(call, 1, "threshold", None), _argument(call, 2, "value", None))
     return ACTIVATIONS["relu"] if bounds == (0, 0) else None
 
@@ -88,20 +88,20 @@ _CLAMPS = {
     (-1, 1): ACTIVATIONS["hardtanh"],
 }
 
-_RECORDS: dict[str, Callable[[Arguments], Activation | None]] = {
+_RECORDS: dict[str, Callable[[CallArguments], Activation | None]] = {
     **{
-        name: _plain(name)
+        name: _fixed(name)
         for name in ("relu", "relu6", "selu", "silu", "mish", "hardswish", "hardsigmoid", "tanh", "sigmoid", "softsign")
     },
-    "erf": _plain("erf"),
-    "atan": _plain("arctan"),
-    "arctan": _plain("arctan"),
-    "expit": _plain("sigmoid"),
+    "erf": _fixed("erf"),
+    "atan": _fixed("arctan"),
+    "arctan": _fixed("arctan"),
+    "expit": _fixed("sigmoid"),
     "sin": lambda call: ACTIVATIONS["sin"].bind(omega=1.0),  # a factor inside the sine is part of its argument
-    "leaky_relu": _bound("leaky_relu", "negative_slope"),
-    "elu": _bound("elu", "alpha"),
-    "celu": _bound("celu", "alpha"),
-    "softplus": _bound("softplus", "beta"),
+    "leaky_relu": _with_parameter("leaky_relu", "negative_slope"),
+    "elu": _with_parameter("elu", "alpha"),
+    "celu": _with_parameter("celu", "alpha"),
+    "softplus": _with_parameter("softplus", "beta"),
     "prelu": _prelu,
     "gelu": _gelu,
     "hardtanh": _hardtanh,
@@ -132,12 +132,12 @@ _RESHAPES = {
 }  # fmt: skip
 
 
-def step_of(name: str, traced: int) -> str | None:
+def signal_step(name: str, traced: int) -> str | None:
     """Return the word for what a function does to `traced` signals, or None where it moves values about unchanged.
 
     `norm`, `sum`, `shift` (something fixed is added), `gate` (signals are multiplied), `scale`, `pool`, `other`.
 
-    >>> step_of("add", 2), step_of("reshape", 1), step_of("softmax", 1)
+    >>> signal_step("add", 2), signal_step("reshape", 1), signal_step("softmax", 1)
     ('sum', None, 'other')
     """
     if name in _RESHAPES:

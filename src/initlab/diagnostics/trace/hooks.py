@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.diagnostics.trace.function_mode import Ear
-from initlab.diagnostics.trace.recorder import Scene
-from initlab.diagnostics.trace.records import Call, Trace, merged
-from initlab.diagnostics.weights import LAYERS, Weight
+from initlab.diagnostics.trace.function_mode import FunctionTracer
+from initlab.diagnostics.trace.recorder import PassRecorder
+from initlab.diagnostics.trace.records import Call, Origins, merge_origins
+from initlab.diagnostics.weights import LAYER_TYPES, Weight
 from initlab.inspection.parameters import plain_name
 
-RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+RECURRENT_TYPES = (nn.RNNBase, nn.RNNCellBase)
 
 
-class Listener:
+class ModuleTracer:
     """Hear one forward pass inside the `with` block; gradients are heard afterwards, until `close`.
 
     Hooks hear the modules that hold weights, a mode that sees every torch function hears the rest. Where a module
@@ -27,8 +27,8 @@ class Listener:
 
     def __init__(self, module: nn.Module, weights: Sequence[Weight], batch: int, data: Sequence[Tensor]):
         self.module = module
-        self.scene = Scene(weights, batch, data)
-        self.ear = Ear(self.scene)
+        self.scene = PassRecorder(weights, batch, data)
+        self.ear = FunctionTracer(self.scene)
         self.unfinished: nn.Module | None = None  # the innermost module in which a forward pass broke off
         self.handles: list[Any] = []
         modules = dict(module.named_modules())
@@ -36,7 +36,7 @@ class Listener:
         self.acts = {layer.name: modules[layer.activation] for layer in declared if layer.activation is not None}
         self.waiting: dict[int, Call] = {}  # id of a declared activation -> the call whose output comes to it
 
-    def __enter__(self) -> "Listener":
+    def __enter__(self) -> "ModuleTracer":
         for name, module in self.module.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
@@ -57,7 +57,7 @@ class Listener:
     def _before(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             scene = self.scene
-            scene.running.append((module, name, merged(trace for _, trace in scene.origin.traced(args, kwargs))))
+            scene.running.append((module, name, merge_origins(trace for _, trace in scene.origin.traced(args, kwargs))))
             call = self.waiting.pop(id(module), None)
             if call is not None:
                 scene.declared = call
@@ -68,7 +68,7 @@ class Listener:
     def _after(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             scene = self.scene
-            fed: Trace = {}
+            fed: Origins = {}
             while scene.running:
                 running, _, fed = scene.running.pop()
                 if running is module:
@@ -80,14 +80,14 @@ class Listener:
                 projections := self._projections(module, args, kwargs, output)
             ):
                 self._attention(name, module, projections, output)
-            elif isinstance(module, RECURRENT):
+            elif isinstance(module, RECURRENT_TYPES):
                 self._recurrent(module, name, fed, output)
-            elif isinstance(module, LAYERS):
+            elif isinstance(module, LAYER_TYPES):
                 self._layer(name, next((w for w in scene.weights if w.owner is module), None), fed, output)
 
         return hook
 
-    def _layer(self, layer: str, weight: Weight | None, fed: Trace, output: Any) -> Call:
+    def _layer(self, layer: str, weight: Weight | None, fed: Origins, output: Any) -> Call:
         conv = weight is not None and isinstance(weight.owner, nn.modules.conv._ConvNd)
         call = self.scene.call(layer, weight, fed, channels_first=conv)
         tensor = self.scene.produced(call, output)
@@ -110,9 +110,9 @@ class Listener:
     def _attention(self, name: str, module: nn.MultiheadAttention, projections: list[Any], output: Any) -> None:
         # Its projections are hidden in one fused function: q, k and v are computed once more, forward only.
         scene = self.scene
-        inner: Trace = {}
+        inner: Origins = {}
         for weight, tensor in projections:
-            call = scene.call(weight.layer, weight, merged(trace for _, trace in scene.origin.traced([tensor])))
+            call = scene.call(weight.layer, weight, merge_origins(trace for _, trace in scene.origin.traced([tensor])))
             with scene.deaf(), torch.no_grad():
                 projected = nn.functional.linear(tensor, weight.part(weight.tensor), weight.bias)
             scene.measure(call, "preactivation", projected)
@@ -120,7 +120,7 @@ class Listener:
         out = next((w for w in scene.weights if w.owner is module.out_proj), None)
         self._layer(f"{name}.out_proj" if name else "out_proj", out, inner, output[0])
 
-    def _recurrent(self, module: nn.Module, name: str, fed: Trace, output: Any) -> None:
+    def _recurrent(self, module: nn.Module, name: str, fed: Origins, output: Any) -> None:
         scene = self.scene
         for weight in scene.weights:
             if weight.owner is module and weight.layer not in scene.listed:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.diagnostics.trace.records import DIRECT, Call, Provenance, Sum, Trace
+from initlab.diagnostics.trace.records import DIRECT, Call, Origins, Provenance, StreamSum
 from initlab.diagnostics.weights import Weight
-from initlab.inspection.batch import in_order, measurable
+from initlab.inspection.batch import flatten_tensors, is_float_tensor
 
 
-class Scene:
+class PassRecorder:
     """One pass through a network: `batch` inputs, held by the tensors `data`."""
 
     def __init__(self, weights: Sequence[Weight], batch: int, data: Sequence[Tensor]):
@@ -20,10 +20,10 @@ class Scene:
         self.weights = weights
         self.batch = batch
         self.calls: list[Call] = []
-        self.sums: list[Sum] = []
+        self.sums: list[StreamSum] = []
         self.origin = Provenance()
         self.origin.mark(list(data), {0: DIRECT})
-        self.running: list[tuple[nn.Module, str, Trace]] = []
+        self.running: list[tuple[nn.Module, str, Origins]] = []
         self.declared: Call | None = None  # the call whose declared activation runs now
         self.listening = True
         self.grading = True
@@ -40,7 +40,7 @@ class Scene:
         finally:
             self.listening = before
 
-    def call(self, layer: str, weight: Weight | None, fed: Trace, channels_first: bool = False) -> Call:
+    def call(self, layer: str, weight: Weight | None, fed: Origins, channels_first: bool = False) -> Call:
         """Begin the record of the next call."""
         call = Call(len(self.calls) + 1, layer, weight, fed, channels_first=channels_first)
         self.calls.append(call)
@@ -50,20 +50,20 @@ class Scene:
 
     def produced(self, call: Call, output: Any) -> Tensor | None:
         """Note that a call made these tensors, and return the first one that can be measured."""
-        tensors = [t for t in in_order(output) if measurable(t)]
+        tensors = [t for t in flatten_tensors(output) if is_float_tensor(t)]
         self.origin.mark(tensors, {call.index: DIRECT})
         return tensors[0] if tensors else None
 
     def measure(self, call: Call, kind: str, tensor: Any) -> None:
         """Write the statistics of a tensor into a call."""
-        if measurable(tensor):
+        if is_float_tensor(tensor):
             with self.deaf():
                 call.measure(kind, tensor, self.batch, self.precision)
 
     def preactivation(self, call: Call, tensor: Any) -> None:
         """Measure preactivations now, and the gradient at them when it comes."""
         self.measure(call, "preactivation", tensor)
-        if measurable(tensor) and tensor.requires_grad:
+        if is_float_tensor(tensor) and tensor.requires_grad:
             # A tensor hook, not retain_grad: it sees the gradient even when the activation works in place.
             self.handles.append(tensor.register_hook(lambda grad: self._delta(call, grad)))
             if self.kept is not None:

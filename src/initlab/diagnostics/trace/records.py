@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from initlab.activations import Activation
-from initlab.diagnostics.stats import STATS, saturated_fraction, underflow
-from initlab.diagnostics.weight_facts import Facts, facts_of
+from initlab.diagnostics.stats import STATS, count_underflow, saturated_fraction
+from initlab.diagnostics.weight_facts import WeightFacts, read_weight_facts
 from initlab.diagnostics.weights import Weight
 
-Trace: TypeAlias = dict[int, frozenset[str]]
+Origins: TypeAlias = dict[int, frozenset[str]]
 """Where a tensor comes from: index of a call (0: the data) -> words for what happened to it since (`step_of`)."""
 
 DIRECT: frozenset[str] = frozenset()
@@ -41,7 +41,7 @@ class Call:
     index: int
     layer: str
     weight: Weight | None
-    fed: Trace = field(default_factory=dict)
+    fed: Origins = field(default_factory=dict)
     stats: dict[str, float] = field(default_factory=dict)
     activation: Activation | None = None
     entering: tuple[float, float] | None = None
@@ -51,7 +51,7 @@ class Call:
     channels_first: bool = False
     ran: bool = True
     aside: bool = False
-    facts: Facts | None = None
+    facts: WeightFacts | None = None
 
     @property
     def sources(self) -> list[int]:
@@ -77,7 +77,7 @@ class Call:
             if by_input is not None:
                 self.write("inputs", by_input[None].double())
         if kind in ("preactivation", "delta"):
-            lost = float(underflow(tensor.detach()[None], precision)[0])
+            lost = float(count_underflow(tensor.detach()[None], precision)[0])
             if lost:
                 self.stats["underflow" if kind == "preactivation" else "grad_underflow"] = lost
 
@@ -95,7 +95,7 @@ class Call:
             self.write("weight", part[None].double())
             self.write("matrix", self.weight.matrix()[None])
             self.write("units", self.weight.units()[None])
-            self.facts = facts_of(self.weight, copies=self.stats["duplicate_units"] > 0)
+            self.facts = read_weight_facts(self.weight, copies=self.stats["duplicate_units"] > 0)
 
     def measure_gradient(self, gradient: Tensor) -> None:
         """Write the statistics of the weight's gradient, given as stored."""
@@ -123,7 +123,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Sum:
+class StreamSum:
     """A sum of two signals in module `name`: a branch joins a stream.
 
     `after` and `before` are the latest calls in the branch and in the stream, the moments second ones.
@@ -152,7 +152,7 @@ def inputs_first(tensor: Tensor, batch: int) -> Tensor | None:
     return None
 
 
-def mean_square(tensor: Tensor) -> float:
+def second_moment(tensor: Tensor) -> float:
     """Second moment of a tensor, summed in float64."""
     return float(tensor.detach().double().square().mean())
 
@@ -163,7 +163,7 @@ class Provenance:
     def __init__(self) -> None:
         self._of: Any = WeakTensorKeyDictionary()
 
-    def traced(self, args: Iterable[Any], kwargs: Mapping[str, Any] | None = None) -> list[tuple[Tensor, Trace]]:
+    def traced(self, args: Iterable[Any], kwargs: Mapping[str, Any] | None = None) -> list[tuple[Tensor, Origins]]:
         """Return the tensors among the arguments of a call whose origin is known, with it."""
         found = []
         for value in (*args, *(kwargs or {}).values()):
@@ -172,20 +172,20 @@ class Provenance:
                     found.append((tensor, trace))
         return found
 
-    def mark(self, value: Any, trace: Trace) -> None:
+    def mark(self, value: Any, trace: Origins) -> None:
         """Say where a tensor, or every tensor of a tuple, comes from."""
         for tensor in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(tensor, Tensor):
                 self._of[tensor] = trace
 
 
-def merged(traces: Iterable[Trace], word: str | None = None) -> Trace:
+def merge_origins(traces: Iterable[Origins], word: str | None = None) -> Origins:
     """Join the origins of several tensors, and add a word for what was done to them.
 
-    >>> merged([{1: frozenset()}, {2: frozenset({"norm"})}], "sum")[1]
+    >>> merge_origins([{1: frozenset()}, {2: frozenset({"norm"})}], "sum")[1]
     frozenset({'sum'})
     """
-    joined: Trace = {}
+    joined: Origins = {}
     for trace in traces:
         for index, words in trace.items():
             joined[index] = joined.get(index, DIRECT) | words

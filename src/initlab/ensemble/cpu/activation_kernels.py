@@ -13,7 +13,7 @@ from initlab.ensemble.cpu.tanh import tanh_call
 
 
 @dataclass(frozen=True)
-class Slope:
+class ActivationKernel:
     """One activation φ: `ahead(z, y, φ)` is the call that writes y = φ(z), `back(δ, kept, φ)` the one that δ passes.
 
     `kept` is z, or y where `in_place` is set: there y is z's own memory. δ is overwritten by δ φ'(z).
@@ -24,11 +24,11 @@ class Slope:
     in_place: bool = False
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """Leave everything as it is."""
 
 
-def kernel(operator: Any) -> Callable[..., Any]:
+def raw_operator(operator: Any) -> Callable[..., Any]:
     """Return one of torch's operators without the Python around it.
 
     Products drive that out of the cache; fetching it again would take up to 5 µs a call, as long as the operator.
@@ -38,44 +38,44 @@ def kernel(operator: Any) -> Callable[..., Any]:
 
 
 aten: Any = torch.ops.aten
-SLOPES: dict[type[nn.Module], Slope] = {
-    nn.Identity: Slope(lambda z, y, phi: nothing, lambda delta, y, phi: nothing, in_place=True),
-    nn.ReLU: Slope(
+ACTIVATION_KERNELS: dict[type[nn.Module], ActivationKernel] = {
+    nn.Identity: ActivationKernel(lambda z, y, phi: do_nothing, lambda delta, y, phi: do_nothing, in_place=True),
+    nn.ReLU: ActivationKernel(
         lambda z, y, phi: z.relu_,
-        lambda delta, y, phi: partial(kernel(aten.threshold_backward.grad_input), delta, y, 0, grad_input=delta),
+        lambda delta, y, phi: partial(raw_operator(aten.threshold_backward.grad_input), delta, y, 0, grad_input=delta),
         in_place=True,
     ),
-    nn.Tanh: Slope(
+    nn.Tanh: ActivationKernel(
         lambda z, y, phi: tanh_call(z),
-        lambda delta, y, phi: partial(kernel(aten.tanh_backward.grad_input), delta, y, grad_input=delta),
+        lambda delta, y, phi: partial(raw_operator(aten.tanh_backward.grad_input), delta, y, grad_input=delta),
         in_place=True,
     ),
-    nn.GELU: Slope(
-        lambda z, y, phi: partial(kernel(aten.gelu.out), z, approximate=phi.approximate, out=y),
+    nn.GELU: ActivationKernel(
+        lambda z, y, phi: partial(raw_operator(aten.gelu.out), z, approximate=phi.approximate, out=y),
         lambda delta, z, phi: partial(
-            kernel(aten.gelu_backward.grad_input), delta, z, approximate=phi.approximate, grad_input=delta
+            raw_operator(aten.gelu_backward.grad_input), delta, z, approximate=phi.approximate, grad_input=delta
         ),
     ),
-    nn.SiLU: Slope(
-        lambda z, y, phi: partial(kernel(aten.silu.out), z, out=y),
-        lambda delta, z, phi: partial(kernel(aten.silu_backward.grad_input), delta, z, grad_input=delta),
+    nn.SiLU: ActivationKernel(
+        lambda z, y, phi: partial(raw_operator(aten.silu.out), z, out=y),
+        lambda delta, z, phi: partial(raw_operator(aten.silu_backward.grad_input), delta, z, grad_input=delta),
     ),
-    nn.LeakyReLU: Slope(
-        lambda z, y, phi: partial(kernel(aten.leaky_relu.out), z, phi.negative_slope, out=y),
+    nn.LeakyReLU: ActivationKernel(
+        lambda z, y, phi: partial(raw_operator(aten.leaky_relu.out), z, phi.negative_slope, out=y),
         lambda delta, z, phi: partial(
-            kernel(aten.leaky_relu_backward.grad_input), delta, z, phi.negative_slope, False, grad_input=delta
+            raw_operator(aten.leaky_relu_backward.grad_input), delta, z, phi.negative_slope, False, grad_input=delta
         ),
     ),
-    nn.ELU: Slope(
-        lambda z, y, phi: partial(kernel(aten.elu.out), z, phi.alpha, out=y),
+    nn.ELU: ActivationKernel(
+        lambda z, y, phi: partial(raw_operator(aten.elu.out), z, phi.alpha, out=y),
         lambda delta, z, phi: partial(
-            kernel(aten.elu_backward.grad_input), delta, phi.alpha, 1, 1, False, z, grad_input=delta
+            raw_operator(aten.elu_backward.grad_input), delta, phi.alpha, 1, 1, False, z, grad_input=delta
         ),
     ),
-    nn.Softplus: Slope(
-        lambda z, y, phi: partial(kernel(aten.softplus.out), z, phi.beta, phi.threshold, out=y),
+    nn.Softplus: ActivationKernel(
+        lambda z, y, phi: partial(raw_operator(aten.softplus.out), z, phi.beta, phi.threshold, out=y),
         lambda delta, z, phi: partial(
-            kernel(aten.softplus_backward.grad_input), delta, z, phi.beta, phi.threshold, grad_input=delta
+            raw_operator(aten.softplus_backward.grad_input), delta, z, phi.beta, phi.threshold, grad_input=delta
         ),
     ),
 }

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from initlab.ensemble.cpu.openblas import dot_product
+from initlab.ensemble.cpu.openblas import dot_call
 
 
 @dataclass(frozen=True)
-class Objective:
+class MemberLoss:
     """The loss of one member on labels [B] or values [B, C], and its gradient by the outputs, both of these [C, B].
 
     >>> delta = torch.empty(2, 1)
-    >>> loss = Objective(torch.tensor([1]), classes=2, dtype=torch.float32)(torch.zeros(2, 1), delta)
+    >>> loss = MemberLoss(torch.tensor([1]), classes=2, dtype=torch.float32)(torch.zeros(2, 1), delta)
     >>> round(loss, 4), delta.tolist()
     (0.6931, [[0.5], [-0.5]])
     """
@@ -33,7 +33,7 @@ class Objective:
         values = self.y if one_hot is None else one_hot / -len(self.y)
         object.__setattr__(self, "right", values.t().contiguous())
         object.__setattr__(self, "logs", torch.empty_like(self.right))
-        object.__setattr__(self, "entropy", dot_product(self.logs, self.right))
+        object.__setattr__(self, "entropy", dot_call(self.logs, self.right))
 
     def __call__(self, outputs: Tensor, delta: Tensor) -> float:
         """Return mean cross-entropy or mean squared error, and write the gradient to `delta`."""

@@ -13,16 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.ensemble.cpu.activation_kernels import SLOPES, nothing
-from initlab.ensemble.cpu.openblas import BOUNDARY, Call, awaiting, bound, dot_product, openblas_pays, row_sums, spread
+from initlab.ensemble.cpu.activation_kernels import ACTIVATION_KERNELS, do_nothing
+from initlab.ensemble.cpu.openblas import (
+    ALIGNMENT,
+    Call,
+    batch_gemm_call,
+    broadcast_call,
+    dot_call,
+    gemm_call,
+    openblas_is_faster,
+    row_sums_call,
+)
 from initlab.ensemble.layers import StackedElementwise, StackedFlatten, StackedLinear
 from initlab.models.plain import Chain
 
-LARGE = 1e6  # operations of a layer's product from which on a lane pays
+MIN_LAYER_FLOPS = 1e6  # operations of a layer's product from which on a lane pays
 
 
 @dataclass(frozen=True)
-class Way:
+class Pass:
     """What one member computes on a batch in one direction, as calls bound to memory, in order.
 
     Only the batch [B, in] is new every time: `by_batch`, the product with it, comes first ahead and last on the way
@@ -32,9 +41,9 @@ class Way:
 
     by_batch: Callable[[Tensor], Any]
     calls: Sequence[Call]
-    stops: Sequence[tuple[int, str, int]]  # how many calls, the field of `Room` and `Kept`, the layer
+    stops: Sequence[tuple[int, str, int]]  # how many calls, the field of `Workspace` and `KeptTensors`, the layer
 
-    def take(self, room: "Room", kept: "Kept | None") -> None:
+    def take(self, room: "Workspace", kept: "KeptTensors | None") -> None:
         """Make the calls, and copy what is to be kept."""
         begin = 0
         for end, what, layer in self.stops if kept is not None else ():
@@ -47,7 +56,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Room:
+class Workspace:
     """Memory for batches of one size, and the ways of the members through it, once they have been taken.
 
     What each layer gives, before and after its activation, and the gradient of it, for which two of a width take turns.
@@ -56,12 +65,12 @@ class Room:
     before: list[Tensor]
     after: list[Tensor]
     deltas: list[Tensor]
-    ahead: dict[int, Way] = field(init=False, default_factory=dict)
-    back: dict[int, Way] = field(init=False, default_factory=dict)
+    ahead: dict[int, Pass] = field(init=False, default_factory=dict)
+    back: dict[int, Pass] = field(init=False, default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptTensors:
     """What layers gave on one batch, before and after their activations, and the gradients: for those who measure it.
 
     Of K members, [K, units, B] by layer and [K, …] by parameter; of one of them, a row of each.
@@ -72,13 +81,13 @@ class Kept:
     deltas: list[Tensor]
     gradients: list[Tensor]
 
-    def __getitem__(self, k: int | slice) -> "Kept":
+    def __getitem__(self, k: int | slice) -> "KeptTensors":
         """Return the rows of one member, or of some."""
-        return Kept(**{name: [tensor[k] for tensor in own] for name, own in vars(self).items()})
+        return KeptTensors(**{name: [tensor[k] for tensor in own] for name, own in vars(self).items()})
 
 
 @dataclass
-class Lane:
+class SequentialMembers:
     """The layers of a stacked chain, the readout last, as matrices of every member; `gradients` are those of one.
 
     Features are rows and samples columns, so that of a layer's three products two read their operands as they lie.
@@ -93,7 +102,7 @@ class Lane:
     flat: Tensor = field(init=False)
     squared: Callable[[], float] = field(init=False)
     gradients: list[Tensor] = field(init=False)
-    rooms: dict[int, Room] = field(init=False, default_factory=dict)
+    rooms: dict[int, Workspace] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         # Views of memory that updates change in place; the part asks for a new lane when members leave.
@@ -102,19 +111,19 @@ class Lane:
         self.biases = [
             none if layer.bias is None else layer.bias.detach().unsqueeze(2).unbind() for layer in self.layers
         ]
-        self.flat, self.gradients = in_one_piece([p[0] for p in self.parameters])
-        self.squared = dot_product(self.flat, self.flat)
+        self.flat, self.gradients = allocate_flat([p[0] for p in self.parameters])
+        self.squared = dot_call(self.flat, self.flat)
         place = {id(p): k for k, p in enumerate(self.parameters)}
         found = [[self.gradients[place[id(p)]] for p in layer.parameters()] for layer in self.layers]
         self.sinks = [(weight, bias[0] if bias else None) for weight, *bias in found]
-        self.slopes = [SLOPES[type(act)] for act in self.acts]
+        self.slopes = [ACTIVATION_KERNELS[type(act)] for act in self.acts]
 
     def pays(self, batch: int) -> bool:
         """Are batches of this size large enough, on a CPU?"""
         shapes = [layer.weight.shape[1:] for layer in self.layers[:-1]]
-        return self.flat.is_cpu and all(2 * batch * rows * columns >= LARGE for rows, columns in shapes)
+        return self.flat.is_cpu and all(2 * batch * rows * columns >= MIN_LAYER_FLOPS for rows, columns in shapes)
 
-    def ahead(self, x: Tensor, k: int, kept: Kept | None = None) -> Tensor:
+    def ahead(self, x: Tensor, k: int, kept: KeptTensors | None = None) -> Tensor:
         """Return the outputs [classes, B] of member k on a batch [B, in]; the next call takes their memory again.
 
         What its layers give goes into `kept`, too.
@@ -133,7 +142,7 @@ class Lane:
         way.take(room, kept)
         return room.after[-1]
 
-    def back(self, x: Tensor, k: int, kept: Kept | None = None) -> None:
+    def back(self, x: Tensor, k: int, kept: KeptTensors | None = None) -> None:
         """Write the gradients of member k, on the batch [B, in] that it has just seen, from `delta` of its outputs."""
         room = self.room(len(x))
         way = room.back.get(k) or room.back.setdefault(k, self.way_back(room, k))
@@ -143,13 +152,13 @@ class Lane:
             for copied, gradient in zip(kept.gradients, self.gradients, strict=True):
                 copied.copy_(gradient)
 
-    def keeps(self, gradients: list[Tensor], batch: int) -> Kept:
+    def keeps(self, gradients: list[Tensor], batch: int) -> KeptTensors:
         """Return memory for what some members give on a batch, as many as there is memory for `gradients` of [K, …]."""
         members = len(gradients[0])
         before, after, deltas = (
             [self.flat.new_empty(members, len(own[0]), batch) for own in self.weights] for _ in range(3)
         )
-        return Kept(before, after, deltas, gradients)
+        return KeptTensors(before, after, deltas, gradients)
 
     def delta(self, batch: int) -> Tensor:
         """Return the memory for the gradient of the loss by the outputs [classes, B]."""
@@ -163,20 +172,20 @@ class Lane:
             of_member.copy_(self.ahead(x, k).t())
         return found
 
-    def room(self, count: int) -> Room:
+    def room(self, count: int) -> Workspace:
         """Return the memory for batches of `count` samples."""
         if count not in self.rooms:
             widths = [len(own[0]) for own in self.weights]
             pair = {(width, turn): self.flat.new_empty(width, count) for width in widths for turn in (0, 1)}
             before = [self.flat.new_empty(width, count) for width in widths]
-            self.rooms[count] = Room(
+            self.rooms[count] = Workspace(
                 before,
                 [z if slope.in_place else torch.empty_like(z) for z, slope in zip(before, self.slopes, strict=True)],
                 [pair[width, layer % 2] for layer, width in enumerate(widths)],
             )
         return self.rooms[count]
 
-    def way_ahead(self, room: Room, k: int) -> Way:
+    def way_ahead(self, room: Workspace, k: int) -> Pass:
         """Bind the forward pass of member k to the memory of a room."""
         calls: list[Call] = []
         stops = []
@@ -185,53 +194,55 @@ class Lane:
             z, bias = room.before[layer], biases[layer]
             if layer:
                 if bias is not None:
-                    calls.append(spread(bias, z))
-                calls.append(product(z, weights[layer], room.after[layer - 1], add=bias is not None))
+                    calls.append(broadcast_call(bias, z))
+                calls.append(matmul_call(z, weights[layer], room.after[layer - 1], add=bias is not None))
             stops.append((len(calls), "before", layer))
-            calls += something(slope.ahead(z, room.after[layer], act))
+            calls += skip_identity(slope.ahead(z, room.after[layer], act))
             stops.append((len(calls), "after", layer))
-        by_batch = product_of_batch(room.before[0], weights[0], turn_b=True, bias=biases[0])
-        return Way(by_batch, calls, stops)
+        by_batch = batch_matmul_call(room.before[0], weights[0], turn_b=True, bias=biases[0])
+        return Pass(by_batch, calls, stops)
 
-    def way_back(self, room: Room, k: int) -> Way:
+    def way_back(self, room: Workspace, k: int) -> Pass:
         """Bind the backward pass of member k to the memory of a room."""
         calls: list[Call] = []
         stops = []
         for layer in reversed(range(len(self.layers))):
             delta, (into_weight, into_bias) = room.deltas[layer], self.sinks[layer]
-            calls += something(self.slopes[layer].back(delta, room.before[layer], self.acts[layer]))
+            calls += skip_identity(self.slopes[layer].back(delta, room.before[layer], self.acts[layer]))
             stops.append((len(calls), "deltas", layer))
             if into_bias is not None:
-                calls.append(row_sums(delta, into_bias))
+                calls.append(row_sums_call(delta, into_bias))
             if layer:
-                calls.append(product(into_weight, delta, room.after[layer - 1], turn_b=True))
-                calls.append(product(room.deltas[layer - 1], self.weights[layer][k], delta, turn_a=True))
-        by_batch = product_of_batch(self.sinks[0][0], room.deltas[0])
-        return Way(by_batch, calls, stops)
+                calls.append(matmul_call(into_weight, delta, room.after[layer - 1], turn_b=True))
+                calls.append(matmul_call(room.deltas[layer - 1], self.weights[layer][k], delta, turn_a=True))
+        by_batch = batch_matmul_call(self.sinks[0][0], room.deltas[0])
+        return Pass(by_batch, calls, stops)
 
 
-def something(call: Call) -> list[Call]:
+def skip_identity(call: Call) -> list[Call]:
     """Return the call, unless it does nothing.
 
-    >>> something(nothing)
+    >>> skip_identity(nothing)
     []
     """
-    return [] if call is nothing else [call]
+    return [] if call is do_nothing else [call]
 
 
-def product(out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:
+def matmul_call(
+    out: Tensor, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False, add: bool = False
+) -> Call:
     """Return the call that writes a b, the one or the other turned, or adds it to what is there."""
-    if a.dtype == torch.float32 and openblas_pays():
-        return bound(out, a, b, turn_a, turn_b, add)
+    if a.dtype == torch.float32 and openblas_is_faster():
+        return gemm_call(out, a, b, turn_a, turn_b, add)
     a, b = a.t() if turn_a else a, b.t() if turn_b else b
     return partial(torch.addmm, out, a, b, out=out) if add else partial(torch.mm, a, b, out=out)
 
 
-def product_of_batch(out: Tensor, a: Tensor, turn_b: bool = False, bias: Tensor | None = None) -> Callable:
+def batch_matmul_call(out: Tensor, a: Tensor, turn_b: bool = False, bias: Tensor | None = None) -> Callable:
     """Return the call that writes a b (+ bias), where b or its transpose is the batch that it is given."""
     multiply: Callable[[Tensor], Any]
-    if a.dtype == torch.float32 and openblas_pays():
-        multiply = awaiting(out, a, turn_b, add=bias is not None)
+    if a.dtype == torch.float32 and openblas_is_faster():
+        multiply = batch_gemm_call(out, a, turn_b, add=bias is not None)
     else:
         by_torch = partial(torch.mm, a, out=out) if bias is None else partial(torch.addmm, out, a, out=out)
 
@@ -241,7 +252,7 @@ def product_of_batch(out: Tensor, a: Tensor, turn_b: bool = False, bias: Tensor 
     if bias is None:
         return multiply
 
-    shift = spread(bias, out)
+    shift = broadcast_call(bias, out)
 
     def shifted(x: Tensor) -> Any:
         shift()
@@ -250,24 +261,24 @@ def product_of_batch(out: Tensor, a: Tensor, turn_b: bool = False, bias: Tensor 
     return shifted
 
 
-def in_one_piece(like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def allocate_flat(like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Return zeroed memory and tensors of these shapes in it, each beginning on a boundary.
 
-    >>> flat, (a, b) = in_one_piece([torch.ones(3), torch.ones(2, 2)])
+    >>> flat, (a, b) = allocate_flat([torch.ones(3), torch.ones(2, 2)])
     >>> flat.shape, a.shape, b.shape, b.storage_offset()
     (torch.Size([32]), torch.Size([3]), torch.Size([2, 2]), 16)
     """
-    step = BOUNDARY // like[0].element_size()
+    step = ALIGNMENT // like[0].element_size()
     sizes = [-(-tensor.numel() // step) * step for tensor in like]
     flat = torch.zeros(sum(sizes), dtype=like[0].dtype, device=like[0].device)
     pieces = flat.split(sizes)
     return flat, [piece[: t.numel()].view(t.shape) for piece, t in zip(pieces, like, strict=True)]
 
 
-def lane_of(module: nn.Module, parameters: Sequence[Tensor]) -> Lane | None:
+def sequential_members(module: nn.Module, parameters: Sequence[Tensor]) -> SequentialMembers | None:
     """Return the lane of a stacked module with these trained parameters; None where it is no chain of dense layers.
 
-    >>> lane_of(nn.Linear(3, 2), []) is None
+    >>> sequential_members(nn.Linear(3, 2), []) is None
     True
     """
     if type(module) is not Chain or any((module.norms, module.dropouts, module.pool)):
@@ -275,9 +286,9 @@ def lane_of(module: nn.Module, parameters: Sequence[Tensor]) -> Lane | None:
     layers: list[Any] = [*module.hidden, module.readout]
     acts = [act.lone if isinstance(act, StackedElementwise) else act for act in module.acts]
     dense = isinstance(module.entry, StackedFlatten) and all(type(layer) is StackedLinear for layer in layers)
-    if not dense or any(type(act) not in SLOPES for act in acts):
+    if not dense or any(type(act) not in ACTIVATION_KERNELS for act in acts):
         return None
     trained = {id(p) for p in parameters}
     if {id(p) for layer in layers for p in layer.parameters()} != trained:
         return None
-    return Lane(layers, [*acts, nn.Identity()], parameters)
+    return SequentialMembers(layers, [*acts, nn.Identity()], parameters)

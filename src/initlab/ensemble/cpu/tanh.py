@@ -12,35 +12,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.ensemble.cpu.openblas import Call, amd_family, fast_cpu
+from initlab.ensemble.cpu.openblas import Call, amd_family, fast_cpu_enabled
 
 
-def slow_here() -> bool:
+def numpy_tanh_is_faster() -> bool:
     """Is torch's own slow on this processor, and numpy's allowed?"""
-    return torch.backends.mkl.is_available() and amd_family() > 0 and fast_cpu()
+    return torch.backends.mkl.is_available() and amd_family() > 0 and fast_cpu_enabled()
 
 
-def quick_tanh(x: Tensor) -> Tensor:
+def fast_tanh(x: Tensor) -> Tensor:
     """Return tanh of every entry.
 
-    >>> quick_tanh(torch.tensor([-40.0, 0.0, 0.5]))
+    >>> fast_tanh(torch.tensor([-40.0, 0.0, 0.5]))
     tensor([-1.0000,  0.0000,  0.4621])
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not slow_here():
+    if x.device.type != "cpu" or x.dtype != torch.float32 or not numpy_tanh_is_faster():
         return torch.tanh(x)
-    found: Tensor = Tanh.apply(x)
+    found: Tensor = NumpyTanh.apply(x)
     return found
 
 
 def tanh_call(x: Tensor) -> Call:
     """Return the call that puts tanh in the place of every entry; no gradients flow through it."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not slow_here():
+    if x.device.type != "cpu" or x.dtype != torch.float32 or not numpy_tanh_is_faster():
         return x.tanh_
     entries = x.detach().numpy()
     return partial(np.tanh, entries, entries)
 
 
-class Tanh(torch.autograd.Function):
+class NumpyTanh(torch.autograd.Function):
     """tanh whose forward pass is numpy's."""
 
     @staticmethod

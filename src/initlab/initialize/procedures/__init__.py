@@ -6,20 +6,20 @@ Adding one is one row and one file `conf/init/<name>.yaml`.
 
 from initlab.initialize.procedures.catalogue import PROCEDURES
 from initlab.initialize.procedures.coordinate_check import coordinate_check
-from initlab.initialize.procedures.engine import impossible, initialize_, is_procedure, procedure, rates
+from initlab.initialize.procedures.engine import initialize_, is_procedure, procedure, procedure_refusal, rates
 from initlab.initialize.procedures.kernel_shaping import shape
-from initlab.initialize.procedures.record import Case, Layer, Procedure
+from initlab.initialize.procedures.record import Procedure, ProcedureContext, RoleLayer
 
 __all__ = [
     "PROCEDURES",
-    "Case",
-    "Layer",
     "Procedure",
+    "ProcedureContext",
+    "RoleLayer",
     "coordinate_check",
-    "impossible",
     "initialize_",
     "is_procedure",
     "procedure",
+    "procedure_refusal",
     "rates",
     "shape",
 ]

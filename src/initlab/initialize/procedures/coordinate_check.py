@@ -8,15 +8,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from initlab.diagnostics import taps
+from initlab.diagnostics import layer_probes
 from initlab.errors import UserError
 from initlab.initialize.procedures.engine import initialize_, rates
-from initlab.inspection.loss import objective
-from initlab.inspection.shape_errors import fitting
+from initlab.inspection.loss import compute_loss
+from initlab.inspection.shape_errors import explain_shape_errors
 from initlab.models import build as build_model
 from initlab.system.random_streams import generator
 
-FLAT = 0.25
+MAX_FLAT_SLOPE = 0.25
 """Largest slope of log size over log width that counts as flat: µP has 0, a wrong exponent is ½ or 1 off."""
 
 
@@ -61,7 +61,7 @@ def coordinate_check(
     >>> sorted(frame.columns)
     ['index', 'layer', 'size', 'step', 'width']
     """
-    _refuse(widths, build, inputs, optimizer, lr, steps, seeds)
+    _check_arguments(widths, build, inputs, optimizer, lr, steps, seeds)
     drawing = generator("coordinate check")
     x = torch.randn(64, 32, generator=drawing) if inputs is None else inputs
     y = torch.randint(10, (len(x),), generator=drawing) if targets is None else targets
@@ -78,16 +78,16 @@ def coordinate_check(
             module = make(width)
             if not isinstance(module, nn.Module):
                 raise UserError(f"build({width}) returned {type(module).__name__}: it must return a torch.nn.Module.")
-            with fitting(f"what build({width}) returned" if build else "the mlp", module, x):
-                moved.append(_moved(module, scheme, own, (x, y), act, optimizer, lr, steps, seed))
+            with explain_shape_errors(f"what build({width}) returned" if build else "the mlp", module, x):
+                moved.append(_measure_moves(module, scheme, own, (x, y), act, optimizer, lr, steps, seed))
         for key, size in moved[0].items():
             mean = sum(found[key] for found in moved) / len(moved) if len(moved) > 1 else size
             rows.append((width, key[0], key[2], key[1], mean))
     frame = pd.DataFrame(rows, columns=["width", "step", "layer", "index", "size"])
-    return _judged(frame, str(getattr(scheme, "name", scheme)))
+    return _add_verdict(frame, str(getattr(scheme, "name", scheme)))
 
 
-def _refuse(widths: Any, build: Any, inputs: Any, optimizer: str, lr: Any, steps: Any, seeds: Any) -> None:
+def _check_arguments(widths: Any, build: Any, inputs: Any, optimizer: str, lr: Any, steps: Any, seeds: Any) -> None:
     several = isinstance(widths, Collection)
     if not several or len(set(widths)) < 2:
         said = list(widths) if several else widths
@@ -108,7 +108,7 @@ def _refuse(widths: Any, build: Any, inputs: Any, optimizer: str, lr: Any, steps
         raise UserError(f"steps={steps} must be a whole number of at least 1 update.")
 
 
-def _moved(
+def _measure_moves(
     module: nn.Module,
     scheme: Any,
     own: dict,
@@ -127,7 +127,7 @@ def _moved(
     update, start = maker(groups, lr=lr), _preactivations(module, x)
     found = {}
     for step in range(1, steps + 1):
-        result = objective(module(x), targets=y)
+        result = compute_loss(module(x), targets=y)
         assert result is not None
         update.zero_grad()
         result.loss.backward()
@@ -143,7 +143,7 @@ def _preactivations(module: nn.Module, x: Tensor) -> dict[tuple[int, str], Tenso
         tap.module.register_forward_hook(
             lambda m, args, out, tap=tap: seen.__setitem__((tap.index, tap.layer.name), out.detach().double())
         )
-        for tap in taps(module)
+        for tap in layer_probes(module)
     ]
     try:
         with torch.no_grad():
@@ -154,7 +154,7 @@ def _preactivations(module: nn.Module, x: Tensor) -> dict[tuple[int, str], Tenso
     return seen
 
 
-def _judged(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+def _add_verdict(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     last = frame[frame.step == frame.step.max()]
     slopes = {}
     for layer, own in last.groupby("layer", sort=False):
@@ -163,7 +163,7 @@ def _judged(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         mx, my = (sum(column) / len(logs) for column in zip(*logs, strict=True))
         slopes[str(layer)] = sum((a - mx) * (b - my) for a, b in logs) / sum((a - mx) ** 2 for a, _ in logs)
     worst = max(slopes, key=lambda layer: math.inf if math.isnan(slopes[layer]) else abs(slopes[layer]))
-    flat = all(abs(slope) <= FLAT for slope in slopes.values())
+    flat = all(abs(slope) <= MAX_FLAT_SLOPE for slope in slopes.values())
     span = f"widths {frame.width.min()} to {frame.width.max()}"
     if flat:
         verdict = f"{name}: flat over {span}: every layer moves as far (largest slope {slopes[worst]:+.2f}, {worst})."

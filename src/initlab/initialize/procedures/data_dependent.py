@@ -7,24 +7,24 @@ import torch
 from torch import Tensor
 
 from initlab.errors import UserError
-from initlab.initialize.procedures.passes import by_unit, layerwise, run
-from initlab.initialize.procedures.record import Case, Layer, Procedure, homogeneous
+from initlab.initialize.procedures.passes import adjust_layers, run_on_batch, view_by_unit
+from initlab.initialize.procedures.record import Procedure, ProcedureContext, RoleLayer, is_homogeneous
 from initlab.inspection.loss import main_output
 
-SMALLEST = 1e-30
+MIN_VARIANCE = 1e-30
 """Variance below which an output counts as constant."""
 
 
-def _lsuv(case: Case) -> None:
-    layerwise(case, _unit_variance)
+def _lsuv(case: ProcedureContext) -> None:
+    adjust_layers(case, _scale_to_unit_variance)
 
 
-def _unit_variance(case: Case, layer: Layer, output: Callable[[], Tensor]) -> None:
+def _scale_to_unit_variance(case: ProcedureContext, layer: RoleLayer, output: Callable[[], Tensor]) -> None:
     tolerance = case.parameters["tolerance"]
     variance = 0.0
     for _ in range(case.parameters["steps"]):
         variance = float(output().double().var(correction=0))
-        if not SMALLEST < variance < float("inf"):
+        if not MIN_VARIANCE < variance < float("inf"):
             raise UserError(
                 f"init=lsuv cannot bring {layer.name} to variance 1: its preactivation has variance {variance:g} on "
                 "this batch, whatever the weight's scale; the activation before it puts out a constant, or the data do."
@@ -34,28 +34,28 @@ def _unit_variance(case: Case, layer: Layer, output: Callable[[], Tensor]) -> No
         case.scale(layer.parameter, variance**-0.5)
 
 
-def _standardized_units(case: Case) -> None:
-    layerwise(case, _standardize)
+def _standardize_units(case: ProcedureContext) -> None:
+    adjust_layers(case, _standardize_layer)
 
 
-def _standardize(case: Case, layer: Layer, output: Callable[[], Tensor]) -> None:
+def _standardize_layer(case: ProcedureContext, layer: RoleLayer, output: Callable[[], Tensor]) -> None:
     for bias in layer.biases:
         case.write(bias, bias.values() * 0)
-    seen = by_unit(output(), layer).double()
+    seen = view_by_unit(output(), layer).double()
     mean, std = seen.mean(0), seen.std(0, correction=0)
-    if not bool((std > math.sqrt(SMALLEST)).any()):
+    if not bool((std > math.sqrt(MIN_VARIANCE)).any()):
         raise UserError(
             f"init={case.procedure.name} cannot standardize {layer.name}: every unit puts out a constant on this "
             "batch, whatever its weight's scale; the activation before it does, or the data."
         )
     # A unit that sees nothing on this batch has no scale to learn from it: it stays as it was drawn.
-    factor = torch.where(std > math.sqrt(SMALLEST), 1 / std, torch.ones_like(std))
+    factor = torch.where(std > math.sqrt(MIN_VARIANCE), 1 / std, torch.ones_like(std))
     scale_units(case, layer, factor)
     if len(layer.biases) == 1:
         case.write(layer.biases[0], (-mean * factor).to(layer.biases[0].tensor))
 
 
-def scale_units(case: Case, layer: Layer, factor: Tensor) -> None:
+def scale_units(case: ProcedureContext, layer: RoleLayer, factor: Tensor) -> None:
     """Multiply the weights into each unit by its own factor."""
     values, start = layer.parameter.values().clone(), 0
     for block in layer.parameter.blocks:
@@ -66,38 +66,38 @@ def scale_units(case: Case, layer: Layer, factor: Tensor) -> None:
     case.write(layer.parameter, values)
 
 
-def _data_dependent(case: Case) -> None:
-    _standardized_units(case)
+def _data_dependent(case: ProcedureContext) -> None:
+    _standardize_units(case)
     if case.parameters["equal_rates"] and is_chain(case):
-        equal_rates(case)
+        equalize_rates(case)
 
 
-def is_chain(case: Case) -> bool:
+def is_chain(case: ProcedureContext) -> bool:
     """Is the network a chain of layers with φ(cx) = c φ(x), whose scales can be moved from one to the next?"""
     plain = all(layer.fed_by in ("data", "activation") and not layer.branch for layer in case.layers)
-    return plain and len(case.layers) > 1 and homogeneous(case.act)
+    return plain and len(case.layers) > 1 and is_homogeneous(case.act)
 
 
-def change_rates(case: Case) -> list[float]:
+def relative_gradients(case: ProcedureContext) -> list[float]:
     """Return ‖∂ℓ/∂W‖/‖W‖ of every layer for ℓ = Σ η·output, η ~ N(0, 1) for every sample and output.
 
     Over η, the expected square of the norm is the sum over samples of each one's own.
     """
     tensors = [layer.parameter.tensor for layer in case.layers]
     with torch.enable_grad():
-        output = main_output(run(case))
+        output = main_output(run_on_batch(case))
         assert output is not None
         eta = torch.randn(output.shape, generator=case.generator("change rates")).to(output)
         grads = torch.autograd.grad((eta * output).sum(), tensors)
     return [float(g.norm() / t.detach().norm()) for g, t in zip(grads, tensors, strict=True)]
 
 
-def equal_rates(case: Case) -> None:
+def equalize_rates(case: ProcedureContext) -> None:
     """Move scale between the layers of a homogeneous chain so that all change at one rate; its outputs stay.
 
     With W_k ← s_k W_k, Π s = 1, the output is the same, and layer k's gradient is divided by s_k: its rate by s_k².
     """
-    found = change_rates(case)
+    found = relative_gradients(case)
     if not all(0 < rate < math.inf for rate in found):
         return
     centre = sum(math.log(rate) for rate in found) / len(found)
@@ -136,7 +136,7 @@ ROWS = (
     Procedure(
         "weight_norm_init",
         "w = g·v/|v|, g = 1/σ, b = −µ/σ, µ and σ of v·x/|v| on a batch; v Gaussian",
-        _standardized_units,
+        _standardize_units,
         "Salimans & Kingma 2016, Weight Normalization: A Simple Reparameterization to Accelerate Training",
         2016,
         "naive_normal",

@@ -8,14 +8,20 @@ import pandas as pd
 from torch import Tensor, nn
 
 from initlab import initialize
-from initlab.errors import Impossible, UserError, nearest
-from initlab.initialize import Roles, measured
+from initlab.errors import Impossible, UserError, did_you_mean
+from initlab.initialize import Roles, mean_and_std
 from initlab.initialize.procedures.catalogue import PROCEDURES
-from initlab.initialize.procedures.guards import check_data, check_finite, check_values, looking, undone_on_error
-from initlab.initialize.procedures.record import Case, Procedure
-from initlab.initialize.procedures.roles import ON_PARAMETERS, case_of
+from initlab.initialize.procedures.guards import (
+    check_data,
+    check_finite,
+    require_values,
+    rollback_on_error,
+    temporary_modes,
+)
+from initlab.initialize.procedures.record import Procedure, ProcedureContext
+from initlab.initialize.procedures.roles import PARAMETER_ROLES, make_context
 from initlab.inspection import walk
-from initlab.inspection.shape_errors import fitting
+from initlab.inspection.shape_errors import explain_shape_errors
 
 Loss = Callable[[Any, Any], Tensor]
 OPTIMIZERS = ("sgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad")
@@ -35,7 +41,7 @@ def procedure(spec: "str | Procedure", **parameters: Any) -> Procedure:
         return spec.bind(**parameters)
     name = spec.removesuffix("_")
     if name not in PROCEDURES:
-        raise UserError(f"init={spec} is no procedure.{nearest(name, PROCEDURES)} `initlab schemes` lists all.")
+        raise UserError(f"init={spec} is no procedure.{did_you_mean(name, PROCEDURES)} `initlab schemes` lists all.")
     return PROCEDURES[name].bind(**parameters)
 
 
@@ -55,7 +61,7 @@ def initialize_(
     """Initialize a module by a scheme, or by a procedure that looks at its structure, a batch or its gradients.
 
     `initlab.initialize_(model, "lsuv", inputs=batch)` changes the model in place and returns one row per parameter.
-    What a scheme is given is `initlab.initialize.initialize_`'s, options and all; a procedure fills the weights by its
+    What a scheme is given is `initlab.initialize.fill_`'s, options and all; a procedure fills the weights by its
     base scheme first. Everything is checked before; on an error the module is as it was.
 
     Args:
@@ -68,10 +74,10 @@ def initialize_(
         inputs: a batch of inputs [B, …] (or a tuple, or a mapping of arguments), for procedures that need data.
         targets: labels [B] or values of the same shape as the output; drawn at random where a loss needs some.
         loss: `loss(output, targets)`; default: cross-entropy for labels, squared error for values.
-        options: of `initlab.initialize.initialize_`.
+        options: of `initlab.initialize.fill_`.
 
     Returns:
-        The rows of `initlab.initialize.initialize_`; `attrs["unreached"]` names layers that a forward pass on the batch
+        The rows of `initlab.initialize.fill_`; `attrs["unreached"]` names layers that a forward pass on the batch
         did not call as modules (packed attention): they keep what the base scheme gave them.
 
     Raises:
@@ -92,24 +98,26 @@ def initialize_(
                 )
     if not is_procedure(scheme):
         if inputs is not None or targets is not None or loss is not None:
-            raise UserError(f"init={_name(scheme)} looks at no data: leave inputs, targets and loss out.")
+            raise UserError(f"init={_scheme_name(scheme)} looks at no data: leave inputs, targets and loss out.")
         given = {"act": act, "seed": seed, "roles": roles, "parameters": parameters, **options}
-        return initialize.initialize_(module, scheme, **given)
+        return initialize.fill_(module, scheme, **given)
     if options:
         key = next(iter(options))
-        raise UserError(f"init={_name(scheme)} takes no {key}={options[key]}: a procedure sets the whole module.")
+        raise UserError(
+            f"init={_scheme_name(scheme)} takes no {key}={options[key]}: a procedure sets the whole module."
+        )
     found = procedure(scheme, **(parameters or {}))
-    check_values(module, found)
-    case = case_of(module, found, act=act, seed=seed, roles=roles)
+    require_values(module, found)
+    case = make_context(module, found, act=act, seed=seed, roles=roles)
     case.inputs, case.targets, case.loss = inputs, targets, loss
     check_data(case)
-    with fitting("the module", module, inputs), undone_on_error(module):
-        weights = {k: v for k, v in (roles or {}).items() if k not in ON_PARAMETERS}
-        rows = initialize.initialize_(module, found.start, act=case.act, seed=seed, roles=weights)
-        with looking(module, seed):
+    with explain_shape_errors("the module", module, inputs), rollback_on_error(module):
+        weights = {k: v for k, v in (roles or {}).items() if k not in PARAMETER_ROLES}
+        rows = initialize.fill_(module, found.start, act=case.act, seed=seed, roles=weights)
+        with temporary_modes(module, seed):
             found.apply_(case)
         check_finite(case)
-    return _with_rows(rows, case)
+    return _update_rows(rows, case)
 
 
 def is_procedure(scheme: Any) -> bool:
@@ -121,31 +129,33 @@ def is_procedure(scheme: Any) -> bool:
     return isinstance(scheme, Procedure) or (isinstance(scheme, str) and scheme.removesuffix("_") in PROCEDURES)
 
 
-def impossible(module: nn.Module, scheme: Any, *, act: Any = "linear", roles: Roles | None = None, **own: Any) -> Any:
+def procedure_refusal(
+    module: nn.Module, scheme: Any, *, act: Any = "linear", roles: Roles | None = None, **own: Any
+) -> Any:
     """Return why a procedure cannot be applied to a module, or None; looks at no values, so that meta will do.
 
-    >>> impossible(nn.Linear(2, 2), "lsuv"), "branch_scale" in impossible(nn.Linear(2, 2), "rezero")
+    >>> procedure_refusal(nn.Linear(2, 2), "lsuv"), "branch_scale" in procedure_refusal(nn.Linear(2, 2), "rezero")
     (None, True)
     """
     try:
-        case_of(module, procedure(scheme, **own), act=act, roles=roles)
+        make_context(module, procedure(scheme, **own), act=act, roles=roles)
     except Impossible as reason:
         return str(reason)
     return None
 
 
-def _name(scheme: Any) -> str:
+def _scheme_name(scheme: Any) -> str:
     return str(getattr(scheme, "name", scheme))
 
 
-def _with_rows(rows: pd.DataFrame, case: Case) -> pd.DataFrame:
+def _update_rows(rows: pd.DataFrame, case: ProcedureContext) -> pd.DataFrame:
     found = rows.copy()
     by_name = {p.name: p for p in walk(case.module)}
     for k, name in enumerate(found["name"]):
         if name in case.touched:
             values = by_name[name].values()
             found.loc[found.index[k], ["promised_mean", "promised_std"]] = math.nan
-            found.loc[found.index[k], ["mean", "std"]] = measured(values)
+            found.loc[found.index[k], ["mean", "std"]] = mean_and_std(values)
             found.loc[found.index[k], "scheme"] = case.procedure.name
             found.loc[found.index[k], "fingerprint"] = initialize.fingerprint(values)
     found.attrs = {**rows.attrs, "unreached": case.unreached}
@@ -172,10 +182,10 @@ def rates(
     if optimizer not in OPTIMIZERS:
         raise UserError(
             f"optimizer={optimizer} has no known factors: choose one of {', '.join(OPTIMIZERS)}."
-            f"{nearest(str(optimizer), OPTIMIZERS)}"
+            f"{did_you_mean(str(optimizer), OPTIMIZERS)}"
         )
     if not is_procedure(scheme):
         initialize.request(scheme)  # refuses a name that nobody knows
         return {}
     found = procedure(scheme, **own)
-    return {} if found.multipliers is None else found.multipliers(case_of(module, found, roles=roles), optimizer)
+    return {} if found.multipliers is None else found.multipliers(make_context(module, found, roles=roles), optimizer)

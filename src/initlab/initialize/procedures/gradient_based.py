@@ -10,11 +10,11 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from initlab.initialize.procedures.passes import loss_of, run
-from initlab.initialize.procedures.record import Case, Procedure
-from initlab.inspection.batch import arguments, copied
+from initlab.initialize.procedures.passes import batch_loss, run_on_batch
+from initlab.initialize.procedures.record import Procedure, ProcedureContext
+from initlab.inspection.batch import call_arguments, clone_tensors
 
-SMALLEST_SHARE = 0.01
+MIN_SHARE = 0.01
 """Share of its first norm (metainit) or scale (gradinit) below which a weight is not brought."""
 
 
@@ -44,7 +44,7 @@ def gradient_quotient(loss: Tensor, parameters: Sequence[Tensor], eps: float = 1
     return total / sum(p.numel() for p in parameters)
 
 
-def _metainit(case: Case) -> None:
+def _metainit(case: ProcedureContext) -> None:
     given, everything = case.parameters, [p for p in case.module.parameters() if p.is_floating_point()]
     for p in everything:
         p.requires_grad_(True)
@@ -55,7 +55,7 @@ def _metainit(case: Case) -> None:
     best, kept = math.inf, [w.tensor.detach().clone() for w in weights]
     for _ in range(given["steps"] + 1):
         with torch.enable_grad():
-            quotient = gradient_quotient(loss_of(case, run(case)), everything)
+            quotient = gradient_quotient(batch_loss(case, run_on_batch(case)), everything)
             grads = torch.autograd.grad(quotient, tensors, allow_unused=True, materialize_grads=True)
         # Steps of one size overshoot at the end: what is kept is the best that was seen.
         if float(quotient.detach()) < best:
@@ -68,12 +68,12 @@ def _metainit(case: Case) -> None:
             # The derivative by the norm: only its sign counts.
             direction = float(torch.sign((values * grad).sum()))
             velocity[k] = given["momentum"] * velocity[k] - given["lr"] * direction
-            case.scale(weight, max(norm + velocity[k], SMALLEST_SHARE * first[k]) / norm)
+            case.scale(weight, max(norm + velocity[k], MIN_SHARE * first[k]) / norm)
     for weight, values in zip(weights, kept, strict=True):
         case.write(weight, values)
 
 
-def _gradinit(case: Case) -> None:
+def _gradinit(case: ProcedureContext) -> None:
     given = case.parameters
     names = {id(p): name for name, p in case.module.named_parameters()}
     weights = [layer.parameter for layer in case.layers]
@@ -84,7 +84,7 @@ def _gradinit(case: Case) -> None:
         with torch.enable_grad():
             # Half of the second batch is the first one's: with the same one twice, the step just fits its noise.
             scaled = {name: value * m for (name, value), m in zip(start.items(), scales, strict=True)}
-            loss = _loss(case, scaled, 0.0, 2 / 3)
+            loss = _slice_loss(case, scaled, 0.0, 2 / 3)
             grads = torch.autograd.grad(loss, list(scaled.values()), create_graph=True, allow_unused=True)
             grads = tuple(torch.zeros_like(v) if g is None else g for g, v in zip(grads, scaled.values(), strict=True))
             adam = given["optimizer"] == "adam"
@@ -95,36 +95,36 @@ def _gradinit(case: Case) -> None:
             else:
                 moves = [g.sign() for g in grads] if adam else grads
                 moved = {n: v - given["eta_step"] * d for (n, v), d in zip(scaled.items(), moves, strict=True)}
-                aim = _loss(case, moved, 1 / 3, 1.0)
+                aim = _slice_loss(case, moved, 1 / 3, 1.0)
             slopes = torch.autograd.grad(aim, scales, allow_unused=True, materialize_grads=True)
         for k, slope in enumerate(slopes):
             g = float(slope)
             mean[k], square[k] = 0.9 * mean[k] + 0.1 * g, 0.999 * square[k] + 0.001 * g * g
             update = mean[k] / (1 - 0.9**step) / ((square[k] / (1 - 0.999**step)) ** 0.5 + 1e-12)
-            scales[k].data.sub_(given["lr"] * update).clamp_(min=SMALLEST_SHARE)
+            scales[k].data.sub_(given["lr"] * update).clamp_(min=MIN_SHARE)
     for weight, scale in zip(weights, scales, strict=True):
         case.scale(weight, scale.detach())
 
 
-def _loss(case: Case, weights: dict[str, Tensor], begin: float, end: float) -> Tensor:
-    positional, keywords = arguments(_share(copied(case.inputs), begin, end))
+def _slice_loss(case: ProcedureContext, weights: dict[str, Tensor], begin: float, end: float) -> Tensor:
+    positional, keywords = call_arguments(_slice_batch(clone_tensors(case.inputs), begin, end))
     output = functional_call(case.module, weights, tuple(positional), keywords)
-    targets, case.targets = case.targets, _share(case.targets, begin, end)
+    targets, case.targets = case.targets, _slice_batch(case.targets, begin, end)
     try:
-        return loss_of(case, output)
+        return batch_loss(case, output)
     finally:
         case.targets = targets
 
 
-def _share(value: Any, begin: float, end: float) -> Any:
+def _slice_batch(value: Any, begin: float, end: float) -> Any:
     if isinstance(value, Tensor):
         return value[round(begin * len(value)) : max(round(end * len(value)), 1)]
     if isinstance(value, dict):
-        return {key: _share(own, begin, end) for key, own in value.items()}
-    return type(value)(_share(own, begin, end) for own in value) if isinstance(value, (tuple, list)) else value
+        return {key: _slice_batch(own, begin, end) for key, own in value.items()}
+    return type(value)(_slice_batch(own, begin, end) for own in value) if isinstance(value, (tuple, list)) else value
 
 
-def _own_weights(case: Case) -> str | None:
+def _parametrization_refusal(case: ProcedureContext) -> str | None:
     held = [layer.name for layer in case.layers if layer.parameter.held is not None]
     if held:
         return f"scales weights themselves and {held[0]} is parametrized: apply it before the parametrization"
@@ -136,13 +136,13 @@ def _own_weights(case: Case) -> str | None:
 _DATA = ("data", "loss")
 
 
-def _differentiable(case: Case) -> str | None:
+def _batch_norm_refusal(case: ProcedureContext) -> str | None:
     for name, module in case.module.named_modules():
         if isinstance(module, (_BatchNorm, _InstanceNorm)):
             return (
                 f"needs third derivatives, which torch's batch normalization has not ({name}): take norm=layer or none"
             )
-    return _own_weights(case)
+    return _parametrization_refusal(case)
 
 
 ROWS = (
@@ -155,7 +155,7 @@ ROWS = (
         "he_normal",
         {"base": "he_normal", "batch": 64, "steps": 100, "lr": 0.1, "momentum": 0.9},
         _DATA,
-        possible=_differentiable,
+        possible=_batch_norm_refusal,
     ),
     Procedure(
         "gradinit",
@@ -174,6 +174,6 @@ ROWS = (
             "optimizer": "sgd",
         },
         _DATA,
-        possible=_own_weights,
+        possible=_parametrization_refusal,
     ),
 )

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from initlab.errors import UserError
-from initlab.initialize.procedures.record import Case, Procedure
-from initlab.initialize.request import refuse_stranger
+from initlab.initialize.procedures.record import Procedure, ProcedureContext
+from initlab.initialize.request import require_module
 from initlab.inspection import walk
-from initlab.inspection.batch import in_order
-from initlab.system.random_streams import set_global
+from initlab.inspection.batch import flatten_tensors
+from initlab.system.random_streams import seed_global_state
 
 
-def check_values(module: nn.Module, found: Procedure) -> None:
+def require_values(module: nn.Module, found: Procedure) -> None:
     """Refuse what is no module, and parameters without values of their own, or with a part of them."""
-    refuse_stranger(module)
+    require_module(module)
     for parameter in walk(module):
         if parameter.tensor.is_meta:
             raise UserError(
@@ -29,14 +29,14 @@ def check_values(module: nn.Module, found: Procedure) -> None:
             )
 
 
-def check_data(case: Case) -> None:
+def check_data(case: ProcedureContext) -> None:
     """Refuse a batch that is missing, not wanted, empty or not finite."""
     name = case.procedure.name
     if "data" not in case.procedure.needs:
         if case.inputs is not None or case.targets is not None or case.loss is not None:
             raise UserError(f"init={name} looks at no data: leave inputs, targets and loss out.")
         return
-    tensors = in_order(case.inputs)
+    tensors = flatten_tensors(case.inputs)
     if not tensors:
         given = (
             "there are none" if case.inputs is None else f"inputs is a {type(case.inputs).__name__} without a tensor"
@@ -48,7 +48,7 @@ def check_data(case: Case) -> None:
         raise UserError(f"init={name} was given a batch of one sample: give inputs=batch with at least 2.")
 
 
-def check_finite(case: Case) -> None:
+def check_finite(case: ProcedureContext) -> None:
     """Refuse what came out where it is not finite."""
     for name, parameter in case.module.named_parameters():
         if parameter.is_floating_point() and not bool(torch.isfinite(parameter.detach()).all()):
@@ -59,7 +59,7 @@ def check_finite(case: Case) -> None:
 
 
 @contextmanager
-def undone_on_error(module: nn.Module) -> Iterator[None]:
+def rollback_on_error(module: nn.Module) -> Iterator[None]:
     """Put all values and modes back when anything goes wrong."""
     tensors = [*module.parameters(), *module.buffers()]
     before = [tensor.detach().clone() for tensor in tensors]
@@ -73,7 +73,7 @@ def undone_on_error(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def looking(module: nn.Module, seed: int) -> Iterator[None]:
+def temporary_modes(module: nn.Module, seed: int) -> Iterator[None]:
     """Let passes only look: running statistics and modes come back; batch norms see the batch, dropout is off."""
     modes = [(part, part.training) for part in module.modules()]
     frozen = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
@@ -83,7 +83,7 @@ def looking(module: nn.Module, seed: int) -> Iterator[None]:
     try:
         # Random layers that dropout's mode does not reach draw from the global state, which stays as it was.
         with torch.random.fork_rng(devices=[]):
-            set_global("procedure passes", seed, device=torch.device("cpu"))
+            seed_global_state("procedure passes", seed, device=torch.device("cpu"))
             yield
     finally:
         for part, mode in modes:

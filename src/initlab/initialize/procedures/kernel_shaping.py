@@ -12,25 +12,25 @@ from torch import Tensor
 
 from initlab.activations import Activation, Elementwise, activation
 from initlab.errors import UserError
-from initlab.initialize.procedures.record import Case, Procedure, refuse
+from initlab.initialize.procedures.record import Procedure, ProcedureContext, not_applicable
 
 METHODS = ("dks", "tat")
-REACH, PANELS = 10.0, 40
+CUTOFF, PANELS = 10.0, 40
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
-FARTHEST = 20.0
+MAX_BETA = 20.0
 """Largest |β| of a solution: beyond, φ would be used where nobody means it."""
 
 
 def _grid(act: Activation, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
     # Gauss–Legendre panels over N(0, 1) that end where αx + β meets a kink.
     breaks = [(kink - beta) / alpha for kink in act.kinks]
-    edges = np.array(sorted([*np.linspace(-REACH, REACH, PANELS + 1), *(x for x in breaks if abs(x) < REACH)]))
+    edges = np.array(sorted([*np.linspace(-CUTOFF, CUTOFF, PANELS + 1), *(x for x in breaks if abs(x) < CUTOFF)]))
     half = np.diff(edges)[:, None] / 2
     x = ((edges[:-1] + edges[1:])[:, None] / 2 + half * NODES).ravel()
     return x, (half * WEIGHTS).ravel() * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
-def _jets(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _derivatives(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # φ, φ′ and φ″ at points.
     x = torch.tensor(u, dtype=torch.float64, requires_grad=True)
     phi = act(x)
@@ -53,7 +53,7 @@ def maps_at_one(act: Activation, alpha: float, beta: float, gamma: float, delta:
     {'q': 4.0, 'growth': 4.0, 'mean': 0.0, 'slope': 4.0, 'bend': 0.0}
     """
     x, weight = _grid(act, alpha, beta)
-    phi, slope, bend = _jets(act, alpha * x + beta)
+    phi, slope, bend = _derivatives(act, alpha * x + beta)
     hat, first, second = gamma * (phi + delta), gamma * alpha * slope, gamma * alpha**2 * bend
     found = {"q": hat**2, "growth": x * hat * first, "mean": hat, "slope": first**2, "bend": second**2}
     return {key: float((weight * values).sum()) for key, values in found.items()}
@@ -70,16 +70,18 @@ def shaped_phi(
     return gamma * (phi(alpha * x + beta) + delta)
 
 
-def _record(name: str, act: Activation, found: dict[str, float]) -> Activation:
+def _shaped_record(name: str, act: Activation, found: dict[str, float]) -> Activation:
     inner: Any = partial(act.phi, **act.parameters)
     phi = partial(shaped_phi, phi=inner, **found)  # type: ignore[arg-type]
     kinks = tuple((kink - found["beta"]) / found["alpha"] for kink in act.kinks)
     formula = " ".join(f"{key}={value:.6g}" for key, value in (*act.parameters.items(), *found.items()))
     label = f"{name}_{act.name}({formula})"
-    return Activation(label, f"γ(φ(αx + β) + δ), {formula}", phi, partial(_Module, phi, label), name, kinks=kinks)
+    return Activation(
+        label, f"γ(φ(αx + β) + δ), {formula}", phi, partial(_ShapedActivation, phi, label), name, kinks=kinks
+    )
 
 
-class _Module(Elementwise):
+class _ShapedActivation(Elementwise):
     # Shows its constants, so that networks of different shapes are never taken for one architecture.
     def __init__(self, phi: Callable[..., Tensor], label: str):
         super().__init__(phi)
@@ -116,16 +118,16 @@ def shape(act: Any, method: str, depth: int, *, zeta: float = 1.5, tau: float = 
         raise UserError(f"depth={depth} must be at least 1: a shape is for so many nonlinear layers.")
     record = activation(act)
     if method == "tat" and record.name in ("relu", "leaky_relu", "prelu"):
-        return _tailored(depth, eta)
+        return _tailored_relu(depth, eta)
     if method == "tat" and (jumps := [kink for kink in record.kinks if _jumps(record, kink)]):
-        raise refuse(
+        raise not_applicable(
             "tat", f"needs a φ′ without jumps and act={record.name} has one at {jumps[0]:g}: take relu or tanh"
         )
-    return _record(method, record, dict(_constants(record, method, depth, zeta, tau)))
+    return _shaped_record(method, record, dict(_constants(record, method, depth, zeta, tau)))
 
 
 def _jumps(act: Activation, kink: float) -> bool:
-    slopes = _jets(act, np.array([kink - 1e-6, kink + 1e-6]))[1]
+    slopes = _derivatives(act, np.array([kink - 1e-6, kink + 1e-6]))[1]
     return bool(abs(slopes[1] - slopes[0]) > 1e-3)
 
 
@@ -140,11 +142,11 @@ def _constants(act: Activation, method: str, depth: int, zeta: float, tau: float
         )
         return [found["q"] - 1, found["growth"] - 1, *ends]
 
-    for start in _starts(act):
+    for start in _start_points(act):
         found = scipy.optimize.root(gaps, start, tol=1e-11)
-        if max(map(abs, gaps(found.x))) < 1e-6 and abs(found.x[1]) < FARTHEST:
+        if max(map(abs, gaps(found.x))) < 1e-6 and abs(found.x[1]) < MAX_BETA:
             return tuple(zip(("alpha", "beta", "gamma", "delta"), _bounded(found.x), strict=True))
-    raise refuse(
+    raise not_applicable(
         method,
         f"finds no α, β, γ, δ for act={act.name} over {depth} layers: take a smooth one such as softplus or tanh",
     )
@@ -154,12 +156,12 @@ def _bounded(at: np.ndarray) -> tuple[float, float, float, float]:
     return math.exp(min(max(at[0], -8.0), 3.0)), float(at[1]), math.exp(min(max(at[2], -9.0), 9.0)), float(at[3])
 
 
-def _starts(act: Activation) -> Iterator[np.ndarray]:
+def _start_points(act: Activation) -> Iterator[np.ndarray]:
     # γ and δ begin where the mean is 0 and the variance 1.
     for a in (-1.0, -1.7, -0.3, -2.5, 0.0):
         for b in (0.0, 0.7, -0.7, 1.3, -1.3, 2.0):
             x, weight = _grid(act, math.exp(a), b)
-            phi = _jets(act, math.exp(a) * x + b)[0]
+            phi = _derivatives(act, math.exp(a) * x + b)[0]
             mean = float((weight * phi).sum())
             variance = float((weight * (phi - mean) ** 2).sum())
             if variance > 1e-12:
@@ -179,7 +181,7 @@ def leaky_c_map(c: float, slope: float) -> float:
 
 
 @cache
-def _tailored(depth: int, eta: float) -> Activation:
+def _tailored_relu(depth: int, eta: float) -> Activation:
     def gap(slope: float) -> float:
         c = 0.0
         for _ in range(depth):
@@ -190,19 +192,19 @@ def _tailored(depth: int, eta: float) -> Activation:
     slope = 0.0 if gap(0.0) <= 0 else float(scipy.optimize.brentq(gap, 0.0, 1.0, xtol=1e-14))
     leaky = activation(("leaky_relu", {"negative_slope": slope}))
     gamma = math.sqrt(2 / (1 + slope**2))
-    return _record("tat", leaky, {"alpha": 1.0, "beta": 0.0, "gamma": gamma, "delta": 0.0})
+    return _shaped_record("tat", leaky, {"alpha": 1.0, "beta": 0.0, "gamma": gamma, "delta": 0.0})
 
 
-def _reshape(method: str) -> Callable[..., Activation]:
+def _reshape_rule(method: str) -> Callable[..., Activation]:
     def reshape(act: Activation, depth: int | None, **own: Any) -> Activation:
         if depth is None:
-            raise refuse(method, "shapes the activation for a depth, and depth=null: say depth=10")
+            raise not_applicable(method, "shapes the activation for a depth, and depth=null: say depth=10")
         return shape(act, method, depth, **{key: own[key] for key in ("zeta", "tau", "eta") if key in own})
 
     return reshape
 
 
-def _shaped_act(case: Case) -> str | None:
+def _shape_refusal(case: ProcedureContext) -> str | None:
     branched = [layer.name for layer in case.layers if layer.branch]
     if branched:
         return f"shapes chains of layers, and {branched[0]} stands in a residual branch: choose model=mlp or model=cnn"
@@ -215,7 +217,7 @@ def _shaped_act(case: Case) -> str | None:
     return None
 
 
-def _filled(case: Case) -> None:
+def _mark_filled(case: ProcedureContext) -> None:
     case.touched |= {layer.parameter.name for layer in case.layers}
 
 
@@ -225,25 +227,25 @@ ROWS = (
     Procedure(
         "dks",
         "φ → γ(φ(αx + β) + δ): Q(1) = Q′(1) = 1, C(0) = 0, C_f′(1) = zeta over all layers; weights by `base`",
-        _filled,
+        _mark_filled,
         "Martens et al. 2021, Rapid training of deep neural networks without skip connections or normalization layers",
         2021,
         "scaled_orthogonal",
         {"base": "scaled_orthogonal", "zeta": 1.5},
         _NEEDS,
-        possible=_shaped_act,
-        reshape=_reshape("dks"),
+        possible=_shape_refusal,
+        reshape=_reshape_rule("dks"),
     ),
     Procedure(
         "tat",
         "φ → γ(φ(αx + β) + δ): Q(1) = Q′(1) = C′(1) = 1, C_f″(1) = tau; ReLU: a leaky one with C_f(0) = eta",
-        _filled,
+        _mark_filled,
         "Zhang, Botev & Martens 2022, Deep Learning without Shortcuts: Shaping the Kernel with Tailored Rectifiers",
         2022,
         "scaled_orthogonal",
         {"base": "scaled_orthogonal", "tau": 0.3, "eta": 0.9},
         _NEEDS,
-        possible=_shaped_act,
-        reshape=_reshape("tat"),
+        possible=_shape_refusal,
+        reshape=_reshape_rule("tat"),
     ),
 )

@@ -7,28 +7,28 @@ import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError
-from initlab.initialize.procedures.record import Case, Layer
-from initlab.inspection.batch import arguments, copied
-from initlab.inspection.loss import main_output, objective
+from initlab.initialize.procedures.record import ProcedureContext, RoleLayer
+from initlab.inspection.batch import call_arguments, clone_tensors
+from initlab.inspection.loss import compute_loss, main_output
 
-Adjust = Callable[[Case, Layer, Callable[[], Tensor]], Any]
+Adjust = Callable[[ProcedureContext, RoleLayer, Callable[[], Tensor]], Any]
 
 
-def run(case: Case) -> Any:
+def run_on_batch(case: ProcedureContext) -> Any:
     """Run the module on its batch."""
-    positional, keywords = arguments(copied(case.inputs))
+    positional, keywords = call_arguments(clone_tensors(case.inputs))
     return case.module(*positional, **keywords)
 
 
-def loss_of(case: Case, output: Any) -> Tensor:
+def batch_loss(case: ProcedureContext, output: Any) -> Tensor:
     """Return the loss of an output on the batch's targets, drawn at random where there are none."""
-    found = objective(output, targets=case.targets, loss=case.loss, seed=case.seed)
+    found = compute_loss(output, targets=case.targets, loss=case.loss, seed=case.seed)
     if found is None or main_output(output) is None:
         raise UserError(f"init={case.procedure.name} finds no loss in the output: give loss=function(output, targets).")
     return found.loss
 
 
-def layerwise(case: Case, adjust: Adjust) -> set[str]:
+def adjust_layers(case: ProcedureContext, adjust: Adjust) -> set[str]:
     """Call `adjust(case, layer, output)` for every weight layer when the forward pass reaches it; return their names.
 
     `output()` computes the layer's preactivation on the batch anew, with the weights as they are by then. The pass goes
@@ -52,7 +52,7 @@ def layerwise(case: Case, adjust: Adjust) -> set[str]:
         handles.append(layer.parameter.owner.register_forward_hook(hook))
     try:
         with torch.no_grad():
-            run(case)
+            run_on_batch(case)
     finally:
         for handle in handles:
             handle.remove()
@@ -60,12 +60,12 @@ def layerwise(case: Case, adjust: Adjust) -> set[str]:
     return reached
 
 
-def by_unit(output: Tensor, layer: Layer) -> Tensor:
+def view_by_unit(output: Tensor, layer: RoleLayer) -> Tensor:
     """View a preactivation as [samples, units]: positions of a map are samples.
 
     >>> from initlab.inspection import walk
     >>> conv = next(walk(nn.Conv2d(3, 5, 1)))
-    >>> by_unit(torch.zeros(2, 5, 4, 4), Layer(conv, "hidden")).shape
+    >>> view_by_unit(torch.zeros(2, 5, 4, 4), RoleLayer(conv, "hidden")).shape
     torch.Size([32, 5])
     """
     maps = layer.parameter.kind in ("conv", "transposed_conv")

@@ -8,16 +8,16 @@ import torch
 from torch import Generator, Tensor, nn
 
 from initlab.activations import Activation
-from initlab.errors import Impossible, UserError, nearest
+from initlab.errors import Impossible, UserError, did_you_mean
 from initlab.inspection import Block, Parameter
 from initlab.schemes import SCHEMES, Scheme
 from initlab.schemes import scheme as find_scheme
-from initlab.system.numbers import in_single
+from initlab.system.numbers import fits_float32
 from initlab.system.random_streams import generator
 
 
 @dataclass(frozen=True)
-class Layer:
+class RoleLayer:
     """One weight of a module: its parameter, the part it plays, its branch (0 outside), what feeds it, its biases."""
 
     parameter: Parameter
@@ -37,7 +37,7 @@ class Layer:
 
 
 @dataclass
-class Case:
+class ProcedureContext:
     """A module that a procedure is let loose on, its weights already filled by `base`.
 
     Attributes:
@@ -52,7 +52,7 @@ class Case:
     procedure: "Procedure"
     act: Activation
     seed: int
-    layers: list[Layer]
+    layers: list[RoleLayer]
     named: dict[str, list[Parameter]]
     inputs: Any = None
     targets: Any = None
@@ -69,7 +69,7 @@ class Case:
         """Return the random stream of a purpose of this procedure, keyed by its seed and a name."""
         return generator(purpose, self.seed, name)
 
-    def of_role(self, *roles: str) -> list[Layer]:
+    def of_role(self, *roles: str) -> list[RoleLayer]:
         """Return the layers that play one of these parts as a whole."""
         return [layer for layer in self.layers if layer.role in roles]
 
@@ -90,7 +90,7 @@ class Case:
         """Multiply a parameter by a factor."""
         self.write(parameter, parameter.values() * factor)
 
-    def fill(self, layer: Layer, scheme: Scheme | str, factor: float | Callable[[Block], float] = 1.0) -> None:
+    def fill(self, layer: RoleLayer, scheme: Scheme | str, factor: float | Callable[[Block], float] = 1.0) -> None:
         """Draw a weight anew by a scheme, block by block, times a factor; from the weight's own stream."""
         record, parameter = find_scheme(scheme), layer.parameter
         drawn = torch.empty(parameter.shape, dtype=torch.float32)
@@ -108,7 +108,7 @@ class Procedure:
 
     Attributes:
         name, formula, reference, year: as of a `Scheme`.
-        apply_: changes the module of a `Case` in place.
+        apply_: changes the module of a `ProcedureContext` in place.
         base: scheme that fills the weights before, where the parameter `base` does not name another.
         parameters: defaults, or the values bound by `bind`; their names are the keys `init.*`.
         needs: what it looks at or changes: structure, data, loss, architecture, rates.
@@ -121,7 +121,7 @@ class Procedure:
 
     name: str
     formula: str
-    apply_: Callable[[Case], None] = field(repr=False)
+    apply_: Callable[[ProcedureContext], None] = field(repr=False)
     reference: str
     year: int
     base: str = "he_normal"
@@ -130,9 +130,9 @@ class Procedure:
     roles: Mapping[str, str] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
-    possible: Callable[[Case], str | None] | None = field(default=None, repr=False)
+    possible: Callable[[ProcedureContext], str | None] | None = field(default=None, repr=False)
     reshape: Callable[..., Activation] | None = field(default=None, repr=False)
-    multipliers: Callable[[Case, str], dict[str, float]] | None = field(default=None, repr=False)
+    multipliers: Callable[[ProcedureContext, str], dict[str, float]] | None = field(default=None, repr=False)
 
     @property
     def start(self) -> Scheme:
@@ -149,68 +149,70 @@ class Procedure:
             if key not in self.parameters:
                 own = ", ".join(f"init.{k}" for k in self.parameters)
                 has = f"its keys are {own}" if own else "it takes none"
-                raise UserError(f"init={self.name} has no parameter init.{key}; {has}.{nearest(key, self.parameters)}")
-            check(self.name, key, value)
+                raise UserError(
+                    f"init={self.name} has no parameter init.{key}; {has}.{did_you_mean(key, self.parameters)}"
+                )
+            check_procedure_parameter(self.name, key, value)
         return replace(self, parameters={**self.parameters, **parameters})
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and in_single(value)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and fits_float32(value)
 
 
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
 
-MOST = 10**6  # of samples, steps, units
-_POSITIVE = (lambda value: _number(value) and value > 0, "a positive number")
-_STEPS = (_count, f"a whole number from 0 to {MOST:,}")
-_SAMPLES = (lambda value: _count(value) and value >= 2, "a whole number of at least 2 samples")
+MAX_COUNT = 10**6  # of samples, steps, units
+_POSITIVE = (lambda value: _is_number(value) and value > 0, "a positive number")
+_STEPS = (_is_count, f"a whole number from 0 to {MAX_COUNT:,}")
+_SAMPLES = (lambda value: _is_count(value) and value >= 2, "a whole number of at least 2 samples")
 
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+PARAMETER_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch": _SAMPLES,
     "steps": _STEPS,
     "iterations": _STEPS,
-    "heads": (lambda value: value is None or (_count(value) and value > 0), "a number of heads, or null"),
-    "base_width": (lambda value: _count(value) and value > 0, "a whole number of units"),
-    "power": (lambda value: _number(value) and value >= 0, "a number of at least 0"),
-    "momentum": (lambda value: _number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    "eta": (lambda value: _number(value) and 0 < value < 1, "a correlation in (0, 1)"),
-    "zeta": (lambda value: _number(value) and value > 1, "a slope above 1"),
+    "heads": (lambda value: value is None or (_is_count(value) and value > 0), "a number of heads, or null"),
+    "base_width": (lambda value: _is_count(value) and value > 0, "a whole number of units"),
+    "power": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
+    "momentum": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    "eta": (lambda value: _is_number(value) and 0 < value < 1, "a correlation in (0, 1)"),
+    "zeta": (lambda value: _is_number(value) and value > 1, "a slope above 1"),
     "equal_rates": (lambda value: isinstance(value, bool), "true or false"),
     "optimizer": (lambda value: value in ("sgd", "adam"), "sgd or adam"),
 }
 """Key -> test, and what it must be; other keys are positive numbers."""
 
 
-def check(name: str, key: str, value: Any) -> None:
+def check_procedure_parameter(name: str, key: str, value: Any) -> None:
     """Refuse a value that cannot be.
 
-    >>> check("lsuv", "batch", 1)
+    >>> check_procedure_parameter("lsuv", "batch", 1)
     Traceback (most recent call last):
     ...
     initlab.errors.UserError: init.batch=1 must be a whole number of at least 2 samples for init=lsuv.
     """
     if key == "base":
         if value not in SCHEMES:
-            raise UserError(f"init.base={value} must be a scheme of its own.{nearest(str(value), SCHEMES)}")
+            raise UserError(f"init.base={value} must be a scheme of its own.{did_you_mean(str(value), SCHEMES)}")
         return
-    test, must = RULES.get(key, _POSITIVE)
+    test, must = PARAMETER_RULES.get(key, _POSITIVE)
     if not test(value):
         raise UserError(f"init.{key}={value} must be {must} for init={name}.")
 
 
-def homogeneous(act: Activation) -> bool:
+def is_homogeneous(act: Activation) -> bool:
     """Is φ(cx) = c φ(x) for c > 0?
 
     >>> from initlab.activations import activation
-    >>> homogeneous(activation("relu")), homogeneous(activation("tanh"))
+    >>> is_homogeneous(activation("relu")), is_homogeneous(activation("tanh"))
     (True, False)
     """
     x = torch.linspace(-3, 3, 13, dtype=torch.float64)
     return bool(torch.allclose(act(2 * x), 2 * act(x)))
 
 
-def refuse(name: str, reason: str) -> Impossible:
+def not_applicable(name: str, reason: str) -> Impossible:
     """Return the error that says why a procedure cannot be applied."""
     return Impossible(f"init={name} {reason}.")

@@ -1,18 +1,18 @@
 """Residual branches that start small: rezero, skipinit, fixup, and branches scaled by depth."""
 
-from initlab.initialize.procedures.record import Case, Procedure
+from initlab.initialize.procedures.record import Procedure, ProcedureContext
 
 
-def _scales_to(case: Case, value: float) -> None:
+def _set_branch_scales(case: ProcedureContext, value: float) -> None:
     for parameter in case.named["branch_scale"]:
         case.write(parameter, parameter.values() * 0 + value)
 
 
-def _identity_at_start(case: Case) -> None:
-    _scales_to(case, 0.0)
+def _identity_at_start(case: ProcedureContext) -> None:
+    _set_branch_scales(case, 0.0)
 
 
-def _fixup(case: Case) -> None:
+def _fixup(case: ProcedureContext) -> None:
     inner = [layer for layer in case.layers if layer.role == "branch" or (layer.branch and layer.role == "hidden")]
     ends, count = case.of_role("branch_end"), case.branches
     per_branch = round((len(inner) + len(ends)) / count)
@@ -23,10 +23,10 @@ def _fixup(case: Case) -> None:
         case.scale(layer.parameter, 0.0)
     for parameter in case.named["shift"]:
         case.write(parameter, parameter.values() * 0)
-    _scales_to(case, 1.0)
+    _set_branch_scales(case, 1.0)
 
 
-def _fixup_possible(case: Case) -> str | None:
+def _fixup_refusal(case: ProcedureContext) -> str | None:
     inner = [layer for layer in case.layers if layer.role == "branch" or (layer.branch and layer.role == "hidden")]
     if not inner:
         return (
@@ -39,7 +39,7 @@ def _fixup_possible(case: Case) -> str | None:
     return None
 
 
-def _inverse_depth(case: Case) -> None:
+def _inverse_depth(case: ProcedureContext) -> None:
     for layer in case.of_role("branch_end"):
         case.scale(layer.parameter, case.branches ** -case.parameters["power"])
 
@@ -82,7 +82,7 @@ ROWS = (
         roles=ENDS,
         overrides={"branch": "learned", "shifts": True, "norm": "none"},
         optional=("shifts",),
-        possible=_fixup_possible,
+        possible=_fixup_refusal,
     ),
     Procedure(
         "inverse_depth",

@@ -5,48 +5,48 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from initlab.initialize.procedures.record import Case, Layer, Procedure
+from initlab.initialize.procedures.record import Procedure, ProcedureContext, RoleLayer
 from initlab.inspection import Block
 from initlab.schemes import SCHEMES
 from initlab.schemes.record import one_thread
 
-SMALL = SCHEMES["normal"].bind(std=0.02)
-XAVIER = SCHEMES["glorot_normal"]
+NORMAL = SCHEMES["normal"].bind(std=0.02)
+GLOROT = SCHEMES["glorot_normal"]
 
 
-def _gpt2(case: Case) -> None:
+def _gpt2(case: ProcedureContext) -> None:
     std = case.parameters["std"]
     for layer in case.layers:
         factor = case.branches**-0.5 if layer.role == "branch_end" else 1.0
-        case.fill(layer, SMALL.bind(std=std), factor)
+        case.fill(layer, NORMAL.bind(std=std), factor)
 
 
-def _by_depth(case: Case, beta: float) -> None:
+def _fill_by_depth(case: ProcedureContext, beta: float) -> None:
     # Values, outputs and both dense layers are scaled: what a branch adds is linear in each of them.
-    def factor(layer: Layer) -> Callable[[Block], float]:
+    def factor(layer: RoleLayer) -> Callable[[Block], float]:
         inside = layer.branch > 0 or layer.role in ("branch", "branch_end")
-        return lambda block: beta if layer.role_of(block) == "v" or (inside and layer.role in SCALED) else 1.0
+        return lambda block: beta if layer.role_of(block) == "v" or (inside and layer.role in SCALED_ROLES) else 1.0
 
     for layer in case.layers:
         if layer.role != "embedding":
-            case.fill(layer, XAVIER, factor(layer))
+            case.fill(layer, GLOROT, factor(layer))
 
 
-SCALED = ("hidden", "branch", "branch_end")
+SCALED_ROLES = ("hidden", "branch", "branch_end")
 
 
-def _blocks(case: Case) -> int:
+def _count_blocks(case: ProcedureContext) -> int:
     # A block is attention and dense layers: two branches.
     return max(case.branches // 2, 1)
 
 
-def _deepnorm(case: Case) -> None:
-    _by_depth(case, (8 * _blocks(case)) ** -0.25)
+def _deepnorm(case: ProcedureContext) -> None:
+    _fill_by_depth(case, (8 * _count_blocks(case)) ** -0.25)
 
 
-def _t_fixup(case: Case) -> None:
-    beta = 0.67 * _blocks(case) ** -0.25
-    _by_depth(case, beta)
+def _t_fixup(case: ProcedureContext) -> None:
+    beta = 0.67 * _count_blocks(case) ** -0.25
+    _fill_by_depth(case, beta)
     for layer in case.of_role("first"):
         case.scale(layer.parameter, beta)
     for layer in case.of_role("embedding"):
@@ -54,7 +54,7 @@ def _t_fixup(case: Case) -> None:
         case.fill(layer, SCHEMES["normal"].bind(std=width**-0.5), beta)
 
 
-def _inner(case: Case) -> str | None:
+def _branch_refusal(case: ProcedureContext) -> str | None:
     if any(layer.role == "branch" or (layer.branch and layer.role == "hidden") for layer in case.layers):
         return None
     return (
@@ -63,57 +63,61 @@ def _inner(case: Case) -> str | None:
     )
 
 
-def _no_norms(case: Case) -> str | None:
+def _norm_refusal(case: ProcedureContext) -> str | None:
     norms = [name for name, part in case.module.named_modules() if "Norm" in type(part).__name__]
-    return f"replaces normalization, and the module has some ({norms[0]}): build it without" if norms else _inner(case)
+    return (
+        f"replaces normalization, and the module has some ({norms[0]}): build it without"
+        if norms
+        else _branch_refusal(case)
+    )
 
 
-def _mimetic(case: Case) -> None:
+def _mimetic(case: ProcedureContext) -> None:
     given = case.parameters
-    for q, k, v, o, heads in _attentions(case):
+    for q, k, v, o, heads in _find_attentions(case):
         width = q.shape[1]
         generator = case.generator("mimetic", q.name)
         per_head = width // heads
         for h in range(heads):
             rows = slice(h * per_head, (h + 1) * per_head)
-            left, right = _factors(width, given["alpha_qk"], given["beta_qk"], per_head, generator)
+            left, right = _low_rank_factors(width, given["alpha_qk"], given["beta_qk"], per_head, generator)
             q.rows[rows], k.rows[rows] = left.T, right.T
-        left, right = _factors(width, given["alpha_vp"], -given["beta_vp"], width, generator)
+        left, right = _low_rank_factors(width, given["alpha_vp"], -given["beta_vp"], width, generator)
         v.rows[:], o.rows[:] = left.T, right
         for part in (q, k, v, o):
             part.write(case)
 
 
-class _Part:
+class _Projection:
     # One projection while it is computed: `rows` is (out, in), written back into its block at the end.
-    def __init__(self, layer: Layer, block: Block):
+    def __init__(self, layer: RoleLayer, block: Block):
         self.layer, self.block, self.name = layer, block, layer.parameter.name
         self.shape = block.shape
         self.rows = torch.zeros(block.shape, dtype=torch.float32)
 
-    def write(self, case: Case) -> None:
+    def write(self, case: ProcedureContext) -> None:
         values = self.layer.parameter.values().clone()
         self.block.view(values).copy_(self.rows)
         case.write(self.layer.parameter, values)
 
 
-def _attentions(case: Case) -> list[tuple[_Part, _Part, _Part, _Part, int]]:
+def _find_attentions(case: ProcedureContext) -> list[tuple[_Projection, _Projection, _Projection, _Projection, int]]:
     # In order of registration, q, k and v come before the projection that ends their branch.
-    found: list[tuple[_Part, _Part, _Part, _Part, int]] = []
-    open_: dict[str, _Part] = {}
+    found: list[tuple[_Projection, _Projection, _Projection, _Projection, int]] = []
+    open_: dict[str, _Projection] = {}
     for layer in case.layers:
         for block in layer.parameter.blocks:
             role = layer.role_of(block)
             if role in ("q", "k", "v"):
-                open_[role] = _Part(layer, block)
+                open_[role] = _Projection(layer, block)
         if len(open_) == 3 and layer.role in ("branch_end", "o") and layer.parameter.shape == open_["q"].shape:
-            end = _Part(layer, layer.parameter.blocks[0])
-            found.append((open_["q"], open_["k"], open_["v"], end, heads_of(case, layer)))
+            end = _Projection(layer, layer.parameter.blocks[0])
+            found.append((open_["q"], open_["k"], open_["v"], end, count_heads(case, layer)))
             open_ = {}
     return found
 
 
-def heads_of(case: Case, layer: Layer) -> int:
+def count_heads(case: ProcedureContext, layer: RoleLayer) -> int:
     """Return the heads of the attention that a projection ends: the parameter `heads`, or what its module declares."""
     if case.parameters["heads"] is not None:
         return int(case.parameters["heads"])
@@ -126,8 +130,8 @@ def heads_of(case: Case, layer: Layer) -> int:
     return 0
 
 
-def _mimetic_possible(case: Case) -> str | None:
-    found = _attentions(case)
+def _mimetic_refusal(case: ProcedureContext) -> str | None:
+    found = _find_attentions(case)
     if not found:
         return (
             "needs attention of square projections q, k, v and o in this order and finds none: "
@@ -141,7 +145,9 @@ def _mimetic_possible(case: Case) -> str | None:
     return None
 
 
-def _factors(width: int, alpha: float, beta: float, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _low_rank_factors(
+    width: int, alpha: float, beta: float, rank: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     # L Rᵀ is the best approximation of αZ + βI of this rank, Z ~ N(0, 1/width); both factors are (width, rank).
     z = torch.randn(width, width, dtype=torch.float64, generator=generator) / width**0.5
     with one_thread():
@@ -174,7 +180,7 @@ ROWS = (
         needs=("structure", "architecture"),
         roles={"v": "*.v_proj", **ENDS},
         overrides={"residual": "deepnorm", "norm": "post"},
-        possible=_inner,
+        possible=_branch_refusal,
     ),
     Procedure(
         "t_fixup",
@@ -186,7 +192,7 @@ ROWS = (
         needs=("structure", "architecture"),
         roles={"v": "*.v_proj", **ENDS},
         overrides={"norm": "none"},
-        possible=_no_norms,
+        possible=_norm_refusal,
     ),
     Procedure(
         "mimetic",
@@ -197,6 +203,6 @@ ROWS = (
         "glorot_uniform",
         {"alpha_qk": 0.7, "beta_qk": 0.7, "alpha_vp": 0.4, "beta_vp": 0.4, "heads": None},
         roles=ATTENTION,
-        possible=_mimetic_possible,
+        possible=_mimetic_refusal,
     ),
 )

@@ -1,12 +1,20 @@
 """Why a network does not train: one set of rules over rows per layer, for `diagnose`, `predict`, runs and the report.
 
-Rules read plain numbers and names, and need no torch. A rule returns records of `Verdict`; bounds are the same wherever
+Rules read plain numbers and names, and need no torch. A rule returns records of `Finding`; bounds are the same wherever
 the rows come from, measured or predicted.
 """
 
-from initlab.report.findings.network import Network, Reading
-from initlab.report.findings.record import SEVERITIES, Verdict
-from initlab.report.findings.start import of_start
-from initlab.report.findings.training import Losses, of_training
+from initlab.report.findings.network import LayerStats, NetworkInfo
+from initlab.report.findings.record import SEVERITIES, Finding
+from initlab.report.findings.start import find_start_causes
+from initlab.report.findings.training import LoggedLosses, find_training_causes
 
-__all__ = ["SEVERITIES", "Losses", "Network", "Reading", "Verdict", "of_start", "of_training"]
+__all__ = [
+    "SEVERITIES",
+    "Finding",
+    "LayerStats",
+    "LoggedLosses",
+    "NetworkInfo",
+    "find_start_causes",
+    "find_training_causes",
+]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-KEEPERS = dict.fromkeys(("relu", "leaky_relu", "prelu"), "he_normal") | dict.fromkeys(
+STABLE_SCHEMES = dict.fromkeys(("relu", "leaky_relu", "prelu"), "he_normal") | dict.fromkeys(
     (
         *("linear", "relu6", "elu", "celu", "selu", "gelu", "gelu_tanh", "silu", "mish", "hardswish"),
         *("tanh", "hardtanh", "arctan", "softsign", "sin", "erf", "sigmoid", "hardsigmoid"),
@@ -16,24 +16,24 @@ softplus has no critical point. Under the critical weights of sigmoid and hardsi
 keep their size all the same.
 """
 
-NOT_ZERO = ("sigmoid", "hardsigmoid", "softplus")
+NONZERO_AT_ZERO = ("sigmoid", "hardsigmoid", "softplus")
 """Activations with φ(0) ≠ 0: units behind zero weights answer, all alike."""
 
-USUAL = {"tanh": 0.029, "hardtanh": 0.317, "erf": 0.083}
+USUAL_SATURATION = {"tanh": 0.029, "hardtanh": 0.317, "erf": 0.083}
 """Fraction of N(0, 1) outside an activation's interval, where that is more than 1 %."""
 
-PATTERNS = ("identity", "dirac", "zero_hadamard", "sinusoidal")
+PATTERN_SCHEMES = ("identity", "dirac", "zero_hadamard", "sinusoidal")
 """Schemes that draw nothing and are no constant: where a layer is wider than its input, equal units are meant."""
 
-UNSCALED = ("zeros", "ones", "constant", "uniform", "normal", "naive_normal", "truncated_normal")
+UNSCALED_SCHEMES = ("zeros", "ones", "constant", "uniform", "normal", "naive_normal", "truncated_normal")
 """Schemes that look at no fan, whose weights have another size than a layer needs."""
 
-PLAIN = ("mlp", "cnn")
+CHAIN_MODELS = ("mlp", "cnn")
 """Models that are one chain of layers, as long as no norm stands between them."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class LayerStats:
     """What the rows of one layer say: name of a statistic -> value; `units`, `samples`: 0 and 1 where unknown."""
 
     layer: str
@@ -43,7 +43,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkInfo:
     """What is known of a network beside its rows, as names of options; "" where unknown.
 
     `gain`: of the scheme, `paper` unless it was chosen; `trainable_depth`: what theory gives it, None where unknown.
@@ -60,22 +60,22 @@ class Network:
     @property
     def plain(self) -> bool:
         """Whether signals pass from layer to layer through nothing but the activation."""
-        return self.model in ("", *PLAIN) and self.norm == "none"
+        return self.model in ("", *CHAIN_MODELS) and self.norm == "none"
 
     @property
     def keeper(self) -> str:
         """A scheme that keeps signal and gradient here, and is not the one that was run; "" where there is none.
 
-        >>> Network(act="tanh", scheme="ones").keeper, Network(act="softplus").keeper
+        >>> NetworkInfo(act="tanh", scheme="ones").keeper, NetworkInfo(act="softplus").keeper
         ('critical', '')
         """
-        found = KEEPERS.get(self.act, "")
+        found = STABLE_SCHEMES.get(self.act, "")
         return "" if found == self.scheme else found
 
     def at_random(self) -> str:
         """Say how to draw weights that are equal or zero, or that push all units to one side.
 
-        >>> Network(act="relu", scheme="zeros").at_random()
+        >>> NetworkInfo(act="relu", scheme="zeros").at_random()
         'init=he_normal: random weights of mean 0, of the size that relu needs'
         """
         if self.keeper:
@@ -86,18 +86,18 @@ class Network:
     def rescaled(self, word: str) -> str:
         """Say how to give the weights the size that the activation needs; `word`: smaller, larger, other.
 
-        >>> Network(act="tanh", scheme="torch_default").rescaled("larger")
+        >>> NetworkInfo(act="tanh", scheme="torch_default").rescaled("larger")
         'init=critical: random weights of mean 0, of the size that tanh needs'
-        >>> Network(act="relu", scheme="he_normal", gain="3.0").rescaled("smaller")
+        >>> NetworkInfo(act="relu", scheme="he_normal", gain="3.0").rescaled("smaller")
         'smaller weights: init.gain=paper instead of 3.0'
         """
-        if self.model not in ("", *PLAIN) and self.scheme not in UNSCALED:
+        if self.model not in ("", *CHAIN_MODELS) and self.scheme not in UNSCALED_SCHEMES:
             return self.around()  # what grows there is the stream: weights that fit a layer are too many of them
         if self.keeper:
             return self._keep()
-        if KEEPERS.get(self.act) and self.gain != "paper":
+        if STABLE_SCHEMES.get(self.act) and self.gain != "paper":
             return f"{word} weights: init.gain=paper instead of {self.gain}"
-        if KEEPERS.get(self.act):
+        if STABLE_SCHEMES.get(self.act):
             return self.around()
         if self.act == "softplus" and self.scheme != "autoinit":
             return "init=autoinit, which keeps the size of the signal under softplus, or act=relu with init=he_normal"
@@ -110,7 +110,7 @@ class Network:
 
     def around(self) -> str:
         """Say what helps where the weights have the right size already."""
-        if self.model in ("", *PLAIN):
+        if self.model in ("", *CHAIN_MODELS):
             return "fewer layers" + (", or a norm (model.norm=batch)" if self.norm == "none" and self.model else "")
         if self.model == "resmlp":
             return "model.branch=inverse_sqrt_depth, or fewer blocks"

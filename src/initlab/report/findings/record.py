@@ -9,7 +9,7 @@ SEVERITIES = ("fault", "warning", "note")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Finding:
     """One finding.
 
     Attributes:
@@ -27,19 +27,19 @@ class Verdict:
     remedy: str = ""
 
 
-def ordered(verdicts: Iterable[Verdict]) -> list[Verdict]:
+def sort_findings(verdicts: Iterable[Finding]) -> list[Finding]:
     """Sort by severity, and keep the order otherwise.
 
-    >>> [v.name for v in ordered([Verdict("note", "a", (), ""), Verdict("fault", "b", (), "")])]
+    >>> [v.name for v in sort_findings([Finding("note", "a", (), ""), Finding("fault", "b", (), "")])]
     ['b', 'a']
     """
     return sorted(verdicts, key=lambda v: SEVERITIES.index(v.severity))
 
 
-def power_of_ten(x: float) -> str:
+def format_factor(x: float) -> str:
     """Say a factor: `2.5×` near 1, `10^-7.3` far from it.
 
-    >>> power_of_ten(2.5), power_of_ten(1e-7), power_of_ten(3e12)
+    >>> format_factor(2.5), format_factor(1e-7), format_factor(3e12)
     ('2.5×', '10^-7', '10^12.5')
     """
     if x <= 0 or not math.isfinite(x):
@@ -49,10 +49,10 @@ def power_of_ten(x: float) -> str:
     return f"10^{round(math.log10(x), 1):g}"
 
 
-def listed(layers: Sequence[str], most: int = 3) -> str:
+def name_layers(layers: Sequence[str], most: int = 3) -> str:
     """Name layers in a sentence, at most `most` of them.
 
-    >>> listed(["a"]), listed(["a", "b"]), listed(list("abcdef"))
+    >>> name_layers(["a"]), name_layers(["a", "b"]), name_layers(list("abcdef"))
     ('layer a', 'layers a and b', 'layers a, b, c and 3 more')
     """
     names = list(dict.fromkeys(layers))
@@ -63,10 +63,10 @@ def listed(layers: Sequence[str], most: int = 3) -> str:
     return f"layers {', '.join(names[:most])} and {len(names) - most} more"
 
 
-def capital(text: str) -> str:
+def capitalize_first(text: str) -> str:
     """Begin a sentence; names inside it keep their case.
 
-    >>> capital("layer fc.Head")
+    >>> capitalize_first("layer fc.Head")
     'Layer fc.Head'
     """
     return text[:1].upper() + text[1:]

@@ -10,12 +10,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from initlab.errors import UserError, nearest
+from initlab.errors import UserError, did_you_mean
 from initlab.sweep.worker import Done, Task, Watch
 
 
 @dataclass(frozen=True)
-class Kind:
+class ExecutorKind:
     """A kind of executor: the module it lives in, the options it knows (None: any), what has to be installed."""
 
     home: str
@@ -24,16 +24,16 @@ class Kind:
     extra: str = ""
 
 
-KINDS = {
-    "auto": Kind("here"),
-    "inline": Kind("here"),
-    "process": Kind("process"),
-    "submitit": Kind("slurm", None, "submitit", "slurm"),
-    "ray": Kind("cluster", ("address", "num_cpus", "num_gpus"), "ray", "ray"),
+EXECUTORS = {
+    "auto": ExecutorKind("here"),
+    "inline": ExecutorKind("here"),
+    "process": ExecutorKind("process"),
+    "submitit": ExecutorKind("slurm", None, "submitit", "slurm"),
+    "ray": ExecutorKind("cluster", ("address", "num_cpus", "num_gpus"), "ray", "ray"),
 }
 
 
-class Job(Protocol):
+class GroupJob(Protocol):
     """A group that is being computed somewhere."""
 
     def cancel(self) -> bool:
@@ -52,7 +52,7 @@ class Executor(Protocol):
 
     slots: int
 
-    def submit(self, task: Task) -> Job:
+    def submit(self, task: Task) -> GroupJob:
         """Begin a group."""
 
     def close(self) -> None:
@@ -69,18 +69,18 @@ def make_executor(
 
     Raises UserError where it cannot be had.
     """
-    module = import_module(f"initlab.sweep.executors.{KINDS[name].home}")
+    module = import_module(f"initlab.sweep.executors.{EXECUTORS[name].home}")
     executor: Executor = module.executor(workers, dict(options), watch, stop)
     return executor
 
 
 def check_executor(name: str, workers: int | str, options: Mapping[str, Any]) -> None:
     """Raise UserError for an executor, a number of workers or options that cannot be; nothing is started."""
-    if name not in KINDS:
+    if name not in EXECUTORS:
         raise UserError(
-            f"hydra.launcher.executor={name} is unknown.{nearest(name, KINDS)} Choose one of {', '.join(KINDS)}."
+            f"hydra.launcher.executor={name} is unknown.{did_you_mean(name, EXECUTORS)} Choose one of {', '.join(EXECUTORS)}."
         )
-    kind = KINDS[name]
+    kind = EXECUTORS[name]
     if find_spec(kind.package) is None:
         raise UserError(f"hydra.launcher.executor={name} needs {kind.package}: pip install 'initlab[{kind.extra}]'.")
     if workers != "auto" and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from initlab.sweep.executors.process import dismiss
+from initlab.sweep.executors.process import stop_idle_workers
 from initlab.sweep.worker import Done, Task, Watch, work
 
 
@@ -26,7 +26,7 @@ class InlineJob:
 
 
 @dataclass
-class Inline:
+class InlineExecutor:
     """The process that asks is the one that works."""
 
     watch: Callable[[Task], Watch]
@@ -43,8 +43,8 @@ class Inline:
 
 def executor(
     workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
-) -> Inline:
+) -> InlineExecutor:
     """Make the executor; it has one worker whatever is asked for."""
     # A grid that looked large may be small; then nobody needs the processes that were started for it.
-    dismiss()
-    return Inline(watch, stop)
+    stop_idle_workers()
+    return InlineExecutor(watch, stop)

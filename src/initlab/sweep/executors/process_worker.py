@@ -10,10 +10,13 @@ import torch
 from initlab.sweep.worker import Remote
 from initlab.system.parent_process import messages
 
-SAID = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")  # how many threads torch takes when it is loaded: the first of them
+THREAD_VARIABLES = (
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+)  # how many threads torch takes when it is loaded: the first of them
 
 
-def serve(inward: IO[bytes], out: IO[bytes]) -> None:
+def serve_tasks(inward: IO[bytes], out: IO[bytes]) -> None:
     """Be a worker that reads from one pipe and writes into another."""
     answer(messages(inward), out)
 
@@ -24,7 +27,7 @@ def answer(heard: Iterator[bytes], out: IO[bytes]) -> None:
     if first is None:
         return  # the launch has no use for this worker
     parent, *given = pickle.loads(first)
-    settle(*given)
+    apply_settings(*given)
     for message in heard:
         done = Remote(pickle.loads(message), parent)()
         try:
@@ -38,12 +41,12 @@ def answer(heard: Iterator[bytes], out: IO[bytes]) -> None:
             return
 
 
-def one_thread() -> None:
+def use_one_thread() -> None:
     """Compute by one thread: copies of a process with more would wait for theirs for ever."""
     torch.set_num_threads(1)
 
 
-def settle(cores: set[int], threads: int, environment: Mapping[str, str]) -> None:
+def apply_settings(cores: set[int], threads: int, environment: Mapping[str, str]) -> None:
     """Keep to these cores, use so many threads, and see the environment that the launch has now.
 
     A copy of the nursery has loaded torch by then, which heeds variables no more: what the user said by them is done.
@@ -52,7 +55,7 @@ def settle(cores: set[int], threads: int, environment: Mapping[str, str]) -> Non
     os.environ.update(environment)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    said = (environment.get(name, "").partition(",")[0] for name in SAID)
+    said = (environment.get(name, "").partition(",")[0] for name in THREAD_VARIABLES)
     wanted = next((int(number) for number in said if number.isdecimal() and int(number)), threads)
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)

@@ -8,9 +8,9 @@ from typing import Any
 
 from initlab.errors import UserError
 from initlab.sweep.worker import Broken, Done, Remote, Task, Watch, WorkerDied
-from initlab.system.imports import in_the_root
+from initlab.system.imports import change_to_root
 
-DEFAULTS: dict[str, Any] = {"address": None, "num_cpus": 1, "num_gpus": None}
+DEFAULT_OPTIONS: dict[str, Any] = {"address": None, "num_cpus": 1, "num_gpus": None}
 
 
 @dataclass
@@ -44,7 +44,7 @@ class RayJob:
         return answer
 
 
-class RayTasks:
+class RayExecutor:
     """Tasks of a cluster; one is started on this machine where there is none to join."""
 
     def __init__(self, slots: int, remote: Any, started: bool):
@@ -62,12 +62,12 @@ class RayTasks:
             ray.shutdown()
 
 
-def do(task: Task) -> Done | Broken:
+def run_ray_task(task: Task) -> Done | Broken:
     """Do the work of a group in a task of the cluster."""
     return Remote(task)()
 
 
-def connect(address: str | None) -> None:
+def connect_to_ray(address: str | None) -> None:
     """Join a cluster, or start one of this machine: that again if need be, for Ray gives a busy machine 30 s.
 
     Raises UserError when it cannot be had.
@@ -81,7 +81,7 @@ def connect(address: str | None) -> None:
     for last in (False, True) if own else (True,):
         try:
             # Its workers would import from the current directory before all else.
-            with in_the_root():
+            with change_to_root():
                 ray.init(address=address, **how)
         except Exception as error:  # of no kind of its own, where a node does not start in time
             ray.shutdown()
@@ -103,18 +103,18 @@ def connect(address: str | None) -> None:
 
 def executor(
     workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
-) -> RayTasks:
+) -> RayExecutor:
     """Make the executor: by default as many groups at a time as the cluster has cards, or cores where it has none."""
     import ray
 
-    chosen = {**DEFAULTS, **options}
+    chosen = {**DEFAULT_OPTIONS, **options}
     started = not ray.is_initialized()
     if started:
-        connect(chosen["address"])
+        connect_to_ray(chosen["address"])
     resources = ray.cluster_resources()
     cards = int(resources.get("GPU", 0))
     gpus = chosen["num_gpus"] if chosen["num_gpus"] is not None else (1 if cards else 0)
     slots = (cards or int(resources.get("CPU", 1) // chosen["num_cpus"])) if workers == "auto" else int(workers)
     # A task that died is tried again by the launch, which knows how often: Ray itself would not stop.
-    remote = ray.remote(num_cpus=chosen["num_cpus"], num_gpus=gpus, max_retries=0)(do)
-    return RayTasks(max(slots, 1), remote, started)
+    remote = ray.remote(num_cpus=chosen["num_cpus"], num_gpus=gpus, max_retries=0)(run_ray_task)
+    return RayExecutor(max(slots, 1), remote, started)

@@ -11,16 +11,16 @@ from typing import Any
 from initlab.errors import UserError
 from initlab.sweep.worker import Broken, Done, Remote, Task, Watch, WorkerDied
 from initlab.sweep.worker_deaths import FOR_WANT_OF_MEMORY, because, memory_kills
-from initlab.system.fork_server import NoProcess
-from initlab.system.imports import in_the_root
-from initlab.system.parent_process import life
+from initlab.system.fork_server import ProcessLimitReached
+from initlab.system.imports import change_to_root
+from initlab.system.parent_process import process_start_time
 from initlab.system.resources import usable_cores
 
-START = (
+START_PROGRAM = (
     "import sys; '' in sys.path and sys.path.remove(''); "
     "from initlab.system.parent_process import run_module; run_module()"
 )
-AT_ONCE = 64  # jobs in the queue of a cluster, unless `workers` says otherwise
+MAX_QUEUED = 64  # jobs in the queue of a cluster, unless `workers` says otherwise
 
 
 class SlurmTask:
@@ -76,7 +76,7 @@ class SlurmJob:
         return because(self.kills) if self.here and self.kills is not None else ""
 
 
-class Submitit:
+class SlurmExecutor:
     """Jobs of a cluster; their logs lie in `.submitit` beside the runs, in a directory for each launch."""
 
     def __init__(self, slots: int, options: dict[str, Any]):
@@ -86,17 +86,17 @@ class Submitit:
 
     def submit(self, task: Task) -> SlurmJob:
         """Queue a group; raises NoProcess."""
-        here = on_this_machine(self.options)
+        here = runs_locally(self.options)
         if self.submitter is None:
             # A directory that this launch makes: results are unpickled, so none may lie there before.
             folder = task.room.parent / ".submitit" / task.launch
             folder.mkdir(parents=True)
             self.submitter = make_submitter(str(folder), dict(self.options), here)
-        with in_the_root() if here else nullcontext():  # `python -m`, which starts them
+        with change_to_root() if here else nullcontext():  # `python -m`, which starts them
             try:
                 job = self.submitter.submit(SlurmTask(task))
             except BlockingIOError as error:
-                raise NoProcess(str(error.strerror)) from error
+                raise ProcessLimitReached(str(error.strerror)) from error
         self.jobs.append(job)
         return SlurmJob(job, here, memory_kills())
 
@@ -109,14 +109,14 @@ class Submitit:
                     job.cancel()
 
 
-def python(here: bool) -> str:
+def python_command(here: bool) -> str:
     """Return the command that starts a job's Python.
 
     Jobs import nothing from the current directory; those `here` on this machine end with this launch, those of a
     cluster go on without it.
     """
-    launch = [str(os.getpid()), life(os.getpid()) or "-"] if here else ["0", "-"]
-    return shlex.join([sys.executable, "-u", "-c", START, *launch])
+    launch = [str(os.getpid()), process_start_time(os.getpid()) or "-"] if here else ["0", "-"]
+    return shlex.join([sys.executable, "-u", "-c", START_PROGRAM, *launch])
 
 
 def make_submitter(folder: str, options: dict[str, Any], here: bool) -> Any:
@@ -124,7 +124,7 @@ def make_submitter(folder: str, options: dict[str, Any], here: bool) -> Any:
     import submitit
 
     cluster = options.pop("cluster", None) or submitit.AutoExecutor.which()
-    starts = {f"{cluster}_python": python(here)} if cluster in ("local", "slurm") else {}
+    starts = {f"{cluster}_python": python_command(here)} if cluster in ("local", "slurm") else {}
     try:
         submitter = submitit.AutoExecutor(folder=folder, cluster=cluster, **starts)
         submitter.update_parameters(**{"timeout_min": 24 * 60, "name": "initlab", **options})
@@ -136,7 +136,7 @@ def make_submitter(folder: str, options: dict[str, Any], here: bool) -> Any:
     return submitter
 
 
-def on_this_machine(options: Mapping[str, Any]) -> bool:
+def runs_locally(options: Mapping[str, Any]) -> bool:
     """Will its jobs be processes of this machine: is there no SLURM, or none asked for?"""
     if options.get("cluster"):
         return bool(options["cluster"] != "slurm")
@@ -147,7 +147,7 @@ def on_this_machine(options: Mapping[str, Any]) -> bool:
 
 def executor(
     workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
-) -> Submitit:
+) -> SlurmExecutor:
     """Make the executor; by default 64 jobs of a cluster at a time, on this machine one for each core."""
-    auto = usable_cores() if on_this_machine(options) else AT_ONCE
-    return Submitit(auto if workers == "auto" else int(workers), dict(options))
+    auto = usable_cores() if runs_locally(options) else MAX_QUEUED
+    return SlurmExecutor(auto if workers == "auto" else int(workers), dict(options))
