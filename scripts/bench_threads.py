@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """Time all networks, and print as it goes."""
     from initlab.config.compose import compose_config
-    from initlab.sweep.cost import network_size
+    from initlab.sweep.cost import estimate_cost
 
     print(f"{'network':<16}{'multiplications':>16}{'1 thread':>12}{f'{given.threads} threads':>12}{'ratio':>8}")
     found = {}
@@ -48,7 +48,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         if not name.startswith(given.only):
             continue
         config = compose_config([*overrides, "device=cpu", "train.steps=1000000", "log.histograms=0", "log.every=10"])
-        size = network_size(config)
+        size = estimate_cost(config)
         best = {1: float("inf"), given.threads: float("inf")}
         for _ in range(given.repeats):
             for threads in best:
@@ -63,7 +63,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
 def best_step(config: Any, threads: int, seconds: float) -> float:
     """Return the seconds of the fastest forward and backward pass, over about so many seconds."""
     from initlab.sweep.cells import Cell
-    from initlab.sweep.dry_run import step_seconds
+    from initlab.sweep.dry_run import time_step
 
     torch.set_num_threads(threads)
-    return step_seconds([Cell(0, config, Path(), "")], seconds, times=10**6)
+    return time_step([Cell(0, config, Path(), "")], seconds, times=10**6)

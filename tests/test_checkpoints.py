@@ -15,7 +15,7 @@ import torch
 import initlab
 from initlab.config.compose import compose_config
 from initlab.errors import Interrupted
-from initlab.experiment import Keeping, Unusable, checkpoint, run
+from initlab.experiment import Checkpointing, UnusableCheckpoint, checkpoint, run
 from initlab.records import load
 from initlab.sweep.plan_file import PlanFile
 from initlab.system.files import map_in_threads
@@ -48,17 +48,17 @@ def stopped(place: Path, at: int = 8, *others: str) -> None:
         return signal.SIGTERM if count[0] == at else 0
 
     with pytest.raises(Interrupted):
-        run(configs(*others), [place / "0", place / "1"], keeping=Keeping(place / "c.pt", 0.0, stop))
+        run(configs(*others), [place / "0", place / "1"], keeping=Checkpointing(place / "c.pt", 0.0, stop))
 
 
 def go_on(place: Path, *others: str) -> list[str]:
     """Train them to their end and return the remarks; a checkpoint that is no use is left behind, as a sweep does."""
-    keeping = Keeping(place / "c.pt", 1e9)
+    keeping = Checkpointing(place / "c.pt", 1e9)
     try:
         run(configs(*others), [place / "0", place / "1"], keeping=keeping)
-    except Unusable as reason:
+    except UnusableCheckpoint as reason:
         keeping.remarks.append(f"again: {reason}")
-        checkpoint.forget(place / "c.pt")
+        checkpoint.remove_checkpoints(place / "c.pt")
         run(configs(*others), [place / "0", place / "1"], keeping=keeping)
     return keeping.remarks
 
@@ -82,9 +82,9 @@ def test_every_flip_of_a_bit_is_seen(tmp_path):
     stopped(tmp_path)
     path, rng = tmp_path / "c.pt", random.Random(0)
     intact = path.read_bytes()
-    checkpoint.load(path, configs())
+    checkpoint.load_checkpoint(path, configs())
     size = 8 * len(intact)
-    ends = [*range(256), *range(size - 8 * checkpoint.SEAL_LENGTH - 2048, size)]  # headers, directory, seal
+    ends = [*range(256), *range(size - 8 * checkpoint.CHECKSUM_LENGTH - 2048, size)]  # headers, directory, seal
     unseen = 0
     for number in [*rng.sample(ends, 100), *(rng.randrange(size) for _ in range(100))]:
         data = bytearray(intact)
@@ -93,8 +93,8 @@ def test_every_flip_of_a_bit_is_seen(tmp_path):
         with contextlib.suppress(Exception):
             torch.load(path, weights_only=True)
             unseen += 1
-        with pytest.raises(Unusable, match="changed or cut short"):
-            checkpoint.load(path, configs())
+        with pytest.raises(UnusableCheckpoint, match="changed or cut short"):
+            checkpoint.load_checkpoint(path, configs())
     assert unseen > 100  # what torch itself sees is no protection
 
 
@@ -126,17 +126,17 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(tmp_path, whole, da
 def test_a_damaged_checkpoint_never_becomes_the_one_before(tmp_path, whole):
     stopped(tmp_path)
     (tmp_path / "c.pt").write_bytes(b"")
-    good = checkpoint.before(tmp_path / "c.pt").read_bytes()
+    good = checkpoint.previous_checkpoint(tmp_path / "c.pt").read_bytes()
     with pytest.raises(Interrupted):
-        run(configs(), [tmp_path / "0", tmp_path / "1"], keeping=Keeping(tmp_path / "c.pt", 1e9, lambda: 15))
-    assert checkpoint.before(tmp_path / "c.pt").read_bytes() == good
+        run(configs(), [tmp_path / "0", tmp_path / "1"], keeping=Checkpointing(tmp_path / "c.pt", 1e9, lambda: 15))
+    assert checkpoint.previous_checkpoint(tmp_path / "c.pt").read_bytes() == good
     assert go_on(tmp_path) == []
     assert contents(tmp_path) == whole
 
 
 def test_with_both_damaged_it_begins_again(tmp_path, whole):
     stopped(tmp_path)
-    for path in checkpoint.kept(tmp_path / "c.pt"):
+    for path in checkpoint.existing_checkpoints(tmp_path / "c.pt"):
         path.write_bytes(path.read_bytes()[:-9])
     remarks = go_on(tmp_path)
     assert remarks == ["again: it was changed or cut short after it was written"]

@@ -22,8 +22,8 @@ from initlab.config.overrides import canonical_option, canonical_overrides, spli
 from initlab.config.schema import EXAMPLES, GROUPS, LAUNCHER_KEYS, OPTION_KEYS
 from initlab.data import DATASETS
 from initlab.errors import UserError
-from initlab.experiment import impossible
-from initlab.experiment.build import build_module, load_data, pick_activation
+from initlab.experiment import config_refusal
+from initlab.experiment.build import build_activation, build_module, load_data
 from initlab.initialize.procedures import PROCEDURES
 from initlab.models import MODELS
 from initlab.schemes import SCHEMES
@@ -98,7 +98,7 @@ def test_option_composes_resolves_and_builds(group, name, hydra_conf, mine):
     config = to_config(composed, overrides)
     assert getattr(config, group)["name"] == name
     if name not in ELSEWHERE:
-        reason = impossible(config)
+        reason = config_refusal(config)
         structured = group == "init" and name in PROCEDURES and PROCEDURES[name].roles
         assert reason is None or name in ("dirac", "delta_orthogonal") or structured
 
@@ -110,7 +110,7 @@ def test_model_builds_for_real(name, hydra_conf):
     small = [] if name == "torchvision" else ["depth=1", "width=4"]
     config = to_config(compose("config", overrides=[*choose("model", name), *small]))
     data = load_data(config, torch.device("cpu"))
-    module = build_module(config, data, pick_activation(config)).eval()
+    module = build_module(config, data, build_activation(config)).eval()
     outputs = (2, *data.train_y.shape[1:], data.outputs)
     assert module(data.prepare(data.train_x[:2])).shape == outputs
 

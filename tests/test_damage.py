@@ -41,7 +41,7 @@ def sweeps(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "YIELD_EVERY", -1.0)
         patch.setattr(sys.modules["initlab.experiment.run"], "CHECKPOINT_SHARE", 0)
-        real, groups = checkpoint.save, set()
+        real, groups = checkpoint.save_checkpoint, set()
 
         def stop_in_the_second(path, ensemble, state, *others):
             real(path, ensemble, state, *others)
@@ -49,7 +49,7 @@ def sweeps(tmp_path_factory):
             if len(groups) == 2 and state.step == STOPPED:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(checkpoint, "save", stop_in_the_second)
+        patch.setattr(checkpoint, "save_checkpoint", stop_in_the_second)
         assert launch(root / "work") == 143
     assert {path.name for path in (root / "work/s/.groups").glob("*.pt")} == {"g0002.pt", "g0002.before.pt"}
     shutil.copytree(root / "work", root / "stopped")

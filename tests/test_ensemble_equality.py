@@ -24,7 +24,7 @@ from initlab.data import Dataset
 from initlab.ensemble import Part, matmul, stack
 from initlab.ensemble.cpu import sequential
 from initlab.errors import UserError
-from initlab.experiment import impossible, run
+from initlab.experiment import config_refusal, run
 from initlab.initialize import fill_
 from initlab.models import build
 from initlab.sweep.cells import group_key
@@ -70,7 +70,7 @@ def possible(model: str, names) -> list:
     for name in names:
         try:
             config = configuration(model, f"init={name}")
-            reason = impossible(config)
+            reason = config_refusal(config)
         except UserError:
             continue
         if reason is None:

@@ -22,9 +22,17 @@ from initlab.sweep.executors import EXECUTORS, check_executor, make_executor
 from initlab.sweep.executors import process as processes
 from initlab.sweep.executors.ray_cluster import connect_to_ray
 from initlab.sweep.plan_file import Group, PlanFile
-from initlab.sweep.progress import Progress, SweepLine
-from initlab.sweep.scheduler import Launch, Signals
-from initlab.sweep.worker import Broken, Done, GroupError, Remote, Task, WorkerDied, read_progress
+from initlab.sweep.progress import SweepProgress, SweepProgressLine
+from initlab.sweep.scheduler import Scheduler, StopSignals
+from initlab.sweep.worker import (
+    GroupError,
+    GroupFailure,
+    GroupResult,
+    GroupTask,
+    RemoteWorker,
+    WorkerDied,
+    read_progress,
+)
 from initlab.system.fork_server import ProcessLimitReached
 
 SAME = [
@@ -168,11 +176,11 @@ def launched(monkeypatch):
     def launch_one():
         executor = make_executor("process", 1, {}, lambda task: lambda now: None, lambda: 0)
         try:
-            job = executor.submit(pickle.dumps(Done([])))
+            job = executor.submit(pickle.dumps(GroupResult([])))
             limit = time.monotonic() + 60
             while (done := job.poll()) is None and time.monotonic() < limit:
                 time.sleep(0.01)
-            assert done == Done([])
+            assert done == GroupResult([])
         finally:
             executor.close()
         started.append(executor.workers[0].process)
@@ -400,14 +408,14 @@ def launch(tmp_path):
 
     def start(script, signals=None):
         executor, ended, said = Scripted(script), {}, []
-        line = SweepLine.quiet()
+        line = SweepProgressLine.quiet()
         plan = PlanFile(directory / "plan.json", {"g0001": [cell.hash for cell in cells]})
         parts = {"plan": plan, "room": directory / ".groups", "every": 60.0, "name": "x"}
-        parts |= {"progress": Progress(3, 180, 0, line), "signals": signals or Signals(), "say": said.append}
+        parts |= {"progress": SweepProgress(3, 180, 0, line), "signals": signals or StopSignals(), "say": said.append}
         parts |= {"ended": lambda cell, summary: ended.update({cell.number: summary["status"]})}
         parts |= {"inline": lambda _: executor.instead}
         parts["room"].mkdir(exist_ok=True)
-        it = Launch(
+        it = Scheduler(
             [Group("g0001", tuple(cells))],
             executor=lambda _: executor,
             steps=lambda _: 60,
@@ -454,7 +462,7 @@ def test_where_no_further_process_can_be_the_sweep_goes_on_with_those_there_are(
 
 
 def good(task):
-    return Done([{"status": "completed"} for _ in task.configs])
+    return GroupResult([{"status": "completed"} for _ in task.configs])
 
 
 @pytest.mark.parametrize(("slots", "times"), [(1, 0), (2, 1)])
@@ -530,7 +538,7 @@ def test_a_full_disk_ends_the_launch_and_everyone_is_asked_to_stop(launch):
 
 
 def test_after_a_signal_nothing_more_is_begun(launch):
-    signals = Signals()
+    signals = StopSignals()
 
     def script(task, times):
         signals.received = int(signal.SIGTERM)
@@ -552,7 +560,7 @@ def task(tmp_path):
     small = [f"{k}={v}" for k, v in axes(tmp_path).items() if k not in ("init", "act", "seed") and "sweep" not in k]
     config = compose_config([*small, "train.steps=5"])
     (tmp_path / "room").mkdir()
-    return Task("g0001", [config], [tmp_path / "run"], tmp_path / "room", 60.0, "x", home=tmp_path)
+    return GroupTask("g0001", [config], [tmp_path / "run"], tmp_path / "room", 60.0, "x", home=tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -566,8 +574,8 @@ def signals_as_they_were():
 
 
 def test_a_worker_answers_in_words_whatever_happens(task, monkeypatch):
-    done = Remote(task)()
-    assert isinstance(done, Done)
+    done = RemoteWorker(task)()
+    assert isinstance(done, GroupResult)
     assert [s["status"] for s in done.summaries] == ["completed"]
     for error, kind in ((UserError("full"), "user"), (RuntimeError("bug"), "error"), (Interrupted(15), "interrupted")):
         (task.directories[0] / "summary.json").unlink(missing_ok=True)
@@ -576,8 +584,8 @@ def test_a_worker_answers_in_words_whatever_happens(task, monkeypatch):
             raise error
 
         monkeypatch.setattr("initlab.sweep.worker.run", fail)
-        answer = Remote(task)()
-        assert isinstance(answer, Broken)
+        answer = RemoteWorker(task)()
+        assert isinstance(answer, GroupFailure)
         assert answer.kind == kind
         with pytest.raises((UserError, GroupError, Interrupted)):
             answer.throw()
@@ -597,35 +605,35 @@ def test_a_network_that_fails_while_its_directory_is_opened_is_recorded_as_faile
         return real(*given, **more)
 
     monkeypatch.setattr(run_recorder, what, fail)
-    answer = Remote(task)()
-    assert isinstance(answer, Done)
+    answer = RemoteWorker(task)()
+    assert isinstance(answer, GroupResult)
     assert [(s["status"], s["error"]) for s in answer.summaries] == [("failed", "RuntimeError: a bug")]
     assert "Traceback" in (task.directories[0] / "run.log").read_text()
     assert initlab.load(task.directories[0])["status"].tolist() == ["failed"]
 
 
 def test_what_another_worker_finished_is_not_computed_again(task, monkeypatch):
-    first = Remote(task)()
+    first = RemoteWorker(task)()
     monkeypatch.setattr("initlab.sweep.worker.run", None)
-    second = Remote(task)()
+    second = RemoteWorker(task)()
     assert [s["test_loss"] for s in first.summaries] == [s["test_loss"] for s in second.summaries]
 
 
 def test_a_worker_hears_the_launchs_wish_and_its_end(task):
-    remote = Remote(task)
+    remote = RemoteWorker(task)
     assert remote.stop() == 0
     task.stop.touch()
     remote.looked = 0.0
     assert remote.stop() == signal.SIGTERM
     task.stop.unlink()
-    assert Remote(task, parent=os.getppid()).stop() == 0
-    assert Remote(task, parent=1 if os.getppid() != 1 else 2).stop() == signal.SIGTERM
+    assert RemoteWorker(task, parent=os.getppid()).stop() == 0
+    assert RemoteWorker(task, parent=1 if os.getppid() != 1 else 2).stop() == signal.SIGTERM
 
 
 def test_a_group_that_is_held_is_waited_for_until_a_signal(task, capsys, monkeypatch):
     from initlab.sweep import locks
 
-    monkeypatch.setattr(locks, "PATIENCE", 0.3)
+    monkeypatch.setattr(locks, "WAIT_NOTICE_SECONDS", 0.3)
     path = task.room / "g0001.lock"
     with locks.group_lock(path, lambda: 0):
         asked = iter([0, 0, 0, 15])
@@ -667,7 +675,7 @@ def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatc
     from initlab.sweep.executors import process_worker as other_end
 
     monkeypatch.setattr(other_end, "apply_settings", lambda *given: None)
-    monkeypatch.setattr(other_end, "Remote", lambda task, parent: lambda: task)
+    monkeypatch.setattr(other_end, "RemoteWorker", lambda task, parent: lambda: task)
     number = {"alive": os.getppid(), "gone": os.getppid() + 1}.get(parent, 0)
     out = io.BytesIO()
     other_end.answer(map(pickle.dumps, ((number, "settled"), "a", "b")), out)

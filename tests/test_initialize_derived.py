@@ -11,7 +11,7 @@ from initlab import models
 from initlab.activations import ACTIVATIONS
 from initlab.config.grid import compose_grid
 from initlab.errors import Impossible, UserError
-from initlab.experiment.build import impossible as impossible_cell
+from initlab.experiment.build import config_refusal as impossible_cell
 from initlab.initialize import fill_, scheme_refusal
 from initlab.prediction import predict
 from initlab.theory import critical, default_critical, doubly_critical, gains

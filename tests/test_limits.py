@@ -97,9 +97,9 @@ def test_a_process_has_no_more_threads_after_it_was_tried_how_many_it_may_have()
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
     """A control group of version 2 below that of a container, one of version 1, and a machine that counts nothing."""
-    monkeypatch.setattr(worker_deaths, "GROUPS", tmp_path)
-    monkeypatch.setattr(worker_deaths, "OWN", tmp_path / "own")
-    monkeypatch.setattr(worker_deaths, "MACHINE", tmp_path / "vmstat")
+    monkeypatch.setattr(worker_deaths, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(worker_deaths, "OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(worker_deaths, "VMSTAT", tmp_path / "vmstat")
     (tmp_path / "own").write_text("4:cpuset,memory:/job\n1:name=systemd:/\n0::/user/job\n")
     (tmp_path / "user" / "job").mkdir(parents=True)
     (tmp_path / "memory" / "job").mkdir(parents=True)
@@ -118,23 +118,23 @@ def groups(tmp_path, monkeypatch):
 def test_a_process_that_the_system_ended_for_want_of_memory_is_said_to_be_that(groups, where):
     path, text = groups[where]
     path.write_text(text.format(4))
-    before = worker_deaths.memory_kills()
+    before = worker_deaths.count_oom_kills()
     assert before == 4
-    assert worker_deaths.described(-9, before) == "signal 9"
+    assert worker_deaths.describe_exit(-9, before) == "signal 9"
     path.write_text(text.format(5))
-    found = worker_deaths.described(-9, before)
+    found = worker_deaths.describe_exit(-9, before)
     assert found.startswith("signal 9: the system ended it for want of memory")
     for remedy in ("sweep.max_group", "sweep.memory", "hydra.launcher.workers"):
         assert remedy in found
-    assert worker_deaths.described(-15, before) == "signal 15"
-    assert worker_deaths.described(1, before) == "exit code 1"
+    assert worker_deaths.describe_exit(-15, before) == "signal 15"
+    assert worker_deaths.describe_exit(1, before) == "exit code 1"
 
 
 def test_where_the_system_counts_nothing_memory_may_be_why(groups):
-    assert worker_deaths.memory_kills() is None
-    assert "it may be that the system ended it for want of memory" in worker_deaths.described(-9, None)
+    assert worker_deaths.count_oom_kills() is None
+    assert "it may be that the system ended it for want of memory" in worker_deaths.describe_exit(-9, None)
     groups["the machine"][0].write_text("oom_kill many\n")
-    assert worker_deaths.memory_kills() is None
+    assert worker_deaths.count_oom_kills() is None
 
 
 OWN = """

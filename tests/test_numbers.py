@@ -13,7 +13,7 @@ from initlab.config.schema import GROUPS
 from initlab.data import arrays, load_dataset
 from initlab.data.custom import read_custom
 from initlab.errors import UserError
-from initlab.experiment import impossible
+from initlab.experiment import config_refusal
 from initlab.schemes import SCHEMES
 from initlab.system.numbers import fits_float32
 
@@ -32,7 +32,7 @@ def test_no_key_of_any_option_takes_a_number_that_float32_does_not_hold(value):
     assert len(found) > 30
     for (group, key), option in found.items():
         with pytest.raises(UserError) as refused:
-            impossible(compose_config([f"{group}={option}", f"{group}.{key}={value}"]))
+            config_refusal(compose_config([f"{group}={option}", f"{group}.{key}={value}"]))
         assert f"{group}.{key}=" in str(refused.value), (group, option, key)
 
 
@@ -100,18 +100,18 @@ def test_ordinary_numbers_pass():
 )
 def test_absurd_counts_are_refused_at_once(overrides, says):
     with pytest.raises(UserError, match=says):
-        impossible(compose_config(overrides))
+        config_refusal(compose_config(overrides))
 
 
 BATCH = ["model.norm=batch", "train.batch_size=1", "depth=1", "width=4"]
 
 
 def test_batch_norm_of_one_sample_is_refused_before_training():
-    assert "say train.batch_size=2 or more" in impossible(compose_config(["model=mlp", *BATCH]))
-    assert "say train.batch_size=2 or more" in impossible(compose_config(["model=resmlp", *BATCH]))
-    assert impossible(compose_config(["model=cnn", *BATCH])) is None  # a map has many values of each channel
-    assert impossible(compose_config(["model=mlp", *BATCH, "train.batch_size=2"])) is None
-    assert impossible(compose_config(["model=mlp", *BATCH, "model.norm=layer"])) is None
+    assert "say train.batch_size=2 or more" in config_refusal(compose_config(["model=mlp", *BATCH]))
+    assert "say train.batch_size=2 or more" in config_refusal(compose_config(["model=resmlp", *BATCH]))
+    assert config_refusal(compose_config(["model=cnn", *BATCH])) is None  # a map has many values of each channel
+    assert config_refusal(compose_config(["model=mlp", *BATCH, "train.batch_size=2"])) is None
+    assert config_refusal(compose_config(["model=mlp", *BATCH, "model.norm=layer"])) is None
 
 
 # --- custom data

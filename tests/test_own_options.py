@@ -193,11 +193,11 @@ def test_python_takes_the_same_words(mine):
 @pytest.mark.parametrize("group", CONTRACTS)
 @pytest.mark.parametrize("target", [None, "mine_h:nothing", "no_such_module:f", "math:pi"])
 def test_a_target_that_is_missing_prints_the_signature(mine, group, target):
-    from initlab.experiment import impossible
+    from initlab.experiment import config_refusal
 
     chosen = f"{group}=custom" if target is None else f"{group}={target}"
     with pytest.raises(UserError) as refused:
-        impossible(compose_config([chosen, *(f"{k}={v}" for k, v in TINY.items() if not k.startswith(group))]))
+        config_refusal(compose_config([chosen, *(f"{k}={v}" for k, v in TINY.items() if not k.startswith(group))]))
     assert CONTRACTS[group] in str(refused.value)
 
 

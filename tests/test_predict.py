@@ -13,8 +13,8 @@ from initlab.config.compose import compose_config
 from initlab.diagnostics import jacobians
 from initlab.errors import UserError
 from initlab.experiment import run
-from initlab.experiment.build import build_module, load_data, make_plan, pick_activation
-from initlab.experiment.predictions import first_batch, forecasts
+from initlab.experiment.build import build_activation, build_module, load_data, make_plan
+from initlab.experiment.predictions import first_batch, predict_networks
 from initlab.training import train
 
 BASE = ("train.steps=2", "train.batch_size=32", "depth=3", "width=16", "log.tensorboard=false", "log.histograms=2")
@@ -142,9 +142,9 @@ def test_seeds_share_one_forecast(monkeypatch):
 
     monkeypatch.setattr("initlab.experiment.predictions.predicted_rows", counting)
     configs = [configured(f"init={i}", f"seed={s}") for i in ("zeros", "he_normal") for s in range(5)]
-    data, act = load_data(configs[0], torch.device("cpu")), pick_activation(configs[0])
+    data, act = load_data(configs[0], torch.device("cpu")), build_activation(configs[0])
     modules = [build_module(config, data, act) for config in configs]
-    found = forecasts(configs, modules, data, act, make_plan(configs, data, act))
+    found = predict_networks(configs, modules, data, act, make_plan(configs, data, act))
     assert calls == [32, 32]
     assert len(found) == 10
     assert all(len(one.rows) == 1 for one in found)
@@ -153,7 +153,7 @@ def test_seeds_share_one_forecast(monkeypatch):
 def test_the_forecast_is_fed_what_the_network_is_fed(monkeypatch):
     """Data order, normalisation and all: the batch of step 0 is the one that the first layer is given."""
     config = configured("data.seed=7", "data.normalize=false")
-    data, act = load_data(config, torch.device("cpu")), pick_activation(config)
+    data, act = load_data(config, torch.device("cpu")), build_activation(config)
     module, plan = build_module(config, data, act), make_plan([config], data, act)
     seen = []
     module.register_forward_pre_hook(lambda _, inputs: seen.append((module.training, inputs[0].clone())))

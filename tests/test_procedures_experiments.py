@@ -4,7 +4,7 @@ import pytest
 
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
-from initlab.experiment import impossible
+from initlab.experiment import config_refusal
 from initlab.experiment.run import run
 from initlab.initialize.procedures import rates, shape
 from initlab.models import build
@@ -47,7 +47,7 @@ def test_in_an_ensemble_as_alone(scheme, tmp_path):
 def test_what_cannot_be_is_skipped_in_a_grid(typed, words):
     typed = typed if "data=tiny_text" not in typed else ["data=tiny_text"]
     made = compose_config([*typed, *(t for t in TINY if not (t.startswith("data") and "data=tiny_text" in typed))])
-    reason = impossible(made)
+    reason = config_refusal(made)
     assert reason is not None
     assert words in reason
 

@@ -14,13 +14,13 @@ import pytest
 from initlab.cli.reproduce import COSTS
 from initlab.cli.reproduce import experiment_row as listed
 from initlab.config.grid import compose_grid, override_text
-from initlab.reproduce import Criterion, experiment, judge, names
-from initlab.reproduce.judge import decided, halves, headline, overall
+from initlab.reproduce import Criterion, experiment_names, judge, load_experiment
+from initlab.reproduce.judge import decide, headline, overall_verdict, split_seeds
 from initlab.reproduce.measures import MEASURES
-from initlab.reproduce.pages import judged_again, last, page, summary, write_pages
-from initlab.reproduce.run import FRESH
-from initlab.reproduce.specification import LEAST_SEEDS, MODES
-from initlab.sweep.race import FIRST_SEED
+from initlab.reproduce.pages import experiment_page, judge_record, read_verdict, summary_table, write_pages
+from initlab.reproduce.run import FIRST_SEED
+from initlab.reproduce.specification import MIN_SEEDS, MODES
+from initlab.sweep.race import FIRST_TUNING_SEED
 from initlab.system.terminal import format_duration
 
 SCIENCE = {
@@ -31,13 +31,13 @@ SCIENCE = {
 
 
 def test_every_experiment_is_there():
-    assert set(names()) >= SCIENCE
+    assert set(experiment_names()) >= SCIENCE
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", experiment_names())
 @pytest.mark.parametrize("mode", MODES)
 def test_files_say_what_they_mean(name, mode):
-    about = experiment(name)
+    about = load_experiment(name)
     assert about.question.endswith("?")
     assert about.paper
     assert about.claim
@@ -45,7 +45,7 @@ def test_files_say_what_they_mean(name, mode):
     assert len(about.criteria) >= 2
     assert all(c.says and c.why for c in about.criteria)
     assert len(about.tune) in (0, 5), "rates are tuned over five values"
-    assert about.seeds_in(mode) >= LEAST_SEEDS[mode]
+    assert about.seeds_in(mode) >= MIN_SEEDS[mode]
     given = {"experiment": name, **about.overrides(mode), "seed": [4000, 4001]}
     configs, _ = compose_grid([override_text(key, value) for key, value in given.items()])
     cells = {json.dumps([config.plain() | {"seed": 0}], default=str) for config in configs}
@@ -53,12 +53,12 @@ def test_files_say_what_they_mean(name, mode):
 
 
 def test_judged_seeds_tune_nothing():
-    assert FRESH > FIRST_SEED + 100
+    assert FIRST_SEED > FIRST_TUNING_SEED + 100
 
 
-@pytest.mark.parametrize("name", [name for name in names() if experiment(name).tune])
+@pytest.mark.parametrize("name", [name for name in experiment_names() if load_experiment(name).tune])
 def test_rates_are_a_factor_three_apart(name):
-    rates = np.array(experiment(name).tune)
+    rates = np.array(load_experiment(name).tune)
     assert np.allclose(rates[1:] / rates[:-1], 3.16, atol=0.4)
 
 
@@ -146,7 +146,7 @@ def test_trainable_depth_is_theorys():
 def judged(losses, above=None, below=1.5):
     runs = frame(loss=[*losses, *losses], val_accuracy=0.5)
     criterion = Criterion("", "median", {"metric": "loss", "at": {"init": "a"}}, above, below, "because")
-    about = replace(experiment("he_2015"), criteria=(criterion,))
+    about = replace(load_experiment("he_2015"), criteria=(criterion,))
     return judge(about, runs, runs)
 
 
@@ -165,7 +165,7 @@ def judged(losses, above=None, below=1.5):
 )
 def test_a_verdict_that_flips_between_halves_is_undecided(losses, verdict):
     found = judged(losses)
-    assert found[0].verdict == overall(found) == verdict
+    assert found[0].verdict == overall_verdict(found) == verdict
 
 
 def test_machines_that_differ_by_what_seeds_do_hardly_ever_decide_in_opposite_ways():
@@ -174,34 +174,38 @@ def test_machines_that_differ_by_what_seeds_do_hardly_ever_decide_in_opposite_wa
     criterion = Criterion("", "median", {}, None, 0.0, "because")
 
     def verdicts(common):
-        return [decided(criterion, common + generator.normal(size=2)) for _ in range(2)]
+        return [decide(criterion, common + generator.normal(size=2)) for _ in range(2)]
 
     pairs = [verdicts(generator.normal(size=2)) for _ in range(20_000)]
     opposite = np.mean([set(pair) == {"holds", "does not hold"} for pair in pairs])
     # Without clearance it is 5 %. Three standard errors of 20,000 pairs above 2 %: one false alarm in 740.
     assert opposite <= 0.02 + 3 * np.sqrt(0.02 * 0.98 / 20_000)
-    bare = np.mean([decided(criterion, generator.normal(size=2)) != "undecided" for _ in range(20_000)])
+    bare = np.mean([decide(criterion, generator.normal(size=2)) != "undecided" for _ in range(20_000)])
     assert bare == pytest.approx(0.295, abs=3 * np.sqrt(0.295 * 0.705 / 20_000))
 
 
 def test_stored_verdicts_follow_from_their_numbers():
-    for name in names():
-        record = last(PAGES, name)
-        assert record == judged_again(record), "run scripts/write_pages.py"
+    for name in experiment_names():
+        record = read_verdict(PAGES, name)
+        assert record == judge_record(record), "run scripts/write_pages.py"
 
 
 def test_the_list_shows_what_each_experiment_cost(tmp_path):
     costs = json.loads(COSTS.read_text())
-    assert costs == {name: last(PAGES, name)["seconds"] for name in names()}, "run scripts/write_pages.py"
-    rows = {row["name"]: row["cost"] for row in (listed(experiment(name), tmp_path) for name in names())}
+    assert costs == {name: read_verdict(PAGES, name)["seconds"] for name in experiment_names()}, (
+        "run scripts/write_pages.py"
+    )
+    rows = {
+        row["name"]: row["cost"] for row in (listed(load_experiment(name), tmp_path) for name in experiment_names())
+    }
     assert all(rows[name] == f"{format_duration(seconds)} on two cores" for name, seconds in costs.items())
     (tmp_path / "he_2015-quick").mkdir()
     (tmp_path / "he_2015-quick" / "verdict.json").write_text('{"seconds": 75, "verdict": "holds"}')
-    assert listed(experiment("he_2015"), tmp_path)["cost"] == "1 min 15 s here"
+    assert listed(load_experiment("he_2015"), tmp_path)["cost"] == "1 min 15 s here"
 
 
 def test_halves_are_disjoint_and_whole():
-    first, second = halves(list(range(7)))
+    first, second = split_seeds(list(range(7)))
     assert sorted(first + second) == list(range(7))
     assert not set(first) & set(second)
 
@@ -209,7 +213,7 @@ def test_halves_are_disjoint_and_whole():
 def test_a_criterion_about_runs_that_are_not_there_does_not_hold():
     criterion = Criterion("", "median", {"metric": "loss", "at": {"init": "nobody"}}, None, 1.5, "because")
     runs = frame(**LOSS)
-    (found,) = judge(replace(experiment("he_2015"), criteria=(criterion,)), runs, runs)
+    (found,) = judge(replace(load_experiment("he_2015"), criteria=(criterion,)), runs, runs)
     assert found.verdict == "does not hold"
     assert "nobody" in found.problem
 
@@ -256,17 +260,19 @@ def test_one_experiment_from_the_command_line(tmp_path):
 PAGES = Path(__file__).parents[1] / "docs" / "experiments"
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", experiment_names())
 def test_pages_say_what_the_files_say(name):
-    assert (PAGES / f"{name}.md").read_text() == page(experiment(name), last(PAGES, name)), "run scripts/write_pages.py"
+    assert (PAGES / f"{name}.md").read_text() == experiment_page(load_experiment(name), read_verdict(PAGES, name)), (
+        "run scripts/write_pages.py"
+    )
 
 
 def test_the_table_is_that_of_the_verdicts():
-    assert summary(PAGES) in (PAGES / "README.md").read_text(), "run scripts/write_pages.py"
+    assert summary_table(PAGES) in (PAGES / "README.md").read_text(), "run scripts/write_pages.py"
 
 
 def test_a_page_tells_the_verdict_and_where_it_came_from(tmp_path):
-    about = experiment("zero_2022")
+    about = load_experiment("zero_2022")
     criteria = [{"says": c.says, "value": 0.5, "halves": [0.4, "inf"], "verdict": "undecided"} for c in about.criteria]
     record = {"name": about.name, "claim": about.claim, "verdict": "undecided", "untuned": "undecided", "tuned": None}
     record |= {"criteria": criteria, "tuned_criteria": None, "seeds": [1, 2], "runs": 4, "seconds": 75.0}
@@ -279,4 +285,4 @@ def test_a_page_tells_the_verdict_and_where_it_came_from(tmp_path):
     assert "0.5 | 0.4 / inf | undecided" in told
     assert all(c.why in told for c in about.criteria)
     assert "[zero_2022](zero_2022.md)" in (tmp_path / "pages" / "README.md").read_text()
-    assert len(written) == len(names()) + 1
+    assert len(written) == len(experiment_names()) + 1

@@ -20,12 +20,12 @@ from filelock import FileLock
 import initlab
 from initlab.config.compose import compose_config
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import Keeping, Unusable, checkpoint, run
-from initlab.experiment.checkpoint import FORMAT
-from initlab.experiment.checkpoint import load as load_checkpoint
-from initlab.sweep.locks import alone
-from initlab.sweep.run import sweep_room
-from initlab.sweep.scheduler import Signals
+from initlab.experiment import Checkpointing, UnusableCheckpoint, checkpoint, run
+from initlab.experiment.checkpoint import CHECKPOINT_FORMAT
+from initlab.experiment.checkpoint import load_checkpoint as load_checkpoint
+from initlab.sweep.locks import sweep_lock
+from initlab.sweep.run import clean_group_directory
+from initlab.sweep.scheduler import StopSignals
 from initlab.training import loop
 
 ROOT = Path(__file__).parents[1]
@@ -68,9 +68,9 @@ def once_more(configs, place, at):
         return signal.SIGTERM if count[0] == at else 0
 
     with contextlib.suppress(Interrupted):
-        run(configs, directories, keeping=Keeping(place / "c.pt", 1e9, stop))
+        run(configs, directories, keeping=Checkpointing(place / "c.pt", 1e9, stop))
     stopped = (place / "c.pt").exists()
-    return run(configs, directories, keeping=Keeping(place / "c.pt", 1e9)), stopped
+    return run(configs, directories, keeping=Checkpointing(place / "c.pt", 1e9)), stopped
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -100,17 +100,17 @@ def test_checkpoints_are_written_as_often_as_asked_and_hold_no_code(tmp_path, pa
     from initlab.experiment import checkpoint
 
     written = []
-    real = checkpoint.save
+    real = checkpoint.save_checkpoint
     monkeypatch.setattr(sys.modules["initlab.experiment.run"], "CHECKPOINT_SHARE", 0)
-    monkeypatch.setattr(checkpoint, "save", lambda *a: written.append(a[2].step) or real(*a))
+    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *a: written.append(a[2].step) or real(*a))
     configs = [compose_config([*BASE, f"seed={s}"]) for s in (0, 1)]
-    run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Keeping(tmp_path / "c.pt", 0.0))
+    run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Checkpointing(tmp_path / "c.pt", 0.0))
     assert len(written) > 2
     assert written == sorted(written)
     payload = torch.load(tmp_path / "c.pt", weights_only=True)
     assert payload["state"]["step"] == 13
     written.clear()
-    run(configs, [tmp_path / "a", tmp_path / "b"], keeping=Keeping(tmp_path / "d.pt", 1e9))
+    run(configs, [tmp_path / "a", tmp_path / "b"], keeping=Checkpointing(tmp_path / "d.pt", 1e9))
     assert written == []
 
 
@@ -118,7 +118,7 @@ def checkpointed(place, overrides=()):
     configs = [compose_config([*BASE, *overrides, f"seed={s}"]) for s in (0, 1)]
     count = iter([0, 0, 0, 0, int(signal.SIGINT)])
     with pytest.raises(Interrupted) as stop:
-        run(configs, [place / "0", place / "1"], keeping=Keeping(place / "c.pt", 1e9, lambda: next(count)))
+        run(configs, [place / "0", place / "1"], keeping=Checkpointing(place / "c.pt", 1e9, lambda: next(count)))
     assert stop.value.signal == signal.SIGINT
     return configs
 
@@ -126,7 +126,7 @@ def checkpointed(place, overrides=()):
 def write(payload, path):
     """Write a checkpoint that is whole and holds something else."""
     path.unlink()
-    checkpoint.write(path, payload)
+    checkpoint.write_payload(path, payload)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,9 @@ def write(payload, path):
         (lambda path: path.write_bytes(path.read_bytes()[:-500]), "changed or cut short"),
         (lambda path: path.write_bytes(b""), "changed or cut short"),
         (lambda path: path.write_text("no checkpoint"), "changed or cut short"),
-        (lambda path: torch.save({"format": FORMAT}, path), "changed or cut short"),
+        (lambda path: torch.save({"format": CHECKPOINT_FORMAT}, path), "changed or cut short"),
         (lambda path: write({"format": 99}, path), "format 99"),
-        (lambda path: write({"format": FORMAT}, path), "cannot be read"),
+        (lambda path: write({"format": CHECKPOINT_FORMAT}, path), "cannot be read"),
         (lambda path: write([1, 2], path), "cannot be read"),
     ],
 )
@@ -145,8 +145,8 @@ def test_a_damaged_checkpoint_is_no_use_and_says_why(tmp_path, pauses, damage, s
     configs = checkpointed(tmp_path)
     damage(tmp_path / "c.pt")
     before = contents(tmp_path / "0")
-    with pytest.raises(Unusable, match=says):
-        run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Keeping(tmp_path / "c.pt"))
+    with pytest.raises(UnusableCheckpoint, match=says):
+        run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Checkpointing(tmp_path / "c.pt"))
     assert contents(tmp_path / "0") == before
 
 
@@ -156,9 +156,9 @@ def test_a_checkpoint_runs_no_code(tmp_path, pauses):
             return (Path.touch, (tmp_path / "touched",))
 
     configs = checkpointed(tmp_path)
-    write({"format": FORMAT, "runs": Evil()}, tmp_path / "c.pt")
-    with pytest.raises(Unusable, match="cannot be read"):
-        run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Keeping(tmp_path / "c.pt"))
+    write({"format": CHECKPOINT_FORMAT, "runs": Evil()}, tmp_path / "c.pt")
+    with pytest.raises(UnusableCheckpoint, match="cannot be read"):
+        run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Checkpointing(tmp_path / "c.pt"))
     assert not (tmp_path / "touched").exists()
 
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_runs_no_code(tmp_path, pauses):
 def test_a_checkpoint_belongs_to_its_runs(tmp_path, pauses, overrides, fits):
     checkpointed(tmp_path)
     others = [compose_config([*BASE, *overrides, f"seed={s}"]) for s in (0, 1)]
-    with contextlib.nullcontext() if fits else pytest.raises(Unusable, match="other runs"):
+    with contextlib.nullcontext() if fits else pytest.raises(UnusableCheckpoint, match="other runs"):
         load_checkpoint(tmp_path / "c.pt", others)
 
 
@@ -185,8 +185,8 @@ def test_a_file_shorter_than_its_checkpoint_makes_it_no_use(tmp_path, pauses):
     configs = checkpointed(tmp_path)
     metrics = tmp_path / "1" / "metrics.csv"
     metrics.write_bytes(metrics.read_bytes()[:-5])
-    with pytest.raises(Unusable, match=r"metrics\.csv"):
-        run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Keeping(tmp_path / "c.pt"))
+    with pytest.raises(UnusableCheckpoint, match=r"metrics\.csv"):
+        run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Checkpointing(tmp_path / "c.pt"))
 
 
 # --- sweeps
@@ -336,7 +336,7 @@ def test_two_launches_at_once_and_a_lock_of_the_dead(tmp_path):
         initlab.sweep(axes(tmp_path), quiet=True)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    with alone(tmp_path / "s"):
+    with sweep_lock(tmp_path / "s"):
         holder = json.loads((tmp_path / "s" / ".lock.json").read_text())
     assert holder["pid"] == os.getpid()
     assert not (tmp_path / "s" / ".lock.json").exists()
@@ -410,13 +410,13 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
 
 def test_a_second_signal_has_its_usual_effect_and_background_jobs_stay_deaf():
     before = signal.getsignal(signal.SIGTERM)
-    with Signals().listening() as signals:
+    with StopSignals().listening() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals() == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) is before
     old = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Signals().listening() as signals:
+        with StopSignals().listening() as signals:
             os.kill(os.getpid(), signal.SIGINT)
             assert signals() == 0
     finally:
@@ -493,7 +493,7 @@ def test_a_worker_left_behind_is_waited_for_before_its_cells_join_another_group(
     (tmp_path / "g0001.pt").write_bytes(b"")
     leaving = threading.Thread(target=leave)
     leaving.start()
-    sweep_room(tmp_path, [])
+    clean_group_directory(tmp_path, [])
     order.append("swept")
     leaving.join()
     assert order == ["left", "swept"]

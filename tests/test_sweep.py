@@ -20,12 +20,12 @@ from initlab.config.naming import config_hash
 from initlab.errors import UserError
 from initlab.sweep import How, checked, default_directories, run_sweep, wanted
 from initlab.sweep.cells import group_key
-from initlab.sweep.cost import largest_group, network_bytes, network_size
-from initlab.sweep.grouping import Kind, even, tapered
-from initlab.sweep.plan_file import PlanFile, arrange
-from initlab.sweep.results import Results
+from initlab.sweep.cost import estimate_cost, max_group_size, network_bytes
+from initlab.sweep.grouping import Architecture, factoring_group_sizes, split_evenly
+from initlab.sweep.plan_file import PlanFile, assign_groups
+from initlab.sweep.results import SweepResults
 from initlab.sweep.run import plan_groups
-from initlab.sweep.summary import axes, by_cell
+from initlab.sweep.summary import summarize_cells, varying_axes
 
 TINY = {"depth": 1, "width": 4, "train.steps": 3, "log.histograms": 0, "data": "gaussian", "data.train_size": 300}
 TINY |= {"data.test_size": 50}
@@ -151,25 +151,25 @@ def test_what_makes_another_group(override):
 
 @pytest.mark.parametrize(("count", "largest"), [(1, 1), (7, 3), (8, 8), (9, 8), (5, 100), (10, 1)])
 def test_pieces_are_even_and_as_few_as_can_be(count, largest):
-    sizes = even(count, largest)
+    sizes = split_evenly(count, largest)
     assert sum(sizes) == count
     assert len(sizes) == -(-count // largest)
     assert max(sizes) - min(sizes) <= 1
 
 
 def tens(kinds):
-    return [even(len(alike), 10) for alike in kinds]
+    return [split_evenly(len(alike), 10) for alike in kinds]
 
 
 def test_groups_keep_their_cells_while_the_grid_grows(tmp_path):
     plan, done = PlanFile(tmp_path / "plan.json"), lambda cell: False
     small, _ = grid(tmp_path, seed="0,1", depth="1,2")
-    first = arrange(plan, small, done, tens)
+    first = assign_groups(plan, small, done, tens)
     assert [(g.id, len(g.cells)) for g in first] == [("g0001", 2), ("g0002", 2)]
     plan.write()
     again = PlanFile.read(tmp_path / "plan.json")
     grown, _ = grid(tmp_path, seed="range(5)", depth="1,2")
-    second = arrange(again, grown, done, tens)
+    second = assign_groups(again, grown, done, tens)
     assert {g.id: len(g.cells) for g in second} == {"g0001": 2, "g0002": 2, "g0003": 3, "g0004": 3}
     assert [c.hash for c in first[0].cells] == [c.hash for c in second[0].cells]
     assert len({cell.hash for group in second for cell in group.cells}) == len(grown)
@@ -178,11 +178,11 @@ def test_groups_keep_their_cells_while_the_grid_grows(tmp_path):
 def test_a_group_with_one_cell_undone_is_run_as_a_whole_and_a_shrunken_one_is_not(tmp_path):
     plan = PlanFile(tmp_path / "plan.json")
     cells, _ = grid(tmp_path, seed="0,1,2")
-    arrange(plan, cells, lambda _: False, tens)
-    undone = arrange(plan, cells, lambda cell: cell.number != 1, tens)
+    assign_groups(plan, cells, lambda _: False, tens)
+    undone = assign_groups(plan, cells, lambda cell: cell.number != 1, tens)
     assert [(g.id, len(g.cells)) for g in undone] == [("g0001", 3)]
     fewer, _ = grid(tmp_path, seed="1,2")
-    regrouped = arrange(plan, fewer, lambda _: False, tens)
+    regrouped = assign_groups(plan, fewer, lambda _: False, tens)
     assert [(g.id, len(g.cells)) for g in regrouped] == [("g0002", 2)]
 
 
@@ -216,11 +216,11 @@ def test_a_network_takes_more_when_it_is_larger():
 
 
 def test_the_estimate_holds_what_training_really_takes():
-    from initlab.experiment.build import load_data, make_network, pick_activation
+    from initlab.experiment.build import build_activation, build_network, load_data
 
     config = compose_config(["depth=4", "width=256", "data=gaussian"])
-    data, act = load_data(config, torch.device("cpu")), pick_activation(config)
-    module, _ = make_network(config, data, act, torch.device("cpu"))
+    data, act = load_data(config, torch.device("cpu")), build_activation(config)
+    module, _ = build_network(config, data, act, torch.device("cpu"))
     kept: dict[int, int] = {}
 
     def pack(tensor):
@@ -236,10 +236,10 @@ def test_the_estimate_holds_what_training_really_takes():
 def test_memory_and_max_group_bound_a_group():
     config = compose_config([])
     one = network_bytes(config) / 2**30
-    assert largest_group(replace(config, sweep=replace(config.sweep, memory=10.5 * one))) == 10
-    assert largest_group(replace(config, sweep=replace(config.sweep, memory=10.5 * one, max_group=3))) == 3
-    assert largest_group(replace(config, sweep=replace(config.sweep, memory=0.1 * one))) == 1
-    assert largest_group(config, workers=4) <= largest_group(config) / 3
+    assert max_group_size(replace(config, sweep=replace(config.sweep, memory=10.5 * one))) == 10
+    assert max_group_size(replace(config, sweep=replace(config.sweep, memory=10.5 * one, max_group=3))) == 3
+    assert max_group_size(replace(config, sweep=replace(config.sweep, memory=0.1 * one))) == 1
+    assert max_group_size(config, workers=4) <= max_group_size(config) / 3
 
 
 def test_max_group_cuts_the_plan(tmp_path):
@@ -252,11 +252,11 @@ def planned(root: Path, how: How, plan: PlanFile | None = None, **axes):
     """Plan two shallow and two deep architectures; return each group as act, depth, networks and work."""
     wide = {"width": 64, "device": "cpu", "depth": "3,10", "act": "tanh,relu", "seed": "range(8)", **axes}
     cells, directory = grid(root, **wide)
-    groups, _ = plan_groups(plan or PlanFile(root / "plan.json"), Results(directory), cells, how)
+    groups, _ = plan_groups(plan or PlanFile(root / "plan.json"), SweepResults(directory), cells, how)
     assert sum(len(group.cells) for group in groups) == len(cells)
     configs = [group.cells[0].config for group in groups]
     return [
-        (c.act["name"], c.depth, len(g.cells), len(g.cells) * network_size(c).work)
+        (c.act["name"], c.depth, len(g.cells), len(g.cells) * estimate_cost(c).work)
         for c, g in zip(configs, groups, strict=True)
     ]
 
@@ -270,7 +270,12 @@ def test_several_workers_cut_what_is_expensive_and_begin_with_what_takes_longest
     assert max(works) <= sum(works) / (2 * 2)
 
 
-KINDS = [Kind(40, 160, 3e7, fits=99), Kind(40, 160, 3e7, 99), Kind(40, 80, 2e7, 99), Kind(40, 80, 2e7, 99)]
+KINDS = [
+    Architecture(40, 160, 3e7, fits=99),
+    Architecture(40, 160, 3e7, 99),
+    Architecture(40, 80, 2e7, 99),
+    Architecture(40, 80, 2e7, 99),
+]
 
 
 def idle_at_the_end(cuts, costs, speeds):
@@ -290,7 +295,7 @@ def idle_at_the_end(cuts, costs, speeds):
 @pytest.mark.parametrize("workers", [2, 3, 4, 8])
 @pytest.mark.parametrize("slowest", [1.0, 0.8])
 def test_workers_end_together_though_nobody_knows_what_networks_take(workers, slowest):
-    cuts, halves = tapered(KINDS, workers, 2), [even(40, 20)] * 4
+    cuts, halves = factoring_group_sizes(KINDS, workers, 2), [split_evenly(40, 20)] * 4
     idle, idle_by_halves = [], []
     rng = random.Random(0)
     for _ in range(200):
@@ -307,11 +312,11 @@ def test_every_network_is_in_a_group_that_fits_and_is_no_larger_than_it_should_b
     for _ in range(500):
         workers, least = rng.randint(2, 20), rng.choice([1, 2])
         kinds = [
-            Kind(rng.randint(1, 60), rng.randint(1, 500), 10 ** rng.uniform(4, 9), rng.randint(1, 40))
+            Architecture(rng.randint(1, 60), rng.randint(1, 500), 10 ** rng.uniform(4, 9), rng.randint(1, 40))
             for _ in range(rng.randint(1, 6))
         ]
         total = sum(kind.count * kind.work for kind in kinds)
-        for kind, sizes in zip(kinds, tapered(kinds, workers, least), strict=True):
+        for kind, sizes in zip(kinds, factoring_group_sizes(kinds, workers, least), strict=True):
             assert sum(sizes) == kind.count
             assert max(sizes) <= kind.fits
             assert max(sizes) <= max(total / (2 * workers * kind.work), least + 1)
@@ -319,9 +324,9 @@ def test_every_network_is_in_a_group_that_fits_and_is_no_larger_than_it_should_b
 
 
 def test_small_networks_are_not_cut_as_finely_as_large_ones():
-    small, large = ([Kind(400, 100, step, fits=999)] for step in (4e6, 4e7))
-    assert min(tapered(small, 2, 2)[0]) >= 12
-    assert min(tapered(large, 2, 2)[0]) == 2
+    small, large = ([Architecture(400, 100, step, fits=999)] for step in (4e6, 4e7))
+    assert min(factoring_group_sizes(small, 2, 2)[0]) >= 12
+    assert min(factoring_group_sizes(large, 2, 2)[0]) == 2
 
 
 @pytest.mark.parametrize("workers", [2, 3, 5, 16])
@@ -372,15 +377,15 @@ def test_what_is_done_does_not_count_in_how_finely_the_rest_is_cut(tmp_path, mon
     plan = PlanFile(tmp_path / "plan.json")
     planned(tmp_path, How("process", 2), plan)
     old = {h for hashes in plan.groups.values() for h in hashes}
-    monkeypatch.setattr(Results, "finished", lambda self, cell: {} if cell.hash in old else None)
+    monkeypatch.setattr(SweepResults, "finished", lambda self, cell: {} if cell.hash in old else None)
     cells, directory = grid(tmp_path, width=64, device="cpu", depth="3,10", act="tanh,relu", seed="range(12)")
-    found, _ = plan_groups(plan, Results(directory), cells, How("process", 2))
+    found, _ = plan_groups(plan, SweepResults(directory), cells, How("process", 2))
     assert [len(group.cells) for group in found] == [2, 2, 2, 2, 4, 4]
     lost = PlanFile(tmp_path / "plan.json", damage="damaged", lost=True)
-    plan_groups(lost, Results(directory), cells, How("process", 2))
+    plan_groups(lost, SweepResults(directory), cells, How("process", 2))
     anew = PlanFile(tmp_path / "anew.json")
-    monkeypatch.setattr(Results, "finished", lambda self, cell: None)
-    plan_groups(anew, Results(directory), cells, How("process", 2))
+    monkeypatch.setattr(SweepResults, "finished", lambda self, cell: None)
+    plan_groups(anew, SweepResults(directory), cells, How("process", 2))
     assert lost.groups == anew.groups
 
 
@@ -411,14 +416,14 @@ def test_every_architecture_is_built_once_to_plan_it(tmp_path, monkeypatch):
     build = memory.build_module
     monkeypatch.setattr(memory, "build_module", lambda config, *rest: built.append(config) or build(config, *rest))
     cells, directory = grid(tmp_path, depth="1,2", seed="range(4)")
-    plan_groups(PlanFile(tmp_path / "plan.json"), Results(directory), cells, How("process", 2))
+    plan_groups(PlanFile(tmp_path / "plan.json"), SweepResults(directory), cells, How("process", 2))
     assert [config.depth for config in built] == [1, 2]
 
 
 def test_work_is_what_the_layers_multiply_for_every_sample():
     def work(**others):
         small = {"data": "fashion_mini", "depth": 1, "width": 8, "train.steps": 5, "train.batch_size": 32, **others}
-        return network_size(compose_config([f"{k}={v}" for k, v in small.items()])).work
+        return estimate_cost(compose_config([f"{k}={v}" for k, v in small.items()])).work
 
     # Flattened images, two layers, an activation between: one product per value where there is no matrix.
     assert work() == 5 * 32 * (784 + 784 * 8 + 8 + 8 * 10)
@@ -544,12 +549,12 @@ def test_the_table_is_rewritten_while_cells_end_but_not_for_each(tmp_path, monke
 
     written = []
     monkeypatch.setattr(results, "write_sweep", lambda directory, frame: written.append(len(frame)))
-    monkeypatch.setattr(results, "TABLE_EVERY", 0.0)
+    monkeypatch.setattr(results, "TABLE_INTERVAL", 0.0)
     sweep(tmp_path / "often", seed=range(6), sweep={"max_group": 1})
     assert 2 <= len(written) <= 7
     assert written == sorted(written)
     written.clear()
-    monkeypatch.setattr(results, "TABLE_EVERY", 1e9)
+    monkeypatch.setattr(results, "TABLE_INTERVAL", 1e9)
     sweep(tmp_path / "seldom", seed=range(6), sweep={"max_group": 1})
     assert written in ([6], [1, 6])
 
@@ -566,7 +571,7 @@ def test_progress_in_a_file_comes_ever_more_seldom(monkeypatch):
     for module in (terminal, progress):
         monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     out = StringIO()
-    line = progress.SweepLine("sweep", Console(file=out))
+    line = progress.SweepProgressLine("sweep", Console(file=out))
     for clock[0] in range(3600):
         line.update({"facts": ["x"], "share": 0.5})
     assert 50 < len(out.getvalue().splitlines()) < 80
@@ -602,8 +607,10 @@ def test_config_of_a_cell_is_the_command_lines(tmp_path):
 def test_a_key_that_is_not_set_is_an_axis_and_a_cell_of_its_own():
     rows = {"init": "normal", "act": "tanh", "optim.clip_norm": [None, 1.0, None, 1.0], "seed": [0, 0, 1, 1]}
     frame = pd.DataFrame(rows | {"loss": [1.0, 3.0, 2.0, 4.0], "status": "completed"})
-    assert axes(frame, ["init", "act", "optim.clip_norm"]) == ["optim.clip_norm"]
-    found = {row["optim.clip_norm"]: (row["runs"], row["loss_mean"]) for row in by_cell(frame, ["optim.clip_norm"])}
+    assert varying_axes(frame, ["init", "act", "optim.clip_norm"]) == ["optim.clip_norm"]
+    found = {
+        row["optim.clip_norm"]: (row["runs"], row["loss_mean"]) for row in summarize_cells(frame, ["optim.clip_norm"])
+    }
     assert found == {"null": (2, 1.5), "1.0": (2, 3.5)}
 
 
@@ -630,7 +637,7 @@ def test_what_has_no_say_in_a_result_tells_no_cells_apart():
         "sweep.order": ["grid", "shuffle", "grid"],
     }
     frame = pd.DataFrame({**runs, "train.save": [True, False, True], "status": "completed"})
-    assert axes(frame, ["init", "device", "sweep.order", "train.save"]) == ["init"]
+    assert varying_axes(frame, ["init", "device", "sweep.order", "train.save"]) == ["init"]
 
 
 def test_a_plan_of_lists_of_widths_is_shown(tmp_path, capsys):

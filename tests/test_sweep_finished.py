@@ -130,10 +130,10 @@ def test_a_cell_that_cannot_exist_is_an_error_where_that_was_asked_for(home, cap
 
 
 def test_another_launch_holds_a_finished_sweep_too(home, capsys):
-    from initlab.sweep.locks import alone
+    from initlab.sweep.locks import sweep_lock
 
     assert run_train(GRID) == 0
-    with alone(home):
+    with sweep_lock(home):
         assert run_train(GRID) == 2
     assert "is being run by" in capsys.readouterr().err
 

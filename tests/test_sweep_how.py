@@ -14,10 +14,10 @@ from initlab.errors import UserError
 from initlab.records import load
 from initlab.sweep import How
 from initlab.sweep import placement as choosing
-from initlab.sweep.cells import checked
+from initlab.sweep.cells import check_cells
 from initlab.sweep.executors import process as processes
-from initlab.sweep.grouping import Sizes
-from initlab.sweep.placement import rough_seconds
+from initlab.sweep.grouping import CostCache
+from initlab.sweep.placement import estimate_seconds
 from initlab.system import fork_server, resources
 from initlab.system.fork import can_fork
 
@@ -37,11 +37,11 @@ def two_cores(monkeypatch, tmp_path):
 def cells(tmp_path, networks, *overrides):
     first = compose_config([*TINY, "device=cpu", *overrides])
     configs = [replace(first, seed=seed) for seed in range(networks)]
-    return checked(configs, [tmp_path / str(seed) for seed in range(networks)])
+    return check_cells(configs, [tmp_path / str(seed) for seed in range(networks)])
 
 
 def settled(cells, how=None):
-    return (how or How()).settled(cells, Sizes())
+    return (how or How()).settled(cells, CostCache())
 
 
 LONG = ("train.steps=1000000",)
@@ -57,12 +57,12 @@ def test_a_large_grid_is_for_processes_and_a_small_one_for_this_one(tmp_path, tw
 
 
 def test_time_grows_with_networks_steps_and_products_and_falls_with_cores(tmp_path):
-    sizes = Sizes()
-    base = rough_seconds(cells(tmp_path, 4, "train.steps=100"), sizes, 2)
-    assert rough_seconds(cells(tmp_path, 8, "train.steps=100"), sizes, 2) == pytest.approx(2 * base)
-    assert rough_seconds(cells(tmp_path, 4, "train.steps=200"), sizes, 2) > base
+    sizes = CostCache()
+    base = estimate_seconds(cells(tmp_path, 4, "train.steps=100"), sizes, 2)
+    assert estimate_seconds(cells(tmp_path, 8, "train.steps=100"), sizes, 2) == pytest.approx(2 * base)
+    assert estimate_seconds(cells(tmp_path, 4, "train.steps=200"), sizes, 2) > base
     wide = cells(tmp_path, 4, "train.steps=100", "width=256")
-    assert rough_seconds(wide, sizes, 2) > rough_seconds(wide, sizes, 4) > base
+    assert estimate_seconds(wide, sizes, 2) > estimate_seconds(wide, sizes, 4) > base
 
 
 @pytest.mark.parametrize("executor", ["inline", "process"])
@@ -103,7 +103,7 @@ def test_a_number_of_threads_is_kept_to(tmp_path, two_cores):
 
 def test_networks_that_fill_the_memory_do_not_train_side_by_side(tmp_path, two_cores, monkeypatch):
     many = cells(tmp_path, 16, *LONG)
-    sizes = Sizes()
+    sizes = CostCache()
     sizes.found = {key: replace(size, bytes=3.0 * resources.GIB) for key, size in found(sizes, many).items()}
     assert How().settled(many, sizes) == How("process", 2)
     sizes.found = {key: replace(size, bytes=5.0 * resources.GIB) for key, size in sizes.found.items()}
@@ -174,7 +174,7 @@ def test_no_more_processes_start_early_than_there_may_be_groups(monkeypatch):
 def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_composed(
     two_cores, monkeypatch, updates, kept
 ):
-    monkeypatch.setattr(choosing, "UPDATES", updates)
+    monkeypatch.setattr(choosing, "MIN_PROCESS_UPDATES", updates)
     monkeypatch.setattr(import_module("initlab.cli.hydra.launch_jobs"), "MANY", 2)
     started, seen = [], []
     start = fork_server.ForkServer
@@ -215,7 +215,7 @@ def test_a_grid_that_only_looked_large_ends_what_they_would_have_been_copied_fro
 
 
 def test_the_command_takes_processes_by_itself_and_its_table_is_that_of_one(two_cores, monkeypatch, capsys):
-    monkeypatch.setattr(choosing, "WORTH", 0.0)
+    monkeypatch.setattr(choosing, "MIN_PROCESS_SECONDS", 0.0)
     grid = [*TINY, "device=cpu", "init=he_normal,zeros", "seed=range(4)", "train.steps=20"]
     assert run_train(["-m", *grid, "sweep.name=auto", "dry_run=true"]) == 0
     assert "(2 at a time by executor=process)" in capsys.readouterr().out

@@ -14,10 +14,10 @@ import initlab
 from initlab.cli.train import run_train
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
-from initlab.experiment.build import load_data, make_network, pick_activation
+from initlab.experiment.build import build_activation, build_network, load_data
 from initlab.sweep import How, cost
-from initlab.sweep.cells import checked
-from initlab.sweep.cost import network_size, require_memory
+from initlab.sweep.cells import check_cells
+from initlab.sweep.cost import estimate_cost, require_memory
 from initlab.system import resources
 from initlab.training import OPTIMIZERS
 
@@ -135,7 +135,7 @@ def test_a_large_network_is_measured_without_its_memory(overrides):
     config = compose_config([*overrides, "device=cpu"])
     load_data(config, torch.device("cpu"))
     with Counting() as counting:
-        size = network_size(config)
+        size = estimate_cost(config)
     assert counting.bytes < 100e6
     assert 1e9 < size.least < size.bytes < INFINITE
 
@@ -143,16 +143,16 @@ def test_a_large_network_is_measured_without_its_memory(overrides):
 def test_meta_and_memory_measure_the_same(monkeypatch):
     for overrides in ([], ["model=cnn"], ["model=vit"], ["model=resnet", "depth=1", "act=relu"], ["model=resmlp"]):
         config = compose_config([*overrides, "data=fashion_mini", "device=cpu"])
-        found = network_size(config)
-        monkeypatch.setattr(cost, "LARGE", -1)
-        assert network_size(config) == found
+        found = estimate_cost(config)
+        monkeypatch.setattr(cost, "META_DEVICE_BYTES", -1)
+        assert estimate_cost(config) == found
         monkeypatch.undo()
 
 
 def bytes_of_training(config) -> int:
     """Bytes of weights, gradients, slots, and what autograd keeps of one batch."""
-    data, act = load_data(config, torch.device("cpu")), pick_activation(config)
-    module, _ = make_network(config, data, act, torch.device("cpu"))
+    data, act = load_data(config, torch.device("cpu")), build_activation(config)
+    module, _ = build_network(config, data, act, torch.device("cpu"))
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
     alive = []
@@ -187,11 +187,11 @@ def bytes_of_training(config) -> int:
 def test_the_least_is_no_more_than_training_takes(overrides):
     config = compose_config(["depth=2", "device=cpu", *overrides])
     real = bytes_of_training(config)
-    assert 0.3 * real < network_size(config).least <= real
+    assert 0.3 * real < estimate_cost(config).least <= real
 
 
 def test_gradients_and_slots_of_the_optimizer_count():
-    sizes = [network_size(compose_config(["width=2048", f"optim={name}", "device=cpu"])).least for name in
+    sizes = [estimate_cost(compose_config(["width=2048", f"optim={name}", "device=cpu"])).least for name in
              ("sgd", "adam")]  # fmt: skip
     weights = sum(p.numel() for p in nn.Sequential(nn.Linear(784, 2048), *(nn.Linear(2048, 2048) for _ in range(4)),
                                                    nn.Linear(2048, 10)).parameters()) * 4  # fmt: skip
@@ -213,7 +213,7 @@ def eight_gib(monkeypatch, tmp_path):
     def never(*_):
         raise AssertionError("a network was made")
 
-    monkeypatch.setattr(build, "make_network", never)
+    monkeypatch.setattr(build, "build_network", never)
     monkeypatch.setattr(import_module("initlab.experiment.run"), "make_network", never)
 
 
@@ -256,14 +256,14 @@ def test_the_users_word_on_memory_is_taken(eight_gib):
 
 
 def test_other_machines_are_not_judged_by_this_one(eight_gib, monkeypatch):
-    from initlab.sweep.grouping import Sizes
+    from initlab.sweep.grouping import CostCache
     from initlab.sweep.run import refuse_too_large
 
     config = compose_config(["width=20000", "device=cpu"])
-    cells = checked([config], [Path("x").absolute()])
-    refuse_too_large(cells, Elsewhere(), Sizes())
+    cells = check_cells([config], [Path("x").absolute()])
+    refuse_too_large(cells, Elsewhere(), CostCache())
     with pytest.raises(UserError, match="one network needs"):
-        refuse_too_large(cells, How("process", 2), Sizes())
+        refuse_too_large(cells, How("process", 2), CostCache())
 
 
 class Elsewhere:
@@ -274,26 +274,26 @@ class Elsewhere:
 
 
 def test_workers_that_share_the_memory_are_counted(eight_gib):
-    from initlab.sweep.grouping import Sizes
+    from initlab.sweep.grouping import CostCache
     from initlab.sweep.run import refuse_too_large
 
     config = compose_config(["width=10000", "device=cpu"])  # 4.6 GiB
-    cells = checked([config, replace(config, seed=1)], [Path("x").absolute(), Path("y").absolute()])
+    cells = check_cells([config, replace(config, seed=1)], [Path("x").absolute(), Path("y").absolute()])
     for how in (How("inline"), How("process", 1)):
-        refuse_too_large(cells, how, Sizes())
-    refuse_too_large(cells[:1], How("process", 2), Sizes())
+        refuse_too_large(cells, how, CostCache())
+    refuse_too_large(cells[:1], How("process", 2), CostCache())
     with pytest.raises(UserError, match=r"one needs 4\.\d\d GiB .*8\.00 GiB are free.*workers=1"):
-        refuse_too_large(cells, How("process", 2), Sizes())
+        refuse_too_large(cells, How("process", 2), CostCache())
 
 
 def test_what_is_done_is_not_judged_again(eight_gib, tmp_path):
-    from initlab.sweep.grouping import Sizes
+    from initlab.sweep.grouping import CostCache
     from initlab.sweep.run import refuse_too_large
 
     config = compose_config(["width=20000", "device=cpu"])
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "summary.json").write_text("{}")
-    refuse_too_large(checked([config], [tmp_path / "done"]), How(), Sizes())
+    refuse_too_large(check_cells([config], [tmp_path / "done"]), How(), CostCache())
 
 
 # --- a plan builds nothing large and initializes nothing
@@ -321,7 +321,7 @@ def test_a_plan_times_for_two_seconds_at_most(tmp_path, monkeypatch):
     from initlab.sweep import dry_run
 
     timed = []
-    monkeypatch.setattr(dry_run, "step_seconds", lambda few, patience: timed.append(patience) or 0.001)
+    monkeypatch.setattr(dry_run, "time_step", lambda few, patience: timed.append(patience) or 0.001)
     clock = [0.0]
 
     def tick():
@@ -331,5 +331,5 @@ def test_a_plan_times_for_two_seconds_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr(dry_run.time, "perf_counter", tick)
     initlab.sweep(width=list(range(4, 24)), device="cpu", train__steps=3, data="gaussian", sweep__root=str(tmp_path),
                   dry_run=True)  # fmt: skip
-    assert sum(timed) <= dry_run.ALL_PATIENCE
+    assert sum(timed) <= dry_run.TOTAL_BUDGET
     assert len(timed) < 20

@@ -16,7 +16,7 @@ from initlab.errors import UserError
 from initlab.records import RunWriter, load
 from initlab.records.checksums import append_checksum
 from initlab.report import write_sweep_run
-from initlab.sweep.locks import alone
+from initlab.sweep.locks import sweep_lock
 from initlab.sweep.plan_file import PlanFile
 
 ROOT = Path(__file__).parents[1]
@@ -176,14 +176,14 @@ def test_a_file_system_without_locks_is_not_another_launch(tmp_path, monkeypatch
         told = capsys.readouterr().err
         assert told.count("has no locks") == 1
         assert os.strerror(number) in told
-    with alone(tmp_path / "s"), alone(tmp_path / "s"):
+    with sweep_lock(tmp_path / "s"), sweep_lock(tmp_path / "s"):
         told = capsys.readouterr().err
     assert f"process {os.getpid()} on" in told.splitlines()[1]  # what a second launch would want to know
 
 
 def test_a_file_system_with_locks_says_nothing_and_holds(tmp_path, capsys):
     held = pytest.raises(UserError, match=f"is being run by process {os.getpid()}")
-    with alone(tmp_path / "s"), held, alone(tmp_path / "s"):
+    with sweep_lock(tmp_path / "s"), held, sweep_lock(tmp_path / "s"):
         pytest.fail("both hold it")
     assert capsys.readouterr().err == ""
 

@@ -10,8 +10,8 @@ import initlab
 from initlab.cli.train import run_train
 from initlab.sweep import progress
 from initlab.sweep import worker as work
-from initlab.sweep.progress import Progress, SweepLine
-from initlab.sweep.worker import Remote, Task, read_progress
+from initlab.sweep.progress import SweepProgress, SweepProgressLine
+from initlab.sweep.worker import GroupTask, RemoteWorker, read_progress
 from initlab.system import terminal
 
 
@@ -23,11 +23,11 @@ def clock(monkeypatch):
     return now
 
 
-def begun(total: int, steps: int, before: int = 0, **more) -> tuple[Progress, io.StringIO]:
+def begun(total: int, steps: int, before: int = 0, **more) -> tuple[SweepProgress, io.StringIO]:
     out = io.StringIO()
-    line = SweepLine("sweep", Console(file=out, width=200))
+    line = SweepProgressLine("sweep", Console(file=out, width=200))
     line.pause = -1.0
-    return Progress(total, steps, before, line, **more), out
+    return SweepProgress(total, steps, before, line, **more), out
 
 
 def said(out: io.StringIO) -> str:
@@ -111,8 +111,8 @@ def test_a_group_that_begins_again_is_counted_once(clock):
 
 def test_steps_are_told_while_the_first_group_runs(tmp_path, monkeypatch):
     shares = []
-    update = SweepLine.update
-    monkeypatch.setattr(SweepLine, "update", lambda self, now: shares.append(now["share"]) or update(self, now))
+    update = SweepProgressLine.update
+    monkeypatch.setattr(SweepProgressLine, "update", lambda self, now: shares.append(now["share"]) or update(self, now))
     initlab.sweep(init=["he_normal", "zeros"], depth=1, width=4, data="gaussian", train__steps=300,
                   log__eval_every=50, sweep__root=str(tmp_path))  # fmt: skip
     assert any(0 < share < 1 for share in shares)
@@ -120,8 +120,8 @@ def test_steps_are_told_while_the_first_group_runs(tmp_path, monkeypatch):
 
 
 def test_workers_elsewhere_tell_steps_by_the_disk_that_they_share(tmp_path, clock):
-    task = Task("g0001", [], [], tmp_path, 60.0, "launch")
-    worker = Remote(task)
+    task = GroupTask("g0001", [], [], tmp_path, 60.0, "launch")
+    worker = RemoteWorker(task)
     shown, out = begun(total=2, steps=400)
     assert read_progress(task) is None
     worker.watch(now(50))
@@ -136,7 +136,7 @@ def test_workers_elsewhere_tell_steps_by_the_disk_that_they_share(tmp_path, cloc
 
 def test_a_file_gets_a_line_at_first_and_then_now_and_again(clock):
     out = io.StringIO()
-    shown = Progress(1, 10**6, 0, SweepLine("sweep", Console(file=out, width=200)))
+    shown = SweepProgress(1, 10**6, 0, SweepProgressLine("sweep", Console(file=out, width=200)))
     for step in range(1, 3601):
         clock[0] += 1.0
         shown.note("g0001", now(step, members=1))

@@ -5,7 +5,7 @@ import torch
 
 from initlab.cli.train import run_train
 from initlab.config.compose import compose_config
-from initlab.sweep.threads import chosen_threads, more_pay, wanted_threads
+from initlab.sweep.threads import pick_threads, several_threads_are_faster, use_suitable_threads
 
 
 @pytest.fixture(autouse=True)
@@ -40,30 +40,30 @@ LONG = ("train.steps=100000",)
     ],
 )
 def test_a_lone_network_has_one_thread_unless_it_is_large_or_trained_long(overrides, threads):
-    assert wanted_threads([config(*overrides)], 4) == threads
+    assert pick_threads([config(*overrides)], 4) == threads
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
 def test_what_the_user_said_by_the_environment_stays(monkeypatch, name):
     monkeypatch.setenv(name, "4")
-    assert wanted_threads([config()], 4) == 4
-    assert wanted_threads([config("threads=2")], 4) == 2
+    assert pick_threads([config()], 4) == 4
+    assert pick_threads([config("threads=2")], 4) == 2
 
 
 def test_networks_that_train_together_share_all_threads():
-    assert wanted_threads([config(), config("seed=1")], 4) == 4
+    assert pick_threads([config(), config("seed=1")], 4) == 4
 
 
 def test_a_process_of_one_thread_gets_no_more():
-    assert wanted_threads([config("width=1024")], 1) == 1
+    assert pick_threads([config("width=1024")], 1) == 1
 
 
 def test_the_choice_holds_for_the_training_alone():
-    with chosen_threads([config()]):
+    with use_suitable_threads([config()]):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 4
     seen = []
-    with pytest.raises(ZeroDivisionError), chosen_threads([config("threads=2")]):
+    with pytest.raises(ZeroDivisionError), use_suitable_threads([config("threads=2")]):
         seen.append(torch.get_num_threads() / 0)
     assert torch.get_num_threads() == 4
 
@@ -97,5 +97,5 @@ def test_a_users_own_model_is_not_called_to_find_out(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     import counted
 
-    assert not more_pay(config("model=custom", "model.target=counted:model"))
+    assert not several_threads_are_faster(config("model=custom", "model.target=counted:model"))
     assert counted.calls == []

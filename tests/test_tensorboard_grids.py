@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import metadata
 
 import initlab
 from initlab.config.grid import compose_grid
-from initlab.experiment.run_recorder import HPARAMS, hparams
+from initlab.experiment.run_recorder import DEFAULT_HPARAMS, shown_hparams
 from initlab.records import RunWriter, load
 from initlab.records.tensorboard import HISTOGRAM_GROUPS, LOG_STATS, TAGS
 from initlab.report.study import build_study
@@ -67,7 +67,7 @@ def test_what_a_grid_sweeps_tells_its_cells_apart(tmp_path, name):
     assert len(set(told)) == len(runs)
     # An option brings its own defaults along (adam has no momentum): what follows from it need not be shown.
     assert all(first >= swept and len(first) <= 5 for _, first in found)
-    assert all(set(HPARAMS) <= set(values) for values, _ in found)
+    assert all(set(DEFAULT_HPARAMS) <= set(values) for values, _ in found)
 
 
 def test_a_grid_that_grew_by_a_key_can_be_told_apart(tmp_path):
@@ -80,7 +80,7 @@ def test_a_grid_that_grew_by_a_key_can_be_told_apart(tmp_path):
 
 def test_every_key_that_has_a_say_is_there():
     (config,), _ = compose_grid(["depth=2"])
-    found = hparams(config.plain())
+    found = shown_hparams(config.plain())
     assert {"width", "train.batch_size", "precision", "data.seed", "optim.lr"} <= set(found)
     assert not {"device", "sweep.name", "log.every", "dry_run"} & set(found)
 

@@ -14,8 +14,8 @@ from initlab.config.checks import OWN_SHAPE_MODELS
 from initlab.config.grid import compose_grid
 from initlab.data import Dataset
 from initlab.errors import UserError
-from initlab.experiment import impossible
-from initlab.experiment.build import build_module, load_data, make_plan, pick_activation, scheme_arguments
+from initlab.experiment import config_refusal
+from initlab.experiment.build import build_activation, build_module, load_data, make_plan, scheme_arguments
 from initlab.experiment.predictions import first_batch
 from initlab.initialize import plan as plan_of
 from initlab.initialize import request
@@ -49,7 +49,7 @@ class SharedInputs:
         """Return a configuration's activation, one record for equal ones: theory remembers by it."""
         key = json.dumps([config.act, config.model["name"]], default=str)
         if key not in self.acts:
-            found = pick_activation(config)
+            found = build_activation(config)
             if found is None:
                 return None
             self.acts[key] = found
@@ -77,7 +77,7 @@ def forecast_config(config: Config) -> NetworkForecast:
 
     Raises UserError when it cannot exist, or when theory knows nothing of its scheme.
     """
-    reason = impossible(config)
+    reason = config_refusal(config)
     if reason is not None:
         raise UserError(reason)
     if not has_law(config):
@@ -86,7 +86,7 @@ def forecast_config(config: Config) -> NetworkForecast:
             "or choose a scheme of `initlab schemes`."
         )
     data = load_data(config, torch.device("cpu"))
-    act = pick_activation(config)
+    act = build_activation(config)
     with torch.device("cpu" if config.model["name"] in OWN_SHAPE_MODELS else "meta"):
         module = build_module(config, data, act)
     arguments = scheme_arguments(config, act)

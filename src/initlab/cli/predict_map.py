@@ -12,7 +12,7 @@ from initlab.cli.output import output_json, write_csv
 from initlab.cli.predict_grid import compose_forecasts, forecast_config
 from initlab.config import Config
 from initlab.errors import UserError
-from initlab.experiment.build import pick_activation
+from initlab.experiment.build import build_activation
 from initlab.system.escape import print
 from initlab.system.imports import option_name
 from initlab.theory import PhaseDiagram, critical, critical_line, phase_diagram
@@ -51,7 +51,7 @@ def draw_phase_map(
     if len({str(config.act) for config in configs}) > 1:
         names = ", ".join(dict.fromkeys(option_name(config.act) for config in configs))
         raise UserError(f"a map is of one activation, not of {names}: choose one by act=.")
-    act = pick_activation(configs[0])
+    act = build_activation(configs[0])
     if act is None:
         raise UserError(f"model={configs[0].model['name']} has no act= to map: leave model out.")
     found = phase_diagram(act, across, along)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from initlab.errors import UserError
 from initlab.records.row_checks import read_number
-from initlab.reproduce.specification import Experiment, experiment, names
+from initlab.reproduce.specification import Experiment, experiment_names, load_experiment
 from initlab.system.escape import json_text, print
 from initlab.system.safe_reading import abbreviate, error_reason, read_json
 from initlab.system.terminal import FILE_WIDTH, SafeConsole, format_duration
@@ -35,17 +35,17 @@ def run_reproduce(chosen: Sequence[str], mode: str, root: str, as_json: bool = F
         return
     from initlab.reproduce.run import keep_workers, reproduce
 
-    wanted = names() if list(chosen) == ["all"] else list(chosen)
+    wanted = experiment_names() if list(chosen) == ["all"] else list(chosen)
     if "all" in wanted:
         raise UserError("`all` stands for every experiment: give it alone, or names.")
     for name in wanted:
-        experiment(name)  # a wrong name is said before anything runs
+        load_experiment(name)  # a wrong name is said before anything runs
     console = SafeConsole(stderr=True)
     records = []
     with keep_workers():
         for number, name in enumerate(wanted, start=1):
             at = f"{name} ({number} of {len(wanted)})"
-            console.print(f"{at}: {experiment(name).question}", highlight=False, markup=False)
+            console.print(f"{at}: {load_experiment(name).question}", highlight=False, markup=False)
             verdict = reproduce(name, mode, root)
             records.append(verdict.record())
             if not as_json:
@@ -120,7 +120,7 @@ def print_verdicts(records: Sequence[dict[str, Any]]) -> None:
 
 def print_experiments(root: Path, as_json: bool) -> None:
     """Print every experiment with its paper, its claim, and what it cost here or, before that, on two cores."""
-    rows = [experiment_row(experiment(name), root) for name in names()]
+    rows = [experiment_row(load_experiment(name), root) for name in experiment_names()]
     if as_json:
         print(json_text(rows, indent=1))
         return

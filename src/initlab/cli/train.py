@@ -139,8 +139,8 @@ class Gate(Callback):
 def check_single_run(composed: DictConfig) -> Config:
     """Return the configuration of a single run; raises UserError if it cannot run."""
     with fast_imports():
-        from initlab.experiment import impossible
-        from initlab.sweep.cost import require_memory, size_of_single
+        from initlab.experiment import config_refusal
+        from initlab.sweep.cost import estimate_single_run, require_memory
 
     config = to_config(composed, composed.hydra.overrides.task)
     if config.race:
@@ -148,10 +148,10 @@ def check_single_run(composed: DictConfig) -> Config:
     for override in composed.hydra.overrides.task:
         if override.lstrip("+").partition("=")[0] in SWEEP_ONLY_KEYS:
             raise UserError(f"{override} is about a sweep, and this is a single run: add -m, or leave it out.")
-    reason = impossible(config)
+    reason = config_refusal(config)
     if reason is not None:
         raise UserError(reason)
-    require_memory([config], size_of_single)
+    require_memory([config], estimate_single_run)
     return config
 
 
@@ -172,11 +172,11 @@ def run_job(composed: DictConfig) -> dict[str, Any]:
     job = HydraConfig.get()
     try:
         from initlab.experiment import run
-        from initlab.sweep.threads import chosen_threads
+        from initlab.sweep.threads import use_suitable_threads
         from initlab.system.terminal import ProgressLine, show_run
 
         config = to_config(composed, job.overrides.task)
-        with ProgressLine(run_name(config)) as line, chosen_threads([config]):
+        with ProgressLine(run_name(config)) as line, use_suitable_threads([config]):
             (summary,) = run(
                 [config], [Path(job.runtime.output_dir)], line.update, swept=typed_keys(job.overrides.task)
             )

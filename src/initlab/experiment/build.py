@@ -14,19 +14,19 @@ from initlab.config import Config
 from initlab.config.checks import MAX_COUNTS, OWN_SHAPE_MODELS
 from initlab.data import Dataset
 from initlab.errors import Impossible, UserError
-from initlab.experiment.initialization import model_options, procedure_of, shaped, start_
+from initlab.experiment.initialization import initialize_network_, model_options, procedure_of, reshape_activation
 from initlab.initialize import scheme_refusal as find_impossible
 from initlab.initialize.procedures import procedure_refusal as procedure_impossible
 from initlab.system.device import pick_device
 from initlab.training import TrainingPlan, log_spaced
 
 
-def pick_activation(config: Config) -> Activation | None:
+def build_activation(config: Config) -> Activation | None:
     """Resolve `act=` with its own keys; None where the model brings its own."""
     if config.model["name"] == "torchvision":
         return None
     parameters = {k: v for k, v in config.act.items() if k != "name"}
-    return shaped(config, activation((config.act["name"], parameters)))
+    return reshape_activation(config, activation((config.act["name"], parameters)))
 
 
 def load_data(config: Config, device: torch.device) -> Dataset:
@@ -67,7 +67,7 @@ def scheme_arguments(config: Config, act: Activation | None) -> dict[str, Any]:
     }
 
 
-def impossible(config: Config) -> str | None:
+def config_refusal(config: Config) -> str | None:
     """Return why a configuration cannot exist (dirac on an mlp), or None; it writes and allocates nothing.
 
     Raises UserError for what is wrong rather than impossible: an unknown name, a bad value, a device or data that is
@@ -76,7 +76,7 @@ def impossible(config: Config) -> str | None:
     pick_device(config.device)
     data = load_data(config, torch.device("cpu"))
     try:
-        act = pick_activation(config)
+        act = build_activation(config)
     except Impossible as reason:
         return str(reason)
     make_plan([config], data, act)
@@ -92,7 +92,7 @@ def impossible(config: Config) -> str | None:
         if config.model["name"] not in OWN_SHAPE_MODELS:
             raise
         return None
-    if config.train.batch_size == 1 and refuses_one(module, data):
+    if config.train.batch_size == 1 and rejects_single_sample(module, data):
         norm = "model.norm=batch" if config.model.get("norm") == "batch" else "batch normalization"
         return f"{norm} cannot be with train.batch_size=1, which has no variance: say train.batch_size=2 or more."
     if (found := procedure_of(config)) is not None:
@@ -100,7 +100,7 @@ def impossible(config: Config) -> str | None:
     return find_impossible(module, **scheme_arguments(config, act))
 
 
-def refuses_one(module: nn.Module, data: Dataset) -> bool:
+def rejects_single_sample(module: nn.Module, data: Dataset) -> bool:
     """Does a network, on the meta device, normalize over a batch that one sample has nothing to normalize in?"""
     if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
         return False
@@ -113,11 +113,11 @@ def refuses_one(module: nn.Module, data: Dataset) -> bool:
     return False
 
 
-def make_network(config: Config, data: Dataset, act: Activation | None, device: torch.device) -> tuple[nn.Module, Any]:
+def build_network(config: Config, data: Dataset, act: Activation | None, device: torch.device) -> tuple[nn.Module, Any]:
     """Build one network and initialize it; return it with one row per parameter."""
     module = build_module(config, data, act)
     module = module.to(dtype=torch.float64) if config.precision == "fp64" else module
-    rows = start_(module, config, data, scheme_arguments(config, act))
+    rows = initialize_network_(module, config, data, scheme_arguments(config, act))
     return module.to(device), rows
 
 

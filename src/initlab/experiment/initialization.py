@@ -14,13 +14,13 @@ from initlab.initialize.procedures import PROCEDURES, Procedure, initialize_, ra
 from initlab.models import MODELS
 from initlab.system.random_streams import generator
 
-OWN_KEYS = ("name", "gain", "sigma_b")
+COMMON_KEYS = ("name", "gain", "sigma_b")
 
 
 def procedure_of(config: Config) -> Procedure | None:
     """Return the procedure that `init=` names, its keys bound; None for a plain scheme."""
     found = PROCEDURES.get(config.init["name"])
-    return None if found is None else found.bind(**{k: v for k, v in config.init.items() if k not in OWN_KEYS})
+    return None if found is None else found.bind(**{k: v for k, v in config.init.items() if k not in COMMON_KEYS})
 
 
 def model_options(config: Config) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def model_options(config: Config) -> dict[str, Any]:
     return options
 
 
-def shaped(config: Config, act: Activation) -> Activation:
+def reshape_activation(config: Config, act: Activation) -> Activation:
     """Return the activation as the procedure wants it; most leave it as it is."""
     found = procedure_of(config)
     if found is None or found.reshape is None:
@@ -60,7 +60,7 @@ def shaped(config: Config, act: Activation) -> Activation:
     return found.reshape(act, config.depth, **found.parameters)
 
 
-def start_(module: nn.Module, config: Config, data: Dataset, arguments: dict[str, Any]) -> Any:
+def initialize_network_(module: nn.Module, config: Config, data: Dataset, arguments: dict[str, Any]) -> Any:
     """Initialize a network on the CPU and return one row per parameter; `arguments` are those of a plain scheme.
 
     A procedure that looks at data gets `init.batch` training samples, drawn by a stream of the seed's own.

@@ -24,7 +24,7 @@ from initlab.prediction import predicted_rows
 from initlab.schemes import SCHEMES
 from initlab.training import TrainingPlan
 
-Row = tuple[int, str, int, str, float, str]
+LayerRow = tuple[int, str, int, str, float, str]
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Forecast:
     `trainable_depth` is for plain chains: about 6 ξ_c, infinite at criticality.
     """
 
-    rows: tuple[Row, ...] = ()
+    rows: tuple[LayerRow, ...] = ()
     remark: str = ""
     trainable_depth: float | None = None
 
 
-def forecasts(
+def predict_networks(
     configs: Sequence[Config], modules: Sequence[nn.Module], data: Dataset, act: Activation | None, plan: TrainingPlan
 ) -> list[Forecast]:
     """Return one forecast per network; networks that differ in their seeds or rates alone share one.
@@ -52,21 +52,21 @@ def forecasts(
     inputs = first_batch(data, plan)
     known: dict[str, Forecast] = {}
     for config, module in zip(configs, modules, strict=True):
-        key = decisive(config)
+        key = prediction_key(config)
         if key not in known:
-            known[key] = forecast_of(module, scheme_arguments(config, act), inputs, act, data.classes)
+            known[key] = predict_network(module, scheme_arguments(config, act), inputs, act, data.classes)
     return [
-        paired(known[decisive(config)], module, inputs if config.log.jacobian else None)
+        add_jacobians(known[prediction_key(config)], module, inputs if config.log.jacobian else None)
         for config, module in zip(configs, modules, strict=True)
     ]
 
 
-def paired(found: Forecast, module: nn.Module, inputs: Tensor | None) -> Forecast:
+def add_jacobians(found: Forecast, module: nn.Module, inputs: Tensor | None) -> Forecast:
     """Measure the Jacobians on these inputs, None for not at all, and leave out those that are only predicted.
 
     A measurement that fails costs the network nothing but its Jacobians, and says so in the log.
     """
-    measured: list[Row] = []
+    measured: list[LayerRow] = []
     remarks = [found.remark] if found.remark else []
     if inputs is not None:
         try:
@@ -87,12 +87,12 @@ def first_batch(data: Dataset, plan: TrainingPlan) -> Tensor:
     return data.prepare(data.train_x.index_select(0, rows), plan.dtype)
 
 
-def decisive(config: Config) -> str:
+def prediction_key(config: Config) -> str:
     """Return what decides a forecast inside one ensemble, whose members share architecture and data."""
     return json.dumps([config.init, config.act], sort_keys=True, default=str)
 
 
-def forecast_of(
+def predict_network(
     module: nn.Module, arguments: dict[str, Any], inputs: Tensor, act: Activation | None, classes: int | None
 ) -> Forecast:
     """Return the forecast of one network; `arguments` are those of its scheme."""

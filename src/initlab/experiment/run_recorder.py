@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from initlab.config import Config
 from initlab.config.naming import config_hash, is_incidental
 from initlab.diagnostics import HistogramKey
-from initlab.experiment.predictions import Forecast, Row
+from initlab.experiment.predictions import Forecast, LayerRow
 from initlab.initialize import fingerprint
 from initlab.records import RunWriter, flatten
 from initlab.statistics.comparisons import loss_still_falls
 from initlab.statistics.histograms import Histogram
 from initlab.training import Stopped
 
-LAST = 50  # training steps; the mean of what is logged of them is the final training loss and accuracy
+AVERAGED_STEPS = 50  # training steps; the mean of what is logged of them is the final training loss and accuracy
 # The hyperparameters that TensorBoard shows without being asked where nothing was swept; it ticks five.
-HPARAMS = ("init", "act", "depth", "seed", "optim.lr")
+DEFAULT_HPARAMS = ("init", "act", "depth", "seed", "optim.lr")
 
 
 @dataclass
-class Member:
+class RunRecorder:
     """One network's records while it trains.
 
     `lean`: it is one of a sweep, which may have thousands: what its tables say is not logged as well, remarks go into
@@ -44,7 +44,7 @@ class Member:
         default_factory=lambda: {name: deque() for name in ("loss", "accuracy")}
     )  # what was logged of the last steps, each with its step
     summary: dict[str, Any] = field(default_factory=dict)
-    expected: Sequence[Row] = ()
+    expected: Sequence[LayerRow] = ()
     trainable_depth: float | None = None
     lean: bool = False
     remarks: list[str] = field(default_factory=list)
@@ -53,8 +53,10 @@ class Member:
         """Open the run directory and write what is known at step 0; `rows` describe the module's parameters."""
         self.started = time.monotonic()
         plain = self.config.plain()
-        shown, tensorboard = hparams(plain), self.config.log.tensorboard
-        self.writer = RunWriter(self.directory, plain, hparams=shown, first=swept or HPARAMS, tensorboard=tensorboard)
+        shown, tensorboard = shown_hparams(plain), self.config.log.tensorboard
+        self.writer = RunWriter(
+            self.directory, plain, hparams=shown, first=swept or DEFAULT_HPARAMS, tensorboard=tensorboard
+        )
         self.writer.parameters(rows)
         self.tell(f"{len(rows)} parameters initialized by {self.config.init['name']} on {device}")
         self.fingerprint = fingerprint(module)
@@ -105,7 +107,7 @@ class Member:
         elif forecast.remark:
             self.writer.log(forecast.remark)
 
-    def measured(self, step: int, rows: Sequence[Row], counted: Mapping[HistogramKey, Histogram]) -> None:
+    def measured(self, step: int, rows: Sequence[LayerRow], counted: Mapping[HistogramKey, Histogram]) -> None:
         """Record the layers of one step; those of step 0 together with their forecast, as TensorBoard lays them out."""
         self.writer.layers([*(self.expected if step == 0 else ()), *rows])
         self.writer.histograms(step, counted)
@@ -116,7 +118,7 @@ class Member:
         self.writer.scalars_block(steps, {k: v for k, v in columns.items() if k != "step"})
         for name, recent in self.recent.items():
             recent.extend(zip(steps, columns[name], strict=True) if name in columns else ())
-            while recent and recent[0][0] <= steps[-1] - LAST:
+            while recent and recent[0][0] <= steps[-1] - AVERAGED_STEPS:
                 recent.popleft()
         self.step = steps[-1] + 1
 
@@ -187,9 +189,9 @@ def record_failure(config: Config, directory: Path, trace: str) -> dict[str, Any
     return {"status": "failed", "path": str(directory), **facts}
 
 
-def hparams(plain: dict[str, Any]) -> dict[str, Any]:
+def shown_hparams(plain: dict[str, Any]) -> dict[str, Any]:
     """Return what TensorBoard's HParams page compares: every key that has a say in the result.
 
     A grid may grow by a key that earlier runs did not sweep, and the page knows only the keys of one of its runs.
     """
-    return {key: value for key, value in flatten(plain).items() if key in HPARAMS or not is_incidental(key)}
+    return {key: value for key, value in flatten(plain).items() if key in DEFAULT_HPARAMS or not is_incidental(key)}

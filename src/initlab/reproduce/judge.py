@@ -26,7 +26,7 @@ UNTUNED_ONLY = "holds only at the untuned rate"
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedCriterion:
     """One criterion as measured: on all seeds and on each half; `problem` says why it could not be."""
 
     criterion: Criterion
@@ -37,7 +37,7 @@ class Judged:
     @property
     def verdict(self) -> str:
         """Holds or not where both halves agree and are clear of the bound, else undecided."""
-        return decided(self.criterion, self.halves)
+        return decide(self.criterion, self.halves)
 
     def row(self) -> dict[str, Any]:
         """Return it as one row of `verdict.json`."""
@@ -48,69 +48,69 @@ class Judged:
         return {"problem": self.problem} if self.problem else {}
 
 
-def judge(experiment: Experiment, runs: pd.DataFrame, layers: pd.DataFrame) -> list[Judged]:
+def judge(experiment: Experiment, runs: pd.DataFrame, layers: pd.DataFrame) -> list[JudgedCriterion]:
     """Judge every criterion of an experiment on its runs and their layer rows."""
-    first, second = halves(sorted(int(seed) for seed in runs["seed"].unique()))
-    return [_judged(criterion, runs, layers, first, second) for criterion in experiment.criteria]
+    first, second = split_seeds(sorted(int(seed) for seed in runs["seed"].unique()))
+    return [_judge_criterion(criterion, runs, layers, first, second) for criterion in experiment.criteria]
 
 
-def halves(seeds: Sequence[int]) -> tuple[list[int], list[int]]:
+def split_seeds(seeds: Sequence[int]) -> tuple[list[int], list[int]]:
     """Cut seeds into two disjoint halves, every other one.
 
-    >>> halves([1, 2, 3, 4, 5])
+    >>> split_seeds([1, 2, 3, 4, 5])
     ([1, 3, 5], [2, 4])
     """
     return list(seeds[::2]), list(seeds[1::2])
 
 
-def _judged(
+def _judge_criterion(
     criterion: Criterion, runs: pd.DataFrame, layers: pd.DataFrame, first: Sequence[int], second: Sequence[int]
-) -> Judged:
+) -> JudgedCriterion:
     def measured(seeds: Sequence[int] | None) -> float:
         some, rows = (f if seeds is None else f[f["seed"].isin(seeds)] for f in (runs, layers))
         return float(MEASURES[criterion.measure](some, rows, **criterion.arguments))
 
     try:
-        return Judged(criterion, measured(None), (measured(first), measured(second)))
+        return JudgedCriterion(criterion, measured(None), (measured(first), measured(second)))
     except ValueError as reason:  # runs that failed or were left out: said in the verdict, which cannot hold
-        return Judged(criterion, math.nan, (math.nan, math.nan), str(reason))
+        return JudgedCriterion(criterion, math.nan, (math.nan, math.nan), str(reason))
 
 
-def decided(criterion: Criterion, halves: Sequence[float]) -> str:
+def decide(criterion: Criterion, halves: Sequence[float]) -> str:
     """Say whether a criterion holds: on both halves, and on what lies `CLEARANCE` of their distance beyond each.
 
     >>> from initlab.reproduce.specification import Criterion
     >>> below = Criterion("", "median", {}, None, 1.5, "")
-    >>> decided(below, (1.0, 1.2)), decided(below, (1.7, 2.0)), decided(below, (1.0, 1.4)), decided(below, (1.4, 1.6))
+    >>> decide(below, (1.0, 1.2)), decide(below, (1.7, 2.0)), decide(below, (1.0, 1.4)), decide(below, (1.4, 1.6))
     ('holds', 'does not hold', 'undecided', 'undecided')
     """
     low, high = min(halves), max(halves)
     apart = CLEARANCE * (high - low) if high > low else 0.0
     beyond = [low - apart, high + apart] if math.isfinite(apart) else []
-    return agreed([criterion.holds(value) for value in (*halves, *beyond)])
+    return combine_halves([criterion.holds(value) for value in (*halves, *beyond)])
 
 
-def agreed(holding: Sequence[bool]) -> str:
+def combine_halves(holding: Sequence[bool]) -> str:
     """Say what halves that were judged apart say together.
 
-    >>> agreed([True, True]), agreed([False, False]), agreed([True, False])
+    >>> combine_halves([True, True]), combine_halves([False, False]), combine_halves([True, False])
     ('holds', 'does not hold', 'undecided')
     """
     return HOLDS if all(holding) else UNDECIDED if any(holding) else FAILS
 
 
-def overall(judged: Sequence[Judged]) -> str:
+def overall_verdict(judged: Sequence[JudgedCriterion]) -> str:
     """Return the verdict of an experiment: its weakest criterion's.
 
     Where no criterion fails on both halves but one flips between them, more seeds could say either.
     """
-    return weakest([each.verdict for each in judged])
+    return weakest_verdict([each.verdict for each in judged])
 
 
-def weakest(verdicts: Sequence[str]) -> str:
+def weakest_verdict(verdicts: Sequence[str]) -> str:
     """Return the weakest of several verdicts.
 
-    >>> weakest(["holds", "undecided"]), weakest(["undecided", "does not hold"])
+    >>> weakest_verdict(["holds", "undecided"]), weakest_verdict(["undecided", "does not hold"])
     ('undecided', 'does not hold')
     """
     return FAILS if FAILS in verdicts else UNDECIDED if UNDECIDED in verdicts else HOLDS

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from initlab.config.option_files import conf_dir
-from initlab.reproduce.judge import decided, headline, weakest
-from initlab.reproduce.specification import Criterion, Experiment, experiment, names
+from initlab.reproduce.judge import decide, headline, weakest_verdict
+from initlab.reproduce.specification import Criterion, Experiment, experiment_names, load_experiment
 from initlab.system.files import write_atomically
 from initlab.system.safe_reading import read_bytes, read_json
 from initlab.system.terminal import format_duration
 
-TABLE = "README.md"
+TABLE_FILE = "README.md"
 
 
 def write_pages(verdicts: Path, pages: Path, costs_file: Path | None = None) -> list[Path]:
@@ -25,28 +25,28 @@ def write_pages(verdicts: Path, pages: Path, costs_file: Path | None = None) -> 
     """
     pages.mkdir(parents=True, exist_ok=True)
     costs: dict[str, float] = {}
-    for name in names():
+    for name in experiment_names():
         for found in sorted(verdicts.glob(f"{name}-quick/verdict.json")):
             write_atomically(pages / f"{name}.json", read_bytes(found))
             if (figure := found.with_name("figure.svg")).is_file():
                 write_atomically(pages / f"{name}.svg", read_bytes(figure))
     written = []
-    for name in names():
-        if (record := last(pages, name)) is not None:
-            record = judged_again(record)
+    for name in experiment_names():
+        if (record := read_verdict(pages, name)) is not None:
+            record = judge_record(record)
             write_atomically(pages / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
             costs[name] = record["seconds"]
-        write_atomically(pages / f"{name}.md", page(experiment(name), record).encode())
+        write_atomically(pages / f"{name}.md", experiment_page(load_experiment(name), record).encode())
         written.append(pages / f"{name}.md")
     if costs_file is not None:
         write_atomically(costs_file, (json.dumps(costs, indent=1) + "\n").encode())
     write_atomically(
-        pages / TABLE, f"# What the literature claims, and what is found here\n\n{summary(pages)}\n".encode()
+        pages / TABLE_FILE, f"# What the literature claims, and what is found here\n\n{summary_table(pages)}\n".encode()
     )
-    return [*written, pages / TABLE]
+    return [*written, pages / TABLE_FILE]
 
 
-def judged_again(record: Mapping[str, Any]) -> dict[str, Any]:
+def judge_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record with the verdicts that its numbers come to by the rule of today."""
 
     def rows(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -55,11 +55,11 @@ def judged_again(record: Mapping[str, Any]) -> dict[str, Any]:
             bounds = Criterion(row["says"], "", {}, row.get("above"), row.get("below"), "")
             known = bounds.above is not None or bounds.below is not None
             halves = [float(value) for value in row["halves"]]
-            found.append({**row, "verdict": decided(bounds, halves) if known else row["verdict"]})
+            found.append({**row, "verdict": decide(bounds, halves) if known else row["verdict"]})
         return found
 
     def word(rows: Sequence[Mapping[str, Any]]) -> str:
-        return weakest([row["verdict"] for row in rows])
+        return weakest_verdict([row["verdict"] for row in rows])
 
     criteria = rows(record["criteria"])
     tuned = None if record["tuned_criteria"] is None else rows(record["tuned_criteria"])
@@ -68,18 +68,18 @@ def judged_again(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, **found, "verdict": headline(at_file, at_own)}
 
 
-def last(pages: Path, name: str) -> dict[str, Any] | None:
+def read_verdict(pages: Path, name: str) -> dict[str, Any] | None:
     """Return the verdict last copied beside a page, or None."""
     path = pages / f"{name}.json"
     return read_json(path) if path.is_file() else None
 
 
-def page(about: Experiment, record: Mapping[str, Any] | None) -> str:
+def experiment_page(about: Experiment, record: Mapping[str, Any] | None) -> str:
     """Write one experiment's page as Markdown; `record` is its verdict as last measured."""
     parts = [f"# {about.name}", f"**{about.question}**", f"Source: {about.paper}.", f"Claim: {about.claim}"]
     if about.printed:
         parts.append(f"What the paper printed: {about.printed}")
-    parts += ["## Set-up", f"`conf/experiment/{about.name}.yaml`:", f"```yaml\n{setup(about.name)}\n```"]
+    parts += ["## Set-up", f"`conf/experiment/{about.name}.yaml`:", f"```yaml\n{grid_yaml(about.name)}\n```"]
     if about.quick:
         changed = " ".join(f"{key}={json.dumps(value)}" for key, value in about.quick.items()).replace('"', "")
         parts.append(f"`--quick` runs it with `{changed}`.")
@@ -92,7 +92,7 @@ def page(about: Experiment, record: Mapping[str, Any] | None) -> str:
     if record is None:
         parts += ["## Verdict", "Not yet measured here."]
     else:
-        parts += ["## Verdict", *verdict(about, record)]
+        parts += ["## Verdict", *verdict_section(about, record)]
     if about.remarks:
         parts.append(about.remarks.strip())
     commands = f"    initlab reproduce {about.name}\n    python train.py experiment={about.name}"
@@ -100,7 +100,7 @@ def page(about: Experiment, record: Mapping[str, Any] | None) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def setup(name: str) -> str:
+def grid_yaml(name: str) -> str:
     """Return the part of an experiment's file that Hydra runs."""
     text = (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
     return text.partition("\nverdict:")[0].strip()
@@ -108,14 +108,14 @@ def setup(name: str) -> str:
 
 def criteria_table(about: Experiment) -> str:
     """Write the criteria, their bounds and the reasons for these."""
-    rows = [f"| {c.says} | {bounds(c.above, c.below)} | {c.why} |" for c in about.criteria]
+    rows = [f"| {c.says} | {bound_text(c.above, c.below)} | {c.why} |" for c in about.criteria]
     return "\n".join(["| the claim holds when | bound | because |", "|---|---|---|", *rows])
 
 
-def bounds(above: float | None, below: float | None) -> str:
+def bound_text(above: float | None, below: float | None) -> str:
     """Write where a number must lie.
 
-    >>> bounds(None, 1.5), bounds(0, 1)
+    >>> bound_text(None, 1.5), bound_text(0, 1)
     ('below 1.5', 'between 0 and 1')
     """
     if above is not None and below is not None:
@@ -123,7 +123,7 @@ def bounds(above: float | None, below: float | None) -> str:
     return f"above {above:g}" if below is None else f"below {below:g}"
 
 
-def verdict(about: Experiment, record: Mapping[str, Any]) -> list[str]:
+def verdict_section(about: Experiment, record: Mapping[str, Any]) -> list[str]:
     """Write what was measured."""
     when = f"{record['date']}, {record['mode']}, {len(record['seeds'])} fresh seeds per cell, {record['runs']} networks"
     head = f"**{record['verdict']}** ({when}, took {format_duration(record['seconds'])})"
@@ -135,23 +135,23 @@ def verdict(about: Experiment, record: Mapping[str, Any]) -> list[str]:
     lines = ["| criterion | measured | by halves of the seeds | |", "|---|---|---|---|"]
     for mark, rows in (("", record["criteria"]), ("at tuned rates: ", tuned or [])):
         for row in rows:
-            halves = row.get("problem") or " / ".join(number(value) for value in row["halves"])
-            lines.append(f"| {mark}{row['says']} | {number(row['value'])} | {halves} | {row['verdict']} |")
+            halves = row.get("problem") or " / ".join(number_text(value) for value in row["halves"])
+            lines.append(f"| {mark}{row['says']} | {number_text(row['value'])} | {halves} | {row['verdict']} |")
     return [*parts, "\n".join(lines)]
 
 
-def number(value: Any) -> str:
+def number_text(value: Any) -> str:
     """Write a measured number, which JSON holds as text where it is not finite.
 
-    >>> number(0.12345), number("inf")
+    >>> number_text(0.12345), number_text("inf")
     ('0.123', 'inf')
     """
     return f"{float(value):.3g}"
 
 
-def summary(pages: Path, links: str = "") -> str:
+def summary_table(pages: Path, links: str = "") -> str:
     """Write the table of all experiments as last measured; `links` is the way from the text to the pages."""
-    records = [record for name in names() if (record := last(pages, name))]
+    records = [record for name in experiment_names() if (record := read_verdict(pages, name))]
     lines = [
         "| experiment | claim | verdict | at its file's rate | at tuned rates | seeds | cost |",
         "|---|---|---|---|---|---|---|",
@@ -164,7 +164,7 @@ def summary(pages: Path, links: str = "") -> str:
     took = format_duration(sum(r["seconds"] for r in records))
     modes = ", ".join(sorted({r["mode"] for r in records}))
     when = (
-        f"{len(records)} of {len(names())} experiments, measured on two cores by `initlab reproduce` ({modes}) "
+        f"{len(records)} of {len(experiment_names())} experiments, measured on two cores by `initlab reproduce` ({modes}) "
         f"on {dates}, {took} in all."
     )
     return "\n\n".join([when, "\n".join(lines)])

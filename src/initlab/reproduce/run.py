@@ -14,18 +14,18 @@ import torch
 from initlab import __version__
 from initlab.records import load_layers
 from initlab.report import draw_cells, draw_layers, write_report
-from initlab.reproduce.judge import Judged, headline, judge, overall
-from initlab.reproduce.specification import Experiment, experiment
+from initlab.reproduce.judge import JudgedCriterion, headline, judge, overall_verdict
+from initlab.reproduce.specification import Experiment, load_experiment
 from initlab.sweep import sweep
 from initlab.sweep.executors.process import keep_workers
 from initlab.system.files import write_atomically
 from initlab.system.resources import usable_cores
 
-FRESH = 4000
+FIRST_SEED = 4000
 """First seed of those that are judged: nobody tuned anything on them (races choose rates on seeds from 1000)."""
-HEADINGS = ("at the file's rate", "at each cell's own rate")
+FIGURE_HEADINGS = ("at the file's rate", "at each cell's own rate")
 TUNING_SEEDS = {"quick": 2, "full": 3}
-RECORDS = {"log.tensorboard": False, "log.histograms": 2}
+LOG_OVERRIDES = {"log.tensorboard": False, "log.histograms": 2}
 """A verdict needs layers at the start and at the end; `python train.py experiment=…` records as usual."""
 
 
@@ -38,8 +38,8 @@ class Verdict:
     headline: str
     untuned: str
     tuned: str | None
-    criteria: list[Judged]
-    tuned_criteria: list[Judged] | None
+    criteria: list[JudgedCriterion]
+    tuned_criteria: list[JudgedCriterion] | None
     rates: list[dict[str, Any]]
     seeds: list[int]
     runs: int
@@ -87,25 +87,25 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
         UserError: there is no such experiment, or the directory cannot be written.
     """
     start = time.monotonic()
-    about = experiment(name)
+    about = load_experiment(name)
     directory = Path(root) / f"{name}-{mode}"
-    seeds = list(range(FRESH, FRESH + about.seeds_in(mode)))
+    seeds = list(range(FIRST_SEED, FIRST_SEED + about.seeds_in(mode)))
     shared = {
         "experiment": name,
-        **RECORDS,
+        **LOG_OVERRIDES,
         **about.overrides(mode),
         "sweep.root": str(directory.absolute()),
         "seed": seeds,
     }
     with keep_workers():
-        frames = [sweep({**shared, "sweep.name": "untuned"}, executor=executor(), quiet=quiet)]
+        frames = [sweep({**shared, "sweep.name": "untuned"}, executor=pick_executor(), quiet=quiet)]
         rates: list[dict[str, Any]] = []
         if about.tune:
             how = {"race": True, "tune.rates": list(about.tune), "tune.seeds": TUNING_SEEDS[mode]}
-            frames.append(sweep({**shared, **how, "sweep.name": "tuned"}, executor=executor(), quiet=quiet))
+            frames.append(sweep({**shared, **how, "sweep.name": "tuned"}, executor=pick_executor(), quiet=quiet))
             rates = chosen_rates(frames[1], about.axes)
-    found = [judge(about, runs, load_layers(runs, keys_of(about))) for runs in frames]
-    verdicts = [overall(each) for each in found]
+    found = [judge(about, runs, load_layers(runs, layer_keys(about))) for runs in frames]
+    verdicts = [overall_verdict(each) for each in found]
     verdict = Verdict(
         experiment=about,
         mode=mode,
@@ -121,15 +121,15 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
         made=time.strftime("%Y-%m-%d"),
         directory=directory,
     )
-    text = json.dumps(finite(verdict.record()), indent=1, ensure_ascii=False)
+    text = json.dumps(json_safe(verdict.record()), indent=1, ensure_ascii=False)
     write_atomically(directory / "verdict.json", text.encode())
-    write_atomically(directory / "figure.svg", drawn(about, frames))
+    write_atomically(directory / "figure.svg", draw_figure(about, frames))
     sweeps = [directory / name for name in ("untuned", "tuned")[: len(frames)]]
     write_report(sweeps, directory, title=f"{about.name}, {mode}: {verdict.headline}")
     return verdict
 
 
-def executor() -> str:
+def pick_executor() -> str:
     """Return how groups are computed: small ones are bound by Python, so a process on each core where there is no card.
 
     What is measured does not depend on it.
@@ -137,15 +137,15 @@ def executor() -> str:
     return "inline" if torch.cuda.is_available() or usable_cores() == 1 else "process"
 
 
-def drawn(about: Experiment, frames: Sequence[pd.DataFrame]) -> bytes:
+def draw_figure(about: Experiment, frames: Sequence[pd.DataFrame]) -> bytes:
     """Draw what the first criterion speaks of: its metric run by run, or its statistic layer by layer."""
     first = next((c.arguments for c in about.criteria if {"metric", "stat"} & set(c.arguments)), {"metric": "loss"})
     if "metric" in first:
-        return draw_cells(list(zip(HEADINGS, frames, strict=False)), first["metric"], about.axes)
-    return draw_layers(load_layers(frames[0], keys_of(about)), first["stat"], about.axes)
+        return draw_cells(list(zip(FIGURE_HEADINGS, frames, strict=False)), first["metric"], about.axes)
+    return draw_layers(load_layers(frames[0], layer_keys(about)), first["stat"], about.axes)
 
 
-def keys_of(about: Experiment) -> list[str]:
+def layer_keys(about: Experiment) -> list[str]:
     """List the keys that rows of layers must carry to be judged."""
     return list(dict.fromkeys(["init", "act", "depth", "seed", *about.axes]))
 
@@ -164,10 +164,10 @@ def chosen_rates(runs: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]
     ]
 
 
-def finite(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """Write what JSON has no number for as text."""
     if isinstance(value, Mapping):
-        return {key: finite(each) for key, each in value.items()}
+        return {key: json_safe(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(each) for each in value]
+        return [json_safe(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

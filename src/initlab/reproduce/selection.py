@@ -6,32 +6,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-At = Mapping[str, Any]
+CellFilter = Mapping[str, Any]
 
 
-def chosen(frame: pd.DataFrame, at: At | None) -> pd.DataFrame:
+def matching_rows(frame: pd.DataFrame, at: CellFilter | None) -> pd.DataFrame:
     """Return the rows where every key has the value, or one of the values, asked for.
 
     Raises:
         ValueError: there is no such column, or no such row: the criterion is about runs that there are not.
 
-    >>> chosen(pd.DataFrame({"init": ["zeros", "ones"], "loss": [2.3, 9.0]}), {"init": "ones"}).loss.tolist()
+    >>> matching_rows(pd.DataFrame({"init": ["zeros", "ones"], "loss": [2.3, 9.0]}), {"init": "ones"}).loss.tolist()
     [9.0]
     """
     for key, value in (at or {}).items():
         wanted = value if isinstance(value, (list, tuple)) else [value]
         if key not in frame:
             raise ValueError(f"no run has a key {key}")
-        frame = frame[frame[key].map(plain).isin([plain(x) for x in wanted])]
+        frame = frame[frame[key].map(comparable).isin([comparable(x) for x in wanted])]
     if frame.empty:
         raise ValueError(f"no run has {dict(at or {})}")
     return frame
 
 
-def plain(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """Make values of files and of frames comparable: numbers as floats, the rest as text.
 
-    >>> plain(3) == plain(3.0), plain([16, 8]) == plain("[16, 8]"), plain(None) == plain(float("nan"))
+    >>> comparable(3) == comparable(3.0), comparable([16, 8]) == comparable("[16, 8]"), comparable(None) == comparable(float("nan"))
     (True, True, True)
     """
     if value is None or value != value:  # a column of numbers writes "not set" as NaN

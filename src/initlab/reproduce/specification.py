@@ -10,7 +10,7 @@ from initlab.reproduce.measures import MEASURES
 from initlab.system.yaml_text import load_yaml
 
 MODES = ("quick", "full")
-LEAST_SEEDS = {"quick": 6, "full": 10}
+MIN_SEEDS = {"quick": 6, "full": 10}
 """Seeds per cell that a verdict rests on at least; more where a file says so."""
 
 
@@ -62,40 +62,40 @@ class Experiment:
 
     def seeds_in(self, mode: str) -> int:
         """Return the number of seeds per cell."""
-        return max(self.seeds.get(mode, 0), LEAST_SEEDS[mode])
+        return max(self.seeds.get(mode, 0), MIN_SEEDS[mode])
 
     def overrides(self, mode: str) -> dict[str, Any]:
         """Return what the mode changes in the file."""
         return dict(self.quick if mode == "quick" else self.full)
 
 
-def names() -> list[str]:
+def experiment_names() -> list[str]:
     """List the experiments that carry a verdict.
 
-    >>> "he_2015" in names()
+    >>> "he_2015" in experiment_names()
     True
     """
-    return [name for name in option_names("experiment") if "verdict" in _read(name)]
+    return [name for name in option_names("experiment") if "verdict" in _read_yaml(name)]
 
 
-def experiment(name: str) -> Experiment:
+def load_experiment(name: str) -> Experiment:
     """Read an experiment's file.
 
     Raises:
         UserError: no experiment has this name.
         ValueError: its section `verdict` has a key or a measure that does not exist.
 
-    >>> experiment("he_2015").paper[:8]
+    >>> load_experiment("he_2015").paper[:8]
     'He, Zhan'
     """
-    known = names()
+    known = experiment_names()
     if name not in known:
         raise UserError(
             f"There is no experiment {name}.{did_you_mean(name, known)} `initlab reproduce` lists them all."
         )
-    values = _read(name)
+    values = _read_yaml(name)
     given = dict(values["verdict"])
-    criteria = tuple(_criterion(name, row) for row in given.pop("criteria"))
+    criteria = tuple(_parse_criterion(name, row) for row in given.pop("criteria"))
     grids = values.get("sweep", {}).get("grids", [])
     swept = [*values["hydra"]["sweeper"]["params"], *(key for grid in grids for key in grid)]
     axes = [key for key in dict.fromkeys(swept) if key != "seed"]
@@ -106,13 +106,13 @@ def experiment(name: str) -> Experiment:
     return Experiment(name=name, criteria=criteria, axes=tuple(axes), tune=tune, **given)
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read_yaml(name: str) -> dict[str, Any]:
     text = (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
     values: dict[str, Any] = load_yaml(text)
     return values
 
 
-def _criterion(name: str, row: Mapping[str, Any]) -> Criterion:
+def _parse_criterion(name: str, row: Mapping[str, Any]) -> Criterion:
     given = dict(row)
     own = {key: given.pop(key, None) for key in ("says", "measure", "above", "below", "why")}
     if own["measure"] not in MEASURES:

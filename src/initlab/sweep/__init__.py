@@ -12,29 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from initlab.sweep.api import sweep
-    from initlab.sweep.cells import Cell, checked, default_directories, wanted
+    from initlab.sweep.cells import Cell, cell_directories, check_cells, select_cells
     from initlab.sweep.dry_run import dry_run
-    from initlab.sweep.placement import How
+    from initlab.sweep.placement import Placement
     from initlab.sweep.results import Outcome
-    from initlab.sweep.run import run_sweep, tabulated
-    from initlab.sweep.screen import drawn, show_outcome
-    from initlab.sweep.summary import axes, by_cell
+    from initlab.sweep.run import lock_and_tabulate, run_sweep
+    from initlab.sweep.screen import show_outcome, write_sweep_pictures
+    from initlab.sweep.summary import summarize_cells, varying_axes
 
 __all__ = [
     "Cell",
-    "How",
     "Outcome",
-    "axes",
-    "by_cell",
-    "checked",
-    "default_directories",
-    "drawn",
+    "Placement",
+    "cell_directories",
+    "check_cells",
     "dry_run",
+    "lock_and_tabulate",
     "run_sweep",
+    "select_cells",
     "show_outcome",
+    "summarize_cells",
     "sweep",
-    "tabulated",
-    "wanted",
+    "varying_axes",
+    "write_sweep_pictures",
 ]
 _HOMES = {
     "cells": ("Cell", "checked", "default_directories", "wanted"),

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from initlab.config.grid import compose_grid, override_text, refuse_ambiguous_widths
-from initlab.sweep.cells import checked, default_directories, wanted
-from initlab.sweep.placement import How
+from initlab.sweep.cells import cell_directories, check_cells, select_cells
+from initlab.sweep.placement import Placement
 from initlab.sweep.run import run_sweep
-from initlab.sweep.screen import drawn
+from initlab.sweep.screen import write_sweep_pictures
 from initlab.system.streams import use_safe_streams
 
 if TYPE_CHECKING:
@@ -52,34 +52,36 @@ def sweep(
     [['zeros', 'completed', 2], ['he_normal', 'completed', 2]]
     """
     with use_safe_streams():
-        return swept(config or {}, How(executor, workers, options or {}), axes, quiet)
+        return compose_and_run(config or {}, Placement(executor, workers, options or {}), axes, quiet)
 
 
-def swept(config: Mapping[str, Any], how: How, axes: Mapping[str, Any], quiet: bool) -> "pd.DataFrame":
+def compose_and_run(config: Mapping[str, Any], how: Placement, axes: Mapping[str, Any], quiet: bool) -> "pd.DataFrame":
     """Compose, check and run a grid."""
-    given = dict(flat(config)) | dict(flat({key.replace("__", "."): value for key, value in axes.items()}))
+    given = dict(dotted_items(config)) | dict(
+        dotted_items({key.replace("__", "."): value for key, value in axes.items()})
+    )
     configs, directory = compose_grid([override_text(key, value) for key, value in given.items()])
     for cell in configs:
         refuse_ambiguous_widths(given.get("width"), {"depth": cell.depth, "model": cell.model["name"]})
-    configs = [configs[k] for k in wanted(configs, repeats=bool(configs[0].sweep.grids))]
+    configs = [configs[k] for k in select_cells(configs, repeats=bool(configs[0].sweep.grids))]
     if configs[0].race:
-        from initlab.sweep.race import dry_race, race
+        from initlab.sweep.race import dry_run_race, run_race
 
         if configs[0].dry_run:
-            return dry_race(configs, directory, how)
-        return drawn(race(configs, directory, how, quiet), directory).frame()
-    cells = checked(configs, default_directories(configs, directory))
+            return dry_run_race(configs, directory, how)
+        return write_sweep_pictures(run_race(configs, directory, how, quiet), directory).frame()
+    cells = check_cells(configs, cell_directories(configs, directory))
     if configs[0].dry_run:
         from initlab.sweep.dry_run import dry_run
 
         return dry_run(cells, directory, how)
-    return drawn(run_sweep(cells, directory, how, lambda *_: None, quiet=quiet), directory).frame()
+    return write_sweep_pictures(run_sweep(cells, directory, how, lambda *_: None, quiet=quiet), directory).frame()
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted_items(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Write nested keys with dots."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from dotted_items(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

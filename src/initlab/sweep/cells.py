@@ -34,7 +34,7 @@ class Cell:
     reason: str | None = None
 
 
-def wanted(configs: Sequence[Config], repeats: bool = False) -> list[int]:
+def select_cells(configs: Sequence[Config], repeats: bool = False) -> list[int]:
     """Return the positions of the cells that are left when `sweep.exclude` has taken its share.
 
     Arguments: `repeats`: whether a cell may come twice, as it does where sub-grids overlap; the first one stays.
@@ -51,13 +51,13 @@ def wanted(configs: Sequence[Config], repeats: bool = False) -> list[int]:
                     f"{key} is {command_line_text(flat[0][key])} in one cell and {command_line_text(values[key])} in another, and concerns "
                     "the grid as a whole: give it a single value."
                 )
-    rules = [read_rule(rule, flat) for rule in first.sweep.exclude]
+    rules = [parse_exclude_rule(rule, flat) for rule in first.sweep.exclude]
     for told, rule in zip(first.sweep.exclude, rules, strict=True):
-        if not any(matches(values, rule) for values in flat):
+        if not any(matches_rule(values, rule) for values in flat):
             print_stderr(
                 f"initlab: sweep.exclude takes nothing out by {hydra_literal(told)}: no cell of the grid has that."
             )
-    kept = [k for k, values in enumerate(flat) if not any(matches(values, rule) for rule in rules)]
+    kept = [k for k, values in enumerate(flat) if not any(matches_rule(values, rule) for rule in rules)]
     if not kept:
         raise UserError(f"sweep.exclude={first.sweep.exclude} leaves nothing to run: take a rule out.")
     found: dict[str, int] = {}
@@ -67,7 +67,7 @@ def wanted(configs: Sequence[Config], repeats: bool = False) -> list[int]:
     return sorted(found.values())
 
 
-def read_rule(rule: Any, flat: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def parse_exclude_rule(rule: Any, flat: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Return a rule of `sweep.exclude` as key -> values; raises UserError where it can never match."""
     if not isinstance(rule, Mapping) or not rule:
         raise UserError(
@@ -99,16 +99,16 @@ def read_rule(rule: Any, flat: Sequence[Mapping[str, Any]]) -> dict[str, list[An
     return found
 
 
-def matches(values: Mapping[str, Any], rule: Mapping[str, Sequence[Any]]) -> bool:
+def matches_rule(values: Mapping[str, Any], rule: Mapping[str, Sequence[Any]]) -> bool:
     """Does a cell have one of a rule's values for every key of it?
 
-    >>> matches({"init": "zeros", "optim.lr": 0.1}, {"init": ["zeros", "ones"], "optim.lr": [0.1]})
+    >>> matches_rule({"init": "zeros", "optim.lr": 0.1}, {"init": ["zeros", "ones"], "optim.lr": [0.1]})
     True
     """
     return all(key in values and values[key] in found for key, found in rule.items())
 
 
-def checked(configs: Sequence[Config], directories: Sequence[Path]) -> list[Cell]:
+def check_cells(configs: Sequence[Config], directories: Sequence[Path]) -> list[Cell]:
     """Check every cell before any is run; nothing is written.
 
     Raises UserError when two cells share a directory, when none can exist, or with `sweep.impossible=error` when any
@@ -120,7 +120,7 @@ def checked(configs: Sequence[Config], directories: Sequence[Path]) -> list[Cell
     for number, (config, directory) in enumerate(zip(configs, directories, strict=True)):
         key = network_key(config)
         if key not in reasons:
-            reasons[key] = find_reason(config)
+            reasons[key] = cell_refusal(config)
         cells.append(Cell(number, config, directory, config_hash(config), reasons[key]))
     if len({cell.directory for cell in cells}) < len(cells):
         raise UserError("two cells of the grid have the same directory: leave hydra.sweep.subdir as it is.")
@@ -132,12 +132,12 @@ def checked(configs: Sequence[Config], directories: Sequence[Path]) -> list[Cell
     return cells
 
 
-def find_reason(config: Config) -> str | None:
+def cell_refusal(config: Config) -> str | None:
     """Return why a cell cannot exist, or None; raises UserError for what is wrong in any cell."""
-    from initlab.experiment import impossible
+    from initlab.experiment import config_refusal
 
     try:
-        return impossible(config)
+        return config_refusal(config)
     except UserError:
         raise
     except Exception:
@@ -169,11 +169,11 @@ def group_key(config: Config) -> str:
     return json.dumps(plain, sort_keys=True, default=str)
 
 
-def default_directories(configs: Sequence[Config], directory: Path) -> list[Path]:
+def cell_directories(configs: Sequence[Config], directory: Path) -> list[Path]:
     """Return the directory of each cell of a sweep: its readable name and eight digits of its hash."""
     return [directory / cell_name(config) for config in configs]
 
 
-def short(cell: Cell) -> str:
+def readable_name(cell: Cell) -> str:
     """Return the readable name of a cell, without the digits of its hash."""
     return re.sub(r"-[0-9a-f]{8}$", "", cell.directory.name)

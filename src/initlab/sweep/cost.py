@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from initlab.config import Config
 from initlab.config.checks import command_line_text
 from initlab.errors import UserError
-from initlab.experiment.build import build_module, load_data, make_plan, pick_activation
+from initlab.experiment.build import build_activation, build_module, load_data, make_plan
 from initlab.system.resources import GIB, MEMORY_SHARE, free_bytes
 from initlab.training import OPTIMIZERS
 from initlab.training.evaluation import EVAL_BATCH
 
-PASSES = 6  # operations for a multiplication forward: it and its sum, twice that backward
-LARGE = 2**26  # bytes of parameters and buffers from which on a network is followed without allocating it
+FLOPS_PER_MULTIPLICATION = 6  # operations for a multiplication forward: it and its sum, twice that backward
+META_DEVICE_BYTES = 2**26  # bytes of parameters and buffers from which on a network is followed without allocating it
 
 
 @dataclass(frozen=True)
-class Size:
+class NetworkCost:
     """What one network takes while it trains: bytes of memory; multiplications in all its steps; the steps.
 
     `bytes` includes temporaries and decides how many networks fit; `least` is what no network trains without, and
@@ -37,10 +37,10 @@ class Size:
 
 def network_bytes(config: Config) -> float:
     """Estimate the memory that one network of a group takes while it trains."""
-    return network_size(config).bytes
+    return estimate_cost(config).bytes
 
 
-def network_size(config: Config, call_own: bool = True) -> Size:
+def estimate_cost(config: Config, call_own: bool = True) -> NetworkCost:
     """Estimate what one network of a group takes while it trains, from its parameters and activations.
 
     Memory: weights, gradients, the optimizer's slots and one temporary of each; every layer's output for one batch,
@@ -58,10 +58,10 @@ def network_size(config: Config, call_own: bool = True) -> Size:
     samples = batch * steps
     try:
         with torch.device("meta"):
-            module = build_module(config, data, pick_activation(config))
+            module = build_module(config, data, build_activation(config))
     except (Exception, SystemExit):
         # A user's own model that cannot be built without memory, or at all: it runs alone, where a bug is recorded.
-        return Size(math.inf, samples, steps)
+        return NetworkCost(math.inf, samples, steps)
     size = 8 if config.precision == "fp64" else 4
     weights = sum(p.numel() for p in module.parameters()) + sum(b.numel() for b in module.buffers())
     copies = 3 + len(OPTIMIZERS[config.optim["name"]].slots)
@@ -69,20 +69,22 @@ def network_size(config: Config, call_own: bool = True) -> Size:
     if call_own or config.model["name"] != "custom":
         # A user's own model may do anything where its weights are not set; the estimate is only an estimate.
         with suppress(Exception, SystemExit):
-            layers = run_layers(module, data.prepare(data.train_x[:2]), large=weights * 4 > LARGE)
+            layers = measure_layers(module, data.prepare(data.train_x[:2]), large=weights * 4 > META_DEVICE_BYTES)
     outputs = [values for values, _ in layers]
     largest = sum(sorted(outputs)[-2:])
     needed = size * (copies * weights + batch * (sum(outputs) + largest) + EVAL_BATCH * largest)
     least = size * ((copies - 1) * weights + batch * sum(outputs) / 2)
-    return Size(needed, samples * max(sum(products for _, products in layers), weights, 1), steps, least)
+    return NetworkCost(needed, samples * max(sum(products for _, products in layers), weights, 1), steps, least)
 
 
-def size_of_single(config: Config) -> Size:
+def estimate_single_run(config: Config) -> NetworkCost:
     """Estimate what a single run takes; nothing calls a user's own model before the run itself does."""
-    return network_size(config, call_own=False)
+    return estimate_cost(config, call_own=False)
 
 
-def require_memory(cells: Iterable[Config], sizes: Callable[[Config], Size] = network_size, at_a_time: int = 1) -> None:
+def require_memory(
+    cells: Iterable[Config], sizes: Callable[[Config], NetworkCost] = estimate_cost, at_a_time: int = 1
+) -> None:
     """Raise UserError for a network that cannot train in the memory that is free; none is built to find out.
 
     Where the user says how much a group may take (`sweep.memory`), that is believed to be free.
@@ -97,27 +99,27 @@ def require_memory(cells: Iterable[Config], sizes: Callable[[Config], Size] = ne
         there = config.sweep.memory * GIB if config.sweep.memory else free[config.device]
         needed = sizes(config).least
         if needed > there:
-            raise UserError(too_large(config, needed, there))
+            raise UserError(too_large_message(config, needed, there))
         if needed * at_a_time > there and not config.sweep.memory:
             raise UserError(
                 f"hydra.launcher.workers={at_a_time} train {at_a_time} networks at a time, of which one needs "
-                f"{needed / GIB:.2f} GiB ({shape_of(config)}), and {there / GIB:.2f} GiB are free: "
+                f"{needed / GIB:.2f} GiB ({describe_shape(config)}), and {there / GIB:.2f} GiB are free: "
                 f"say hydra.launcher.workers={int(there // needed)}."
             )
 
 
-def too_large(config: Config, needed: float, there: float) -> str:
+def too_large_message(config: Config, needed: float, there: float) -> str:
     """Say how much memory one network needs and how much is free, and what to change."""
     granted = "sweep.memory allows" if config.sweep.memory else "are free"
     free = f"{granted} {there / GIB:.2f} GiB" if config.sweep.memory else f"{there / GIB:.2f} GiB {granted}"
     return (
-        f"{shape_of(config)}: one network needs {needed / GIB:.2f} GiB to train with optim={config.optim['name']} and "
+        f"{describe_shape(config)}: one network needs {needed / GIB:.2f} GiB to train with optim={config.optim['name']} and "
         f"train.batch_size={config.train.batch_size}, and {free}: choose a smaller one, "
         f"or say sweep.memory={math.ceil(needed / GIB)} if that much is free."
     )
 
 
-def shape_of(config: Config) -> str:
+def describe_shape(config: Config) -> str:
     """Say what decides how large a network is."""
     shape = [f"model={config.model['name']}"]
     shape += [
@@ -128,7 +130,7 @@ def shape_of(config: Config) -> str:
     return " ".join(shape)
 
 
-def run_layers(module: nn.Module, samples: Tensor, large: bool = False) -> list[tuple[int, int]]:
+def measure_layers(module: nn.Module, samples: Tensor, large: bool = False) -> list[tuple[int, int]]:
     """Return how many values every leaf module puts out and how often it multiplies for that, for one sample.
 
     They are found by a pass with whatever is in memory: a value is a product with one row of the weights, if there are.
@@ -149,13 +151,13 @@ def run_layers(module: nn.Module, samples: Tensor, large: bool = False) -> list[
         module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))  # `to_empty` loads it, too
         for buffer in module.buffers():
             buffer.zero_()
-    with hooked(module, note), torch.no_grad():
+    with leaf_hooks(module, note), torch.no_grad():
         module(samples)
     return found
 
 
 @contextmanager
-def hooked(module: nn.Module, hook: Any) -> Iterator[None]:
+def leaf_hooks(module: nn.Module, hook: Any) -> Iterator[None]:
     """Call a hook after every leaf module, for the while."""
     leaves = [m for m in module.modules() if not any(True for _ in m.children())]
     handles = [leaf.register_forward_hook(hook) for leaf in leaves]
@@ -166,7 +168,7 @@ def hooked(module: nn.Module, hook: Any) -> Iterator[None]:
             handle.remove()
 
 
-def largest_group(config: Config, workers: int = 1, taken: float | None = None) -> int:
+def max_group_size(config: Config, workers: int = 1, taken: float | None = None) -> int:
     """Return how many networks of this kind may train together, by `sweep.max_group`, `sweep.memory` and what is free.
 
     Arguments: `workers` that share the memory; `taken`, bytes of one of them where they have been estimated.

@@ -11,26 +11,26 @@ from initlab.config.naming import config_hash
 from initlab.records.serialization import from_json
 from initlab.sweep.cells import Cell
 from initlab.sweep.links import refuse_links
-from initlab.sweep.locks import alone
+from initlab.sweep.locks import sweep_lock
 from initlab.sweep.plan_file import PlanFile
-from initlab.sweep.progress import SweepLine
-from initlab.sweep.results import Outcome, Results
+from initlab.sweep.progress import SweepProgressLine
+from initlab.sweep.results import Outcome, SweepResults
 from initlab.system.safe_reading import read_bytes
 
-Ended = Callable[[Cell, dict[str, Any], bool], None]
-DECIDERS = ("initlab", "torch")  # packages whose version may decide whether a cell can exist
+OnCellEnd = Callable[[Cell, dict[str, Any], bool], None]
+DECIDING_PACKAGES = ("initlab", "torch")  # packages whose version may decide whether a cell can exist
 
 
-def seems_finished(directories: Sequence[Path]) -> bool:
+def all_have_summaries(directories: Sequence[Path]) -> bool:
     """Has every cell a summary, so that it is worth a look whether all are done?"""
     return all((directory / "summary.json").exists() for directory in directories)
 
 
-def nothing_left(
+def load_finished_sweep(
     configs: Sequence[Config],
     directories: Sequence[Path],
     directory: Path,
-    ended: Ended,
+    ended: OnCellEnd,
     opened: Callable[[], None],
     quiet: bool = False,
 ) -> Outcome | None:
@@ -43,12 +43,12 @@ def nothing_left(
     Raises UserError when another launch runs this sweep.
     """
     started, first = time.monotonic(), configs[0]
-    if first.race or first.dry_run or len({*directories}) < len(directories) or not seems_finished(directories):
+    if first.race or first.dry_run or len({*directories}) < len(directories) or not all_have_summaries(directories):
         return None
-    with alone(directory):
+    with sweep_lock(directory):
         if (directory / ".groups").exists() or not PlanFile.is_whole(directory / "plan.json"):
             return None
-        results = Results(directory)
+        results = SweepResults(directory)
         cells = recorded_cells(configs, directories, results)
         if cells is None:
             return None
@@ -57,20 +57,20 @@ def nothing_left(
         possible = [cell for cell in cells if cell.reason is None]
         for cell in cells:
             ended(cell, results.rows[cell.directory][1], False)
-        line = SweepLine.quiet() if quiet else SweepLine("sweep")
+        line = SweepProgressLine.quiet() if quiet else SweepProgressLine("sweep")
         line.say(f"{len(possible)} of {len(possible)} networks are done already.")
         results.write()
     return Outcome(cells, results, time.monotonic() - started)
 
 
-def recorded_cells(configs: Sequence[Config], directories: Sequence[Path], results: Results) -> list[Cell] | None:
+def recorded_cells(configs: Sequence[Config], directories: Sequence[Path], results: SweepResults) -> list[Cell] | None:
     """Return the cells as their records say, or None where one of them is not done."""
     cells = []
     for number, (config, directory) in enumerate(zip(configs, directories, strict=True)):
         cell = Cell(number, config, directory, config_hash(config))
         if results.finished(cell) is None:
             _, result = results.rows.get(directory, ({}, {}))
-            if not rightly_skipped(result, cell):
+            if not is_current_skip(result, cell):
                 return None
             cell = Cell(number, config, directory, cell.hash, str(result["reason"]))
         cells.append(cell)
@@ -79,7 +79,7 @@ def recorded_cells(configs: Sequence[Config], directories: Sequence[Path], resul
     return None if refused else cells
 
 
-def rightly_skipped(result: Mapping[str, Any], cell: Cell) -> bool:
+def is_current_skip(result: Mapping[str, Any], cell: Cell) -> bool:
     """Is this cell recorded, undamaged, as one that cannot exist, by the versions that are installed now?"""
     if result.get("status") != "skipped" or result.get("hash") != cell.hash:
         return False
@@ -87,6 +87,6 @@ def rightly_skipped(result: Mapping[str, Any], cell: Cell) -> bool:
         return False
     try:
         decided = from_json(read_bytes(cell.directory / "summary.json")).get("environment", {})["versions"]
-        return all(decided[name] == version(name) for name in DECIDERS)
+        return all(decided[name] == version(name) for name in DECIDING_PACKAGES)
     except (OSError, ValueError, KeyError, TypeError, PackageNotFoundError):
         return False

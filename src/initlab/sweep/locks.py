@@ -22,21 +22,21 @@ try:
 except ImportError:  # Windows, where every file system locks
     fcntl = None  # type: ignore[assignment]
 
-PATIENCE = 5.0  # seconds before a wait is mentioned
+WAIT_NOTICE_SECONDS = 5.0  # seconds before a wait is mentioned
 
 
 # What a file system answers that has no locks: some of NFS, FUSE, Lustre and container mounts.
-UNSUPPORTED = {
+UNSUPPORTED_ERRNOS = {
     getattr(errno, name)
     for name in ("ENOLCK", "ENOSYS", "EOPNOTSUPP", "ENOTSUP", "EINVAL", "EPERM", "EPROTONOSUPPORT", "EREMOTEIO")
     if hasattr(errno, name)
 }
 
 
-def no_locks(directory: Path) -> str:
+def missing_locks_reason(directory: Path) -> str:
     """Return why the file system of a directory locks no files, or an empty text where it does.
 
-    >>> no_locks(Path())
+    >>> missing_locks_reason(Path())
     ''
     """
     if fcntl is None:
@@ -45,12 +45,12 @@ def no_locks(directory: Path) -> str:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            return error.strerror or str(error) if error.errno in UNSUPPORTED else ""
+            return error.strerror or str(error) if error.errno in UNSUPPORTED_ERRNOS else ""
     return ""
 
 
 @contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def sweep_lock(directory: Path) -> Iterator[None]:
     """Hold a sweep's directory while its launch runs.
 
     Raises UserError at once when another launch holds it; a launch that died holds nothing. On a file system without
@@ -59,8 +59,8 @@ def alone(directory: Path) -> Iterator[None]:
     holder = directory / ".lock.json"
     with os_errors_as_user_errors(directory):
         make_directory(directory)
-        if reason := no_locks(directory):
-            last = f" The last one noted there is {described(holder)}." if holder.exists() else ""
+        if reason := missing_locks_reason(directory):
+            last = f" The last one noted there is {describe_holder(holder)}." if holder.exists() else ""
             print_stderr(
                 f"initlab: the file system of {directory} has no locks ({reason}): the sweep is run, and a launch "
                 f"beside it would not be noticed.{last}"
@@ -70,7 +70,7 @@ def alone(directory: Path) -> Iterator[None]:
             if not reason:
                 lock.acquire()
         except Timeout:
-            raise UserError(f"{directory} is being run by {described(holder)}: {REMEDY}") from None
+            raise UserError(f"{directory} is being run by {describe_holder(holder)}: {LOCKED_REMEDY}") from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         write_atomically(
@@ -82,10 +82,10 @@ def alone(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-REMEDY = "wait for it, stop it, or choose another directory with sweep.name=…."
+LOCKED_REMEDY = "wait for it, stop it, or choose another directory with sweep.name=…."
 
 
-def described(holder: Path) -> str:
+def describe_holder(holder: Path) -> str:
     """Say who holds a sweep, as far as is known."""
     try:
         found = read_json(holder)
@@ -108,14 +108,14 @@ def group_lock(path: Path, stop: Callable[[], int]) -> Iterator[None]:
     with os_errors_as_user_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0.2)
-        while not no_locks(path.parent):
+        while not missing_locks_reason(path.parent):
             try:
                 lock.acquire()
                 break
             except Timeout:
                 if signal := stop():
                     raise Interrupted(signal) from None
-                if not told and time.monotonic() - began > PATIENCE:
+                if not told and time.monotonic() - began > WAIT_NOTICE_SECONDS:
                     told = True
                     print_stderr(f"initlab: waiting for the worker of another launch, which has {path.stem}.")
     try:

@@ -7,23 +7,23 @@ from typing import Any
 import torch
 
 from initlab.sweep.cells import Cell
-from initlab.sweep.cost import PASSES
+from initlab.sweep.cost import FLOPS_PER_MULTIPLICATION
 from initlab.sweep.executors import check_executor
 from initlab.sweep.executors.slurm import runs_locally
-from initlab.sweep.grouping import Sizes
-from initlab.sweep.plan_file import by_key
+from initlab.sweep.grouping import CostCache
+from initlab.sweep.plan_file import cells_by_key
 from initlab.system.device import pick_device
 from initlab.system.resources import FLOPS_PER_CORE, GIB, MEMORY_SHARE, free_bytes, usable_cores
 
-WORTH = 20.0  # seconds of work from which on processes are worth their start
-UPDATES = 20_000  # updates of all networks that probably take as long
-PER_NETWORK = 0.05  # seconds that a network takes to start, to be recorded and to end
-PER_STEP = 2e-5  # seconds that a step of it takes beside its products
-PER_PROCESS = 1.0 * GIB  # bytes that a process has before it trains anything
+MIN_PROCESS_SECONDS = 20.0  # seconds of work from which on processes are worth their start
+MIN_PROCESS_UPDATES = 20_000  # updates of all networks that probably take as long
+SECONDS_PER_NETWORK = 0.05  # seconds that a network takes to start, to be recorded and to end
+SECONDS_PER_STEP = 2e-5  # seconds that a step of it takes beside its products
+BYTES_PER_PROCESS = 1.0 * GIB  # bytes that a process has before it trains anything
 
 
 @dataclass(frozen=True)
-class How:
+class Placement:
     """Where and how many groups are computed at a time: an executor by name, its workers, its own options."""
 
     executor: str = "auto"
@@ -49,43 +49,45 @@ class How:
         """Return whether more than one group may be computed at a time, by this machine or others."""
         return self.sharers() > 1 or (self.executor == "submitit" and self.workers != 1)
 
-    def processes(self) -> "How":
+    def processes(self) -> "Placement":
         """Return `auto` as processes: one for each card, or for each core that torch would use."""
         few = min(usable_cores(), torch.get_num_threads())
         workers = few if self.workers == "auto" and not torch.cuda.device_count() else self.workers
         return replace(self, executor="process", workers=workers)
 
-    def settled(self, cells: Sequence[Cell], sizes: Sizes) -> "How":
+    def settled(self, cells: Sequence[Cell], sizes: CostCache) -> "Placement":
         """Return `auto` as `process` where these cells are worth it, else as `inline`; any other executor as it is."""
         if self.executor != "auto":
             return self
         spread = self.processes()
-        return spread if worth_processes(cells, sizes, spread.sharers()) else replace(self, executor="inline")
+        return spread if processes_are_faster(cells, sizes, spread.sharers()) else replace(self, executor="inline")
 
-    def early(self, networks: int, updates: float, device: str, threads: int | str) -> "How | None":
+    def early(self, networks: int, updates: float, device: str, threads: int | str) -> "Placement | None":
         """Return the processes that networks of so many updates each will probably need, None for none."""
         if self.executor == "process":
-            return self if min(self.sharers(), networks) * PER_PROCESS <= MEMORY_SHARE * free_bytes("cpu") else None
+            return (
+                self if min(self.sharers(), networks) * BYTES_PER_PROCESS <= MEMORY_SHARE * free_bytes("cpu") else None
+            )
         spread = self.processes()
         workers = spread.sharers()
-        large = networks * updates >= UPDATES and networks >= 2 * workers
-        return spread if large and may_spread({(device, threads)}, workers) else None
+        large = networks * updates >= MIN_PROCESS_UPDATES and networks >= 2 * workers
+        return spread if large and can_use_processes({(device, threads)}, workers) else None
 
 
-def worth_processes(cells: Sequence[Cell], sizes: Sizes, workers: int) -> bool:
+def processes_are_faster(cells: Sequence[Cell], sizes: CostCache, workers: int) -> bool:
     """Are several processes faster than threads of this one, which take turns in Python?"""
-    if len(cells) < 2 * workers or not may_spread(
+    if len(cells) < 2 * workers or not can_use_processes(
         {(cell.config.device, cell.config.threads) for cell in cells}, workers
     ):
         return False
     sharing = -(-workers // max(torch.cuda.device_count(), 1))
     room = MEMORY_SHARE * free_bytes(cells[0].config.device) / sharing
-    if any(sizes.of(alike[0]).bytes > room for alike in by_key(cells)):
+    if any(sizes.of(alike[0]).bytes > room for alike in cells_by_key(cells)):
         return False
-    return rough_seconds(cells, sizes, workers) >= WORTH
+    return estimate_seconds(cells, sizes, workers) >= MIN_PROCESS_SECONDS
 
 
-def may_spread(wanted: Collection[tuple[str, int | str]], workers: int) -> bool:
+def can_use_processes(wanted: Collection[tuple[str, int | str]], workers: int) -> bool:
     """May so many processes compute on these devices by these numbers of threads, and is there room to start them?
 
     Where the user gave a number of threads, or made torch use one, this process keeps to it.
@@ -94,13 +96,17 @@ def may_spread(wanted: Collection[tuple[str, int | str]], workers: int) -> bool:
         return False
     kinds = {pick_device(device).type for device, _ in wanted}
     there = "cuda" if torch.cuda.device_count() else "cpu"
-    return kinds == {there} and workers * PER_PROCESS <= MEMORY_SHARE * free_bytes("cpu")
+    return kinds == {there} and workers * BYTES_PER_PROCESS <= MEMORY_SHARE * free_bytes("cpu")
 
 
-def rough_seconds(cells: Sequence[Cell], sizes: Sizes, cores: int) -> float:
+def estimate_seconds(cells: Sequence[Cell], sizes: CostCache, cores: int) -> float:
     """Return about how long cells take together on so many cores: their starts and records, steps and products."""
     seconds = 0.0
-    for alike in by_key(cells):
+    for alike in cells_by_key(cells):
         size = sizes.of(alike[0])
-        seconds += len(alike) * (PER_NETWORK + PER_STEP * size.steps + PASSES * size.work / (FLOPS_PER_CORE * cores))
+        seconds += len(alike) * (
+            SECONDS_PER_NETWORK
+            + SECONDS_PER_STEP * size.steps
+            + FLOPS_PER_MULTIPLICATION * size.work / (FLOPS_PER_CORE * cores)
+        )
     return seconds

@@ -20,7 +20,7 @@ from initlab.system.safe_reading import (
     require_mapping,
 )
 
-FORMAT = 2
+PLAN_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class PlanFile:
         Raises:
             UserError: a directory stands in its place.
         """
-        for place in (path, copy_of(path)):
+        for place in (path, backup_path(path)):
             if place.is_dir():
                 raise UserError(f"{place} is a directory, where the plan of a sweep is a file: remove it.")
         try:
@@ -67,7 +67,7 @@ class PlanFile:
         new = isinstance(reason, FileNotFoundError)
         told = f"{path} is missing" if new else f"{path} cannot be read ({error_reason(reason)})"
         try:
-            return cls(path, read_groups(copy_of(path)), f"{told}: its copy {copy_of(path).name} is used")
+            return cls(path, read_groups(backup_path(path)), f"{told}: its copy {backup_path(path).name} is used")
         except FileNotFoundError:
             return cls(path) if new else cls(path, damage=f"{told}: its groups are planned again", lost=True)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -77,15 +77,15 @@ class PlanFile:
     def is_whole(path: Path) -> bool:
         """Are the file and its copy both there, undamaged and the same, so that neither has to be written?"""
         try:
-            return read_groups(path) == read_groups(copy_of(path))
+            return read_groups(path) == read_groups(backup_path(path))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
 
     def write(self) -> None:
         """Write the file and its copy, each whole or not at all, durably."""
-        data = {"format": FORMAT, "groups": self.groups}
+        data = {"format": PLAN_FORMAT, "groups": self.groups}
         text = append_checksum(json.dumps(data, indent=0).encode())
-        for path in (copy_of(self.path), self.path):
+        for path in (backup_path(self.path), self.path):
             write_atomically(path, text, durable=True)
 
     def split(self, group: Group) -> list[Group]:
@@ -102,13 +102,13 @@ class PlanFile:
         return f"g{max(numbers, default=0) + 1:04d}"
 
 
-def name_of_group(name: str) -> str:
+def check_group_id(name: str) -> str:
     """Return the id of a group as a plan gives them; files are called by it.
 
     Raises:
         ValueError: it is none.
 
-    >>> name_of_group("g0001ab")
+    >>> check_group_id("g0001ab")
     'g0001ab'
     """
     if not re.fullmatch(r"g\d{4,9}[ab]{0,40}", name, re.ASCII):
@@ -116,7 +116,7 @@ def name_of_group(name: str) -> str:
     return name
 
 
-def copy_of(path: Path) -> Path:
+def backup_path(path: Path) -> Path:
     """Return where the copy of a plan lies."""
     return path.with_name(f".{path.name}")
 
@@ -125,14 +125,15 @@ def read_groups(path: Path) -> dict[str, list[str]]:
     """Return the groups of a plan; raises FileNotFoundError, or one of several others where it is damaged."""
     data = read_bytes(path, MAX_TABLE_BYTES)
     found = require_mapping(load_bounded_json(data))
-    if found.get("format") != FORMAT:
-        raise ValueError(f"its format is not {FORMAT}")
+    if found.get("format") != PLAN_FORMAT:
+        raise ValueError(f"its format is not {PLAN_FORMAT}")
     return {
-        name_of_group(name): [str(h) for h in hashes] for name, hashes in verify_checksum(found, data)["groups"].items()
+        check_group_id(name): [str(h) for h in hashes]
+        for name, hashes in verify_checksum(found, data)["groups"].items()
     }
 
 
-def arrange(
+def assign_groups(
     plan: PlanFile,
     cells: Sequence[Cell],
     done: Callable[[Cell], bool],
@@ -163,7 +164,7 @@ def arrange(
                 del plan.groups[name]
     # Where the plan was lost, what is done helps to find the groups that there were.
     fresh = [cell for cell in cells if cell.hash in open_hashes or plan.lost]
-    kinds = by_key(fresh)
+    kinds = cells_by_key(fresh)
     for alike, sizes in zip(kinds, divided(kinds), strict=True):
         rest = iter(alike)
         for size in sizes:
@@ -175,7 +176,7 @@ def arrange(
     return sorted(groups, key=lambda group: min(position[cell.hash] for cell in group.cells))
 
 
-def by_key(cells: Iterable[Cell]) -> list[list[Cell]]:
+def cells_by_key(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Collect cells that may train together, in the order of their first ones."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:

@@ -18,11 +18,11 @@ from initlab.system.terminal import (
     format_progress,
 )
 
-MEASURED = 2.0  # seconds of training before the time left is told
-PLAIN_SELDOM = 60.0  # seconds to which the pause between lines grows where nothing updates in place
+MIN_MEASURED_SECONDS = 2.0  # seconds of training before the time left is told
+MAX_PLAIN_INTERVAL = 60.0  # seconds to which the pause between lines grows where nothing updates in place
 
 
-class SweepLine(ProgressLine):
+class SweepProgressLine(ProgressLine):
     """One line about a whole sweep; in a file it comes ever more seldom."""
 
     def __init__(self, label: str, console: Console | None = None):
@@ -37,12 +37,12 @@ class SweepLine(ProgressLine):
         if self.console.is_terminal:
             self.live.update(format_progress(self.label, now["facts"], now["share"], self.console.width), refresh=True)
         else:
-            self.pause = min(self.pause * 1.5, PLAIN_SELDOM)
+            self.pause = min(self.pause * 1.5, MAX_PLAIN_INTERVAL)
             facts = " · ".join(now["facts"])
             self.console.print(f"{self.label}: {facts}", soft_wrap=True, highlight=False, markup=False)
 
     @classmethod
-    def quiet(cls) -> "SweepLine":
+    def quiet(cls) -> "SweepProgressLine":
         """Return a line that shows nothing."""
         return cls("", SafeConsole(quiet=True, stderr=True))
 
@@ -51,13 +51,13 @@ class SweepLine(ProgressLine):
         self.console.print(f"initlab: {printable(text)}", soft_wrap=True, highlight=False, markup=False)
 
 
-def all_alike(_: str) -> float:
+def equal_cost(_: str) -> float:
     """Return what a network-step of a group is worth where all take about as long."""
     return 1.0
 
 
 @dataclass
-class Progress:
+class SweepProgress:
     """Counts what has been done and shows it in one line.
 
     The count is of network-steps, over all groups and workers; networks end many at a time. The time left is told by
@@ -71,8 +71,8 @@ class Progress:
     total: int
     steps: int
     before: int
-    line: SweepLine
-    worth: Callable[[str], float] = all_alike
+    line: SweepProgressLine
+    worth: Callable[[str], float] = equal_cost
     worth_all: float = 0.0
     counts: Counter = field(default_factory=Counter)
     steps_done: int = 0
@@ -120,7 +120,7 @@ class Progress:
             self.first = (clock, taken) if taken > 0 else None
             return []
         since, before = self.first
-        if taken <= before or clock - since < MEASURED:
+        if taken <= before or clock - since < MIN_MEASURED_SECONDS:
             return []
         whole = self.worth_all or float(self.steps)
         return [max(whole - worth, 0.0) * (clock - since) / (taken - before)]

@@ -14,18 +14,18 @@ from initlab.sweep.cells import Cell
 if TYPE_CHECKING:
     import pandas as pd
 
-Row = tuple[dict[str, Any], dict[str, Any]]
-FINISHED = ("completed", "diverged")
-TABLE_EVERY = 5.0  # seconds between rewritings of sweep.csv
-TABLE_SHARE = 50  # and at least so many times what one takes: a sweep may have thousands of rows
+RunRow = tuple[dict[str, Any], dict[str, Any]]
+FINISHED_STATUSES = ("completed", "diverged")
+TABLE_INTERVAL = 5.0  # seconds between rewritings of sweep.csv
+TABLE_COST_FACTOR = 50  # and at least so many times what one takes: a sweep may have thousands of rows
 
 
-class Results:
+class SweepResults:
     """The rows of a sweep's table by directory: whatever lies there, read once, and again when a cell ends."""
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self.rows: dict[Path, Row] = {}
+        self.rows: dict[Path, RunRow] = {}
         self.due = 0.0
         if directory.is_dir():
             self.rows = {path: read_run(path, read_weights=True) for path in run_directories(directory)}
@@ -40,7 +40,7 @@ class Results:
         row = self.rows.get(cell.directory)
         if row is None or row[1]["status"] == "unfinished" or not row[1]["problem"]:
             return None
-        only = row[1]["problem"].startswith("config.yaml") and row[1]["status"] in FINISHED
+        only = row[1]["problem"].startswith("config.yaml") and row[1]["status"] in FINISHED_STATUSES
         if only and rewrite_config(cell.directory):
             self.read(cell)
             return f"{cell.directory.name}: {row[1]['problem']}, so it was written again from summary.json"
@@ -62,7 +62,7 @@ class Results:
         frame = self.frame()
         write_sweep(self.directory, frame)
         took = time.monotonic() - started
-        self.due = time.monotonic() + max(TABLE_EVERY, TABLE_SHARE * took)
+        self.due = time.monotonic() + max(TABLE_INTERVAL, TABLE_COST_FACTOR * took)
         return frame
 
     def frame(self, cells: list[Cell] | None = None) -> "pd.DataFrame":
@@ -76,7 +76,7 @@ class Outcome:
     """What a launch left: the results of all that is in the directory, and why cells were skipped."""
 
     cells: list[Cell]
-    results: Results
+    results: SweepResults
     seconds: float
 
     def frame(self) -> "pd.DataFrame":
@@ -90,4 +90,4 @@ class Outcome:
 
 def is_finished(result: Mapping[str, Any], digest: str) -> bool:
     """Is a run done, whole, and the one that was meant?"""
-    return result["status"] in FINISHED and not result["problem"] and result.get("hash") == digest
+    return result["status"] in FINISHED_STATUSES and not result["problem"] and result.get("hash") == digest

@@ -12,35 +12,43 @@ import torch
 
 from initlab.config.naming import is_incidental
 from initlab.errors import Interrupted
-from initlab.experiment import kept as kept_checkpoints
+from initlab.experiment import existing_checkpoints as kept_checkpoints
 from initlab.experiment.build import planned_steps
-from initlab.experiment.checkpoint import before as before_checkpoint
+from initlab.experiment.checkpoint import previous_checkpoint as before_checkpoint
 from initlab.records import RunWriter, flatten
 from initlab.sweep.cells import Cell
-from initlab.sweep.cost import PASSES, largest_group, require_memory
+from initlab.sweep.cost import FLOPS_PER_MULTIPLICATION, max_group_size, require_memory
 from initlab.sweep.executors import Executor, make_executor
-from initlab.sweep.grouping import Kind, Sizes, even, longest_first, no_lone_ones, on_cards, tapered
+from initlab.sweep.grouping import (
+    Architecture,
+    CostCache,
+    every_worker_gets_pair,
+    factoring_group_sizes,
+    gpu_group_sizes,
+    sort_longest_first,
+    split_evenly,
+)
 from initlab.sweep.links import refuse_links
-from initlab.sweep.locks import alone, group_lock
-from initlab.sweep.placement import PER_STEP, How
-from initlab.sweep.plan_file import Group, PlanFile, arrange, by_key
-from initlab.sweep.progress import Progress, SweepLine
-from initlab.sweep.results import Outcome, Results
-from initlab.sweep.scheduler import Launch, Signals
-from initlab.sweep.summary import telling
+from initlab.sweep.locks import group_lock, sweep_lock
+from initlab.sweep.placement import SECONDS_PER_STEP, Placement
+from initlab.sweep.plan_file import Group, PlanFile, assign_groups, cells_by_key
+from initlab.sweep.progress import SweepProgress, SweepProgressLine
+from initlab.sweep.results import Outcome, SweepResults
+from initlab.sweep.scheduler import Scheduler, StopSignals
+from initlab.sweep.summary import differing_keys
 from initlab.system.resources import FLOPS_PER_CORE
 
-Ended = Callable[[Cell, dict[str, Any], bool], None]
+OnCellEnd = Callable[[Cell, dict[str, Any], bool], None]
 
 
-def in_order(cells: Sequence[Cell]) -> list[Cell]:
+def cells_in_order(cells: Sequence[Cell]) -> list[Cell]:
     """Return the cells that can exist in the order to run them: the grid's, or shuffled, always in the same way."""
     possible = [cell for cell in cells if cell.reason is None]
     shuffle = cells[0].config.sweep.order == "shuffle"
     return sorted(possible, key=lambda cell: cell.hash) if shuffle else possible
 
 
-def refuse_too_large(cells: Sequence[Cell], how: How, sizes: Sizes) -> None:
+def refuse_too_large(cells: Sequence[Cell], how: Placement, sizes: CostCache) -> None:
     """Raise UserError if a network that is still to be run cannot fit the memory; nothing is built to find out.
 
     What other machines have is not known here, so their networks are not judged.
@@ -50,18 +58,18 @@ def refuse_too_large(cells: Sequence[Cell], how: How, sizes: Sizes) -> None:
     left = [cell for cell in cells if cell.reason is None and not (cell.directory / "summary.json").exists()]
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     at_a_time = min(-(-how.sharers() // max(cards, 1)), len(left)) if how.executor in ("process", "submitit") else 1
-    require_memory((alike[0].config for alike in by_key(left)), sizes.of_config, max(at_a_time, 1))
+    require_memory((alike[0].config for alike in cells_by_key(left)), sizes.of_config, max(at_a_time, 1))
 
 
 def plan_groups(
-    plan: PlanFile, results: Results, cells: Sequence[Cell], how: How, sizes: Sizes | None = None
-) -> tuple[list[Group], How]:
+    plan: PlanFile, results: SweepResults, cells: Sequence[Cell], how: Placement, sizes: CostCache | None = None
+) -> tuple[list[Group], Placement]:
     """Return the groups that are still to be run, and how: `auto` is decided by what there is to do.
 
     Where several are at a time, they are cut to share, the longest one first. Only workers that share a machine get
     finer cuts: a job of a cluster waits in its queue and holds what it asked for.
     """
-    ordered, sizes = in_order(cells), sizes or Sizes()
+    ordered, sizes = cells_in_order(cells), sizes or CostCache()
 
     def done(cell: Cell) -> bool:
         return results.finished(cell) is not None
@@ -71,36 +79,36 @@ def plan_groups(
     how = how.settled(counted, sizes)
     sharers = how.sharers()
     # Groups of an earlier plan keep workers busy, too.
-    least = 2 if no_lone_ones([len(alike) for alike in by_key(counted)], sharers) else 1
-    groups = arrange(plan, ordered, done, lambda kinds: divided(kinds, sharers, least, sizes))
+    least = 2 if every_worker_gets_pair([len(alike) for alike in cells_by_key(counted)], sharers) else 1
+    groups = assign_groups(plan, ordered, done, lambda kinds: group_sizes(kinds, sharers, least, sizes))
     early_look = cells[0].config.sweep.order == "shuffle"
-    return longest_first(groups, sizes) if how.several() and not early_look else groups, how
+    return sort_longest_first(groups, sizes) if how.several() and not early_look else groups, how
 
 
-def divided(kinds: Sequence[Sequence[Cell]], sharers: int, least: int, sizes: Sizes) -> list[list[int]]:
+def group_sizes(kinds: Sequence[Sequence[Cell]], sharers: int, least: int, sizes: CostCache) -> list[list[int]]:
     """Return how many cells of each kind train together: as fit the memory, and as give all sharers something to do."""
     found, on_a_card = [], False
     for alike in kinds:
         config, size = alike[0].config, sizes.of(alike[0])
         cards = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
-        fits = largest_group(config, -(-sharers // max(cards, 1)), size.bytes)
-        found.append(Kind(len(alike), size.work, size.work / max(size.steps, 1), fits))
+        fits = max_group_size(config, -(-sharers // max(cards, 1)), size.bytes)
+        found.append(Architecture(len(alike), size.work, size.work / max(size.steps, 1), fits))
         on_a_card = on_a_card or cards > 0
     if sharers == 1:
-        return [even(kind.count, kind.fits) for kind in found]
-    return (on_cards if on_a_card else tapered)(found, sharers, least)
+        return [split_evenly(kind.count, kind.fits) for kind in found]
+    return (gpu_group_sizes if on_a_card else factoring_group_sizes)(found, sharers, least)
 
 
-def nothing() -> None:
+def no_op() -> None:
     """Do nothing."""
 
 
 def run_sweep(
     cells: Sequence[Cell],
     directory: Path,
-    how: How,
-    ended: Ended,
-    opened: Callable[[], None] = nothing,
+    how: Placement,
+    ended: OnCellEnd,
+    opened: Callable[[], None] = no_op,
     quiet: bool = False,
     label: str = "sweep",
 ) -> Outcome:
@@ -112,56 +120,56 @@ def run_sweep(
     Raises UserError when another launch runs this sweep, or the disk is full; Interrupted when everything is kept after
     a signal.
     """
-    started, sizes = time.monotonic(), Sizes()
+    started, sizes = time.monotonic(), CostCache()
     refuse_too_large(cells, how, sizes)
-    with alone(directory):
+    with sweep_lock(directory):
         refuse_links(cells, directory)
         opened()
-        results = Results(directory)
+        results = SweepResults(directory)
         plan = PlanFile.read(directory / "plan.json")
-        line = SweepLine.quiet() if quiet else SweepLine(label)
+        line = SweepProgressLine.quiet() if quiet else SweepProgressLine(label)
         for damage in filter(None, [plan.damage, *map(results.damage, cells)]):
             line.say(f"{damage}.")
-        skip(cells, results, ended)
+        record_skipped(cells, results, ended)
         groups, how = plan_groups(plan, results, cells, how, sizes)
         plan.write()
         open_cells = {cell.hash for group in groups for cell in group.cells}
-        finished = [cell for cell in in_order(cells) if cell.hash not in open_cells]
+        finished = [cell for cell in cells_in_order(cells) if cell.hash not in open_cells]
         for cell in finished:
             ended(cell, results.rows[cell.directory][1], False)
         if finished:
             line.say(f"{len(finished)} of {len(finished) + len(open_cells)} networks are done already.")
         room = directory / ".groups"
-        sweep_room(room, groups)
+        clean_group_directory(room, groups)
         if kept := sum(bool(kept_checkpoints(room / f"{group.id}.pt")) for group in groups):
             line.say(f"{kept} of {len(groups)} groups go on from their checkpoints.")
         try:
             with line:
                 swept = swept_keys(cells) if groups else ()
-                launch(groups, plan, room, how, line, results, ended, len(finished), sizes, swept)
+                run_groups(groups, plan, room, how, line, results, ended, len(finished), sizes, swept)
         except Interrupted as stop:
             for cell in cells:
                 if cell.directory not in results.rows and cell.directory.is_dir():
                     results.read(cell)
             results.write()
             done = sum(results.finished(cell) is not None for cell in cells)
-            told = f"{done} of {len(cells)} networks are done. {go_on(cells[0], directory)}"
+            told = f"{done} of {len(cells)} networks are done. {resume_hint(cells[0], directory)}"
             raise Interrupted(stop.signal, told) from stop
         results.write()
         shutil.rmtree(room, ignore_errors=True)
     return Outcome(list(cells), results, time.monotonic() - started)
 
 
-def launch(
+def run_groups(
     groups: list[Group],
     plan: PlanFile,
     room: Path,
-    how: How,
-    line: SweepLine,
-    results: Results,
-    ended: Ended,
+    how: Placement,
+    line: SweepProgressLine,
+    results: SweepResults,
+    ended: OnCellEnd,
     before: int,
-    sizes: Sizes,
+    sizes: CostCache,
     swept: Sequence[str] = (),
 ) -> None:
     """Run the groups, rewriting the table as their cells end."""
@@ -184,8 +192,8 @@ def launch(
         )
 
     cells = [cell for group in groups for cell in group.cells]
-    costs = {group.id: step_cost(group, sizes) for group in groups}
-    progress = Progress(
+    costs = {group.id: seconds_per_step(group, sizes) for group in groups}
+    progress = SweepProgress(
         len(cells),
         sum(map(steps, cells)),
         before,
@@ -194,8 +202,8 @@ def launch(
         lambda name: costs.get(name, costs.get(name.rstrip("ab"), 1.0)),
         sum(steps(group.cells[0]) * len(group.cells) * costs[group.id] for group in groups),
     )
-    with Signals().listening() as signals:
-        Launch(
+    with StopSignals().listening() as signals:
+        Scheduler(
             groups=groups,
             plan=plan,
             room=room,
@@ -209,28 +217,30 @@ def launch(
             steps=steps,
             say=line.say,
             swept=swept,
-            spare=load_report if cells and cells[0].config.log.tensorboard else nothing,
+            spare=preload_report if cells and cells[0].config.log.tensorboard else no_op,
         ).run()
 
 
 def swept_keys(cells: Sequence[Cell]) -> list[str]:
     """Return the keys that tell the cells of a grid apart, whatever they are."""
     flats = [flatten(cell.config.plain()) for cell in cells]
-    return telling([key for key in dict.fromkeys(k for flat in flats for k in flat) if not is_incidental(key)], flats)
+    return differing_keys(
+        [key for key in dict.fromkeys(k for flat in flats for k in flat) if not is_incidental(key)], flats
+    )
 
 
-def step_cost(group: Group, sizes: Sizes) -> float:
+def seconds_per_step(group: Group, sizes: CostCache) -> float:
     """Return about how many seconds one network-step of a group takes."""
     size = sizes.of(group.cells[0])
-    return PER_STEP + PASSES * size.work / max(size.steps, 1) / FLOPS_PER_CORE
+    return SECONDS_PER_STEP + FLOPS_PER_MULTIPLICATION * size.work / max(size.steps, 1) / FLOPS_PER_CORE
 
 
-def load_report() -> None:
+def preload_report() -> None:
     """Load what draws the pictures for TensorBoard, which takes a second."""
     from initlab.report import write_sweep_run  # noqa: F401
 
 
-def skip(cells: Sequence[Cell], results: Results, ended: Ended) -> None:
+def record_skipped(cells: Sequence[Cell], results: SweepResults, ended: OnCellEnd) -> None:
     """Record the cells that cannot exist, each with its reason."""
     for cell in cells:
         if cell.reason is None:
@@ -245,7 +255,7 @@ def skip(cells: Sequence[Cell], results: Results, ended: Ended) -> None:
         ended(cell, results.rows[cell.directory][1], fresh)
 
 
-def sweep_room(room: Path, groups: Sequence[Group]) -> None:
+def clean_group_directory(room: Path, groups: Sequence[Group]) -> None:
     """Remove what earlier launches left and no group will go on from.
 
     A worker that one of them left behind may still compute a group that is none any more, now that the grid is another
@@ -265,7 +275,7 @@ def sweep_room(room: Path, groups: Sequence[Group]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def go_on(cell: Cell, directory: Path) -> str:
+def resume_hint(cell: Cell, directory: Path) -> str:
     """Say how to go on with a sweep that was stopped."""
     config = cell.config
     if config.sweep.name is None and directory.parent.resolve() == Path(config.sweep.root).resolve():
@@ -274,17 +284,17 @@ def go_on(cell: Cell, directory: Path) -> str:
 
 
 @contextmanager
-def tabulated(cells: Sequence[Cell], directory: Path) -> Iterator[None]:
+def lock_and_tabulate(cells: Sequence[Cell], directory: Path) -> Iterator[None]:
     """Hold a sweep's directory while somebody else runs its cells one by one; write and show the table afterwards."""
     from initlab.sweep.screen import show_outcome
 
     started = time.monotonic()
-    with alone(directory):
+    with sweep_lock(directory):
         refuse_links(cells, directory)
-        skip(cells, Results(directory), lambda *_: None)
+        record_skipped(cells, SweepResults(directory), lambda *_: None)
         try:
             yield
         finally:
-            outcome = Outcome(list(cells), Results(directory), time.monotonic() - started)
+            outcome = Outcome(list(cells), SweepResults(directory), time.monotonic() - started)
             outcome.results.write()
             show_outcome(outcome, directory)

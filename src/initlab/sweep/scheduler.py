@@ -12,20 +12,20 @@ from types import FrameType
 from typing import Any
 
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import forget, record_failure
+from initlab.experiment import record_failure, remove_checkpoints
 from initlab.sweep.cells import Cell
 from initlab.sweep.executors import Executor, GroupJob
 from initlab.sweep.plan_file import Group, PlanFile
-from initlab.sweep.progress import Progress
-from initlab.sweep.worker import Done, GroupError, Task, WorkerDied, read_progress
+from initlab.sweep.progress import SweepProgress
+from initlab.sweep.worker import GroupError, GroupResult, GroupTask, WorkerDied, read_progress
 from initlab.system.fork_server import ProcessLimitReached
 from initlab.system.streams import print_stderr
 
-LOOK_EVERY = 0.05  # seconds between two looks at what runs elsewhere
+POLL_INTERVAL = 0.05  # seconds between two looks at what runs elsewhere
 
 
 @dataclass
-class Signals:
+class StopSignals:
     """SIGINT and SIGTERM, heard and remembered; a second one acts as if nobody listened."""
 
     received: int = 0
@@ -48,7 +48,7 @@ class Signals:
         self.before.clear()
 
     @contextmanager
-    def listening(self) -> Iterator["Signals"]:
+    def listening(self) -> Iterator["StopSignals"]:
         """Listen for the while; not in a thread, where Python does not allow it."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -62,7 +62,7 @@ class Signals:
 
 
 @dataclass
-class Launch:
+class Scheduler:
     """One launch of a sweep: what is to be run, where, and who hears about it.
 
     `ended(cell, summary)` is called as cells end, in this thread; `steps(cell)` is how long a cell trains. `spare()` is
@@ -75,17 +75,17 @@ class Launch:
     room: Path
     every: float
     name: str
-    executor: Callable[["Launch"], Executor]
-    inline: Callable[["Launch"], Executor]  # for where no process can be started
-    progress: Progress
-    signals: Signals
+    executor: Callable[["Scheduler"], Executor]
+    inline: Callable[["Scheduler"], Executor]  # for where no process can be started
+    progress: SweepProgress
+    signals: StopSignals
     ended: Callable[[Cell, dict[str, Any]], None]
     steps: Callable[[Cell], int]
     say: Callable[[str], None]
     spare: Callable[[], None] = lambda: None
     swept: Sequence[str] = ()
     deaths: dict[str, int] = field(default_factory=dict)  # group -> what its checkpoint was when its worker died
-    untold: list[tuple[Group, Done]] = field(default_factory=list)  # done; what their cells made is not yet told
+    untold: list[tuple[Group, GroupResult]] = field(default_factory=list)  # done; what their cells made is not yet told
 
     def run(self) -> None:
         """Run all groups.
@@ -95,7 +95,7 @@ class Launch:
         if not self.groups:
             return
         queue = deque(self.groups)
-        running: list[tuple[Group, Task, GroupJob]] = []
+        running: list[tuple[Group, GroupTask, GroupJob]] = []
         prepared = False
         executor = self.executor(self)
         try:
@@ -120,7 +120,7 @@ class Launch:
                         self.spare()
                         prepared = True
                     self.tell(going_on)
-                    time.sleep(LOOK_EVERY)
+                    time.sleep(POLL_INTERVAL)
                 running = going_on
         except BaseException:
             self.ask_to_stop()
@@ -141,11 +141,11 @@ class Launch:
         self.say(f"{limit}: the sweep goes on in this process.")
         return self.inline(self)
 
-    def taken_back(self, group: Group, task: Task, job: GroupJob) -> bool:
+    def taken_back(self, group: Group, task: GroupTask, job: GroupJob) -> bool:
         """Take a group out of the queue of its executor if it has not begun; return whether that could be."""
         return not task.progress.exists() and job.cancel()
 
-    def look(self, group: Group, task: Task, job: GroupJob, queue: deque[Group]) -> bool:
+    def look(self, group: Group, task: GroupTask, job: GroupJob, queue: deque[Group]) -> bool:
         """Ask a job for its answer and act on it; return whether it has one."""
         try:
             done = job.poll()
@@ -164,7 +164,7 @@ class Launch:
             self.untold.append((group, done))
         return True
 
-    def finish(self, group: Group, done: Done) -> None:
+    def finish(self, group: Group, done: GroupResult) -> None:
         """Tell that a group is done."""
         for note in done.notes:
             self.say(note)
@@ -172,14 +172,14 @@ class Launch:
         for cell, summary in zip(group.cells, done.summaries, strict=True):
             self.ended(cell, summary)
 
-    def after_death(self, group: Group, task: Task, how: str) -> list[Group]:
+    def after_death(self, group: Group, task: GroupTask, how: str) -> list[Group]:
         """Return what to run instead of a group whose worker is gone: itself once more, unless it got no further."""
         reached = task.checkpoint.stat().st_mtime_ns if task.checkpoint.exists() else 0
         if self.deaths.get(group.id) != reached:
             self.deaths[group.id] = reached
             self.say(f"the worker of group {group.id} was lost ({how}): the group is tried once more.")
             return [group]
-        forget(task.checkpoint)
+        remove_checkpoints(task.checkpoint)
         return self.after_error(group, f"its worker was lost twice ({how})", "")
 
     def after_error(self, group: Group, error: str, trace: str) -> list[Group]:
@@ -188,16 +188,16 @@ class Launch:
             self.say(f"group {group.id} of {len(group.cells)} networks failed ({error}): its halves are tried.")
             return self.plan.split(group)
         cell = group.cells[0]
-        self.finish(group, Done([record_failure(cell.config, cell.directory, trace or error)]))
+        self.finish(group, GroupResult([record_failure(cell.config, cell.directory, trace or error)]))
         return []
 
-    def task(self, group: Group) -> Task:
+    def task(self, group: Group) -> GroupTask:
         """Describe a group for a worker."""
         configs = [cell.config for cell in group.cells]
         directories = [cell.directory for cell in group.cells]
-        return Task(group.id, configs, directories, self.room, self.every, self.name, self.swept)
+        return GroupTask(group.id, configs, directories, self.room, self.every, self.name, self.swept)
 
-    def tell(self, running: list[tuple[Group, Task, GroupJob]]) -> None:
+    def tell(self, running: list[tuple[Group, GroupTask, GroupJob]]) -> None:
         """Show what workers elsewhere last said."""
         for group, task, _ in running:
             if now := read_progress(task):

@@ -7,24 +7,28 @@ from contextlib import contextmanager
 import torch
 
 from initlab.config import Config
-from initlab.sweep.cost import PASSES, size_of_single
+from initlab.sweep.cost import FLOPS_PER_MULTIPLICATION, estimate_single_run
 from initlab.system.device import pick_device
 from initlab.system.resources import FLOPS_PER_CORE
 
-SAID = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables by which the user decides
-STEP_WORTH = 5e6  # multiplications of a forward pass of one batch from which on more threads are faster at all
-RUN_WORTH = 10.0  # seconds of training by one thread from which on the time that they save is worth waiting threads
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables by which the user decides
+MIN_STEP_MULTIPLICATIONS = (
+    5e6  # multiplications of a forward pass of one batch from which on more threads are faster at all
+)
+MIN_RUN_SECONDS = (
+    10.0  # seconds of training by one thread from which on the time that they save is worth waiting threads
+)
 
 
 @contextmanager
-def chosen_threads(configs: Sequence[Config]) -> Iterator[None]:
+def use_suitable_threads(configs: Sequence[Config]) -> Iterator[None]:
     """Let torch use the threads that suit these networks for the while; afterwards it has those it had.
 
     `threads=` decides, else the environment variables OMP_NUM_THREADS and MKL_NUM_THREADS. By `threads=auto` several
     networks share all threads, one network for each; a lone one has one thread if it is small.
     """
     before = torch.get_num_threads()
-    wanted = wanted_threads(configs, before)
+    wanted = pick_threads(configs, before)
     if wanted != before:
         torch.set_num_threads(wanted)
     try:
@@ -34,18 +38,18 @@ def chosen_threads(configs: Sequence[Config]) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def wanted_threads(configs: Sequence[Config], there: int) -> int:
+def pick_threads(configs: Sequence[Config], there: int) -> int:
     """Return the number of threads for networks that train together, of those that torch uses otherwise."""
     first = configs[0]
     if first.threads != "auto":
         return int(first.threads)
-    said = any(os.environ.get(name) for name in SAID)
+    said = any(os.environ.get(name) for name in THREAD_VARIABLES)
     if there == 1 or said or len(configs) > 1 or pick_device(first.device).type != "cpu":
         return there
-    return there if more_pay(first) else 1
+    return there if several_threads_are_faster(first) else 1
 
 
-def more_pay(config: Config) -> bool:
+def several_threads_are_faster(config: Config) -> bool:
     """Is one network large enough, and trained long enough, for more than one thread?
 
     Two threads took 0.64 to 0.92 of the time of one for a forward and backward pass of 8·10⁶ to 6·10⁷ multiplications
@@ -53,6 +57,6 @@ def more_pay(config: Config) -> bool:
     the cores busy, for threads wait for each other after every operation. So a short training, of which a second thread
     saves a few seconds at best, has one; a long one has what torch chooses.
     """
-    size = size_of_single(config)
-    seconds = PASSES * size.work / FLOPS_PER_CORE
-    return size.work / max(size.steps, 1) >= STEP_WORTH and seconds >= RUN_WORTH
+    size = estimate_single_run(config)
+    seconds = FLOPS_PER_MULTIPLICATION * size.work / FLOPS_PER_CORE
+    return size.work / max(size.steps, 1) >= MIN_STEP_MULTIPLICATIONS and seconds >= MIN_RUN_SECONDS

@@ -15,21 +15,21 @@ from typing import Any
 from initlab.config import Config
 from initlab.config.naming import config_hash
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import Keeping, Unusable, forget, run
+from initlab.experiment import Checkpointing, UnusableCheckpoint, remove_checkpoints, run
 from initlab.records import read_run
 from initlab.sweep.locks import group_lock
 from initlab.sweep.results import is_finished
-from initlab.sweep.threads import chosen_threads
+from initlab.sweep.threads import use_suitable_threads
 from initlab.system.parent_process import delay_exit, stop_requested
 from initlab.system.safe_reading import read_json
 
-REMARKS = 5  # about one group that are shown
-TOLD_EVERY = 0.5  # seconds between two looks at what the launch wants, and two words about how far it is
-Watch = Callable[[dict[str, Any]], None]
+MAX_REMARKS = 5  # about one group that are shown
+MESSAGE_INTERVAL = 0.5  # seconds between two looks at what the launch wants, and two words about how far it is
+OnProgress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Task:
+class GroupTask:
     """All that a worker has to know about a group; plain enough to travel to another machine that shares the disk."""
 
     id: str
@@ -59,7 +59,7 @@ class Task:
 
 
 @dataclass
-class Done:
+class GroupResult:
     """What became of a group: one summary per cell, and what the user should hear about."""
 
     summaries: list[dict[str, Any]]
@@ -67,7 +67,7 @@ class Done:
 
 
 @dataclass
-class Broken:
+class GroupFailure:
     """What went wrong with a group elsewhere, in words: an exception need not survive the journey."""
 
     kind: str  # user, interrupted, error
@@ -95,24 +95,24 @@ class WorkerDied(Exception):
     """The process that computed a group is gone; the message says how."""
 
 
-def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
+def run_group(task: GroupTask, watch: OnProgress | None, stop: Callable[[], int]) -> GroupResult:
     """Train a group to its end and return what became of it; a checkpoint that is no use is said and left behind.
 
     Raises Interrupted after a checkpoint when `stop()` returned a signal's number; UserError when the disk is full;
     GroupError for all else.
     """
-    keeping = Keeping(task.checkpoint, task.every, stop)
+    keeping = Checkpointing(task.checkpoint, task.every, stop)
     with group_lock(task.room / f"{task.id}.lock", stop):
-        if found := another_has_done_it(task):
-            return Done(found)
+        if found := results_of_other_worker(task):
+            return GroupResult(found)
         try:
             try:
-                with chosen_threads(task.configs):
+                with use_suitable_threads(task.configs):
                     summaries = run(task.configs, task.directories, watch, keeping, task.swept)
-            except Unusable as reason:
+            except UnusableCheckpoint as reason:
                 keeping.remarks.append(f"it starts again, its checkpoint is no use: {reason}")
-                forget(task.checkpoint)
-                with chosen_threads(task.configs):
+                remove_checkpoints(task.checkpoint)
+                with use_suitable_threads(task.configs):
                     summaries = run(task.configs, task.directories, watch, keeping, task.swept)
         except UserError:
             raise
@@ -120,17 +120,17 @@ def work(task: Task, watch: Watch | None, stop: Callable[[], int]) -> Done:
         except (Exception, SystemExit) as error:
             first = (str(error).strip().splitlines() or [""])[0]
             raise GroupError(f"{type(error).__name__}: {first}", traceback.format_exc()) from error
-        forget(task.checkpoint)
-    return Done(summaries, notes(task, keeping.remarks))
+        remove_checkpoints(task.checkpoint)
+    return GroupResult(summaries, remark_lines(task, keeping.remarks))
 
 
-def notes(task: Task, remarks: Sequence[str]) -> list[str]:
+def remark_lines(task: GroupTask, remarks: Sequence[str]) -> list[str]:
     """Return what to say of a group in which something was damaged; the logs of its runs have all of it."""
-    more = [f"{len(remarks) - REMARKS} more remarks are in run.log"] if len(remarks) > REMARKS else []
-    return [f"group {task.id}: {remark}." for remark in [*remarks[:REMARKS], *more]]
+    more = [f"{len(remarks) - MAX_REMARKS} more remarks are in run.log"] if len(remarks) > MAX_REMARKS else []
+    return [f"group {task.id}: {remark}." for remark in [*remarks[:MAX_REMARKS], *more]]
 
 
-def another_has_done_it(task: Task) -> list[dict[str, Any]] | None:
+def results_of_other_worker(task: GroupTask) -> list[dict[str, Any]] | None:
     """Return the results if a worker of an earlier launch finished the group while this one waited for its lock."""
     found = []
     for config, directory in zip(task.configs, task.directories, strict=True):
@@ -142,18 +142,18 @@ def another_has_done_it(task: Task) -> list[dict[str, Any]] | None:
     return found
 
 
-class Remote:
+class RemoteWorker:
     """A worker's own eyes and mouth where the launch is another process: files in the room they share.
 
     Arguments: `parent`, the number of the process without which this one ends; 0 where its pipe alone tells.
     """
 
-    def __init__(self, task: Task, parent: int = 0):
+    def __init__(self, task: GroupTask, parent: int = 0):
         self.task, self.parent = task, parent
         self.said = self.looked = 0.0
         self.received = 0
 
-    def __call__(self) -> Done | Broken:
+    def __call__(self) -> GroupResult | GroupFailure:
         """Do the work in this process and return what became of it, whatever that is."""
         os.chdir(self.task.home)
         sys.path += [place for place in self.task.modules if place not in sys.path]
@@ -163,13 +163,13 @@ class Remote:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launch, which says stop by a file
         try:
             with delay_exit():
-                return work(self.task, self.watch, self.stop)
+                return run_group(self.task, self.watch, self.stop)
         except Interrupted as stop:
-            return Broken("interrupted", str(stop.signal))
+            return GroupFailure("interrupted", str(stop.signal))
         except UserError as error:
-            return Broken("user", str(error))
+            return GroupFailure("user", str(error))
         except GroupError as error:
-            return Broken("error", str(error), error.trace)
+            return GroupFailure("error", str(error), error.trace)
         finally:
             with suppress(OSError):
                 self.task.progress.unlink()
@@ -180,7 +180,7 @@ class Remote:
 
     def stop(self) -> int:
         """Return the number of a signal if one came, if the launch wants to stop, or if it is gone."""
-        if not self.received and time.monotonic() - self.looked > TOLD_EVERY:
+        if not self.received and time.monotonic() - self.looked > MESSAGE_INTERVAL:
             self.looked = time.monotonic()
             if self.task.stop.exists() or stop_requested.is_set() or (self.parent and os.getppid() != self.parent):
                 self.received = int(signal.SIGTERM)
@@ -188,7 +188,7 @@ class Remote:
 
     def watch(self, now: dict[str, Any]) -> None:
         """Say how far the group is."""
-        if time.monotonic() - self.said > TOLD_EVERY:
+        if time.monotonic() - self.said > MESSAGE_INTERVAL:
             self.said = time.monotonic()
             beside = self.task.progress.with_suffix(".progress.tmp")
             # A word that is lost, on a full disk too, is no reason to stop.
@@ -197,7 +197,7 @@ class Remote:
                 os.replace(beside, self.task.progress)
 
 
-def read_progress(task: Task) -> dict[str, Any] | None:
+def read_progress(task: GroupTask) -> dict[str, Any] | None:
     """Return what a worker last said of its group."""
     try:
         found = read_json(task.progress)

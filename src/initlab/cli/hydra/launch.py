@@ -47,10 +47,10 @@ def launch_grid(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobRetu
     compose = partial(compose_jobs, context, master, texts, 0)
     if Path(str(master.hydra.sweep.dir)).is_dir():
         # What was run before may be all of it, which needs no torch: the records are looked at first.
-        from initlab.sweep.finished import seems_finished
+        from initlab.sweep.finished import all_have_summaries
 
         known = select_jobs(compose(), repeats=bool(grids))
-        if seems_finished([job.directory for job in known]):
+        if all_have_summaries([job.directory for job in known]):
             return [run_with_launcher(sweeper, known)]
         with prestart_sweep(sweeper.launcher, master, len(known), lambda: known):
             return [run_with_launcher(sweeper, known)]
@@ -63,9 +63,9 @@ def launch_grid(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobRetu
 
 def select_jobs(jobs: Sequence[HydraJob], repeats: bool) -> list[HydraJob]:
     """Return the jobs that are left when what is excluded and what comes twice is taken out, numbered from 0."""
-    from initlab.sweep.cells import wanted
+    from initlab.sweep.cells import select_cells
 
-    kept = wanted([job.config for job in jobs], repeats)
+    kept = select_cells([job.config for job in jobs], repeats)
     return [renumber_job(jobs[old], new) if old != new else jobs[old] for new, old in enumerate(kept)]
 
 
@@ -157,8 +157,8 @@ def launch_jobs(
     Raises UserError before anything is written when a cell cannot be; Interrupted after a signal.
     """
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
-    from initlab.sweep.finished import nothing_left
-    from initlab.sweep.screen import drawn, show_outcome
+    from initlab.sweep.finished import load_finished_sweep
+    from initlab.sweep.screen import show_outcome, write_sweep_pictures
 
     directory = Path(str(master.hydra.sweep.dir)).absolute()
     returns: dict[int, JobReturn] = {}
@@ -170,20 +170,20 @@ def launch_jobs(
         save_multirun(master, directory)
 
     configs, directories = [job.config for job in jobs], [job.directory for job in jobs]
-    if outcome := nothing_left(configs, directories, directory, ended, opened):
+    if outcome := load_finished_sweep(configs, directories, directory, ended, opened):
         show_outcome(outcome, directory)
-        drawn(outcome, directory)
+        write_sweep_pictures(outcome, directory)
         return [returns[number] for number in range(len(jobs))]
     returns.clear()
     with fast_imports():
         from initlab.sweep import How, checked, dry_run, run_sweep
-        from initlab.sweep.race import COMPARES, dry_race
+        from initlab.sweep.race import COMPARISON_LABEL, dry_run_race
         from initlab.system.files import require_disk_space
     chosen = How(**how)
     remark = ""
     if jobs[0].config.race:
         if jobs[0].config.dry_run:
-            dry_race([job.config for job in jobs], directory, chosen)
+            dry_run_race([job.config for job in jobs], directory, chosen)
             return []
         jobs, remark = tune_jobs(context, master, jobs, directory, chosen)
     cells = checked([job.config for job in jobs], [job.directory for job in jobs])
@@ -192,11 +192,13 @@ def launch_jobs(
         return []
     require_disk_space(directory)
     with env_override(master.hydra.job.env_set):
-        outcome = run_sweep(cells, directory, chosen, ended, opened, label=COMPARES if jobs[0].config.race else "sweep")
+        outcome = run_sweep(
+            cells, directory, chosen, ended, opened, label=COMPARISON_LABEL if jobs[0].config.race else "sweep"
+        )
     show_outcome(outcome, directory)
     if remark:
         print(remark)
-    drawn(outcome, directory)
+    write_sweep_pictures(outcome, directory)
     return [returns[number] for number in range(len(jobs))]
 
 
@@ -207,14 +209,14 @@ def tune_jobs(
 
     Raises UserError before anything is written when the cells cannot race; Interrupted after a signal.
     """
-    from initlab.sweep.race import entered, final, tune
+    from initlab.sweep.race import final_config, race_configs, tune_rates
     from initlab.system.files import require_disk_space
 
     configs = [job.config for job in jobs]
-    entered(configs, directory)
+    race_configs(configs, directory)
     require_disk_space(directory)
     with env_override(master.hydra.job.env_set):
-        found = tune(configs, directory, how, lambda: save_multirun(master, directory))
+        found = tune_rates(configs, directory, how, lambda: save_multirun(master, directory))
     texts = [
         [text for text in job.overrides if not text.startswith("optim.lr=")] + [f"optim.lr={rate!r}"]
         if rate is not None
@@ -223,7 +225,7 @@ def tune_jobs(
     ]
     again = compose_jobs(context, master, texts, 0)
     for job, rate in zip(again, found.rates, strict=True):
-        job.config = final(job.config, rate)
+        job.config = final_config(job.config, rate)
     return again, found.said()
 
 
@@ -235,7 +237,7 @@ def save_multirun(master: DictConfig, directory: Path) -> None:
 def launch_with_other_launcher(launcher: Any, master: DictConfig, jobs: Sequence[HydraJob]) -> Sequence[JobReturn]:
     """Check the grid, let another launcher of Hydra's run it job by job, and write the table."""
     from initlab.sweep import How, checked, dry_run, tabulated
-    from initlab.sweep.grouping import Sizes
+    from initlab.sweep.grouping import CostCache
     from initlab.sweep.run import refuse_too_large
 
     if jobs[0].config.race:
@@ -246,7 +248,7 @@ def launch_with_other_launcher(launcher: Any, master: DictConfig, jobs: Sequence
         dry_run(cells, directory, How("inline"))
         return []
     if type(launcher).__module__.startswith("hydra._internal."):  # the basic one: others may use other machines
-        refuse_too_large(cells, How("inline"), Sizes())
+        refuse_too_large(cells, How("inline"), CostCache())
     with tabulated(cells, directory):
         save_multirun(master, directory)
         possible = [job.overrides for job, cell in zip(jobs, cells, strict=True) if cell.reason is None]

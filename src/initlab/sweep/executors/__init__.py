@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from initlab.errors import UserError, did_you_mean
-from initlab.sweep.worker import Done, Task, Watch
+from initlab.sweep.worker import GroupResult, GroupTask, OnProgress
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GroupJob(Protocol):
     def cancel(self) -> bool:
         """Take it back if it waits in a queue of its own, before it began; return whether that could be."""
 
-    def poll(self) -> Done | None:
+    def poll(self) -> GroupResult | None:
         """Return what became of it, or None while it runs.
 
         Raises WorkerDied, GroupError, Interrupted or UserError instead.
@@ -52,7 +52,7 @@ class Executor(Protocol):
 
     slots: int
 
-    def submit(self, task: Task) -> GroupJob:
+    def submit(self, task: GroupTask) -> GroupJob:
         """Begin a group."""
 
     def close(self) -> None:
@@ -60,7 +60,11 @@ class Executor(Protocol):
 
 
 def make_executor(
-    name: str, workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
+    name: str,
+    workers: int | str,
+    options: Mapping[str, Any],
+    watch: Callable[[GroupTask], OnProgress],
+    stop: Callable[[], int],
 ) -> Executor:
     """Return an executor by name.
 

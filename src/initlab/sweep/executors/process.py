@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import torch
 
-from initlab.sweep.worker import Broken, Done, Task, Watch, WorkerDied
-from initlab.sweep.worker_deaths import described, memory_kills
+from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, OnProgress, WorkerDied
+from initlab.sweep.worker_deaths import count_oom_kills, describe_exit
 from initlab.system import fork_server
 from initlab.system.fork import can_fork
 from initlab.system.fork_server import ForkedProcess, ProcessLimitReached, ServerEnded, keep_server
@@ -44,7 +44,7 @@ class WorkerProcess:
     card: str | None
     threads: int
     process: "subprocess.Popen[bytes] | ForkedProcess | None" = None
-    answers: "queue.Queue[Done | Broken | None]" = field(default_factory=queue.Queue)
+    answers: "queue.Queue[GroupResult | GroupFailure | None]" = field(default_factory=queue.Queue)
     busy: bool = False
     kills: int | None = None  # processes that the system had ended for want of memory when the group began
     listener: threading.Thread | None = None
@@ -80,11 +80,11 @@ class WorkerProcess:
         """Is there a process already?"""
         return self.process is not None and self.process.poll() is None
 
-    def submit(self, task: Task) -> "ProcessJob":
+    def submit(self, task: GroupTask) -> "ProcessJob":
         """Send a group."""
         self.start()
         self.busy = True
-        self.kills = memory_kills()
+        self.kills = count_oom_kills()
         assert self.process is not None
         assert self.process.stdin is not None
         try:
@@ -163,7 +163,7 @@ class ProcessJob:
         """Nothing waits."""
         return False
 
-    def poll(self) -> Done | None:
+    def poll(self) -> GroupResult | None:
         """Look whether there is an answer."""
         try:
             answer = self.worker.answers.get_nowait()
@@ -173,10 +173,10 @@ class ProcessJob:
         if answer is None:
             assert self.worker.process is not None
             code = self.worker.process.wait()
-            raise WorkerDied(described(code, self.worker.kills))
-        if isinstance(answer, Broken):
+            raise WorkerDied(describe_exit(code, self.worker.kills))
+        if isinstance(answer, GroupFailure):
             answer.throw()
-        assert isinstance(answer, Done)
+        assert isinstance(answer, GroupResult)
         return answer
 
 
@@ -189,7 +189,7 @@ class ProcessExecutor:
         self.holding = ExitStack()
         self.holding.enter_context(keep_server(in_use=True))
 
-    def submit(self, task: Task) -> ProcessJob:
+    def submit(self, task: GroupTask) -> ProcessJob:
         """Give a group to a process that has none; raises NoProcess where none can be started."""
         idle = [worker for worker in self.workers if not worker.busy]
         return max(idle, key=WorkerProcess.lives).submit(task)
@@ -262,7 +262,7 @@ def take_worker(cores: set[int], card: str | None, threads: int) -> WorkerProces
 def executor(
     workers: int | str,
     options: Mapping[str, Any],
-    watch: Callable[[Task], Watch] | None = None,
+    watch: Callable[[GroupTask], OnProgress] | None = None,
     stop: Callable[[], int] | None = None,
 ) -> ProcessExecutor:
     """Make the executor: by default one process for each card, or for each core where there is none."""
@@ -289,7 +289,7 @@ def visible_gpus() -> list[str]:
     return named[:count] if named else [str(k) for k in range(count)]
 
 
-def read_answers(pipe: IO[bytes], answers: "queue.Queue[Done | Broken | None]") -> None:
+def read_answers(pipe: IO[bytes], answers: "queue.Queue[GroupResult | GroupFailure | None]") -> None:
     """Pass answers on until the process ends, and then None."""
     while True:
         try:

@@ -7,7 +7,7 @@ from typing import IO
 
 import torch
 
-from initlab.sweep.worker import Remote
+from initlab.sweep.worker import RemoteWorker
 from initlab.system.parent_process import messages
 
 THREAD_VARIABLES = (
@@ -29,7 +29,7 @@ def answer(heard: Iterator[bytes], out: IO[bytes]) -> None:
     parent, *given = pickle.loads(first)
     apply_settings(*given)
     for message in heard:
-        done = Remote(pickle.loads(message), parent)()
+        done = RemoteWorker(pickle.loads(message), parent)()
         try:
             pickle.dump(done, out)
             out.flush()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from initlab.errors import UserError
-from initlab.sweep.worker import Broken, Done, Remote, Task, Watch, WorkerDied
+from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, OnProgress, RemoteWorker, WorkerDied
 from initlab.system.imports import change_to_root
 
 DEFAULT_OPTIONS: dict[str, Any] = {"address": None, "num_cpus": 1, "num_gpus": None}
@@ -26,7 +26,7 @@ class RayJob:
         ray.cancel(self.reference, force=True)
         return True
 
-    def poll(self) -> Done | None:
+    def poll(self) -> GroupResult | None:
         """Look whether the task is done."""
         import ray
         from ray.exceptions import RayError
@@ -38,9 +38,9 @@ class RayJob:
             answer = ray.get(self.reference)
         except RayError as error:
             raise WorkerDied(str(error).strip().splitlines()[0]) from error
-        if isinstance(answer, Broken):
+        if isinstance(answer, GroupFailure):
             answer.throw()
-        assert isinstance(answer, Done)
+        assert isinstance(answer, GroupResult)
         return answer
 
 
@@ -50,7 +50,7 @@ class RayExecutor:
     def __init__(self, slots: int, remote: Any, started: bool):
         self.slots, self.remote, self.started = slots, remote, started
 
-    def submit(self, task: Task) -> RayJob:
+    def submit(self, task: GroupTask) -> RayJob:
         """Hand a group to the cluster."""
         return RayJob(self.remote.remote(task))
 
@@ -62,9 +62,9 @@ class RayExecutor:
             ray.shutdown()
 
 
-def run_ray_task(task: Task) -> Done | Broken:
+def run_ray_task(task: GroupTask) -> GroupResult | GroupFailure:
     """Do the work of a group in a task of the cluster."""
-    return Remote(task)()
+    return RemoteWorker(task)()
 
 
 def connect_to_ray(address: str | None) -> None:
@@ -102,7 +102,7 @@ def connect_to_ray(address: str | None) -> None:
 
 
 def executor(
-    workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
+    workers: int | str, options: Mapping[str, Any], watch: Callable[[GroupTask], OnProgress], stop: Callable[[], int]
 ) -> RayExecutor:
     """Make the executor: by default as many groups at a time as the cluster has cards, or cores where it has none."""
     import ray

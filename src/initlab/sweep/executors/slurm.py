@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from initlab.errors import UserError
-from initlab.sweep.worker import Broken, Done, Remote, Task, Watch, WorkerDied
-from initlab.sweep.worker_deaths import FOR_WANT_OF_MEMORY, because, memory_kills
+from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, OnProgress, RemoteWorker, WorkerDied
+from initlab.sweep.worker_deaths import OUT_OF_MEMORY, count_oom_kills, oom_reason
 from initlab.system.fork_server import ProcessLimitReached
 from initlab.system.imports import change_to_root
 from initlab.system.parent_process import process_start_time
@@ -26,12 +26,12 @@ MAX_QUEUED = 64  # jobs in the queue of a cluster, unless `workers` says otherwi
 class SlurmTask:
     """A group as submitit wants it: a call, and what to queue again when its time is up or it is preempted."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: GroupTask):
         self.task = task
 
-    def __call__(self) -> Done | Broken:
+    def __call__(self) -> GroupResult | GroupFailure:
         """Do the work."""
-        return Remote(self.task)()
+        return RemoteWorker(self.task)()
 
     def checkpoint(self) -> Any:
         """Go on in a new job, from the last checkpoint."""
@@ -53,7 +53,7 @@ class SlurmJob:
         self.job.cancel()
         return True
 
-    def poll(self) -> Done | None:
+    def poll(self) -> GroupResult | None:
         """Look whether the job is done."""
         from submitit.core.utils import UncompletedJobError
 
@@ -64,16 +64,16 @@ class SlurmJob:
         except (UncompletedJobError, OSError, EOFError) as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise WorkerDied(f"job {self.job.job_id}: {why}{self.memory()}") from error
-        if isinstance(answer, Broken):
+        if isinstance(answer, GroupFailure):
             answer.throw()
-        assert isinstance(answer, Done)
+        assert isinstance(answer, GroupResult)
         return answer
 
     def memory(self) -> str:
         """Say that memory is why the job died, if the system says so."""
         if "OUT_OF_MEM" in str(self.job.state):
-            return f"; {FOR_WANT_OF_MEMORY}"
-        return because(self.kills) if self.here and self.kills is not None else ""
+            return f"; {OUT_OF_MEMORY}"
+        return oom_reason(self.kills) if self.here and self.kills is not None else ""
 
 
 class SlurmExecutor:
@@ -84,7 +84,7 @@ class SlurmExecutor:
         self.jobs: list[Any] = []
         self.submitter: Any = None
 
-    def submit(self, task: Task) -> SlurmJob:
+    def submit(self, task: GroupTask) -> SlurmJob:
         """Queue a group; raises NoProcess."""
         here = runs_locally(self.options)
         if self.submitter is None:
@@ -98,7 +98,7 @@ class SlurmExecutor:
             except BlockingIOError as error:
                 raise ProcessLimitReached(str(error.strerror)) from error
         self.jobs.append(job)
-        return SlurmJob(job, here, memory_kills())
+        return SlurmJob(job, here, count_oom_kills())
 
     def close(self) -> None:
         """Take back what is still in the queue."""
@@ -146,7 +146,7 @@ def runs_locally(options: Mapping[str, Any]) -> bool:
 
 
 def executor(
-    workers: int | str, options: Mapping[str, Any], watch: Callable[[Task], Watch], stop: Callable[[], int]
+    workers: int | str, options: Mapping[str, Any], watch: Callable[[GroupTask], OnProgress], stop: Callable[[], int]
 ) -> SlurmExecutor:
     """Make the executor; by default 64 jobs of a cluster at a time, on this machine one for each core."""
     auto = usable_cores() if runs_locally(options) else MAX_QUEUED
