@@ -22,7 +22,7 @@ RECORDS: dict[str, Scheme] = SCHEMES | {
 
 def setting(record: Scheme) -> tuple[tuple[int, ...], Fans, float]:
     """Give a tall shape (of a convolution where the scheme is for those), its fans, and a gain other than 1."""
-    shape = (96, 40, 3, 3) if record.conv_only else (192, 64)
+    shape = (96, 40, 3, 3) if record.dense_counterpart else (192, 64)
     taps = math.prod(shape[2:])
     return shape, Fans(shape[1] * taps, shape[0] * taps, taps), GAIN if record.own_gain else 1.0
 

@@ -1,6 +1,5 @@
 """Families of networks: names that stay, roles declared in forward order, refusals in one sentence."""
 
-import inspect
 import re
 
 import pytest
@@ -9,17 +8,15 @@ from torch import nn
 
 from initlab.activations import ACTIVATIONS
 from initlab.config import checks
+from initlab.config.option_files import option_values
 from initlab.errors import UserError
-from initlab.initialize.procedures import roles as parts
+from initlab.initialize.procedures.roles import models_with_role
 from initlab.models import MODELS, Dropout, build
 from initlab.models.residual import branch_multiplier
-from initlab.models.transformer import AttentionMixing, MeanOverTokens, transformer_shape
+from initlab.models.transformer import AttentionMixing, MeanOverTokens
 
 SHAPES = {"mlp": (2, 5), "cnn": (2, 8, 6), "resmlp": (2, 5), "resnet": (2, 8, 6), "vit": (2, 8, 4), "gpt": (7,)}
-OURS = [name for name, model in MODELS.items() if model.shaped and name != "custom"]
-NORMS = ["none", "batch", "layer"]
-PLACES = ["none", "pre", "post"]  # of a transformer's norms
-TRANSFORMERS = ("vit", "gpt")
+OURS = [name for name, model in MODELS.items() if model.shape == "given"]
 
 
 def made(name: str, depth: int = 2, width=6, act="tanh", **options) -> nn.Module:
@@ -33,22 +30,29 @@ def inputs(name: str, count: int = 4) -> torch.Tensor:
     return torch.randn(count, *SHAPES[name], generator=draw)
 
 
-def norms_of(name: str) -> list[str]:
-    return PLACES if name in TRANSFORMERS else NORMS
-
-
 @pytest.mark.parametrize("name", OURS)
-def test_what_refusals_say_of_norms_and_roles_is_so(name):
-    assert list(checks.MODEL_NORMS[name]) == norms_of(name)
-    for norm in checks.NORM_NAMES:
-        if norm in checks.MODEL_NORMS[name]:
+def test_what_a_record_declares_of_norms_and_roles_is_so(name):
+    record = MODELS[name]
+    for norm in ("none", "batch", "layer", "pre", "post"):
+        if norm in record.norms:
             made(name, norm=norm)
         else:
             with pytest.raises(UserError, match=r"model\.norm"):
                 made(name, norm=norm)
     roles = {layer.role for layer in made(name).weight_layers}
-    for role, families in parts.MODELS_WITH_ROLE.items():
-        assert (role in roles) == (name in re.findall(r"\w+", families))
+    assert roles == {"hidden", "readout", *record.roles, *(() if "embedding" in record.roles else ("first",))}
+    for role in roles:
+        named = re.findall(r"\w+", models_with_role(role))
+        assert (name in named) == (role in record.roles)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_refusals_of_configurations_name_the_norms_that_a_family_has(name):
+    assert checks.MODEL_NORMS[name] == MODELS[name].norms
+
+
+def test_configurations_may_leave_out_the_shape_of_models_that_may_have_their_own():
+    assert set(checks.OWN_SHAPE_MODELS) == {name for name, record in MODELS.items() if record.shape != "given"}
 
 
 def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -64,7 +68,7 @@ def varieties() -> list:
     """Every family with every norm, with and without dropout where it has one."""
     found = []
     for name in OURS:
-        for norm in norms_of(name):
+        for norm in MODELS[name].norms:
             found.append(pytest.param(name, {"norm": norm}, id=f"{name}-{norm}"))
             if "dropout" in MODELS[name].options:
                 found.append(pytest.param(name, {"norm": norm, "dropout": 0.3}, id=f"{name}-{norm}-dropout"))
@@ -78,7 +82,7 @@ def test_every_family_of_ours_is_tested():
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "norm"), [(m, n) for m in OURS if m != "resnet" for n in norms_of(m)])
+@pytest.mark.parametrize(("name", "norm"), [(m, n) for m in OURS if m != "resnet" for n in MODELS[m].norms])
 def test_a_deeper_network_keeps_every_name_and_shape(name, norm):
     shallow, deep = shapes(made(name, 2, norm=norm)), shapes(made(name, 5, norm=norm))
     assert shallow.items() <= deep.items()
@@ -87,7 +91,7 @@ def test_a_deeper_network_keeps_every_name_and_shape(name, norm):
 @pytest.mark.parametrize("name", OURS)
 def test_norm_and_dropout_leave_the_weights_names_and_shapes(name):
     plain = weights(made(name, 3, norm="none"))
-    for options in (*({"norm": norm} for norm in norms_of(name)), {"norm": "none", "dropout": 0.5}):
+    for options in (*({"norm": norm} for norm in MODELS[name].norms), {"norm": "none", "dropout": 0.5}):
         if options.keys() <= MODELS[name].options.keys():
             assert weights(made(name, 3, **options)) == plain
 
@@ -181,7 +185,7 @@ def test_roles():
     assert roles == ["first", *["hidden", "branch_end"], *["hidden", "branch_end", "shortcut"] * 2, "readout"]
 
 
-@pytest.mark.parametrize("name", ["resmlp", "resnet", *TRANSFORMERS])
+@pytest.mark.parametrize("name", ["resmlp", "resnet", "vit", "gpt"])
 def test_branches_are_numbered(name):
     numbers = [layer.branch for layer in made(name, 2).weight_layers if layer.role == "branch_end"]
     assert numbers == list(range(1, len(numbers) + 1))
@@ -229,7 +233,7 @@ def test_downsampling_halves_the_maps(downsample, sizes):
     assert heights == sizes
 
 
-@pytest.mark.parametrize("name", ["resmlp", "resnet", *TRANSFORMERS])
+@pytest.mark.parametrize("name", ["resmlp", "resnet", "vit", "gpt"])
 def test_a_branch_of_multiplier_0_is_the_stream(name):
     """With α = 0 what the branches hold does not matter."""
     net = made(name, 2, norm="none", branch=0.0)
@@ -275,7 +279,7 @@ def test_deepnorm_multiplies_the_stream():
     torch.testing.assert_close(net(x), net.readout(stream.mean(1) * 2.0**16))
 
 
-@pytest.mark.parametrize("name", ["resmlp", "resnet", *TRANSFORMERS])
+@pytest.mark.parametrize("name", ["resmlp", "resnet", "vit", "gpt"])
 def test_learned_multipliers_are_one_for_every_branch(name):
     net = made(name, 2, branch="learned")
     branches = max(layer.branch for layer in net.weight_layers)
@@ -474,10 +478,7 @@ def test_an_option_that_a_custom_model_does_not_take_is_refused(mine):
         custom(f"{mine}:shaped", exrta=3)
 
 
-def test_options_are_the_builders_own_defaults():
-    """The registry's options, which the option files and the help show, are what the functions take."""
+def test_options_of_a_record_are_those_of_its_option_file():
     for name in OURS:
-        functions = [MODELS[name].build, *([transformer_shape] if name in ("vit", "gpt") else [])]
-        accepted = {k: p for function in functions for k, p in inspect.signature(function).parameters.items()}
-        own = {k: p.default for k, p in accepted.items() if p.default is not inspect.Parameter.empty}
-        assert own == dict(MODELS[name].options), name
+        values = option_values("model", name)
+        assert {key: values[key] for key in MODELS[name].options} == MODELS[name].options

@@ -53,7 +53,7 @@ def test_every_scheme_keeps_its_law_on_every_kind_of_weight(name, kind):
     module = MODULES[kind]()
     roles = {"hidden": "*"}
     if reason := scheme_refusal(module, name, act="relu", roles=roles):
-        knows_why = SCHEMES[name].conv_only or SCHEMES[name].structure is not None or SCHEMES[name].derived
+        knows_why = SCHEMES[name].dense_counterpart or SCHEMES[name].structure is not None or SCHEMES[name].derived
         assert knows_why, reason
         with pytest.raises(Impossible):
             fill_(module, name, act="relu", roles=roles)

@@ -49,6 +49,7 @@ class Activation:
         parameters: defaults, or the values bound by `bind`; their names are the keys `act.*`.
         saturation: interval outside which a preactivation is saturated (the rule is at the file's top), or None.
         kinks: points where φ, φ′ or φ″ jumps.
+        rectifier: x for x > 0 and a·x for x < 0, with a ≠ 1 (`leaky_slope`): what He's gain √(2/(1+a²)) is for.
         saturation_of: the interval as a function of the parameters, where it depends on them.
 
     >>> tanh = ACTIVATIONS["tanh"]
@@ -66,6 +67,7 @@ class Activation:
     parameters: Mapping[str, float] = field(default_factory=dict)
     saturation: Interval | None = None
     kinks: tuple[float, ...] = ()
+    rectifier: bool = False
     saturation_of: Callable[..., Interval] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -267,11 +269,14 @@ _EXACT = 40.0
 # fmt: off
 ACTIVATIONS: dict[str, Activation] = {record.name: record for record in (
     Activation("linear", "x", _identity, nn.Identity, "Saxe et al. 2014, deep linear networks"),
-    Activation("relu", "max(0, x)", torch.relu, nn.ReLU, "Nair & Hinton 2010, Rectified Linear Units", kinks=(0.0,)),
+    Activation("relu", "max(0, x)", torch.relu, nn.ReLU, "Nair & Hinton 2010, Rectified Linear Units",
+               kinks=(0.0,), rectifier=True),
     Activation("leaky_relu", "x if x > 0 else negative_slope·x", F.leaky_relu, nn.LeakyReLU,
-               "Maas, Hannun & Ng 2013, Rectifier Nonlinearities", {"negative_slope": 0.01}, kinks=(0.0,)),
+               "Maas, Hannun & Ng 2013, Rectifier Nonlinearities", {"negative_slope": 0.01}, kinks=(0.0,),
+               rectifier=True),
     Activation("prelu", "x if x > 0 else a·x, a learned from negative_slope on", F.leaky_relu, _prelu_module,
-               "He et al. 2015, Delving Deep into Rectifiers", {"negative_slope": 0.25}, kinks=(0.0,)),
+               "He et al. 2015, Delving Deep into Rectifiers", {"negative_slope": 0.25}, kinks=(0.0,),
+               rectifier=True),
     Activation("relu6", "min(max(0, x), 6)", F.relu6, nn.ReLU6, "Krizhevsky 2010, Convolutional Deep Belief Networks",
                saturation=(-math.inf, 6.0), kinks=(0.0, 6.0)),
     Activation("elu", "x if x > 0 else alpha·(exp(x) − 1)", F.elu, nn.ELU, "Clevert et al. 2016, ELUs",

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from initlab.activations import ACTIVATIONS
 from initlab.audit.checks import CheckedBlock
 from initlab.initialize import FillTask
 from initlab.inspection import Block, Fans, Parameter
-from initlab.schemes import SCHEMES, Law, Scheme, laws, scheme
+from initlab.schemes import SCHEMES, Law, laws
 from initlab.schemes.law_checks import violations
 
 MAX_ELEMENTS = 2**17
@@ -25,7 +26,7 @@ FACTORS = (
     (0.87962566103423978, "the variance lost by truncation is not corrected"),
 )
 
-LIKELY_SCHEMES = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform")
+LIKELY_SCHEMES = tuple(row for row in reversed(SCHEMES.values()) if row.common)  # the newest first
 
 
 def describe_likeness(task: FillTask, parts: Sequence[CheckedBlock]) -> str:
@@ -179,13 +180,11 @@ def _truncated(law: Law) -> Law:
 
 def _catalogue(task: FillTask, group: CheckedBlock) -> Iterator[tuple[str, Law]]:
     block, _, role = _promised_block(task, group)
-    for name in LIKELY_SCHEMES:
-        modes: tuple[Scheme, ...] = (SCHEMES[name],)
-        if "mode" in SCHEMES[name].parameters:
-            modes = (SCHEMES[name], scheme(name, mode="fan_out"))
-        gains = (math.sqrt(2),) if name.startswith("he") else (1.0,)
-        for each in modes:
-            said = f"{name} with mode=fan_out" if each.parameters.get("mode") == "fan_out" else name
-            for gain in gains:
-                for words, fans in (("", block.fans), *_misread_fans(task.parameter, block)):
-                    yield said + (f" and {words}" if words else ""), each.law(fans, gain, role, block.shape)
+    for row in LIKELY_SCHEMES:
+        gain = row.gain(ACTIVATIONS["relu"], block.fans, role)
+        modes = [(row.name, row)]
+        if "mode" in row.parameters:
+            modes.append((f"{row.name} with mode=fan_out", row.bind(mode="fan_out")))
+        for name, each in modes:
+            for words, fans in (("", block.fans), *_misread_fans(task.parameter, block)):
+                yield name + (f" and {words}" if words else ""), each.law(fans, gain, role, block.shape)

@@ -10,7 +10,6 @@ import torch
 
 from initlab.activations import Activation
 from initlab.config import Config
-from initlab.config.checks import OWN_SHAPE_MODELS
 from initlab.config.grid import compose_grid
 from initlab.data import Dataset
 from initlab.errors import UserError
@@ -19,6 +18,7 @@ from initlab.experiment.build import build_activation, build_module, load_data, 
 from initlab.experiment.predictions import first_batch
 from initlab.initialize import plan as plan_of
 from initlab.initialize import request
+from initlab.models import MODELS
 from initlab.prediction import NetworkForecast, RankedNetwork, forecast_network, score_networks, sort_by_score
 from initlab.records.columns import flatten
 from initlab.schemes import SCHEMES
@@ -87,7 +87,7 @@ def forecast_config(config: Config) -> NetworkForecast:
         )
     data = load_data(config, torch.device("cpu"))
     act = build_activation(config)
-    with torch.device("cpu" if config.model["name"] in OWN_SHAPE_MODELS else "meta"):
+    with torch.device("meta" if MODELS[config.model["name"]].shape == "given" else "cpu"):
         module = build_module(config, data, act)
     arguments = scheme_arguments(config, act)
     gain = arguments["gain"]
@@ -108,7 +108,7 @@ def rank_configs(configs: Sequence[Config]) -> pd.DataFrame:
     places: list[int] = []
     for number, config in enumerate(configs):
         act = known.act_of(config)
-        if act is not None and config.model["name"] not in OWN_SHAPE_MODELS and has_law(config):
+        if act is not None and MODELS[config.model["name"]].shape == "given" and has_law(config):
             cells.append(ranked_network(config, act, *known.data_of(config)))
             places.append(number)
     found = score_networks(cells)

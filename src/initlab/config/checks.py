@@ -7,17 +7,15 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from initlab.config.aliases import KEY_ALIASES
+from initlab.config.option_files import option_choices, option_names
 from initlab.config.schema import OPTION_KEYS, Config
 from initlab.errors import UserError, did_you_mean
 from initlab.system.numbers import describe_float32_limit, fits_float32
 from initlab.system.random_streams import MAX_SEED
 
 PRECISIONS = ("fp32", "bf16", "fp64")
-NORM_PLACEMENTS = ("none", "pre", "post")  # of a transformer's norms
-MODEL_NORMS = dict.fromkeys(("mlp", "cnn", "resmlp", "resnet"), ("none", "batch", "layer")) | {
-    "vit": NORM_PLACEMENTS,
-    "gpt": NORM_PLACEMENTS,
-}
+# The records in `models` say the same, but load torch; the option files stand for them here, and a test compares them.
+MODEL_NORMS = {name: norms for name in option_names("model") if (norms := option_choices("model", name, "norm"))}
 NORM_NAMES = tuple(dict.fromkeys(norm for own in MODEL_NORMS.values() for norm in own))
 OWN_SHAPE_MODELS = ("torchvision", "custom")  # models whose depth and width may be their own
 

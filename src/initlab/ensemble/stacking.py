@@ -11,11 +11,6 @@ from initlab.ensemble.layers import StackedConv2d
 from initlab.ensemble.part import Part
 from initlab.ensemble.registry import COUNTERPARTS, has_counterpart
 from initlab.models import WeightLayer
-from initlab.models.plain import Chain
-from initlab.models.residual import ConvBlock, DenseBlock, ResMLP, ResNet
-
-# Modules that only call others and add: a stack of them is one of them with stacked leaves.
-CONTAINERS = (nn.Sequential, nn.ModuleList, Chain, DenseBlock, ResMLP, ConvBlock, ResNet)
 
 # Weights of one part on a CPU, in bytes. With gradients and momentum they are three times as much, for every core, and
 # should stay in the cache from the forward pass to the update; a part much smaller pays for more calls than it saves.
@@ -43,13 +38,25 @@ def part_sizes(networks: Sequence[nn.Module], threads: int) -> list[int]:
     return [count // parts + (k < count % parts) for k in range(parts)]
 
 
+def is_container(module: nn.Module) -> bool:
+    """Return whether a module only calls others and adds: a stack of it is one of it with stacked leaves.
+
+    A class declares it by `only_calls_children = True`, for itself alone: a subclass may do more.
+
+    >>> is_container(nn.Sequential()), is_container(nn.Linear(1, 1))
+    (True, False)
+    """
+    kind = type(module)
+    return kind in (nn.Sequential, nn.ModuleList) or bool(vars(kind).get("only_calls_children", False))
+
+
 def leaf_modules(module: nn.Module) -> dict[str, nn.Module]:
     """Return the modules that are no containers by name, a shared one under each of its names."""
     found: dict[str, nn.Module] = {}
     for name, child in module._modules.items():
         if child is None:
             continue
-        if type(child) in CONTAINERS:
+        if is_container(child):
             found |= {f"{name}.{leaf}": m for leaf, m in leaf_modules(child).items()}
         else:
             found[name] = child
@@ -63,7 +70,7 @@ def can_stack(modules: Sequence[nn.Module]) -> bool:
     (True, False)
     """
     first = modules[0]
-    if type(first) not in CONTAINERS:
+    if not is_container(first):
         return False
     leaves = leaf_modules(first).values()
     owners = [id(leaf) for leaf in leaves if next(leaf.parameters(), None) is not None]

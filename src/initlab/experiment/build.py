@@ -11,7 +11,7 @@ from initlab import data as datasets
 from initlab import models
 from initlab.activations import Activation, activation
 from initlab.config import Config
-from initlab.config.checks import MAX_COUNTS, OWN_SHAPE_MODELS
+from initlab.config.checks import MAX_COUNTS
 from initlab.data import Dataset
 from initlab.errors import Impossible, UserError
 from initlab.experiment.initialization import initialize_network_, model_options, procedure_of, reshape_activation
@@ -41,7 +41,7 @@ def build_module(config: Config, data: Dataset, act: Activation | None) -> nn.Mo
     Raises Impossible where a model of characters meets other data, or theirs another model.
     """
     family = models.MODELS.get(config.model["name"])
-    if family is not None and family.shaped and family.name != "custom" and family.tokens != data.tokens:
+    if family is not None and family.shape == "given" and family.tokens != data.tokens:
         fitting = "data=tiny_text" if family.tokens else "model=gpt"
         raise Impossible(f"model={family.name} cannot read data={data.name}: choose {fitting}.")
     return models.build(
@@ -89,7 +89,7 @@ def config_refusal(config: Config) -> str | None:
         raise
     except Exception:
         # The user's own model, or torchvision's, may do without the meta device; the run itself records a bug.
-        if config.model["name"] not in OWN_SHAPE_MODELS:
+        if models.MODELS[config.model["name"]].shape == "given":
             raise
         return None
     if config.train.batch_size == 1 and rejects_single_sample(module, data):

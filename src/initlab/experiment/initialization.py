@@ -31,7 +31,7 @@ def model_options(config: Config) -> dict[str, Any]:
     name = config.model["name"]
     options = {k: v for k, v in config.model.items() if k != "name"}
     found = procedure_of(config)
-    if found is None or name not in MODELS or not MODELS[name].shaped or name == "custom":
+    if found is None or name not in MODELS or MODELS[name].shape != "given":
         return options
     defaults = MODELS[name].options
     for key, value in found.overrides.items():

@@ -274,8 +274,7 @@ def _check_convolutions(tasks: Sequence[FillTask]) -> None:
     if any(task.parameter.kind in ("conv", "transposed_conv") for task in weights):
         return
     for task in weights:
-        if task.scheme is not None and task.scheme.conv_only:
-            counterpart = "identity" if task.scheme.name == "dirac" else "orthogonal"
+        if task.scheme is not None and (counterpart := task.scheme.dense_counterpart):
             raise Impossible(
                 f"init={task.scheme.name} needs convolutions and the model has none: "
                 f"use init={counterpart} or a model with convolutions."

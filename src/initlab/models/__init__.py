@@ -1,9 +1,10 @@
-"""Families of networks by (depth, width, act): they know nothing of initialization and declare their weights' roles.
+"""Families of networks by (depth, width, act). They do not initialize themselves, and declare their weights' roles.
 
 Depth is the number of hidden layers, each followed by an activation, so weight layers = depth + 1; `resmlp`, `vit`
 and `gpt` count blocks, `resnet` blocks per stage. A list of widths has length `depth`.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,55 +15,96 @@ from torch import nn
 from initlab.activations import Activation, activation
 from initlab.errors import UserError, did_you_mean
 from initlab.models.external import custom_model, vision_model
-from initlab.models.layers import Dropout, WeightLayer
-from initlab.models.plain import cnn, mlp
+from initlab.models.layers import Dropout, MeanPool, ResidualSum, WeightLayer
+from initlab.models.plain import NORMS_1D, NORMS_2D, cnn, mlp
 from initlab.models.residual import resmlp, resnet
-from initlab.models.transformer import gpt, vit
+from initlab.models.transformer import NORM_PLACES, gpt, transformer_shape, vit
 from initlab.system.imports import is_target
 
-__all__ = ["MODELS", "Dropout", "Model", "WeightLayer", "build"]
+__all__ = ["MODELS", "Dropout", "MeanPool", "Model", "ResidualSum", "WeightLayer", "build"]
 
 
 @dataclass(frozen=True)
 class Model:
-    """One family: its builder, its own options (the keys `model.*`) with their defaults, and where it is from."""
+    """One family of networks.
+
+    What a network of it is made of stands in its module: `weight_layers` and `structure` (roles, theory) and
+    `only_calls_children` (ensembles).
+
+    Attributes:
+        name: the option `model=…`.
+        build: `build(depth=…, width=…, act=…, input_shape=…, classes=…, **options) -> nn.Module`.
+        reference: where it is from.
+        options: the keys `model.*` of its own with their defaults.
+        norms: the choices of `model.norm`.
+        roles: what its weights are for, besides first, hidden and readout.
+        depth_means: what `depth` counts.
+        shape: `given` where it needs depth, width and act, `own` where it refuses them, `any` where it may ignore them.
+        tokens: takes characters and predicts the next one.
+    """
 
     name: str
     build: Callable[..., nn.Module]
     reference: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    shaped: bool = True  # takes depth, width and act
-    tokens: bool = False  # takes characters and predicts the next one
+    norms: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    depth_means: str = "hidden layers"
+    shape: str = "given"
+    tokens: bool = False
 
 
-_TRANSFORMER_OPTIONS = {"heads": 2, "branch": 1.0, "residual": 1.0, "attention_power": 0.5}
+def _defaults(*functions: Callable[..., Any]) -> dict[str, Any]:
+    parameters = [p for function in functions for p in inspect.signature(function).parameters.values()]
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
+
+_ATTENTION_ROLES = ("q", "k", "v", "branch_end")
 
 MODELS: dict[str, Model] = {
-    m.name: m
-    for m in (
-        Model("mlp", mlp, "Rumelhart et al. 1986", {"norm": "none", "dropout": 0.0}),
-        Model(
-            "cnn",
-            cnn,
-            "LeCun et al. 1989; plain and deep as in Xiao et al. 2018",
-            {"norm": "none", "dropout": 0.0, "kernel": 3, "padding": "circular", "downsample": 2},
-        ),
+    row.name: row
+    for row in (
+        Model("mlp", mlp, "Rumelhart et al. 1986", _defaults(mlp), tuple(NORMS_1D)),
+        Model("cnn", cnn, "LeCun et al. 1989; plain and deep as in Xiao et al. 2018", _defaults(cnn), tuple(NORMS_2D)),
         Model(
             "resmlp",
             resmlp,
             "He et al. 2016; Hanin & Rolnick 2018 for the multiplier",
-            {"norm": "none", "dropout": 0.0, "branch": 1.0, "shifts": False},
+            _defaults(resmlp),
+            tuple(NORMS_1D),
+            ("branch_end",),
+            "blocks",
         ),
-        Model("resnet", resnet, "He et al. 2015, the CIFAR form", {"norm": "batch", "branch": 1.0, "shifts": False}),
         Model(
-            "vit", vit, "Dosovitskiy et al. 2021", {"norm": "pre", "dropout": 0.0, "patch": 4, **_TRANSFORMER_OPTIONS}
+            "resnet",
+            resnet,
+            "He et al. 2015, the CIFAR form",
+            _defaults(resnet),
+            tuple(NORMS_2D),
+            ("branch_end", "shortcut"),
+            "blocks per stage",
         ),
-        Model("gpt", gpt, "Radford et al. 2019", {"norm": "pre", "dropout": 0.0, **_TRANSFORMER_OPTIONS}, tokens=True),
         Model(
-            "torchvision", vision_model, "torchvision's classifiers", {"arch": "resnet18", "size": None}, shaped=False
+            "vit",
+            vit,
+            "Dosovitskiy et al. 2021",
+            _defaults(transformer_shape, vit),
+            NORM_PLACES,
+            _ATTENTION_ROLES,
+            "blocks",
         ),
-        Model("custom", custom_model, "your own", {"target": None}),
+        Model(
+            "gpt",
+            gpt,
+            "Radford et al. 2019",
+            _defaults(transformer_shape),
+            NORM_PLACES,
+            ("embedding", *_ATTENTION_ROLES),
+            "blocks",
+            tokens=True,
+        ),
+        Model("torchvision", vision_model, "torchvision's classifiers", _defaults(vision_model), shape="own"),
+        Model("custom", custom_model, "your own", _defaults(custom_model), shape="any"),
     )
 }
 
@@ -79,11 +121,19 @@ def build(
 ) -> nn.Module:
     """Build a network of a family; its weights hold whatever torch left in them until `initialize_` fills them.
 
-    Arguments: `depth` ≥ 1 hidden layers (see the module's text), `width` units per layer or a list of them, `act` an
-    activation by name, record or callable, `input_shape` without the batch, `classes` outputs; `options` are the
-    family's own. Defaults: depth 5, width 128, act tanh. The global random state is left as found.
+    The global random state is left as found.
 
-    Raises UserError for an unknown family or option, or a depth or width that cannot be.
+    Args:
+        name: a family of `MODELS`, or `package.module:function`.
+        depth: at least 1 (default 5); what it counts is `Model.depth_means`.
+        width: units per layer, or a list of them (default 128).
+        act: activation by name, record or callable (default tanh).
+        input_shape: shape of one sample.
+        classes: number of outputs.
+        options: the family's own, `Model.options`.
+
+    Raises:
+        UserError: an unknown family or option, or a depth or width that cannot be.
 
     >>> net = build("mlp", depth=2, width=8, act="relu", input_shape=(4,), classes=3)
     >>> [layer.name for layer in net.weight_layers]
@@ -100,30 +150,19 @@ def build(
             f"model.{unknown[0]} is not an option of model={name}, which has {known}."
             f"{did_you_mean(unknown[0], model.options)}"
         )
-    with torch.random.fork_rng(devices=[]):
-        if not model.shaped:
-            refuse_shape(name, depth=depth, width=width, act=act)
-            return model.build(input_shape=tuple(input_shape), classes=classes, **options)
+    shape = {"depth": depth, "width": width, "act": act}
+    if model.shape == "own" and (asked := [key for key, value in shape.items() if value is not None]):
+        raise UserError(f"{asked[0]} cannot be set for model={name}, which has its own: leave {', '.join(asked)} out.")
+    if model.shape != "own":
         depth = 5 if depth is None else depth
         width = 128 if width is None else width
         if not isinstance(depth, int) or depth < 1:
-            raise UserError(f"depth={depth!r} must be a whole number of at least 1 hidden layer: say depth=3.")
+            raise UserError(f"depth={depth!r} must be a whole number of {model.depth_means}, at least 1: say depth=3.")
         if not isinstance(width, (int, list, tuple)) or (isinstance(width, int) and width < 1):
             raise UserError(f"width={width!r} must be a whole number of at least 1 unit, or a list: say width=128.")
         dropout = options.get("dropout", 0.0)
         if "dropout" in model.options and not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):
             raise UserError(f"model.dropout={dropout!r} must be a fraction in [0, 1): say model.dropout=0.1.")
-        return model.build(
-            depth=depth,
-            width=width,
-            act=activation("tanh" if act is None else act),
-            input_shape=tuple(input_shape),
-            classes=classes,
-            **options,
-        )
-
-
-def refuse_shape(name: str, **given: Any) -> None:
-    """Raise UserError when depth, width or act is asked of a model that brings its own."""
-    if asked := [key for key, value in given.items() if value is not None]:
-        raise UserError(f"{asked[0]} cannot be set for model={name}, which has its own: leave {', '.join(asked)} out.")
+        options |= {"depth": depth, "width": width, "act": activation("tanh" if act is None else act)}
+    with torch.random.fork_rng(devices=[]):
+        return model.build(input_shape=tuple(input_shape), classes=classes, **options)

@@ -10,48 +10,48 @@ from torch import Tensor, nn
 from initlab.errors import UserError, did_you_mean
 from initlab.system.imports import describe_contract, describe_value, import_torchvision, load_target
 
-OFFERED_ARGUMENTS = ("depth", "width", "act", "input_shape", "classes")  # what a user's builder may take or leave
+OFFERED_ARGUMENTS = ("depth", "width", "act", "input_shape", "classes")  # a user's builder may leave them out
 
 # Constructors whose position tables or windows fix the size of the image.
 FIXED_SIZES = {"vit": 224, "swin": 224, "maxvit": 224, "inception": 299}
 
 
-class ImageAdapter(nn.Module):
-    """Repeat grey images to three channels and resize them, so that any data set fits an ImageNet classifier.
+class AdaptedClassifier(nn.Module):
+    """An ImageNet classifier that takes any images: grey ones are repeated to three channels, all are resized.
+
+    The classifier's parameters have the names `net.…`.
 
     >>> import torch
-    >>> ImageAdapter(64)(torch.zeros(2, 1, 28, 28)).shape
+    >>> AdaptedClassifier(nn.Identity(), 64)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 3, 64, 64])
     """
 
-    def __init__(self, size: int):
+    def __init__(self, net: nn.Module, size: int):
         super().__init__()
+        self.net = net
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, 1 or 3, H, W] to [B, 3, size, size]."""
-        if x.shape[-1] != self.size or x.shape[-2] != self.size:
+        """Map images [B, 1 or 3, H, W] to outputs [B, classes]."""
+        if x.shape[-2:] != (self.size, self.size):
             x = nn.functional.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
-        return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
-
-
-class AdaptedClassifier(nn.Module):
-    """An adapter in front of a classifier; the classifier's parameters keep the name `net.…`."""
-
-    def __init__(self, adapter: nn.Module, net: nn.Module):
-        super().__init__()
-        self.adapter = adapter
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images [B, C, H, W] to outputs [B, classes]."""
-        return self.net(self.adapter(x))
+        return self.net(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x)
 
 
 def vision_model(
     *, input_shape: Sequence[int], classes: int, arch: str = "resnet18", size: int | None = None
 ) -> nn.Module:
-    """Build any classifier of torchvision's by name; its depth, width and activation are its own."""
+    """Build any classifier of torchvision's by name; its depth, width and activation are its own.
+
+    Args:
+        input_shape: [channels, height, width] of one image, with 1 or 3 channels.
+        classes: number of outputs.
+        arch: name of the classifier.
+        size: pixels of the side that images are resized to; None for what the architecture needs, else 64.
+
+    Raises:
+        UserError: torchvision has no such classifier, or the data are not images.
+    """
     import_torchvision()
     from torchvision import models
 
@@ -71,13 +71,21 @@ def vision_model(
         options |= {"aux_logits": False, "init_weights": False}
     if size is not None and arch.startswith("vit") and "kwargs" in accepted:
         options["image_size"] = size
-    # Regnets compute their widths with tensors, which a meta device (to see shapes alone) could not read.
+    # Regnets compute their widths with tensors, whose values a meta device does not have.
     with torch.device("cpu") if arch.startswith("regnet") else nullcontext():
-        return AdaptedClassifier(ImageAdapter(size or default), constructor(**options))
+        return AdaptedClassifier(constructor(**options), size or default)
 
 
 def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
-    """Call the user's own builder `model.target=package.module:function`; it must return an nn.Module."""
+    """Call the user's own builder `model.target=package.module:function`; it must return an nn.Module.
+
+    Args:
+        target: `package.module:function`.
+        options: the offered arguments, which the builder may leave out, and its own keys.
+
+    Raises:
+        UserError: the target cannot be imported or called, or returns something else.
+    """
     if not target:
         raise UserError(f"model=custom needs model.target=package.module:function{describe_contract('model')}.")
     builder = load_target(target, "model.target")
@@ -86,7 +94,7 @@ def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
     try:
         signature = inspect.signature(builder)
         takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        # What is offered may be left; a model.* key of the user's own that nobody takes would be a silent typo.
+        # What is offered may be left; but a key of the user's own that is not taken is a typo.
         given = {
             k: v for k, v in options.items() if takes_all or k in signature.parameters or k not in OFFERED_ARGUMENTS
         }
@@ -96,7 +104,7 @@ def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
             f"model.target={target} cannot be called ({error}): it is offered {', '.join(OFFERED_ARGUMENTS)} "
             "and must take your own keys, given as +model.<key>=…."
         ) from error
-    with torch.device("cpu"):  # as above: nobody knows what a user's builder reads
+    with torch.device("cpu"):  # as above: a user's builder may read values
         module = builder(**given)
     if not isinstance(module, nn.Module):
         raise UserError(f"model.target={target} returned {describe_value(module)}{describe_contract('model')}.")

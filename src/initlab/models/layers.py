@@ -1,6 +1,8 @@
-"""What the families are built from: what a model says of its weights, and a dropout whose masks are keyed."""
+"""What the families are built from: what a model declares of its weights, and a dropout with keyed masks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,15 @@ from torch import Tensor, nn
 class WeightLayer:
     """One weight layer as its model declares it: initialization, theory and diagnostics read these, in forward order.
 
-    `name` is the module that owns the weight; `role` what it is for (first, hidden, readout, branch_end, …);
-    `fed_by` what its input is: `data`, `activation`, `norm`, `residual` or `unknown`; `activation` the module
-    that turns its preactivation into its postactivation, `None` for a readout or a linear end of a branch;
-    `branch` the residual branch it stands in, counted from 1, 0 outside.
+    Attributes:
+        name: the module that owns the weight.
+        role: what it is for (first, hidden, readout, branch_end, …).
+        fed_by: what its input is: `data`, `activation`, `norm`, `residual` or `unknown`.
+        activation: the module that turns its preactivation into its postactivation; None for a readout or a linear
+            end of a branch.
+        branch: the residual branch it stands in, counted from 1; 0 outside.
+        normed: a norm stands between the layer and its activation (or the sum of its branch).
+        dropout: the module that drops its inputs, if any.
 
     >>> WeightLayer("hidden.0", role="first", fed_by="data", activation="acts.0").role
     'first'
@@ -24,6 +31,48 @@ class WeightLayer:
     fed_by: str
     activation: str | None = None
     branch: int = 0
+    normed: bool = False
+    dropout: str | None = None
+
+
+@dataclass(frozen=True)
+class ResidualSum:
+    """x ↦ φ(shortcut(x) + multiplier · layers(x)); φ is the activation of the last layer, absent where it has none.
+
+    Attributes:
+        layers: the weight layers of the branch, in forward order.
+        multiplier: the module whose `value` is the multiplier.
+        shortcut: the weight layer beside the branch; None for the identity.
+    """
+
+    layers: tuple[WeightLayer, ...]
+    multiplier: str
+    shortcut: WeightLayer | None = None
+
+
+@dataclass(frozen=True)
+class MeanPool:
+    """Mean over all positions of a map."""
+
+
+Structure: TypeAlias = tuple[WeightLayer | ResidualSum | MeanPool, ...]
+"""What a module may declare as `structure`, in forward order: theory follows the signal through it."""
+
+
+def flatten_structure(structure: Iterable[WeightLayer | ResidualSum | MeanPool]) -> tuple[WeightLayer, ...]:
+    """Return the weight layers of a structure in forward order, the shortcut of a branch after its layers.
+
+    >>> branch = ResidualSum((WeightLayer("inner", "hidden", "residual"),), "scale")
+    >>> [layer.name for layer in flatten_structure((WeightLayer("first", "first", "data"), branch, MeanPool()))]
+    ['first', 'inner']
+    """
+    layers: list[WeightLayer] = []
+    for step in structure:
+        if isinstance(step, WeightLayer):
+            layers.append(step)
+        elif isinstance(step, ResidualSum):
+            layers += [*step.layers, *([step.shortcut] if step.shortcut else [])]
+    return tuple(layers)
 
 
 class Dropout(nn.Module):
@@ -61,7 +110,7 @@ class Dropout(nn.Module):
 
 
 class Multiplier(nn.Module):
-    """A branch multiplier α: x ↦ α · x, a number (not learned) as in ResNets with scaled branches.
+    """A fixed branch multiplier α: x ↦ α · x, as in ResNets with scaled branches.
 
     >>> Multiplier(0.5)(torch.ones(2)).tolist()
     [0.5, 0.5]
@@ -87,7 +136,7 @@ class LearnedMultiplier(nn.Module):
     [1.0, 1.0]
     """
 
-    init_value = 1.0  # where schemes that know nothing of branches start it
+    init_value = 1.0  # where schemes without a rule for branches start it
 
     def __init__(self) -> None:
         super().__init__()

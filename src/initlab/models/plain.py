@@ -1,17 +1,20 @@
 """Plain chains: `mlp` and `cnn`, h^l = W^l φ(h^(l−1)) + b^l."""
 
-from collections.abc import Sequence
-from typing import Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from initlab.activations import Activation
 from initlab.errors import UserError
-from initlab.models.layers import Dropout, WeightLayer
+from initlab.models.layers import Dropout, MeanPool, Structure, WeightLayer, flatten_structure
 
-Padding = Literal["circular", "zeros"]
-NORMS_1D = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
-NORMS_2D = {
+Padding: TypeAlias = Literal["circular", "zeros"]
+NormMaker: TypeAlias = Callable[[int], nn.Module]
+
+NORMS_1D: dict[str, NormMaker | None] = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+NORMS_2D: dict[str, NormMaker | None] = {
     "none": None,
     "batch": nn.BatchNorm2d,
     # one group over channels and positions: what layer normalization is for a map
@@ -25,6 +28,8 @@ class Chain(nn.Module):
     Parameters are `hidden.<k>.weight`, `norms.<k>.weight`, `acts.<k>.weight`, `readout.weight`: the name of a weight
     depends on its place alone, so that streams keyed by name survive a change of depth, norm or dropout.
     """
+
+    only_calls_children = True
 
     def __init__(
         self,
@@ -45,15 +50,17 @@ class Chain(nn.Module):
         self.dropouts = nn.ModuleList(Dropout(dropout) for _ in hidden) if dropout else None
         self.pool = pool
         self.readout = readout
-        self.weight_layers = (
+        drops = [None, *(f"dropouts.{k}" if dropout else None for k in range(len(hidden)))]
+        self.structure: Structure = (
+            WeightLayer("hidden.0", "first", "data", "acts.0", normed=bool(norms)),
             *(
-                WeightLayer(
-                    f"hidden.{k}", "first" if k == 0 else "hidden", "data" if k == 0 else "activation", f"acts.{k}"
-                )
-                for k in range(len(self.hidden))
+                WeightLayer(f"hidden.{k}", "hidden", "activation", f"acts.{k}", normed=bool(norms), dropout=drops[k])
+                for k in range(1, len(hidden))
             ),
-            WeightLayer("readout", "readout", "activation"),
+            *([] if pool is None else [MeanPool()]),
+            WeightLayer("readout", "readout", "activation", dropout=drops[-1]),
         )
+        self.weight_layers = flatten_structure(self.structure)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a batch [B, *input_shape] to outputs [B, classes]."""
@@ -71,25 +78,47 @@ class Chain(nn.Module):
 def layer_widths(width: int | Sequence[int], depth: int) -> list[int]:
     """Return one width per hidden layer: an integer is repeated, a list must have length `depth`.
 
+    Raises:
+        UserError: the list has another length, or a width is not a positive whole number.
+
     >>> layer_widths(128, 2), layer_widths([256, 128], 2)
     ([128, 128], [256, 128])
     """
-    listed = [width] * depth if isinstance(width, int) else list(width)
-    if len(listed) != depth:
+    sizes = [width] * depth if isinstance(width, int) else list(width)
+    if len(sizes) != depth:
         raise UserError(
-            f"width={listed} lists {len(listed)} layers but depth={depth}: give one width per hidden layer "
-            f"(depth={len(listed)}), or a single number."
+            f"width={sizes} lists {len(sizes)} layers but depth={depth}: give one width per hidden layer "
+            f"(depth={len(sizes)}), or a single number."
         )
-    if bad := [w for w in listed if not isinstance(w, int) or w < 1]:
+    if bad := [w for w in sizes if not isinstance(w, int) or w < 1]:
         raise UserError(f"width={bad[0]!r} is not a positive whole number of units: say for example width=128.")
-    return listed
+    return sizes
 
 
-def norm_constructor(name: str, table: dict) -> type | None:
-    """Look up `model.norm`; raises UserError with the choices."""
+def norm_constructor(name: str, table: Mapping[str, NormMaker | None]) -> NormMaker | None:
+    """Return the norm that `model.norm` names, a function of the number of channels; None for `none`.
+
+    Raises:
+        UserError: the table has no such norm.
+    """
     if name not in table:
         raise UserError(f"model.norm={name!r} is unknown: choose one of {', '.join(table)}.")
     return table[name]
+
+
+def require_images(input_shape: Sequence[int], model: str, instead: str) -> None:
+    """Accept the shape of one image, [channels, height, width].
+
+    Raises:
+        UserError: the data have another shape; `instead` is the model that takes them.
+
+    >>> require_images((1, 28, 28), "cnn", "mlp")
+    """
+    if len(input_shape) != 3:
+        raise UserError(
+            f"model={model} needs images [channels, height, width] and the data has shape {list(input_shape)}: "
+            f"choose model={instead}, or an image data set such as data=fashion_mini."
+        )
 
 
 def mlp(
@@ -102,15 +131,12 @@ def mlp(
     norm: str = "none",
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Build a fully connected network: `depth` hidden layers and a readout."""
+    """Build a fully connected network: `depth` hidden layers and a readout; arguments as in `models.build`."""
     sizes = layer_widths(width, depth)
-    inputs = 1
-    for extent in input_shape:
-        inputs *= extent
-    hidden = [nn.Linear(n, m) for n, m in zip([inputs, *sizes], sizes, strict=False)]
+    inputs = [math.prod(input_shape), *sizes]
     make_norm = norm_constructor(norm, NORMS_1D)
     return Chain(
-        hidden,
+        [nn.Linear(n, m) for n, m in zip(inputs, sizes, strict=False)],
         [act.build() for _ in sizes],
         nn.Linear(sizes[-1], classes),
         norms=[make_norm(m) for m in sizes] if make_norm else (),
@@ -120,7 +146,15 @@ def mlp(
 
 
 def check_maps(input_shape: Sequence[int], depth: int, kernel: int, padding: str, downsample: int) -> None:
-    """Refuse, with UserError, kernels that do not keep a map's size or do not fit on the smallest one."""
+    """Accept kernels that keep a map's size and fit on the smallest one.
+
+    Raises:
+        UserError: the padding is unknown, the kernel is not odd or too wide, or `downsample` is negative.
+
+    >>> check_maps((1, 28, 28), depth=3, kernel=3, padding="circular", downsample=2)
+    """
+    if padding not in ("circular", "zeros"):
+        raise UserError(f"model.padding={padding!r} is unknown: choose circular or zeros.")
     if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
         raise UserError(f"model.kernel={kernel!r} must be odd and positive, so that maps keep their size: say 3.")
     if not isinstance(downsample, int) or downsample < 0:
@@ -147,22 +181,15 @@ def cnn(
     downsample: int = 2,
 ) -> nn.Module:
     """Build `depth` plain convolutions, the first `downsample` with stride 2, then mean pooling and a dense readout."""
-    if len(input_shape) != 3:
-        raise UserError(
-            f"model=cnn needs images [channels, height, width] and the data has shape {list(input_shape)}: "
-            "choose model=mlp, or an image data set such as data=fashion_mini."
-        )
-    if padding not in ("circular", "zeros"):
-        raise UserError(f"model.padding={padding!r} is unknown: choose circular or zeros.")
+    require_images(input_shape, "cnn", "mlp")
     check_maps(input_shape, depth, kernel, padding, downsample)
     sizes = layer_widths(width, depth)
-    hidden = [
-        nn.Conv2d(n, m, kernel, stride=2 if k < downsample else 1, padding=kernel // 2, padding_mode=padding)
-        for k, (n, m) in enumerate(zip([input_shape[0], *sizes], sizes, strict=False))
-    ]
     make_norm = norm_constructor(norm, NORMS_2D)
     return Chain(
-        hidden,
+        [
+            nn.Conv2d(n, m, kernel, stride=2 if k < downsample else 1, padding=kernel // 2, padding_mode=padding)
+            for k, (n, m) in enumerate(zip([input_shape[0], *sizes], sizes, strict=False))
+        ],
         [act.build() for _ in sizes],
         nn.Linear(sizes[-1], classes),
         norms=[make_norm(m) for m in sizes] if make_norm else (),

@@ -1,13 +1,23 @@
 """Residual networks: `resmlp` (x + α f(x) over dense branches) and `resnet` (the CIFAR form)."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from initlab.activations import Activation
 from initlab.errors import UserError
-from initlab.models.layers import Dropout, Shift, WeightLayer, multiplier
-from initlab.models.plain import NORMS_1D, NORMS_2D, norm_constructor
+from initlab.models.layers import (
+    Dropout,
+    MeanPool,
+    ResidualSum,
+    Shift,
+    Structure,
+    WeightLayer,
+    flatten_structure,
+    multiplier,
+)
+from initlab.models.plain import NORMS_1D, NORMS_2D, NormMaker, norm_constructor, require_images
 
 
 def branch_multiplier(value: float | str, blocks: int) -> float | None:
@@ -17,19 +27,35 @@ def branch_multiplier(value: float | str, blocks: int) -> float | None:
 
     Source: Hanin & Rolnick 2018, "How to Start Training: The Effect of Initialization and Architecture".
 
+    Raises:
+        UserError: another word.
+
     >>> branch_multiplier("inverse_sqrt_depth", 16), branch_multiplier(1.0, 16)
     (0.25, 1.0)
     """
-    named = {"inverse_sqrt_depth": blocks**-0.5, "inverse_depth": 1 / blocks}
-    if value == "learned":
-        return None
-    if isinstance(value, str) and value not in named:
-        raise UserError(f"model.branch={value!r} is unknown: give a number, or one of {', '.join(named)}, learned.")
-    return named[value] if isinstance(value, str) else float(value)
+    named = {"inverse_sqrt_depth": blocks**-0.5, "inverse_depth": 1 / blocks, "learned": None}
+    if not isinstance(value, str):
+        return float(value)
+    if value not in named:
+        raise UserError(f"model.branch={value!r} is unknown: give a number, or one of {', '.join(named)}.")
+    return named[value]
+
+
+def branch_shifts() -> nn.ModuleList:
+    """Return the scalar biases of one branch of two layers: before the first, before φ, before the second.
+
+    Source: Zhang, Dauphin & Ma 2019, "Fixup Initialization: Residual Learning Without Normalization".
+
+    >>> len(branch_shifts())
+    3
+    """
+    return nn.ModuleList(Shift() for _ in range(3))
 
 
 class DenseBlock(nn.Module):
     """x + α · outer(φ(inner([norm](x)))), with scalar shifts before inner, φ and outer where they are asked for."""
+
+    only_calls_children = True
 
     def __init__(
         self,
@@ -60,40 +86,25 @@ class DenseBlock(nn.Module):
         return x + self.branch(self.outer(h))
 
 
-def branch_shifts() -> nn.ModuleList:
-    """Return the scalar biases of one branch of two layers: before the first, before φ, before the second.
-
-    Source: Zhang, Dauphin & Ma 2019, "Fixup Initialization: Residual Learning Without Normalization".
-
-    >>> len(branch_shifts())
-    3
-    """
-    return nn.ModuleList(Shift() for _ in range(3))
-
-
 class ResMLP(nn.Module):
     """A linear stem, residual blocks, and a readout from the stream."""
 
-    def __init__(self, stem: nn.Module, blocks: Sequence[nn.Module], readout: nn.Module, norm: nn.Module | None):
+    only_calls_children = True
+
+    def __init__(self, stem: nn.Module, blocks: Sequence[DenseBlock], readout: nn.Module, norm: nn.Module | None):
         super().__init__()
         self.entry = nn.Flatten()
         self.first = stem
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.readout = readout
-        fed = "norm" if norm is not None else "residual"
-        self.weight_layers = (
+        fed_by = "residual" if norm is None else "norm"
+        self.structure: Structure = (
             WeightLayer("first", "first", "data"),
-            *(
-                layer
-                for k in range(len(self.blocks))
-                for layer in (
-                    WeightLayer(f"blocks.{k}.inner", "hidden", fed, f"blocks.{k}.act", branch=k + 1),
-                    WeightLayer(f"blocks.{k}.outer", "branch_end", "activation", branch=k + 1),
-                )
-            ),
-            WeightLayer("readout", "readout", fed),
+            *(_dense_sum(f"blocks.{k}", k + 1, fed_by, block) for k, block in enumerate(blocks)),
+            WeightLayer("readout", "readout", fed_by),
         )
+        self.weight_layers = flatten_structure(self.structure)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a batch [B, *input_shape] to outputs [B, classes]."""
@@ -101,6 +112,13 @@ class ResMLP(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.readout(self.norm(x) if self.norm is not None else x)
+
+
+def _dense_sum(name: str, number: int, fed_by: str, block: DenseBlock) -> ResidualSum:
+    dropout = None if block.dropout is None else f"{name}.dropout"
+    inner = WeightLayer(f"{name}.inner", "hidden", fed_by, f"{name}.act", number)
+    outer = WeightLayer(f"{name}.outer", "branch_end", "activation", None, number, dropout=dropout)
+    return ResidualSum((inner, outer), f"{name}.branch")
 
 
 def resmlp(
@@ -117,19 +135,21 @@ def resmlp(
 ) -> nn.Module:
     """Build a residual MLP: `depth` blocks x + α W₂ φ(W₁ x), pre-norm where a norm is asked for."""
     width = require_single_width(width, "resmlp")
-    inputs = 1
-    for extent in input_shape:
-        inputs *= extent
     make_norm = norm_constructor(norm, NORMS_1D)
     alpha = branch_multiplier(branch, depth)
     blocks = [
         DenseBlock(width, act, make_norm(width) if make_norm else None, dropout, alpha, shifts) for _ in range(depth)
     ]
-    return ResMLP(nn.Linear(inputs, width), blocks, nn.Linear(width, classes), make_norm(width) if make_norm else None)
+    stem = nn.Linear(math.prod(input_shape), width)
+    return ResMLP(stem, blocks, nn.Linear(width, classes), make_norm(width) if make_norm else None)
 
 
 def require_single_width(width: int | Sequence[int], model: str) -> int:
-    """Return the one width that a residual stream has; raises UserError for a list."""
+    """Return the one width that a residual stream has.
+
+    Raises:
+        UserError: a list of widths.
+    """
     if not isinstance(width, int):
         raise UserError(f"width={list(width)} is a list, and model={model} has one width all along: say width=64.")
     return width
@@ -138,13 +158,15 @@ def require_single_width(width: int | Sequence[int], model: str) -> int:
 class ConvBlock(nn.Module):
     """φ(shortcut(x) + α · [norm](conv2(φ([norm](conv1(x))))))."""
 
+    only_calls_children = True
+
     def __init__(
         self,
         inputs: int,
         width: int,
         stride: int,
         act: Activation,
-        norm: type | None,
+        norm: NormMaker | None,
         branch: float | None,
         shifts: bool = False,
     ):
@@ -173,6 +195,8 @@ class ConvBlock(nn.Module):
 class ResNet(nn.Module):
     """A convolutional stem, three stages of blocks, mean pooling, a dense readout."""
 
+    only_calls_children = True
+
     def __init__(
         self,
         first: nn.Module,
@@ -188,16 +212,14 @@ class ResNet(nn.Module):
         self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.readout = readout
-        blocks = [(s, k, block) for s, stage in enumerate(stages) for k, block in enumerate(stage)]
-        self.weight_layers = (
-            WeightLayer("first", "first", "data", "act"),
-            *(
-                layer
-                for number, (s, k, block) in enumerate(blocks, start=1)
-                for layer in conv_block_layers(f"stages.{s}.{k}", number, block)
-            ),
+        blocks = [(f"stages.{s}.{k}", block) for s, stage in enumerate(stages) for k, block in enumerate(stage)]
+        self.structure: Structure = (
+            WeightLayer("first", "first", "data", "act", normed=norm is not None),
+            *(_conv_sum(name, number, block) for number, (name, block) in enumerate(blocks, start=1)),
+            MeanPool(),
             WeightLayer("readout", "readout", "activation"),
         )
+        self.weight_layers = flatten_structure(self.structure)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, C, H, W] to outputs [B, classes]."""
@@ -208,15 +230,12 @@ class ResNet(nn.Module):
         return self.readout(self.pool(x))
 
 
-def conv_block_layers(name: str, number: int, block: nn.Module) -> list[WeightLayer]:
-    """Declare the weights of one residual block in forward order."""
-    declared = [
-        WeightLayer(f"{name}.conv1", "hidden", "activation", f"{name}.act1", branch=number),
-        WeightLayer(f"{name}.conv2", "branch_end", "activation", f"{name}.act2", branch=number),
-    ]
-    if block.shortcut is not None:
-        declared.append(WeightLayer(f"{name}.shortcut", "shortcut", "activation"))
-    return declared
+def _conv_sum(name: str, number: int, block: ConvBlock) -> ResidualSum:
+    normed = block.norm1 is not None
+    first = WeightLayer(f"{name}.conv1", "hidden", "activation", f"{name}.act1", number, normed)
+    second = WeightLayer(f"{name}.conv2", "branch_end", "activation", f"{name}.act2", number, normed)
+    shortcut = None if block.shortcut is None else WeightLayer(f"{name}.shortcut", "shortcut", "activation")
+    return ResidualSum((first, second), f"{name}.branch", shortcut)
 
 
 def resnet(
@@ -231,11 +250,7 @@ def resnet(
     shifts: bool = False,
 ) -> nn.Module:
     """Build the CIFAR ResNet of He et al. 2015 ("Deep Residual Learning"): `depth` blocks in each of three stages."""
-    if len(input_shape) != 3:
-        raise UserError(
-            f"model=resnet needs images [channels, height, width] and the data has shape {list(input_shape)}: "
-            "choose model=resmlp, or an image data set such as data=fashion_mini."
-        )
+    require_images(input_shape, "resnet", "resmlp")
     width = require_single_width(width, "resnet")
     make_norm = norm_constructor(norm, NORMS_2D)
     alpha = branch_multiplier(branch, 3 * depth)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from initlab.activations import Activation
 from initlab.errors import UserError
 from initlab.models.layers import Dropout, WeightLayer, multiplier
+from initlab.models.plain import require_images
 from initlab.models.residual import branch_multiplier, require_single_width
 
 NORM_PLACES = ("none", "pre", "post")
@@ -154,11 +155,11 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(shape.width) if shape.norm == "pre" else None
         self.pool = None if embeds else MeanOverTokens()
         self.readout = nn.Linear(shape.width, outputs)
-        fed = "residual" if shape.norm == "none" else "norm"
+        fed_by = "residual" if shape.norm == "none" else "norm"
         self.weight_layers = (
             WeightLayer("first", "embedding" if embeds else "first", "data"),
-            *(layer for k in range(depth) for layer in transformer_block_layers(k, fed, shape.norm)),
-            WeightLayer("readout", "readout", fed),
+            *(layer for k in range(depth) for layer in transformer_block_layers(k, fed_by, shape.norm)),
+            WeightLayer("readout", "readout", fed_by),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,17 +172,21 @@ class Transformer(nn.Module):
         return self.readout(self.pool(x) if self.pool is not None else x)
 
 
-def transformer_block_layers(k: int, fed: str, norm: str) -> list[WeightLayer]:
-    """Declare the weights of one block in forward order."""
+def transformer_block_layers(k: int, fed_by: str, norm: str) -> list[WeightLayer]:
+    """Declare the weights of block `k` in forward order.
+
+    Args:
+        k: number of the block, from 0.
+        fed_by: what its branches are fed by, `norm` or `residual`.
+        norm: a place of `NORM_PLACES`.
+    """
     attention, dense = f"blocks.{k}.attention.f", f"blocks.{k}.dense.f"
-    enters = "residual" if norm == "post" and k == 0 else fed
+    first = "residual" if norm == "post" and k == 0 else fed_by
+    projections = {"query": "q", "key": "k", "value": "v"}
     return [
-        *(
-            WeightLayer(f"{attention}.{name}", role, enters, branch=2 * k + 1)
-            for name, role in (("query", "q"), ("key", "k"), ("value", "v"))
-        ),
+        *(WeightLayer(f"{attention}.{name}", role, first, branch=2 * k + 1) for name, role in projections.items()),
         WeightLayer(f"{attention}.out", "branch_end", "unknown", branch=2 * k + 1),
-        WeightLayer(f"{dense}.inner", "hidden", fed, f"{dense}.act", branch=2 * k + 2),
+        WeightLayer(f"{dense}.inner", "hidden", fed_by, f"{dense}.act", branch=2 * k + 2),
         WeightLayer(f"{dense}.outer", "branch_end", "activation", branch=2 * k + 2),
     ]
 
@@ -200,7 +205,24 @@ def transformer_shape(
     residual: float | str = 1.0,
     attention_power: float = 0.5,
 ) -> TransformerShape:
-    """Check the options that all transformers have; raises UserError naming the key, the value and the remedy."""
+    """Check the options that all transformers have, and put them together.
+
+    Args:
+        model: the family, for messages.
+        depth: number of blocks.
+        width: units of the stream.
+        act: the activation of the dense branches.
+        causal: a position attends to none after it.
+        norm: no norm, before each branch or after each sum.
+        dropout: probability of dropping a unit at the end of a branch.
+        heads: number of heads, which divides `width`.
+        branch: as in `branch_multiplier`, over 2 · depth branches.
+        residual: multiplier of the stream, or `deepnorm`: (2·depth)^(1/4).
+        attention_power: scores are divided by (units of a head)^power, 0.5 or 1.
+
+    Raises:
+        UserError: an option that cannot be, with its key, value and the remedy.
+    """
     width = require_single_width(width, model)
     if norm not in NORM_PLACES:
         raise UserError(f"model.norm={norm!r} is unknown for model={model}: choose one of {', '.join(NORM_PLACES)}.")
@@ -229,12 +251,11 @@ def vit(
     """Build a small vision transformer with mean pooling: `depth` blocks on patches of `patch` × `patch` pixels.
 
     Its other options are those of `transformer_shape`.
+
+    Raises:
+        UserError: the data are not images, or patches do not divide them.
     """
-    if len(input_shape) != 3:
-        raise UserError(
-            f"model=vit needs images [channels, height, width] and the data has shape {list(input_shape)}: "
-            "choose model=mlp, or an image data set such as data=fashion_mini."
-        )
+    require_images(input_shape, "vit", "mlp")
     shape = transformer_shape("vit", depth, width, act, False, **options)
     if not isinstance(patch, int) or patch < 1 or any(side % patch for side in input_shape[1:]):
         raise UserError(
@@ -251,6 +272,9 @@ def gpt(
     """Build a causal transformer on `classes` characters: `depth` blocks, one prediction at every position.
 
     Its options are those of `transformer_shape`.
+
+    Raises:
+        UserError: the data are not sequences of characters.
     """
     if len(input_shape) != 1:
         raise UserError(

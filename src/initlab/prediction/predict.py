@@ -14,18 +14,14 @@ from initlab.activations import Activation, activation
 from initlab.errors import UserError
 from initlab.initialize import FillTask, plan, promised, request
 from initlab.models import build
-from initlab.schemes import Law
+from initlab.schemes import laws
 from initlab.theory import Critical, FixedPoint, default_critical, fixed_point
 from initlab.theory.nodes import InputProducts, LayerNode, Node, layer_nodes, measure_inputs, standard_inputs
 from initlab.theory.propagation import COLUMNS, forecast
 from initlab.theory.read_module import UNKNOWN_LAW, LayerLaw, hidden_sigmas, read_module
 
-CENTRED = ("delta_orthogonal", "critical_orthogonal")
-"""Schemes that fill the centre tap of a convolution alone."""
 MAX_SAMPLES = 1024
-"""Inputs of a batch that a forecast looks at, each by itself."""
-MIRRORED = ("looks_linear",)
-"""Schemes whose elements repeat each other, so that sums over inputs are not Gaussian with the promised variance."""
+"""Inputs of a batch that a forecast uses, each by itself."""
 
 
 def predict(
@@ -120,44 +116,32 @@ def forecast_known(nodes: Sequence[Node] | None, inputs: InputProducts, classes:
 
 
 def layer_laws(tasks: Iterable[FillTask]) -> dict[str, LayerLaw]:
-    """Say of each layer how its weight and bias are drawn, from what the tasks promise.
+    """Return how the weight and bias of each layer are drawn, from what the tasks promise.
 
     >>> layer_laws(plan(nn.Linear(4, 4), request("orthogonal")))[""].orthogonal
     True
     """
-    listed = list(tasks)
-    biases = {task.parameter.layer: _bias_variance(task) for task in listed if task.parameter.kind == "bias"}
-    return {
-        task.parameter.layer: _layer_law(task, biases.get(task.parameter.layer, 0.0))
-        for task in listed
-        if task.parameter.is_weight
-    }
+    tasks = list(tasks)
+    biases = {task.parameter.layer: task for task in tasks if task.parameter.kind == "bias"}
+    weights = {task.parameter.layer: task for task in tasks if task.parameter.is_weight}
+    return {layer: _layer_law(task, biases.get(layer)) for layer, task in weights.items()}
 
 
-def _bias_variance(task: FillTask) -> float:
-    found = promised(task)
-    if len(found) != 1 or found[0].mean != 0:
-        return math.nan
-    return found[0].variance
-
-
-def _layer_law(task: FillTask, bias_variance: float) -> LayerLaw:
-    found = promised(task)
-    if len(found) != 1 or task.scheme is None or not math.isfinite(bias_variance):
+def _layer_law(weight: FillTask, bias: FillTask | None) -> LayerLaw:
+    weight_laws, bias_laws = promised(weight), [laws.constant(0.0)] if bias is None else promised(bias)
+    if len(weight_laws) != 1 or weight.scheme is None or len(bias_laws) != 1 or bias_laws[0].mean != 0:
         return UNKNOWN_LAW
-    law = found[0]
+    law = weight_laws[0]
+    if not math.isfinite(bias_laws[0].variance):
+        return UNKNOWN_LAW
     return LayerLaw(
         law.variance,
         law.mean,
-        bias_variance,
+        bias_laws[0].variance,
         orthogonal=law.orthogonal is not None,
-        centred=task.scheme.name in CENTRED and task.parameter.kind == "conv",
-        known=_is_random(law) and task.scheme.name not in MIRRORED,
+        centered=law.support_on == "center",
+        known=law.independent and (not law.deterministic or law.mean == law.variance == 0),
     )
-
-
-def _is_random(law: Law) -> bool:
-    return not law.deterministic or (law.mean == 0 and law.variance == 0)
 
 
 @lru_cache(maxsize=64)

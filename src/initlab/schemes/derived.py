@@ -13,8 +13,7 @@ from torch.nn import init
 
 from initlab.inspection import Fans
 from initlab.schemes import laws
-from initlab.schemes.laws import center_tap
-from initlab.schemes.orthogonal import delta_law, haar, widening_factor
+from initlab.schemes.orthogonal import fill_orthogonal, orthogonal_law
 from initlab.schemes.record import BiasRule, Law, Scheme
 from initlab.schemes.scaling import fill_scaled, scaled_law
 
@@ -40,22 +39,6 @@ def _gaussian_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], **
     return laws.normal(0.0, gain / math.sqrt(fans.fan_in))
 
 
-def _widening_scale(shape: tuple[int, ...]) -> float:
-    # χ₁ is fan_in · Var[W]: a layer that widens would lose it, because Q has columns of norm 1 there.
-    return widening_factor(shape[:2])
-
-
-def _orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
-    weight.zero_()
-    scale = gain * _widening_scale(tuple(weight.shape))
-    center_tap(weight).copy_(scale * haar(weight.shape[0], weight.shape[1], generator))
-    return weight
-
-
-def _orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...], **_: Any) -> Law:
-    return delta_law(gain * _widening_scale(shape), shape)
-
-
 CRITICAL_INSTEAD = (
     "σ_w follows from init.sigma_b or init.q_star; for a gain of your own use init=normal_rule or init=orthogonal"
 )
@@ -78,9 +61,10 @@ ROWS = (
     ),
     Scheme(
         "critical_orthogonal",
-        "σ_w·max(√(m/n), 1)·Q, at a convolution's centre tap; bias N(0, σ_b²), χ₁(σ_w, σ_b) = 1",
-        _orthogonal,
-        _orthogonal_law,
+        "σ_w·max(√(m/n), 1)·Q, at a convolution's center tap; bias N(0, σ_b²), χ₁(σ_w, σ_b) = 1",
+        # χ₁ is fan_in · Var[W]: Q alone has columns of norm 1 where a layer widens, and χ₁ < 1 there.
+        partial(fill_orthogonal, widen=True, center=True),
+        partial(orthogonal_law, widen=True, center=True),
         "Pennington, Schoenholz & Ganguli 2017, Resurrecting the sigmoid in deep learning through dynamical isometry; "
         "Xiao et al. 2018, Dynamical Isometry and a Mean Field Theory of CNNs",
         2017,

@@ -1,7 +1,8 @@
-"""Orthogonal weights: Haar-distributed, scaled, at the centre tap, and mirrored so that ReLU looks linear."""
+"""Orthogonal weights: Haar-distributed, scaled, at the center tap, and mirrored so that ReLU looks linear."""
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,24 +28,8 @@ def haar(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     return init.orthogonal_(torch.empty(rows, columns, dtype=torch.float64, device="cpu"), generator=generator)
 
 
-def _orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
-    return weight.copy_((gain * haar(weight.shape[0], weight[0].numel(), generator)).view(weight.shape))
-
-
-def _semi_orthogonal_law(gain: float, rows: int, columns: int, **more: Any) -> Law:
-    bound = abs(gain)
-    variance = gain**2 / max(rows, columns)
-    size = max(rows, columns)
-    # An element of a random unit vector in N dimensions: E x⁴ = 3/(N(N+2)).
-    return Law("orthogonal", 0.0, variance, (-bound, bound), 3 * size / (size + 2), orthogonal=gain, **more)
-
-
-def _orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
-    return _semi_orthogonal_law(gain, shape[0], math.prod(shape[1:]))
-
-
 def widening_factor(shape: tuple[int, ...]) -> float:
-    """Return max(√(m/n), 1): what an orthogonal layer of m units and n inputs lacks where it widens.
+    """Return max(√(m/n), 1) for m units and n inputs: the factor by which an orthogonal layer that widens is too small.
 
     >>> widening_factor((8, 2)), widening_factor((2, 8))
     (2.0, 1.0)
@@ -52,44 +37,66 @@ def widening_factor(shape: tuple[int, ...]) -> float:
     return max(math.sqrt(shape[0] / math.prod(shape[1:])), 1.0)
 
 
-def _scaled_orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
-    return _orthogonal(weight, gain=gain * widening_factor(tuple(weight.shape)), generator=generator)
+def fill_orthogonal(
+    weight: Tensor, *, gain: float, generator: torch.Generator, widen: bool = False, center: bool = False, **_: Any
+) -> Tensor:
+    """Fill `weight` (out, in, *receptive) with gain·Q, Q Haar.
 
-
-def _scaled_orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
-    return _semi_orthogonal_law(gain * widening_factor(shape), shape[0], math.prod(shape[1:]))
-
-
-def _delta_orthogonal(weight: Tensor, *, gain: float, generator: torch.Generator, **_: Any) -> Tensor:
-    weight.zero_()
-    center_tap(weight).copy_(gain * haar(weight.shape[0], weight.shape[1], generator))
+    Args:
+        weight: a contiguous float32 tensor.
+        gain: factor on Q.
+        generator: where the draws come from.
+        widen: multiply by `widening_factor` too.
+        center: put Q at the center tap and 0 elsewhere, instead of spreading it over (in, *receptive).
+    """
+    target = center_tap(weight.zero_()) if center else weight
+    factor = gain * widening_factor(tuple(target.shape)) if widen else gain
+    target.copy_((factor * haar(target.shape[0], target[0].numel(), generator)).view(target.shape))
     return weight
 
 
+def orthogonal_law(
+    fans: Fans,
+    gain: float,
+    role: str,
+    shape: tuple[int, ...],
+    *,
+    widen: bool = False,
+    center: bool = False,
+    **_: Any,
+) -> Law:
+    """Return the law that `fill_orthogonal` promises of a block of this shape.
+
+    >>> delta = [orthogonal_law(Fans(4, 4), 1.0, "hidden", shape, center=True) for shape in ((4, 4), (4, 4, 3, 3))]
+    >>> delta[0].variance, delta[1].variance * 9, delta[1].support_on
+    (0.25, 0.25, 'center')
+    """
+    matrix = shape[:2] if center else (shape[0], math.prod(shape[1:]))
+    law = _semi_orthogonal_law(gain * widening_factor(matrix) if widen else gain, *matrix)
+    if not center:
+        return law
+    taps = math.prod(shape[2:])
+    return replace(
+        law,
+        variance=law.variance / taps,
+        kurtosis=law.kurtosis * taps,
+        part=lambda weight: flatten_units(center_tap(weight)),
+        defect=off_center_defect,
+        support_on="center" if taps > 1 else "all",
+    )
+
+
+def _semi_orthogonal_law(gain: float, rows: int, columns: int, **more: Any) -> Law:
+    bound, size = abs(gain), max(rows, columns)
+    # An element of a random unit vector in N dimensions: E x⁴ = 3/(N(N+2)).
+    return Law("orthogonal", 0.0, gain**2 / size, (-bound, bound), 3 * size / (size + 2), orthogonal=gain, **more)
+
+
 def off_center_defect(weight: Tensor) -> float:
-    """Return the largest magnitude of an element off the centre tap."""
+    """Return the largest magnitude of an element off the center tap."""
     rest = weight.detach().clone()
     center_tap(rest).zero_()
     return float(rest.abs().max())
-
-
-def _delta_orthogonal_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
-    return delta_law(gain, shape)
-
-
-def delta_law(gain: float, shape: tuple[int, ...]) -> Law:
-    """Return the law of gain·Q at the centre tap and 0 elsewhere; of a matrix, of gain·Q.
-
-    >>> delta_law(1.0, (4, 4)).variance, delta_law(1.0, (4, 4, 3, 3)).variance * 9
-    (0.25, 0.25)
-    """
-    taps = math.prod(shape[2:])
-    law = _semi_orthogonal_law(
-        gain, shape[0], shape[1], part=lambda w: flatten_units(center_tap(w)), defect=off_center_defect
-    )
-    if taps == 1:
-        return law
-    return replace(law, variance=law.variance / taps, kurtosis=law.kurtosis * taps)
 
 
 def _delta_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None:
@@ -98,13 +105,13 @@ def _delta_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None
     return None
 
 
-def _mirrored_copies(shape: tuple[int, ...], role: str) -> tuple[int, int]:
+def _mirrored_copies(role: str) -> tuple[int, int]:
     # Units come in pairs (h, −h); inputs from outside (data, table rows) and the readout's outputs do not.
     return (1 if role == "readout" else 2), (1 if role in ("first", "embedding") else 2)
 
 
 def _looks_linear(weight: Tensor, *, gain: float, role: str, generator: torch.Generator, **_: Any) -> Tensor:
-    up, down = _mirrored_copies(tuple(weight.shape), role)
+    up, down = _mirrored_copies(role)
     half = weight[: weight.shape[0] // up, : weight.shape[1] // down]
     base = gain * haar(half.shape[0], half[0].numel(), generator).view(half.shape)
     row = base if down == 1 else torch.cat([base, -base], 1)
@@ -112,7 +119,7 @@ def _looks_linear(weight: Tensor, *, gain: float, role: str, generator: torch.Ge
 
 
 def _looks_linear_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]) -> Law:
-    up, down = _mirrored_copies(shape, role)
+    up, down = _mirrored_copies(role)
     rows, columns = shape[0] // up, shape[1] // down
 
     def part(weight: Tensor) -> Tensor:
@@ -123,11 +130,12 @@ def _looks_linear_law(fans: Fans, gain: float, role: str, shape: tuple[int, ...]
         mirrored += [weight[:, :columns] + weight[:, columns:]] if down == 2 else []
         return max((float(difference.abs().max()) for difference in mirrored), default=0.0)
 
-    return _semi_orthogonal_law(gain, rows, columns * math.prod(shape[2:]), part=part, defect=defect)
+    size = columns * math.prod(shape[2:])
+    return _semi_orthogonal_law(gain, rows, size, part=part, defect=defect, independent=False)
 
 
 def _looks_linear_structure(kind: str, shape: tuple[int, ...], role: str) -> str | None:
-    up, down = _mirrored_copies(shape, role)
+    up, down = _mirrored_copies(role)
     if shape[0] % up or shape[1] % down:
         return (
             f"it mirrors units in pairs and a {role} layer of {shape[1]} inputs and {shape[0]} outputs has an odd one"
@@ -140,35 +148,25 @@ XIAO = "Xiao et al. 2018, Dynamical Isometry and a Mean Field Theory of CNNs"
 MARTENS = "Martens et al. 2021, Rapid training of deep neural networks without skip connections or normalization"
 BALDUZZI = "Balduzzi et al. 2017, The Shattered Gradients Problem"
 
+
+def _orthogonal_scheme(
+    name: str, formula: str, reference: str, year: int, *, widen: bool = False, center: bool = False, **more: Any
+) -> Scheme:
+    fill, law = (partial(f, widen=widen, center=center) for f in (fill_orthogonal, orthogonal_law))
+    return Scheme(name, formula, fill, law, reference, year, own_gain=unit_gain, **more)
+
+
 ROWS = (
-    Scheme(
-        "orthogonal",
-        "gain·Q, Q Haar; W Wᵀ or Wᵀ W = gain² I",
-        _orthogonal,
-        _orthogonal_law,
-        SAXE,
-        2014,
-        own_gain=unit_gain,
-    ),
-    Scheme(
-        "scaled_orthogonal",
-        "gain·max(√(m/n), 1)·Q",
-        _scaled_orthogonal,
-        _scaled_orthogonal_law,
-        MARTENS,
-        2021,
-        own_gain=unit_gain,
-    ),
-    Scheme(
+    _orthogonal_scheme("orthogonal", "gain·Q, Q Haar; W Wᵀ or Wᵀ W = gain² I", SAXE, 2014),
+    _orthogonal_scheme("scaled_orthogonal", "gain·max(√(m/n), 1)·Q", MARTENS, 2021, widen=True),
+    _orthogonal_scheme(
         "delta_orthogonal",
-        "centre tap gain·Q, all other taps 0; dense layers orthogonal",
-        _delta_orthogonal,
-        _delta_orthogonal_law,
+        "center tap gain·Q, all other taps 0; dense layers orthogonal",
         XIAO,
         2018,
-        own_gain=unit_gain,
+        center=True,
         structure=_delta_structure,
-        conv_only=True,
+        dense_counterpart="orthogonal",
     ),
     Scheme(
         "looks_linear",

@@ -1,4 +1,8 @@
-"""Rules that look at no fan: constants and fixed distributions, the controls of every comparison."""
+"""Rules that use no fan: constants and fixed distributions, the controls of every comparison."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from torch import Generator, Tensor
 from torch.nn import init
@@ -7,110 +11,65 @@ from initlab.schemes import laws
 from initlab.schemes.record import Law, Scheme
 
 
-def _constant(weight: Tensor, *, value: float, **_: object) -> Tensor:
+def _plain_scheme(
+    name: str, formula: str, fill: Callable[..., Tensor], law: Callable[..., Law], instead: str, **more: Any
+) -> Scheme:
+    """Make a scheme of `fill(weight, generator=…, **parameters)` and `law(**parameters)`."""
+
+    def sampler(weight: Tensor, *, fans: object, gain: float, role: str, generator: Generator, **own: Any) -> Tensor:
+        return fill(weight, generator=generator, **own)
+
+    def promise(fans: object, gain: float, role: str, shape: object, **own: Any) -> Law:
+        return law(**own)
+
+    return Scheme(name, formula, sampler, promise, instead=instead, elementwise=True, **more)
+
+
+def _fill_constant(weight: Tensor, *, value: float, generator: Generator) -> Tensor:
     return init.constant_(weight, value)
 
 
-def _uniform(weight: Tensor, *, a: float, b: float, generator: Generator, **_: object) -> Tensor:
-    return init.uniform_(weight, a, b, generator=generator)
-
-
-def _normal(weight: Tensor, *, mean: float, std: float, generator: Generator, **_: object) -> Tensor:
-    return init.normal_(weight, mean, std, generator=generator)
-
-
-def _truncated(
-    weight: Tensor, *, mean: float, std: float, a: float, b: float, generator: Generator, **_: object
-) -> Tensor:
-    return init.trunc_normal_(weight, mean, std, a, b, generator=generator)
-
-
-def _zeros_law(*_: object) -> Law:
-    return laws.constant(0.0)
-
-
-def _ones_law(*_: object) -> Law:
-    return laws.constant(1.0)
-
-
-def _constant_law(*_: object, value: float) -> Law:
-    return laws.constant(value)
-
-
-def _uniform_law(*_: object, a: float, b: float) -> Law:
-    return laws.uniform(a, b)
-
-
-def _normal_law(*_: object, mean: float, std: float) -> Law:
-    return laws.normal(mean, std)
-
-
-def _truncated_law(*_: object, mean: float, std: float, a: float, b: float) -> Law:
-    return laws.truncated_normal(mean, std, a, b)
-
+_OTHER_CONSTANT = "use init=constant init.value=… for another one"
 
 ROWS = (
-    Scheme(
-        "zeros",
-        "W = 0",
-        lambda weight, **_: init.zeros_(weight),
-        _zeros_law,
-        instead="every weight is 0; use init=constant init.value=… for another one",
-        elementwise=True,
+    *(
+        _plain_scheme(
+            name,
+            f"W = {value:g}",
+            partial(_fill_constant, value=value),
+            partial(laws.constant, value),
+            f"every weight is {value:g}; {_OTHER_CONSTANT}",
+        )
+        for name, value in (("zeros", 0.0), ("ones", 1.0))
     ),
-    Scheme(
-        "ones",
-        "W = 1",
-        lambda weight, **_: init.ones_(weight),
-        _ones_law,
-        instead="every weight is 1; use init=constant init.value=… for another one",
-        elementwise=True,
-    ),
-    Scheme(
-        "constant",
-        "W = value",
-        _constant,
-        _constant_law,
-        parameters={"value": 0.1},
-        instead="set init.value",
-        elementwise=True,
-    ),
-    Scheme(
+    _plain_scheme("constant", "W = value", _fill_constant, laws.constant, "set init.value", parameters={"value": 0.1}),
+    _plain_scheme(
         "uniform",
         "U(a, b)",
-        _uniform,
-        _uniform_law,
+        init.uniform_,
+        laws.uniform,
+        "set init.a and init.b",
         parameters={"a": 0.0, "b": 1.0},
-        instead="set init.a and init.b",
-        elementwise=True,
     ),
-    Scheme(
-        "normal",
-        "N(mean, std²)",
-        _normal,
-        _normal_law,
-        parameters={"mean": 0.0, "std": 1.0},
-        instead="set init.std",
-        elementwise=True,
+    _plain_scheme(
+        "normal", "N(mean, std²)", init.normal_, laws.normal, "set init.std", parameters={"mean": 0.0, "std": 1.0}
     ),
-    Scheme(
+    _plain_scheme(
         "naive_normal",
         "N(0, 0.01²)",
-        _normal,
-        _normal_law,
+        init.normal_,
+        laws.normal,
+        "set init.std",
         reference="Krizhevsky, Sutskever & Hinton 2012, ImageNet Classification with Deep CNNs",
         year=2012,
         parameters={"mean": 0.0, "std": 0.01},
-        instead="set init.std",
-        elementwise=True,
     ),
-    Scheme(
+    _plain_scheme(
         "truncated_normal",
         "N(mean, std²) within [a, b], std not corrected",
-        _truncated,
-        _truncated_law,
+        init.trunc_normal_,
+        laws.truncated_normal,
+        "set init.std",
         parameters={"mean": 0.0, "std": 1.0, "a": -2.0, "b": 2.0},
-        instead="set init.std",
-        elementwise=True,
     ),
 )

@@ -46,6 +46,8 @@ class Law:
         part: the matrix to which `orthogonal` applies, as a function of the block (None: flattened to (out, rest)).
         defect: largest violation of what holds exactly (zeros off the centre, mirrored halves, …), 0 when it holds.
         deterministic: the same values whatever the seed.
+        support_on: `all` taps of a convolution, or the `center` tap alone, with random values there and 0 elsewhere.
+        independent: False where elements repeat each other, so that sums over inputs are not Gaussian with `variance`.
     """
 
     distribution: str
@@ -60,6 +62,8 @@ class Law:
     part: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     defect: Callable[[Tensor], float] | None = field(default=None, repr=False)
     deterministic: bool = False
+    support_on: str = "all"
+    independent: bool = True
 
     @property
     def std(self) -> float:
@@ -92,8 +96,9 @@ class Scheme:
         bias: rule for biases, where the scheme has one; else they are 0 or N(0, sigma_b²).
         needs: W the weight alone, role the layer's place, act the activation, F the structure of the network.
         structure: `structure(kind, shape, role) -> reason` why a block cannot be filled, or None.
-        conv_only: makes sense only in a model that has convolutions.
+        dense_counterpart: what to use in a model without convolutions, for a scheme that makes sense only with them.
         elementwise: elements are independent and of one law, so that blocks of equal fans may be filled at once.
+        common: in wide use, so that the audit compares weights of unknown origin with it.
         derived: what theory says before it fills: `critical` (σ_w and σ_b for the activation), `moments` (a gain for
             each layer from what those before it do), or "".
     """
@@ -110,8 +115,9 @@ class Scheme:
     bias: BiasRule | None = field(default=None, repr=False)
     needs: tuple[str, ...] = ("W",)
     structure: Callable[..., str | None] | None = field(default=None, repr=False)
-    conv_only: bool = False
+    dense_counterpart: str = ""
     elementwise: bool = False
+    common: bool = False
     derived: str = ""
 
     def bind(self, **parameters: Any) -> "Scheme":

@@ -84,7 +84,7 @@ def random_walk_gain(act: Activation, fans: Fans, role: str, **_: Any) -> float:
     The paper derives these two; every activation other than ReLU gets the linear one.
     """
     n = fans.fan_in
-    if act.name == "relu":
+    if act.rectifier and not leaky_slope(act):
         return math.sqrt(2) * math.exp(1.2 / (max(n, 6) - 2.4))
     return math.exp(1 / (2 * n))
 
@@ -167,10 +167,12 @@ ROWS = (
         open_keys=("scale", "mode", "distribution"),
         distribution="truncated_normal",
     ),
-    _scaling_scheme("lecun_uniform", "U(±gain·√(3/n))", LECUN, 1998, distribution="uniform"),
-    _scaling_scheme("lecun_normal", "N(0, gain²/n)", SELF, 2017),
-    _scaling_scheme("glorot_uniform", "U(±gain·√(6/(n+m)))", GLOROT, 2010, mode="fan_avg", distribution="uniform"),
-    _scaling_scheme("glorot_normal", "N(0, gain²·2/(n+m))", GLOROT, 2010, mode="fan_avg"),
+    _scaling_scheme("lecun_uniform", "U(±gain·√(3/n))", LECUN, 1998, distribution="uniform", common=True),
+    _scaling_scheme("lecun_normal", "N(0, gain²/n)", SELF, 2017, common=True),
+    _scaling_scheme(
+        "glorot_uniform", "U(±gain·√(6/(n+m)))", GLOROT, 2010, mode="fan_avg", distribution="uniform", common=True
+    ),
+    _scaling_scheme("glorot_normal", "N(0, gain²·2/(n+m))", GLOROT, 2010, mode="fan_avg", common=True),
     _scaling_scheme(
         "he_uniform",
         "U(±gain·√(3/n)), gain = √(2/(1+a²))",
@@ -179,9 +181,16 @@ ROWS = (
         he_gain,
         open_keys=("mode", "distribution"),
         distribution="uniform",
+        common=True,
     ),
     _scaling_scheme(
-        "he_normal", "N(0, gain²/n), gain = √(2/(1+a²))", HE, 2015, he_gain, open_keys=("mode", "distribution")
+        "he_normal",
+        "N(0, gain²/n), gain = √(2/(1+a²))",
+        HE,
+        2015,
+        he_gain,
+        open_keys=("mode", "distribution"),
+        common=True,
     ),
     _scaling_scheme("uniform_rule", "U(±gain/√n)", LECUN, 1998, open_keys=(), scale=1 / 3, distribution="uniform"),
     _scaling_scheme("normal_rule", "N(0, gain²/n)", "rule of thumb", None, open_keys=()),

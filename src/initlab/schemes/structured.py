@@ -163,20 +163,20 @@ _diagonal = partial(Scheme, sampler=_identity, promise=_identity_law, own_gain=u
 ROWS = (
     _diagonal(
         name="identity",
-        formula="gain·I, ones on the diagonal; the centre tap of a convolution",
+        formula="gain·I, ones on the diagonal; the center tap of a convolution",
         reference="Le, Jaitly & Hinton 2015, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units",
         year=2015,
     ),
     _diagonal(
         name="dirac",
-        formula="centre tap gain·I per group, all other taps 0; dense layers gain·I",
+        formula="center tap gain·I per group, all other taps 0; dense layers gain·I",
         reference="Zagoruyko & Komodakis 2017, DiracNets: Training Very Deep Neural Networks Without Skip-Connections",
         year=2017,
-        conv_only=True,
+        dense_counterpart="identity",
     ),
     Scheme(
         "zero_hadamard",
-        "gain·I if m ≤ n, else gain·H/√p, H of order p = 2^⌈log₂ m⌉; the centre tap of a convolution",
+        "gain·I if m ≤ n, else gain·H/√p, H of order p = 2^⌈log₂ m⌉; the center tap of a convolution",
         _zero_hadamard,
         _zero_hadamard_law,
         "Zhao, Schäfer & Anandkumar 2022, ZerO Initialization: Initializing Neural Networks with only Zeros and Ones",

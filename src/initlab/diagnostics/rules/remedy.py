@@ -9,8 +9,6 @@ from initlab.theory import Critical, default_critical, gains
 MAX_SIGMA_W = 3.0
 """A critical σ_w beyond this is no advice: saturation and noise come first."""
 
-RECTIFIERS = ("relu", "leaky_relu", "prelu")
-
 
 def trainable_gain(act: Activation) -> tuple[float, float] | None:
     """Return the (σ_w, σ_b) that keeps gradients alive under an activation, or None where theory has no answer.
@@ -49,7 +47,7 @@ def init_remedy(act: Activation | None) -> str:
     """
     if act is None:
         return ""
-    if act.name in RECTIFIERS:
+    if act.rectifier:
         return f'initialize with he_normal: initlab.initialize_(model, "he_normal", {_act_argument(act)})'
     found, point = trainable_gain(act), usual_critical_point(act)
     if found is None and point is not None:

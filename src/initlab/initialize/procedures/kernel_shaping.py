@@ -117,7 +117,7 @@ def shape(act: Any, method: str, depth: int, *, zeta: float = 1.5, tau: float = 
     if depth < 1:
         raise UserError(f"depth={depth} must be at least 1: a shape is for so many nonlinear layers.")
     record = activation(act)
-    if method == "tat" and record.name in ("relu", "leaky_relu", "prelu"):
+    if method == "tat" and record.rectifier:
         return _tailored_relu(depth, eta)
     if method == "tat" and (jumps := [kink for kink in record.kinks if _jumps(record, kink)]):
         raise not_applicable(

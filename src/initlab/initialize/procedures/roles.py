@@ -13,15 +13,7 @@ from initlab.initialize.procedures.record import Procedure, ProcedureContext, Ro
 from initlab.initialize.request import as_tuple
 from initlab.initialize.roles import declared_layers
 from initlab.inspection import Parameter
-from initlab.models import WeightLayer
-
-MODELS_WITH_ROLE = {
-    "branch_end": "model=resmlp, resnet, vit or gpt",
-    "q": "model=vit or gpt",
-    "k": "model=vit or gpt",
-    "v": "model=vit or gpt",
-}
-"""Roles that only some of our own models have, with those."""
+from initlab.models import MODELS, WeightLayer
 
 PARAMETER_ROLES = ("branch_scale", "shift", "norm")
 """Roles that are played by parameters which are no weights."""
@@ -77,6 +69,16 @@ def _named_parameters(parameters: list[Parameter], globs: Mapping[str, Any]) -> 
     return found
 
 
+def models_with_role(role: str) -> str:
+    """Name the families whose weights have a role besides first, hidden and readout, as it is typed.
+
+    >>> models_with_role("k"), models_with_role("hidden")
+    ('model=vit or gpt', '')
+    """
+    names = [model.name for model in MODELS.values() if role in model.roles]
+    return "model=" + " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
+
+
 def _check_roles(case: ProcedureContext) -> None:
     played = {layer.role_of(block) for layer in case.layers for block in layer.parameter.blocks}
     played |= {layer.role for layer in case.layers} | {role for role, found in case.named.items() if found}
@@ -84,7 +86,7 @@ def _check_roles(case: ProcedureContext) -> None:
         if role not in played:
             what = "a parameter" if role in PARAMETER_ROLES else "a layer"
             options = ", ".join(f"model.{key}={value}" for key, value in case.procedure.overrides.items())
-            own = MODELS_WITH_ROLE.get(role, "initlab's own" if options else "")
+            own = models_with_role(role) or ("initlab's own" if options else "")
             ours = f" ({own}{f' with {options}' if options else ''})" if own else ""
             raise not_applicable(
                 case.procedure.name,
