@@ -185,7 +185,7 @@ def test_every_model_and_optimizer_equals_torch_alone(family, optimizer):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_equals_torch_alone(scheme):
     data = images()
-    family, shape = ("cnn, layer norm, dropout", {}) if SCHEMES[scheme].conv_only else ("mlp", {"width": 64})
+    family, shape = ("cnn, layer norm, dropout", {}) if SCHEMES[scheme].dense_counterpart else ("mlp", {"width": 64})
     try:
         networks = [network(data, seed, family, scheme, dtype=torch.float64, **shape) for seed in range(3)]
     except Impossible as reason:

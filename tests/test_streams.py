@@ -64,7 +64,7 @@ def test_a_seed_is_a_whole_number(seed):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_weights_stay_when_the_net_grows_or_gains_norm_and_dropout(name):
-    family = "cnn" if SCHEMES[name].conv_only else "mlp"
+    family = "cnn" if SCHEMES[name].dense_counterpart else "mlp"
     small = build(family, depth=10)
     fill_(small, name, act="relu")
     # AutoInit looks at dropout: it makes up for the noise that it adds

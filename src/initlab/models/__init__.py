@@ -15,13 +15,13 @@ from torch import nn
 from initlab.activations import Activation, activation
 from initlab.errors import UserError, did_you_mean
 from initlab.models.external import custom_model, vision_model
-from initlab.models.layers import Dropout, MeanPool, ResidualSum, WeightLayer
+from initlab.models.layers import Dropout, MeanPool, NetworkSpec, ResidualSum, WeightLayer
 from initlab.models.plain import NORMS_1D, NORMS_2D, cnn, mlp
 from initlab.models.residual import resmlp, resnet
 from initlab.models.transformer import NORM_PLACES, gpt, transformer_shape, vit
 from initlab.system.imports import is_target
 
-__all__ = ["MODELS", "Dropout", "MeanPool", "Model", "ResidualSum", "WeightLayer", "build"]
+__all__ = ["MODELS", "Dropout", "MeanPool", "Model", "NetworkSpec", "ResidualSum", "WeightLayer", "build"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Model:
 
     Attributes:
         name: the option `model=…`.
-        build: `build(depth=…, width=…, act=…, input_shape=…, classes=…, **options) -> nn.Module`.
+        build: `build(spec, **options) -> nn.Module`.
         reference: where it is from.
         options: the keys `model.*` of its own with their defaults.
         norms: the choices of `model.norm`.
@@ -61,52 +61,22 @@ def _defaults(*functions: Callable[..., Any]) -> dict[str, Any]:
 
 _ATTENTION_ROLES = ("q", "k", "v", "branch_end")
 
-MODELS: dict[str, Model] = {
-    row.name: row
-    for row in (
-        Model("mlp", mlp, "Rumelhart et al. 1986", _defaults(mlp), tuple(NORMS_1D)),
-        Model("cnn", cnn, "LeCun et al. 1989; plain and deep as in Xiao et al. 2018", _defaults(cnn), tuple(NORMS_2D)),
-        Model(
-            "resmlp",
-            resmlp,
-            "He et al. 2016; Hanin & Rolnick 2018 for the multiplier",
-            _defaults(resmlp),
-            tuple(NORMS_1D),
-            ("branch_end",),
-            "blocks",
-        ),
-        Model(
-            "resnet",
-            resnet,
-            "He et al. 2015, the CIFAR form",
-            _defaults(resnet),
-            tuple(NORMS_2D),
-            ("branch_end", "shortcut"),
-            "blocks per stage",
-        ),
-        Model(
-            "vit",
-            vit,
-            "Dosovitskiy et al. 2021",
-            _defaults(transformer_shape, vit),
-            NORM_PLACES,
-            _ATTENTION_ROLES,
-            "blocks",
-        ),
-        Model(
-            "gpt",
-            gpt,
-            "Radford et al. 2019",
-            _defaults(transformer_shape),
-            NORM_PLACES,
-            ("embedding", *_ATTENTION_ROLES),
-            "blocks",
-            tokens=True,
-        ),
-        Model("torchvision", vision_model, "torchvision's classifiers", _defaults(vision_model), shape="own"),
-        Model("custom", custom_model, "your own", _defaults(custom_model), shape="any"),
-    )
-}
+# fmt: off
+MODELS: dict[str, Model] = {row.name: row for row in (
+    Model("mlp", mlp, "Rumelhart et al. 1986", _defaults(mlp), tuple(NORMS_1D)),
+    Model("cnn", cnn, "LeCun et al. 1989; plain and deep as in Xiao et al. 2018", _defaults(cnn), tuple(NORMS_2D)),
+    Model("resmlp", resmlp, "He et al. 2016; Hanin & Rolnick 2018 for the multiplier", _defaults(resmlp),
+          tuple(NORMS_1D), ("branch_end",), "blocks"),
+    Model("resnet", resnet, "He et al. 2015, the CIFAR form", _defaults(resnet), tuple(NORMS_2D),
+          ("branch_end", "shortcut"), "blocks per stage"),
+    Model("vit", vit, "Dosovitskiy et al. 2021", _defaults(transformer_shape, vit), NORM_PLACES, _ATTENTION_ROLES,
+          "blocks"),
+    Model("gpt", gpt, "Radford et al. 2019", _defaults(transformer_shape), NORM_PLACES,
+          ("embedding", *_ATTENTION_ROLES), "blocks", tokens=True),
+    Model("torchvision", vision_model, "torchvision's classifiers", _defaults(vision_model), shape="own"),
+    Model("custom", custom_model, "your own", _defaults(custom_model), shape="any"),
+)}
+# fmt: on
 
 
 def build(
@@ -150,19 +120,20 @@ def build(
             f"model.{unknown[0]} is not an option of model={name}, which has {known}."
             f"{did_you_mean(unknown[0], model.options)}"
         )
-    shape = {"depth": depth, "width": width, "act": act}
-    if model.shape == "own" and (asked := [key for key, value in shape.items() if value is not None]):
-        raise UserError(f"{asked[0]} cannot be set for model={name}, which has its own: leave {', '.join(asked)} out.")
-    if model.shape != "own":
-        depth = 5 if depth is None else depth
-        width = 128 if width is None else width
-        if not isinstance(depth, int) or depth < 1:
-            raise UserError(f"depth={depth!r} must be a whole number of {model.depth_means}, at least 1: say depth=3.")
-        if not isinstance(width, (int, list, tuple)) or (isinstance(width, int) and width < 1):
-            raise UserError(f"width={width!r} must be a whole number of at least 1 unit, or a list: say width=128.")
-        dropout = options.get("dropout", 0.0)
-        if "dropout" in model.options and not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):
-            raise UserError(f"model.dropout={dropout!r} must be a fraction in [0, 1): say model.dropout=0.1.")
-        options |= {"depth": depth, "width": width, "act": activation("tanh" if act is None else act)}
+    if model.shape == "own":
+        shape = {"depth": depth, "width": width, "act": act}
+        if asked := [key for key, value in shape.items() if value is not None]:
+            keys = ", ".join(asked)
+            raise UserError(f"{asked[0]} cannot be set for model={name}, which has its own: leave {keys} out.")
+    depth = 5 if depth is None else depth
+    width = 128 if width is None else width
+    if not isinstance(depth, int) or depth < 1:
+        raise UserError(f"depth={depth!r} must be a whole number of {model.depth_means}, at least 1: say depth=3.")
+    if not isinstance(width, (int, list, tuple)) or (isinstance(width, int) and width < 1):
+        raise UserError(f"width={width!r} must be a whole number of at least 1 unit, or a list: say width=128.")
+    dropout = options.get("dropout", 0.0)
+    if "dropout" in model.options and not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):
+        raise UserError(f"model.dropout={dropout!r} must be a fraction in [0, 1): say model.dropout=0.1.")
+    spec = NetworkSpec(name, depth, width, activation("tanh" if act is None else act), tuple(input_shape), classes)
     with torch.random.fork_rng(devices=[]):
-        return model.build(input_shape=tuple(input_shape), classes=classes, **options)
+        return model.build(spec, **options)

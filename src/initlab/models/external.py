@@ -1,16 +1,17 @@
 """Models from elsewhere: torchvision's classifiers by name, and the user's own callable."""
 
 import inspect
-from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError, did_you_mean
+from initlab.models.layers import NetworkSpec
 from initlab.system.imports import describe_contract, describe_value, import_torchvision, load_target
 
-OFFERED_ARGUMENTS = ("depth", "width", "act", "input_shape", "classes")  # a user's builder may leave them out
+OFFERED_ARGUMENTS = ("depth", "width", "act", "input_shape", "classes")
+"""Fields of the specification that a user's builder may take or leave."""
 
 # Constructors whose position tables or windows fix the size of the image.
 FIXED_SIZES = {"vit": 224, "swin": 224, "maxvit": 224, "inception": 299}
@@ -38,14 +39,11 @@ class AdaptedClassifier(nn.Module):
         return self.net(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x)
 
 
-def vision_model(
-    *, input_shape: Sequence[int], classes: int, arch: str = "resnet18", size: int | None = None
-) -> nn.Module:
+def vision_model(spec: NetworkSpec, *, arch: str = "resnet18", size: int | None = None) -> nn.Module:
     """Build any classifier of torchvision's by name; its depth, width and activation are its own.
 
     Args:
-        input_shape: [channels, height, width] of one image, with 1 or 3 channels.
-        classes: number of outputs.
+        spec: shape of one image and number of outputs.
         arch: name of the classifier.
         size: pixels of the side that images are resized to; None for what the architecture needs, else 64.
 
@@ -58,15 +56,15 @@ def vision_model(
     names = models.list_models(module=models)
     if arch not in names:
         raise UserError(f"model.arch={arch!r} is not a classifier of torchvision's.{did_you_mean(arch, names)}")
-    if len(input_shape) != 3 or input_shape[0] not in (1, 3):
+    if len(spec.input_shape) != 3 or spec.input_shape[0] not in (1, 3):
         raise UserError(
-            f"model=torchvision needs images with 1 or 3 channels and the data has shape {list(input_shape)}: "
+            f"model=torchvision needs images with 1 or 3 channels and the data has shape {list(spec.input_shape)}: "
             "choose an image data set such as data=fashion_mini."
         )
     constructor = models.get_model_builder(arch)
     accepted = inspect.signature(constructor).parameters
     default = next((s for prefix, s in FIXED_SIZES.items() if arch.startswith(prefix)), 64)
-    options: dict[str, object] = {"weights": None, "num_classes": classes}
+    options: dict[str, object] = {"weights": None, "num_classes": spec.classes}
     if arch.startswith(("googlenet", "inception")):
         options |= {"aux_logits": False, "init_weights": False}
     if size is not None and arch.startswith("vit") and "kwargs" in accepted:
@@ -76,12 +74,13 @@ def vision_model(
         return AdaptedClassifier(constructor(**options), size or default)
 
 
-def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
+def custom_model(spec: NetworkSpec, *, target: str | None = None, **options: object) -> nn.Module:
     """Call the user's own builder `model.target=package.module:function`; it must return an nn.Module.
 
     Args:
+        spec: the network that is asked for; its fields are offered to the builder.
         target: `package.module:function`.
-        options: the offered arguments, which the builder may leave out, and its own keys.
+        options: the builder's own keys.
 
     Raises:
         UserError: the target cannot be imported or called, or returns something else.
@@ -94,10 +93,9 @@ def custom_model(*, target: str | None = None, **options: object) -> nn.Module:
     try:
         signature = inspect.signature(builder)
         takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        # What is offered may be left; but a key of the user's own that is not taken is a typo.
-        given = {
-            k: v for k, v in options.items() if takes_all or k in signature.parameters or k not in OFFERED_ARGUMENTS
-        }
+        # A key of the user's own that is not taken is a typo.
+        offered = {k: getattr(spec, k) for k in OFFERED_ARGUMENTS if takes_all or k in signature.parameters}
+        given = offered | options
         signature.bind(**given)
     except (TypeError, ValueError) as error:
         raise UserError(

@@ -2,10 +2,31 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What every builder of a family is asked for; its own options come beside it.
+
+    Attributes:
+        model: name of the family, for messages.
+        depth: at least 1; what it counts is the family's.
+        width: units per layer, or a list of them.
+        act: the activation.
+        input_shape: shape of one sample.
+        classes: number of outputs.
+    """
+
+    model: str
+    depth: Any
+    width: Any
+    act: Any
+    input_shape: tuple[int, ...]
+    classes: int
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from initlab.activations import Activation
 from initlab.errors import UserError
-from initlab.models.layers import Dropout, MeanPool, Structure, WeightLayer, flatten_structure
+from initlab.models.layers import Dropout, MeanPool, NetworkSpec, Structure, WeightLayer, flatten_structure
 
 Padding: TypeAlias = Literal["circular", "zeros"]
 NormMaker: TypeAlias = Callable[[int], nn.Module]
@@ -106,52 +105,32 @@ def norm_constructor(name: str, table: Mapping[str, NormMaker | None]) -> NormMa
     return table[name]
 
 
-def require_images(input_shape: Sequence[int], model: str, instead: str) -> None:
-    """Accept the shape of one image, [channels, height, width].
+def require_images(spec: NetworkSpec, instead: str) -> None:
+    """Accept images, samples of shape [channels, height, width].
 
     Raises:
-        UserError: the data have another shape; `instead` is the model that takes them.
-
-    >>> require_images((1, 28, 28), "cnn", "mlp")
+        UserError: the samples have another shape; `instead` is the model that takes them.
     """
-    if len(input_shape) != 3:
+    if len(spec.input_shape) != 3:
         raise UserError(
-            f"model={model} needs images [channels, height, width] and the data has shape {list(input_shape)}: "
-            f"choose model={instead}, or an image data set such as data=fashion_mini."
+            f"model={spec.model} needs images [channels, height, width] and the data has shape "
+            f"{list(spec.input_shape)}: choose model={instead}, or an image data set such as data=fashion_mini."
         )
 
 
-def mlp(
-    *,
-    depth: int,
-    width: int | Sequence[int],
-    act: Activation,
-    input_shape: Sequence[int],
-    classes: int,
-    norm: str = "none",
-    dropout: float = 0.0,
-) -> nn.Module:
-    """Build a fully connected network: `depth` hidden layers and a readout; arguments as in `models.build`."""
-    sizes = layer_widths(width, depth)
-    inputs = [math.prod(input_shape), *sizes]
-    make_norm = norm_constructor(norm, NORMS_1D)
-    return Chain(
-        [nn.Linear(n, m) for n, m in zip(inputs, sizes, strict=False)],
-        [act.build() for _ in sizes],
-        nn.Linear(sizes[-1], classes),
-        norms=[make_norm(m) for m in sizes] if make_norm else (),
-        dropout=dropout,
-        entry=nn.Flatten(),
-    )
+def mlp(spec: NetworkSpec, *, norm: str = "none", dropout: float = 0.0) -> nn.Module:
+    """Build a fully connected network: `depth` hidden layers and a readout."""
+    sizes = layer_widths(spec.width, spec.depth)
+    inputs = [math.prod(spec.input_shape), *sizes]
+    hidden = [nn.Linear(n, m) for n, m in zip(inputs, sizes, strict=False)]
+    return _chain(spec, hidden, sizes, norm_constructor(norm, NORMS_1D), dropout, entry=nn.Flatten())
 
 
-def check_maps(input_shape: Sequence[int], depth: int, kernel: int, padding: str, downsample: int) -> None:
-    """Accept kernels that keep a map's size and fit on the smallest one.
+def check_maps(spec: NetworkSpec, kernel: int, padding: str, downsample: int) -> None:
+    """Accept convolutions that keep a map's size and fit on the smallest one.
 
     Raises:
         UserError: the padding is unknown, the kernel is not odd or too wide, or `downsample` is negative.
-
-    >>> check_maps((1, 28, 28), depth=3, kernel=3, padding="circular", downsample=2)
     """
     if padding not in ("circular", "zeros"):
         raise UserError(f"model.padding={padding!r} is unknown: choose circular or zeros.")
@@ -159,21 +138,17 @@ def check_maps(input_shape: Sequence[int], depth: int, kernel: int, padding: str
         raise UserError(f"model.kernel={kernel!r} must be odd and positive, so that maps keep their size: say 3.")
     if not isinstance(downsample, int) or downsample < 0:
         raise UserError(f"model.downsample={downsample!r} must be a whole number of convolutions with stride 2: say 2.")
-    smallest = -(-min(input_shape[1:]) // 2 ** min(downsample, depth - 1))
+    smallest = -(-min(spec.input_shape[1:]) // 2 ** min(downsample, spec.depth - 1))
     if padding == "circular" and kernel // 2 > smallest:
         raise UserError(
             f"model.kernel={kernel} is too wide to wrap around maps of {smallest} positions, which images of "
-            f"{list(input_shape)} come down to: say model.kernel=3, model.downsample=0 or model.padding=zeros."
+            f"{list(spec.input_shape)} come down to: say model.kernel=3, model.downsample=0 or model.padding=zeros."
         )
 
 
 def cnn(
+    spec: NetworkSpec,
     *,
-    depth: int,
-    width: int | Sequence[int],
-    act: Activation,
-    input_shape: Sequence[int],
-    classes: int,
     norm: str = "none",
     dropout: float = 0.0,
     kernel: int = 3,
@@ -181,18 +156,24 @@ def cnn(
     downsample: int = 2,
 ) -> nn.Module:
     """Build `depth` plain convolutions, the first `downsample` with stride 2, then mean pooling and a dense readout."""
-    require_images(input_shape, "cnn", "mlp")
-    check_maps(input_shape, depth, kernel, padding, downsample)
-    sizes = layer_widths(width, depth)
-    make_norm = norm_constructor(norm, NORMS_2D)
-    return Chain(
-        [
-            nn.Conv2d(n, m, kernel, stride=2 if k < downsample else 1, padding=kernel // 2, padding_mode=padding)
-            for k, (n, m) in enumerate(zip([input_shape[0], *sizes], sizes, strict=False))
-        ],
-        [act.build() for _ in sizes],
-        nn.Linear(sizes[-1], classes),
-        norms=[make_norm(m) for m in sizes] if make_norm else (),
-        dropout=dropout,
-        pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-    )
+    require_images(spec, "mlp")
+    check_maps(spec, kernel, padding, downsample)
+    sizes = layer_widths(spec.width, spec.depth)
+    hidden = [
+        nn.Conv2d(n, m, kernel, stride=2 if k < downsample else 1, padding=kernel // 2, padding_mode=padding)
+        for k, (n, m) in enumerate(zip([spec.input_shape[0], *sizes], sizes, strict=False))
+    ]
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return _chain(spec, hidden, sizes, norm_constructor(norm, NORMS_2D), dropout, pool=pool)
+
+
+def _chain(
+    spec: NetworkSpec,
+    hidden: Sequence[nn.Module],
+    sizes: Sequence[int],
+    norm: NormMaker | None,
+    dropout: float,
+    **more: nn.Module,
+) -> Chain:
+    acts, readout = [spec.act.build() for _ in sizes], nn.Linear(sizes[-1], spec.classes)
+    return Chain(hidden, acts, readout, norms=[norm(m) for m in sizes] if norm else (), dropout=dropout, **more)

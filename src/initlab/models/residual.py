@@ -10,6 +10,7 @@ from initlab.errors import UserError
 from initlab.models.layers import (
     Dropout,
     MeanPool,
+    NetworkSpec,
     ResidualSum,
     Shift,
     Structure,
@@ -122,37 +123,32 @@ def _dense_sum(name: str, number: int, fed_by: str, block: DenseBlock) -> Residu
 
 
 def resmlp(
-    *,
-    depth: int,
-    width: int,
-    act: Activation,
-    input_shape: Sequence[int],
-    classes: int,
-    norm: str = "none",
-    dropout: float = 0.0,
-    branch: float | str = 1.0,
-    shifts: bool = False,
+    spec: NetworkSpec, *, norm: str = "none", dropout: float = 0.0, branch: float | str = 1.0, shifts: bool = False
 ) -> nn.Module:
     """Build a residual MLP: `depth` blocks x + α W₂ φ(W₁ x), pre-norm where a norm is asked for."""
-    width = require_single_width(width, "resmlp")
-    make_norm = norm_constructor(norm, NORMS_1D)
-    alpha = branch_multiplier(branch, depth)
-    blocks = [
-        DenseBlock(width, act, make_norm(width) if make_norm else None, dropout, alpha, shifts) for _ in range(depth)
-    ]
-    stem = nn.Linear(math.prod(input_shape), width)
-    return ResMLP(stem, blocks, nn.Linear(width, classes), make_norm(width) if make_norm else None)
+    width = require_single_width(spec)
+    norm_of = norm_constructor(norm, NORMS_1D) or _no_norm
+    alpha = branch_multiplier(branch, spec.depth)
+    blocks = [DenseBlock(width, spec.act, norm_of(width), dropout, alpha, shifts) for _ in range(spec.depth)]
+    stem, readout = nn.Linear(math.prod(spec.input_shape), width), nn.Linear(width, spec.classes)
+    return ResMLP(stem, blocks, readout, norm_of(width))
 
 
-def require_single_width(width: int | Sequence[int], model: str) -> int:
+def _no_norm(width: int) -> None:
+    return None
+
+
+def require_single_width(spec: NetworkSpec) -> int:
     """Return the one width that a residual stream has.
 
     Raises:
         UserError: a list of widths.
     """
-    if not isinstance(width, int):
-        raise UserError(f"width={list(width)} is a list, and model={model} has one width all along: say width=64.")
-    return width
+    if not isinstance(spec.width, int):
+        raise UserError(
+            f"width={list(spec.width)} is a list, and model={spec.model} has one width all along: say width=64."
+        )
+    return spec.width
 
 
 class ConvBlock(nn.Module):
@@ -238,34 +234,20 @@ def _conv_sum(name: str, number: int, block: ConvBlock) -> ResidualSum:
     return ResidualSum((first, second), f"{name}.branch", shortcut)
 
 
-def resnet(
-    *,
-    depth: int,
-    width: int,
-    act: Activation,
-    input_shape: Sequence[int],
-    classes: int,
-    norm: str = "batch",
-    branch: float | str = 1.0,
-    shifts: bool = False,
-) -> nn.Module:
+def resnet(spec: NetworkSpec, *, norm: str = "batch", branch: float | str = 1.0, shifts: bool = False) -> nn.Module:
     """Build the CIFAR ResNet of He et al. 2015 ("Deep Residual Learning"): `depth` blocks in each of three stages."""
-    require_images(input_shape, "resnet", "resmlp")
-    width = require_single_width(width, "resnet")
+    require_images(spec, "resmlp")
+    width = require_single_width(spec)
     make_norm = norm_constructor(norm, NORMS_2D)
-    alpha = branch_multiplier(branch, 3 * depth)
+    alpha = branch_multiplier(branch, 3 * spec.depth)
     stages, inputs = [], width
     for s in range(3):
         outputs = width * 2**s
         stage = []
-        for k in range(depth):
-            stage.append(ConvBlock(inputs, outputs, 2 if s and k == 0 else 1, act, make_norm, alpha, shifts))
+        for k in range(spec.depth):
+            stage.append(ConvBlock(inputs, outputs, 2 if s and k == 0 else 1, spec.act, make_norm, alpha, shifts))
             inputs = outputs
         stages.append(stage)
-    return ResNet(
-        nn.Conv2d(input_shape[0], width, 3, 1, 1, bias=make_norm is None),
-        make_norm(width) if make_norm else None,
-        act.build(),
-        stages,
-        nn.Linear(inputs, classes),
-    )
+    first = nn.Conv2d(spec.input_shape[0], width, 3, 1, 1, bias=make_norm is None)
+    norm1 = make_norm(width) if make_norm else None
+    return ResNet(first, norm1, spec.act.build(), stages, nn.Linear(inputs, spec.classes))

@@ -1,7 +1,6 @@
 """Transformers: `vit` on patches of an image, `gpt` on characters; blocks of attention and of two dense layers."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from initlab.activations import Activation
 from initlab.errors import UserError
-from initlab.models.layers import Dropout, WeightLayer, multiplier
+from initlab.models.layers import Dropout, NetworkSpec, WeightLayer, multiplier
 from initlab.models.plain import require_images
 from initlab.models.residual import branch_multiplier, require_single_width
 
@@ -192,10 +191,7 @@ def transformer_block_layers(k: int, fed_by: str, norm: str) -> list[WeightLayer
 
 
 def transformer_shape(
-    model: str,
-    depth: int,
-    width: int | Sequence[int],
-    act: Activation,
+    spec: NetworkSpec,
     causal: bool,
     *,
     norm: str = "pre",
@@ -208,14 +204,11 @@ def transformer_shape(
     """Check the options that all transformers have, and put them together.
 
     Args:
-        model: the family, for messages.
-        depth: number of blocks.
-        width: units of the stream.
-        act: the activation of the dense branches.
+        spec: the network that is asked for.
         causal: a position attends to none after it.
         norm: no norm, before each branch or after each sum.
         dropout: probability of dropping a unit at the end of a branch.
-        heads: number of heads, which divides `width`.
+        heads: number of heads, which divides the width.
         branch: as in `branch_multiplier`, over 2 · depth branches.
         residual: multiplier of the stream, or `deepnorm`: (2·depth)^(1/4).
         attention_power: scores are divided by (units of a head)^power, 0.5 or 1.
@@ -223,31 +216,22 @@ def transformer_shape(
     Raises:
         UserError: an option that cannot be, with its key, value and the remedy.
     """
-    width = require_single_width(width, model)
+    width = require_single_width(spec)
     if norm not in NORM_PLACES:
-        raise UserError(f"model.norm={norm!r} is unknown for model={model}: choose one of {', '.join(NORM_PLACES)}.")
+        choices = ", ".join(NORM_PLACES)
+        raise UserError(f"model.norm={norm!r} is unknown for model={spec.model}: choose one of {choices}.")
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise UserError(f"model.heads={heads!r} must divide width={width}: say for example model.heads=1.")
     if residual != "deepnorm" and (not isinstance(residual, (int, float)) or not residual > 0):
         raise UserError(f"model.residual={residual!r} must be a positive number, or deepnorm: (2·depth)^(1/4).")
     if attention_power not in (0.5, 1):
         raise UserError(f"model.attention_power={attention_power!r} must be 0.5 (1/√d) or 1 (1/d).")
-    stream = (2 * depth) ** 0.25 if isinstance(residual, str) else float(residual)
-    return TransformerShape(
-        width, heads, act, norm, dropout, branch_multiplier(branch, 2 * depth), stream, causal, float(attention_power)
-    )
+    stream = (2 * spec.depth) ** 0.25 if isinstance(residual, str) else float(residual)
+    alpha = branch_multiplier(branch, 2 * spec.depth)
+    return TransformerShape(width, heads, spec.act, norm, dropout, alpha, stream, causal, float(attention_power))
 
 
-def vit(
-    *,
-    depth: int,
-    width: int,
-    act: Activation,
-    input_shape: Sequence[int],
-    classes: int,
-    patch: int = 4,
-    **options: Any,
-) -> nn.Module:
+def vit(spec: NetworkSpec, *, patch: int = 4, **options: Any) -> nn.Module:
     """Build a small vision transformer with mean pooling: `depth` blocks on patches of `patch` × `patch` pixels.
 
     Its other options are those of `transformer_shape`.
@@ -255,20 +239,18 @@ def vit(
     Raises:
         UserError: the data are not images, or patches do not divide them.
     """
-    require_images(input_shape, "vit", "mlp")
-    shape = transformer_shape("vit", depth, width, act, False, **options)
-    if not isinstance(patch, int) or patch < 1 or any(side % patch for side in input_shape[1:]):
+    require_images(spec, "mlp")
+    shape = transformer_shape(spec, False, **options)
+    channels, *sides = spec.input_shape
+    if not isinstance(patch, int) or patch < 1 or any(side % patch for side in sides):
         raise UserError(
-            f"model.patch={patch!r} must divide images of {list(input_shape)}: say for example model.patch=1."
+            f"model.patch={patch!r} must divide images of {list(spec.input_shape)}: say for example model.patch=1."
         )
-    tokens = math.prod(side // patch for side in input_shape[1:])
-    first = nn.Conv2d(input_shape[0], shape.width, patch, patch)
-    return Transformer(first, tokens, depth, shape, classes)
+    tokens = math.prod(side // patch for side in sides)
+    return Transformer(nn.Conv2d(channels, shape.width, patch, patch), tokens, spec.depth, shape, spec.classes)
 
 
-def gpt(
-    *, depth: int, width: int, act: Activation, input_shape: Sequence[int], classes: int, **options: Any
-) -> nn.Module:
+def gpt(spec: NetworkSpec, **options: Any) -> nn.Module:
     """Build a causal transformer on `classes` characters: `depth` blocks, one prediction at every position.
 
     Its options are those of `transformer_shape`.
@@ -276,9 +258,10 @@ def gpt(
     Raises:
         UserError: the data are not sequences of characters.
     """
-    if len(input_shape) != 1:
+    if len(spec.input_shape) != 1:
         raise UserError(
-            f"model=gpt needs characters [length] and the data has shape {list(input_shape)}: say data=tiny_text."
+            f"model=gpt needs characters [length] and the data has shape {list(spec.input_shape)}: say data=tiny_text."
         )
-    shape = transformer_shape("gpt", depth, width, act, True, **options)
-    return Transformer(nn.Embedding(classes, shape.width), input_shape[0], depth, shape, classes)
+    shape = transformer_shape(spec, True, **options)
+    first = nn.Embedding(spec.classes, shape.width)
+    return Transformer(first, spec.input_shape[0], spec.depth, shape, spec.classes)
