@@ -156,27 +156,13 @@ def _orthogonal_scheme(
     return Scheme(name, formula, fill, law, reference, year, own_gain=unit_gain, **more)
 
 
+# fmt: off
 ROWS = (
     _orthogonal_scheme("orthogonal", "gain·Q, Q Haar; W Wᵀ or Wᵀ W = gain² I", SAXE, 2014),
     _orthogonal_scheme("scaled_orthogonal", "gain·max(√(m/n), 1)·Q", MARTENS, 2021, widen=True),
-    _orthogonal_scheme(
-        "delta_orthogonal",
-        "center tap gain·Q, all other taps 0; dense layers orthogonal",
-        XIAO,
-        2018,
-        center=True,
-        structure=_delta_structure,
-        dense_counterpart="orthogonal",
-    ),
-    Scheme(
-        "looks_linear",
-        "[[W₀, −W₀], [−W₀, W₀]], W₀ = gain·Q",
-        _looks_linear,
-        _looks_linear_law,
-        BALDUZZI,
-        2017,
-        own_gain=unit_gain,
-        needs=("W", "role"),
-        structure=_looks_linear_structure,
-    ),
+    _orthogonal_scheme("delta_orthogonal", "center tap gain·Q, all other taps 0; dense layers orthogonal", XIAO, 2018,
+                       center=True, structure=_delta_structure, dense_counterpart="orthogonal"),
+    Scheme("looks_linear", "[[W₀, −W₀], [−W₀, W₀]], W₀ = gain·Q", _looks_linear, _looks_linear_law, BALDUZZI, 2017,
+           own_gain=unit_gain, needs=("W", "role"), structure=_looks_linear_structure),
 )
+# fmt: on

@@ -1,7 +1,6 @@
 """Patterns: identity, Hadamard, sinusoids, sparse rows, and rows of a fixed norm."""
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -158,61 +157,28 @@ def _nguyen_widrow_bias_law(fans: Fans, *, beta: float) -> Law:
     return laws.uniform(-radius, radius)
 
 
-_diagonal = partial(Scheme, sampler=_identity, promise=_identity_law, own_gain=unit_gain)
+LE = "Le, Jaitly & Hinton 2015, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units"
+ZAGORUYKO = "Zagoruyko & Komodakis 2017, DiracNets: Training Very Deep Neural Networks Without Skip-Connections"
+ZHAO = "Zhao, Schäfer & Anandkumar 2022, ZerO Initialization: Initializing Neural Networks with only Zeros and Ones"
+FERNANDEZ = "Fernández-Hernández et al. 2025, Sinusoidal Initialization, Time for a New Start"
+MARTENS = "Martens 2010, Deep learning via Hessian-free optimization"
+NGUYEN = "Nguyen & Widrow 1990, Improving the learning speed of 2-layer neural networks"
 
+# fmt: off
 ROWS = (
-    _diagonal(
-        name="identity",
-        formula="gain·I, ones on the diagonal; the center tap of a convolution",
-        reference="Le, Jaitly & Hinton 2015, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units",
-        year=2015,
-    ),
-    _diagonal(
-        name="dirac",
-        formula="center tap gain·I per group, all other taps 0; dense layers gain·I",
-        reference="Zagoruyko & Komodakis 2017, DiracNets: Training Very Deep Neural Networks Without Skip-Connections",
-        year=2017,
-        dense_counterpart="identity",
-    ),
-    Scheme(
-        "zero_hadamard",
-        "gain·I if m ≤ n, else gain·H/√p, H of order p = 2^⌈log₂ m⌉; the center tap of a convolution",
-        _zero_hadamard,
-        _zero_hadamard_law,
-        "Zhao, Schäfer & Anandkumar 2022, ZerO Initialization: Initializing Neural Networks with only Zeros and Ones",
-        2022,
-        own_gain=unit_gain,
-    ),
-    Scheme(
-        "sinusoidal",
-        "W_ij ∝ sin(i·(2πj/n + 2π/m)), i = 1…m, Var = gain²/fan(mode)",
-        _sinusoidal,
-        _sinusoidal_law,
-        "Fernández-Hernández et al. 2025, Sinusoidal Initialization, Time for a New Start",
-        2025,
-        {"mode": "fan_avg"},
-        unit_gain,
-        structure=_sinusoidal_structure,
-    ),
-    Scheme(
-        "sparse",
-        "per unit `nonzeros` weights N(0, std²), the others 0",
-        _sparse,
-        _sparse_law,
-        "Martens 2010, Deep learning via Hessian-free optimization",
-        2010,
-        {"nonzeros": 15, "std": 1.0},
-        instead="set init.std and init.nonzeros",
-    ),
-    Scheme(
-        "nguyen_widrow",
-        "rows of norm β = beta·m^(1/n), directions of U(−1, 1)ⁿ, bias U(±β)",
-        _nguyen_widrow,
-        _nguyen_widrow_law,
-        "Nguyen & Widrow 1990, Improving the learning speed of 2-layer neural networks",
-        1990,
-        {"beta": 0.7},
-        instead="set init.beta",
-        bias=BiasRule(_nguyen_widrow_bias, _nguyen_widrow_bias_law),
-    ),
+    Scheme("identity", "gain·I, ones on the diagonal; the center tap of a convolution", _identity, _identity_law,
+           LE, 2015, own_gain=unit_gain),
+    Scheme("dirac", "center tap gain·I per group, all other taps 0; dense layers gain·I", _identity, _identity_law,
+           ZAGORUYKO, 2017, own_gain=unit_gain, dense_counterpart="identity"),
+    Scheme("zero_hadamard",
+           "gain·I if m ≤ n, else gain·H/√p, H of order p = 2^⌈log₂ m⌉; the center tap of a convolution",
+           _zero_hadamard, _zero_hadamard_law, ZHAO, 2022, own_gain=unit_gain),
+    Scheme("sinusoidal", "W_ij ∝ sin(i·(2πj/n + 2π/m)), i = 1…m, Var = gain²/fan(mode)", _sinusoidal,
+           _sinusoidal_law, FERNANDEZ, 2025, {"mode": "fan_avg"}, unit_gain, structure=_sinusoidal_structure),
+    Scheme("sparse", "per unit `nonzeros` weights N(0, std²), the others 0", _sparse, _sparse_law, MARTENS, 2010,
+           {"nonzeros": 15, "std": 1.0}, instead="set init.std and init.nonzeros"),
+    Scheme("nguyen_widrow", "rows of norm β = beta·m^(1/n), directions of U(−1, 1)ⁿ, bias U(±β)", _nguyen_widrow,
+           _nguyen_widrow_law, NGUYEN, 1990, {"beta": 0.7}, instead="set init.beta",
+           bias=BiasRule(_nguyen_widrow_bias, _nguyen_widrow_bias_law)),
 )
+# fmt: on
