@@ -10,7 +10,7 @@ Backward, the mean square gradient at the preactivations comes down from softmax
     δ²_l = E[φ′(√q_l z)²] · Var[W_{l+1}] · (connections to the layer above) · δ²_{l+1}
 
 Residual branches add (Yang and Schoenholz 2017, *Mean field residual networks*). Where theory has no answer (norms,
-unknown inputs, weights with a mean), rows are left out rather than guessed.
+unknown inputs, weights with a mean), there are no rows.
 """
 
 import math
@@ -48,7 +48,20 @@ class Signal:
 
 @dataclass
 class NodeState:
-    """What the forward pass met at one node, for the way back."""
+    """What is known at one node: its preactivations from the forward pass, its gradient from the backward pass.
+
+    Attributes:
+        node: the node.
+        map: shape of the map at its input; () without one.
+        q: second moments of its preactivations [S, *map]; None where theory has no answer.
+        lowest: lower bounds of them, behind a mean over positions.
+        products: of pairs of preactivations [P, *map].
+        response: moments of its activation at `q`.
+        inner: the states of a branch's layers.
+        shortcut: the state of a branch's shortcut.
+        chain: moments of the Jacobian from the input to here.
+        gradient: mean square gradient at its preactivations; NaN where it is not known.
+    """
 
     node: Node
     map: tuple[int, ...]
@@ -63,13 +76,19 @@ class NodeState:
 
 
 def forecast(nodes: Sequence[Node], inputs: InputProducts, classes: int | None = None) -> pd.DataFrame:
-    """Predict q, c, mean, std, gradients, saturation, silence and Jacobians of every layer that theory can answer for.
+    """Predict q, c, mean, std, gradients, saturation, dead units and Jacobians of every layer that theory can follow.
 
     `grad_mean_square` is that of the loss gradient at the preactivations, for softmax cross-entropy averaged over
     `inputs.batch` samples; it needs `classes` and an answer for every layer up to the readout. `jacobian_mean` and
     `jacobian_var` are of the squared singular values of ∂h_l/∂input, in chains of dense layers.
 
-    Returns a frame with the columns of `layers.csv`: step (0), layer, index (from 1), stat, value, source (predicted).
+    Args:
+        nodes: the network in forward order.
+        inputs: second moments and products of what it is fed.
+        classes: number of outputs.
+
+    Returns:
+        A frame with the columns of `layers.csv`: step (0), layer, index (from 1), stat, value, source (predicted).
 
     >>> from initlab.activations import ACTIVATIONS
     >>> from initlab.theory.nodes import standard_inputs
@@ -78,208 +97,193 @@ def forecast(nodes: Sequence[Node], inputs: InputProducts, classes: int | None =
     [2.0]
     """
     rows: list[tuple[Any, ...]] = []
-    for index, (layer, trace) in enumerate(layer_states(propagate(nodes, inputs, classes)), start=1):
-        rows += [
-            (0, layer.name, index, stat, value, "predicted") for stat, value in _layer_statistics(layer, trace, inputs)
-        ]
+    for index, (layer, state) in enumerate(layer_states(propagate(nodes, inputs, classes)), start=1):
+        stats = _layer_statistics(layer, state, inputs)
+        rows += [(0, layer.name, index, stat, value, "predicted") for stat, value in stats.items()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def propagate(nodes: Sequence[Node], inputs: InputProducts, classes: int | None = None) -> list[NodeState]:
-    """Send second moments and products forward and gradients back, and return what each node saw.
+    """Send second moments and products forward and gradients back; arguments as in `forecast`.
 
-    Raises nothing: where theory has no answer, the fields of a trace stay empty.
+    Returns:
+        One state per node; where theory has no answer, its fields stay empty.
 
     >>> from initlab.theory.nodes import standard_inputs
-    >>> (trace,) = propagate([LayerNode("a", 2, 2, 0.5, fed_by="data")], standard_inputs(3.0))
-    >>> trace.q.tolist()
+    >>> (state,) = propagate([LayerNode("a", 2, 2, 0.5, fed_by="data")], standard_inputs(3.0))
+    >>> state.q.tolist()
     [3.0, 3.0]
     """
     signal: Signal | None = Signal(inputs.squares, inputs.products, np.zeros_like(inputs.squares))
-    chain: JacobianChain | None = JacobianChain.start(inputs.squares)
-    traces: list[NodeState] = []
+    chain = JacobianChain.start(inputs.squares)
+    states: list[NodeState] = []
     for node in nodes:
-        trace, signal = _forward_node(node, signal, inputs)
-        chain = (
-            chain.through(node, trace.response)
-            if chain and isinstance(node, LayerNode) and trace.q is not None
-            else None
-        )
-        trace.chain = chain
-        traces.append(trace)
+        state, signal = _forward_node(node, signal, inputs)
+        chain = chain.through(node, state.response) if chain and state.q is not None else None
+        state.chain = chain
+        states.append(state)
     if classes is not None and signal is not None and isinstance(nodes[-1], LayerNode) and nodes[-1].act is None:
-        _backward(traces, _readout_gradient(traces[-1], classes) / inputs.batch**2)
-    return traces
+        _backward(states, _readout_gradient(signal, classes) / inputs.batch**2)
+    return states
 
 
 def _forward_node(node: Node, signal: Signal | None, inputs: InputProducts) -> tuple[NodeState, Signal | None]:
+    state = NodeState(node, () if signal is None else signal.squares.shape[1:])
+    if isinstance(node, BranchNode):
+        return state, _forward_branch(state, node, signal, inputs)
     if signal is None:
-        inner = [NodeState(layer, ()) for layer in node.layers] if isinstance(node, BranchNode) else []
-        shortcut = NodeState(node.shortcut, ()) if isinstance(node, BranchNode) and node.shortcut else None
-        return NodeState(node, (), inner=inner, shortcut=shortcut), None
+        return state, None
     if isinstance(node, PoolNode):
-        return NodeState(node, signal.squares.shape[1:]), _mean_over_positions(signal)
-    if isinstance(node, LayerNode):
-        trace = _preactivations(node, signal)
-        return trace, _apply_activation(trace, node.act, inputs)
-    return _forward_branch(node, signal, inputs)
+        return state, _mean_over_positions(signal)
+    if node.answerable:
+        _set_preactivations(state, node, signal)
+    return state, _apply_activation(state, node.act, inputs)
 
 
-def _preactivations(layer: LayerNode, signal: Signal) -> NodeState:
-    """The preactivations of a layer: q and products, or nothing where theory has no answer."""
-    trace = NodeState(layer, signal.squares.shape[1:])
-    if not layer.answerable:
-        return trace
-
-    def through(x: np.ndarray, keep: float) -> np.ndarray:
+def _set_preactivations(state: NodeState, layer: LayerNode, signal: Signal) -> None:
+    def sums(x: np.ndarray, keep: float = 1.0) -> np.ndarray:
         scale = layer.variance * layer.fan_in / keep
         if layer.taps is None:
             return scale * x.reshape(len(x), -1).mean(axis=1) + layer.bias_variance
         summed = layer.taps.sum(torch.from_numpy(np.ascontiguousarray(x))).numpy()
         return scale / math.prod(layer.taps.kernel) * summed + layer.bias_variance
 
-    trace.q = through(signal.squares, layer.keep)
-    trace.products = None if signal.products is None else through(signal.products, 1.0)
-    trace.lowest = None if signal.lowest is None else through(signal.lowest, layer.keep)
-    return trace
+    state.q = sums(signal.squares, layer.keep)
+    state.products = None if signal.products is None else sums(signal.products)
+    state.lowest = None if signal.lowest is None else sums(signal.lowest, layer.keep)
 
 
-def _apply_activation(trace: NodeState, act: Activation | None, inputs: InputProducts) -> Signal | None:
-    """What the next layer sees; the trace keeps the response for the way back."""
-    if trace.q is None:
+def _apply_activation(state: NodeState, act: Activation | None, inputs: InputProducts) -> Signal | None:
+    """Return what the next layer is fed; the state keeps the response for the backward pass."""
+    if state.q is None:
         return None
     if act is None:
-        return Signal(trace.q, trace.products, np.zeros_like(trace.q), trace.lowest)
-    if trace.lowest is not None:
+        return Signal(state.q, state.products, np.zeros_like(state.q), state.lowest)
+    if state.lowest is not None:
         return None  # after a pooled layer q is not known well enough to go on
-    trace.response, crossed = through_activation(act, trace.q, trace.products, inputs.pairs)
-    return Signal(trace.response.square, crossed, trace.response.mean)
+    state.response, products = through_activation(act, state.q, state.products, inputs.pairs)
+    return Signal(state.response.square, products, state.response.mean)
 
 
 def _mean_over_positions(signal: Signal) -> Signal:
-    axes = tuple(range(1, signal.squares.ndim))
-    if not axes or math.prod(signal.squares.shape[1:]) == 1:
+    positions = math.prod(signal.squares.shape[1:])
+    if positions == 1:
         products = None if signal.products is None else signal.products.reshape(len(signal.products))
         return Signal(signal.squares.reshape(-1), products, signal.means.reshape(-1))
-    # positions of one map are correlated by an amount theory does not follow: between not at all and fully
+    # Positions of one map are correlated by an amount that theory does not follow: between not at all and fully.
+    axes = tuple(range(1, signal.squares.ndim))
     means, squares = signal.means.mean(axis=axes), signal.squares.mean(axis=axes)
     spread = (signal.squares - signal.means**2).mean(axis=axes)
-    return Signal(squares, None, means, means**2 + spread / math.prod(signal.squares.shape[1:]))
+    return Signal(squares, None, means, means**2 + spread / positions)
 
 
-def _forward_branch(node: BranchNode, signal: Signal, inputs: InputProducts) -> tuple[NodeState, Signal | None]:
-    trace = NodeState(node, signal.squares.shape[1:])
-    along: Signal | None = signal
+def _forward_branch(state: NodeState, node: BranchNode, signal: Signal | None, inputs: InputProducts) -> Signal | None:
+    along = direct = signal
     for layer in node.layers:
         inner, along = _forward_node(layer, along, inputs)
-        trace.inner.append(inner)
-    direct: Signal | None = signal
+        state.inner.append(inner)
     if node.shortcut is not None:
-        trace.shortcut, direct = _forward_node(node.shortcut, signal, inputs)
-    # the last layer of the branch has weights of its own and mean 0: the sum has no cross term
+        state.shortcut, direct = _forward_node(node.shortcut, signal, inputs)
+    # The last layer of the branch has its own weights, of mean 0: the sum has no cross term.
     if along is None or direct is None or node.layers[-1].act is not None:
-        return trace, None
+        return None
     weight = node.multiplier**2
-    trace.q = direct.squares + weight * along.squares
+    state.q = direct.squares + weight * along.squares
     if along.products is not None and direct.products is not None:
-        trace.products = direct.products + weight * along.products
+        state.products = direct.products + weight * along.products
     if node.act is None:
-        return trace, Signal(trace.q, trace.products, direct.means)
-    if node.shortcut is None:
-        return trace, None  # what comes through φ and an identity is no Gaussian: its sum's q is known, φ of it is not
-    return trace, _apply_activation(trace, node.act, inputs)
+        return Signal(state.q, state.products, direct.means)
+    # What comes through φ and an identity is no Gaussian: q of the sum is known, φ of it is not.
+    return None if node.shortcut is None else _apply_activation(state, node.act, inputs)
 
 
-def _readout_gradient(readout: NodeState, classes: int) -> np.ndarray:
-    if readout.q is None:
-        return np.full(1, np.nan)
-    highest = logit_gradient(readout.q, classes)
-    if readout.lowest is None:
-        return highest
-    return np.sqrt(highest * logit_gradient(readout.lowest, classes))
+def _readout_gradient(logits: Signal, classes: int) -> np.ndarray:
+    highest = logit_gradient(logits.squares, classes)
+    return highest if logits.lowest is None else np.sqrt(highest * logit_gradient(logits.lowest, classes))
 
 
-def _backward(traces: list[NodeState], gradient: np.ndarray) -> np.ndarray:
+def _backward(states: list[NodeState], gradient: np.ndarray) -> np.ndarray:
     """Bring the mean square gradient at the output of the last node down to the input of the first."""
-    for trace in reversed(traces):
-        node = trace.node
+    for state in reversed(states):
+        node = state.node
+        if state.response is not None:
+            gradient = gradient * state.response.slope_square
         if isinstance(node, PoolNode):
-            positions = math.prod(trace.map)
-            gradient = np.broadcast_to(
-                gradient.reshape(-1, *[1] * len(trace.map)) / positions**2, (len(gradient), *trace.map)
-            )
+            gradient = _spread(gradient / math.prod(state.map) ** 2, state.map)
         elif isinstance(node, LayerNode):
-            gradient = gradient if trace.response is None else gradient * trace.response.slope_square
-            trace.gradient = float(gradient.mean())
-            gradient = _gradient_at_inputs(node, gradient, trace.map)
+            state.gradient = float(gradient.mean())
+            gradient = _gradient_at_inputs(node, gradient, state.map)
         else:
-            gradient = gradient if trace.response is None else gradient * trace.response.slope_square
-            direct = gradient if trace.shortcut is None else _backward([trace.shortcut], gradient)
-            along = _backward(trace.inner, node.multiplier**2 * gradient)
+            direct = gradient if state.shortcut is None else _backward([state.shortcut], gradient)
+            along = _backward(state.inner, node.multiplier**2 * gradient)
             if node.act is not None:  # the branch's last preactivation is then the sum itself
-                trace.inner[-1].gradient = float(gradient.mean())
+                state.inner[-1].gradient = float(gradient.mean())
             gradient = direct + along
     return gradient
 
 
+def _spread(gradient: np.ndarray, map_: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(gradient.reshape(-1, *[1] * len(map_)), (len(gradient), *map_))
+
+
 def _gradient_at_inputs(layer: LayerNode, gradient: np.ndarray, map_: tuple[int, ...]) -> np.ndarray:
-    """Mean square gradient at a layer's inputs, from that at its preactivations: the adjoint of its sums."""
+    """Return the mean square gradient at a layer's inputs from that at its preactivations: the adjoint of its sums."""
     scale = layer.variance * layer.units / layer.keep
     if layer.taps is None:
-        return scale * np.broadcast_to(gradient.reshape(-1, *[1] * len(map_)), (len(gradient), *map_))
-    place = torch.zeros(len(gradient), *map_, dtype=torch.float64, requires_grad=True)
+        return scale * _spread(gradient, map_)
+    inputs = torch.zeros(len(gradient), *map_, dtype=torch.float64, requires_grad=True)
     above = torch.from_numpy(np.ascontiguousarray(gradient))
-    (below,) = torch.autograd.grad((layer.taps.sum(place) * above).sum(), place)
+    (below,) = torch.autograd.grad((layer.taps.sum(inputs) * above).sum(), inputs)
     return scale * below.numpy()
 
 
-def layer_states(traces: Sequence[NodeState]) -> list[tuple[LayerNode, NodeState]]:
-    """Every layer with its trace, in forward order; the shortcut of a branch after its layers."""
-    found: list[tuple[LayerNode, NodeState]] = []
-    for trace in traces:
-        if isinstance(trace.node, LayerNode):
-            found.append((trace.node, trace))
-        elif isinstance(trace.node, BranchNode):
-            inner = layer_states(trace.inner)
-            if trace.node.act is not None and trace.q is not None:
+def layer_states(states: Sequence[NodeState]) -> list[tuple[LayerNode, NodeState]]:
+    """Return every layer with its state in forward order, the shortcut of a branch after its layers."""
+    pairs: list[tuple[LayerNode, NodeState]] = []
+    for state in states:
+        if isinstance(state.node, LayerNode):
+            pairs.append((state.node, state))
+        elif isinstance(state.node, BranchNode):
+            inner = layer_states(state.inner)
+            if state.node.act is not None and state.q is not None:
                 layer, last = inner[-1]
-                whole = NodeState(layer, last.map, trace.q, None, trace.products, gradient=last.gradient)
-                inner[-1] = (replace(layer, act=trace.node.act), whole)
-            found += inner + layer_states([trace.shortcut] if trace.shortcut else [])
-    return found
+                total = NodeState(layer, last.map, state.q, None, state.products, gradient=last.gradient)
+                inner[-1] = (replace(layer, act=state.node.act), total)
+            pairs += inner + layer_states([state.shortcut] if state.shortcut else [])
+    return pairs
 
 
-def _layer_statistics(layer: LayerNode, trace: NodeState, inputs: InputProducts) -> list[tuple[str, float]]:
-    """The statistics of one layer's preactivations, as far as they are known."""
-    found: list[tuple[str, float]] = []
-    if trace.q is not None and trace.lowest is None:
-        q = float(trace.q.mean())
-        found += [("q", q), ("mean", 0.0), ("std", math.sqrt(q))]
-        c = _mean_correlation(trace, inputs)
+def _layer_statistics(layer: LayerNode, state: NodeState, inputs: InputProducts) -> dict[str, float]:
+    """Return the statistics of one layer's preactivations, as far as they are known."""
+    stats: dict[str, float] = {}
+    if state.q is not None and state.lowest is None:
+        q = float(state.q.mean())
+        stats |= {"q": q, "mean": 0.0, "std": math.sqrt(q)}
+        c = _mean_correlation(state, inputs)
         if math.isfinite(c):
-            found.append(("c", c))
+            stats["c"] = c
         if layer.act is not None:
             if layer.act.saturation is not None:
-                found.append(("saturated_fraction", _fraction_outside(trace.q, layer.act.saturation)))
-            silent = predict_dead_fraction(layer.act, trace.q, c, inputs.batch)
-            if silent is not None:
-                found.append(("dead_fraction", silent))
-    if math.isfinite(trace.gradient):
-        found.append(("grad_mean_square", trace.gradient))
-    if trace.chain is not None:
-        found += [("jacobian_mean", trace.chain.mean), ("jacobian_var", trace.chain.variance)]
-    return found
+                stats["saturated_fraction"] = _fraction_outside(state.q, layer.act.saturation)
+            dead = predict_dead_fraction(layer.act, state.q, c, inputs.batch)
+            if dead is not None:
+                stats["dead_fraction"] = dead
+    if math.isfinite(state.gradient):
+        stats["grad_mean_square"] = state.gradient
+    if state.chain is not None:
+        stats |= {"jacobian_mean": state.chain.mean, "jacobian_var": state.chain.variance}
+    return stats
 
 
-def _mean_correlation(trace: NodeState, inputs: InputProducts) -> float:
-    """Mean over pairs of the cosine between their preactivations, whole maps as one vector."""
-    if trace.q is None or trace.products is None:
+def _mean_correlation(state: NodeState, inputs: InputProducts) -> float:
+    """Return the mean over pairs of the cosine between their preactivations, whole maps as one vector."""
+    if state.q is None or state.products is None:
         return math.nan
-    lengths = trace.q.reshape(len(trace.q), -1).sum(axis=1)
+    lengths = state.q.reshape(len(state.q), -1).sum(axis=1)
     norms = np.sqrt(lengths[inputs.pairs[:, 0]] * lengths[inputs.pairs[:, 1]])
     if not (norms > 0).all():
         return math.nan
-    return float((trace.products.reshape(len(norms), -1).sum(axis=1) / norms).mean())
+    return float((state.products.reshape(len(norms), -1).sum(axis=1) / norms).mean())
 
 
 def _fraction_outside(q: np.ndarray, interval: tuple[float, float]) -> float:
