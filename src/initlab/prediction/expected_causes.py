@@ -11,31 +11,36 @@ from initlab.theory.read_module import LayerLaw
 
 
 def expected_causes(
-    nodes: Sequence[Node], frame: pd.DataFrame, drawn: Mapping[str, LayerLaw], network: NetworkInfo
+    nodes: Sequence[Node], frame: pd.DataFrame, laws: Mapping[str, LayerLaw], network: NetworkInfo
 ) -> list[Finding]:
     """Return the causes that predicted rows show, and those that the laws of the weights alone do.
 
-    Where the law of a layer has a mean, theory has no rows, and the mean tells what becomes of the signal.
+    Where the law of a layer has a mean, theory has no rows, and the mean decides what becomes of the signal.
+
+    Args:
+        nodes: the network, at least one layer.
+        frame: its predicted rows.
+        laws: how each layer is drawn.
+        network: what is known of the network as a whole.
 
     >>> nodes = [LayerNode(name, 784, 128, 0.0) for name in "abc"]
     >>> frame = pd.DataFrame(columns=["layer", "index", "stat", "value"])
     >>> ones = dict.fromkeys("abc", LayerLaw(0.0, mean=1.0, known=False))
-    >>> [verdict.name for verdict in expected_causes(nodes, frame, ones, NetworkInfo(act="tanh", scheme="ones"))]
+    >>> [cause.name for cause in expected_causes(nodes, frame, ones, NetworkInfo(act="tanh", scheme="ones"))]
     ['copied_units', 'weights_off_centre']
     """
-    named = dict(iter(frame.groupby("layer")))
-    chain = [node.layers[0] for node in nodes if isinstance(node, BranchNode)]
-    residual = bool(chain)
-    chain = chain or layer_nodes(nodes)
-    readings = [_layer_reading(layer, named.get(layer.name), drawn.get(layer.name)) for layer in chain]
-    if residual or chain[-1].act is not None:
-        readings.append(LayerStats("(readout)"))
-    found = find_start_causes(readings, network)
-    if {verdict.name for verdict in found} & {"signal_explodes", "saturated_units", "zero_layer"}:
-        return found
-    laws = [(layer, drawn[layer.name]) for layer in chain if layer.name in drawn]
-    pushed = [(layer.name, law.mean, layer.fan_in) for layer, law in laws if _mean_dominates(law, layer.fan_in)]
-    return [*found, *off_center_findings(pushed, network)]
+    rows = dict(iter(frame.groupby("layer")))
+    branches = [node.layers[0] for node in nodes if isinstance(node, BranchNode)]
+    chain = branches or layer_nodes(nodes)
+    stats = [_layer_stats(layer, rows.get(layer.name), laws.get(layer.name)) for layer in chain]
+    if branches or chain[-1].act is not None:
+        stats.append(LayerStats("(readout)"))
+    causes = find_start_causes(stats, network)
+    if {cause.name for cause in causes} & {"signal_explodes", "saturated_units", "zero_layer"}:
+        return causes
+    drawn = [(layer, laws[layer.name]) for layer in chain if layer.name in laws]
+    dominated = [(layer.name, law.mean, layer.fan_in) for layer, law in drawn if _mean_dominates(law, layer.fan_in)]
+    return [*causes, *off_center_findings(dominated, network)]
 
 
 def _mean_dominates(law: LayerLaw, fan_in: float) -> bool:
@@ -43,7 +48,7 @@ def _mean_dominates(law: LayerLaw, fan_in: float) -> bool:
     return law.mean != 0 and law.mean**2 * fan_in > law.variance and abs(law.mean) * fan_in > 1
 
 
-def _layer_reading(layer: LayerNode, rows: pd.DataFrame | None, law: LayerLaw | None) -> LayerStats:
+def _layer_stats(layer: LayerNode, rows: pd.DataFrame | None, law: LayerLaw | None) -> LayerStats:
     stats = {} if rows is None else dict(zip(rows["stat"], rows["value"].astype(float), strict=True))
     if law is not None and law.variance == 0:
         stats |= {"weight_norm": 0.0} if law.mean == 0 else {"duplicate_units": float(layer.units - 1)}

@@ -1,8 +1,8 @@
 """Predict before a weight is drawn: a network, a scheme and an activation in, one row per layer and statistic out."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from initlab.initialize import FillTask, plan, promised, request
 from initlab.models import build
 from initlab.schemes import laws
 from initlab.theory import Critical, FixedPoint, default_critical, fixed_point
-from initlab.theory.nodes import InputProducts, LayerNode, Node, layer_nodes, measure_inputs, standard_inputs
+from initlab.theory.nodes import InputProducts, Node, layer_nodes, measure_inputs, standard_inputs
 from initlab.theory.propagation import COLUMNS, forecast
 from initlab.theory.read_module import UNKNOWN_LAW, LayerLaw, hidden_sigmas, read_module
 
@@ -46,12 +46,21 @@ def predict(
 
     Args:
         act: activation by name, record or callable.
-        init: scheme by name, alias or record; gain, sigma_b and parameters are those of `initialize_`.
-        depth, width, model, options: the network, as in `models.build`.
-        input_shape: shape of one sample; `classes`: outputs.
-        inputs: a batch [B, *input_shape] to read second moments and correlations off; without one, every sample has
-            `second_moment`, and every two the `correlation`.
+        init: scheme by name, alias or record.
+        depth: as in `models.build`, and so are `width`, `model` and `options`.
+        width: units per layer, or a list of them.
+        model: family of the network.
+        input_shape: shape of one sample.
+        classes: number of outputs.
+        gain: as in `initialize_`, and so are `sigma_b` and `parameters`.
+        sigma_b: standard deviation of the biases.
+        parameters: the scheme's own keys.
+        inputs: a batch [B, *input_shape] from which second moments and correlations are measured; without one, every
+            sample has `second_moment`, and every two the `correlation`.
+        second_moment: mean square of an input.
+        correlation: of two inputs.
         batch: samples that the loss averages over (with `inputs`, their number).
+        **options: the family's own keys.
 
     Returns:
         A frame with columns step (0), layer, index, stat, value, source (predicted), empty where theory has no answer.
@@ -59,7 +68,8 @@ def predict(
         xi_c and trainable_depth (about 6 ξ_c).
 
     Raises:
-        UserError: a name, key or value that cannot be; `Impossible`: the scheme cannot fill this network.
+        UserError: a name, key or value that cannot be.
+        Impossible: the scheme cannot fill this network.
 
     >>> frame = predict("relu", "he_normal", depth=3, width=64)
     >>> frame[frame.stat == "q"].value.round(6).tolist()
@@ -72,9 +82,13 @@ def predict(
     own = tuple(sorted((name, _hashable(value)) for name, value in options.items()))
     module = build_on_meta(model, _hashable(depth), _hashable(width), shape, classes, own)
     tasks = plan(module, request(init, act=record, gain=gain, sigma_b=sigma_b, parameters=parameters))
-    nodes = read_module(module, layer_laws(tasks), record)
-    fed = _forecast_inputs(nodes, inputs, shape, second_moment, correlation, batch)
-    frame = forecast_known(nodes, fed, classes)
+
+    def make_inputs(maps: bool) -> InputProducts:
+        if inputs is not None:
+            return measure_inputs(inputs, maps=maps, samples=MAX_SAMPLES)
+        return standard_inputs(second_moment, correlation, batch, shape[1:] if maps else ())
+
+    nodes, frame = forecast_module(module, layer_laws(tasks), make_inputs, record, classes)
     point = hidden_fixed_point(nodes, record)
     if point is not None:
         names = ("sigma_w", "sigma_b", "q_star", "kind", "phase", "chi_1", "xi_c", "trainable_depth")
@@ -85,11 +99,18 @@ def predict(
 def predicted_rows(
     module: nn.Module, tasks: Iterable[FillTask], inputs: Any, *, act: Any = None, classes: int | None = None
 ) -> pd.DataFrame:
-    """Predict the rows of a module at hand: `tasks` from `initialize.plan`, `inputs` a batch that it will be fed.
+    """Predict the rows of a given module.
 
-    Arguments: `act`: the activation of a network of ours (read from the module if left out); `classes`: outputs, for
-    gradients of softmax cross-entropy. Returns the frame of `predict`, empty where theory has no answer; its `attrs`
-    hold trainable_depth alone, of where this batch's signal ends.
+    Args:
+        module: the network.
+        tasks: what `initialize.plan` returns for it.
+        inputs: a batch that it will be fed.
+        act: the activation of a network of a family of ours; read from the module if left out.
+        classes: number of outputs, for gradients of softmax cross-entropy.
+
+    Returns:
+        The frame of `predict`, empty where theory has no answer; its `attrs` hold trainable_depth alone, of the fixed
+        point that this batch's signal tends to.
 
     >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
     >>> frame = predicted_rows(net, plan(net, request("he_normal", act="relu")), torch.ones(4, 8), classes=3)
@@ -97,8 +118,8 @@ def predicted_rows(
     (['q', 'mean', 'std'], 2)
     """
     record = None if act is None else activation(act)
-    nodes = read_module(module, layer_laws(tasks), record)
-    frame = forecast_known(nodes, measure_inputs(inputs, maps=reads_maps(nodes or ()), samples=MAX_SAMPLES), classes)
+    make_inputs = partial(measure_inputs, inputs, samples=MAX_SAMPLES)
+    nodes, frame = forecast_module(module, layer_laws(tasks), make_inputs, record, classes)
     point = None if record is None else hidden_fixed_point(nodes, record)
     q = frame.value[frame.stat == "q"]
     if record is not None and point is not None and len(q):
@@ -106,13 +127,28 @@ def predicted_rows(
     return frame
 
 
-def forecast_known(nodes: Sequence[Node] | None, inputs: InputProducts, classes: int | None) -> pd.DataFrame:
-    """Forecast what theory has an answer for; a signal that passes the largest float is inf, and says so as such."""
+def forecast_module(
+    module: nn.Module,
+    laws: Mapping[str, LayerLaw],
+    make_inputs: Callable[[bool], InputProducts],
+    act: Activation | None,
+    classes: int | None,
+) -> tuple[list[Node], pd.DataFrame]:
+    """Return a module's nodes and the rows of `forecast` that theory can answer for; both empty where it has none.
+
+    Args:
+        module: the network.
+        laws: how each layer is drawn.
+        make_inputs: returns its inputs; the argument `maps` tells whether position by position.
+        act: the activation of a network of a family of ours; read from the module if left out.
+        classes: number of outputs.
+    """
+    nodes = read_module(module, laws, act)
     if not nodes:
-        return pd.DataFrame(columns=list(COLUMNS))
-    with np.errstate(all="ignore"):
-        frame = forecast(nodes, inputs, classes)
-    return frame[frame.value.notna()].reset_index(drop=True)
+        return [], pd.DataFrame(columns=list(COLUMNS))
+    with np.errstate(all="ignore"):  # a signal that passes the largest float is inf
+        frame = forecast(nodes, make_inputs(maps=reads_maps(nodes)), classes)
+    return nodes, frame[frame.value.notna()].reset_index(drop=True)
 
 
 def layer_laws(tasks: Iterable[FillTask]) -> dict[str, LayerLaw]:
@@ -166,32 +202,29 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else value
 
 
-def hidden_fixed_point(nodes: Sequence[Node] | None, act: Activation) -> FixedPoint | None:
+def hidden_fixed_point(nodes: Sequence[Node], act: Activation) -> FixedPoint | None:
     """Return the fixed point of a plain chain's hidden layers, or None."""
-    law = hidden_sigmas(nodes) if nodes else None
-    return None if law is None else _cached_fixed_point(act, *law)
+    sigmas = hidden_sigmas(nodes)
+    return None if sigmas is None else _cached_fixed_point(act, *sigmas)
 
 
 @lru_cache(maxsize=4096)
 def _cached_fixed_point(act: Activation, sigma_w: float, sigma_b: float) -> FixedPoint | None:
+    # At the σ_w and σ_b of `init=critical` the search starts at the point that it means: a half-stable point is not
+    # always where q = 1 leads (next to GELU's lies a stable one).
+    best = default_critical_at(act, sigma_w, sigma_b)
+    start = best.q_star if best is not None and best.kind == "half_stable" else 1.0
     try:
         with np.errstate(all="ignore"):  # far out, q passes the largest float
-            return fixed_point(act, sigma_w, sigma_b, start=_search_start(act, sigma_w, sigma_b))
+            return fixed_point(act, sigma_w, sigma_b, start=start)
     except UserError:  # φ jumps or cannot be integrated: the layers' rows, if any, stand without a phase
         return None
 
 
-def _search_start(act: Activation, sigma_w: float, sigma_b: float) -> float:
-    """Where to look for a fixed point: at the one that `init=critical` means, if these are its σ_w and σ_b, else at 1.
-
-    A half-stable point is not always where q = 1 leads: next to GELU's lies a stable one (see `outlook`).
-    """
-    best = default_critical_at(act, sigma_w, sigma_b)
-    return best.q_star if best is not None and best.kind == "half_stable" else 1.0
-
-
 def fixed_point_from(point: FixedPoint, act: Activation, q: float) -> FixedPoint:
-    """Return where a signal ends whose second moment is `q` in the first layer: elsewhere than at a half-stable point.
+    """Return the fixed point to which a signal tends whose second moment is `q` in the first layer.
+
+    It is `point`, except next to a half-stable one.
 
     >>> near = _cached_fixed_point(activation("gelu"), (best := default_critical("gelu")).sigma_w, best.sigma_b)
     >>> round(near.q_star, 2), round(fixed_point_from(near, activation("gelu"), 2.1).q_star, 2)
@@ -207,36 +240,16 @@ def default_critical_at(act: Activation, sigma_w: float, sigma_b: float) -> Crit
     """Return the point that `init=critical` chooses, if it has these σ_w and σ_b."""
     try:
         best = default_critical(act)
-    except UserError:  # there is none to be at
+    except UserError:  # there is none
         return None
-    at = math.isclose(best.sigma_w, sigma_w, rel_tol=1e-6) and abs(best.sigma_b - sigma_b) < 1e-6
-    return best if at else None
+    same = math.isclose(best.sigma_w, sigma_w, rel_tol=1e-6) and abs(best.sigma_b - sigma_b) < 1e-6
+    return best if same else None
 
 
 def reads_maps(nodes: Sequence[Node]) -> bool:
-    """Say whether the first layer reads its input position by position.
+    """Return whether the first layer reads its input position by position.
 
     >>> reads_maps([LayerNode("a", 1, 1, 1.0)])
     False
     """
-    first = next(iter(layer_nodes(nodes)), None)
-    return isinstance(first, LayerNode) and first.taps is not None
-
-
-def _forecast_inputs(
-    nodes: Sequence[Node] | None,
-    data: Any,
-    shape: tuple[int, ...],
-    second_moment: float,
-    correlation: float,
-    batch: int,
-) -> InputProducts:
-    maps = reads_maps(nodes or ())
-    if data is not None:
-        return measure_inputs(data, maps=maps, samples=MAX_SAMPLES)
-    flat = standard_inputs(second_moment, correlation, batch)
-    if not maps:
-        return flat
-    ones = np.ones((1, *shape[1:]))
-    squares, products = (x.reshape(-1, *[1] * (ones.ndim - 1)) * ones for x in (flat.squares, flat.products))
-    return InputProducts(squares, products, flat.pairs, flat.batch)
+    return any(layer.taps is not None for layer in layer_nodes(nodes)[:1])

@@ -1,9 +1,9 @@
 """Rank a grid of networks by what theory says of each, before any is trained."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from initlab.activations import Activation, activation
 from initlab.errors import Impossible
 from initlab.initialize import plan, request
 from initlab.prediction.predict import build_on_meta, fixed_point_from, hidden_fixed_point, layer_laws, reads_maps
-from initlab.theory.nodes import InputProducts, Node
+from initlab.theory.nodes import Node, standard_inputs
 from initlab.theory.propagation import NodeState, layer_states, propagate
 from initlab.theory.read_module import read_module
 
@@ -21,12 +21,11 @@ ALIKE_CORRELATION = 0.9
 """Correlation of the two inputs that are alike; the other two have none."""
 
 SCORES = ("score", "contrast", "gradient_range", "q", "phase", "chi_1", "xi_c", "trainable_depth", "reason")
-COLUMNS = ("act", "init", "depth", *SCORES)
 
 
 @dataclass(frozen=True)
 class RankedNetwork:
-    """One network of a grid: what `predict` takes, under names. `arguments` are those of `initialize_`."""
+    """One network of a grid: what `predict` takes, by name; `arguments` are those of `initialize_`."""
 
     act: Activation
     init: Any
@@ -41,9 +40,8 @@ class RankedNetwork:
 
     @property
     def family(self) -> str:
-        """What cells have in common that differ in their depth alone."""
-        rest = replace(self, depth=0)
-        return json.dumps([repr(getattr(rest, name)) for name in self.__dataclass_fields__])
+        """What networks have in common that differ in their depth alone."""
+        return repr(replace(self, depth=0))
 
 
 def rank(
@@ -59,7 +57,7 @@ def rank(
     sigma_b: float | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Forecast every cell of act × init × depth, and order them by how well signal and gradient come through.
+    """Forecast every network of act × init × depth, and order them by how well signal and gradient come through.
 
     `contrast`: how much of the difference between alike inputs (correlation 0.9) and unrelated ones (0) is left in the
     last hidden layer, from 1 to 0: it falls like exp(−depth/ξ_c) in either phase. `gradient_range`: log₁₀ of the
@@ -67,28 +65,37 @@ def rank(
 
         score = log₁₀ contrast − |gradient_range|/2
 
-    0 at best; NaN where theory has no answer. `q` is the last hidden layer's; `reason` says why a cell cannot exist.
+    0 at best; NaN where theory has no answer. `q` is the last hidden layer's; `reason` says why a network cannot exist.
 
-    Returns a frame, best first, with columns act, init, depth, score, contrast, gradient_range, q, phase, chi_1, xi_c,
-    trainable_depth, reason.
+    Args:
+        act: activations.
+        init: schemes.
+        depth: depths.
+        width: units per layer.
+        model: as in `predict`, and so are the other arguments.
+        input_shape: shape of one sample.
+        classes: number of outputs.
+        gain: as in `initialize_`.
+        sigma_b: standard deviation of the biases.
+        **options: the family's own keys.
+
+    Returns:
+        A frame, best first, with columns act, init, depth, score, contrast, gradient_range, q, phase, chi_1, xi_c,
+        trainable_depth, reason.
 
     >>> rank("relu", ["glorot_normal", "he_normal"], 30).init.tolist()
     ['he_normal', 'glorot_normal']
     """
-    arguments = {"gain": gain, "sigma_b": sigma_b}
-    cells = [
-        RankedNetwork(
-            activation(a), i, d, width, model, tuple(input_shape), classes, arguments=arguments, options=options
-        )
-        for a in _as_list(act)
-        for i in _as_list(init)
-        for d in _as_list(depth)
+    shape, arguments = tuple(input_shape), {"gain": gain, "sigma_b": sigma_b}
+    networks = [
+        RankedNetwork(activation(a), i, d, width, model, shape, classes, arguments=arguments, options=options)
+        for a, i, d in product(*map(_as_list, (act, init, depth)))
     ]
-    names = [(c.act.name, c.init if isinstance(c.init, str) else c.init.name, c.depth) for c in cells]
-    frame = score_networks(cells)
-    for place, name in enumerate(("act", "init", "depth")):
-        frame.insert(place, name, [named[place] for named in names])
-    return sort_by_score(frame)
+    names = pd.DataFrame(
+        [(n.act.name, n.init if isinstance(n.init, str) else n.init.name, n.depth) for n in networks],
+        columns=["act", "init", "depth"],
+    )
+    return sort_by_score(names.join(score_networks(networks)))
 
 
 def sort_by_score(frame: pd.DataFrame) -> pd.DataFrame:
@@ -100,61 +107,60 @@ def _as_list(values: Any) -> list[Any]:
     return list(values) if isinstance(values, (list, tuple, range, set)) else [values]
 
 
-def score_networks(cells: Iterable[RankedNetwork]) -> pd.DataFrame:
-    """Return one row per cell, in their order, with the columns of `rank` from `score` on.
+def score_networks(networks: Iterable[RankedNetwork]) -> pd.DataFrame:
+    """Return one row per network, in their order, with the columns of `rank` from `score` on.
 
     >>> he = RankedNetwork(activation("relu"), "he_normal", 30, 128)
     >>> bool(score_networks([he, replace(he, depth=10)]).gradient_range.abs().max() < 0.1)
     True
     """
-    listed = list(cells)
+    networks = list(networks)
     families: dict[str, list[int]] = {}
-    for number, cell in enumerate(listed):
-        families.setdefault(cell.family, []).append(number)
+    for number, network in enumerate(networks):
+        families.setdefault(network.family, []).append(number)
     rows: dict[int, tuple[Any, ...]] = {}
     for numbers in families.values():
-        rows |= dict(zip(numbers, _score_family([listed[n] for n in numbers]), strict=True))
-    return pd.DataFrame([rows[n] for n in range(len(listed))], columns=list(SCORES))
+        rows |= zip(numbers, _score_family([networks[n] for n in numbers]), strict=True)
+    return pd.DataFrame([rows[n] for n in range(len(networks))], columns=list(SCORES))
 
 
-def _score_family(cells: Sequence[RankedNetwork]) -> list[tuple[Any, ...]]:
-    """Score cells that differ in their depth alone: a shallow mlp is the beginning of the deepest one."""
-    if len(cells) > 1 and cells[0].model == "mlp" and isinstance(cells[0].width, int | None):
+def _score_family(networks: Sequence[RankedNetwork]) -> list[tuple[Any, ...]]:
+    """Score networks that differ in their depth alone: a shallow mlp is the beginning of the deepest one."""
+    if len(networks) > 1 and networks[0].model == "mlp" and isinstance(networks[0].width, int | None):
         try:
-            nodes, hidden = _propagate_network(max(cells, key=lambda cell: cell.depth or 0))
+            nodes, hidden = _propagate_network(max(networks, key=lambda network: network.depth or 0))
         except Impossible:
             hidden = []
-        if hidden and all(trace.q is not None and 0 < trace.gradient < math.inf for trace in hidden):
-            return [
-                (*_score_columns(hidden[: cell.depth]), *_phase_columns(nodes[: cell.depth], cell.act, hidden), None)
-                for cell in cells
-                if cell.depth is not None
-            ]
-    return [_score_network(cell) for cell in cells]
+        if hidden and all(state.q is not None and 0 < state.gradient < math.inf for state in hidden):
+            return [_columns(nodes[: n.depth], n.act, hidden[: n.depth]) for n in networks if n.depth is not None]
+    return [_score_network(network) for network in networks]
 
 
-def _score_network(cell: RankedNetwork) -> tuple[Any, ...]:
+def _score_network(network: RankedNetwork) -> tuple[Any, ...]:
     try:
-        nodes, hidden = _propagate_network(cell)
+        nodes, hidden = _propagate_network(network)
     except Impossible as reason:
         return (*[math.nan] * 4, None, *[math.nan] * 3, str(reason))
-    return (*_score_columns(hidden), *_phase_columns(nodes, cell.act, hidden), None)
+    return _columns(nodes, network.act, hidden)
 
 
-def _propagate_network(cell: RankedNetwork) -> tuple[Sequence[Node], list[NodeState]]:
-    """Describe a cell's network, and send inputs through it; returns its nodes and the traces of its hidden layers."""
-    options = tuple(sorted(cell.options.items()))
-    module = build_on_meta(cell.model, cell.depth, cell.width, cell.input_shape, cell.classes, options)
-    nodes = read_module(module, layer_laws(plan(module, request(cell.init, act=cell.act, **cell.arguments))), cell.act)
+def _columns(nodes: Sequence[Node], act: Activation, hidden: Sequence[NodeState]) -> tuple[Any, ...]:
+    return (*_score_columns(hidden), *_phase_columns(nodes, act, hidden), None)
+
+
+def _propagate_network(network: RankedNetwork) -> tuple[Sequence[Node], list[NodeState]]:
+    """Return a network's nodes and the states of its hidden layers, for a sample beside an unrelated and a like one."""
+    options = tuple(sorted(network.options.items()))
+    module = build_on_meta(network.model, network.depth, network.width, network.input_shape, network.classes, options)
+    laws = layer_laws(plan(module, request(network.init, act=network.act, **network.arguments)))
+    nodes = read_module(module, laws, network.act)
     if not nodes:
         return [], []
-    positions = cell.input_shape[1:] if reads_maps(nodes) else ()
-    ones = np.full((1, *positions), cell.second_moment)
-    products = np.array([0.0, ALIKE_CORRELATION]).reshape(-1, *[1] * len(positions)) * ones
-    inputs = InputProducts(np.repeat(ones, 3, axis=0), products, np.array([[0, 1], [0, 2]]))
+    positions = network.input_shape[1:] if reads_maps(nodes) else ()
+    inputs = standard_inputs(network.second_moment, (0.0, ALIKE_CORRELATION), positions=positions)
     with np.errstate(all="ignore"):  # a signal that passes the largest float is inf
-        traces = layer_states(propagate(nodes, inputs, cell.classes))
-    return nodes, [trace for layer, trace in traces if layer.act is not None]
+        states = layer_states(propagate(nodes, inputs, network.classes))
+    return nodes, [state for layer, state in states if layer.act is not None]
 
 
 def _phase_columns(
@@ -178,8 +184,8 @@ def _score_columns(hidden: Sequence[NodeState]) -> tuple[float, float, float, fl
     return score, contrast, spread, float(q.mean())
 
 
-def _contrast(trace: NodeState) -> float:
-    if trace.products is None or trace.q is None or not np.all(trace.q > 0):
+def _contrast(state: NodeState) -> float:
+    if state.products is None or state.q is None or not np.all(state.q > 0):
         return math.nan
-    unrelated, alike = trace.products.reshape(2, -1).sum(axis=1) / trace.q[0].sum()
+    unrelated, alike = state.products.reshape(2, -1).sum(axis=1) / state.q[0].sum()
     return float(abs(alike - unrelated) / ALIKE_CORRELATION)

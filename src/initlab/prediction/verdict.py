@@ -1,8 +1,9 @@
-"""What a forecast comes to: the layers as theory sees them, their rows, and one plain sentence about them."""
+"""A forecast in words: the nodes that theory followed, their rows, and one plain sentence about them."""
 
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,23 @@ from initlab.errors import UserError
 from initlab.initialize import FillTask
 from initlab.prediction.expected_causes import expected_causes
 from initlab.prediction.predict import (
+    MAX_SAMPLES,
     default_critical_at,
     fixed_point_from,
-    forecast_known,
+    forecast_module,
     hidden_fixed_point,
     layer_laws,
-    reads_maps,
 )
 from initlab.report.findings import Finding, NetworkInfo
 from initlab.report.findings.start import DEPTH_LIMITING_CAUSES
 from initlab.report.findings.trends import WARNING_FACTOR
 from initlab.theory import FixedPoint, critical, default_critical
-from initlab.theory.nodes import BranchNode, InputProducts, Node, layer_nodes, measure_inputs
-from initlab.theory.read_module import read_module
+from initlab.theory.nodes import BranchNode, Node, layer_nodes, measure_inputs
 
 UNCHANGED_MARGIN = 0.005
-"""A factor per layer that is nearer to 1 than this is called none."""
+"""|factor per layer − 1| below which nothing changes."""
 NEAR_CRITICAL = 1e-3
-"""|χ₁ − 1| below which a network of any depth that is trained sees no difference to criticality."""
+"""|χ₁ − 1| below which no network of a depth that is trained differs from a critical one."""
 UNLIMITED_DEPTH = 10_000
 """Depths beyond are no limit."""
 
@@ -42,11 +42,11 @@ class NetworkForecast:
 
     Attributes:
         frame: the rows of `predict`.
-        nodes: the layers that theory was asked about; empty where it knows nothing of the model.
+        nodes: the network as theory reads it; empty where it has no answer for the model.
         point: the fixed point of a plain chain's hidden layers, else None.
         verdict: one plain sentence.
         critical_gain: the gain at which χ₁ = 1, NaN where there is none or the scheme has no gain.
-        causes: what will keep it from training, by the rules that `diagnose` and the report go by.
+        causes: what will keep it from training, by the rules of `diagnose` and the report.
     """
 
     frame: pd.DataFrame
@@ -66,7 +66,15 @@ def forecast_network(
     classes: int | None = None,
     gain: float | str = "paper",
 ) -> NetworkForecast:
-    """Forecast a module and say what it comes to; arguments as in `predicted_rows`, `gain` as in `initialize_`.
+    """Forecast a module, with one sentence and the causes that will keep it from training.
+
+    Args:
+        module: the network.
+        tasks: what `initialize.plan` returns for it.
+        inputs: a batch that it will be fed.
+        act: the activation of a network of a family of ours; read from the module if left out.
+        classes: number of outputs, for gradients of softmax cross-entropy.
+        gain: as in `initialize_`.
 
     >>> import torch
     >>> from initlab.initialize import plan, request
@@ -74,17 +82,15 @@ def forecast_network(
     >>> forecast_network(net, plan(net, request("he_normal", act="relu")), torch.ones(4, 8), classes=3).verdict
     'critical: gradients keep their size; depth is no limit; the gain is the critical one, 1.41'
     """
-    listed = list(tasks)
+    tasks = list(tasks)
+    laws = layer_laws(tasks)
+    make_inputs = partial(measure_inputs, inputs, samples=MAX_SAMPLES)
     record = None if act is None else activation(act)
-    drawn = layer_laws(listed)
-    nodes = read_module(module, drawn, record) or []
-    fed: InputProducts = measure_inputs(inputs, maps=reads_maps(nodes), samples=1024)
-    frame = forecast_known(nodes, fed, classes)
-    hidden = [layer for layer in layer_nodes(nodes) if layer.act is not None]
-    record = record or next((layer.act for layer in hidden), None)
+    nodes, frame = forecast_module(module, laws, make_inputs, record, classes)
+    record = record or next((layer.act for layer in layer_nodes(nodes) if layer.act is not None), None)
     point = hidden_fixed_point(nodes, record) if record is not None else None
-    best = _critical_gain(listed, point, record)
-    causes = expected_causes(nodes, frame, drawn, _finding_network(nodes, listed, record, gain)) if nodes else []
+    best = _critical_gain(tasks, point, record)
+    causes = expected_causes(nodes, frame, laws, _finding_network(nodes, tasks, record, gain)) if nodes else []
     verdict = _forecast_sentence(nodes, frame, point, record, best, {cause.name for cause in causes})
     return NetworkForecast(frame, nodes, point, verdict, best, tuple(causes))
 
@@ -106,7 +112,7 @@ def _finding_network(
 
 
 def _critical_gain(tasks: Sequence[FillTask], point: FixedPoint | None, act: Activation | None) -> float:
-    """The gain that would make σ_w critical at the biases there are; NaN where there is no such stable point."""
+    """Return the gain at which σ_w would be critical at the present σ_b; NaN where there is no such stable point."""
     if point is None or act is None or point.sigma_w == 0:
         return math.nan
     used = [t for t in tasks if t.rule == "scheme" and t.parameter.is_weight and t.role == "hidden" and t.gains]
@@ -114,7 +120,7 @@ def _critical_gain(tasks: Sequence[FillTask], point: FixedPoint | None, act: Act
         return math.nan
     try:
         wanted = critical(act, sigma_b=point.sigma_b)
-    except UserError:  # there is none: the verdict says so
+    except UserError:  # there is none
         return math.nan
     return used[-1].gains[0] * wanted.sigma_w / point.sigma_w if wanted.stable else math.nan
 
@@ -128,7 +134,9 @@ def _forecast_sentence(
     causes: Collection[str] = (),
 ) -> str:
     if not nodes:
-        return "theory has no answer: this model is no plain chain, no residual network of ours and no nn.Sequential"
+        return (
+            "theory has no answer: this model is no plain chain, no residual network of initlab's and no nn.Sequential"
+        )
     if (unanswered := _where_answers_end(nodes, frame)) is not None:
         return unanswered
     branches = [node for node in nodes if isinstance(node, BranchNode)]
@@ -137,7 +145,7 @@ def _forecast_sentence(
     names = [layer.name for layer in layer_nodes(nodes) if layer.act is not None]
     q, gradient = _stat_values(frame, "q", names), _stat_values(frame, "grad_mean_square", names)
     if len(q) and q[-1] == 0:
-        return "nothing gets through: every preactivation is 0 whatever the input, so no two inputs differ" + (
+        return "nothing gets through: every preactivation is 0 for every input, so no two inputs differ" + (
             ", and no gradient reaches a hidden layer" if len(gradient) and not gradient.any() else ""
         )
     if len(names) == 1:
@@ -146,27 +154,31 @@ def _forecast_sentence(
         return f"{_signal_words(q, False)}{_gradient_words(gradient, 'layer')}"
     gradients = _gradient_words(gradient, "layer")
     if point.kind == "infinite" and point.phase == "critical":
-        return f"critical only in a limit that q grows to for ever: {gradients}; {_remedies(point, act, gain)[0]}"
-    # What is off a point that repels leaves it by the same factor layer by layer, however critical the point.
-    slow = point.kind != "repelling" and (point.phase == "critical" or abs(point.chi_1 - 1) < NEAR_CRITICAL)
-    depth = (
-        f"{_depth_words(point, act, q)}{_compare_depths(fixed_point_from(point, act, float(q[0])), len(names), causes)}"
-    )
-    parts = [f"{_phase_words(point)}: {_signal_words(q, slow)}{gradients}", depth]
+        return (
+            f"critical only in the limit to which q grows without bound: {gradients}; {_remedies(point, act, gain)[0]}"
+        )
+    # A signal off a point that repels moves away by the same factor in every layer, however critical the point is.
+    slow = point.kind != "repelling" and _is_near_critical(point)
+    limit = _compare_depths(fixed_point_from(point, act, float(q[0])), len(names), causes)
+    parts = [f"{_phase_words(point)}: {_signal_words(q, slow)}{gradients}", f"{_depth_words(point, act, q)}{limit}"]
     return "; ".join([*parts, *_remedies(point, act, gain)])
 
 
+def _is_near_critical(point: FixedPoint) -> bool:
+    return point.phase == "critical" or abs(point.chi_1 - 1) < NEAR_CRITICAL
+
+
 def _where_answers_end(nodes: Sequence[Node], frame: pd.DataFrame) -> str | None:
-    """Say where theory's answers end, and why; None where they do not."""
+    """Return where theory's answers end, and why; None where they do not."""
     answered = set(frame.layer[frame.stat == "q"]) | set(frame.layer[frame.stat == "grad_mean_square"])
     layer = next((layer for layer in layer_nodes(nodes) if layer.name not in answered), None)
     if layer is None:
         return None
     before = frame[frame.stat == "q"].value
     if layer.answerable and len(before) and before.iloc[-1] > 1e200:
-        return f"the signal explodes: q passes the largest number there is before {layer.name}"
+        return f"the signal explodes: q passes the largest float before {layer.name}"
     if layer.fed_by == "norm":
-        why = f"{layer.name} is next to a norm, and a norm decides q whatever the weights are"
+        why = f"{layer.name} is next to a norm, and a norm decides q independently of the weights"
     elif not layer.answerable:
         why = f"the weights of {layer.name} are no independent draws of mean 0"
     else:
@@ -182,58 +194,53 @@ def _stat_values(frame: pd.DataFrame, stat: str, names: Sequence[str]) -> np.nda
 
 def _phase_words(point: FixedPoint) -> str:
     if point.phase == "critical":
-        return {"half_stable": "critical, but half-stable", "repelling": "critical, but repelling"}.get(
-            point.kind, "critical"
-        )
-    nearly = point.phase != "critical" and abs(point.chi_1 - 1) < NEAR_CRITICAL
-    return f"all but critical ({point.phase})" if nearly else point.phase
+        more = {"half_stable": ", but half-stable", "repelling": ", but repelling"}
+        return f"critical{more.get(point.kind, '')}"
+    return f"all but critical ({point.phase})" if _is_near_critical(point) else point.phase
 
 
 def _signal_words(q: np.ndarray, slow: bool) -> str:
-    """Say how the signal changes, where it does by more than a factor of ten; it dies or explodes beyond `WARNING_FACTOR`."""
-    rise = _decades(q)
-    if abs(rise) < 1 or len(q) < 2:
+    """Describe a change of q by more than a factor of ten; beyond `WARNING_FACTOR` the signal dies or explodes."""
+    decades, each = _change(q)
+    if abs(decades) < 1:
         return ""
     if slow:
-        return f"q {'grows' if rise > 0 else 'fades'} by a power of depth ({format_ratio(10**rise)} in all); "
-    per = 10 ** (rise / (len(q) - 1))
-    far = abs(rise) >= math.log10(WARNING_FACTOR)
+        return f"q {'grows' if decades > 0 else 'fades'} by a power of depth ({format_ratio(10**decades)} in all); "
+    far = abs(decades) >= math.log10(WARNING_FACTOR)
     up, down = ("explodes", "dies") if far else ("grows", "shrinks")
-    return f"the signal {up if rise > 0 else down} (q {format_ratio(per)} per layer, {format_ratio(10**rise)} in all); "
+    verb = up if decades > 0 else down
+    return f"the signal {verb} (q {format_ratio(each)} per layer, {format_ratio(10**decades)} in all); "
 
 
 def _gradient_words(g: np.ndarray, what: str) -> str:
-    """Say how the mean square of the gradient changes on its way back, in so many layers or blocks."""
+    """Describe how the mean square of the gradient changes from the last layer or block to the first."""
     if not len(g):
         return "gradients are not known for this loss"
-    spread = -_decades(g)
-    per = 10 ** (spread / max(len(g) - 1, 1))
-    if len(g) < 2 or abs(per - 1) < UNCHANGED_MARGIN:
+    decades, each = _change(g[::-1])
+    if abs(each - 1) < UNCHANGED_MARGIN:
         return "gradients keep their size"
-    return (
-        f"gradients {'grow' if per > 1 else 'shrink'} {format_ratio(per)} per {what}, {format_ratio(10**spread)} over {len(g)} "
-        + (f"{what}s")
-    )
+    verb = "grow" if each > 1 else "shrink"
+    return f"gradients {verb} {format_ratio(each)} per {what}, {format_ratio(10**decades)} over {len(g)} {what}s"
 
 
-def _decades(x: np.ndarray) -> float:
-    """log₁₀ of last over first; ±inf where one of them is 0 or out of reach."""
+def _change(x: np.ndarray) -> tuple[float, float]:
+    """Return log₁₀ of last over first, within ±300, and the factor per step."""
     if len(x) < 2:
-        return 0.0
+        return 0.0, 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = float(np.log10(x[-1]) - np.log10(x[0]))
-    return 0.0 if math.isnan(found) else min(max(found, -300.0), 300.0)
+        decades = float(np.nan_to_num(np.clip(np.log10(x[-1]) - np.log10(x[0]), -300, 300)))
+    return decades, 10 ** (decades / (len(x) - 1))
 
 
 def _depth_words(point: FixedPoint, act: Activation, q: np.ndarray) -> str:
     end = fixed_point_from(point, act, float(q[0])) if len(q) else point
     if end is not point:
-        aim = f"goes to {end.q_star:.3g}" if end.kind != "infinite" else "grows for ever"
+        aim = f"goes to {end.q_star:.3g}" if end.kind != "infinite" else "grows without bound"
         leaves = f"from the first layer's {q[0]:.3g}, q does not tend to q* = {point.q_star:.3g} but slowly {aim}"
         return f"{leaves}, where χ₁ = {end.chi_1:.3f}: {_depth_words(end, act, q)}"
     depth = abs(point.trainable_depth)
     if point.kind == "repelling":
-        return f"whatever is off q* = {point.q_star:.3g} leaves it, {format_ratio(point.chi_q)} further per layer"
+        return f"a signal off q* = {point.q_star:.3g} moves away from it, {format_ratio(point.chi_q)} per layer"
     if depth > UNLIMITED_DEPTH:
         return "depth is no limit"
     return f"trains to about depth {max(depth, 1):.0f}"
@@ -253,7 +260,7 @@ def _compare_depths(end: FixedPoint, depth: int, causes: Collection[str]) -> str
 
 
 def _remedies(point: FixedPoint, act: Activation, gain: float) -> list[str]:
-    if point.kind != "infinite" and (point.phase == "critical" or abs(point.chi_1 - 1) < NEAR_CRITICAL):
+    if point.kind != "infinite" and _is_near_critical(point):
         return [] if math.isnan(gain) else [f"the gain is the critical one, {gain:.3g}"]
     if default_critical_at(act, point.sigma_w, point.sigma_b) is not None:
         return []
@@ -271,24 +278,18 @@ def _residual_sentence(branches: Sequence[BranchNode], frame: pd.DataFrame) -> s
     q, gradient = _stat_values(frame, "q", names), _stat_values(frame, "grad_mean_square", names)
     if len(q) < 2:
         return f"residual: one block; {_gradient_words(gradient, 'block')}"
-    rise = _decades(q)
-    per = 10 ** (rise / (len(q) - 1))
-    said = (
-        "the signal keeps its size"
-        if abs(per - 1) < UNCHANGED_MARGIN
-        else (f"the signal grows {format_ratio(per)} per block, {format_ratio(10**rise)} over {len(q)} blocks")
-    )
-    worst = max(abs(rise), abs(_decades(gradient)) if len(gradient) else 0.0)
-    end = (
-        "both are in order at this depth"
-        if worst < 1
-        else "model.branch=inverse_sqrt_depth keeps both in order at any depth"
-    )
-    return f"residual: {said}; {_gradient_words(gradient, 'block')}; {end}"
+    decades, each = _change(q)
+    signal = f"the signal grows {format_ratio(each)} per block, {format_ratio(10**decades)} over {len(q)} blocks"
+    if abs(each - 1) < UNCHANGED_MARGIN:
+        signal = "the signal keeps its size"
+    end = "model.branch=inverse_sqrt_depth keeps both in order at any depth"
+    if max(abs(decades), abs(_change(gradient)[0])) < 1:
+        end = "both are in order at this depth"
+    return f"residual: {signal}; {_gradient_words(gradient, 'block')}; {end}"
 
 
 def format_ratio(x: float) -> str:
-    """Say a factor: 1.1× near 1, 10^-7.3 far from it.
+    """Return a factor as text: 1.1× near 1, 10^-7.3 far from it.
 
     >>> format_ratio(1.0873), format_ratio(60.0), format_ratio(1e-7)
     ('1.09×', '10^1.8', '10^-7')

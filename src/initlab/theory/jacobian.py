@@ -5,8 +5,9 @@ For a chain of L equal layers, χ = σ_w² µ₁ and µ_k = E[φ′^(2k)],
     mean = χ^L,   variance = L χ^(2L) (µ₂/µ₁² − 1 − s₁),   s₁ = −1 for Gaussian weights and 0 for orthogonal ones
 
 Sources: Pennington, Schoenholz and Ganguli (2017), *Resurrecting the sigmoid in deep learning through dynamical
-isometry*; (2018), *The emergence of spectral universality in deep networks*. `JacobianChain` carries the same two moments, as
-traces, through layers of any widths: free compression for semi-orthogonal weights, Wishart moments for Gaussian ones.
+isometry*; (2018), *The emergence of spectral universality in deep networks*. `JacobianChain` carries the same two
+moments, as traces, through layers of any widths: free compression for semi-orthogonal weights, Wishart moments for
+Gaussian ones.
 """
 
 import math

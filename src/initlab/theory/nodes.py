@@ -110,17 +110,34 @@ class InputProducts:
     batch: int = 1
 
 
-def standard_inputs(second_moment: float = 1.0, correlation: float = 0.0, batch: int = 1) -> InputProducts:
-    """Two samples of this second moment and correlation: what standardised data are like on average.
+def standard_inputs(
+    second_moment: float = 1.0,
+    correlation: float | Sequence[float] = 0.0,
+    batch: int = 1,
+    positions: tuple[int, ...] = (),
+) -> InputProducts:
+    """Return samples of this second moment, the first paired with one of each correlation: standardized data.
+
+    Args:
+        second_moment: mean square of an input, at least 0.
+        correlation: one correlation in [−1, 1], or several.
+        batch: samples whose mean is the loss.
+        positions: shape of the map, every position of which is alike; () without one.
+
+    Raises:
+        UserError: a second moment or a correlation that cannot be.
 
     >>> standard_inputs(2.0, 0.25).products.tolist()
     [0.5]
     """
     if not (math.isfinite(second_moment) and second_moment >= 0):
         raise UserError(f"second_moment={second_moment} must be a finite number ≥ 0: the mean square of the inputs.")
-    if not -1 <= correlation <= 1:
+    correlations = np.atleast_1d(np.asarray(correlation, dtype=np.float64))
+    if not (np.abs(correlations) <= 1).all():
         raise UserError(f"correlation={correlation} must lie in [-1, 1].")
-    return InputProducts(np.full(2, second_moment), np.array([second_moment * correlation]), batch=batch)
+    products = (second_moment * correlations).reshape(-1, *[1] * len(positions)) * np.ones(positions)
+    pairs = np.array([[0, k] for k in range(1, len(correlations) + 1)])
+    return InputProducts(np.full((len(correlations) + 1, *positions), second_moment), products, pairs, batch)
 
 
 def measure_inputs(

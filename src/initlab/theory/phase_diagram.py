@@ -1,8 +1,9 @@
 """q*, χ₁, c*, ξ_c and the phase over a grid of (σ_w, σ_b): the map of where networks train.
 
-Every point asks for the same functions of q and c, so they are interpolated (`interpolate_moments`) and all points are solved at
-once: q* by a bracketed root in ln q, c* from (1 − C(c))/(1 − c) = 1, where the factor 1 − c is divided out of Mehler's
-sum by hand, so that nothing cancels next to the critical line. Sources: Poole et al. (2016); Schoenholz et al. (2017).
+Every point needs the same functions of q and c, so they are interpolated (`interpolate_moments`) and all points are
+solved at once: q* by a bracketed root in ln q, c* from (1 − C(c))/(1 − c) = 1, where the factor 1 − c is divided out of
+Mehler's sum by hand, so that nothing cancels next to the critical line. Sources: Poole et al. (2016); Schoenholz et al.
+(2017).
 """
 
 from dataclasses import dataclass
