@@ -17,7 +17,6 @@ from initlab.activations import (
     Activation,
     Elementwise,
     activation,
-    leaky_slope,
 )
 from initlab.errors import UserError
 from initlab.system.imports import load_target
@@ -217,12 +216,12 @@ def test_callables_and_targets_are_activations(spec, expected):
     ("spec", "a"), [("leaky_relu", 0.01), ("prelu", 0.25), (("leaky_relu", {"negative_slope": 0.2}), 0.2)]
 )
 def test_slope_of_leaky_activations(spec, a):
-    assert leaky_slope(spec) == a
+    assert activation(spec).leaky_slope == a
 
 
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"leaky_relu", "prelu"}))
 def test_slope_of_the_others_is_zero(name):
-    assert leaky_slope(name) == 0
+    assert ACTIVATIONS[name].leaky_slope == 0
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ KNOWN = {
     "model=torchvision": ("theory has no answer: this model", "trains"),
     "model=resmlp act=relu init=he_normal depth=64": ("residual: the signal grows 3", "trains"),
     "model=resmlp act=relu init=he_normal depth=64 model.branch=inverse_depth": ("both are in order", "grows 3"),
-    "act=linear init=normal depth=150": ("q passes the largest number there is", "trains"),
+    "act=linear init=normal depth=150": ("q passes the largest float", "trains"),
     "depth=1": ("one hidden layer", "trains"),
 }
 

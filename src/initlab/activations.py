@@ -5,8 +5,8 @@ Theory integrates `phi`, models build `module`, diagnostics count what lies outs
 **Saturation, the rule.** A preactivation is saturated where φ lies on a plateau other than φ(0): beyond it φ tends to a
 constant that differs from φ(0), and |φ′| stays below 5 % of its largest value (`SATURATION_SLOPE`). So tanh, sigmoid,
 erf, arctan, softsign, hardtanh and hardsigmoid saturate on both sides, ELU, CELU, SELU and softplus on the left, ReLU6
-above 6. A plateau at φ(0) itself is silence, not saturation: the left half of ReLU, ReLU6, GELU, SiLU, Mish and
-Hardswish is the business of `dead_fraction`. linear, leaky ReLU, PReLU and sin have no plateau. The 5 % are initlab's
+above 6. On a plateau at φ(0) itself a unit is dead, not saturated: the left half of ReLU, ReLU6, GELU, SiLU, Mish and
+Hardswish counts in `dead_fraction`. linear, leaky ReLU, PReLU and sin have no plateau. The 5 % are initlab's
 convention: papers speak of saturation without a number.
 
 **Kinks.** The points where φ, φ′ or φ″ jumps. Between them φ is analytic: quadrature split there converges fast.
@@ -49,7 +49,7 @@ class Activation:
         parameters: defaults, or the values bound by `bind`; their names are the keys `act.*`.
         saturation: interval outside which a preactivation is saturated (the rule is at the file's top), or None.
         kinks: points where φ, φ′ or φ″ jumps.
-        rectifier: x for x > 0 and a·x for x < 0, with a ≠ 1 (`leaky_slope`): what He's gain √(2/(1+a²)) is for.
+        rectifier: x for x > 0 and a·x for x < 0 (`leaky_slope`): what He's gain √(2/(1+a²)) is for.
         saturation_of: the interval as a function of the parameters, where it depends on them.
 
     >>> tanh = ACTIVATIONS["tanh"]
@@ -81,6 +81,15 @@ class Activation:
     def __call__(self, x: Tensor) -> Tensor:
         """Return φ(x) under the record's own parameters."""
         return self.phi(x, **self.parameters)
+
+    @property
+    def leaky_slope(self) -> float:
+        """The slope a for x < 0 of a leaky activation (leaky ReLU, PReLU), else 0.
+
+        >>> ACTIVATIONS["prelu"].leaky_slope, ACTIVATIONS["tanh"].leaky_slope
+        (0.25, 0.0)
+        """
+        return float(self.parameters.get("negative_slope", 0.0))
 
     def build(self) -> nn.Module:
         """Return a fresh module under the record's own parameters."""
@@ -132,7 +141,7 @@ def activation(spec: "str | Activation | tuple[str, Mapping[str, Any]] | Callabl
     """Return the record that a name, a record, `(name, parameters)` or a callable stands for.
 
     A callable counts as smooth and never saturated, and its numeric keyword defaults are its parameters; where that is
-    untrue, give an `Activation`. `("custom", {"target": "package.module:name"})` imports a record or a callable.
+    wrong, give an `Activation`. `("custom", {"target": "package.module:name"})` imports a record or a callable.
 
     Args:
         spec: `"relu"`, `ACTIVATIONS["relu"]`, `("leaky_relu", {"negative_slope": 0.2})`, `torch.tanh` or `nn.Tanh()`.
@@ -169,53 +178,32 @@ def activation(spec: "str | Activation | tuple[str, Mapping[str, Any]] | Callabl
 
 
 def _load_custom(target: Any) -> "Activation":
-    found, x = load_target(target, "act.target"), torch.linspace(-1, 1, 6).reshape(2, 3)
-    if not callable(found):
-        raise UserError(f"act.target={target} is {describe_value(found)}{describe_contract('act')}.")
-    try:  # what is no activation is said now, not in the middle of a training
-        y = (record := activation(found))(x)
+    imported, contract = load_target(target, "act.target"), describe_contract("act")
+    x = torch.linspace(-1, 1, 6).reshape(2, 3)
+    if not callable(imported):
+        raise UserError(f"act.target={target} is {describe_value(imported)}{contract}.")
+    try:  # before the training starts
+        record = activation(imported)
+        y = record(x)
     except Exception as error:  # whatever the user's own code raises
-        raise UserError(
-            f"act.target={target} failed on a small tensor ({describe_exception(error)}){describe_contract('act')}."
-        ) from error
+        reason = describe_exception(error)
+        raise UserError(f"act.target={target} failed on a small tensor ({reason}){contract}.") from error
     if not isinstance(y, Tensor) or y.shape != x.shape:
-        raise UserError(
-            f"act.target={target} returned {describe_value(y)} for a tensor [2, 3]{describe_contract('act')}."
-        )
+        raise UserError(f"act.target={target} returned {describe_value(y)} for a tensor [2, 3]{contract}.")
     return record
 
 
-def leaky_slope(spec: Any) -> float:
-    """Return the negative slope a of a leaky activation (leaky ReLU, PReLU), which He's gain √(2/(1+a²)) needs, else 0.
-
-    >>> leaky_slope("prelu"), leaky_slope("tanh")
-    (0.25, 0.0)
-    """
-    return float(activation(spec).parameters.get("negative_slope", 0.0))
-
-
 def _from_callable(phi: Callable[..., Tensor]) -> Activation:
-    if isinstance(phi, type):
-        phi = phi()
+    phi = phi() if isinstance(phi, type) else phi
+    name = _callable_name(phi)
     if isinstance(phi, nn.Module):
-        module: Callable[..., nn.Module] = partial(copy.deepcopy, phi)
-        return Activation(_callable_name(phi), f"{phi}", phi, module, "given by the user")
-    return Activation(
-        _callable_name(phi),
-        f"{_callable_name(phi)}(x)",
-        phi,
-        partial(Elementwise, phi),
-        "given by the user",
-        _numeric_defaults(phi),
-    )
-
-
-def _numeric_defaults(phi: Callable[..., Tensor]) -> dict[str, float]:
+        return Activation(name, f"{phi}", phi, partial(copy.deepcopy, phi), "given by the user")
     try:
         arguments = inspect.signature(phi).parameters.values()
     except ValueError:  # torch's built-in functions show no signature
-        return {}
-    return {a.name: float(a.default) for a in arguments if type(a.default) in (int, float)}
+        arguments = ()
+    defaults = {a.name: float(a.default) for a in arguments if type(a.default) in (int, float)}
+    return Activation(name, f"{name}(x)", phi, partial(Elementwise, phi), "given by the user", defaults)
 
 
 def _callable_name(phi: Any) -> str:
@@ -251,10 +239,6 @@ def _celu_interval(alpha: float) -> Interval:
 
 def _softplus_interval(beta: float) -> Interval:
     return math.log(SATURATION_SLOPE / (1 - SATURATION_SLOPE)) / beta, math.inf
-
-
-def _symmetric_interval(bound: float) -> Interval:
-    return -bound, bound
 
 
 # Where |φ′| falls to the fraction s of its maximum: tanh′ = 1 − tanh², σ′ = (1 − tanh²(x/2))/4, erf′ ∝ exp(−x²).
@@ -294,25 +278,24 @@ ACTIVATIONS: dict[str, Activation] = {record.name: record for record in (
     Activation("hardswish", "x·min(max(x + 3, 0), 6)/6", F.hardswish, nn.Hardswish,
                "Howard et al. 2019, Searching for MobileNetV3", kinks=(-3.0, 3.0)),
     Activation("tanh", "tanh(x)", torch.tanh, nn.Tanh, "LeCun et al. 1998, Efficient BackProp",
-               saturation=_symmetric_interval(_TANH)),
+               saturation=(-_TANH, _TANH)),
     Activation("hardtanh", "min(max(x, −1), 1)", F.hardtanh, nn.Hardtanh, "Collobert 2004, Large-Scale Learning",
-               saturation=_symmetric_interval(1.0), kinks=(-1.0, 1.0)),
+               saturation=(-1.0, 1.0), kinks=(-1.0, 1.0)),
     Activation("arctan", "arctan(x)", torch.atan, partial(Elementwise, torch.atan),
-               "the inverse tangent; no single source", saturation=_symmetric_interval(_ARCTAN)),
+               "the inverse tangent; no single source", saturation=(-_ARCTAN, _ARCTAN)),
     Activation("sigmoid", "1/(1 + exp(−x))", torch.sigmoid, nn.Sigmoid,
                "Rumelhart, Hinton & Williams 1986, Learning Representations by Back-propagating Errors",
-               saturation=_symmetric_interval(2 * _TANH)),
+               saturation=(-2 * _TANH, 2 * _TANH)),
     Activation("hardsigmoid", "min(max(x + 3, 0), 6)/6", _hardsigmoid, nn.Hardsigmoid,
-               "Howard et al. 2019, Searching for MobileNetV3", saturation=_symmetric_interval(3.0), kinks=(-3.0, 3.0)),
+               "Howard et al. 2019, Searching for MobileNetV3", saturation=(-3.0, 3.0), kinks=(-3.0, 3.0)),
     Activation("softplus", "ln(1 + exp(beta·x))/beta", partial(F.softplus, threshold=_EXACT),
                partial(nn.Softplus, threshold=_EXACT), "Dugas et al. 2001, Incorporating Second-Order Knowledge",
                {"beta": 1.0}, saturation_of=_softplus_interval),
     Activation("softsign", "x/(1 + |x|)", F.softsign, nn.Softsign, "Bergstra et al. 2009, Quadratic Polynomials",
-               saturation=_symmetric_interval(_SOFTSIGN), kinks=(0.0,)),
+               saturation=(-_SOFTSIGN, _SOFTSIGN), kinks=(0.0,)),
     Activation("sin", "sin(omega·x)", _sin, partial(Elementwise, _sin),
                "Sitzmann et al. 2020, Implicit Neural Representations", {"omega": 30.0}),
     Activation("erf", "erf(x)", torch.erf, partial(Elementwise, torch.erf),
-               "Williams 1997, Computing with Infinite Networks", saturation=_symmetric_interval(_ERF)),
+               "Williams 1997, Computing with Infinite Networks", saturation=(-_ERF, _ERF)),
 )}
 # fmt: on
-"""Registry: name -> record."""

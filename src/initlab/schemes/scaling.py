@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from initlab.activations import Activation, leaky_slope
+from initlab.activations import Activation
 from initlab.inspection import Fans
 from initlab.schemes import laws
 from initlab.schemes.record import BiasRule, Law, Scheme
@@ -75,7 +75,7 @@ def unit_gain(act: Activation, fans: Fans, role: str, **_: Any) -> float:
 
 def he_gain(act: Activation, fans: Fans, role: str, **_: Any) -> float:
     """Return √(2/(1 + a²)), a the slope of a leaky activation and 0 for every other, linear included."""
-    return math.sqrt(2 / (1 + leaky_slope(act) ** 2))
+    return math.sqrt(2 / (1 + act.leaky_slope**2))
 
 
 def random_walk_gain(act: Activation, fans: Fans, role: str, **_: Any) -> float:
@@ -84,7 +84,7 @@ def random_walk_gain(act: Activation, fans: Fans, role: str, **_: Any) -> float:
     The paper derives these two; every activation other than ReLU gets the linear one.
     """
     n = fans.fan_in
-    if act.rectifier and not leaky_slope(act):
+    if act.rectifier and not act.leaky_slope:
         return math.sqrt(2) * math.exp(1.2 / (max(n, 6) - 2.4))
     return math.exp(1 / (2 * n))
 

@@ -22,7 +22,7 @@ from initlab.errors import UserError
 from initlab.theory.fixed_points import GRID_MIN_Q, ROUNDING, phi_supremum, require_continuous, slope_square_at_zero
 from initlab.theory.maps import check_sigmas, moments
 from initlab.theory.quadrature import phi_values
-from initlab.theory.roots import find_roots
+from initlab.theory.roots import find_roots, sign_changes
 
 HALF_STABLE_TOLERANCE = 1e-6
 """|χ_q − 1| below which a fixed point counts as half-stable."""
@@ -53,8 +53,15 @@ class Critical:
 def critical(act: Any, sigma_b: float | None = None, q_star: float | None = None) -> Critical:
     """Return the critical point at a given bias standard deviation (default 0), or at a given fixed point.
 
-    Where several exist at one `sigma_b`, a stable one is preferred, then the one of smallest q*. Raises `UserError`
-    where none exists, and says why.
+    Where several exist at one `sigma_b`, a stable one is preferred, then the one of smallest q*.
+
+    Args:
+        act: activation by name, record or callable.
+        sigma_b: standard deviation of the biases.
+        q_star: second moment of the preactivations.
+
+    Raises:
+        UserError: none exists there (with the reason), or both are given.
 
     >>> point = critical("tanh", sigma_b=0.3)
     >>> round(point.sigma_w, 10), round(point.q_star, 10), point.stable
@@ -120,7 +127,7 @@ def _make_points(act: Activation, q: np.ndarray, sigma_b: list[float]) -> list[C
 
 
 def _points_at_bias(act: Activation, sigma_b: np.ndarray) -> list[Critical | None]:
-    """The critical point at each `sigma_b`: a stable one first, then the one of smallest q*."""
+    """Return the critical point at each `sigma_b`: a stable one first, then the one of smallest q*."""
     if _scale_free(act):
         only = Critical(1 / math.sqrt(slope_square_at_zero(act)), 0.0, math.nan, 1.0, True, "any")
         return [only if bias == 0 else None for bias in sigma_b]
@@ -138,7 +145,7 @@ def _points_at_bias(act: Activation, sigma_b: np.ndarray) -> list[Critical | Non
 
 
 def _limit_at_zero(act: Activation) -> Critical | None:
-    """The critical point in the limit q* → 0 at sigma_b = 0, which φ with φ(0) = 0 and a slope there has."""
+    """Return the critical point in the limit q* → 0 at sigma_b = 0, which φ with φ(0) = 0 and a slope there has."""
     slope = slope_square_at_zero(act)
     if phi_values(act, np.zeros(1))[0] != 0 or not 1e-20 < slope < 1e20:
         return None
@@ -149,7 +156,7 @@ def _limit_at_zero(act: Activation) -> Critical | None:
 
 
 def _critical_q(act: Activation, sigma_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every q* with χ₁ = 1, ascending for each of `sigma_b`, and which of them it belongs to.
+    """Return every q* with χ₁ = 1, ascending for each of `sigma_b`, and the index of its `sigma_b`.
 
     These are the roots of (q − σ_b²) E[φ′²]/E[φ²] = 1.
     """
@@ -162,16 +169,10 @@ def _critical_q(act: Activation, sigma_b: np.ndarray) -> tuple[np.ndarray, np.nd
         with np.errstate(divide="ignore", invalid="ignore"):
             return _zero_rounding((np.exp(x) - variance) * found.slope_square / found.square - 1)
 
-    rows, low, high = [], [], []
-    for i, values in enumerate(excess(x, variance[:, None])):
-        telling = np.flatnonzero(values)
-        turns = np.flatnonzero(np.abs(np.diff(np.sign(values[telling]))) == 2)  # beside a NaN, nothing is said
-        rows += [i] * turns.size
-        low += x[telling[turns]].tolist()
-        high += x[telling[turns + 1]].tolist()
-    row = np.array(rows, dtype=int)
-    roots = find_roots(lambda x, i: excess(x, variance[row[i]]), np.array(low), np.array(high))
-    return np.exp(roots), row
+    before, after = zip(*map(sign_changes, excess(x, variance[:, None])), strict=True)
+    row = np.repeat(np.arange(sigma_b.size), [len(at) for at in before])
+    low, high = x[np.concatenate(before)], x[np.concatenate(after)]
+    return np.exp(find_roots(lambda x, i: excess(x, variance[row[i]]), low, high)), row
 
 
 def _zero_rounding(x: np.ndarray) -> np.ndarray:
@@ -179,7 +180,7 @@ def _zero_rounding(x: np.ndarray) -> np.ndarray:
 
 
 def _critical_grid(act: Activation, variance: float) -> np.ndarray:
-    """Second moments, four to an octave, up to 2²⁰ or, for a bounded φ, to where q* exceeds σ_b² + E[φ²]/E[φ′²]."""
+    """Return second moments, four to an octave, up to 2²⁰ or, for a bounded φ, to where q* exceeds σ_b² + E[φ²]/E[φ′²]."""
     high = 4 * max(1.0, variance)
     bounded = math.isfinite(phi_supremum(act))
     while high < 2.0**20 * max(1.0, variance):
@@ -196,6 +197,9 @@ def critical_line(act: Any, sigma_b: Any) -> np.ndarray:
 
     Where several points exist at one `sigma_b`, the choice is that of `critical`.
 
+    Raises:
+        UserError: a `sigma_b` that is negative or not finite, or a φ that jumps.
+
     >>> critical_line("tanh", [0.0, 0.3, 1.0]).round(6)
     array([1.      , 1.395584, 1.855589])
     """
@@ -210,7 +214,7 @@ def critical_line(act: Any, sigma_b: Any) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _scale_free(act: Activation) -> bool:
-    """φ(ax) = a φ(x) for a > 0: linear, ReLU and its leaky forms."""
+    """Return whether φ(ax) = a φ(x) for a > 0, as for linear, ReLU and its leaky forms."""
     if math.isfinite(phi_supremum(act)):
         return False
     q = np.geomspace(GRID_MIN_Q, 2.0**20, 64)
@@ -240,11 +244,8 @@ def doubly_critical(act: Any) -> Critical | None:
             return _zero_rounding(found.growth / found.slope_square - 1)
 
     x = np.log(_critical_grid(record, 0.0))
-    values = excess(x)
-    telling = np.flatnonzero(~(np.abs(values) <= 1e-8))
-    turns = np.flatnonzero(np.abs(np.diff(np.sign(values[telling]))) == 2)
-    roots = np.exp(find_roots(excess, x[telling[turns]], x[telling[turns + 1]]))
-    for q in roots:
+    before, after = sign_changes(excess(x), noise=1e-8)
+    for q in np.exp(find_roots(excess, x[before], x[after])):
         found = moments(record, q)
         if (variance := float(q - found.square / found.slope_square)) >= 0:
             return _make_points(record, np.array([q]), [math.sqrt(variance)])[0]
@@ -252,7 +253,7 @@ def doubly_critical(act: Any) -> Critical | None:
 
 
 def default_critical(act: Any) -> Critical:
-    """Return what `init=critical` uses when nothing is asked for.
+    """Return the point that `init=critical` uses by default.
 
     The doubly critical point where the point at sigma_b = 0 repels and one exists (GELU, SiLU, Mish), else the point
     at sigma_b = 0: σ_w = 1 for tanh, √2 for ReLU.
@@ -266,7 +267,7 @@ def default_critical(act: Any) -> Critical:
 
 
 def _describe_critical_line(act: Activation) -> str:
-    """Say where the critical line of φ runs, or that it has none."""
+    """Describe where the critical line of φ runs, or why it has none."""
     q = _critical_grid(act, 0.0)
     found = moments(act, q)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""How many units are silent on every sample: those of ReLU and its kin whose preactivations all fall where φ = 0."""
+"""The fraction of dead units: those of ReLU and its kin whose preactivations fall where φ = 0 on every sample."""
 
 import math
 from functools import lru_cache
@@ -11,11 +11,16 @@ from initlab.theory.quadrature import GAUSSIAN_CUTOFF, NODES, WEIGHTS, phi_value
 
 
 def predict_dead_fraction(act: Activation, q: np.ndarray, c: float, samples: int) -> float | None:
-    """Probability that one unit is at exactly 0 on all of `samples` inputs of mean correlation `c`; None if unknown.
+    """Return the probability that one unit is at exactly 0 on all of `samples` inputs of mean correlation `c`; None if unknown.
 
     With every pair of inputs correlated by c, the preactivations share a part √c z, and the probability is
-    E_z[Φ((t/√q − √c z)/√(1 − c))^samples], where φ = 0 up to t: for one ReLU and one sample a half. Arguments: `q`
-    [S]: second moments; a map [S, *map] has no answer, because its positions are samples of unknown correlation.
+    E_z[Φ((t/√q − √c z)/√(1 − c))^samples], where φ = 0 up to t: for one ReLU and one sample a half.
+
+    Args:
+        act: the activation.
+        q: second moments [S]; a map [S, *map] has no answer: its positions are samples of unknown correlation.
+        c: mean correlation of the inputs.
+        samples: number of inputs.
 
     >>> from initlab.activations import ACTIVATIONS
     >>> round(predict_dead_fraction(ACTIVATIONS["relu"], np.ones(4), 0.0, 4), 6)
@@ -47,7 +52,7 @@ def predict_dead_fraction(act: Activation, q: np.ndarray, c: float, samples: int
 
 @lru_cache(maxsize=256)
 def dead_below(act: Activation) -> float:
-    """The kink up to which φ is exactly 0, −inf if there is none: 0 for ReLU, −3 for Hardswish.
+    """Return the kink up to which φ is exactly 0, −inf if there is none: 0 for ReLU, −3 for Hardswish.
 
     >>> from initlab.activations import ACTIVATIONS
     >>> dead_below(ACTIVATIONS["hardswish"])

@@ -7,8 +7,9 @@ networks training*.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from initlab.errors import UserError
 from initlab.theory.maps import check_sigmas, moments
 from initlab.theory.pairs import pair_moments
 from initlab.theory.quadrature import panel_edges, phi_and_slope, phi_values
-from initlab.theory.roots import find_roots
+from initlab.theory.roots import find_roots, sign_changes
 
 ROUNDING = 1e-13
 """Relative differences below this are rounding."""
@@ -76,9 +77,14 @@ class FixedPoint:
 def fixed_point(act: Any, sigma_w: float, sigma_b: float = 0.0, start: float = 1.0) -> FixedPoint:
     """Find where the q-map leads from `start`, and describe that point.
 
-    Arguments: `act`: activation by name, record or callable; `sigma_w`, `sigma_b`: standard deviations of √fan_in · W
-    and of b; `start`: second moment of the first layer's preactivations. Raises `UserError` for a negative σ, or where
-    φ cannot be integrated.
+    Args:
+        act: activation by name, record or callable.
+        sigma_w: standard deviation of √fan_in · W.
+        sigma_b: standard deviation of b.
+        start: second moment of the first layer's preactivations.
+
+    Raises:
+        UserError: a negative σ, a `start` that is not positive, or a φ that jumps or cannot be integrated.
 
     >>> point = fixed_point("tanh", sigma_w=2**0.5, sigma_b=0.05**0.5)
     >>> round(point.q_star, 8), round(point.c_star, 8), round(point.xi_c, 4), point.phase
@@ -155,7 +161,7 @@ def depth_scale(slope: float) -> float:
 
 
 def correlation_fixed_point(act: Activation, sigma_w: float, q: float) -> float:
-    """c* in the chaotic phase: the root of σ_w² r(q, c) = 1 in [0, 1), unique because C is convex there."""
+    """Return c* in the chaotic phase: the root of σ_w² r(q, c) = 1 in [0, 1), unique because C is convex there."""
 
     def excess(c: np.ndarray, index: np.ndarray) -> np.ndarray:
         return np.array([sigma_w**2 * pair_moments(act, q, float(x)).secant - 1 for x in c])
@@ -167,28 +173,23 @@ def correlation_fixed_point(act: Activation, sigma_w: float, q: float) -> float:
 
 
 def _q_fixed_points(act: Activation, sigma_w: float, sigma_b: float) -> list[float] | None:
-    """All fixed points of V in ascending order, 0 first where it attracts; None where every q is one."""
+    """Return all fixed points of V in ascending order, 0 first where it attracts; None where every q is one."""
     if sigma_w == 0:
         return [sigma_b**2]
     low = max(sigma_b**2, GRID_MIN_Q)  # V(q) ≥ σ_b²
 
-    def excess(x: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
-        return _q_excess(act, sigma_w**2, sigma_b**2, x)[0]
-
-    grid = np.log(q_grid(act, low, sigma_w**2, sigma_b**2))
-    x, ratio, touches = _add_turning_points(grid, lambda x: _q_excess(act, sigma_w**2, sigma_b**2, x))
-    telling = np.flatnonzero(ratio)
-    if np.abs(ratio).max() < 10 * ROUNDING or telling.size == 0:
+    excess = partial(_q_excess, act, sigma_w**2, sigma_b**2)
+    x, ratio, touches = _add_turning_points(np.log(q_grid(act, low, sigma_w**2, sigma_b**2)), excess)
+    if np.abs(ratio).max() < 10 * ROUNDING:
         return None
-    turns = telling[np.flatnonzero(np.diff(np.sign(ratio[telling])))]
-    following = telling[np.flatnonzero(np.diff(np.sign(ratio[telling]))) + 1]
-    crossings = np.exp(find_roots(excess, x[turns], x[following]))
+    before, after = sign_changes(ratio)
+    crossings = np.exp(find_roots(lambda x, _: excess(x)[0], x[before], x[after]))
     roots = sorted([*crossings.tolist(), *np.exp(touches).tolist()])
-    return [0.0, *roots] if sigma_b == 0 and ratio[telling[0]] < 0 else roots
+    return [0.0, *roots] if sigma_b == 0 and ratio[np.flatnonzero(ratio)[0]] < 0 else roots
 
 
 def _q_excess(act: Activation, wide: float, bias: float, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """V(q)/q − 1 at q = eˣ and its slope in x, which is χ_q − V(q)/q; 0 where they are nothing but rounding."""
+    """Return V(q)/q − 1 at q = eˣ and its slope in x, which is χ_q − V(q)/q; 0 where they are within rounding."""
     q = np.exp(x)
     found = moments(act, q)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -199,10 +200,12 @@ def _q_excess(act: Activation, wide: float, bias: float, x: np.ndarray) -> tuple
     return np.where(np.abs(rest) < ROUNDING, 0.0, rest), np.where(np.abs(slope) < ROUNDING, 0.0, slope)
 
 
-def _add_turning_points(x: np.ndarray, excess: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _add_turning_points(
+    x: np.ndarray, excess: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Add to a grid the places near the diagonal where V(q)/q − 1 turns, and return which of them touch it.
 
-    A double root is lost half its digits in V(q)/q = 1 itself, and a simple root of its slope.
+    A double root loses half its digits in V(q)/q = 1 itself, and is a simple root of its slope.
     """
     ratio, slope = excess(x)
     close = np.minimum(np.abs(ratio[1:]), np.abs(ratio[:-1])) < NEAR_DIAGONAL
@@ -225,7 +228,7 @@ def _add_turning_points(x: np.ndarray, excess: Any) -> tuple[np.ndarray, np.ndar
 
 
 def q_grid(act: Activation, low: float, wide: float, bias: float) -> np.ndarray:
-    """Second moments from `low` up, eight to an octave, beyond which no V(q) = wide · E[φ²] + bias has fixed points."""
+    """Return second moments from `low` up, eight to an octave, as far as V(q) = wide · E[φ²] + bias has fixed points."""
     top = wide * phi_supremum(act) ** 2 + bias
     high = min(max(1.01 * top, 4 * low), max(GRID_MAX_Q, 4 * low))
     return np.geomspace(low, high, 2 + int(8 * math.log2(high / low)))
@@ -234,7 +237,7 @@ def q_grid(act: Activation, low: float, wide: float, bias: float) -> np.ndarray:
 def _limit_point(
     act: Activation, sigma_w: float, sigma_b: float, start: float, roots: list[float]
 ) -> tuple[float, str]:
-    """Where q goes from `start`, with a kind where the point itself does not say it."""
+    """Return where q tends to from `start`, and the kind where χ_q does not decide it, else ""."""
     for q in roots:
         if q > 0 and abs(q / start - 1) < 1e-6:
             return q, ""
@@ -247,7 +250,7 @@ def _limit_point(
 
 @lru_cache(maxsize=256)
 def phi_supremum(act: Activation) -> float:
-    """The largest |φ|, or inf where φ grows without bound."""
+    """Return the largest |φ|, or inf where φ grows without bound."""
     far = np.geomspace(1e2, 1e8, 500)
     near = np.linspace(0, 100, 20001)
     with np.errstate(over="ignore"):
@@ -257,20 +260,24 @@ def phi_supremum(act: Activation) -> float:
 
 @lru_cache(maxsize=256)
 def slope_square_at_zero(act: Activation) -> float:
-    """E[φ′²] in the limit q → 0: the mean of the squared slopes on the two sides of 0."""
+    """Return E[φ′²] in the limit q → 0: the mean of the squared slopes on the two sides of 0."""
     return float((phi_and_slope(act, np.array([-1e-30, 1e-30]))[1] ** 2).mean())
 
 
 @lru_cache(maxsize=256)
 def slope_square_at_infinity(act: Activation) -> float:
-    """E[φ′²] in the limit q → ∞: the mean of the squared slopes far out on the two sides."""
+    """Return E[φ′²] in the limit q → ∞: the mean of the squared slopes far out on the two sides."""
     far = 1e8 + np.linspace(0, 100, 1001)
     return float((phi_and_slope(act, np.concatenate([-far, far]))[1] ** 2).mean())
 
 
 @lru_cache(maxsize=256)
 def require_continuous(act: Activation) -> None:
-    """Raise `UserError` where φ is not continuous: an infinite derivative leaves χ₁ and gradients without meaning."""
+    """Accept a continuous φ: an infinite derivative leaves χ₁ and gradients without meaning.
+
+    Raises:
+        UserError: φ jumps.
+    """
     edges = panel_edges(act, 64.0)[0]  # every jump is at an edge: no panel that holds one is resolved
     left, right = phi_values(act, edges - 1e-9), phi_values(act, edges + 1e-9)
     jumps = edges[np.abs(right - left) > 1e-6 * (1 + np.abs(left))]

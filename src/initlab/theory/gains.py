@@ -18,10 +18,14 @@ from initlab.theory.maps import moments
 
 @dataclass(frozen=True)
 class Gains:
-    """Factors that keep something at 1 for preactivations z ~ N(0, 1).
+    """Factors on the std of the weights that keep a moment at 1 for preactivations z ~ N(0, 1).
 
-    Attributes: `forward`: 1/√E[φ²], keeps second moments; `backward`: 1/√E[φ′²], keeps gradients; `centred`: 1/std φ,
-    keeps the variance. inf where the moment is 0.
+    Attributes:
+        forward: 1/√E[φ²], keeps second moments.
+        backward: 1/√E[φ′²], keeps gradients.
+        centred: 1/std φ, keeps the variance.
+
+    They are inf where the moment is 0.
     """
 
     forward: float
@@ -42,7 +46,7 @@ def _cached_gains(act: Activation) -> Gains:
 def gains(act: Any) -> Gains:
     """Return the gains of an activation: 1/√E[φ²], 1/√E[φ′²] and 1/√Var φ at z ~ N(0, 1).
 
-    Arguments: `act`: activation by name, record or callable. Raises `UserError` where φ jumps or grows too fast.
+    A φ that jumps or grows too fast has none, which is a `UserError`.
 
     >>> round(gains("tanh").forward, 12), round(gains("relu").backward, 12)
     (1.592537419723, 1.414213562373)
@@ -53,7 +57,13 @@ def gains(act: Any) -> Gains:
 def derived_gain(kind: str, act: Any, sigma_b: float = 0.0) -> float:
     """Return the gain that `init.gain=forward|backward|critical` stands for on a layer fed by this activation.
 
-    `critical` is σ_w with χ₁ = 1 at `sigma_b`. Raises `UserError` where it is infinite or does not exist.
+    Args:
+        kind: forward, backward, or critical: σ_w with χ₁ = 1 at `sigma_b`.
+        act: activation by name, record or callable.
+        sigma_b: standard deviation of the biases.
+
+    Raises:
+        UserError: the gain is infinite or does not exist, or `kind` is unknown.
 
     >>> round(derived_gain("critical", "relu"), 6), round(derived_gain("forward", "tanh"), 6)
     (1.414214, 1.592537)

@@ -51,7 +51,7 @@ def interpolate_moments(act: Activation, q: np.ndarray) -> InterpolatedMoments:
 
 
 def interpolate_square(act: Activation, q: np.ndarray) -> np.ndarray:
-    """E[φ²] alone.
+    """Interpolate E[φ²] alone.
 
     >>> from initlab.activations import ACTIVATIONS
     >>> interpolate_square(ACTIVATIONS["linear"], np.array([2.0])).round(9).tolist()
@@ -76,7 +76,16 @@ def through_activation(
 ) -> tuple[InterpolatedMoments, np.ndarray | None]:
     """Pass samples [S, *map] of second moments `q`, and `products` of `pairs` [P, 2] of them, through φ.
 
-    Small ones are remembered: the layers of a grid's networks see the same numbers over and over.
+    Small ones are cached: the layers of a grid's networks have the same moments over and over.
+
+    Args:
+        act: the activation.
+        q: second moments [S, *map].
+        products: of pairs of samples [P, *map]; None where they are not known.
+        pairs: the samples of each pair [P, 2].
+
+    Returns:
+        The moments of φ, and the products behind it.
 
     >>> from initlab.activations import ACTIVATIONS
     >>> found = through_activation(ACTIVATIONS["linear"], np.ones(2), np.array([0.3]), np.array([[0, 1]]))
@@ -111,7 +120,7 @@ def _moments_through(
 
 
 def mehler_product(one: InterpolatedMoments, two: InterpolatedMoments, c: np.ndarray) -> np.ndarray:
-    """E[φ(u₁)φ(u₂)] for inputs of correlation `c`, whose responses are given: Mehler's sum."""
+    """Return E[φ(u₁)φ(u₂)] for inputs of correlation `c` and given moments: Mehler's sum."""
     powers = np.ones((*np.shape(c), HERMITE_TERMS))
     powers[..., 1:] = np.asarray(c)[..., None]
     total = (one.hermite * two.hermite * np.cumprod(powers, axis=-1)).sum(-1)
@@ -120,7 +129,7 @@ def mehler_product(one: InterpolatedMoments, two: InterpolatedMoments, c: np.nda
 
 
 def truncated_terms(of: InterpolatedMoments) -> tuple[np.ndarray, np.ndarray]:
-    """Σ a_n² over the terms left out, from E[φ²], and their mean order n, from Σ n a_n² = q E[φ′²]."""
+    """Return Σ a_n² over the terms left out, from E[φ²], and their mean order n, from Σ n a_n² = q E[φ′²]."""
     squares = of.hermite**2
     rest = of.square - squares.sum(-1)
     rest = np.where(rest > 1e-13 * of.square, rest, 0.0)
@@ -130,7 +139,7 @@ def truncated_terms(of: InterpolatedMoments) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1024)
 def _chebyshev_coefficients(act: Activation, k: int) -> np.ndarray:
-    """Chebyshev coefficients [_POINTS, 4 + TERMS] over ln q from k to k + 1 blocks."""
+    """Return Chebyshev coefficients [_POINTS, 4 + TERMS] over ln q from k to k + 1 blocks."""
     angles = np.pi * (np.arange(_CHEBYSHEV_POINTS) + 0.5) / _CHEBYSHEV_POINTS
     q = np.clip(np.exp(_BLOCK_WIDTH * (k + (np.cos(angles) + 1) / 2)), MIN_Q, MAX_Q)
     found = moments(act, q)
@@ -142,7 +151,7 @@ def _chebyshev_coefficients(act: Activation, k: int) -> np.ndarray:
 
 
 def _hermite_coefficients(act: Activation, q: np.ndarray) -> np.ndarray:
-    """a_n(q) = E[φ(√q z) h_n(z)] with normalised Hermite polynomials: [len(q), TERMS]."""
+    """a_n(q) = E[φ(√q z) h_n(z)] with normalized Hermite polynomials: [len(q), TERMS]."""
     answer = np.empty((q.size, HERMITE_TERMS))
     octaves = np.array([octave_of(x) for x in q])
     for octave in np.unique(octaves):

@@ -34,6 +34,9 @@ class JacobianMoments:
 def jacobian_moments(act: Any, sigma_w: float, q: float, depth: int, orthogonal: bool = False) -> JacobianMoments:
     """Return the moments of the squared singular values of a chain of `depth` equal square layers at second moment `q`.
 
+    Raises:
+        UserError: a depth that is not a whole number ≥ 0, or a negative σ_w.
+
     >>> round(jacobian_moments("linear", sigma_w=1.0, q=1.0, depth=4).variance, 9)
     4.0
     >>> round(jacobian_moments("relu", sigma_w=2**0.5, q=1.0, depth=3, orthogonal=True).variance, 9)
@@ -51,7 +54,7 @@ def jacobian_moments(act: Any, sigma_w: float, q: float, depth: int, orthogonal:
 
 @dataclass(frozen=True)
 class JacobianChain:
-    """Traces of M = J Jᵀ and M² for J = ∂h_l/∂input, per sample [S], and the slopes φ′ waiting for the next layer."""
+    """Traces of M = J Jᵀ and M² for J = ∂h_l/∂input, per sample [S], and the slopes φ′ that the next layer takes in."""
 
     inputs: int
     units: int
@@ -61,7 +64,7 @@ class JacobianChain:
 
     @classmethod
     def start(cls, squares: np.ndarray) -> "JacobianChain | None":
-        """The Jacobian of the input with respect to itself, whose size the first layer says; None for maps."""
+        """Return the Jacobian of the input with respect to itself, of the size of the first layer; None for maps."""
         return cls(0, 0, np.ones(len(squares)), np.ones(len(squares))) if squares.ndim == 1 else None
 
     def through(self, layer: Any, slopes: InterpolatedMoments | None) -> "JacobianChain | None":

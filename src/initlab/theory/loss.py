@@ -14,7 +14,7 @@ def _standard_logits(classes: int, count: int = 4096) -> np.ndarray:
 
 
 def logit_gradient(q: np.ndarray, classes: int) -> np.ndarray:
-    """Mean square over classes of p − y for labels that know nothing of the logits, of second moment `q` [S].
+    """Return the mean square over classes of p − y, for logits of second moment `q` [S] and labels independent of them.
 
     E[(p_k − y_k)²] = (Σ E[p²] + 1 − 2/K)/K, from (1 − 1/K)/K at small logits to twice that at large ones. E[Σ p²] is
     an average over 4096 fixed draws, good to 1 %.

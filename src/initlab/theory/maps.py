@@ -34,9 +34,13 @@ class Moments(NamedTuple):
 def moments(act: Any, q: Any) -> Moments:
     """Integrate φ and φ′ over N(0, q).
 
-    Arguments: `act`: activation by name, record or callable. `q`: second moments ≥ 0, a number or an array; 0 stands
-    for the limit q → 0. NaN where φ grows so fast that the integral is out of reach. Where φ(0) ≠ 0, `growth` carries
-    rounding of about 1e-16/√q.
+    Args:
+        act: activation by name, record or callable.
+        q: second moments ≥ 0, a number or an array; 0 stands for the limit q → 0.
+
+    Returns:
+        The moments in float64; NaN where φ grows so fast that the integral is out of reach. Where φ(0) ≠ 0, `growth`
+        carries rounding of about 1e-16/√q.
 
     >>> round(float(moments("relu", 2.0).square), 12)
     1.0
@@ -92,7 +96,14 @@ def chi_q(act: Any, q: Any, sigma_w: float) -> Any:
 def c_map(act: Any, c: Any, q: float, sigma_w: float, sigma_b: float = 0.0) -> Any:
     """Correlation after one layer: C(c) = (σ_w² E[φ(u₁)φ(u₂)] + σ_b²)/V(q), u₁ and u₂ of variance q, correlated by c.
 
-    At a fixed point V(q*) = q*. Arguments: `c`: correlations in [−1, 1], a number or an array; `q`: one second moment.
+    At a fixed point V(q*) = q*.
+
+    Args:
+        act: activation by name, record or callable.
+        c: correlations in [−1, 1], a number or an array.
+        q: one second moment.
+        sigma_w: standard deviation of √fan_in · W.
+        sigma_b: standard deviation of b.
 
     >>> round(float(c_map("relu", 0.0, q=1.0, sigma_w=2**0.5)), 12) == round(1 / 3.141592653589793, 12)
     True
@@ -130,7 +141,11 @@ def _map_correlations(function: Callable[[float], float], c: Any) -> Any:
 
 
 def check_sigmas(sigma_w: float, sigma_b: float = 0.0) -> tuple[float, float]:
-    """Check standard deviations; raises UserError for a negative or non-finite one."""
+    """Return standard deviations as floats.
+
+    Raises:
+        UserError: one is negative or not finite.
+    """
     for key, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
         if isinstance(value, bool) or not np.isfinite(value) or value < 0:
             raise UserError(f"{key}={value} must be a finite number ≥ 0: it is a standard deviation.")

@@ -14,9 +14,12 @@ _STEEP_RATIO = 2.0
 
 
 def mehler_tail(order: np.ndarray, terms: int, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The tail at correlation `c`, 1 at c = 1 and 0 for c ≤ 0, and its derivative.
+    """Return the tail at correlation `c`, 1 at c = 1 and 0 for c ≤ 0, and its derivative.
 
-    Arguments: `order`: mean order of what is left out, at least `terms`, the number of terms kept.
+    Args:
+        order: mean order of the terms left out, at least `terms`.
+        terms: number of terms kept.
+        c: correlations.
 
     >>> value, slope = mehler_tail(np.array([200.0]), 64, np.array([1.0]))
     >>> value.tolist(), slope.tolist()

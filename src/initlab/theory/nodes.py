@@ -16,10 +16,10 @@ from initlab.errors import UserError
 
 @dataclass(frozen=True)
 class Taps:
-    """Where a convolution looks: kernel, stride and padding along each axis of the map.
+    """Geometry of a convolution: kernel, stride and padding along each axis of the map.
 
-    `circular` padding lets every position see as many inputs as every other. With zero padding a position at the edge
-    sees fewer, and theory follows the second moment of each position by itself.
+    With `circular` padding all positions sum as many inputs. With zero padding a position at the edge sums fewer, and
+    theory follows the second moment of each position by itself.
     """
 
     kernel: tuple[int, ...]
@@ -28,7 +28,7 @@ class Taps:
     circular: bool = True
 
     def sum(self, x: Tensor) -> Tensor:
-        """Σ over the taps of `x` [N, *map]: [N, *output map]."""
+        """Return Σ over the taps of `x` [N, *map]: [N, *output map]."""
         maps = x.unsqueeze(1)
         if self.circular:
             wrapped = [n for pad in reversed(self.padding) for n in (pad, pad)]
@@ -100,8 +100,11 @@ Node: TypeAlias = LayerNode | BranchNode | PoolNode
 class InputProducts:
     """What the network is fed: second moments of S samples, and products of pairs of them, per position of a map.
 
-    Attributes: `squares` [S, *map]: mean over channels of x². `products` [P, *map]: mean over channels of x_i x_j.
-    `pairs` [P, 2]: which samples i and j. `batch`: samples whose mean is the loss.
+    Attributes:
+        squares: mean over channels of x², [S, *map].
+        products: mean over channels of x_i x_j, [P, *map].
+        pairs: the samples i and j, [P, 2].
+        batch: samples whose mean is the loss.
     """
 
     squares: np.ndarray
@@ -145,7 +148,17 @@ def measure_inputs(
 ) -> InputProducts:
     """Measure the inputs of a network from a batch `x` [S, *shape]; with `maps`, per position of [S, C, *map].
 
-    Each of the first `samples` samples is paired with the next one round a ring, at most `pairs` times.
+    Each of the first `samples` samples is paired with the next one, the last with the first, at most `pairs` times.
+
+    Args:
+        x: the batch, of any dtype and device.
+        maps: keep the positions of a map apart.
+        samples: samples that are measured at most.
+        pairs: pairs at most.
+        batch: samples whose mean is the loss; those of `x` if left out.
+
+    Raises:
+        UserError: `x` has no axis of samples.
 
     >>> measure_inputs(torch.tensor([[1.0, 1.0], [1.0, -1.0]])).products.tolist()
     [0.0, 0.0]
@@ -163,16 +176,16 @@ def measure_inputs(
 
 
 def layer_nodes(nodes: Sequence[Node]) -> list[LayerNode]:
-    """Every layer in forward order, the shortcut of a branch after its layers.
+    """Return every layer in forward order, the shortcut of a branch after its layers.
 
     >>> layer = LayerNode("a", 1, 1, 1.0)
     >>> [x.name for x in layer_nodes([layer, BranchNode((layer,))])]
     ['a', 'a']
     """
-    found: list[LayerNode] = []
+    layers: list[LayerNode] = []
     for node in nodes:
         if isinstance(node, LayerNode):
-            found.append(node)
+            layers.append(node)
         elif isinstance(node, BranchNode):
-            found += [*node.layers, *([node.shortcut] if node.shortcut else [])]
-    return found
+            layers += [*node.layers, *([node.shortcut] if node.shortcut else [])]
+    return layers

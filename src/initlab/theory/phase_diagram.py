@@ -48,7 +48,7 @@ class PhaseDiagram:
     phase: np.ndarray
 
     def frame(self) -> pd.DataFrame:
-        """One row per point: sigma_w, sigma_b, q_star, chi_1, c_star, xi_c, phase."""
+        """Return one row per point: sigma_w, sigma_b, q_star, chi_1, c_star, xi_c, phase."""
         sigma_w, sigma_b = np.meshgrid(self.sigma_w, self.sigma_b)
         columns = {"sigma_w": sigma_w, "sigma_b": sigma_b, "q_star": self.q_star, "chi_1": self.chi_1}
         columns |= {"c_star": self.c_star, "xi_c": self.xi_c, "phase": self.phase}
@@ -58,11 +58,16 @@ class PhaseDiagram:
 def phase_diagram(act: Any, sigma_w: Any, sigma_b: Any, start: float = 1.0) -> PhaseDiagram:
     """Solve the fixed points of every pair of `sigma_w` and `sigma_b`.
 
-    The same answers as `fixed_point`: q*, χ₁ and the phase to about 1e-10, and so mostly c* and ξ_c (nine points in
+    The answers agree with `fixed_point`: q*, χ₁ and the phase to about 1e-10, and so mostly c* and ξ_c (nine points in
     ten to 1e-4), but right next to the critical line, where φ has kinks, ξ_c is good to a few percent only.
 
-    Arguments: two one-dimensional grids of standard deviations; `start`: the second moment to start from. Raises
-    `UserError` for a negative σ or a φ that cannot be integrated.
+    Args:
+        act: activation by name, record or callable.
+        sigma_w: standard deviations of √fan_in · W, one-dimensional.
+        sigma_b: standard deviations of b, one-dimensional.
+        start: second moment to start from.
+
+    A negative σ, or a φ that jumps or cannot be integrated, is a `UserError`.
 
     >>> map_ = phase_diagram("tanh", sigma_w=[1.0, 2.0], sigma_b=[0.05**0.5])
     >>> map_.phase.tolist(), map_.xi_c.round(3).tolist()
@@ -103,7 +108,7 @@ def _check_axis(name: str, values: Any) -> np.ndarray:
 
 
 def _solve_q_star(act: Activation, wide: np.ndarray, bias: np.ndarray, start: float) -> np.ndarray:
-    """Where q goes from `start` under V(q) = wide · E[φ²] + bias; 0 and inf where it never settles."""
+    """Return where q tends to from `start` under V(q) = wide · E[φ²] + bias; 0 and inf where it does not settle."""
     grid = q_grid(act, max(float(bias.min()), GRID_MIN_Q), float(wide.max()), float(bias.max()))
     grid = np.sort(np.append(grid, start))
     square, at = moments(act, grid).square, int(np.searchsorted(grid, start))
@@ -136,7 +141,7 @@ def _solve_q_star(act: Activation, wide: np.ndarray, bias: np.ndarray, start: fl
 
 
 def _solve_c_star(series: InterpolatedMoments, wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """c* in the chaotic phase and C′(c*)."""
+    """Return c* in the chaotic phase and C′(c*)."""
     weight = wide / series.q
     terms = series.hermite**2
     rest, order = truncated_terms(series)

@@ -48,7 +48,7 @@ class QuadratureRule:
 
 
 def phi_and_slope(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """φ and φ′ (by autograd) at points `u`, in float64."""
+    """Return φ and φ′ (by autograd) at points `u`, in float64."""
     x = torch.from_numpy(np.ascontiguousarray(u, dtype=np.float64)).requires_grad_()
     with torch.enable_grad():
         y = act(x)
@@ -59,13 +59,13 @@ def phi_and_slope(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def phi_values(act: Activation, u: np.ndarray) -> np.ndarray:
-    """φ at points `u`, in float64."""
+    """Return φ at points `u`, in float64."""
     with torch.no_grad():
         return act(torch.from_numpy(np.ascontiguousarray(u, dtype=np.float64))).numpy()
 
 
 def panel_nodes(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss–Legendre nodes and weights, [..., P, ORDER], on the panels between sorted `edges` [..., P + 1]."""
+    """Return Gauss–Legendre nodes and weights, [..., P, ORDER], on the panels between sorted `edges` [..., P + 1]."""
     half = np.diff(edges, axis=-1)[..., None] / 2
     middle = (edges[..., :-1, None] + edges[..., 1:, None]) / 2
     return middle + half * NODES, half * WEIGHTS
@@ -76,12 +76,22 @@ def refine_panels(
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """Split the panels between `edges` until `function` is resolved on each.
 
-    `function` maps nodes [P, ORDER] to values [K, P, ORDER]. A panel is resolved when the upper half of its Legendre
-    coefficients is below 1e-7 of its own largest value, or of a millionth of the largest in the inner quarter, where
-    the Gaussian has its mass, or of `floor`. Panels that stay unresolved down to a relative width of 2⁻⁴⁶ hold a
-    kink: they are kept, and their places are returned so that the caller can start over with them as edges.
+    A panel is resolved when the upper half of its Legendre coefficients is below 1e-7 of its own largest value, or of a
+    millionth of the largest in the inner quarter, where the Gaussian has its mass, or of `floor`. Panels that stay
+    unresolved down to a relative width of 2⁻⁴⁶ hold a kink: they are kept, and their places are returned so that the
+    caller can start over with them as edges.
 
-    Returns the panels' lower and upper ends, and the kinks found. Raises `UserError` where φ oscillates too fast.
+    Args:
+        function: maps nodes [P, ORDER] to values [K, P, ORDER].
+        edges: ends of the first panels, ascending.
+        what: name of the function, for the message.
+        floor: magnitude below which values need not be resolved.
+
+    Returns:
+        The panels' lower and upper ends, and the kinks found.
+
+    Raises:
+        UserError: the function oscillates too fast.
     """
     low, high = edges[:-1], edges[1:]
     span, bulk = float(edges[-1] - edges[0]), float(np.abs(edges).max()) / 4
@@ -119,7 +129,13 @@ def refine_panels(
 
 @lru_cache(maxsize=4096)
 def panel_edges(act: Activation, reach: float, inner: tuple[float, ...] = ()) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Edges in [−reach, reach] between which φ and φ′ are resolved, and the kinks among them, found ones included."""
+    """Return edges in [−reach, reach] between which φ and φ′ are resolved, and the kinks among them, found ones too.
+
+    Args:
+        act: the activation.
+        reach: end of the interval.
+        inner: further edges.
+    """
     kinks = {float(k) for k in act.kinks if abs(k) < reach}
     # nodes on [0, 10⁴] would step over the whole slope of tanh: panels always grow from the scale 1 of φ's own features
     steps = [0.5 * 4.0**k for k in range(64) if 0.5 * 4.0**k < reach / 2]
@@ -136,7 +152,7 @@ def panel_edges(act: Activation, reach: float, inner: tuple[float, ...] = ()) ->
 
 @lru_cache(maxsize=4096)
 def quadrature_rule(act: Activation, octave: int) -> QuadratureRule:
-    """Nodes for every q with 2^octave ≤ √q < 2^(octave + 1)."""
+    """Return nodes for every q with 2^octave ≤ √q < 2^(octave + 1)."""
     scale = 2.0**octave
     # panels of at most 3.5 standard deviations resolve the Gaussian, whichever √q of the octave it belongs to
     gaussian = tuple(sign * scale * step for sign in (-1.0, 1.0) for step in (1.5, 4.0, 8.0))
@@ -149,10 +165,13 @@ def quadrature_rule(act: Activation, octave: int) -> QuadratureRule:
 def gaussian_expectations(
     act: Activation, q: np.ndarray | float, integrand: Callable[[QuadratureRule], np.ndarray], columns: int
 ) -> np.ndarray:
-    """E[f(u)], u ~ N(0, q), for every q: an array [columns, *q.shape].
+    """Return E[f(u)], u ~ N(0, q), for every q: an array [columns, *q.shape].
 
-    Arguments: `q`: second moments ≥ 0, where 0 stands for the limit. `integrand`: maps a `QuadratureRule` to values
-    [columns, nodes].
+    Args:
+        act: the activation.
+        q: second moments ≥ 0, where 0 stands for the limit.
+        integrand: maps a `QuadratureRule` to values [columns, nodes].
+        columns: number of integrands.
     """
     wanted = np.asarray(q, dtype=np.float64)
     flat = np.clip(wanted.ravel(), MIN_Q, MAX_Q)
@@ -176,5 +195,5 @@ def _integrate(u: np.ndarray, q: np.ndarray, values: np.ndarray, block: int = 1 
 
 
 def octave_of(q: float) -> int:
-    """The octave of √q: 2^octave ≤ √q < 2^(octave + 1)."""
+    """Return the octave of √q: 2^octave ≤ √q < 2^(octave + 1)."""
     return floor((frexp(q)[1] - 1) / 2)

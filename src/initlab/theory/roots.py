@@ -10,8 +10,14 @@ def find_roots(
 ) -> np.ndarray:
     """Solve f(x) = 0 for every bracket [low, high] at whose ends f has opposite signs (or is zero).
 
-    `function(x, index)` returns f at points `x`, where `index` says which of the equations they belong to: solved ones
-    are not asked for again. Method: T. R. Chandrupatla (1997), *A new hybrid quadratic/bisection algorithm for finding
+    Args:
+        function: `function(x, index)` returns f at points `x` [k] of the equations `index` [k]; solved ones are left
+            out.
+        low: lower ends [n].
+        high: upper ends [n].
+        rounds: iterations at most.
+
+    Method: T. R. Chandrupatla (1997), *A new hybrid quadratic/bisection algorithm for finding
     the zero of a nonlinear function without using derivatives*; it stops at four units of rounding in x.
 
     >>> find_roots(lambda x, i: x**2 - np.array([2.0, 9.0])[i], np.zeros(2), np.full(2, 10.0)).round(9).tolist()
@@ -39,6 +45,17 @@ def find_roots(
         a, fa = x, fx
         t = np.clip(_chandrupatla_step(a, b, c, fa, fb, fc), tolerance / np.abs(b - a), 1 - tolerance / np.abs(b - a))
     return best
+
+
+def sign_changes(values: np.ndarray, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of neighbors of opposite signs; values up to `noise` in magnitude are left out.
+
+    >>> [at.tolist() for at in sign_changes(np.array([-1.0, 0.0, 2.0, 3.0, -1.0]))]
+    [[0, 3], [2, 4]]
+    """
+    kept = np.flatnonzero(~(np.abs(values) <= noise))
+    at = np.flatnonzero(np.abs(np.diff(np.sign(values[kept]))) == 2)  # none beside a NaN
+    return kept[at], kept[at + 1]
 
 
 def _chandrupatla_step(

@@ -2,7 +2,7 @@
 
 import math
 
-from initlab.activations import Activation, leaky_slope
+from initlab.activations import Activation
 from initlab.errors import UserError
 from initlab.theory import Critical, default_critical, gains
 
@@ -66,8 +66,8 @@ def init_remedy(act: Activation | None) -> str:
 
 
 def _act_argument(act: Activation) -> str:
-    if leaky_slope(act):
-        return f'act=("{act.name}", {{"negative_slope": {leaky_slope(act):g}}})'
+    if act.leaky_slope:
+        return f'act=("{act.name}", {{"negative_slope": {act.leaky_slope:g}}})'
     return f'act="{act.name}"'
 
 
