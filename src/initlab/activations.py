@@ -6,8 +6,7 @@ Theory integrates `phi`, models build `module`, diagnostics count what lies outs
 constant that differs from φ(0), and |φ′| stays below 5 % of its largest value (`SATURATION_SLOPE`). So tanh, sigmoid,
 erf, arctan, softsign, hardtanh and hardsigmoid saturate on both sides, ELU, CELU, SELU and softplus on the left, ReLU6
 above 6. On a plateau at φ(0) itself a unit is dead, not saturated: the left half of ReLU, ReLU6, GELU, SiLU, Mish and
-Hardswish counts in `dead_fraction`. linear, leaky ReLU, PReLU and sin have no plateau. The 5 % are initlab's
-convention: papers speak of saturation without a number.
+Hardswish counts in `dead_fraction`. linear, leaky ReLU, PReLU and sin have no plateau. The 5 % are a convention.
 
 **Kinks.** The points where φ, φ′ or φ″ jumps. Between them φ is analytic: quadrature split there converges fast.
 """

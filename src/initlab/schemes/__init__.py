@@ -23,7 +23,11 @@ SCHEMES: dict[str, Scheme] = {
 def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
     """Return the scheme of a name, an alias (torch's names too, with or without the final `_`) or a record.
 
-    `"package.module:function"` is a scheme of the user's own. The parameters given are bound to it.
+    `"package.module:function"` is a scheme of the user's own.
+
+    Args:
+        spec: the name or record.
+        **parameters: keys of the scheme, bound to the record.
 
     Raises:
         UserError: no such scheme (the nearest names are given), no such parameter, or a value that cannot be.

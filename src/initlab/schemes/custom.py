@@ -19,10 +19,14 @@ SAMPLER_ARGUMENTS = ("fans", "gain", "role", "generator")
 def custom_scheme(target: Any, **parameters: Any) -> Scheme:
     """Make a scheme of the user's function `f(weight, *, fans, gain, role, generator)`, which fills `weight` in place.
 
-    `target` is the function or `"package.module:function"`; `weight` is a float32 CPU tensor (out, in, *receptive) of
-    NaN; the function may take keywords of its own, given as `init.<key>`, and may leave out what it has no use for.
+    `weight` is a float32 CPU tensor (out, in, *receptive) of NaN. The function may leave out arguments.
 
-    Raises UserError when the target cannot be imported, is no function, or does not take these arguments.
+    Args:
+        target: the function or `"package.module:function"`.
+        **parameters: further keywords that the function takes, given as `init.<key>`.
+
+    Raises:
+        UserError: the target cannot be imported, is no function, or does not take these arguments.
 
     >>> def half(weight, *, fans, gain, role, generator):
     ...     weight.fill_(0.5 * gain)
@@ -47,7 +51,7 @@ def custom_scheme(target: Any, **parameters: Any) -> Scheme:
         if missing := int(weight.isnan().sum()):
             raise UserError(
                 f"init.target={name} left {missing} of {weight.numel()} weights NaN: "
-                "it must fill `weight` in place (weight.copy_(…)); what it returns is not looked at."
+                "it must fill `weight` in place (weight.copy_(…)); its return value is not used."
             )
         return weight
 
@@ -63,7 +67,7 @@ def custom_scheme(target: Any, **parameters: Any) -> Scheme:
 
 
 def _accepted_keywords(function: Any, name: str, parameters: dict[str, Any]) -> set[str] | None:
-    # The keywords the function takes; None: all of them.
+    # The keywords that the function takes; None: all of them.
     try:
         signature = inspect.signature(function)
     except ValueError:  # built-in functions show no signature

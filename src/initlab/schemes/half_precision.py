@@ -1,4 +1,4 @@
-"""The 16-bit number formats: which real numbers round to a stored value, so that rounded draws have an exact law."""
+"""The 16-bit number formats: which real numbers round to a stored value. It gives rounded draws an exact law."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 SIXTEEN_BITS = (torch.bfloat16, torch.float16)
-"""Formats so coarse that a large tensor betrays the rounding; its elements are tested against the rounded law."""
+"""Formats so coarse that rounding is visible in a large tensor: elements are tested against the rounded law."""
 
 MAX_FINITE_BITS = 0x7FFF
 

@@ -1,4 +1,4 @@
-"""Does a tensor obey the law that a scheme promises? Each check returns the probability of a result as bad as this.
+"""Checks of a tensor against the law that a scheme promises: each returns the probability of a result as bad as this.
 
 Continuous laws of independent elements are tested exactly (`samples`). Sums that flipping signs leaves unchanged in law
 are bounded by Hoeffding's 2·exp(−t²/2) (Hoeffding 1963, "Probability inequalities for sums of bounded random
@@ -20,7 +20,7 @@ from initlab.schemes.record import Law
 from initlab.schemes.sample_checks import sample_p_values
 
 EXACT_CHECKS = ("finite", "support", "structure", "orthogonal", "second moment")
-"""Checks whose result is 0 or 1: they can give no false alarm."""
+"""Checks whose result is 0 or 1: they give no false alarm."""
 
 ROUNDING_UNITS = 16
 """Exact facts may be off by this many units of float32's rounding, and by 2 of a coarser format's."""
@@ -43,7 +43,7 @@ def p_values(weight: Tensor, law: Law, units: Sequence[Tensor] | None = None) ->
     if not bool(values.isfinite().all()):
         return {"finite": 0.0}
     p = {"finite": 1.0}
-    if math.isnan(law.variance):  # a user's own scheme promises nothing
+    if math.isnan(law.variance):  # a user's own scheme has no law
         return p
     epsilon = _rounding_error(values.dtype)
     p["support"] = _support_p_value(values, law, epsilon)

@@ -12,7 +12,7 @@ from initlab.schemes.record import Law
 
 
 def constant(value: float) -> Law:
-    """Every element is `value`.
+    """Return the law under which every element is `value`.
 
     >>> constant(1.0).variance
     0.0
@@ -28,7 +28,7 @@ def constant(value: float) -> Law:
 
 
 def uniform(a: float, b: float) -> Law:
-    """U(a, b): mean (a + b)/2, variance (b − a)²/12.
+    """Return U(a, b): mean (a + b)/2, variance (b − a)²/12.
 
     >>> uniform(0, 1).mean
     0.5
@@ -41,7 +41,7 @@ def uniform(a: float, b: float) -> Law:
 
 
 def normal(mean: float, std: float) -> Law:
-    """N(mean, std²).
+    """Return N(mean, std²).
 
     >>> normal(0, 2).variance
     4
@@ -56,7 +56,7 @@ def normal(mean: float, std: float) -> Law:
 
 
 def truncated_normal(mean: float, std: float, a: float, b: float) -> Law:
-    """N(mean, std²) given that it falls in [a, b]; mean and variance are those of the truncated law.
+    """Return N(mean, std²) given that it falls in [a, b]; mean and variance are those of the truncated law.
 
     >>> round(truncated_normal(0, 1, -2, 2).std, 6)
     0.879626
@@ -81,7 +81,7 @@ def truncated_normal(mean: float, std: float, a: float, b: float) -> Law:
 
 
 def log_uniform(high: float) -> Law:
-    """The law of log U for U ~ U(1, high): what Tallec and Ollivier (2018) give to the biases of gates.
+    """Return the law of log U for U ~ U(1, high), which Tallec and Ollivier (2018) give to the biases of gates.
 
     >>> round(log_uniform(100).mean, 4)
     3.6517
@@ -102,7 +102,7 @@ def log_uniform(high: float) -> Law:
 
 
 def scale_law(law: Law, factor: float) -> Law:
-    """Return the law of `factor` times an element of `law`, for laws that say nothing but how single elements fall.
+    """Return the law of `factor` times an element of `law`, for laws of independent elements.
 
     >>> scale_law(uniform(0, 1), -2).support
     (-2, 0)
@@ -134,7 +134,7 @@ def _density(x: float) -> float:
 
 
 def fixed_pattern(pattern: Callable[[], Tensor], mean: float, variance: float, bound: float, distribution: str) -> Law:
-    """A deterministic pattern with this mean and variance over its elements, all of magnitude at most `bound`.
+    """Return the law of a deterministic pattern with this mean and variance, all elements of magnitude at most `bound`.
 
     >>> fixed_pattern(lambda: torch.eye(2), 0.5, 0.25, 1.0, "identity").defect(torch.zeros(2, 2))
     1.0
@@ -159,7 +159,7 @@ def flatten_units(weight: Tensor) -> Tensor:
 
 
 def center_tap(weight: Tensor) -> Tensor:
-    """Return the centre tap of a convolution's block, a view (out, in); a matrix is its own centre.
+    """Return the center tap of a convolution's block, a view (out, in); a matrix is its own center.
 
     >>> center_tap(torch.arange(9.0).view(1, 1, 3, 3)).item()
     4.0

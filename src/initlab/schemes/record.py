@@ -95,12 +95,12 @@ class Scheme:
         instead: what to set where a gain has no meaning.
         bias: rule for biases, where the scheme has one; else they are 0 or N(0, sigma_b²).
         needs: W the weight alone, role the layer's place, act the activation, F the structure of the network.
-        structure: `structure(kind, shape, role) -> reason` why a block cannot be filled, or None.
+        structure: `structure(kind, shape, role) -> reason` why it cannot fill a block, or None.
         dense_counterpart: what to use in a model without convolutions, for a scheme that makes sense only with them.
         elementwise: elements are independent and of one law, so that blocks of equal fans may be filled at once.
         common: in wide use, so that the audit compares weights of unknown origin with it.
-        derived: what theory says before it fills: `critical` (σ_w and σ_b for the activation), `moments` (a gain for
-            each layer from what those before it do), or "".
+        derived: what theory derives before it fills: `critical` (σ_w and σ_b for the activation), `moments` (a gain for
+            each layer from the layers before it), or "".
     """
 
     name: str
@@ -145,7 +145,7 @@ class Scheme:
             if not bound["a"] - reach <= bound["mean"] <= bound["b"] + reach:
                 raise UserError(
                     f"init.mean={bound['mean']} lies more than two init.std={bound['std']} outside "
-                    f"[init.a, init.b] = [{bound['a']}, {bound['b']}]: hardly a draw would fall inside."
+                    f"[init.a, init.b] = [{bound['a']}, {bound['b']}]: almost no draw would fall inside."
                 )
         return replace(self, parameters=bound)
 
@@ -190,7 +190,11 @@ class Scheme:
         return 1.0 if self.own_gain is None else float(self.own_gain(act, fans, role, **self.parameters))
 
     def bias_(self, bias: Tensor, *, fans: Fans, generator: torch.Generator) -> Tensor:
-        """Fill `bias` of shape (out,) in place by the scheme's rule for biases; the fans are its weight's."""
+        """Fill `bias` of shape (out,) in place by the scheme's rule for biases; the fans are its weight's.
+
+        Raises:
+            UserError: the scheme has no such rule.
+        """
         if self.bias is None:
             raise UserError(f"init={self.name} has no rule for biases; they are zero or N(0, sigma_b²).")
         drawn = torch.empty(bias.shape, dtype=torch.float32, device="cpu")
@@ -211,7 +215,12 @@ class Scheme:
         return None if self.structure is None else self.structure(kind, shape, role)
 
     def check_gain(self, gain: float) -> float:
-        """Return a user's gain as a float; refuse one that is not positive, or that the scheme has no use for."""
+        """Return a user's gain as a float.
+
+        Raises:
+            Impossible: the scheme has no gain.
+            UserError: the gain is not positive, or float32 cannot hold it.
+        """
         if self.own_gain is None:
             raise Impossible(f"init={self.name} has no gain, so init.gain={gain} cannot be: {self.instead}.")
         if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain <= MAX_MAGNITUDE:
