@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from test_theory_forecast import CLASSES, Case, batch, column, measured, one_thread, widths_error
+from test_theory_propagation import CLASSES, Case, batch, column, measured, one_thread, widths_error
 from torch import Tensor
 from torch.nn import functional as F
 
