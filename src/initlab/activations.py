@@ -198,9 +198,9 @@ def _from_callable(phi: Callable[..., Tensor]) -> Activation:
     if isinstance(phi, nn.Module):
         return Activation(name, f"{phi}", phi, partial(copy.deepcopy, phi), "given by the user")
     try:
-        arguments = inspect.signature(phi).parameters.values()
+        arguments = list(inspect.signature(phi).parameters.values())
     except ValueError:  # torch's built-in functions show no signature
-        arguments = ()
+        arguments = []
     defaults = {a.name: float(a.default) for a in arguments if type(a.default) in (int, float)}
     return Activation(name, f"{name}(x)", phi, partial(Elementwise, phi), "given by the user", defaults)
 

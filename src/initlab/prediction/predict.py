@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,11 +83,10 @@ def predict(
     module = build_on_meta(model, _hashable(depth), _hashable(width), shape, classes, own)
     tasks = plan(module, request(init, act=record, gain=gain, sigma_b=sigma_b, parameters=parameters))
 
-    def make_inputs(maps: bool) -> InputProducts:
-        if inputs is not None:
-            return measure_inputs(inputs, maps=maps, samples=MAX_SAMPLES)
+    def make_standard(maps: bool) -> InputProducts:
         return standard_inputs(second_moment, correlation, batch, shape[1:] if maps else ())
 
+    make_inputs = make_standard if inputs is None else batch_inputs(inputs)
     nodes, frame = forecast_module(module, layer_laws(tasks), make_inputs, record, classes)
     point = hidden_fixed_point(nodes, record)
     if point is not None:
@@ -118,13 +117,17 @@ def predicted_rows(
     (['q', 'mean', 'std'], 2)
     """
     record = None if act is None else activation(act)
-    make_inputs = partial(measure_inputs, inputs, samples=MAX_SAMPLES)
-    nodes, frame = forecast_module(module, layer_laws(tasks), make_inputs, record, classes)
+    nodes, frame = forecast_module(module, layer_laws(tasks), batch_inputs(inputs), record, classes)
     point = None if record is None else hidden_fixed_point(nodes, record)
     q = frame.value[frame.stat == "q"]
     if record is not None and point is not None and len(q):
         frame.attrs["trainable_depth"] = abs(fixed_point_from(point, record, float(q.iloc[0])).trainable_depth)
     return frame
+
+
+def batch_inputs(inputs: Any) -> Callable[[bool], InputProducts]:
+    """Return what `forecast_module` takes as `make_inputs`, for a batch [B, *input_shape]."""
+    return lambda maps: measure_inputs(inputs, maps=maps, samples=MAX_SAMPLES)
 
 
 def forecast_module(
@@ -139,7 +142,7 @@ def forecast_module(
     Args:
         module: the network.
         laws: how each layer is drawn.
-        make_inputs: returns its inputs; the argument `maps` tells whether position by position.
+        make_inputs: returns its inputs, position by position where its argument is true.
         act: the activation of a network of a family of ours; read from the module if left out.
         classes: number of outputs.
     """
@@ -147,7 +150,7 @@ def forecast_module(
     if not nodes:
         return [], pd.DataFrame(columns=list(COLUMNS))
     with np.errstate(all="ignore"):  # a signal that passes the largest float is inf
-        frame = forecast(nodes, make_inputs(maps=reads_maps(nodes)), classes)
+        frame = forecast(nodes, make_inputs(reads_maps(nodes)), classes)
     return nodes, frame[frame.value.notna()].reset_index(drop=True)
 
 

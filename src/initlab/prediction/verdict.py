@@ -3,7 +3,6 @@
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from initlab.errors import UserError
 from initlab.initialize import FillTask
 from initlab.prediction.expected_causes import expected_causes
 from initlab.prediction.predict import (
-    MAX_SAMPLES,
+    batch_inputs,
     default_critical_at,
     fixed_point_from,
     forecast_module,
@@ -26,7 +25,7 @@ from initlab.report.findings import Finding, NetworkInfo
 from initlab.report.findings.start import DEPTH_LIMITING_CAUSES
 from initlab.report.findings.trends import WARNING_FACTOR
 from initlab.theory import FixedPoint, critical, default_critical
-from initlab.theory.nodes import BranchNode, Node, layer_nodes, measure_inputs
+from initlab.theory.nodes import BranchNode, Node, layer_nodes
 
 UNCHANGED_MARGIN = 0.005
 """|factor per layer − 1| below which nothing changes."""
@@ -84,9 +83,8 @@ def forecast_network(
     """
     tasks = list(tasks)
     laws = layer_laws(tasks)
-    make_inputs = partial(measure_inputs, inputs, samples=MAX_SAMPLES)
     record = None if act is None else activation(act)
-    nodes, frame = forecast_module(module, laws, make_inputs, record, classes)
+    nodes, frame = forecast_module(module, laws, batch_inputs(inputs), record, classes)
     record = record or next((layer.act for layer in layer_nodes(nodes) if layer.act is not None), None)
     point = hidden_fixed_point(nodes, record) if record is not None else None
     best = _critical_gain(tasks, point, record)

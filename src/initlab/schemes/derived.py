@@ -53,7 +53,7 @@ _critical = partial(
     derived="critical",
 )
 # χ₁ is fan_in · Var[W]: Q alone has columns of norm 1 where a layer widens, and χ₁ < 1 there.
-_WIDE_AT_CENTER = {"widen": True, "center": True}
+_WIDE_AT_CENTER: dict[str, Any] = {"widen": True, "center": True}
 
 # fmt: off
 ROWS = (

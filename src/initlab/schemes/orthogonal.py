@@ -152,7 +152,8 @@ BALDUZZI = "Balduzzi et al. 2017, The Shattered Gradients Problem"
 def _orthogonal_scheme(
     name: str, formula: str, reference: str, year: int, *, widen: bool = False, center: bool = False, **more: Any
 ) -> Scheme:
-    fill, law = (partial(f, widen=widen, center=center) for f in (fill_orthogonal, orthogonal_law))
+    fill = partial(fill_orthogonal, widen=widen, center=center)
+    law = partial(orthogonal_law, widen=widen, center=center)
     return Scheme(name, formula, fill, law, reference, year, own_gain=unit_gain, **more)
 
 

@@ -84,9 +84,8 @@ def critical(act: Any, sigma_b: float | None = None, q_star: float | None = None
             f"activation {record.name!r} is scale-free and critical at sigma_b=0 alone, where any q is a fixed point: "
             f"with sigma_b={bias} and χ₁ = 1 every layer adds sigma_b² and q never settles; use sigma_b=0."
         )
-    raise UserError(
-        f"activation {record.name!r} has no critical point at sigma_b={bias}: {_describe_critical_line(record)}."
-    )
+    line = _describe_critical_line(record)
+    raise UserError(f"activation {record.name!r} has no critical point at sigma_b={bias}: {line}.")
 
 
 def _critical_at(act: Activation, q: float) -> Critical:
@@ -112,14 +111,8 @@ def _make_points(act: Activation, q: np.ndarray, sigma_b: list[float]) -> list[C
     for one, bias, slope, chi in zip(
         q.tolist(), sigma_b, found.slope_square.tolist(), (found.growth / found.slope_square).tolist(), strict=True
     ):
-        away = abs(chi) - 1
-        kind = (
-            "repelling"
-            if away > HALF_STABLE_TOLERANCE
-            else "stable"
-            if away < -HALF_STABLE_TOLERANCE
-            else "half_stable"
-        )
+        excess, margin = abs(chi) - 1, HALF_STABLE_TOLERANCE
+        kind = "repelling" if excess > margin else "stable" if excess < -margin else "half_stable"
         if kind == "half_stable" and bias == 0 and _scale_free(act):
             kind = "any"
         points.append(Critical(1 / math.sqrt(slope), bias, one, chi, kind in ("stable", "any"), kind))
@@ -180,7 +173,7 @@ def _zero_rounding(x: np.ndarray) -> np.ndarray:
 
 
 def _critical_grid(act: Activation, variance: float) -> np.ndarray:
-    """Return second moments, four to an octave, up to 2²⁰ or, for a bounded φ, to where q* exceeds σ_b² + E[φ²]/E[φ′²]."""
+    """Return second moments, four to an octave, up to 2²⁰; for a bounded φ to where q* exceeds σ_b² + E[φ²]/E[φ′²]."""
     high = 4 * max(1.0, variance)
     bounded = math.isfinite(phi_supremum(act))
     while high < 2.0**20 * max(1.0, variance):

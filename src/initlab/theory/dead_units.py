@@ -11,7 +11,7 @@ from initlab.theory.quadrature import GAUSSIAN_CUTOFF, NODES, WEIGHTS, phi_value
 
 
 def predict_dead_fraction(act: Activation, q: np.ndarray, c: float, samples: int) -> float | None:
-    """Return the probability that one unit is at exactly 0 on all of `samples` inputs of mean correlation `c`; None if unknown.
+    """Return the probability that a unit is exactly 0 on all of `samples` inputs of mean correlation `c`, if known.
 
     With every pair of inputs correlated by c, the preactivations share a part √c z, and the probability is
     E_z[Φ((t/√q − √c z)/√(1 − c))^samples], where φ = 0 up to t: for one ReLU and one sample a half.

@@ -114,12 +114,11 @@ def _make_point(
         found = moments(act, q)
         chi_1, chi_q = float(sigma_w**2 * found.slope_square), float(sigma_w**2 * found.growth)
     if not kind:
-        kind = (
-            "repelling" if abs(chi_q) > 1 + CRITICAL_TOLERANCE else "stable" if abs(chi_q) < 1 - 1e-6 else "half_stable"
-        )
+        excess = abs(chi_q) - 1
+        kind = "repelling" if excess > CRITICAL_TOLERANCE else "stable" if excess < -1e-6 else "half_stable"
     c_star, slope = 1.0, chi_1
     if kind == "infinite" and chi_1 > 1:
-        slope = 1.0  # of the c-map normalised by the growing q: correlations move slower than any exponential
+        slope = 1.0  # of the c-map normalized by the growing q: correlations move slower than any exponential
     elif chi_1 > 1 + CRITICAL_TOLERANCE:
         c_star = correlation_fixed_point(act, sigma_w, q)
         slope = sigma_w**2 * pair_moments(act, q, c_star).slopes
@@ -228,7 +227,7 @@ def _add_turning_points(
 
 
 def q_grid(act: Activation, low: float, wide: float, bias: float) -> np.ndarray:
-    """Return second moments from `low` up, eight to an octave, as far as V(q) = wide · E[φ²] + bias has fixed points."""
+    """Return second moments from `low` up, eight to an octave, to above all fixed points of wide · E[φ²] + bias."""
     top = wide * phi_supremum(act) ** 2 + bias
     high = min(max(1.01 * top, 4 * low), max(GRID_MAX_Q, 4 * low))
     return np.geomspace(low, high, 2 + int(8 * math.log2(high / low)))

@@ -153,7 +153,7 @@ def _chebyshev_coefficients(act: Activation, k: int) -> np.ndarray:
 def _hermite_coefficients(act: Activation, q: np.ndarray) -> np.ndarray:
     """a_n(q) = E[φ(√q z) h_n(z)] with normalized Hermite polynomials: [len(q), TERMS]."""
     answer = np.empty((q.size, HERMITE_TERMS))
-    octaves = np.array([octave_of(x) for x in q])
+    octaves = octave_of(q)
     for octave in np.unique(octaves):
         here = octaves == octave
         nodes = quadrature_rule(act, int(octave))

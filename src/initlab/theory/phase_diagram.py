@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.polynomial.polynomial import polyval
 
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
@@ -80,18 +81,13 @@ def phase_diagram(act: Any, sigma_w: Any, sigma_b: Any, start: float = 1.0) -> P
     wide, bias = np.broadcast_to(columns**2, shape).ravel(), np.broadcast_to(rows[:, None] ** 2, shape).ravel()
     q = _solve_q_star(record, wide, bias, start)
     inside = (q > 0) & np.isfinite(q)
-    chi, c, slope = np.empty(q.size), np.ones(q.size), np.empty(q.size)
-    chi[q == 0], chi[np.isinf(q)] = (
-        wide[q == 0] * slope_square_at_zero(record),
-        wide[np.isinf(q)] * slope_square_at_infinity(record),
-    )
     found = interpolate_moments(record, q[inside])
+    chi = wide * np.where(q == 0, slope_square_at_zero(record), slope_square_at_infinity(record))
     chi[inside] = wide[inside] * found.slope_square
-    slope[:] = np.where(np.isinf(q) & (chi > 1), 1.0, chi)
+    c, slope = np.ones(q.size), np.where(np.isinf(q) & (chi > 1), 1.0, chi)
     chaotic = chi[inside] > 1 + CRITICAL_TOLERANCE
     where = np.flatnonzero(inside)[chaotic]
-    series = InterpolatedMoments(*(x[chaotic] for x in found))
-    c[where], slope[where] = _solve_c_star(series, wide[where])
+    c[where], slope[where] = _solve_c_star(InterpolatedMoments(*(x[chaotic] for x in found)), wide[where])
     with np.errstate(divide="ignore"):
         xi_c = np.where(np.abs(slope - 1) <= CRITICAL_TOLERANCE, np.inf, -1 / np.log(slope))
     phase = np.where(np.abs(chi - 1) <= CRITICAL_TOLERANCE, "critical", np.where(chi < 1, "ordered", "chaotic"))
@@ -148,13 +144,10 @@ def _solve_c_star(series: InterpolatedMoments, wide: np.ndarray) -> tuple[np.nda
     above = np.cumsum(terms[:, ::-1], axis=1)[:, ::-1]  # Σ_{k ≥ n} a_k²: 1 − cⁿ divided by 1 − c, collected
 
     def excess(c: np.ndarray, index: np.ndarray) -> np.ndarray:
-        total = np.zeros(c.size)
-        for n in reversed(range(1, HERMITE_TERMS)):
-            total = total * c + above[index, n]
         value, slope = mehler_tail(order[index], HERMITE_TERMS, c)
         with np.errstate(divide="ignore", invalid="ignore"):
             secant = np.where(c == 1, slope, (1 - value) / (1 - c))
-        return weight[index] * (total + rest[index] * secant) - 1
+        return weight[index] * (polyval(c, above[index, 1:].T, tensor=False) + rest[index] * secant) - 1
 
     every = np.arange(wide.size)
     odd = excess(np.zeros(wide.size), every) > -ROUNDING  # C(0) = 0: odd φ and no bias
@@ -163,7 +156,5 @@ def _solve_c_star(series: InterpolatedMoments, wide: np.ndarray) -> tuple[np.nda
     c = np.where(odd, 0.0, 1.0)
     solve = np.flatnonzero(~odd & ~close)
     c[solve] = find_roots(lambda x, k: excess(x, solve[k]), np.zeros(solve.size), np.ones(solve.size))
-    slope = np.zeros(wide.size)
-    for n in reversed(range(1, HERMITE_TERMS)):
-        slope = slope * c + n * terms[:, n]
+    slope = polyval(c, (np.arange(1, HERMITE_TERMS) * terms[:, 1:]).T, tensor=False)
     return c, weight * (slope + rest * mehler_tail(order, HERMITE_TERMS, c)[1])

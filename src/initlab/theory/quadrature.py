@@ -12,7 +12,7 @@ as the measure of resolution, Gauss quadrature); P. Davis and P. Rabinowitz (198
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import floor, frexp
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,7 +176,7 @@ def gaussian_expectations(
     wanted = np.asarray(q, dtype=np.float64)
     flat = np.clip(wanted.ravel(), MIN_Q, MAX_Q)
     answer = np.empty((columns, flat.size))
-    octaves = np.floor(np.log2(flat) / 2).astype(int)
+    octaves = octave_of(flat)
     for octave in np.unique(octaves):
         here = octaves == octave
         nodes = quadrature_rule(act, int(octave))
@@ -194,6 +194,6 @@ def _integrate(u: np.ndarray, q: np.ndarray, values: np.ndarray, block: int = 1 
     return np.concatenate(parts) / np.sqrt(2 * np.pi * q)[:, None]
 
 
-def octave_of(q: float) -> int:
+def octave_of(q: Any) -> Any:
     """Return the octave of √q: 2^octave ≤ √q < 2^(octave + 1)."""
-    return floor((frexp(q)[1] - 1) / 2)
+    return (np.frexp(q)[1] - 1) // 2

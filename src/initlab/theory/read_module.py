@@ -73,7 +73,7 @@ def _read_step(
         return node(step)
     *inner, last = map(node, step.layers)
     multiplier: Any = module.get_submodule(step.multiplier)
-    shortcut = step.shortcut and node(step.shortcut)
+    shortcut = None if step.shortcut is None else node(step.shortcut)
     return BranchNode((*inner, replace(last, act=None)), float(multiplier.value), shortcut, last.act)
 
 
@@ -143,7 +143,8 @@ def _read_taps(owner: nn.Module, centered: bool) -> Taps | None:
     half = tuple(k // 2 for k in owner.kernel_size)
     if (centered or owner.padding == "same") and any(k % 2 == 0 for k in owner.kernel_size):
         return None
-    padding: Any = {"same": half, "valid": (0,) * len(half)}.get(owner.padding, owner.padding)
+    named: dict[Any, Any] = {"same": half, "valid": (0,) * len(half)}
+    padding = named.get(owner.padding, owner.padding)
     if centered:
         ones = (1,) * len(half)
         return Taps(ones, tuple(owner.stride), (0,) * len(half)) if tuple(padding) == half else None
