@@ -187,7 +187,7 @@ def test_what_is_said_of_activations_is_so():
 def test_patterns_are_the_schemes_that_draw_nothing():
     found = set()
     for name, scheme in SCHEMES.items():
-        shape = (4, 4, 3, 3) if scheme.structural("dense", (4, 4)) else (4, 4)
+        shape = (4, 4, 3, 3) if scheme.block_refusal("dense", (4, 4)) else (4, 4)
         law = scheme.law(Fans(4, 4, 9 if len(shape) > 2 else 1), 1.0, "hidden", shape)
         if law.deterministic and law.distribution != "constant":
             found.add(name)
@@ -197,7 +197,7 @@ def test_patterns_are_the_schemes_that_draw_nothing():
 def test_schemes_that_look_at_no_fan_are_known():
     found = set()
     for name, scheme in SCHEMES.items():
-        if scheme.structural("dense", (4, 4)) is None and name not in PATTERN_SCHEMES:
+        if scheme.block_refusal("dense", (4, 4)) is None and name not in PATTERN_SCHEMES:
             laws = [scheme.law(Fans(n, n, 1), 1.0, "hidden", (n, n)) for n in (4, 64)]
             if laws[0].variance == pytest.approx(laws[1].variance) and laws[0].mean == pytest.approx(laws[1].mean):
                 found.add(name)

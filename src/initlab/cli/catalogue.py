@@ -69,7 +69,7 @@ def layer_variance(scheme: Any) -> float | None:
     from initlab.inspection import Fans
 
     scheme = bind_critical_point(scheme, ACTIVATIONS["relu"], None)
-    if scheme.derived == "moments" or scheme.structural("dense", (EXAMPLE_WIDTH, EXAMPLE_WIDTH)) is not None:
+    if scheme.derived == "moments" or scheme.block_refusal("dense", (EXAMPLE_WIDTH, EXAMPLE_WIDTH)) is not None:
         return None
     fans = Fans(EXAMPLE_WIDTH, EXAMPLE_WIDTH)
     variance = scheme.law(fans, scheme.gain(ACTIVATIONS["relu"], fans)).variance

@@ -161,6 +161,6 @@ def is_deterministic_pattern(weight: Weight) -> bool:
         return False
     block = weight.blocks[0]
     values = block.view(weight.tensor.detach()).double().cpu()
-    fitting = (s for s in SCHEMES.values() if s.structural(weight.kind, block.shape) is None)
+    fitting = (s for s in SCHEMES.values() if s.block_refusal(weight.kind, block.shape) is None)
     laws = (s.law(block.fans, 1.0, "hidden", block.shape) for s in fitting)
     return any(law.deterministic and law.defect is not None and law.defect(values) < 1e-5 for law in laws)

@@ -236,7 +236,7 @@ def _weight_task(
     for block, own in zip(parameter.blocks, roles, strict=True):
         key = (block.fans, block.shape, own)
         if key not in known:
-            if reason := scheme.structural(parameter.kind, filled_shape(parameter, block), own):
+            if reason := scheme.block_refusal(parameter.kind, filled_shape(parameter, block), own):
                 raise Impossible(f"init={scheme.name} cannot fill {parameter.name}: {reason}.")
             known[key] = _gain(wanted, scheme, parameter, block, own, layer)
         gains.append(known[key])

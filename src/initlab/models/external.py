@@ -18,7 +18,7 @@ FIXED_SIZES = {"vit": 224, "swin": 224, "maxvit": 224, "inception": 299}
 
 
 class AdaptedClassifier(nn.Module):
-    """An ImageNet classifier that takes any images: grey ones are repeated to three channels, all are resized.
+    """An ImageNet classifier that takes any images: gray ones are repeated to three channels, all are resized.
 
     The classifier's parameters have the names `net.…`.
 
@@ -95,15 +95,15 @@ def custom_model(spec: NetworkSpec, *, target: str | None = None, **options: obj
         takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
         # A key of the user's own that is not taken is a typo.
         offered = {k: getattr(spec, k) for k in OFFERED_ARGUMENTS if takes_all or k in signature.parameters}
-        given = offered | options
-        signature.bind(**given)
+        arguments = offered | options
+        signature.bind(**arguments)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"model.target={target} cannot be called ({error}): it is offered {', '.join(OFFERED_ARGUMENTS)} "
             "and must take your own keys, given as +model.<key>=…."
         ) from error
     with torch.device("cpu"):  # as above: a user's builder may read values
-        module = builder(**given)
+        module = builder(**arguments)
     if not isinstance(module, nn.Module):
         raise UserError(f"model.target={target} returned {describe_value(module)}{describe_contract('model')}.")
     return module

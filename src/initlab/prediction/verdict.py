@@ -117,10 +117,10 @@ def _critical_gain(tasks: Sequence[FillTask], point: FixedPoint | None, act: Act
     if not used or used[-1].scheme is None or used[-1].scheme.own_gain is None:
         return math.nan
     try:
-        wanted = critical(act, sigma_b=point.sigma_b)
+        best = critical(act, sigma_b=point.sigma_b)
     except UserError:  # there is none
         return math.nan
-    return used[-1].gains[0] * wanted.sigma_w / point.sigma_w if wanted.stable else math.nan
+    return used[-1].gains[0] * best.sigma_w / point.sigma_w if best.stable else math.nan
 
 
 def _forecast_sentence(

@@ -45,9 +45,9 @@ def custom_scheme(target: Any, **parameters: Any) -> Scheme:
     def sampler(
         weight: Tensor, *, fans: Fans, gain: float, role: str, generator: torch.Generator, **bound: Any
     ) -> Tensor:
-        given = {"fans": fans, "gain": gain, "role": role, "generator": generator, **bound}
+        arguments = {"fans": fans, "gain": gain, "role": role, "generator": generator, **bound}
         weight.fill_(math.nan)
-        function(weight, **{key: value for key, value in given.items() if takes is None or key in takes})
+        function(weight, **{key: value for key, value in arguments.items() if takes is None or key in takes})
         if missing := int(weight.isnan().sum()):
             raise UserError(
                 f"init.target={name} left {missing} of {weight.numel()} weights NaN: "

@@ -34,9 +34,9 @@ class RoundingIntervals:
 def rounding_intervals(dtype: torch.dtype) -> RoundingIntervals:
     """Return the cells of bfloat16 or float16.
 
-    >>> found = rounding_intervals(torch.bfloat16)
+    >>> intervals = rounding_intervals(torch.bfloat16)
     >>> one = RoundingIntervals.index(torch.ones(1, dtype=torch.bfloat16))
-    >>> float(found.lower[one][0]), float(found.upper[one][0])
+    >>> float(intervals.lower[one][0]), float(intervals.upper[one][0])
     (0.998046875, 1.00390625)
     """
     bits = torch.arange(MAX_FINITE_BITS + 1, dtype=torch.int32, device="cpu").to(torch.int16)

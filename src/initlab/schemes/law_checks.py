@@ -75,8 +75,8 @@ def violations(weight: Tensor, law: Law, alpha: float = 1e-8) -> list[str]:
     >>> violations(w, uniform(0, 1)), violations(2 * w, uniform(0, 1))
     ([], ['support', 'mean', 'variance', 'ks'])
     """
-    found = p_values(weight, law)
-    return [name for name, p in found.items() if p < alpha / len(found)]
+    results = p_values(weight, law)
+    return [name for name, p in results.items() if p < alpha / len(results)]
 
 
 def independence_p_value(first: Tensor, second: Tensor) -> float:
@@ -139,8 +139,8 @@ def _collision_probability(dtype: torch.dtype, law: Law | None) -> float:
         return 2.0**-22
     if law is None or law.cdf is None:
         return 1 / 64
-    found = rounding_intervals(dtype)
-    return float(np.nansum((law.cdf(found.upper) - law.cdf(found.lower)) ** 2))
+    intervals = rounding_intervals(dtype)
+    return float(np.nansum((law.cdf(intervals.upper) - law.cdf(intervals.lower)) ** 2))
 
 
 def _has_units(blocks: Sequence[Tensor]) -> bool:

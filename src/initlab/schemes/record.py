@@ -44,7 +44,7 @@ class Law:
         free: which elements are independent and follow `cdf` (all of them if None).
         orthogonal: g where the smaller side's Gram matrix is g² I, of the matrix that `part` takes out of the block.
         part: the matrix to which `orthogonal` applies, as a function of the block (None: flattened to (out, rest)).
-        defect: largest violation of what holds exactly (zeros off the centre, mirrored halves, …), 0 when it holds.
+        defect: largest violation of what holds exactly (zeros off the center, mirrored halves, …), 0 when it holds.
         deterministic: the same values whatever the seed.
         support_on: `all` taps of a convolution, or the `center` tap alone, with random values there and 0 elsewhere.
         independent: False where elements repeat each other, so that sums over inputs are not Gaussian with `variance`.
@@ -205,11 +205,11 @@ class Scheme:
         """Return the law of its biases, or None where it has no rule for them."""
         return None if self.bias is None else self.bias.promise(fans, **self.parameters)
 
-    def structural(self, kind: str, shape: tuple[int, ...], role: str = "hidden") -> str | None:
+    def block_refusal(self, kind: str, shape: tuple[int, ...], role: str = "hidden") -> str | None:
         """Return why a block of this kind, shape (out, in, *receptive) and role cannot be filled, or None.
 
         >>> from initlab.schemes import SCHEMES
-        >>> SCHEMES["delta_orthogonal"].structural("conv", (16, 32, 3, 3))
+        >>> SCHEMES["delta_orthogonal"].block_refusal("conv", (16, 32, 3, 3))
         'it needs out ≥ in channels and here are 16 out of 32 in'
         """
         return None if self.structure is None else self.structure(kind, shape, role)

@@ -79,8 +79,8 @@ def _transform(dtype: torch.dtype, law: Law) -> _Transform:
     cdf, score = law.cdf, law.score
     assert cdf is not None
     if dtype in SIXTEEN_BITS:
-        found = rounding_intervals(dtype)
-        low, width = cdf(found.lower), cdf(found.upper) - cdf(found.lower)
+        intervals = rounding_intervals(dtype)
+        low, width = cdf(intervals.lower), cdf(intervals.upper) - cdf(intervals.lower)
         # The same noise for every tensor: it only has to be independent of the values.
         noise = numpy_generator("rounding noise")
 

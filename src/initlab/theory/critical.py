@@ -91,10 +91,10 @@ def critical(act: Any, sigma_b: float | None = None, q_star: float | None = None
 def _critical_at(act: Activation, q: float) -> Critical:
     if isinstance(q, bool) or not (math.isfinite(q) and q > 0):
         raise UserError(f"q_star={q} must be a positive second moment, such as 0.01.")
-    found = moments(act, q)
-    if not found.slope_square > 0:
+    phi = moments(act, q)
+    if not phi.slope_square > 0:
         raise UserError(f"activation {act.name!r} is flat where its inputs fall, so that χ₁ = 0 for every sigma_w.")
-    ratio = float(found.square / found.slope_square)
+    ratio = float(phi.square / phi.slope_square)
     if ratio > q * (1 + 10 * ROUNDING):
         raise UserError(
             f"activation {act.name!r} has no critical point at q_star={q}, where χ₁ = 1 alone brings q to {ratio:.4g}: "
@@ -106,10 +106,10 @@ def _critical_at(act: Activation, q: float) -> Critical:
 
 def _make_points(act: Activation, q: np.ndarray, sigma_b: list[float]) -> list[Critical]:
     """Describe the points of the critical line with these fixed points."""
-    found = moments(act, q)
+    phi = moments(act, q)
     points = []
     for one, bias, slope, chi in zip(
-        q.tolist(), sigma_b, found.slope_square.tolist(), (found.growth / found.slope_square).tolist(), strict=True
+        q.tolist(), sigma_b, phi.slope_square.tolist(), (phi.growth / phi.slope_square).tolist(), strict=True
     ):
         excess, margin = abs(chi) - 1, HALF_STABLE_TOLERANCE
         kind = "repelling" if excess > margin else "stable" if excess < -margin else "half_stable"
@@ -128,11 +128,11 @@ def _points_at_bias(act: Activation, sigma_b: np.ndarray) -> list[Critical | Non
     points = _make_points(act, q, sigma_b[row].tolist())
     chosen: list[Critical | None] = []
     for i, bias in enumerate(sigma_b):
-        here = [point for point, at in zip(points, row, strict=True) if at == i]
+        candidates = [point for point, at in zip(points, row, strict=True) if at == i]
         if bias == 0 and (limit := _limit_at_zero(act)) is not None:
-            here.insert(0, limit)
-        best = next((p for p in here if p.stable), here[0] if here else None)
-        others = tuple(p.q_star for p in here if p is not best)
+            candidates.insert(0, limit)
+        best = next((p for p in candidates if p.stable), candidates[0] if candidates else None)
+        others = tuple(p.q_star for p in candidates if p is not best)
         chosen.append(None if best is None else replace(best, others=others))
     return chosen
 
@@ -144,8 +144,8 @@ def _limit_at_zero(act: Activation) -> Critical | None:
         return None
     q = _critical_grid(act, 0.0)
     rise = moments(act, q).square / (slope * q) - 1
-    telling = np.flatnonzero(np.abs(rise) > ROUNDING)
-    return Critical(1 / math.sqrt(slope), 0.0, 0.0, 1.0, bool(telling.size and rise[telling[0]] < 0), "zero")
+    nonzero = np.flatnonzero(np.abs(rise) > ROUNDING)
+    return Critical(1 / math.sqrt(slope), 0.0, 0.0, 1.0, bool(nonzero.size and rise[nonzero[0]] < 0), "zero")
 
 
 def _critical_q(act: Activation, sigma_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,9 +158,9 @@ def _critical_q(act: Activation, sigma_b: np.ndarray) -> tuple[np.ndarray, np.nd
     x = np.log(grid)
 
     def excess(x: np.ndarray, variance: np.ndarray) -> np.ndarray:
-        found = moments(act, np.exp(x))
+        phi = moments(act, np.exp(x))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return _zero_rounding((np.exp(x) - variance) * found.slope_square / found.square - 1)
+            return _zero_rounding((np.exp(x) - variance) * phi.slope_square / phi.square - 1)
 
     before, after = zip(*map(sign_changes, excess(x, variance[:, None])), strict=True)
     row = np.repeat(np.arange(sigma_b.size), [len(at) for at in before])
@@ -178,8 +178,8 @@ def _critical_grid(act: Activation, variance: float) -> np.ndarray:
     bounded = math.isfinite(phi_supremum(act))
     while high < 2.0**20 * max(1.0, variance):
         if bounded:
-            found = moments(act, high)
-            if (high - variance) * found.slope_square > found.square:
+            phi = moments(act, high)
+            if (high - variance) * phi.slope_square > phi.square:
                 break
         high *= 4
     return np.geomspace(GRID_MIN_Q, high, int(4 * math.log2(high / GRID_MIN_Q)))
@@ -197,12 +197,12 @@ def critical_line(act: Any, sigma_b: Any) -> np.ndarray:
     array([1.      , 1.395584, 1.855589])
     """
     record = activation(act)
-    wanted = np.asarray(sigma_b, dtype=np.float64)
-    for bad in wanted[~(np.isfinite(wanted) & (wanted >= 0))]:
+    deviations = np.asarray(sigma_b, dtype=np.float64)
+    for bad in deviations[~(np.isfinite(deviations) & (deviations >= 0))]:
         raise UserError(f"sigma_b={bad} must be a finite number ≥ 0: it is a standard deviation.")
     require_continuous(record)
-    points = _points_at_bias(record, wanted.ravel())
-    return np.array([math.nan if p is None else p.sigma_w for p in points]).reshape(wanted.shape)
+    points = _points_at_bias(record, deviations.ravel())
+    return np.array([math.nan if p is None else p.sigma_w for p in points]).reshape(deviations.shape)
 
 
 @lru_cache(maxsize=256)
@@ -211,8 +211,8 @@ def _scale_free(act: Activation) -> bool:
     if math.isfinite(phi_supremum(act)):
         return False
     q = np.geomspace(GRID_MIN_Q, 2.0**20, 64)
-    found = moments(act, q)
-    square, slope = found.square / q, found.slope_square
+    phi = moments(act, q)
+    square, slope = phi.square / q, phi.slope_square
     return bool(
         slope[0] > 0 and np.ptp(square) < ROUNDING * square[0] * 100 and np.ptp(slope) < ROUNDING * slope[0] * 100
     )
@@ -232,15 +232,15 @@ def doubly_critical(act: Any) -> Critical | None:
         return None
 
     def excess(x: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
-        found = moments(record, np.exp(x))
+        phi = moments(record, np.exp(x))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return _zero_rounding(found.growth / found.slope_square - 1)
+            return _zero_rounding(phi.growth / phi.slope_square - 1)
 
     x = np.log(_critical_grid(record, 0.0))
     before, after = sign_changes(excess(x), noise=1e-8)
     for q in np.exp(find_roots(excess, x[before], x[after])):
-        found = moments(record, q)
-        if (variance := float(q - found.square / found.slope_square)) >= 0:
+        phi = moments(record, q)
+        if (variance := float(q - phi.square / phi.slope_square)) >= 0:
             return _make_points(record, np.array([q]), [math.sqrt(variance)])[0]
     return None
 
@@ -262,10 +262,10 @@ def default_critical(act: Any) -> Critical:
 def _describe_critical_line(act: Activation) -> str:
     """Describe where the critical line of φ runs, or why it has none."""
     q = _critical_grid(act, 0.0)
-    found = moments(act, q)
+    phi = moments(act, q)
     with np.errstate(divide="ignore", invalid="ignore"):
-        good = q[q - found.square / found.slope_square > ROUNDING * q]
-    if not found.slope_square.any():
+        good = q[q - phi.square / phi.slope_square > ROUNDING * q]
+    if not phi.slope_square.any():
         return "φ is flat, so that χ₁ = 0 for every sigma_w"
     if not good.size:
         return "E[φ²] > q E[φ′²] at every q, so that χ₁ = 1 would need sigma_b² < 0; set init.gain by hand instead"

@@ -24,7 +24,7 @@ from initlab.theory.roots import find_roots, sign_changes
 ROUNDING = 1e-13
 """Relative differences below this are rounding."""
 TOUCH_TOLERANCE = 1e-12
-"""|V(q)/q − 1| below which a q-map that touches the diagonal without crossing it has a fixed point there."""
+"""|V(q)/q − 1| below which a q-map that touches the diagonal without crossing it has a fixed point at_turns."""
 NEAR_DIAGONAL, REFINEMENT = 0.01, 16
 """|V(q)/q − 1| on the grid below which it is looked at more closely, and how much: it has eight points to an octave."""
 MAX_RATIO = 1e300
@@ -44,7 +44,7 @@ class FixedPoint:
         sigma_w, sigma_b: standard deviations asked for.
         q_star: second moment that a signal started at `start` tends to; 0 and inf are limits.
         kind: `stable`; `repelling` (V has a fixed point at `start`, but leaves it when disturbed); `half_stable` (it
-            repels on one side); `any` (every q is fixed: scale-free φ at its critical gain); `zero` (q tends to 0;
+            repels on one side); `any` (order q is fixed: scale-free φ at its critical gain); `zero` (q tends to 0;
             the other fields are the limits σ_b → 0); `infinite` (q grows without bound; the fields are limits).
         stable: a small disturbance of q does not grow, on either side.
         chi_1, chi_q: slopes of the c-map at c = 1 and of the q-map, at q_star.
@@ -111,8 +111,8 @@ def _make_point(
     if kind in ("zero", "infinite"):
         chi_1 = chi_q = sigma_w**2 * (slope_square_at_zero(act) if kind == "zero" else slope_square_at_infinity(act))
     else:
-        found = moments(act, q)
-        chi_1, chi_q = float(sigma_w**2 * found.slope_square), float(sigma_w**2 * found.growth)
+        phi = moments(act, q)
+        chi_1, chi_q = float(sigma_w**2 * phi.slope_square), float(sigma_w**2 * phi.growth)
     if not kind:
         excess = abs(chi_q) - 1
         kind = "repelling" if excess > CRITICAL_TOLERANCE else "stable" if excess < -1e-6 else "half_stable"
@@ -160,7 +160,7 @@ def depth_scale(slope: float) -> float:
 
 
 def correlation_fixed_point(act: Activation, sigma_w: float, q: float) -> float:
-    """Return c* in the chaotic phase: the root of σ_w² r(q, c) = 1 in [0, 1), unique because C is convex there."""
+    """Return c* in the chaotic phase: the root of σ_w² r(q, c) = 1 in [0, 1), unique because C is convex at_turns."""
 
     def excess(c: np.ndarray, index: np.ndarray) -> np.ndarray:
         return np.array([sigma_w**2 * pair_moments(act, q, float(x)).secant - 1 for x in c])
@@ -172,7 +172,7 @@ def correlation_fixed_point(act: Activation, sigma_w: float, q: float) -> float:
 
 
 def _q_fixed_points(act: Activation, sigma_w: float, sigma_b: float) -> list[float] | None:
-    """Return all fixed points of V in ascending order, 0 first where it attracts; None where every q is one."""
+    """Return all fixed points of V in ascending order, 0 first where it attracts; None where order q is one."""
     if sigma_w == 0:
         return [sigma_b**2]
     low = max(sigma_b**2, GRID_MIN_Q)  # V(q) ≥ σ_b²
@@ -190,11 +190,11 @@ def _q_fixed_points(act: Activation, sigma_w: float, sigma_b: float) -> list[flo
 def _q_excess(act: Activation, wide: float, bias: float, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return V(q)/q − 1 at q = eˣ and its slope in x, which is χ_q − V(q)/q; 0 where they are within rounding."""
     q = np.exp(x)
-    found = moments(act, q)
+    phi = moments(act, q)
     with np.errstate(over="ignore", invalid="ignore"):
-        ratio = (wide * found.square + bias) / q
-        rest, slope = ratio - 1, wide * found.growth - ratio
-    # out of reach is far above the diagonal: φ grows faster than any power there
+        ratio = (wide * phi.square + bias) / q
+        rest, slope = ratio - 1, wide * phi.growth - ratio
+    # out of reach is far above the diagonal: φ grows faster than any power at_turns
     rest, slope = (np.where(np.isfinite(y), np.clip(y, -MAX_RATIO, MAX_RATIO), MAX_RATIO) for y in (rest, slope))
     return np.where(np.abs(rest) < ROUNDING, 0.0, rest), np.where(np.abs(slope) < ROUNDING, 0.0, slope)
 
@@ -217,13 +217,13 @@ def _add_turning_points(
     ratio, slope = excess(x)
     after = np.flatnonzero(np.abs(np.diff(np.sign(slope))) == 2)
     turns = find_roots(lambda x, index: excess(x)[1], x[after], x[after + 1])
-    there = excess(turns)[0]
+    at_turns = excess(turns)[0]
     # a touch rises out of rounding on both sides, to the same side of the diagonal
     beside = np.minimum(np.sign(ratio[after]) * ratio[after + 1], np.abs(ratio[after]))
-    touching = (np.abs(there) < TOUCH_TOLERANCE) & (beside > 10 * TOUCH_TOLERANCE)
-    every = np.argsort(np.append(x, turns))
-    ratio = np.append(ratio, np.where(touching, 0.0, there))[every]
-    return np.append(x, turns)[every], ratio, turns[touching]
+    touching = (np.abs(at_turns) < TOUCH_TOLERANCE) & (beside > 10 * TOUCH_TOLERANCE)
+    order = np.argsort(np.append(x, turns))
+    ratio = np.append(ratio, np.where(touching, 0.0, at_turns))[order]
+    return np.append(x, turns)[order], ratio, turns[touching]
 
 
 def q_grid(act: Activation, low: float, wide: float, bias: float) -> np.ndarray:
@@ -277,7 +277,7 @@ def require_continuous(act: Activation) -> None:
     Raises:
         UserError: φ jumps.
     """
-    edges = panel_edges(act, 64.0)[0]  # every jump is at an edge: no panel that holds one is resolved
+    edges = panel_edges(act, 64.0)[0]  # order jump is at an edge: no panel that holds one is resolved
     left, right = phi_values(act, edges - 1e-9), phi_values(act, edges + 1e-9)
     jumps = edges[np.abs(right - left) > 1e-6 * (1 + np.abs(left))]
     if jumps.size:

@@ -36,10 +36,10 @@ class Gains:
 @lru_cache(maxsize=1024)
 def _cached_gains(act: Activation) -> Gains:
     require_continuous(act)
-    found = moments(act, 1.0)
-    variance = float(found.square) - float(found.mean) ** 2
+    phi = moments(act, 1.0)
+    variance = float(phi.square) - float(phi.mean) ** 2
     return Gains(
-        *(1 / math.sqrt(x) if x > 0 else math.inf for x in (float(found.square), float(found.slope_square), variance))
+        *(1 / math.sqrt(x) if x > 0 else math.inf for x in (float(phi.square), float(phi.slope_square), variance))
     )
 
 

@@ -45,9 +45,9 @@ def interpolate_moments(act: Activation, q: np.ndarray) -> InterpolatedMoments:
     >>> interpolate_moments(ACTIVATIONS["relu"], np.array([2.0])).square.round(9).tolist()
     [1.0]
     """
-    found = _interpolate_columns(act, q, slice(None))
-    mean, square, slope_square, slope_fourth = np.moveaxis(found[..., :4], -1, 0)
-    return InterpolatedMoments(np.asarray(q, dtype=float), mean, square, slope_square, slope_fourth, found[..., 4:])
+    columns = _interpolate_columns(act, q, slice(None))
+    mean, square, slope_square, slope_fourth = np.moveaxis(columns[..., :4], -1, 0)
+    return InterpolatedMoments(np.asarray(q, dtype=float), mean, square, slope_square, slope_fourth, columns[..., 4:])
 
 
 def interpolate_square(act: Activation, q: np.ndarray) -> np.ndarray:
@@ -65,9 +65,9 @@ def _interpolate_columns(act: Activation, q: np.ndarray, columns: slice) -> np.n
     block = np.floor(x).astype(int)
     parts = [(block == k, _chebyshev_coefficients(act, int(k))[:, columns]) for k in np.unique(block)]
     answer = np.empty((x.size, parts[0][1].shape[1]))
-    for here, coefficients in parts:
-        place = np.clip(2 * (x[here] % 1.0) - 1, -1, 1)
-        answer[here] = np.cos(np.arccos(place)[:, None] * np.arange(_CHEBYSHEV_POINTS)) @ coefficients
+    for mask, coefficients in parts:
+        place = np.clip(2 * (x[mask] % 1.0) - 1, -1, 1)
+        answer[mask] = np.cos(np.arccos(place)[:, None] * np.arange(_CHEBYSHEV_POINTS)) @ coefficients
     return answer.reshape(*np.shape(q), -1)
 
 
@@ -88,14 +88,14 @@ def through_activation(
         The moments of φ, and the products behind it.
 
     >>> from initlab.activations import ACTIVATIONS
-    >>> found = through_activation(ACTIVATIONS["linear"], np.ones(2), np.array([0.3]), np.array([[0, 1]]))
-    >>> found[1].round(9).tolist()
+    >>> _, products = through_activation(ACTIVATIONS["linear"], np.ones(2), np.array([0.3]), np.array([[0, 1]]))
+    >>> products.round(9).tolist()
     [0.3]
     """
     if q.size > 16:
         return _moments_through(act, q, products, pairs)
-    given = None if products is None else products.tobytes()
-    return _cached_through(act, q.tobytes(), q.shape, given, pairs.tobytes())
+    packed = None if products is None else products.tobytes()
+    return _cached_through(act, q.tobytes(), q.shape, packed, pairs.tobytes())
 
 
 @lru_cache(maxsize=4096)
@@ -103,20 +103,20 @@ def _cached_through(
     act: Activation, q: bytes, shape: tuple[int, ...], products: bytes | None, pairs: bytes
 ) -> tuple[InterpolatedMoments, np.ndarray | None]:
     index = np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2)
-    given = None if products is None else np.frombuffer(products).reshape(len(index), *shape[1:])
-    return _moments_through(act, np.frombuffer(q).reshape(shape), given, index)
+    unpacked = None if products is None else np.frombuffer(products).reshape(len(index), *shape[1:])
+    return _moments_through(act, np.frombuffer(q).reshape(shape), unpacked, index)
 
 
 def _moments_through(
     act: Activation, q: np.ndarray, products: np.ndarray | None, pairs: np.ndarray
 ) -> tuple[InterpolatedMoments, np.ndarray | None]:
-    found = interpolate_moments(act, q)
+    phi = interpolate_moments(act, q)
     if products is None:
-        return found, None
-    one, two = (InterpolatedMoments(*(x[side] for x in found)) for side in pairs.T)
+        return phi, None
+    one, two = (InterpolatedMoments(*(x[side] for x in phi)) for side in pairs.T)
     lengths = np.sqrt(one.q * two.q)
     c = np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    return found, mehler_product(one, two, np.clip(c, -1, 1))
+    return phi, mehler_product(one, two, np.clip(c, -1, 1))
 
 
 def mehler_product(one: InterpolatedMoments, two: InterpolatedMoments, c: np.ndarray) -> np.ndarray:
@@ -142,8 +142,8 @@ def _chebyshev_coefficients(act: Activation, k: int) -> np.ndarray:
     """Return Chebyshev coefficients [_POINTS, 4 + TERMS] over ln q from k to k + 1 blocks."""
     angles = np.pi * (np.arange(_CHEBYSHEV_POINTS) + 0.5) / _CHEBYSHEV_POINTS
     q = np.clip(np.exp(_BLOCK_WIDTH * (k + (np.cos(angles) + 1) / 2)), MIN_Q, MAX_Q)
-    found = moments(act, q)
-    columns = np.stack([found.mean, found.square, found.slope_square, found.slope_fourth], axis=1)
+    phi = moments(act, q)
+    columns = np.stack([phi.mean, phi.square, phi.slope_square, phi.slope_fourth], axis=1)
     values = np.concatenate([columns, _hermite_coefficients(act, q)], axis=1)
     analysis = np.cos(np.arange(_CHEBYSHEV_POINTS)[:, None] * angles) * (2 / _CHEBYSHEV_POINTS)
     analysis[0] /= 2
@@ -155,12 +155,12 @@ def _hermite_coefficients(act: Activation, q: np.ndarray) -> np.ndarray:
     answer = np.empty((q.size, HERMITE_TERMS))
     octaves = octave_of(q)
     for octave in np.unique(octaves):
-        here = octaves == octave
+        mask = octaves == octave
         nodes = quadrature_rule(act, int(octave))
-        z = nodes.u / np.sqrt(q[here])[:, None]
-        weighted = np.exp(-0.5 * z * z) * (nodes.phi * nodes.weight) / np.sqrt(2 * np.pi * q[here])[:, None]
+        z = nodes.u / np.sqrt(q[mask])[:, None]
+        weighted = np.exp(-0.5 * z * z) * (nodes.phi * nodes.weight) / np.sqrt(2 * np.pi * q[mask])[:, None]
         before, now = np.zeros_like(z), np.ones_like(z)
         for n in range(HERMITE_TERMS):
-            answer[here, n] = (now * weighted).sum(axis=1)
+            answer[mask, n] = (now * weighted).sum(axis=1)
             before, now = now, (z * now - np.sqrt(n) * before) / np.sqrt(n + 1)
     return answer

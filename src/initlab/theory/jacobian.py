@@ -45,8 +45,8 @@ def jacobian_moments(act: Any, sigma_w: float, q: float, depth: int, orthogonal:
     sigma_w, _ = check_sigmas(sigma_w)
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
         raise UserError(f"depth={depth!r} must be a whole number of layers ≥ 0.")
-    found = moments(activation(act), q)
-    first, second = float(found.slope_square), float(found.slope_fourth)
+    phi = moments(activation(act), q)
+    first, second = float(phi.slope_square), float(phi.slope_fourth)
     chi = sigma_w**2 * first
     spread = (second / first**2 if first else 0.0) - 1 + (0 if orthogonal else 1)
     return JacobianMoments(chi**depth, depth * chi ** (2 * depth) * spread)

@@ -45,11 +45,11 @@ def moments(act: Any, q: Any) -> Moments:
     >>> round(float(moments("relu", 2.0).square), 12)
     1.0
     """
-    wanted = np.asarray(q, dtype=np.float64)
-    *found, product, edge = gaussian_expectations(activation(act), wanted, _integrands, 6)
-    lost = ~(edge <= _EDGE_SHARE * found[1])
+    points = np.asarray(q, dtype=np.float64)
+    *averages, product, edge = gaussian_expectations(activation(act), points, _integrands, 6)
+    lost = ~(edge <= _EDGE_SHARE * averages[1])
     mean, square, slope_square, slope_fourth, growth = (
-        np.where(lost, np.nan, x) for x in (*found, product / np.maximum(wanted, MIN_Q))
+        np.where(lost, np.nan, x) for x in (*averages, product / np.maximum(points, MIN_Q))
     )
     return Moments(mean, square, slope_square, slope_fourth, growth)
 
@@ -133,11 +133,11 @@ def c_map_slope(act: Any, c: Any, q: float, sigma_w: float, sigma_b: float = 0.0
 
 
 def _map_correlations(function: Callable[[float], float], c: Any) -> Any:
-    wanted = np.asarray(c, dtype=np.float64)
-    if not ((wanted >= -1) & (wanted <= 1)).all():
+    points = np.asarray(c, dtype=np.float64)
+    if not ((points >= -1) & (points <= 1)).all():
         raise UserError(f"c={c} must lie in [-1, 1]: it is a correlation.")
-    answer = np.array([function(float(x)) for x in wanted.ravel()]).reshape(wanted.shape)
-    return answer if wanted.shape else float(answer)
+    answer = np.array([function(float(x)) for x in points.ravel()]).reshape(points.shape)
+    return answer if points.shape else float(answer)
 
 
 def check_sigmas(sigma_w: float, sigma_b: float = 0.0) -> tuple[float, float]:

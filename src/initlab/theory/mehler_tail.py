@@ -31,11 +31,11 @@ def mehler_tail(order: np.ndarray, terms: int, c: np.ndarray) -> tuple[np.ndarra
     value = np.array(np.exp(-order * decay))
     slope = np.array(order * value)
     for p, low, high in ((4.5, 0.0, _STEEP_RATIO), (2.5, _STEEP_RATIO, _NARROW_BAND_RATIO)):
-        here = (ratio >= low) & (ratio < high)
-        if here.any():
-            start = order[here] * (p - 2) / (p - 1)
-            steeper, flatter = _exponential_integrals(start * decay[here], p)
-            value[here], slope[here] = (p - 1) * steeper, (p - 1) * start * flatter
+        mask = (ratio >= low) & (ratio < high)
+        if mask.any():
+            start = order[mask] * (p - 2) / (p - 1)
+            steeper, flatter = _exponential_integrals(start * decay[mask], p)
+            value[mask], slope[mask] = (p - 1) * steeper, (p - 1) * start * flatter
     return np.where(c > 0, value, 0.0), np.where(c > 0, slope / inside, 0.0)
 
 

@@ -57,7 +57,7 @@ class PhaseDiagram:
 
 
 def phase_diagram(act: Any, sigma_w: Any, sigma_b: Any, start: float = 1.0) -> PhaseDiagram:
-    """Solve the fixed points of every pair of `sigma_w` and `sigma_b`.
+    """Solve the fixed points of all_points pair of `sigma_w` and `sigma_b`.
 
     The answers agree with `fixed_point`: q*, χ₁ and the phase to about 1e-10, and so mostly c* and ξ_c (nine points in
     ten to 1e-4), but right next to the critical line, where φ has kinks, ξ_c is good to a few percent only.
@@ -81,13 +81,13 @@ def phase_diagram(act: Any, sigma_w: Any, sigma_b: Any, start: float = 1.0) -> P
     wide, bias = np.broadcast_to(columns**2, shape).ravel(), np.broadcast_to(rows[:, None] ** 2, shape).ravel()
     q = _solve_q_star(record, wide, bias, start)
     inside = (q > 0) & np.isfinite(q)
-    found = interpolate_moments(record, q[inside])
+    phi = interpolate_moments(record, q[inside])
     chi = wide * np.where(q == 0, slope_square_at_zero(record), slope_square_at_infinity(record))
-    chi[inside] = wide[inside] * found.slope_square
+    chi[inside] = wide[inside] * phi.slope_square
     c, slope = np.ones(q.size), np.where(np.isinf(q) & (chi > 1), 1.0, chi)
     chaotic = chi[inside] > 1 + CRITICAL_TOLERANCE
     where = np.flatnonzero(inside)[chaotic]
-    c[where], slope[where] = _solve_c_star(InterpolatedMoments(*(x[chaotic] for x in found)), wide[where])
+    c[where], slope[where] = _solve_c_star(InterpolatedMoments(*(x[chaotic] for x in phi)), wide[where])
     with np.errstate(divide="ignore"):
         xi_c = np.where(np.abs(slope - 1) <= CRITICAL_TOLERANCE, np.inf, -1 / np.log(slope))
     phase = np.where(np.abs(chi - 1) <= CRITICAL_TOLERANCE, "critical", np.where(chi < 1, "ordered", "chaotic"))
@@ -149,10 +149,10 @@ def _solve_c_star(series: InterpolatedMoments, wide: np.ndarray) -> tuple[np.nda
             secant = np.where(c == 1, slope, (1 - value) / (1 - c))
         return weight[index] * (polyval(c, above[index, 1:].T, tensor=False) + rest[index] * secant) - 1
 
-    every = np.arange(wide.size)
-    odd = excess(np.zeros(wide.size), every) > -ROUNDING  # C(0) = 0: odd φ and no bias
+    all_points = np.arange(wide.size)
+    odd = excess(np.zeros(wide.size), all_points) > -ROUNDING  # C(0) = 0: odd φ and no bias
     # χ₁ > 1 by less than the interpolation's error leaves no sign change: c* = 1 to that accuracy
-    close = excess(np.ones(wide.size), every) <= 0
+    close = excess(np.ones(wide.size), all_points) <= 0
     c = np.where(odd, 0.0, 1.0)
     solve = np.flatnonzero(~odd & ~close)
     c[solve] = find_roots(lambda x, k: excess(x, solve[k]), np.zeros(solve.size), np.ones(solve.size))

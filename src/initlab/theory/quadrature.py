@@ -141,9 +141,9 @@ def panel_edges(act: Activation, reach: float, inner: tuple[float, ...] = ()) ->
     steps = [0.5 * 4.0**k for k in range(64) if 0.5 * 4.0**k < reach / 2]
     while True:
         edges = np.array(sorted({-reach, *(-x for x in steps), *inner, *kinks, *steps, reach}))
-        low, high, found = refine_panels(lambda u: np.stack(phi_and_slope(act, u)), edges, f"activation {act.name!r}")
+        low, high, places = refine_panels(lambda u: np.stack(phi_and_slope(act, u)), edges, f"activation {act.name!r}")
         before = len(kinks)
-        for kink in found:  # unresolved neighbours of one kink are one place
+        for kink in places:  # unresolved neighbors of one kink are one place
             if all(abs(kink - known) > 1e-12 * reach for known in kinks):
                 kinks.add(kink)
         if len(kinks) == before or len(kinks) > _MAX_KINKS:
@@ -173,24 +173,24 @@ def gaussian_expectations(
         integrand: maps a `QuadratureRule` to values [columns, nodes].
         columns: number of integrands.
     """
-    wanted = np.asarray(q, dtype=np.float64)
-    flat = np.clip(wanted.ravel(), MIN_Q, MAX_Q)
+    moments = np.asarray(q, dtype=np.float64)
+    flat = np.clip(moments.ravel(), MIN_Q, MAX_Q)
     answer = np.empty((columns, flat.size))
     octaves = octave_of(flat)
     for octave in np.unique(octaves):
-        here = octaves == octave
+        mask = octaves == octave
         nodes = quadrature_rule(act, int(octave))
         with np.errstate(over="ignore", invalid="ignore"):  # beyond float64 is what `moments` reports as NaN
             values = (integrand(nodes) * nodes.weight).T
-        answer[:, here] = _integrate(nodes.u, flat[here], values).T
-    return answer.reshape(columns, *wanted.shape)
+        answer[:, mask] = _integrate(nodes.u, flat[mask], values).T
+    return answer.reshape(columns, *moments.shape)
 
 
 def _integrate(u: np.ndarray, q: np.ndarray, values: np.ndarray, block: int = 1 << 21) -> np.ndarray:
     step = max(1, block // u.size)
     square = -0.5 * u * u
     with np.errstate(over="ignore", invalid="ignore"):
-        parts = [np.exp(square / some[:, None]) @ values for some in np.split(q, range(step, q.size, step))]
+        parts = [np.exp(square / chunk[:, None]) @ values for chunk in np.split(q, range(step, q.size, step))]
     return np.concatenate(parts) / np.sqrt(2 * np.pi * q)[:, None]
 
 

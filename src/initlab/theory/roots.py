@@ -8,7 +8,7 @@ import numpy as np
 def find_roots(
     function: Callable[[np.ndarray, np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray, rounds: int = 100
 ) -> np.ndarray:
-    """Solve f(x) = 0 for every bracket [low, high] at whose ends f has opposite signs (or is zero).
+    """Solve f(x) = 0 for all_equations bracket [low, high] at whose ends f has opposite signs (or is zero).
 
     Args:
         function: `function(x, index)` returns f at points `x` [k] of the equations `index` [k]; solved ones are left
@@ -25,11 +25,11 @@ def find_roots(
     """
     if low.size == 0:
         return np.empty(0)
-    every = np.arange(low.size)
+    all_equations = np.arange(low.size)
     a, b = np.array(high, dtype=float), np.array(low, dtype=float)
-    fa, fb = function(a, every), function(b, every)
+    fa, fb = function(a, all_equations), function(b, all_equations)
     best = np.where(np.abs(fa) < np.abs(fb), a, b)
-    index, c, fc, t = every, a, fa, np.full(low.size, 0.5)
+    index, c, fc, t = all_equations, a, fa, np.full(low.size, 0.5)
     for _ in range(rounds):
         best[index] = np.where(np.abs(fa) < np.abs(fb), a, b)
         smallest = np.minimum(np.abs(fa), np.abs(fb))
