@@ -51,7 +51,7 @@ class PlainChain:
 
 def plain_chains(found: Diagnosis, explained: frozenset[str]) -> list[PlainChain]:
     """Return the plain chains of a network of at least `MIN_CHAIN` hidden layers, longest first."""
-    by_index = {call.index: call for call in found.calls if call.ran and not call.aside}
+    by_index = {call.index: call for call in found.calls if call.ran and not call.in_gate}
     before: dict[int, int] = {}
     for call in by_index.values():
         words = {word for trace in call.fed.values() for word in trace}
@@ -84,7 +84,7 @@ def judge_chains(found: Diagnosis, explained: frozenset[str], known: Collection[
             *chain_gradient(chain),
             *([] if "copied_units" in known else chain_correlation(chain)),
         ]
-    if found.idle_norms:  # the network that trains has another scale
+    if found.unused_norms:  # the network that trains has another scale
         return [
             *_first_remedy_only(verdicts),
             *idle_norms_note(found),
@@ -174,7 +174,7 @@ def residual_stream(found: Diagnosis) -> list[Finding]:
 
 def idle_norms_note(found: Diagnosis) -> list[Finding]:
     """Say that batch norms do nothing yet, and that nothing is said of what they will set right."""
-    some = "One batch norm is" if found.idle_norms == 1 else f"{found.idle_norms} batch norms are"
+    some = "One batch norm is" if found.unused_norms == 1 else f"{found.unused_norms} batch norms are"
     text = (
         f"{some} in evaluation mode without having seen a batch: signals pass as they are, and their size behind is "
         "not the one that training starts from."

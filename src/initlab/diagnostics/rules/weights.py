@@ -105,37 +105,22 @@ def _copies_severity(call: Call) -> str | None:
 
 
 def identical_layers(calls: Sequence[Call]) -> list[Finding]:
-    """Layers whose tensors hold the same values without being one tensor."""
-    verdicts = []
-    done: set[str] = set()
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for call in calls:
-        if call.facts is not None and call.facts.twins and call.layer not in done:
-            group = (call.layer, *call.facts.twins)
-            done.update(group)
-            groups.setdefault(group, [])
-    for group in groups:
-        text = (
-            f"{capitalize_first(name_layers(group))} start with identical weights in tensors of their own: one draw was copied, "
-            "or one seed used twice."
-        )
-        verdicts.append(
-            Finding("warning", "identical_layers", group, text, "initialize each of them by itself, from its own draw")
-        )
-    return _joined(verdicts)
-
-
-def _joined(verdicts: list[Finding]) -> list[Finding]:
-    # Layers stacked from deep copies of one (nn.TransformerEncoder) are identical weight by weight: one sentence.
-    if len(verdicts) <= 2:
-        return verdicts
-    layers = tuple(layer for v in verdicts for layer in v.layers)
-    first = verdicts[0].layers
+    """Find layers whose tensors hold the same values without being one tensor."""
+    groups = list(dict.fromkeys(call.facts.twins for call in calls if call.facts is not None and call.facts.twins))
+    remedy = "initialize each of them by itself, from its own draw"
+    if len(groups) <= 2:
+        same = "start with identical weights in tensors of their own: one draw was copied, or one seed used twice."
+        return [
+            Finding("warning", "identical_layers", group, f"{capitalize_first(name_layers(group))} {same}", remedy)
+            for group in groups
+        ]
+    # Blocks stacked from deep copies of one are identical weight by weight: one sentence.
+    layers = tuple(layer for group in groups for layer in group)
     text = (
-        f"{len(layers)} layers are copies of one another, in {len(verdicts)} groups of identical weights, the first of "
-        f"them {name_layers(first)}: blocks were stacked from deep copies of one, as nn.TransformerEncoder does."
+        f"{len(layers)} layers are copies of one another, in {len(groups)} groups of identical weights, the first of "
+        f"them {name_layers(groups[0])}: blocks were stacked from deep copies of one, as nn.TransformerEncoder does."
     )
-    return [Finding("warning", "identical_layers", layers, text, verdicts[0].remedy)]
+    return [Finding("warning", "identical_layers", layers, text, remedy)]
 
 
 def out_of_scale_weights(calls: Sequence[Call]) -> list[Finding]:
