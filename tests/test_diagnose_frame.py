@@ -14,7 +14,6 @@ from torch.nn import functional as F
 import initlab
 from initlab.cli.diagnose import run_diagnose
 from initlab.diagnostics import DiagnosisFrame
-from initlab.diagnostics.rules import judge_network
 from initlab.errors import UserError
 from initlab.report.findings.record import Finding
 
@@ -143,8 +142,3 @@ def test_findings_leave_what_is_only_a_part(how):
 
 def test_a_sentence_is_no_markup():
     assert "Layer a is &lt;zero&gt;." in frame()._repr_html_()
-
-
-def test_verdicts_are_told_of_rows_too():
-    found = initlab.diagnose(net(), X, Y)
-    assert [verdict.name for verdict in judge_network(pd.DataFrame(found))]

@@ -104,22 +104,14 @@ def examine(
             learned = [p.requires_grad_() for p in module.parameters() if p.is_floating_point()]
             args, kwargs = (clone_tensors(part, double) for part in inputs)
             recorder = PassRecorder(weights, size, flatten_tensors((args, kwargs)), float64_for)
-            with ModuleTracer(module, recorder):
-                output = call_user_code(module, *args, **kwargs)
-            objective = compute_loss(
-                output,
-                targets=clone_tensors(targets, double),
-                loss=loss,
-                classes=classes,
-                tokens=vocabulary_size(tensors),
-                seed=seed,
-            )
-            try:
+            with recorder.gradient_hooks:
+                with ModuleTracer(module, recorder):
+                    output = call_user_code(module, *args, **kwargs)
+                labels, tokens = clone_tensors(targets, double), vocabulary_size(tensors)
+                objective = compute_loss(output, targets=labels, loss=loss, classes=classes, tokens=tokens, seed=seed)
                 if objective is not None and objective.loss.requires_grad:
                     gradients = torch.autograd.grad(objective.loss, learned, allow_unused=True)
                     _write_gradients(recorder, learned, gradients)
-            finally:
-                recorder.remove_gradient_hooks()
             return recorder, objective
 
         recorder, objective = run()

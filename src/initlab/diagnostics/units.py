@@ -25,10 +25,11 @@ def effective_rank(x: Tensor) -> Tensor:
 
     Between 1 (a rank-one matrix, such as ones) and min(out, in) (an orthogonal one); 0 for a zero matrix. Source: Roy
     and Vetterli 2007, *The effective rank: a measure of effective dimensionality*. Where the smaller side exceeds
-    `MAX_EXACT_SIDE`, an estimate by stochastic Lanczos quadrature, good to a few per cent for random matrices; NaN beyond
-    `MAX_ESTIMATED_ELEMENTS` elements.
+    `MAX_EXACT_SIDE`, an estimate by stochastic Lanczos quadrature, good to a few percent for random matrices; NaN
+    beyond `MAX_ESTIMATED_ELEMENTS` elements.
 
-    Arguments: `x` [N, G, out, in], float64: G blocks of a block-diagonal matrix (the groups of a convolution).
+    Args:
+        x: [N, G, out, in], float64: G blocks of a block-diagonal matrix (the groups of a convolution).
 
     >>> three = torch.stack([torch.ones(1, 4, 3), torch.eye(4, 3)[None], torch.zeros(1, 4, 3)])
     >>> effective_rank(three.double()).round(decimals=9).tolist()

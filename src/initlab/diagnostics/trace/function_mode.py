@@ -1,4 +1,4 @@
-"""A mode for torch functions: records activations that are no modules, bare weights, norms and sums of a forward pass."""
+"""A mode for torch functions: it records activations that are no modules, bare weights, norms and sums."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

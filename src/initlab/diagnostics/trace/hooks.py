@@ -1,6 +1,7 @@
 """Hooks on the modules of a network: they record what each layer does in one forward and backward pass."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from initlab.inspection.parameters import plain_name
 
 
 class ModuleTracer:
-    """Record one forward pass inside the `with` block, and its backward pass until `remove_gradient_hooks`.
+    """Record one forward pass inside the `with` block, and its backward pass until the hooks on tensors are removed.
 
     Hooks record the modules that hold weights, a mode for torch functions records the rest. Where a module declares
     `weight_layers`, a layer's preactivation is the input of the activation declared for it (behind a norm, where there
@@ -24,8 +25,7 @@ class ModuleTracer:
     def __init__(self, module: nn.Module, recorder: PassRecorder):
         self.module = module
         self.recorder = recorder
-        self.function_tracer = FunctionTracer(recorder)
-        self.handles: list[Any] = []
+        self.hooks = ExitStack()
         modules = dict(module.named_modules())
         declared = getattr(module, "weight_layers", ())
         self.activations = {one.name: modules[one.activation] for one in declared if one.activation is not None}
@@ -35,15 +35,13 @@ class ModuleTracer:
         for name, module in self.module.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 own = plain_name(name)
-                self.handles.append(module.register_forward_pre_hook(self._before(own), with_kwargs=True))
-                self.handles.append(module.register_forward_hook(self._after(own), with_kwargs=True))
-        self.function_tracer.__enter__()
+                self.hooks.enter_context(module.register_forward_pre_hook(self._before(own), with_kwargs=True))
+                self.hooks.enter_context(module.register_forward_hook(self._after(own), with_kwargs=True))
+        self.hooks.enter_context(FunctionTracer(self.recorder))
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.function_tracer.__exit__(*error)
-        while self.handles:
-            self.handles.pop().remove()
+        self.hooks.__exit__(*error)
 
     def _before(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:

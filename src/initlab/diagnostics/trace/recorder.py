@@ -1,7 +1,7 @@
 """The record of one pass through a network, written by hooks on modules and by a mode for torch functions."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class PassRecorder:
         self.declared: Call | None = None  # the call whose declared activation runs now
         self.enabled = True
         self.kept: dict[int, Tensor] | None = {} if keep else None  # by index of the call
-        self.gradient_hooks: list[Any] = []
+        self.gradient_hooks = ExitStack()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -89,9 +89,4 @@ class PassRecorder:
             else:
                 # A tensor hook, not retain_grad: it gets the gradient even when the activation works in place.
                 hook = tensor.register_hook(lambda grad: call.measure("delta", grad, self.batch, self.precision))
-                self.gradient_hooks.append(hook)
-
-    def remove_gradient_hooks(self) -> None:
-        """Remove the hooks from the tensors."""
-        while self.gradient_hooks:
-            self.gradient_hooks.pop().remove()
+                self.gradient_hooks.enter_context(hook)

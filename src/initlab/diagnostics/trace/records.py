@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from initlab.activations import Activation
-from initlab.diagnostics.stats import STATS, count_underflow, saturated_fraction
+from initlab.diagnostics.stats import STATS, count_underflow, is_outside
 from initlab.diagnostics.weight_facts import WeightFacts, read_weight_facts
 from initlab.diagnostics.weights import Weight
 
@@ -102,7 +102,7 @@ class Call:
         x = tensor.detach().double()[None]
         self.entering = float(x.mean()), float(x.std(correction=0))
         if act.saturation is not None:
-            self.stats["saturated_fraction"] = float(saturated_fraction(x, act.saturation)[0])
+            self.write("outside", is_outside(x, act.saturation))
 
     def measure_weight(self) -> None:
         """Write the statistics of the weight itself."""
