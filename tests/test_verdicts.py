@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from initlab.diagnostics import examine
-from initlab.diagnostics.rules import SEVERITIES, Finding, judge_network
+from initlab.diagnostics.rules import judge_network
 from initlab.initialize import fill_
 from initlab.models import build
+from initlab.report.findings.record import SEVERITIES, Finding
 
 SHAPE = (3, 8, 8)
 UNSCALED = ("alexnet", "googlenet", "inception", "squeezenet")

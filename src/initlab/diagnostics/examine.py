@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from initlab.diagnostics.input_moments import input_moments
 from initlab.diagnostics.jacobian import choose_jacobians, estimated_samples, write_jacobians
+from initlab.diagnostics.stats import input_correlation
 from initlab.diagnostics.trace.hooks import ModuleTracer
 from initlab.diagnostics.trace.recorder import PassRecorder
-from initlab.diagnostics.trace.records import Call, StreamSum
-from initlab.diagnostics.weight_facts import is_deterministic_pattern
+from initlab.diagnostics.trace.records import Call, StreamSum, second_moment
+from initlab.diagnostics.weight_facts import WeightFacts, is_deterministic_pattern
 from initlab.diagnostics.weights import Weight, weights_of
 from initlab.errors import UserError
 from initlab.inspection.batch import (
@@ -90,50 +90,92 @@ def examine(
     """
     if not isinstance(module, nn.Module):
         raise UserError(f"diagnose needs a torch.nn.Module, and this is {type(module).__name__}.")
-    module, seed = unwrap_module(module), check_seed(seed)
-    inputs = call_arguments(batch)
-    tensors = flatten_tensors(inputs)
+    module = unwrap_module(module)
     with preserve_module(module), eager_with_gradients():
-        weights = weights_of(module)
-        size = batch_size(module, tensors)
+        passes = _Passes(module, batch, check_seed(seed))
 
-        def run(float64_for: torch.dtype | None = None) -> tuple[PassRecorder, Objective | None]:
-            """Run and record a pass in the module's own precision, or in float64 in place of another dtype."""
-            double = float64_for is not None
-            seed_global_state("diagnosed passes", seed)
-            learned = [p.requires_grad_() for p in module.parameters() if p.is_floating_point()]
-            args, kwargs = (clone_tensors(part, double) for part in inputs)
-            recorder = PassRecorder(weights, size, flatten_tensors((args, kwargs)), float64_for)
-            with recorder.gradient_hooks:
-                with ModuleTracer(module, recorder):
-                    output = call_user_code(module, *args, **kwargs)
-                labels, tokens = clone_tensors(targets, double), vocabulary_size(tensors)
-                objective = compute_loss(output, targets=labels, loss=loss, classes=classes, tokens=tokens, seed=seed)
-                if objective is not None and objective.loss.requires_grad:
-                    gradients = torch.autograd.grad(objective.loss, learned, allow_unused=True)
-                    _write_gradients(recorder, learned, gradients)
-            return recorder, objective
+        def objective_of(output: Any, double: bool) -> Objective | None:
+            labels, tokens = clone_tensors(targets, double), vocabulary_size(passes.tensors)
+            return compute_loss(output, targets=labels, loss=loss, classes=classes, tokens=tokens, seed=passes.seed)
 
-        recorder, objective = run()
+        recorder, objective = passes.measure(objective_of)
         calls = recorder.calls
-        if weights and any(_may_underflow(call, name) for call in calls for name in _UNDERFLOW_STATS):
+        if passes.weights and any(_may_underflow(call, name) for call in calls for name in _UNDERFLOW_STATS):
             # float64 tells a signal or gradient of 0 from one that is too small for its precision.
-            precision = weights[0].tensor.dtype
+            precision = passes.weights[0].tensor.dtype
             with in_float64(module), suppress(RuntimeError, TypeError, NotImplementedError):  # one precision only
-                _replace_underflowed(calls, run(precision)[0].calls)
+                _replace_underflowed(calls, passes.measure(objective_of, precision)[0].calls)
         if jacobian is not False:
-            _copy_jacobians(calls, module, weights, batch, size, None if jacobian else JACOBIAN_BUDGET, seed)
+            _copy_jacobians(calls, passes, None if jacobian else JACOBIAN_BUDGET)
         _measure_weights(recorder)
         value = None if objective is None else float(objective.loss.detach())
-        moments = input_moments(tensors, size)
+        moments = _input_moments(passes.tensors, passes.size)
     name, count = ("", None) if objective is None else (objective.name, objective.classes)
     network = {} if value is None else {"loss": value}
     if count is not None:
         network["ln_classes"] = float(torch.tensor(float(count)).log())
     rows = [(NETWORK, 0, network), (INPUT, 0, moments), *((call.layer, call.index, call.stats) for call in calls)]
-    return Diagnosis(
-        _frame_of_rows(rows), calls, recorder.sums, value, name, count, moments, count_unused_norms(module)
-    )
+    unused = count_unused_norms(module)
+    return Diagnosis(_frame_of_rows(rows), calls, recorder.sums, value, name, count, moments, unused)
+
+
+class _Passes:
+    """Recorded passes of a module on one batch, each with the same random numbers."""
+
+    def __init__(self, module: nn.Module, batch: Batch, seed: int):
+        self.module, self.batch, self.seed = module, batch, seed
+        self.weights = weights_of(module)
+        self.inputs = call_arguments(batch)
+        self.tensors = flatten_tensors(self.inputs)
+        self.size = batch_size(module, self.tensors)
+
+    def measure(
+        self, objective_of: Callable[[Any, bool], Objective | None], float64_for: torch.dtype | None = None
+    ) -> tuple[PassRecorder, Objective | None]:
+        """Run forward and backward in the module's own precision, or in float64 in place of another dtype."""
+        double = float64_for is not None
+        seed_global_state("diagnosed passes", self.seed)
+        learned = [p.requires_grad_() for p in self.module.parameters() if p.is_floating_point()]
+        args, kwargs = (clone_tensors(part, double) for part in self.inputs)
+        recorder = PassRecorder(self.weights, self.size, flatten_tensors((args, kwargs)), float64_for)
+        with recorder.gradient_hooks:
+            with ModuleTracer(self.module, recorder):
+                output = call_user_code(self.module, *args, **kwargs)
+            objective = objective_of(output, double)
+            if objective is not None and objective.loss.requires_grad:
+                gradients = torch.autograd.grad(objective.loss, learned, allow_unused=True)
+                gradient_of = dict(zip(map(id, learned), gradients, strict=True))
+                for call, weight in recorder.first_calls():
+                    if (gradient := gradient_of.get(id(weight.tensor))) is not None:
+                        call.measure_gradient(gradient)
+        return recorder, objective
+
+    def jacobians(self, budget: float | None, samples: int = JACOBIAN_SAMPLES) -> list[Call]:
+        """Run a few samples forward, and return the calls with the Jacobians that the budget allows."""
+        mixes = any(isinstance(m, BATCH_NORMS) and m.training for m in self.module.modules())
+        batch = self.batch
+        if mixes or not (isinstance(batch, Tensor) and batch.is_floating_point() and len(batch) == self.size):
+            return []  # no single sample to differentiate
+        inputs = batch[:samples].detach().clone().requires_grad_()
+        seed_global_state("diagnosed passes", self.seed)
+        recorder = PassRecorder(self.weights, len(inputs), [], keep=True)
+        with ModuleTracer(self.module, recorder):
+            call_user_code(self.module, inputs.clone())  # a copy: the first operation may work in place
+        exact, estimated = choose_jacobians(recorder.calls, len(inputs), JACOBIAN_SAMPLES, budget)
+        write_jacobians(recorder.calls, recorder.kept or {}, inputs, exact, estimated)
+        return recorder.calls
+
+
+def _input_moments(tensors: Sequence[Tensor], size: int) -> dict[str, float]:
+    """Return mean, std, q and c of the first floating tensor that a module is fed; {} if there is none."""
+    first = next((t for t in tensors if t.is_floating_point() and t.numel()), None)
+    if first is None:
+        return {}
+    x = first.detach().double()
+    moments = {"mean": float(x.mean()), "std": float(x.std(correction=0)), "q": second_moment(x)}
+    if len(x) == size and size > 1:
+        moments["c"] = float(input_correlation(x.reshape(1, size, -1))[0])
+    return moments
 
 
 def _frame_of_rows(layers: Sequence[tuple[str, int, dict[str, float]]]) -> pd.DataFrame:
@@ -141,35 +183,25 @@ def _frame_of_rows(layers: Sequence[tuple[str, int, dict[str, float]]]) -> pd.Da
     return pd.DataFrame(rows, columns=list(LAYER_COLUMNS))
 
 
-def _write_gradients(recorder: PassRecorder, tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    gradient_of = dict(zip(map(id, tensors), gradients, strict=True))
-    for call in recorder.first_calls():
-        gradient = gradient_of.get(id(call.weight.tensor)) if call.weight is not None else None
-        if gradient is not None:
-            call.measure_gradient(gradient)
-
-
 def _measure_weights(recorder: PassRecorder) -> None:
-    calls = recorder.first_calls()
-    called = {call.weight.name for call in calls if call.weight is not None}
+    weights = recorder.first_calls()
+    called = {weight.name for _, weight in weights}
     for weight in recorder.weights:
         if weight.name not in called and weight.kind != "unknown":
             call = recorder.add_call(weight.layer, weight, {})
             call.ran = False
-            calls.append(call)
-    groups: dict[str, list[Call]] = {}
-    for call in calls:
-        call.measure_weight()
-        if (facts := call.facts) and not facts.constant and not facts.tied and facts.elements >= 4:
-            groups.setdefault(facts.key, []).append(call)
+            weights.append((call, weight))
+    groups: dict[str, list[tuple[Call, Weight, WeightFacts]]] = {}
+    for call, weight in weights:
+        call.facts = facts = call.measure_weight(weight)
+        if not facts.constant and not facts.tied and facts.elements >= 4:
+            groups.setdefault(facts.key, []).append((call, weight, facts))
     for group in groups.values():
-        first = group[0]
-        assert first.facts is not None and first.weight is not None  # noqa: PT018
+        _, weight, first = group[0]
         # A scheme that draws nothing (an identity, a sinusoid) gives equal layers on purpose.
-        if len(group) > 1 and not first.facts.patterned and not is_deterministic_pattern(first.weight):
-            for call in group:
-                assert call.facts is not None
-                call.facts = replace(call.facts, twins=tuple(twin.layer for twin in group))
+        if len(group) > 1 and not first.patterned and not is_deterministic_pattern(weight):
+            for call, _, facts in group:
+                call.facts = replace(facts, twins=tuple(twin.layer for twin, _, _ in group))
 
 
 _UNDERFLOW_STATS = {
@@ -208,50 +240,17 @@ def jacobians(module: nn.Module, batch: Batch, *, budget: float = JACOBIAN_BUDGE
     """
     module, seed = unwrap_module(module), check_seed(seed)
     with explain_shape_errors("the module", module, batch), preserve_module(module), eager_with_gradients():
-        size = batch_size(module, flatten_tensors(call_arguments(batch)))
-        calls = _calls_with_jacobians(module, weights_of(module), batch, size, budget, seed)
+        calls = _Passes(module, batch, seed).jacobians(budget)
     return _frame_of_rows([(call.layer, call.index, _jacobian_stats(call)) for call in calls])
 
 
-def _copy_jacobians(
-    calls: Sequence[Call],
-    module: nn.Module,
-    weights: Sequence[Weight],
-    batch: Batch,
-    size: int,
-    budget: float | None,
-    seed: int,
-) -> None:
-    exact, estimated = choose_jacobians(calls, size, JACOBIAN_SAMPLES, budget)
+def _copy_jacobians(calls: Sequence[Call], passes: _Passes, budget: float | None) -> None:
+    exact, estimated = choose_jacobians(calls, passes.size, JACOBIAN_SAMPLES, budget)
     if exact or estimated:
-        samples = estimated_samples(calls, size, JACOBIAN_SAMPLES) if estimated else JACOBIAN_SAMPLES
-        others = _calls_with_jacobians(module, weights, batch, size, budget, seed, samples)
-        for call, other in zip(calls, others, strict=False):
+        samples = estimated_samples(calls, passes.size, JACOBIAN_SAMPLES) if estimated else JACOBIAN_SAMPLES
+        for call, other in zip(calls, passes.jacobians(budget, samples), strict=False):
             if call.layer == other.layer:
                 call.stats.update(_jacobian_stats(other))
-
-
-def _calls_with_jacobians(
-    module: nn.Module,
-    weights: Sequence[Weight],
-    batch: Batch,
-    size: int,
-    budget: float | None,
-    seed: int,
-    samples: int = JACOBIAN_SAMPLES,
-) -> list[Call]:
-    """Record a pass of a few samples, and write the Jacobians of the layers that the budget allows."""
-    mixes = any(isinstance(m, BATCH_NORMS) and m.training for m in module.modules())
-    if mixes or not (isinstance(batch, Tensor) and batch.is_floating_point() and len(batch) == size):
-        return []  # no single sample to differentiate
-    inputs = batch[:samples].detach().clone().requires_grad_()
-    seed_global_state("diagnosed passes", seed)
-    recorder = PassRecorder(weights, len(inputs), [], keep=True)
-    with ModuleTracer(module, recorder):
-        call_user_code(module, inputs.clone())  # a copy: the first operation may work in place
-    exact, estimated = choose_jacobians(recorder.calls, len(inputs), JACOBIAN_SAMPLES, budget)
-    write_jacobians(recorder.calls, recorder.kept or {}, inputs, exact, estimated)
-    return recorder.calls
 
 
 def _jacobian_stats(call: Call) -> dict[str, float]:

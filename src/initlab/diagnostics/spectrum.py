@@ -11,8 +11,7 @@ from initlab.system.random_streams import generator
 
 @dataclass(frozen=True)
 class Spectrum:
-    """A quadrature of the eigenvalue distribution: mean of f over eigenvalues ≈ Σ weights · f(nodes).
-    """
+    """A quadrature of the eigenvalue distribution: mean of f over eigenvalues ≈ Σ weights · f(nodes)."""
 
     nodes: Tensor
     weights: Tensor

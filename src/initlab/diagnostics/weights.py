@@ -127,21 +127,15 @@ def _weights_of_parameter(p: Parameter, siblings: Iterable[Parameter]) -> list[W
     attention = isinstance(p.owner, nn.MultiheadAttention)
     wanted = "in_proj_bias" if attention else own.replace("weight", "bias")
     bias = next((b for b in siblings if b.owner is p.owner and b.name.rpartition(".")[2] == wanted), None)
+    weight = Weight(p.name, prefix, p.kind, p.tensor, p.owner, p.blocks, bias.tensor if bias else None)
+    if isinstance(p.owner, RECURRENT):
+        return [replace(weight, layer=p.name)]
     if not attention:
-        layer = p.name if isinstance(p.owner, RECURRENT) else prefix
-        return [Weight(p.name, layer, p.kind, p.tensor, p.owner, p.blocks, bias.tensor if bias else None)]
+        return [weight]
     biases = {block.label: bias.tensor[block.rows] for block in bias.blocks if block.rows} if bias else {}
+    layers = {f"{prefix}.{block.label}" if prefix else block.label: block for block in p.blocks}
     return [
-        Weight(
-            p.name,
-            f"{prefix}.{block.label}" if prefix else block.label,
-            p.kind,
-            p.tensor,
-            p.owner,
-            (block,),
-            biases.get(block.label),
-        )
-        for block in p.blocks
+        replace(weight, layer=layer, blocks=(block,), bias=biases.get(block.label)) for layer, block in layers.items()
     ]
 
 

@@ -1,7 +1,8 @@
 """A mode for torch functions: it records activations that are no modules, bare weights, norms and sums."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -35,14 +36,15 @@ class FunctionTracer(TorchFunctionMode):
     ) -> Any:
         """Call the function, and note what it did."""
         kwargs = kwargs or {}
+        run = partial(call_user_code, function, *args, **kwargs)
         if not self.recorder.enabled:
-            return call_user_code(function, *args, **kwargs)
+            return run()
         traced = self.recorder.provenance.traced_tensors(args, kwargs)
         name = function_name(function)
         act = called_activation(name, args, kwargs) if traced else None
         if act is not None or (traced and name in NONLINEAR):
-            return self._activation(act, traced, function, args, kwargs)
-        out = call_user_code(function, *args, **kwargs)
+            return self._activation(act, traced, run)
+        out = run()
         if not traced:
             self._mark_view(name, args, out)
         elif name in LINEAR and (used := self._used_weight(args, kwargs)) is not None:
@@ -51,16 +53,7 @@ class FunctionTracer(TorchFunctionMode):
             self._step(name, args, traced, out)
         return out
 
-    # --- activations --------------------------------------------------------------------------------------------------
-
-    def _activation(
-        self,
-        act: Activation | None,
-        traced: TracedTensors,
-        function: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
+    def _activation(self, act: Activation | None, traced: TracedTensors, run: Callable[[], Any]) -> Any:
         recorder = self.recorder
         tensor, origins = traced[0]
         call = recorder.declared or self._call_without_activation(origins)
@@ -69,7 +62,7 @@ class FunctionTracer(TorchFunctionMode):
             if act is not None and is_float_tensor(tensor):  # before the call, which may work in place
                 with recorder.paused():
                     call.measure_entering(tensor, act)
-        out = call_user_code(function, *args, **kwargs)
+        out = run()
         recorder.provenance.mark(out, merge_origins((origins for _, origins in traced), "activation"))
         if call is not None and recorder.declared is None:
             recorder.measure(call, "postactivation", out)
@@ -86,8 +79,6 @@ class FunctionTracer(TorchFunctionMode):
         unactivated = [i for i in joined if calls[i - 1].activation is None]
         call = calls[(min(unactivated) if len(unactivated) == 2 else max(fresh)) - 1]
         return call if call.activation is None else None
-
-    # --- everything between a layer and the next ----------------------------------------------------------------------
 
     def _step(self, name: str, args: tuple[Any, ...], traced: TracedTensors, out: Any) -> None:
         calls = self.recorder.calls
@@ -126,8 +117,6 @@ class FunctionTracer(TorchFunctionMode):
         with self.recorder.paused():
             moments = second_moment(stream), second_moment(branch), second_moment(out)
         self.recorder.sums.append(StreamSum(running[-1][1] if running else "", max(after), max(before), *moments))
-
-    # --- weights that are no layers -----------------------------------------------------------------------------------
 
     def _used_weight(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Weight, Tensor, bool] | None:
         """Return the parameter that a linear function multiplies by, as given, and whether it is the first factor."""

@@ -1,7 +1,7 @@
 """Hooks on the modules of a network: they record what each layer does in one forward and backward pass."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,46 +35,40 @@ class ModuleTracer:
         for name, module in self.module.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 own = plain_name(name)
-                self.hooks.enter_context(module.register_forward_pre_hook(self._before(own), with_kwargs=True))
-                self.hooks.enter_context(module.register_forward_hook(self._after(own), with_kwargs=True))
+                before, after = partial(self._before, own), partial(self._after, own)
+                self.hooks.enter_context(module.register_forward_pre_hook(before, with_kwargs=True))
+                self.hooks.enter_context(module.register_forward_hook(after, with_kwargs=True))
         self.hooks.enter_context(FunctionTracer(self.recorder))
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.hooks.__exit__(*error)
 
-    def _before(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            recorder = self.recorder
-            recorder.running.append((module, name, recorder.provenance.merged_origins(args, kwargs)))
-            call = self.awaited.pop(id(module), None)
-            if call is not None:
-                recorder.declared = call
-                recorder.measure_preactivation(call, args[0])
+    def _before(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        recorder = self.recorder
+        recorder.running.append((module, name, recorder.provenance.merged_origins(args, kwargs)))
+        call = self.awaited.pop(id(module), None)
+        if call is not None:
+            recorder.declared = call
+            recorder.measure_preactivation(call, args[0])
 
-        return hook
-
-    def _after(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            recorder = self.recorder
-            fed: Origins = {}
-            while recorder.running:
-                running, _, fed = recorder.running.pop()
-                if running is module:
-                    break
-            if recorder.declared is not None and self.activations.get(recorder.declared.layer) is module:
-                recorder.measure(recorder.declared, "postactivation", output)
-                recorder.declared = None
-            elif isinstance(module, nn.MultiheadAttention) and (
-                projections := self._projections(module, args, kwargs, output)
-            ):
-                self._attention(name, module, projections, output)
-            elif isinstance(module, RECURRENT):
-                self._recurrent(module, name, fed, output)
-            elif isinstance(module, LAYER_TYPES):
-                self._layer(name, self._weight_of(module), fed, output)
-
-        return hook
+    def _after(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        recorder = self.recorder
+        fed: Origins = {}
+        while recorder.running:
+            running, _, fed = recorder.running.pop()
+            if running is module:
+                break
+        projections = self._projections(module, args, kwargs, output)
+        if recorder.declared is not None and self.activations.get(recorder.declared.layer) is module:
+            recorder.measure(recorder.declared, "postactivation", output)
+            recorder.declared = None
+        elif projections and isinstance(module, nn.MultiheadAttention):
+            self._attention(name, module, projections, output)
+        elif isinstance(module, RECURRENT):
+            self._recurrent(module, name, fed, output)
+        elif isinstance(module, LAYER_TYPES):
+            self._layer(name, self._weight_of(module), fed, output)
 
     def _weight_of(self, module: nn.Module) -> Weight | None:
         return next((weight for weight in self.recorder.weights if weight.owner is module), None)
@@ -90,8 +84,10 @@ class ModuleTracer:
             self.recorder.measure_preactivation(call, tensor)
         return call
 
-    def _projections(self, module: nn.MultiheadAttention, args: Any, kwargs: Any, output: Any) -> list[Any]:
+    def _projections(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> list[Any]:
         # A subclass may keep other weights, take other arguments, or return other things than torch's own class: [].
+        if not isinstance(module, nn.MultiheadAttention):
+            return []
         inputs = [*args, *(kwargs[k] for k in ("query", "key", "value")[len(args) :] if k in kwargs)][:3]
         weights = [w for w in self.recorder.weights if w.owner is module and w.is_projection]
         pairs = list(zip(weights, inputs, strict=False))

@@ -59,12 +59,12 @@ class PassRecorder:
         self.calls.append(call)
         return call
 
-    def first_calls(self) -> list[Call]:
-        """Return the first call of every layer that has a weight."""
-        first: dict[str, Call] = {}
+    def first_calls(self) -> list[tuple[Call, Weight]]:
+        """Return the first call of every layer that has a weight, and the weight."""
+        first: dict[str, tuple[Call, Weight]] = {}
         for call in self.calls:
             if call.weight is not None:
-                first.setdefault(call.layer, call)
+                first.setdefault(call.layer, (call, call.weight))
         return list(first.values())
 
     def mark_output(self, call: Call, output: Any) -> Tensor | None:

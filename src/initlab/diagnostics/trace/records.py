@@ -104,14 +104,12 @@ class Call:
         if act.saturation is not None:
             self.write("outside", is_outside(x, act.saturation))
 
-    def measure_weight(self) -> None:
-        """Write the statistics of the weight itself."""
-        if self.weight is not None:
-            part = self.weight.part(self.weight.tensor.detach())
-            self.write("weight", part[None].double())
-            self.write("matrix", self.weight.matrix()[None])
-            self.write("units", self.weight.units()[None])
-            self.facts = read_weight_facts(self.weight, copies=self.stats["duplicate_units"] > 0)
+    def measure_weight(self, weight: Weight) -> WeightFacts:
+        """Write the statistics of its weight, and return the facts about it."""
+        self.write("weight", weight.part(weight.tensor.detach())[None].double())
+        self.write("matrix", weight.matrix()[None])
+        self.write("units", weight.units()[None])
+        return read_weight_facts(weight, copies=self.stats["duplicate_units"] > 0)
 
     def measure_gradient(self, gradient: Tensor) -> None:
         """Write the statistics of the weight's gradient, given as stored."""
