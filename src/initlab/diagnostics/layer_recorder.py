@@ -181,12 +181,8 @@ class LayerRecorder:
 
     def before_update(self) -> None:
         """Copy the weights, to measure later how far the update moves them."""
-        parameters = self._parameters()
-        self.weights_before = {
-            probe.weight: parameters[probe.weight].detach().clone()
-            for probe in self.probes
-            if probe.weight in parameters
-        }
+        probed = {probe.weight for probe in self.probes}
+        self.weights_before = {name: w.detach().clone() for name, w in self._parameters().items() if name in probed}
 
     def after_update(self) -> None:
         """Measure the update: ‖ΔW‖ / ‖W‖."""

@@ -1,5 +1,7 @@
 """Symmetry of weights: units that are copies of one another, and the number of directions that a weight uses."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -67,7 +69,7 @@ def _estimated_rank(blocks: Tensor) -> Tensor:
     nodes, weights = [], []
     for block in blocks:
         wide = (block if block.shape[0] <= block.shape[1] else block.T).float()  # half the memory to move
-        spectrum = lanczos(lambda v, a=wide: a @ (a.T @ v), wide.shape[0], steps=STEPS, probes=PROBES, like=wide)
+        spectrum = lanczos(partial(_gram_product, wide), wide.shape[0], steps=STEPS, probes=PROBES, like=wide)
         noise = torch.finfo(torch.float32).eps * wide.shape[0] * spectrum.largest
         nodes.append(torch.where(spectrum.nodes > noise, spectrum.nodes, torch.zeros(())))
         # The trace is known exactly: Σσ² is the sum of squares.
@@ -75,6 +77,10 @@ def _estimated_rank(blocks: Tensor) -> Tensor:
         scale = wide.double().square().sum().cpu() / torch.where(estimate > 0, estimate, torch.ones(()))
         weights.append(spectrum.weights * scale)
     return _entropy_rank(torch.cat(nodes).sqrt(), torch.cat(weights))
+
+
+def _gram_product(a: Tensor, v: Tensor) -> Tensor:
+    return a @ (a.T @ v)
 
 
 def _row_hashes(rows: Tensor, odd: Tensor) -> Tensor:
