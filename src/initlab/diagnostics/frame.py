@@ -85,7 +85,7 @@ def rows_hash(rows: pd.DataFrame) -> int:
 
 
 def shown_findings(findings: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """Return severity, sentence and remedy of findings, each remedy once; a sentence says so if all are notes.
+    """Return severity, sentence and remedy of findings, each remedy once; `HEALTHY` if all are notes.
 
     >>> one = {"severity": "fault", "sentence": "It is zero.", "remedy": "draw it"}
     >>> shown_findings([one, one])[1]

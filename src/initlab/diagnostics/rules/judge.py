@@ -15,7 +15,7 @@ LARGE_INPUT = 100.0
 """Mean square of inputs that are not normalized."""
 
 
-def judge_network(found: Diagnosis) -> list[Finding]:
+def judge_network(diagnosis: Diagnosis) -> list[Finding]:
     """Return what is wrong with an initialized network, worst first; [] where nothing is.
 
     Rules apply where theory has an answer or a count is plain: weights that are zero, copied, out of scale with their
@@ -32,7 +32,7 @@ def judge_network(found: Diagnosis) -> list[Finding]:
     >>> [finding.name for finding in judge_network(examine(net, torch.ones(8, 4)))]
     ['zero_layer']
     """
-    local = [*judge_weight_values(found), *judge_unit_outputs(found.calls)]
+    local = [*judge_weight_values(diagnosis), *judge_unit_outputs(diagnosis.calls)]
     # Equal weights, or saturation in all of a chain, do not explain how signal and gradient change over its layers.
     explained = frozenset(
         layer
@@ -41,15 +41,15 @@ def judge_network(found: Diagnosis) -> list[Finding]:
         for layer in one.layers
     )
     causes = {one.name for one in local if one.name in CAUSES}
-    return sort_findings([*local, *judge_chains(found, explained, causes), *large_inputs(found)])
+    return sort_findings([*local, *judge_chains(diagnosis, explained, causes), *large_inputs(diagnosis)])
 
 
-def large_inputs(found: Diagnosis) -> list[Finding]:
+def large_inputs(diagnosis: Diagnosis) -> list[Finding]:
     """Judge the inputs of the network."""
-    if not found.inputs.get("q", 0.0) > LARGE_INPUT:
+    if not diagnosis.inputs.get("q", 0.0) > LARGE_INPUT:
         return []
     text = (
-        f"The inputs are large: mean {found.inputs['mean']:.3g}, std {found.inputs['std']:.3g}. Schemes promise their "
+        f"The inputs are large: mean {diagnosis.inputs['mean']:.3g}, std {diagnosis.inputs['std']:.3g}. Schemes promise their "
         "scale for inputs of mean 0 and std 1."
     )
     return [Finding("warning", "loud_inputs", (INPUT,), text, "normalize the data: (x − mean) / std")]

@@ -118,15 +118,15 @@ def fan_out_rule(calls: Sequence[Call]) -> tuple[float, dict[str, float]]:
         for call, facts in scaled_weights(calls)
         if call.ran and "norm" not in call.into and call.fed_words <= {"activation", "pool", "shift"}
     ]
-    telling = [(c, f) for c, f in plain if abs(math.log(f.fan_in / f.fan_out)) >= math.log(2)]
-    if len(telling) < max(3, 0.5 * len(plain)):
+    distinct = [(c, f) for c, f in plain if abs(math.log(f.fan_in / f.fan_out)) >= math.log(2)]
+    if len(distinct) < max(3, 0.5 * len(plain)):
         return 0.0, {}
-    follows = {mode: _follows(mode, telling) for mode in ("fan_out", "fan_in", "fan_avg")}
+    follows = {mode: _follows(mode, distinct) for mode in ("fan_out", "fan_in", "fan_avg")}
     # Of one ratio alone any constant on fan_in looks the same.
-    one_ratio = len({round(math.log(f.fan_in / f.fan_out), 1) for _, f in telling}) < 2
+    one_ratio = len({round(math.log(f.fan_in / f.fan_out), 1) for _, f in distinct}) < 2
     if one_ratio or not follows["fan_out"] or follows["fan_in"] or follows["fan_avg"]:
         return 0.0, {}
-    return math.exp(_deviations("fan_out", telling)[0]), {c.layer: f.fan_in / f.fan_out for c, f in telling}
+    return math.exp(_deviations("fan_out", distinct)[0]), {c.layer: f.fan_in / f.fan_out for c, f in distinct}
 
 
 def _follows(mode: str, group: Group) -> bool:

@@ -31,22 +31,22 @@ MEAN_FACTOR = 10
 PLAIN_STEPS = {"activation", "pool", "scale", "shift"}
 
 
-def judge_chains(found: Diagnosis, explained: Collection[str], known: Collection[str] = ()) -> list[Finding]:
+def judge_chains(diagnosis: Diagnosis, explained: Collection[str], known: Collection[str] = ()) -> list[Finding]:
     """Judge signals, gradients and correlations.
 
     Args:
-        found: the diagnosis.
+        diagnosis: the diagnosis.
         explained: layers that have a named fault; every trend leaves them out.
         known: names of earlier findings; copied units, for one, make inputs look the same.
     """
-    findings = judge_chain(longest_chain(found.calls), explained, known)
-    if found.unused_norms:  # the network that trains has another scale
-        zero = [] if findings or explained else zero_gradients(found)
-        return [*findings, unused_norms_note(found.unused_norms), *zero]
-    findings += residual_stream(found.sums)
+    findings = judge_chain(longest_chain(diagnosis.calls), explained, known)
+    if diagnosis.unused_norms:  # the network that trains has another scale
+        zero = [] if findings or explained else zero_gradients(diagnosis)
+        return [*findings, unused_norms_note(diagnosis.unused_norms), *zero]
+    findings += residual_stream(diagnosis.sums)
     if findings or explained or known:
         return findings
-    return [*loss_too_high(found), *zero_gradients(found)]
+    return [*loss_too_high(diagnosis), *zero_gradients(diagnosis)]
 
 
 def longest_chain(calls: Sequence[Call]) -> list[Call]:
@@ -144,31 +144,32 @@ def unused_norms_note(count: int) -> Finding:
     return Finding("note", "idle_norms", (NETWORK,), text, "look at the model in training mode: model.train()")
 
 
-def loss_too_high(found: Diagnosis) -> list[Finding]:
+def loss_too_high(diagnosis: Diagnosis) -> list[Finding]:
     """Judge whether the outputs are so large that the network starts sure and wrong."""
-    if found.loss is None or found.classes is None or not math.isfinite(found.loss):
+    loss, classes = diagnosis.loss, diagnosis.classes
+    if loss is None or classes is None or not math.isfinite(loss):
         return []
-    chance = math.log(found.classes)
-    noise = math.sqrt(sum(5 / call.units for call in found.calls if call.units))
-    if found.loss - chance <= 5 * math.exp(5 * noise):
+    chance = math.log(classes)
+    noise = math.sqrt(sum(5 / call.units for call in diagnosis.calls if call.units))
+    if loss - chance <= 5 * math.exp(5 * noise):
         return []
     text = (
-        f"The loss starts at {found.loss:.3g}, where equal probabilities give ln({found.classes}) = {chance:.3g}: the "
-        "outputs are so large that the network is sure, and wrong."
+        f"The loss starts at {loss:.3g}, where equal probabilities give ln({classes}) = {chance:.3g}: the outputs are "
+        "so large that the network is sure, and wrong."
     )
     return [Finding("warning", "loss_too_high", (NETWORK,), text, "make the weights of the last layer smaller")]
 
 
-def zero_gradients(found: Diagnosis) -> list[Finding]:
+def zero_gradients(diagnosis: Diagnosis) -> list[Finding]:
     """Find layers whose gradient is exactly zero, or too small for its precision.
 
     Layers of a residual branch that adds nothing at first are left out: its end is zero, which is good practice, or
     stochastic depth has dropped it on every input of this batch.
     """
-    silent = {index for s in found.sums if s.branch == 0 for index in range(s.before + 1, s.after + 1)}
-    if zero := zero_gradient_findings(layer_stats([call for call in found.calls if call.index not in silent])):
+    silent = {index for s in diagnosis.sums if s.branch == 0 for index in range(s.before + 1, s.after + 1)}
+    if zero := zero_gradient_findings(layer_stats([call for call in diagnosis.calls if call.index not in silent])):
         return zero
-    small = tuple(call.layer for call in found.calls if gradient_underflows(call))
+    small = tuple(call.layer for call in diagnosis.calls if gradient_underflows(call))
     if not small:
         return []
     text = f"The gradient at {name_layers(small)} is not zero, but too small for its precision: it underflows."

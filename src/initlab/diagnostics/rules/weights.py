@@ -16,15 +16,15 @@ from initlab.report.findings.units import COPIED_FRACTION, COPIES_TEXT, zero_lay
 Weights = Sequence[tuple[Call, WeightFacts]]
 
 
-def judge_weight_values(found: Diagnosis) -> list[Finding]:
+def judge_weight_values(diagnosis: Diagnosis) -> list[Finding]:
     """Judge the weights, causes before what follows from them."""
-    weights = [(call, call.facts) for call in found.calls if call.facts is not None]
-    readouts = readout_indices(found.calls)
+    weights = [(call, call.facts) for call in diagnosis.calls if call.facts is not None]
+    readouts = readout_indices(diagnosis.calls)
     bad = [
         *nonfinite_weights(weights),
         *zero_weights(weights, readouts),
         *copied_units(weights),
-        *out_of_scale_weights(found.calls),
+        *out_of_scale_weights(diagnosis.calls),
     ]
     blamed = {layer for finding in bad for layer in finding.layers}
     drawn = [
@@ -36,9 +36,9 @@ def judge_weight_values(found: Diagnosis) -> list[Finding]:
     return [
         *bad,
         *identical_layers(weights),
-        *scaled_by_fan_out(found.calls),
+        *scaled_by_fan_out(diagnosis.calls),
         *default_weights(drawn),
-        *weights_without_call(found.calls),
+        *weights_without_call(diagnosis.calls),
     ]
 
 

@@ -98,7 +98,7 @@ class FunctionTracer(TorchFunctionMode):
 
     def _gate(self, one: Origins, two: Origins) -> None:
         calls = self.recorder.calls
-        # x · sigmoid(x) is no sigmoid: the same signal meets itself, once with and once without the activation.
+        # x · sigmoid(x) is not a sigmoid: both factors come from the same call, one of them through an activation.
         for index in set(one) & set(two) - {0}:
             if ("activation" in one[index]) != ("activation" in two[index]):
                 calls[index - 1].forget_activation()
