@@ -133,7 +133,7 @@ STATS: dict[str, Stat] = {
         Stat("c", "inputs", input_correlation, "mean cosine between the preactivations of two different inputs",
              column="c", show=lambda value: f"{value:.3f}"),
         Stat("grad_mean_square", "delta", mean_square, "mean square of the loss gradient at the preactivations",
-             column="grad", show=lambda value: format_number(math.sqrt(value))),
+             column="grad", show=lambda value: format_number(math.sqrt(value)) if value >= 0 else ""),
         Stat("saturated_fraction", "outside", member_mean, "preactivations where the activation is saturated",
              column="sat", show=format_percent),
         Stat("dead_fraction", "postactivation", zero_unit_fraction, "units silent on every sample",

@@ -46,10 +46,11 @@ def judge_network(diagnosis: Diagnosis) -> list[Finding]:
 
 def large_inputs(diagnosis: Diagnosis) -> list[Finding]:
     """Judge the inputs of the network."""
-    if not diagnosis.inputs.get("q", 0.0) > LARGE_INPUT:
+    inputs = diagnosis.inputs
+    if not inputs.get("q", 0.0) > LARGE_INPUT:
         return []
     text = (
-        f"The inputs are large: mean {diagnosis.inputs['mean']:.3g}, std {diagnosis.inputs['std']:.3g}. Schemes promise their "
-        "scale for inputs of mean 0 and std 1."
+        f"The inputs are large: mean {inputs['mean']:.3g}, std {inputs['std']:.3g}. Schemes promise their scale for "
+        "inputs of mean 0 and std 1."
     )
     return [Finding("warning", "loud_inputs", (INPUT,), text, "normalize the data: (x − mean) / std")]
