@@ -20,26 +20,12 @@ def judge_weight_values(diagnosis: Diagnosis) -> list[Finding]:
     """Judge the weights, causes before what follows from them."""
     weights = [(call, call.facts) for call in diagnosis.calls if call.facts is not None]
     readouts = readout_indices(diagnosis.calls)
-    bad = [
-        *nonfinite_weights(weights),
-        *zero_weights(weights, readouts),
-        *copied_units(weights),
-        *out_of_scale_weights(diagnosis.calls),
-    ]
+    bad = [*nonfinite_weights(weights), *zero_weights(weights, readouts), *copied_units(weights)]
+    bad += out_of_scale_weights(diagnosis.calls)
     blamed = {layer for finding in bad for layer in finding.layers}
-    drawn = [
-        (call, facts)
-        for call, facts in weights
-        if call.ran and facts.kind not in ("unknown", "embedding") and call.index not in readouts
-        if call.layer not in blamed
-    ]
-    return [
-        *bad,
-        *identical_layers(weights),
-        *scaled_by_fan_out(diagnosis.calls),
-        *default_weights(drawn),
-        *weights_without_call(diagnosis.calls),
-    ]
+    inner = [(call, facts) for call, facts in weights if call.index not in readouts and call.layer not in blamed]
+    same = [*identical_layers(weights), *scaled_by_fan_out(diagnosis.calls), *default_weights(inner)]
+    return [*bad, *same, *weights_without_call(diagnosis.calls)]
 
 
 def readout_indices(calls: Sequence[Call]) -> set[int]:
@@ -168,8 +154,9 @@ def scaled_by_fan_out(calls: Sequence[Call]) -> list[Finding]:
     return [Finding("warning", "scaled_by_fan_out", tuple(ratios), text, remedy)]
 
 
-def default_weights(drawn: Weights) -> list[Finding]:
+def default_weights(weights: Weights) -> list[Finding]:
     """Find layers that still hold torch's own draw, among those that are neither readouts nor blamed already."""
+    drawn = [(call, facts) for call, facts in weights if call.ran and facts.kind not in ("unknown", "embedding")]
     left = [(call, facts) for call, facts in drawn if facts.default]
     if drawn and len(left) == len(drawn):
         names = layer_names([call for call, _ in left])

@@ -59,9 +59,8 @@ class FunctionTracer(TorchFunctionMode):
         call = recorder.declared or self._call_without_activation(origins)
         if call is not None:
             call.activation = act
-            if act is not None and is_float_tensor(tensor):  # before the call, which may work in place
-                with recorder.paused():
-                    call.measure_entering(tensor, act)
+            if act is not None:  # before the call, which may work in place
+                recorder.measure_entering(call, tensor, act)
         out = run()
         recorder.provenance.mark(out, merge_origins((origins for _, origins in traced), "activation"))
         if call is not None and recorder.declared is None:

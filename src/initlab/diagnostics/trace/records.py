@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from initlab.activations import Activation
-from initlab.diagnostics.stats import STATS, count_underflow, is_outside
+from initlab.diagnostics.stats import STATS
 from initlab.diagnostics.weight_facts import WeightFacts, read_weight_facts
 from initlab.diagnostics.weights import Weight
 
@@ -74,36 +73,6 @@ class Call:
         for name in ("saturated_fraction", "dead_fraction"):
             self.stats.pop(name, None)
 
-    def measure(self, kind: str, tensor: Tensor, batch: int, precision: torch.dtype | None = None) -> None:
-        """Write the statistics of preactivations, postactivations or gradients at preactivations.
-
-        Args:
-            kind: `preactivation`, `postactivation` or `delta`.
-            tensor: their values, in the shape that the layer gives them.
-            batch: number of inputs.
-            precision: dtype whose underflow is counted; the tensor's own if None.
-        """
-        tensor = tensor.detach()
-        x = tensor.double()
-        if self.channels_first and x.dim() > 2:
-            x = x.movedim(1, -1)  # channels of a map are units, its positions samples
-        x = x.reshape(1, -1, x.shape[-1] if x.dim() else 1)
-        self.write(kind, x)
-        if kind == "preactivation":
-            self.samples, self.units = x.shape[1:]
-            by_input = inputs_first(tensor, batch)
-            if by_input is not None:
-                self.write("inputs", by_input[None].double())
-        if kind != "postactivation" and (lost := float(count_underflow(tensor[None], precision)[0])):
-            self.stats["underflow" if kind == "preactivation" else "grad_underflow"] = lost
-
-    def measure_entering(self, tensor: Tensor, act: Activation) -> None:
-        """Note mean and spread of `tensor`, the input of `act`, and write the fraction of it that saturates `act`."""
-        x = tensor.detach().double()[None]
-        self.entering = float(x.mean()), float(x.std(correction=0))
-        if act.saturation is not None:
-            self.write("outside", is_outside(x, act.saturation))
-
     def measure_weight(self, weight: Weight) -> WeightFacts:
         """Write the statistics of its weight, and return the facts about it."""
         self.write("weight", weight.part(weight.tensor.detach())[None].double())
@@ -144,21 +113,6 @@ class StreamSum:
     stream: float
     branch: float
     total: float
-
-
-def inputs_first(tensor: Tensor, batch: int) -> Tensor | None:
-    """View a tensor as [batch, features], or return None where no axis goes with the inputs of the batch.
-
-    The first axis may hold several rows per input (windows of an image), the second one the inputs themselves
-    (sequences first).
-    """
-    if batch < 2 or tensor.dim() == 0 or tensor.numel() == 0:
-        return None
-    if tensor.shape[0] % batch == 0:
-        return tensor.reshape(batch, -1)
-    if tensor.dim() > 1 and tensor.shape[1] == batch:
-        return tensor.transpose(0, 1).reshape(batch, -1)
-    return None
 
 
 def second_moment(tensor: Tensor) -> float:
