@@ -108,7 +108,7 @@ def blamed(found: list[Finding] | tuple[Finding, ...]) -> set[str]:
 def taped(net: torch.nn.Module, act: str, x: Tensor = X, y: Tensor = Y) -> list[LayerStats]:
     """What a training writes into layers.csv at step 0, as rules read it."""
     (part,) = stack([net]).parts
-    tape = LayerRecorder(part, step=0, interval=activation(act).saturation, histogram=False)
+    tape = LayerRecorder(part, step=0, interval=activation(act).saturation)
     with tape:
         loss = F.cross_entropy(part.forward(x).reshape(-1, CLASSES), y)
         gradients = torch.autograd.grad(loss, part.parameters, allow_unused=True, materialize_grads=True)
@@ -238,10 +238,10 @@ def test_training_counts_the_equal_units_of_each_network():
     counted = []
     for group in (nets, nets[:1], nets[1:2]):
         for part in stack(group).parts:
-            tape = LayerRecorder(part, step=0, interval=None, histogram=False)
+            tape = LayerRecorder(part, step=0, interval=None)
             tape.gradients(dict(zip(part.names, part.parameters, strict=True)))
             counted += [[v for *_, stat, v, _ in rows if stat == "duplicate_units"] for rows in tape.rows]
-            later = LayerRecorder(part, step=5, interval=None, histogram=False)
+            later = LayerRecorder(part, step=5, interval=None)
             later.gradients(dict(zip(part.names, part.parameters, strict=True)))
             assert "duplicate_units" not in {row[3] for row in later.rows[0]}
     equal, drawn_ = [WIDTH - 1.0] * 3 + [CLASSES - 1.0], [0.0] * 4

@@ -210,7 +210,9 @@ def test_what_initlabs_own_code_raises_is_told_as_its_own(monkeypatch, tmp_path,
         lambda: initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3)),
         lambda: run_diagnose("blamed_home:net", ["2,3"]),
     ):
-        with pytest.raises(InternalError, match=r"KeyError in initlab/diagnostics/tape.py, line 2.*a bug of initlab"):
+        with pytest.raises(
+            InternalError, match=r"KeyError in initlab/diagnostics/layer_recorder.py, line 2.*a bug of initlab"
+        ):
             work()
 
 

@@ -1,17 +1,15 @@
 """A diagnosis on a terminal: the verdicts first, then one row per layer, in at most 100 columns."""
 
-import math
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from initlab.diagnostics import Call, Diagnosis
+from initlab.diagnostics import STATS, Call, Diagnosis, Stat
 from initlab.diagnostics.frame import HEALTHY, PIPE_WIDTH
 from initlab.report.findings.record import Finding
 from initlab.system.escape import printable
-from initlab.system.numbers import format_number, format_percent
 from initlab.system.terminal import SafeConsole
 
 FIRST_ROWS, LAST_ROWS, MAX_ROWS = 6, 3, 24
@@ -70,8 +68,8 @@ def measured_layer_table(found: Diagnosis, verdicts: Sequence[Finding], every: b
     table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=30)
     table.add_column("weight", no_wrap=True, overflow="ellipsis", max_width=14)
     table.add_column("then", no_wrap=True)
-    for name in ("q", "c", "grad", "sat", "dead", "rank"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for stat in shown_stats():
+        table.add_column(stat.column, justify="right", no_wrap=True)
     few = [v for v in verdicts if v.severity != "note" and len(v.layers) <= MAX_NAMED_LAYERS]
     named = {layer: v.severity for v in reversed(few) for layer in v.layers}
     hidden = 0
@@ -89,23 +87,23 @@ def measured_layer_table(found: Diagnosis, verdicts: Sequence[Finding], every: b
 
 def _add_gap(table: Table, hidden: int) -> None:
     if hidden:
-        table.add_row("", Text(f"… {hidden} more (--all)", style="dim"), *[""] * 8)
+        table.add_row("", Text(f"… {hidden} more (--all)", style="dim"), *[""] * (2 + len(shown_stats())))
+
+
+def shown_stats() -> list[Stat]:
+    """Return the statistics that have a column in the table."""
+    return [stat for stat in STATS.values() if stat.column]
 
 
 def _cells(call: Call) -> list[Text]:
-    stats = call.stats
-    shape = "×".join(map(str, call.facts.shape)) if call.facts is not None else ""
-    gradient = stats.get("grad_mean_square")
+    statistics = [stat.show(call.stats[stat.name]) if stat.name in call.stats else "" for stat in shown_stats()]
+    if not call.ran:
+        statistics[0] = "never ran"
     cells = [
         str(call.index),
         call.layer or "(itself)",
-        shape,
+        "×".join(map(str, call.facts.shape)) if call.facts is not None else "",
         call.activation.name if call.activation is not None else "",
-        format_number(stats.get("q")) if call.ran else "never ran",
-        f"{stats['c']:.3f}" if "c" in stats else "",
-        format_number(math.sqrt(gradient)) if gradient is not None and gradient >= 0 else "",
-        format_percent(stats.get("saturated_fraction")),
-        format_percent(stats.get("dead_fraction")),
-        format_number(stats.get("effective_rank"), digits=4),
+        *statistics,
     ]
     return [Text(printable(cell)) for cell in cells]

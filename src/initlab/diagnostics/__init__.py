@@ -1,15 +1,13 @@
-"""What the network measures: statistics per layer, by hooks that are always removed."""
+"""What a network measures: statistics of every layer on one batch, and what is wrong with them."""
 
 from initlab.diagnostics.api import diagnose
-from initlab.diagnostics.examine import INPUT, NETWORK, Diagnosis, examine, jacobians
+from initlab.diagnostics.examine import Diagnosis, examine, jacobians
 from initlab.diagnostics.frame import DiagnosisFrame
 from initlab.diagnostics.layer_recorder import HistogramKey, LayerRecorder, Row, first_bad_layers, layer_probes
 from initlab.diagnostics.stats import STATS, Stat
-from initlab.diagnostics.trace.records import Call, StreamSum
+from initlab.diagnostics.trace.records import Call
 
 __all__ = [
-    "INPUT",
-    "NETWORK",
     "STATS",
     "Call",
     "Diagnosis",
@@ -18,7 +16,6 @@ __all__ = [
     "LayerRecorder",
     "Row",
     "Stat",
-    "StreamSum",
     "diagnose",
     "examine",
     "first_bad_layers",

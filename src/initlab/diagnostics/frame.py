@@ -1,8 +1,9 @@
-"""A frame of measured rows that leads with what is wrong: as text, in a notebook, and as plain values."""
+"""A frame of measured rows that shows its findings first: as text, in a notebook, and as plain values."""
 
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -13,7 +14,7 @@ from initlab.report.findings.record import Finding
 FINDINGS, FINDINGS_ROWS = "findings", "findings_rows"
 COLUMNS = ("severity", "name", "layers", "sentence", "remedy")
 COPY_METHODS = ("copy", "deepcopy")
-"""Operations of pandas after which a frame still holds all rows that its findings are about."""
+"""Operations of pandas after which a frame still holds all rows of its findings."""
 
 
 class DiagnosisFrame(pd.DataFrame):
@@ -36,19 +37,19 @@ class DiagnosisFrame(pd.DataFrame):
     """
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, verdicts: Sequence[Finding]) -> "DiagnosisFrame":
-        """Put rows and verdicts together."""
-        made = cls(rows)
-        made.attrs[FINDINGS] = [{**asdict(verdict), "layers": list(verdict.layers)} for verdict in verdicts]
-        made.attrs[FINDINGS_ROWS] = {"columns": list(rows), "sum": rows_hash(rows)}
-        return made
+    def of(cls, rows: pd.DataFrame, findings: Sequence[Finding]) -> "DiagnosisFrame":
+        """Put rows and findings together."""
+        frame = cls(rows)
+        frame.attrs[FINDINGS] = [{**asdict(finding), "layers": list(finding.layers)} for finding in findings]
+        frame.attrs[FINDINGS_ROWS] = {"columns": list(rows), "sum": rows_hash(rows)}
+        return frame
 
     @property
     def _constructor(self) -> Callable[..., "DiagnosisFrame"]:
         return DiagnosisFrame
 
     def __finalize__(self, other: Any, method: str | None = None, **kwargs: Any) -> "DiagnosisFrame":
-        """Take over what pandas hands on, the findings only where all rows are there."""
+        """Take over the attributes of another frame, the findings only where all rows are there."""
         super().__finalize__(other, method=method, **kwargs)  # type: ignore[misc]  # pandas' stubs leave it out
         if method not in COPY_METHODS:
             self.attrs.pop(FINDINGS, None)
@@ -57,7 +58,7 @@ class DiagnosisFrame(pd.DataFrame):
 
     @property
     def described(self) -> bool:
-        """Whether there are findings, and the rows they are about are all here and as they were."""
+        """Whether there are findings, and their rows are all here and unchanged."""
         about = self.attrs.get(FINDINGS_ROWS)
         if about is None or not set(about["columns"]) <= set(self.columns):
             return False
@@ -83,57 +84,47 @@ def rows_hash(rows: pd.DataFrame) -> int:
     return int(pd.util.hash_pandas_object(rows).sum())
 
 
-def with_healthy_sentence(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add a sentence that says so where nothing but notes was found."""
-    healthy = {"severity": "", "sentence": HEALTHY, "remedy": ""}
-    return [*findings, *([] if any(one["severity"] != "note" for one in findings) else [healthy])]
+def shown_findings(findings: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return severity, sentence and remedy of findings, each remedy once; `HEALTHY` if all are notes.
+
+    >>> one = {"severity": "fault", "sentence": "It is zero.", "remedy": "draw it"}
+    >>> shown_findings([one, one])[1]
+    ('fault', 'It is zero.', '')
+    """
+    shown: list[tuple[str, str, str]] = []
+    for one in findings:
+        remedy = "" if any(one["remedy"] == earlier for _, _, earlier in shown) else one["remedy"]
+        shown.append((one["severity"], one["sentence"], remedy))
+    return shown if any(severity != "note" for severity, _, _ in shown) else [*shown, ("", HEALTHY, "")]
 
 
 def findings_text(findings: Sequence[dict[str, Any]]) -> str:
-    """Write findings as lines: severity, sentence, and the remedy below it, each remedy once.
+    """Write findings as lines: severity, sentence, and the remedy below it.
 
     >>> print(findings_text([{"severity": "fault", "sentence": "It is zero.", "remedy": "draw it"}]))
     fault    It is zero.
              → draw it
     """
+    wrap = partial(textwrap.wrap, width=PIPE_WIDTH, break_on_hyphens=False, break_long_words=False)
     lines: list[str] = []
-    for one, remedy in zip(shown := with_healthy_sentence(findings), unrepeated_remedies(shown), strict=True):
-        lines += wrapped_lines(one["sentence"], f"{one['severity']:9}")
-        lines += wrapped_lines(remedy, f"{'':9}→ ") if remedy else []
+    for severity, sentence, remedy in shown_findings(findings):
+        lines += wrap(sentence, initial_indent=f"{severity:9}", subsequent_indent=" " * 9)
+        lines += wrap(remedy, initial_indent=f"{'':9}→ ", subsequent_indent=" " * 11)
     return "\n".join(lines)
-
-
-def wrapped_lines(text: str, head: str) -> list[str]:
-    """Fold a text to lines, `head` before the first and as many blanks before the others."""
-    blank = " " * len(head)
-    return textwrap.wrap(
-        text, PIPE_WIDTH, initial_indent=head, subsequent_indent=blank, break_on_hyphens=False, break_long_words=False
-    )
 
 
 def findings_html(findings: Sequence[dict[str, Any]]) -> str:
     """Write findings as a list for a notebook."""
     items = []
-    for one, remedy in zip(shown := with_healthy_sentence(findings), unrepeated_remedies(shown), strict=True):
-        label = f"<b>{escape(one['severity'])}</b> " if one["severity"] else ""
-        cure = f"<br>→ <i>{escape(remedy)}</i>" if remedy else ""
-        items.append(f"<li>{label}{escape(one['sentence'])}{cure}</li>")
+    for severity, sentence, remedy in shown_findings(findings):
+        label = f"<b>{escape(severity)}</b> " if severity else ""
+        last = f"<br>→ <i>{escape(remedy)}</i>" if remedy else ""
+        items.append(f"<li>{label}{escape(sentence)}{last}</li>")
     return f"<ul>{''.join(items)}</ul>"
-
-
-def unrepeated_remedies(findings: Sequence[dict[str, Any]]) -> list[str]:
-    """Return each finding's remedy, and "" where the same one was told before.
-
-    >>> unrepeated_remedies([{"remedy": "a"}, {"remedy": "a"}])
-    ['a', '']
-    """
-    told = [one["remedy"] for one in findings]
-    return [remedy if remedy not in told[:place] else "" for place, remedy in enumerate(told)]
 
 
 PIPE_WIDTH = 100
 """Columns of a table that goes to a file or a pipe."""
-
 
 HEALTHY = (
     "Nothing is wrong as far as initlab can tell: no dead, saturated, zero, copied or badly scaled layer, and no "

@@ -1,6 +1,8 @@
 """Squared singular values of the Jacobians ∂h/∂input of single samples: all of them, or estimates by iteration."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -25,61 +27,63 @@ PASSES_PER_PRODUCT = 6
 """Forward passes that a product with J Jᵀ costs: a backward pass, and one through that."""
 
 
-def exact_spectra(outputs: Tensor, inputs: Tensor, samples: int) -> Tensor:
+def exact_spectra(outputs: Tensor, inputs: Tensor) -> Tensor:
     """Return the squared singular values [S, k] of ∂outputs[s]/∂inputs[s], k = min(outputs, inputs) of one sample.
 
     Source: Pennington, Schoenholz and Ganguli 2017, *Resurrecting the sigmoid in deep learning through dynamical
-    isometry*. Every row takes one backward pass; rows go through together, `ROWS_AT_ONCE` at a time.
+    isometry*. Every row takes one backward pass; `ROWS_AT_ONCE` rows are computed together.
 
-    Arguments: `outputs` [B, …], a function of `inputs` [B, …] that requires grad, one sample of another (no batch
-    norm in training mode); the first `samples` are looked at.
+    Args:
+        outputs: [S, …], a function of the inputs, each sample of its own input alone (no batch norm in training mode).
+        inputs: [S, …], requires grad.
 
     >>> x = torch.ones(2, 3, requires_grad=True)
-    >>> exact_spectra(x * torch.tensor([1.0, 2.0, 3.0]), x, samples=1).tolist()
-    [[1.0, 4.0, 9.0]]
+    >>> exact_spectra(x * torch.tensor([1.0, 2.0, 3.0]), x).tolist()[0]
+    [1.0, 4.0, 9.0]
     """
     flat = outputs.flatten(1)
     rows = []
-    for start in range(0, flat.shape[1], ROWS_AT_ONCE):
-        width = min(ROWS_AT_ONCE, flat.shape[1] - start)
-        pick = torch.zeros(width, *flat.shape, dtype=flat.dtype, device=flat.device)
-        pick[torch.arange(width), :samples, start + torch.arange(width)] = 1
-        (found,) = torch.autograd.grad(flat, inputs, pick, retain_graph=True, is_grads_batched=True)
-        rows.append(found[:, :samples].flatten(2))
-    jacobians = torch.cat(rows).transpose(0, 1).double()
-    return singular_squares(jacobians)
+    for columns in torch.arange(flat.shape[1]).split(ROWS_AT_ONCE):
+        pick = torch.zeros(len(columns), *flat.shape, dtype=flat.dtype, device=flat.device)
+        pick[torch.arange(len(columns)), :, columns] = 1
+        (gradients,) = torch.autograd.grad(flat, inputs, pick, retain_graph=True, is_grads_batched=True)
+        rows.append(gradients.flatten(2))
+    return singular_squares(torch.cat(rows).transpose(0, 1).double())
 
 
-def estimated_spectra(
-    outputs: Tensor, inputs: Tensor, samples: int, steps: int = STEPS, probes: int = PROBES
-) -> list[Spectrum]:
-    """Estimate the spectrum of J Jᵀ (or Jᵀ J, the smaller) of each of the first samples by Lanczos iteration.
+def estimated_spectra(outputs: Tensor, inputs: Tensor) -> list[Spectrum]:
+    """Estimate the spectrum of J Jᵀ (or Jᵀ J, the smaller) of each sample by Lanczos iteration.
 
     Jᵀ u is a backward pass; J v is a backward pass through that one, which is linear in u. The largest squared
     singular value converges in a few steps.
 
+    Args:
+        outputs: [S, …], as in `exact_spectra`.
+        inputs: [S, …], requires grad.
+
     >>> x = torch.ones(1, 3, requires_grad=True)
-    >>> round(estimated_spectra(x * torch.tensor([1.0, 2.0, 3.0]), x, samples=1)[0].largest, 5)
+    >>> round(estimated_spectra(x * torch.tensor([1.0, 2.0, 3.0]), x)[0].largest, 5)
     9.0
     """
     cotangent = torch.zeros_like(outputs, requires_grad=True)
     (pulled,) = torch.autograd.grad(outputs, inputs, cotangent, create_graph=True)
-    wide = outputs[0].numel() <= inputs[0].numel()
-    size = min(outputs[0].numel(), inputs[0].numel())
-    spectra = []
-    for sample in range(samples):
+    sizes = outputs[0].numel(), inputs[0].numel()
+    maps = ((outputs, inputs), (pulled, cotangent))
+    first, second = maps if sizes[0] <= sizes[1] else maps[::-1]
 
-        def through(result: Tensor, source: Tensor, v: Tensor, sample: int = sample) -> Tensor:
-            whole = torch.zeros_like(result)
-            whole[sample] = v.view_as(result[sample])
-            return torch.autograd.grad(result, source, whole, retain_graph=True)[0][sample].flatten()
+    def multiply(pair: tuple[Tensor, Tensor], sample: int, v: Tensor) -> Tensor:
+        result, source = pair
+        whole = torch.zeros_like(result)
+        whole[sample] = v.view_as(result[sample])
+        return torch.autograd.grad(result, source, whole, retain_graph=True)[0][sample].flatten()
 
-        def gram(columns: Tensor, through: Callable[..., Tensor] = through) -> Tensor:
-            first, then = ((outputs, inputs), (pulled, cotangent))[:: 1 if wide else -1]
-            return torch.stack([through(*then, through(*first, v)) for v in columns.T], 1)
+    def gram(sample: int, columns: Tensor) -> Tensor:
+        return torch.stack([multiply(second, sample, multiply(first, sample, v)) for v in columns.T], 1)
 
-        spectra.append(lanczos(gram, size, steps=steps, probes=probes, like=outputs.detach()))
-    return spectra
+    return [
+        lanczos(partial(gram, sample), min(sizes), steps=STEPS, probes=PROBES, like=outputs.detach())
+        for sample in range(len(inputs))
+    ]
 
 
 def spectrum_stats(spectra: Sequence[Spectrum]) -> dict[str, float]:
@@ -91,9 +95,8 @@ def spectrum_stats(spectra: Sequence[Spectrum]) -> dict[str, float]:
     means = [float((s.weights * s.nodes).sum()) for s in spectra]
     squares = [float((s.weights * s.nodes.square()).sum()) for s in spectra]
     variances = [square - mean**2 for square, mean in zip(squares, means, strict=True)]
-    count = len(spectra)
-    largest = sum(s.largest for s in spectra) / count
-    return {"jacobian_mean": sum(means) / count, "jacobian_var": sum(variances) / count, "jacobian_max": largest}
+    columns = {"jacobian_mean": means, "jacobian_var": variances, "jacobian_max": [s.largest for s in spectra]}
+    return {name: sum(values) / len(values) for name, values in columns.items()}
 
 
 def choose_jacobians(
@@ -101,8 +104,14 @@ def choose_jacobians(
 ) -> tuple[set[int], set[int]]:
     """Choose the calls whose Jacobians to compute exactly, and those to estimate, by index.
 
-    Exact where one sample has at most `MAX_OUTPUTS` outputs, as long as the `budget` in multiplications lasts; without a
-    budget as long as `MAX_MULTIPLICATIONS` does, and the last layer is estimated where it is not exact.
+    Exact where one sample has at most `MAX_OUTPUTS` outputs, as far as the budget goes; without a budget the last layer
+    is estimated where it is not exact.
+
+    Args:
+        calls: the calls of a pass.
+        batch: number of inputs of that pass.
+        samples: number of samples.
+        budget: multiplications that they may cost; `MAX_MULTIPLICATIONS` if None.
     """
     exact: set[int] = set()
     spent = 0.0
@@ -118,18 +127,14 @@ def choose_jacobians(
 
 def forward_costs(calls: Sequence[Call], batch: int) -> list[tuple[Call, float]]:
     """Return each call with the multiplications of one input's forward pass up to it."""
-    below, found = 0.0, []
-    for call in calls:
-        if call.weight is not None:
-            below += call.samples * call.weight.tensor.numel() / batch
-        found.append((call, below))
-    return found
+    costs = (call.samples * call.weight.tensor.numel() / batch if call.weight is not None else 0.0 for call in calls)
+    return list(zip(calls, accumulate(costs), strict=True))
 
 
 def estimated_samples(calls: Sequence[Call], batch: int, samples: int) -> int:
-    """Return how many of `samples` an estimate of the last layer's Jacobian can look at: one, where more cost too much.
+    """Return how many of `samples` an estimate of the last layer's Jacobian can use: one, where more cost too much.
 
-    Each sample is looked at by itself, in passes that compute all of them.
+    Each sample has passes of its own, which compute all of them.
 
     >>> estimated_samples([], 4, 4)
     4
@@ -143,23 +148,24 @@ def write_jacobians(
 ) -> None:
     """Write Jacobian statistics into the chosen calls.
 
-    Arguments: `kept`: index of a call -> its preactivations [S, …], connected to `inputs` [S, …] by autograd.
+    Args:
+        calls: the calls of a pass.
+        kept: index of a call -> its preactivations [S, …], connected to the inputs by autograd.
+        inputs: the inputs [S, …].
+        exact: indices of calls whose Jacobians are computed.
+        estimated: indices of calls whose Jacobians are estimated.
     """
-    samples = len(inputs)
     for call in calls:
         tensor = kept.get(call.index)
-        if tensor is None or len(tensor) != samples or call.index not in exact | estimated:
+        if tensor is None or len(tensor) != len(inputs) or call.index not in exact | estimated:
             continue
-        if not _depends_on(tensor, inputs):
-            continue
+        total = tensor.sum()
+        if (
+            not total.requires_grad
+            or torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True)[0] is None
+        ):
+            continue  # it does not depend on the inputs
         if call.index in exact:
-            call.write("spectrum", exact_spectra(tensor, inputs, samples)[None])
+            call.write("spectrum", exact_spectra(tensor, inputs)[None])
         else:
-            call.stats.update(spectrum_stats(estimated_spectra(tensor, inputs, samples)))
-
-
-def _depends_on(tensor: Tensor, inputs: Tensor) -> bool:
-    if not tensor.requires_grad:
-        return False
-    (found,) = torch.autograd.grad(tensor.sum(), inputs, retain_graph=True, allow_unused=True)
-    return found is not None
+            call.stats.update(spectrum_stats(estimated_spectra(tensor, inputs)))

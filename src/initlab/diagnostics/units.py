@@ -1,4 +1,4 @@
-"""Symmetry of weights: units that are copies of one another, and how many directions a weight really uses."""
+"""Symmetry of weights: units that are copies of one another, and the number of directions that a weight uses."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ MAX_EXACT_SIDE = 1024
 """Smaller side up to which all singular values are computed; beyond it their distribution is estimated."""
 
 MAX_ESTIMATED_ELEMENTS = 2**24
-"""Elements up to which it is estimated; a larger matrix gets no effective rank."""
+"""Elements up to which it is estimated; a larger matrix has no effective rank."""
 
 HASHED_ELEMENTS = 2**20
 """Elements that are hashed at once."""
@@ -21,40 +21,38 @@ STEPS, PROBES = 24, 4
 
 
 def effective_rank(x: Tensor) -> Tensor:
-    """Number of directions that a weight uses: exp(−Σ pᵢ ln pᵢ), pᵢ = σᵢ/Σσ over its singular values σ.
+    """Return the number of directions that a weight uses: exp(−Σ pᵢ ln pᵢ), pᵢ = σᵢ/Σσ over its singular values σ.
 
     Between 1 (a rank-one matrix, such as ones) and min(out, in) (an orthogonal one); 0 for a zero matrix. Source: Roy
     and Vetterli 2007, *The effective rank: a measure of effective dimensionality*. Where the smaller side exceeds
-    `MAX_EXACT_SIDE`, an estimate by stochastic Lanczos quadrature, good to a few per cent for random matrices; NaN beyond
-    `MAX_ESTIMATED_ELEMENTS` elements.
+    `MAX_EXACT_SIDE`, an estimate by stochastic Lanczos quadrature, good to a few percent for random matrices; NaN
+    beyond `MAX_ESTIMATED_ELEMENTS` elements.
 
-    Arguments: `x` [N, G, out, in], float64: G blocks of a block-diagonal matrix (the groups of a convolution).
+    Args:
+        x: [N, G, out, in], float64: G blocks of a block-diagonal matrix (the groups of a convolution).
 
     >>> three = torch.stack([torch.ones(1, 4, 3), torch.eye(4, 3)[None], torch.zeros(1, 4, 3)])
     >>> effective_rank(three.double()).round(decimals=9).tolist()
     [1.0, 3.0, 0.0]
     """
     if min(x.shape[-2:]) > MAX_EXACT_SIDE:
-        return torch.stack(
-            [_estimated_rank(m) if m.numel() <= MAX_ESTIMATED_ELEMENTS else torch.tensor(torch.nan) for m in x]
-        )
-    squares = singular_squares(x)
-    return _entropy_rank(squares.flatten(1).sqrt(), torch.ones(()))
+        return torch.stack([_estimated_rank(matrix) for matrix in x])
+    return _entropy_rank(singular_squares(x).flatten(1).sqrt(), torch.ones(()))
 
 
 def singular_squares(x: Tensor) -> Tensor:
-    """Squared singular values [..., min(out, in)] of matrices [..., out, in]; those lost in rounding are 0.
+    """Return squared singular values [..., min(out, in)] of matrices [..., out, in]; those lost in rounding are 0.
 
     NaN for a matrix that holds NaN or infinity.
     """
     size = x.abs().amax((-2, -1), keepdim=True)
-    usable = torch.isfinite(size) & (size > 0)
-    x = torch.where(usable, x / size, torch.zeros(()))  # squares of what is very large or small stay in range
+    zero = torch.zeros(())
+    x = torch.where(torch.isfinite(size) & (size > 0), x / size, zero)  # squares of very large or small numbers fit
     gram = x @ x.mT if x.shape[-2] <= x.shape[-1] else x.mT @ x
-    found = torch.linalg.eigvalsh(gram)
-    noise = found.shape[-1] * torch.finfo(found.dtype).eps * found[..., -1:].clamp(min=0)
+    values = torch.linalg.eigvalsh(gram)
+    noise = values.shape[-1] * torch.finfo(values.dtype).eps * values[..., -1:].clamp(min=0)
     size = size[..., 0]
-    return torch.where(torch.isfinite(size), torch.where(found > noise, found, torch.zeros(())) * size**2, torch.nan)
+    return torch.where(torch.isfinite(size), torch.where(values > noise, values, zero) * size**2, torch.nan)
 
 
 def _entropy_rank(values: Tensor, weights: Tensor) -> Tensor:
@@ -66,18 +64,23 @@ def _entropy_rank(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _estimated_rank(blocks: Tensor) -> Tensor:
+    if blocks.numel() > MAX_ESTIMATED_ELEMENTS:
+        return torch.tensor(torch.nan)
     nodes, weights = [], []
     for block in blocks:
         wide = (block if block.shape[0] <= block.shape[1] else block.T).float()  # half the memory to move
-        found = lanczos(partial(_gram_product, wide), wide.shape[0], steps=STEPS, probes=PROBES, like=wide)
-        nodes.append(found.nodes)
-        noise = torch.finfo(torch.float32).eps * wide.shape[0] * found.nodes.max()
-        nodes[-1] = torch.where(found.nodes > noise, found.nodes, torch.zeros(()))
+        spectrum = lanczos(partial(_gram_product, wide), wide.shape[0], steps=STEPS, probes=PROBES, like=wide)
+        noise = torch.finfo(torch.float32).eps * wide.shape[0] * spectrum.largest
+        nodes.append(torch.where(spectrum.nodes > noise, spectrum.nodes, torch.zeros(())))
         # The trace is known exactly: Σσ² is the sum of squares.
-        estimate = (found.weights * nodes[-1]).sum()
+        estimate = (spectrum.weights * nodes[-1]).sum()
         scale = wide.double().square().sum().cpu() / torch.where(estimate > 0, estimate, torch.ones(()))
-        weights.append(found.weights * scale)
+        weights.append(spectrum.weights * scale)
     return _entropy_rank(torch.cat(nodes).sqrt(), torch.cat(weights))
+
+
+def _gram_product(a: Tensor, v: Tensor) -> Tensor:
+    return a @ (a.T @ v)
 
 
 def _row_hashes(rows: Tensor, odd: Tensor) -> Tensor:
@@ -85,18 +88,15 @@ def _row_hashes(rows: Tensor, odd: Tensor) -> Tensor:
     return ((bits ^ (bits >> 29)) * odd).sum(-1)
 
 
-def _gram_product(a: Tensor, v: Tensor) -> Tensor:
-    return a @ (a.T @ v)
-
-
 def duplicate_units(x: Tensor) -> Tensor:
-    """Number of units whose incoming weights (and bias) equal those of another unit of their block, bit by bit.
+    """Return the number of units whose incoming weights (and bias) equal those of another unit, bit by bit.
 
-    Such units compute the same and, where their outgoing weights are equal too, stay equal for ever. The first of
-    each kind is not counted: a matrix of ones with U units has U − 1 duplicates.
+    Such units compute the same and, where their outgoing weights are equal too, stay equal. The first of each
+    kind is not counted: a matrix of ones with U units has U − 1 duplicates.
 
-    Arguments: `x` [N, G, out, in], the bias as a further column where there is one; units of different groups see
-    different inputs and are not compared.
+    Args:
+        x: [N, G, out, in], the bias as a further column where there is one; units of different groups have different
+            inputs and are not compared.
 
     >>> duplicate_units(torch.tensor([[[[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]]]]))
     tensor([1.], dtype=torch.float64)

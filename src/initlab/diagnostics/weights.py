@@ -1,6 +1,6 @@
-"""The weights of a module as diagnostics see them: one record per layer that owns one, with its bias beside it."""
+"""The weights of a module as diagnostics use them: one record per weight of a layer, with the layer's bias."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,28 +11,32 @@ from initlab.inspection import Block, Fans, Parameter, walk
 from initlab.inspection.parameters import plain_name
 from initlab.inspection.parametrized import check_weight_norms
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 LAYER_TYPES = (
     nn.Linear,
-    nn.modules.conv._ConvNd,
+    *CONVOLUTIONS,
     nn.Bilinear,
     nn.Embedding,
     nn.EmbeddingBag,
-    nn.RNNBase,
-    nn.RNNCellBase,
+    *RECURRENT,
     nn.MultiheadAttention,
 )
-"""Modules whose output is a preactivation; other owners of weights are heard where they call a linear function."""
+"""Modules whose output is a preactivation; other owners of weights are recorded where they call a linear function."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight: the layer it belongs to in rows, its tensor, the matrix-like blocks it is made of, and its bias.
+    """One weight of a layer.
 
     Attributes:
-        name: of the parameter; `layer`: of the layer (`encoder.self_attn.q` for a part of a packed weight).
-        kind: as in `fans`: dense, conv, transposed_conv, bilinear, packed, embedding, parametrized, unknown.
+        name: name of the parameter.
+        layer: name of the layer in rows (`encoder.self_attn.q` for a part of a packed weight).
+        kind: as in `inspection`: dense, conv, transposed_conv, bilinear, packed, embedding, parametrized, unknown.
+        tensor: the parameter.
         owner: the module that holds it.
-        blocks: parts with fans; empty where initlab does not know which way the weight is used.
+        blocks: matrix-like parts with fans; empty where their orientation is unknown.
+        bias: the bias of the layer, or of its part of a packed weight.
         tied: name under which the same tensor is listed first, or "".
     """
 
@@ -102,47 +106,46 @@ def weights_of(module: nn.Module) -> list[Weight]:
             raise UserError(f"{p.name} cannot be diagnosed: {p.refusal}.")
         if p.tensor.is_meta:
             raise UserError(f"{p.name} is on the meta device and has no values: call to_empty and initialize it first.")
-    places = {plain_name(name): owner for name, owner in module.named_modules()}
-    found: list[Weight] = []
+    owners = {plain_name(name): owner for name, owner in module.named_modules()}
+    weights: list[Weight] = []
     for p in parameters:
         if p.held is None and p.tensor.is_floating_point():
-            found += _weights_of_parameter(p, parameters)
-            found += [weight for alias in p.aliases for weight in _tied_weights(p, alias, places)]
-    return found + list(_parametrized_weights(module))
+            weights += _weights_of_parameter(p, parameters)
+            for alias in p.aliases:
+                weights += _tied_weights(p, alias, owners.get(alias.rpartition(".")[0]))
+    return [*weights, *_parametrized_weights(module)]
 
 
-def _weights_of_parameter(parameter: Parameter, siblings: list[Parameter]) -> Iterator[Weight]:
-    p = parameter
+def _weights_of_parameter(p: Parameter, siblings: Iterable[Parameter]) -> list[Weight]:
     if not p.tensor.numel():
-        return
+        return []
     if p.kind == "unknown" and p.tensor.dim() >= 2:
-        yield Weight(p.name, p.name, "unknown", p.tensor, p.owner)
+        return [Weight(p.name, p.name, "unknown", p.tensor, p.owner)]
     if not p.is_weight:
-        return
+        return []
     prefix, _, own = p.name.rpartition(".")
     attention = isinstance(p.owner, nn.MultiheadAttention)
     wanted = "in_proj_bias" if attention else own.replace("weight", "bias")
     bias = next((b for b in siblings if b.owner is p.owner and b.name.rpartition(".")[2] == wanted), None)
-    if attention:
-        for block in p.blocks:
-            rows = next((b.rows for b in bias.blocks if b.label == block.label), None) if bias is not None else None
-            part = bias.tensor[rows] if bias is not None and rows is not None else None
-            layer = f"{prefix}.{block.label}" if prefix else block.label
-            yield Weight(p.name, layer, p.kind, p.tensor, p.owner, (block,), part)
-        return
-    recurrent = isinstance(p.owner, (nn.RNNBase, nn.RNNCellBase))
-    layer = p.name if recurrent else prefix
-    yield Weight(p.name, layer, p.kind, p.tensor, p.owner, p.blocks, bias.tensor if bias else None)
+    weight = Weight(p.name, prefix, p.kind, p.tensor, p.owner, p.blocks, bias.tensor if bias else None)
+    if isinstance(p.owner, RECURRENT):
+        return [replace(weight, layer=p.name)]
+    if not attention:
+        return [weight]
+    biases = {block.label: bias.tensor[block.rows] for block in bias.blocks if block.rows} if bias else {}
+    layers = {f"{prefix}.{block.label}" if prefix else block.label: block for block in p.blocks}
+    return [
+        replace(weight, layer=layer, blocks=(block,), bias=biases.get(block.label)) for layer, block in layers.items()
+    ]
 
 
-def _tied_weights(parameter: Parameter, alias: str, places: dict[str, nn.Module]) -> Iterator[Weight]:
+def _tied_weights(parameter: Parameter, alias: str, owner: nn.Module | None) -> Iterator[Weight]:
     # The same tensor in another layer (a head that reuses the embedding): other fans, another place in the signal.
-    prefix, _, own = alias.rpartition(".")
-    owner = places.get(prefix)
     if owner is None or owner is parameter.owner or not isinstance(owner, LAYER_TYPES):
         return
-    alone = [p for p in walk(owner) if p.owner is owner]
-    for weight in (w for p in alone if p.name == own for w in _weights_of_parameter(p, alone)):
+    prefix, _, name = alias.rpartition(".")
+    own = [p for p in walk(owner) if p.owner is owner]
+    for weight in (w for p in own if p.name == name for w in _weights_of_parameter(p, own)):
         layer = ".".join(filter(None, (prefix, weight.layer)))
         yield replace(weight, name=alias, layer=layer, tied=parameter.name)
 
@@ -150,7 +153,7 @@ def _tied_weights(parameter: Parameter, alias: str, places: dict[str, nn.Module]
 def _parametrized_weights(module: nn.Module) -> Iterator[Weight]:
     # weight_norm, spectral_norm and other parametrizations: the weight is not a parameter but a function of some.
     for name, owner in module.named_modules():
-        if isinstance(owner, LAYER_TYPES) and "weight" not in owner._parameters:
+        if isinstance(owner, LAYER_TYPES) and "weight" not in dict(owner.named_parameters(recurse=False)):
             value = getattr(owner, "weight", None)
             if isinstance(value, Tensor) and value.dim() >= 2 and value.is_floating_point():
                 plain = plain_name(name)

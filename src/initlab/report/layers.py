@@ -9,7 +9,7 @@ import pandas as pd
 from initlab.report.encoding import encode_floats, encode_integers
 from initlab.system.escape import printable
 
-# In the order in which they are offered.
+# In the order in which they are offered; others follow.
 PAGE_STATS = (
     "q",
     "c",
@@ -97,6 +97,7 @@ class LayerCollector:
     """The blocks of all runs, gathered chunk by chunk, within the budget of a page."""
 
     budget: int
+    stats: list[str] = field(default_factory=lambda: list(PAGE_STATS))
     grids: dict[tuple[Any, ...], int] = field(default_factory=dict)
     rows: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     values: list[np.ndarray] = field(default_factory=list)
@@ -104,19 +105,20 @@ class LayerCollector:
 
     def add(self, run: int, found: LayerArrays) -> None:
         """Add one run by its number, with fewer steps and layers where it has more than its share of the budget."""
-        some = [stat for stat in PAGE_STATS if stat in found.stats and np.isfinite(found.of(stat)).any()]
+        self.stats += [stat for stat in found.stats if stat not in self.stats and stat.isidentifier()]
+        some = [stat for stat in self.stats if stat in found.stats and np.isfinite(found.of(stat)).any()]
         most_steps, most_layers = self.shape(len(some), len(found.steps), len(found.indices))
         steps, layers = evenly_spaced(len(found.steps), most_steps), evenly_spaced(len(found.indices), most_layers)
         self.thinned |= len(steps) < len(found.steps) or len(layers) < len(found.indices)
         names = tuple(found.layers[k] for k in layers)
         layer_grid = self.grid(("layers", tuple(found.indices[layers].tolist()), names))
-        for stat in PAGE_STATS:
+        for stat in self.stats:
             for source in SOURCES:
                 block = found.of(stat, source)[np.ix_(steps, layers)]
                 has = np.isfinite(block).any(axis=1)
                 if has.any():
                     step_grid = self.grid(("steps", tuple(found.steps[steps][has].tolist())))
-                    self.rows.append((run, PAGE_STATS.index(stat), SOURCES.index(source), step_grid, layer_grid))
+                    self.rows.append((run, self.stats.index(stat), SOURCES.index(source), step_grid, layer_grid))
                     self.values.append(block[has].ravel())
 
     def shape(self, stats: int, steps: int, layers: int) -> tuple[int, int]:
@@ -136,7 +138,7 @@ class LayerCollector:
         columns = list(zip(*self.rows, strict=True)) or [()] * 5
         names = ("run", "stat", "source", "steps", "layers")
         return {
-            "stats": PAGE_STATS,
+            "stats": self.stats,
             "grids": [list(key[1:]) for key in self.grids],
             **{name: encode_integers(values) for name, values in zip(names, columns, strict=True)},
             "values": encode_floats(np.concatenate(self.values) if self.values else []),

@@ -1,11 +1,9 @@
-"""Which law the weights of a network follow together, and which layers do not follow it."""
+"""The law that the weights of a network follow together, and the layers that do not follow it."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from statistics import median
 
-from initlab.diagnostics.examine import Diagnosis
 from initlab.diagnostics.trace.records import Call
 from initlab.diagnostics.weight_facts import WeightFacts
 
@@ -16,35 +14,28 @@ MAX_OUTLIERS = 0.1
 """At most this fraction of a group can be out of scale with the rest; more of them follow a law of their own."""
 
 MIN_DEVIATIONS = 5.0
-"""An outlier lies at least this many robust standard deviations of the others' logarithms away."""
+"""Robust standard deviations between an outlier and the others, in logarithms."""
 
 MAX_SPREAD = 0.3
-"""Robust spread of ln Var under which layers follow a law; where they follow none, the kindest one is taken."""
+"""Robust spread of ln Var under which layers follow a law; otherwise the law with the fewest outliers is used."""
 
 SCALED_KINDS = {"dense": "dense", "bilinear": "dense", "packed": "dense", "conv": "conv", "transposed_conv": "conv"}
 
+MODES: dict[str, Callable[[WeightFacts], float]] = {
+    "fan_in": lambda facts: facts.fan_in,
+    "fan_avg": lambda facts: (facts.fan_in + facts.fan_out) / 2,
+    "fan_out": lambda facts: facts.fan_out,
+    "fan_max": lambda facts: max(facts.fan_in, facts.fan_out),
+    "1": lambda facts: 1.0,
+    "fan_out·groups": lambda facts: facts.fan_out * facts.groups,
+}
+"""Name of a law -> the number n of Var = value / n."""
 
-@dataclass(frozen=True)
-class ScaleRule:
-    """What layers have in common: Var = value / fan; `ratios`: layer and fan_in/fan_out where that tells."""
-
-    text: str
-    value: float
-    ratios: tuple[tuple[str, float], ...] = ()
-
-
-def fan_of_mode(mode: str, facts: WeightFacts) -> float:
-    """The number by which a mode divides."""
-    n, m = facts.fan_in, facts.fan_out
-    known = {"fan_in": n, "fan_out": m, "fan_avg": (n + m) / 2, "fan_max": max(n, m), "1": 1.0}
-    return known[mode] if mode in known else m * facts.groups
-
-
-MODES = ("fan_in", "fan_avg", "fan_out", "fan_max", "1", "fan_out·groups")
+Group = Sequence[tuple[Call, WeightFacts]]
 
 
 def times_text(x: float) -> str:
-    """Say how many times: `30×`.
+    """Write a factor: `30×`.
 
     >>> times_text(29.7), times_text(6.54)
     ('30×', '6.5×')
@@ -52,63 +43,59 @@ def times_text(x: float) -> str:
     return f"{x:.0f}×" if x >= 10 else f"{x:.1f}×"
 
 
-def _scaled_facts(call: Call) -> WeightFacts | None:
-    f = call.facts
-    usable = (
-        f is not None
-        and f.kind in SCALED_KINDS
-        and f.square > 0
-        and f.finite
-        and math.isfinite(f.fan_in)
-        and not f.tied
-    )
-    return f if usable and f is not None and f.elements >= 8 else None
+def scaled_weights(calls: Sequence[Call]) -> Group:
+    """Return the weights that have a scale, in order of their calls."""
+    weights = [(call, call.facts) for call in calls if call.facts is not None]
+    return [
+        (call, facts)
+        for call, facts in weights
+        if facts.kind in SCALED_KINDS and facts.square > 0 and facts.finite and math.isfinite(facts.fan_in)
+        if not facts.tied and facts.elements >= 8
+    ]
 
 
-def out_of_scale_calls(calls: Sequence[Call]) -> list[tuple[Call, ScaleRule, float]]:
+def out_of_scale_calls(calls: Sequence[Call]) -> list[tuple[Call, str, float]]:
     """Return the layers whose std is out of scale with layers of their kind: call, the others' law, and the factor."""
     groups: dict[str, list[tuple[Call, WeightFacts]]] = {}
-    for call in calls:
-        facts = _scaled_facts(call)
-        if facts is not None:
-            # most libraries count the fans of grouped convolutions as if they had one group: a law of their own
-            groups.setdefault(SCALED_KINDS[facts.kind] + (" in groups" if facts.groups > 1 else ""), []).append(
-                (call, facts)
-            )
+    for call, facts in scaled_weights(calls):
+        # Most libraries count the fans of grouped convolutions as if they had one group: a law of their own.
+        kind = SCALED_KINDS[facts.kind] + (" in groups" if facts.groups > 1 else "")
+        groups.setdefault(kind, []).append((call, facts))
     if all(len(group) < 3 for group in groups.values()):
         groups = {"all": [pair for group in groups.values() for pair in group]}
-    return [found for group in groups.values() for found in _outliers(group)]
+    return [outlier for group in groups.values() for outlier in _outliers(group)]
 
 
-def _outliers(group: Sequence[tuple[Call, WeightFacts]]) -> list[tuple[Call, ScaleRule, float]]:
-    """Measure a group by the law that leaves the fewest layers out, and name those."""
+def _outliers(group: Group) -> list[tuple[Call, str, float]]:
+    """Measure a group by the law that leaves the fewest layers out, and return those."""
     if len(group) < 3:
         return []
-    tight = [mode for mode in MODES if _robust_std(_deviations(mode, group)[1]) < MAX_SPREAD]
-    off, mode = min(((_deviating(m, group), m) for m in tight or MODES), key=lambda fit: len(fit[0]))
-    if len(off) > max(1, int(MAX_OUTLIERS * len(group))):
+    fits = {mode: _deviations(mode, group) for mode in MODES}
+    tight = [mode for mode, (_, deviations) in fits.items() if _robust_std(deviations) < MAX_SPREAD]
+    outliers = {mode: _deviating(group, fits[mode][1]) for mode in tight or MODES}
+    mode = min(outliers, key=lambda name: len(outliers[name]))
+    if len(outliers[mode]) > max(1, int(MAX_OUTLIERS * len(group))):
         return []
-    value = math.exp(_deviations(mode, group)[0])
-    return [(call, ScaleRule(_rule_text(mode, value), value), times) for call, times in off]
+    law = f"std {math.sqrt(math.exp(fits[mode][0])):.3g}" + ("" if mode == "1" else f"/√{mode}")
+    return [(call, law, factor) for call, factor in outliers[mode]]
 
 
-def _deviating(mode: str, group: Sequence[tuple[Call, WeightFacts]]) -> list[tuple[Call, float]]:
-    _, deviations = _deviations(mode, group)
+def _deviating(group: Group, deviations: Sequence[float]) -> list[tuple[Call, float]]:
     spread = _robust_std(deviations)
     ends = (group[0][0], group[-1][0])
-    found = []
+    outliers = []
     for (call, _), deviation in zip(group, deviations, strict=True):
-        times = math.exp(deviation / 2)
-        # the end of a residual branch may be small on purpose; larger than everything else is never one
-        small = times < 1 and ("sum" in call.into or "gate" in call.into)
+        factor = math.exp(deviation / 2)
+        # The end of a residual branch may be small on purpose, but not larger than everything else.
+        small = factor < 1 and ("sum" in call.into or "gate" in call.into)
         bound = MIN_FACTOR_AT_ENDS if call in ends else MIN_FACTOR
-        if not small and max(times, 1 / times) >= bound and abs(deviation) > MIN_DEVIATIONS * spread:
-            found.append((call, times))
-    return found
+        if not small and max(factor, 1 / factor) >= bound and abs(deviation) > MIN_DEVIATIONS * spread:
+            outliers.append((call, factor))
+    return outliers
 
 
-def _deviations(mode: str, group: Sequence[tuple[Call, WeightFacts]]) -> tuple[float, list[float]]:
-    logs = [math.log(facts.square * fan_of_mode(mode, facts)) for _, facts in group]
+def _deviations(mode: str, group: Group) -> tuple[float, list[float]]:
+    logs = [math.log(facts.square * MODES[mode](facts)) for _, facts in group]
     middle = median(logs)
     return middle, [x - middle for x in logs]
 
@@ -118,34 +105,32 @@ def _robust_std(deviations: Sequence[float]) -> float:
     return 1.4826 * median(map(abs, deviations))
 
 
-def _rule_text(mode: str, value: float) -> str:
-    return f"std {math.sqrt(value):.3g}" if mode == "1" else f"std {math.sqrt(value):.3g}/√{mode}"
-
-
-def fan_out_rule(found: Diagnosis) -> ScaleRule | None:
-    """Return the law Var = value/fan_out where all layers that no norm follows obey it, and it is not Var ∝ 1/fan_in.
+def fan_out_rule(calls: Sequence[Call]) -> tuple[float, dict[str, float]]:
+    """Return whether layers that no norm follows obey Var = value/fan_out and not Var ∝ 1/fan_in.
 
     Only layers fed by data or an activation count, and at least three of them must be far from square.
+
+    Returns:
+        The value, and layer -> fan_in/fan_out of the layers that are far from square; none where they do not obey.
     """
-    plain = []
-    for call in found.calls:
-        facts = _scaled_facts(call)
-        fed = {word for words in call.fed.values() for word in words}
-        if facts is not None and call.ran and "norm" not in call.into and fed <= {"activation", "pool", "shift"}:
-            plain.append((call, facts))
-    telling = [(c, f) for c, f in plain if abs(math.log(f.fan_in / f.fan_out)) >= math.log(2)]
-    if len(telling) < 3 or len(telling) < 0.5 * len(plain):
-        return None
-    if not _follows("fan_out", telling) or _follows("fan_in", telling) or _follows("fan_avg", telling):
-        return None
-    if len({round(math.log(f.fan_in / f.fan_out), 1) for _, f in telling}) < 2:
-        return None  # one ratio alone: any constant on fan_in looks the same
-    value = math.exp(_deviations("fan_out", telling)[0])
-    return ScaleRule(_rule_text("fan_out", value), value, tuple((c.layer, f.fan_in / f.fan_out) for c, f in telling))
+    plain = [
+        (call, facts)
+        for call, facts in scaled_weights(calls)
+        if call.ran and "norm" not in call.into and call.fed_words <= {"activation", "pool", "shift"}
+    ]
+    distinct = [(c, f) for c, f in plain if abs(math.log(f.fan_in / f.fan_out)) >= math.log(2)]
+    if len(distinct) < max(3, 0.5 * len(plain)):
+        return 0.0, {}
+    follows = {mode: _follows(mode, distinct) for mode in ("fan_out", "fan_in", "fan_avg")}
+    # Of one ratio alone any constant on fan_in looks the same.
+    one_ratio = len({round(math.log(f.fan_in / f.fan_out), 1) for _, f in distinct}) < 2
+    if one_ratio or not follows["fan_out"] or follows["fan_in"] or follows["fan_avg"]:
+        return 0.0, {}
+    return math.exp(_deviations("fan_out", distinct)[0]), {c.layer: f.fan_in / f.fan_out for c, f in distinct}
 
 
-def _follows(mode: str, group: Sequence[tuple[Call, WeightFacts]]) -> bool:
-    """Whether Var · fan is one number in at least four of five layers, up to what drawing leaves open."""
+def _follows(mode: str, group: Group) -> bool:
+    """Return whether Var · fan is one number in at least four of five layers, up to the noise of a draw."""
     _, deviations = _deviations(mode, group)
     close = [abs(d) < 0.1 + 6 * math.sqrt(2 / f.elements) for (_, f), d in zip(group, deviations, strict=True)]
     return sum(close) >= 0.8 * len(close)

@@ -1,157 +1,120 @@
-"""Verdicts on the signal and its gradient along plain chains of layers, where theory says what keeps them alive.
+"""Rules over the signal and its gradient along plain chains of layers, where theory gives what keeps their size.
 
 A chain is a run of layers each of which is fed by the one before it through nothing but an activation: no norm, no sum,
-no attention, no gate. Elsewhere a scale does not add up over layers, and nothing is said.
+no attention, no gate. Elsewhere scales do not multiply over layers, and no rule applies.
 """
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from statistics import median
 
 from initlab.activations import Activation
-from initlab.diagnostics.examine import Diagnosis
+from initlab.diagnostics.examine import NETWORK, Diagnosis
 from initlab.diagnostics.rules.remedy import init_remedy, needed_std
-from initlab.diagnostics.trace.records import Call
-from initlab.report.findings import LayerStats, trends
+from initlab.diagnostics.rules.units import layer_stats
+from initlab.diagnostics.trace.records import Call, StreamSum
 from initlab.report.findings.record import Finding, format_factor, name_layers
-from initlab.report.findings.trends import FAULT_FACTOR, MIN_CHAIN, WARNING_FACTOR
+from initlab.report.findings.start import zero_gradient_findings
+from initlab.report.findings.trends import (
+    FAULT_FACTOR,
+    MIN_CHAIN,
+    WARNING_FACTOR,
+    correlation_findings,
+    gradient_findings,
+    signal_findings,
+)
 
 MEAN_FACTOR = 10
-"""A mean of weights is no chance where its square exceeds their mean square divided by this."""
+"""A mean of weights is not chance where its square exceeds their mean square divided by this."""
 
 PLAIN_STEPS = {"activation", "pool", "scale", "shift"}
 
 
-@dataclass(frozen=True)
-class PlainChain:
-    """Layers in a row, without a readout; `explained`: those whose own fault has been named already."""
+def judge_chains(diagnosis: Diagnosis, explained: Collection[str], known: Collection[str] = ()) -> list[Finding]:
+    """Judge signals, gradients and correlations.
 
-    calls: tuple[Call, ...]
-    explained: frozenset[str] = frozenset()
-
-    @property
-    def act(self) -> Activation | None:
-        """The activation that all layers have, or None where they differ or it is unknown."""
-        found = {call.activation for call in self.calls}
-        return found.pop() if len(found) == 1 else None
-
-    @property
-    def sigma(self) -> float:
-        """Typical std(W)·√fan_in, NaN where unknown."""
-        scales = [c.facts.square * c.facts.fan_in for c in self.calls if c.facts is not None and c.facts.square > 0]
-        known = [x for x in scales if x == x]
-        return math.sqrt(median(known)) if known else math.nan
-
-    @property
-    def readings(self) -> list[LayerStats]:
-        """Return what rules read of each layer."""
-        return [LayerStats(call.layer, call.stats, call.units, call.samples) for call in self.calls]
+    Args:
+        diagnosis: the diagnosis.
+        explained: layers that have a named fault; every trend leaves them out.
+        known: names of earlier findings; copied units, for one, make inputs look the same.
+    """
+    findings = judge_chain(longest_chain(diagnosis.calls), explained, known)
+    if diagnosis.unused_norms:  # the network that trains has another scale
+        zero = [] if findings or explained else zero_gradients(diagnosis)
+        return [*findings, unused_norms_note(diagnosis.unused_norms), *zero]
+    findings += residual_stream(diagnosis.sums)
+    if findings or explained or known:
+        return findings
+    return [*loss_too_high(diagnosis), *zero_gradients(diagnosis)]
 
 
-def plain_chains(found: Diagnosis, explained: frozenset[str]) -> list[PlainChain]:
-    """Return the plain chains of a network of at least `MIN_CHAIN` hidden layers, longest first."""
-    by_index = {call.index: call for call in found.calls if call.ran and not call.aside}
+def longest_chain(calls: Sequence[Call]) -> list[Call]:
+    """Return the longest plain chain of at least `MIN_CHAIN` hidden layers, [] where there is none."""
+    by_index = {call.index: call for call in calls if call.ran and not call.in_gate}
     before: dict[int, int] = {}
     for call in by_index.values():
-        words = {word for trace in call.fed.values() for word in trace}
-        if call.sources and words <= PLAIN_STEPS and "norm" not in by_index[call.sources[0]].into:
+        if call.sources and call.fed_words <= PLAIN_STEPS and "norm" not in by_index[call.sources[0]].into:
             before[call.index] = call.sources[0]
     followed = set(before.values())
-    found_chains = []
-    for end in (i for i in by_index if i in before and i not in followed):
+    chains = []
+    for end in (index for index in before if index not in followed):
         row = [end]
         while row[-1] in before:
             row.append(before[row[-1]])
-        calls = [by_index[i] for i in reversed(row)]
-        if calls[-1].activation is None and any(call.activation is not None for call in calls):
-            calls.pop()  # a readout has a scale of its own
-        calls = [call for call in calls if "q" in call.stats]
-        if len(calls) >= MIN_CHAIN:
-            found_chains.append(PlainChain(tuple(calls), explained))
-    return sorted(found_chains, key=lambda chain: -len(chain.calls))
+        chain = [by_index[index] for index in reversed(row)]
+        if chain[-1].activation is None and any(call.activation is not None for call in chain):
+            chain.pop()  # a readout has a scale of its own
+        chains.append([call for call in chain if "q" in call.stats])
+    return max((chain for chain in chains if len(chain) >= MIN_CHAIN), key=len, default=[])
 
 
-def judge_chains(found: Diagnosis, explained: frozenset[str], known: Collection[str] = ()) -> list[Finding]:
-    """Judge signals, gradients and correlations; `explained` layers are left out of every trend.
-
-    Arguments: `known`: names of what has been found already; copied units, for one, make inputs look the same.
-    """
-    verdicts: list[Finding] = []
-    for chain in plain_chains(found, explained)[:1]:
-        verdicts += [
-            *chain_signal(chain),
-            *chain_gradient(chain),
-            *([] if "copied_units" in known else chain_correlation(chain)),
-        ]
-    if found.idle_norms:  # the network that trains has another scale
-        return [
-            *_first_remedy_only(verdicts),
-            *idle_norms_note(found),
-            *([] if verdicts or explained else zero_gradients(found)),
-        ]
-    verdicts = [*_first_remedy_only(verdicts), *residual_stream(found)]
-    if verdicts or explained or known:
-        return verdicts
-    return [*loss_too_high(found), *zero_gradients(found)]
-
-
-def _first_remedy_only(verdicts: list[Finding]) -> list[Finding]:
-    # Signal and gradient die together: the same cure need not be said twice.
-    return [v if i == 0 else Finding(v.severity, v.name, v.layers, v.sentence) for i, v in enumerate(verdicts)]
-
-
-def chain_signal(chain: PlainChain) -> list[Finding]:
-    """Whether the signal dies or explodes on its way up."""
-    cure = init_remedy(chain.act)
-    return trends.signal_findings(
-        chain.readings, explained=chain.explained, why=_weights_text(chain), larger=cure, smaller=cure
-    )
-
-
-def chain_gradient(chain: PlainChain) -> list[Finding]:
-    """Whether the gradient dies or explodes on its way down."""
-    first, cure, more = chain.calls[0], init_remedy(chain.act), ""
+def judge_chain(chain: Sequence[Call], explained: Collection[str], known: Collection[str]) -> list[Finding]:
+    """Judge whether signal or gradient dies or explodes along a chain, and whether all inputs come to look the same."""
+    if not chain:
+        return []
+    activations = {call.activation for call in chain}
+    act = activations.pop() if len(activations) == 1 else None
+    stats, remedy, why = layer_stats(chain), init_remedy(act), _weights_text(chain, act)
+    first, more = chain[0], ""
     if gradient_underflows(first):
         size = math.sqrt(first.stats["grad_mean_square"])
         more = f" At {first.layer} its size is {size:.1e}: not zero, but too small for its precision, it underflows."
-    said = {"why": _weights_text(chain), "more": more, "larger": cure, "smaller": cure}
-    return trends.gradient_findings(chain.readings, explained=chain.explained, **said)
+    findings = [
+        *signal_findings(stats, explained=explained, why=why, larger=remedy, smaller=remedy),
+        *gradient_findings(stats, explained=explained, why=why, more=more, larger=remedy, smaller=remedy),
+    ]
+    if not explained and "copied_units" not in known:
+        findings += correlation_findings(stats, why=why, remedy=remedy)
+    return [*findings[:1], *(replace(finding, remedy="") for finding in findings[1:])]  # one remedy for all
 
 
 def gradient_underflows(call: Call) -> bool:
-    """Whether all of a layer's gradient is too small for its precision."""
+    """Return whether all of a layer's gradient is too small for its precision."""
     return call.stats.get("grad_underflow", 0) >= call.samples * call.units > 0
 
 
-def _weights_text(chain: PlainChain) -> str:
-    want = needed_std(chain.act)
-    if not want or not math.isfinite(chain.sigma):
+def _weights_text(chain: Sequence[Call], act: Activation | None) -> str:
+    facts = [call.facts for call in chain if call.facts is not None and call.facts.square > 0]
+    squares = [one.square * one.fan_in for one in facts if not math.isnan(one.fan_in)]
+    needed = needed_std(act)
+    if not needed or not squares:
         return ""
-    means = [c.facts.mean for c in chain.calls if c.facts is not None and c.facts.square > 0]
-    if means and median(means) ** 2 * MEAN_FACTOR > median(c.facts.square for c in chain.calls if c.facts is not None):
-        return f" The weights have mean {median(means):.3g}; {want.replace('needs', 'needs mean 0 and std', 1)}."
-    return f" The weights have std {chain.sigma:.3g}/√fan_in; {want}."
+    mean, square = median(one.mean for one in facts), median(c.facts.square for c in chain if c.facts is not None)
+    if mean**2 * MEAN_FACTOR > square:
+        return f" The weights have mean {mean:.3g}; {needed.replace('needs', 'needs mean 0 and std', 1)}."
+    return f" The weights have std {math.sqrt(median(squares)):.3g}/√fan_in; {needed}."
 
 
-def chain_correlation(chain: PlainChain) -> list[Finding]:
-    """Whether all inputs come to look the same."""
-    if chain.explained:
-        return []
-    return trends.correlation_findings(chain.readings, why=_weights_text(chain), remedy=init_remedy(chain.act))
-
-
-def residual_stream(found: Diagnosis) -> list[Finding]:
-    """Whether a residual stream grows geometrically: branches that are not scaled down, and no norm."""
-    run: list = []
-    runs = [run]
-    for one in found.sums:
-        # the same stream goes on where the next sum starts near where this one ended (an activation may halve it)
-        goes_on = run and run[-1].total > 0 and 0.25 <= one.stream / run[-1].total <= 1.5
-        if not goes_on:
-            run = []
-            runs.append(run)
-        run.append(one)
+def residual_stream(sums: Sequence[StreamSum]) -> list[Finding]:
+    """Judge whether a residual stream grows geometrically: branches that are not scaled down, and no norm."""
+    runs: list[list[StreamSum]] = [[]]
+    for one in sums:
+        # A sum belongs to the same stream where it starts near where the last one ended (an activation may halve it).
+        last = runs[-1][-1].total if runs[-1] else 0.0
+        if not (last > 0 and 0.25 <= one.stream / last <= 1.5):
+            runs.append([])
+        runs[-1].append(one)
     run = max(runs, key=lambda r: r[-1].total / r[0].stream if len(r) >= 4 and r[0].stream > 0 else 0.0)
     if len(run) < 4 or not run[0].stream > 0:
         return []
@@ -172,45 +135,42 @@ def residual_stream(found: Diagnosis) -> list[Finding]:
     return [Finding(severity, "stream_explodes", (run[0].name, run[-1].name), text, remedy)]
 
 
-def idle_norms_note(found: Diagnosis) -> list[Finding]:
-    """Say that batch norms do nothing yet, and that nothing is said of what they will set right."""
-    some = "One batch norm is" if found.idle_norms == 1 else f"{found.idle_norms} batch norms are"
+def unused_norms_note(count: int) -> Finding:
+    """Note that batch norms change no signal yet, so that the scale behind them is not judged."""
     text = (
-        f"{some} in evaluation mode without having seen a batch: signals pass as they are, and their size behind is "
-        "not the one that training starts from."
+        f"{'One batch norm is' if count == 1 else f'{count} batch norms are'} in evaluation mode without having seen a "
+        "batch: signals pass as they are, and their size behind is not the one that training starts from."
     )
-    return [Finding("note", "idle_norms", ("(model)",), text, "look at the model in training mode: model.train()")]
+    return Finding("note", "idle_norms", (NETWORK,), text, "look at the model in training mode: model.train()")
 
 
-def loss_too_high(found: Diagnosis) -> list[Finding]:
-    """Whether the outputs are so large that the network starts sure and wrong."""
-    if found.loss is None or found.classes is None or not math.isfinite(found.loss):
+def loss_too_high(diagnosis: Diagnosis) -> list[Finding]:
+    """Judge whether the outputs are so large that the network starts sure and wrong."""
+    loss, classes = diagnosis.loss, diagnosis.classes
+    if loss is None or classes is None or not math.isfinite(loss):
         return []
-    knows_nothing = math.log(found.classes)
-    widths = [call.units for call in found.calls if call.units]
-    band = math.sqrt(sum(5 / n for n in widths))
-    if found.loss - knows_nothing <= 5 * math.exp(5 * band):
+    chance = math.log(classes)
+    noise = math.sqrt(sum(5 / call.units for call in diagnosis.calls if call.units))
+    if loss - chance <= 5 * math.exp(5 * noise):
         return []
     text = (
-        f"The loss starts at {found.loss:.3g}, where a network that knows nothing has ln({found.classes}) = "
-        f"{knows_nothing:.3g}: the outputs are so large that it is sure, and wrong."
+        f"The loss starts at {loss:.3g}, where equal probabilities give ln({classes}) = {chance:.3g}: the outputs are "
+        "so large that the network is sure, and wrong."
     )
-    return [Finding("warning", "loss_too_high", ("(model)",), text, "make the weights of the last layer smaller")]
+    return [Finding("warning", "loss_too_high", (NETWORK,), text, "make the weights of the last layer smaller")]
 
 
-def zero_gradients(found: Diagnosis) -> list[Finding]:
-    """Layers whose gradient is exactly zero, or too small for its precision.
+def zero_gradients(diagnosis: Diagnosis) -> list[Finding]:
+    """Find layers whose gradient is exactly zero, or too small for its precision.
 
-    Those of a residual branch that adds nothing for now are left out: its end is zero, which is good practice, or
+    Layers of a residual branch that adds nothing at first are left out: its end is zero, which is good practice, or
     stochastic depth has dropped it on every input of this batch.
     """
-    idle = {index for s in found.sums if s.branch == 0 for index in range(s.before + 1, s.after + 1)}
-    zero = tuple(c.layer for c in found.calls if c.stats.get("grad_mean_square") == 0 and c.index not in idle)
-    if zero:
-        text = f"No gradient reaches {name_layers(zero)}: it is exactly zero there, and these layers cannot learn."
-        return [Finding("warning", "no_gradient", zero, text)]
-    small = tuple(call.layer for call in found.calls if gradient_underflows(call))
-    if small:
-        text = f"The gradient at {name_layers(small)} is not zero, but too small for its precision: it underflows."
-        return [Finding("warning", "underflow", small, text)]
-    return []
+    silent = {index for s in diagnosis.sums if s.branch == 0 for index in range(s.before + 1, s.after + 1)}
+    if zero := zero_gradient_findings(layer_stats([call for call in diagnosis.calls if call.index not in silent])):
+        return zero
+    small = tuple(call.layer for call in diagnosis.calls if gradient_underflows(call))
+    if not small:
+        return []
+    text = f"The gradient at {name_layers(small)} is not zero, but too small for its precision: it underflows."
+    return [Finding("warning", "underflow", small, text)]

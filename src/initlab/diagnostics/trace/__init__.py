@@ -1,1 +1,1 @@
-"""How the calls and outputs of a module's layers are recorded."""
+"""One pass through a module, recorded: calls of layers, activations, sums of residual streams."""

@@ -1,17 +1,35 @@
-"""What a torch function does to a signal, read off its name: which activation it is, or which kind of step.
+"""What a torch function does to a signal, by its name: which activation it is, or which kind of step.
 
-A module (`nn.GELU()`) and a function (`F.gelu(x)`, `x.relu_()`) call the same few torch functions, so that one table
-serves models that have modules for their activations and models that have none.
+A module (`nn.GELU()`) and a function (`F.gelu(x)`, `x.relu_()`) call the same few torch functions, so one table serves
+models that have modules for their activations and models that have none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from initlab.activations import ACTIVATIONS, Activation
 
-CallArguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+_OTHER_NAMES = {"atan": "arctan", "expit": "sigmoid"}
+"""Name of a torch function -> name of the activation, where they differ."""
+
+_CLAMPS = {(0, None): "relu", (0, 6): "relu6", (-1, 1): "hardtanh"}
+_BOUNDED: dict[str, tuple[tuple[str, Any], tuple[str, Any], dict[Any, str]]] = {
+    **dict.fromkeys(("clamp", "clip", "clamp_min"), (("min", None), ("max", None), _CLAMPS)),
+    "hardtanh": (("min_val", -1.0), ("max_val", 1.0), _CLAMPS),
+    "threshold": (("threshold", None), ("value", None), {(0, 0): "relu"}),
+}
+"""Name of a function with two bounds -> keys and defaults of the bounds, and the activation by their values."""
+
+_PARAMETERS = {
+    "leaky_relu": ("negative_slope", "negative_slope"),
+    "prelu": ("weight", "negative_slope"),
+    "elu": ("alpha", "alpha"),
+    "celu": ("alpha", "alpha"),
+    "softplus": ("beta", "beta"),
+}
+"""Name of a function -> key of its second argument, and the parameter of the activation that it sets."""
 
 
 def function_name(function: Any) -> str:
@@ -22,97 +40,49 @@ def function_name(function: Any) -> str:
     ('relu', 'add')
     """
     name = getattr(function, "__name__", "")
-    if name.startswith("__") and name.endswith("__"):
-        inner = name.strip("_")
-        return inner if inner in ("get", "getitem") else inner.removeprefix("r").removeprefix("i")
-    return name.strip("_")
+    inner: str = name.strip("_")
+    special = name.startswith("__") and name.endswith("__") and inner not in ("get", "getitem")
+    return inner.removeprefix("r").removeprefix("i") if special else inner
 
 
 def called_activation(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Activation | None:
     """Return the record of the activation that a call applies, with its parameters bound; None if it is none known.
+
+    Args:
+        name: name of the function, as `function_name` returns it.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
 
     >>> called_activation("leaky_relu", (None, 0.2), {}).parameters
     {'negative_slope': 0.2}
     >>> called_activation("clamp", (None,), {"min": 0}).name
     'relu'
     """
-    find = _RECORDS.get(name)
-    return find((args, kwargs)) if find is not None else None
 
+    def argument(position: int, key: str, default: Any) -> Any:
+        return args[position] if len(args) > position else kwargs.get(key, default)
 
-def _argument(call: CallArguments, position: int, name: str, default: Any) -> Any:
-    args, kwargs = call
-    return args[position] if len(args) > position else kwargs.get(name, default)
+    name = _OTHER_NAMES.get(name, name)
+    if name in _BOUNDED:
+        low, high, activations = _BOUNDED[name]
+        bounded = activations.get((argument(1, *low), argument(2, *high)))
+        return ACTIVATIONS[bounded] if bounded else None
+    if name not in ACTIVATIONS or name == "linear":
+        return None
+    if name == "gelu" and argument(1, "approximate", "none") == "tanh":
+        return ACTIVATIONS["gelu_tanh"]
+    if name == "sin":
+        return ACTIVATIONS["sin"].bind(omega=1.0)  # a factor inside the sine is part of its argument
+    if name not in _PARAMETERS:
+        return ACTIVATIONS[name]
+    key, parameter = _PARAMETERS[name]
+    value = argument(1, key, ACTIVATIONS[name].parameters[parameter])
+    value = value.detach().double().mean() if isinstance(value, Tensor) else value
+    return ACTIVATIONS[name].bind(**{parameter: float(value)})
 
-
-def _fixed(name: str) -> Callable[[CallArguments], Activation]:
-    return lambda call: ACTIVATIONS[name]
-
-
-def _with_parameter(name: str, key: str) -> Callable[[CallArguments], Activation | None]:
-    def find(call: CallArguments) -> Activation | None:
-        value = _argument(call, 1, key, ACTIVATIONS[name].parameters[key])
-        if isinstance(value, Tensor):
-            value = float(value.detach().double().mean())
-        return ACTIVATIONS[name].bind(**{key: float(value)})
-
-    return find
-
-
-def _prelu(call: CallArguments) -> Activation:
-    weight = _argument(call, 1, "weight", None)
-    return ACTIVATIONS["prelu"].bind(negative_slope=float(weight.detach().double().mean()))
-
-
-def _gelu(call: CallArguments) -> Activation:
-    return ACTIVATIONS["gelu_tanh" if _argument(call, 1, "approximate", "none") == "tanh" else "gelu"]
-
-
-def _clamp(call: CallArguments) -> Activation | None:
-    bounds = (_argument(call, 1, "min", None), _argument(call, 2, "max", None))
-    return _CLAMPS.get(bounds) if not any(isinstance(b, Tensor) for b in bounds) else None
-
-
-def _hardtanh(call: CallArguments) -> Activation | None:
-    return _CLAMPS.get((_argument(call, 1, "min_val", -1.0), _argument(call, 2, "max_val", 1.0)))
-
-
-def _threshold(call: CallArguments) -> Activation | None:
-    bounds = (_argument(call, 1, "threshold", None), _argument(call, 2, "value", None))
-    return ACTIVATIONS["relu"] if bounds == (0, 0) else None
-
-
-_CLAMPS = {
-    (0, None): ACTIVATIONS["relu"],
-    (0, 6): ACTIVATIONS["relu6"],
-    (-1, 1): ACTIVATIONS["hardtanh"],
-}
-
-_RECORDS: dict[str, Callable[[CallArguments], Activation | None]] = {
-    **{
-        name: _fixed(name)
-        for name in ("relu", "relu6", "selu", "silu", "mish", "hardswish", "hardsigmoid", "tanh", "sigmoid", "softsign")
-    },
-    "erf": _fixed("erf"),
-    "atan": _fixed("arctan"),
-    "arctan": _fixed("arctan"),
-    "expit": _fixed("sigmoid"),
-    "sin": lambda call: ACTIVATIONS["sin"].bind(omega=1.0),  # a factor inside the sine is part of its argument
-    "leaky_relu": _with_parameter("leaky_relu", "negative_slope"),
-    "elu": _with_parameter("elu", "alpha"),
-    "celu": _with_parameter("celu", "alpha"),
-    "softplus": _with_parameter("softplus", "beta"),
-    "prelu": _prelu,
-    "gelu": _gelu,
-    "hardtanh": _hardtanh,
-    "threshold": _threshold,
-    "clamp": _clamp,
-    "clip": _clamp,
-    "clamp_min": _clamp,
-}
 
 NONLINEAR = {"logsigmoid", "tanhshrink", "softshrink", "hardshrink", "glu", "rrelu", "square", "cos", "exp"}
-"""Elementwise functions that initlab has no record of: an activation, but an unknown one."""
+"""Elementwise functions that are activations without a record in initlab."""
 
 LINEAR = {
     "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "tensordot", "embedding", "embedding_bag",
@@ -133,7 +103,7 @@ _RESHAPES = {
 
 
 def signal_step(name: str, traced: int) -> str | None:
-    """Return the word for what a function does to `traced` signals, or None where it moves values about unchanged.
+    """Return the word for what a function does to `traced` signals, or None where it only moves values.
 
     `norm`, `sum`, `shift` (something fixed is added), `gate` (signals are multiplied), `scale`, `pool`, `other`.
 

@@ -1,22 +1,24 @@
-"""What one pass through a network left behind: one record per call of a layer, one per sum in a residual stream."""
+"""The records of one pass through a network: calls of layers, sums of residual streams, origins of tensors."""
 
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from initlab.activations import Activation
-from initlab.diagnostics.stats import STATS, count_underflow, saturated_fraction
+from initlab.diagnostics.stats import STATS
 from initlab.diagnostics.weight_facts import WeightFacts, read_weight_facts
 from initlab.diagnostics.weights import Weight
 
 Origins: TypeAlias = dict[int, frozenset[str]]
-"""Where a tensor comes from: index of a call (0: the data) -> words for what happened to it since (`step_of`)."""
+"""Calls that a tensor comes from: index (0: the data) -> words for what happened to it since (`signal_step`)."""
 
 DIRECT: frozenset[str] = frozenset()
+
+OPTIONAL_KINDS = ("inputs", "matrix", "spectrum")
+"""Kinds of tensors whose statistics are NaN where they are not defined; such a value is not written."""
 
 
 @dataclass
@@ -24,18 +26,20 @@ class Call:
     """One call of a layer during a forward pass, and what was measured of it.
 
     Attributes:
-        index: its place in the order of execution, from 1; a layer called twice has two.
+        index: place in the order of execution, from 1; a layer called twice has two.
         layer: name of the layer.
-        weight: its weight; None for a module with several of its own (a recurrent one).
-        fed: what its input is made of.
+        weight: its weight; None for a module with several weights (a recurrent one).
+        fed: the origins of its input.
         stats: name of a statistic -> value.
-        activation: what is applied to its preactivations, where that is known.
-        entering: mean and standard deviation of what the activation is given, behind a norm where there is one.
+        activation: the activation applied to its preactivations, None where unknown.
+        entering: mean and standard deviation of the activation's input, behind a norm where there is one.
         into: words for what its preactivations go into before an activation (`norm`, `sum`, …).
-        aside: part of a gate, a side path that only multiplies the signal it comes from (squeeze and excitation).
-        samples, units: how many values each unit has, and how many units.
+        samples: number of values of each unit.
+        units: number of units.
+        channels_first: whether units are the second axis of the output, as in a convolution.
         ran: False for a weight that took no part in the pass.
-        facts: about the weight; at the first call of a layer.
+        in_gate: part of a gate, a side path that only multiplies the signal it comes from (squeeze and excitation).
+        facts: facts about the weight; at the first call of a layer.
     """
 
     index: int
@@ -50,7 +54,7 @@ class Call:
     units: int = 0
     channels_first: bool = False
     ran: bool = True
-    aside: bool = False
+    in_gate: bool = False
     facts: WeightFacts | None = None
 
     @property
@@ -58,44 +62,23 @@ class Call:
         """Indices of the calls that feed it, latest first."""
         return sorted((i for i in self.fed if i), reverse=True)
 
+    @property
+    def fed_words(self) -> set[str]:
+        """Words for what happened to its inputs since the calls that they come from."""
+        return set().union(*self.fed.values())
+
     def forget_activation(self) -> None:
-        """Take back an activation that turned out to be part of a larger function, such as x · sigmoid(x)."""
+        """Remove an activation that turned out to be part of a larger function, such as x · sigmoid(x)."""
         self.activation = self.entering = None
         for name in ("saturated_fraction", "dead_fraction"):
             self.stats.pop(name, None)
 
-    def measure(self, kind: str, tensor: Tensor, batch: int, precision: torch.dtype | None = None) -> None:
-        """Write the statistics of preactivations, postactivations or gradients at preactivations.
-
-        `batch`: number of inputs; `precision` to judge underflow by, the tensor's own if None.
-        """
-        x = self._by_unit(tensor.detach())
-        self.write(kind, x)
-        if kind == "preactivation":
-            self.samples, self.units = x.shape[1:]
-            by_input = inputs_first(tensor.detach(), batch)
-            if by_input is not None:
-                self.write("inputs", by_input[None].double())
-        if kind in ("preactivation", "delta"):
-            lost = float(count_underflow(tensor.detach()[None], precision)[0])
-            if lost:
-                self.stats["underflow" if kind == "preactivation" else "grad_underflow"] = lost
-
-    def measure_entering(self, tensor: Tensor, act: Activation) -> None:
-        """Note where `tensor`, the input of `act`, lies, and write the fraction of it outside the interval of `act`."""
-        x = tensor.detach().double()[None]
-        self.entering = float(x.mean()), float(x.std(correction=0))
-        if act.saturation is not None:
-            self.stats["saturated_fraction"] = float(saturated_fraction(x, act.saturation)[0])
-
-    def measure_weight(self) -> None:
-        """Write the statistics of the weight itself."""
-        if self.weight is not None:
-            part = self.weight.part(self.weight.tensor.detach())
-            self.write("weight", part[None].double())
-            self.write("matrix", self.weight.matrix()[None])
-            self.write("units", self.weight.units()[None])
-            self.facts = read_weight_facts(self.weight, copies=self.stats["duplicate_units"] > 0)
+    def measure_weight(self, weight: Weight) -> WeightFacts:
+        """Write the statistics of its weight, and return the facts about it."""
+        self.write("weight", weight.part(weight.tensor.detach())[None].double())
+        self.write("matrix", weight.matrix()[None])
+        self.write("units", weight.units()[None])
+        return read_weight_facts(weight, copies=self.stats["duplicate_units"] > 0)
 
     def measure_gradient(self, gradient: Tensor) -> None:
         """Write the statistics of the weight's gradient, given as stored."""
@@ -107,26 +90,21 @@ class Call:
         for stat in STATS.values():
             if stat.of == kind:
                 value = float(stat.measure(x)[0])
-                if value == value or kind not in (
-                    "inputs",
-                    "matrix",
-                    "spectrum",
-                ):  # there NaN says that there is no answer
+                if value == value or kind not in OPTIONAL_KINDS:
                     self.stats[stat.name] = value
-
-    def _by_unit(self, tensor: Tensor) -> Tensor:
-        # [1, samples, units], float64: channels of a map are units, its positions samples.
-        x = tensor.double()
-        if self.channels_first and x.dim() > 2:
-            x = x.movedim(1, -1)
-        return x.reshape(1, -1, x.shape[-1] if x.dim() else 1)
 
 
 @dataclass(frozen=True)
 class StreamSum:
-    """A sum of two signals in module `name`: a branch joins a stream.
+    """A sum of two signals, where a branch joins a stream.
 
-    `after` and `before` are the latest calls in the branch and in the stream, the moments second ones.
+    Attributes:
+        name: the module that adds them.
+        after: index of the latest call in the branch.
+        before: index of the latest call in the stream.
+        stream: second moment of the stream.
+        branch: second moment of the branch.
+        total: second moment of their sum.
     """
 
     name: str
@@ -137,56 +115,49 @@ class StreamSum:
     total: float
 
 
-def inputs_first(tensor: Tensor, batch: int) -> Tensor | None:
-    """View a tensor as [batch, features], or return None where no axis goes with the inputs of the batch.
-
-    The first axis may hold several rows per input (windows of an image), the second one the inputs themselves
-    (sequences first).
-    """
-    if batch < 2 or tensor.dim() == 0 or tensor.numel() == 0:
-        return None
-    if tensor.shape[0] % batch == 0:
-        return tensor.reshape(batch, -1)
-    if tensor.dim() > 1 and tensor.shape[1] == batch:
-        return tensor.transpose(0, 1).reshape(batch, -1)
-    return None
-
-
 def second_moment(tensor: Tensor) -> float:
-    """Second moment of a tensor, summed in float64."""
+    """Return the second moment of a tensor, summed in float64."""
     return float(tensor.detach().double().square().mean())
 
 
 class Provenance:
-    """Remembers where each tensor of a forward pass comes from, as long as the tensor lives."""
+    """The origins of the tensors of a forward pass, by identity; a tensor that is freed is forgotten."""
 
     def __init__(self) -> None:
-        self._of: Any = WeakTensorKeyDictionary()
+        self._entries: dict[int, tuple[weakref.ref[Tensor], Origins]] = {}
 
-    def traced(self, args: Iterable[Any], kwargs: Mapping[str, Any] | None = None) -> list[tuple[Tensor, Origins]]:
-        """Return the tensors among the arguments of a call whose origin is known, with it."""
-        found = []
+    def traced_tensors(
+        self, args: Iterable[Any], kwargs: Mapping[str, Any] | None = None
+    ) -> list[tuple[Tensor, Origins]]:
+        """Return the tensors among the arguments of a call whose origins are known, with them."""
+        traced = []
         for value in (*args, *(kwargs or {}).values()):
             for tensor in value if isinstance(value, (tuple, list)) else (value,):
-                if isinstance(tensor, Tensor) and (trace := self._of.get(tensor)) is not None:
-                    found.append((tensor, trace))
-        return found
+                if isinstance(tensor, Tensor) and (entry := self._entries.get(id(tensor))) is not None:
+                    reference, origins = entry
+                    if reference() is tensor:  # another tensor may have taken the id of one that was freed
+                        traced.append((tensor, origins))
+        return traced
 
-    def mark(self, value: Any, trace: Origins) -> None:
-        """Say where a tensor, or every tensor of a tuple, comes from."""
+    def merged_origins(self, args: Iterable[Any], kwargs: Mapping[str, Any] | None = None) -> Origins:
+        """Return the origins of all tensors among the arguments of a call."""
+        return merge_origins(origins for _, origins in self.traced_tensors(args, kwargs))
+
+    def mark(self, value: Any, origins: Origins) -> None:
+        """Set the origins of a tensor, or of every tensor of a tuple."""
         for tensor in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(tensor, Tensor):
-                self._of[tensor] = trace
+                self._entries[id(tensor)] = weakref.ref(tensor), origins
 
 
-def merge_origins(traces: Iterable[Origins], word: str | None = None) -> Origins:
+def merge_origins(several: Iterable[Origins], word: str | None = None) -> Origins:
     """Join the origins of several tensors, and add a word for what was done to them.
 
     >>> merge_origins([{1: frozenset()}, {2: frozenset({"norm"})}], "sum")[1]
     frozenset({'sum'})
     """
     joined: Origins = {}
-    for trace in traces:
-        for index, words in trace.items():
+    for origins in several:
+        for index, words in origins.items():
             joined[index] = joined.get(index, DIRECT) | words
     return joined if word is None else {index: words | {word} for index, words in joined.items()}

@@ -1,4 +1,4 @@
-"""Verdicts: planted faults are named at their layer, healthy networks raise no alarm, sentences say what is known."""
+"""Rules: planted faults are named at their layer, healthy networks have no findings, sentences hold the numbers."""
 
 import math
 import re
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from initlab.diagnostics import examine
-from initlab.diagnostics.rules import SEVERITIES, Finding, judge_network
+from initlab.diagnostics.rules import judge_network
 from initlab.initialize import fill_
 from initlab.models import build
+from initlab.report.findings.record import SEVERITIES, Finding
 
 SHAPE = (3, 8, 8)
 UNSCALED = ("alexnet", "googlenet", "inception", "squeezenet")
@@ -42,14 +43,14 @@ def judged(net: nn.Module, x: Tensor | None = None) -> list[Finding]:
     return judge_network(examine(net, batch(64, *SHAPE) if x is None else x, jacobian=False))
 
 
-def alarms(verdicts: list[Finding]) -> list[tuple[str, str]]:
-    return [(v.name, v.sentence) for v in verdicts if v.severity != "note"]
+def problems(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(v.name, v.sentence) for v in findings if v.severity != "note"]
 
 
-def named(verdicts: list[Finding], name: str) -> Finding:
-    """The verdict of this name, which must come before all others that are as bad."""
-    found = [v for v in verdicts if v.name == name]
-    assert len(found) == 1, [(v.name, v.layers) for v in verdicts]
+def named(findings: list[Finding], name: str) -> Finding:
+    """Return the finding of this name, which must come before all others that are as bad."""
+    found = [v for v in findings if v.name == name]
+    assert len(found) == 1, [(v.name, v.layers) for v in findings]
     assert found[0].severity != "note"
     assert found[0].sentence[0].isupper() or found[0].sentence.startswith("'")
     assert found[0].sentence.rstrip().endswith((".", ")"))
@@ -71,10 +72,10 @@ def everywhere(test):
 def test_one_layer_times_30_is_named(family, act, width, seed):
     net = healthy(family, act, width, seed)
     weights(net)["hidden.4"].mul_(30)
-    verdict = named(judged(net), "out_of_scale")
-    assert verdict.layers == ("hidden.4",)
-    assert "larger than the other layers" in verdict.sentence
-    assert verdict.remedy.startswith("divide its weights by")
+    finding = named(judged(net), "out_of_scale")
+    assert finding.layers == ("hidden.4",)
+    assert "larger than the other layers" in finding.sentence
+    assert finding.remedy.startswith("divide its weights by")
 
 
 @pytest.mark.parametrize("layer", ["hidden.1", "hidden.6"])
@@ -82,9 +83,9 @@ def test_one_layer_times_30_is_named(family, act, width, seed):
 def test_one_zeroed_layer_is_named(family, act, width, seed, layer):
     net = healthy(family, act, width, seed)
     weights(net)[layer].zero_()
-    verdict = named(judged(net), "zero_layer")
-    assert verdict.layers == (layer,)
-    assert verdict.severity == "fault"
+    finding = named(judged(net), "zero_layer")
+    assert finding.layers == (layer,)
+    assert finding.severity == "fault"
 
 
 @everywhere
@@ -102,11 +103,11 @@ def test_units_dead_by_a_bias_are_named(family, act, width, seed, which):
     layers = [net.hidden[3]] if which == "one" else list(net.hidden)
     for layer in layers:
         layer.bias.data.fill_(-10.0)
-    verdict = named(judged(net), "dead_units")
-    assert verdict.layers[0] == ("hidden.3" if which == "one" else "hidden.0")
-    assert verdict.severity == "fault"
-    assert "bias is -10" in verdict.sentence
-    assert verdict.remedy == "start biases at 0"
+    finding = named(judged(net), "dead_units")
+    assert finding.layers[0] == ("hidden.3" if which == "one" else "hidden.0")
+    assert finding.severity == "fault"
+    assert "bias is -10" in finding.sentence
+    assert finding.remedy == "start biases at 0"
 
 
 class Gate(nn.Module):
@@ -152,8 +153,8 @@ def test_a_few_units_left_of_zero_by_chance_are_not_dead(act, units, size):
 def test_a_few_units_dead_by_their_bias_are_named(act, units, size):
     net = gate_to_the_left(act, units, far=False)
     nn.init.constant_(net.fc1.bias, -10.0)
-    verdict = named(judged(net, batch(size, 3, 16, 16)), "dead_units")
-    assert (verdict.layers, verdict.remedy) == (("fc1",), "start biases at 0")
+    finding = named(judged(net, batch(size, 3, 16, 16)), "dead_units")
+    assert (finding.layers, finding.remedy) == (("fc1",), "start biases at 0")
 
 
 def test_units_close_to_zero_are_not_silent_under_a_smooth_activation():
@@ -169,9 +170,9 @@ def test_units_dead_by_the_shift_of_a_norm_are_named(act):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(64, 48), nn.BatchNorm1d(48), act(), nn.Linear(48, 4))
     nn.init.constant_(net[1].bias, -10.0)
-    verdict = named(judged(net, batch(32, 64)), "dead_units")
-    assert verdict.layers == ("0",)
-    assert "norm before its activation" in verdict.remedy
+    finding = named(judged(net, batch(32, 64)), "dead_units")
+    assert finding.layers == ("0",)
+    assert "norm before its activation" in finding.remedy
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -179,13 +180,13 @@ def test_units_dead_by_the_shift_of_a_norm_are_named(act):
 def test_a_saturated_stack_is_named(act, width, seed):
     net = build("mlp", depth=6, width=width, act=act, input_shape=SHAPE, classes=10)
     fill_(net, "normal", act=act, seed=seed)  # N(0, 1): √fan_in times too large
-    verdict = named(judged(net), "saturated_units")
+    finding = named(judged(net), "saturated_units")
     # Under weights as large as these, sigmoid's gradient keeps its size: it trains, if slowly.
-    assert verdict.severity == ("warning" if act == "sigmoid" else "fault")
-    assert ("The gradient passes all the same" in verdict.sentence) == (act == "sigmoid")
-    assert len(verdict.layers) >= 3
-    assert f"inputs of {act}" in verdict.sentence
-    assert "smaller" in verdict.remedy
+    assert finding.severity == ("warning" if act == "sigmoid" else "fault")
+    assert ("The gradient passes all the same" in finding.sentence) == (act == "sigmoid")
+    assert len(finding.layers) >= 3
+    assert f"inputs of {act}" in finding.sentence
+    assert "smaller" in finding.remedy
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -194,39 +195,39 @@ def test_transposed_fans_are_named(act, seed):
     widths = [64, 256, 64, 300, 50, 200]
     net = build("mlp", depth=6, width=widths, act=act, input_shape=SHAPE, classes=10)
     fill_(net, "he_normal", act=act, seed=seed, parameters={"mode": "fan_out"})
-    verdict = named(judged(net), "scaled_by_fan_out")
-    assert "fan_out where the signal sums fan_in" in verdict.sentence
-    assert "transpose" in verdict.remedy
+    finding = named(judged(net), "scaled_by_fan_out")
+    assert "fan_out where the signal sums fan_in" in finding.sentence
+    assert "transpose" in finding.remedy
     fill_(net, "he_normal", act=act, seed=seed)
-    assert alarms(judged(net)) == []
+    assert problems(judged(net)) == []
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("act", "width"), [("relu", 64), ("relu", 128), ("leaky_relu", 96)])
 def test_a_deep_residual_net_without_branch_scaling_is_named(act, width, seed):
     net = healthy("resmlp", act, width, seed, depth=64)
-    verdict = named(judged(net), "stream_explodes")
-    assert verdict.severity == "fault"
-    assert "residual stream explodes" in verdict.sentence
-    assert "1/√64 = 0.12" in verdict.remedy
+    finding = named(judged(net), "stream_explodes")
+    assert finding.severity == "fault"
+    assert "residual stream explodes" in finding.sentence
+    assert "1/√64 = 0.12" in finding.remedy
     scaled = healthy("resmlp", act, width, seed, depth=64, branch="inverse_sqrt_depth")
-    assert alarms(judged(scaled)) == []
+    assert problems(judged(scaled)) == []
 
 
 # --- healthy networks -------------------------------------------------------------------------------------------------
 
 
 @everywhere
-def test_healthy_networks_raise_no_alarm(family, act, width, seed):
-    assert alarms(judged(healthy(family, act, width, seed))) == []
+def test_healthy_networks_have_no_findings(family, act, width, seed):
+    assert problems(judged(healthy(family, act, width, seed))) == []
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 @pytest.mark.parametrize("family", ["mlp", "cnn", "resmlp", "resnet"])
-def test_networks_with_norms_raise_no_alarm(family, norm, seed):
+def test_networks_with_norms_have_no_findings(family, norm, seed):
     depth = 2 if family == "resnet" else 12
-    assert alarms(judged(healthy(family, "relu", 32, seed, depth=depth, norm=norm))) == []
+    assert problems(judged(healthy(family, "relu", 32, seed, depth=depth, norm=norm))) == []
 
 
 def test_batch_norms_that_have_seen_no_batch_are_not_blamed_on_the_weights():
@@ -240,9 +241,9 @@ def test_batch_norms_that_have_seen_no_batch_are_not_blamed_on_the_weights():
 
     net = nn.Sequential(nn.Linear(64, 64), *[Block() for _ in range(24)], nn.Linear(64, 10))
     fill_(net, "he_normal", act="relu", gain=2.0)
-    assert alarms(judged(net, batch(32, 64))) == []
+    assert problems(judged(net, batch(32, 64))) == []
     found = judged(net.eval(), batch(32, 64))  # where the stream grows 10^9 times
-    assert alarms(found) == []
+    assert problems(found) == []
     note = next(v for v in found if v.name == "idle_norms")
     assert note.sentence.startswith("24 batch norms are in evaluation mode")
     assert "model.train()" in note.remedy
@@ -250,7 +251,7 @@ def test_batch_norms_that_have_seen_no_batch_are_not_blamed_on_the_weights():
     assert "idle_norms" not in [v.name for v in judged(net.eval(), batch(32, 64))]
 
 
-def test_branches_that_add_nothing_at_first_raise_no_alarm():
+def test_branches_that_add_nothing_at_first_have_no_findings():
     from torchvision.ops import StochasticDepth
 
     class Block(nn.Module):
@@ -264,12 +265,12 @@ def test_branches_that_add_nothing_at_first_raise_no_alarm():
 
     torch.manual_seed(0)
     dropped = nn.Sequential(*[Block(0.99) for _ in range(4)], nn.Linear(32, 10))
-    assert alarms(judged(dropped, batch(2, 32))) == []
+    assert problems(judged(dropped, batch(2, 32))) == []
     ended = nn.Sequential(*[Block(0.0) for _ in range(4)], nn.Linear(32, 10))
     fill_(ended, "he_normal", act="relu")
     for block in list(ended)[:-1]:
         nn.init.zeros_(block.outer.weight)
-    assert alarms(judged(ended, batch(16, 32))) == []
+    assert problems(judged(ended, batch(16, 32))) == []
 
 
 def encoder(seed: int = 0, norm_first: bool = True) -> nn.Module:
@@ -284,7 +285,7 @@ def test_transformers(norm_first):
     # stacked by deep copies, which is so and worth knowing; drawn each by itself, there is nothing to say
     assert {v.name for v in judged(net, x) if v.severity != "note"} == {"identical_layers"}
     fill_(net, "glorot_uniform", act="relu")
-    assert alarms(judged(net, x)) == []
+    assert problems(judged(net, x)) == []
 
 
 def test_a_small_vision_transformer_raises_no_alarm():
@@ -294,13 +295,13 @@ def test_a_small_vision_transformer_raises_no_alarm():
     net = VisionTransformer(32, 8, num_layers=6, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10)
     assert [v for v in judged(net, batch(8, 3, 32, 32)) if v.severity == "fault"] == []
     fill_(net, "glorot_uniform", act="gelu")
-    assert alarms(judged(net, batch(8, 3, 32, 32))) == []
+    assert problems(judged(net, batch(8, 3, 32, 32))) == []
 
 
 @pytest.mark.parametrize(
     "name", ["resnet18", "squeezenet1_1", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vgg11", "vit_b_16"))]
 )
-def test_torchvisions_own_starts_raise_no_alarm(name):
+def test_torchvisions_own_starts_have_no_findings(name):
     from torchvision import models
 
     torch.manual_seed(0)
@@ -327,10 +328,10 @@ def test_every_classifier_of_torchvision_is_judged(name):
     options = {"init_weights": False} if name.startswith(("googlenet", "inception")) else {}
     fixed = {"inception": 299, "vit": 224, "maxvit": 224}
     size = next((size for start, size in fixed.items() if name.startswith(start)), 64)
-    verdicts = judged(models.get_model(name, weights=None, **options), batch(2, 3, size, size))
+    findings = judged(models.get_model(name, weights=None, **options), batch(2, 3, size, size))
     # started by torch's defaults alone, or by a std that ignores the fans, plain deep chains do lose their gradient
     allowed = {"signal_dies", "gradient_dies", "inputs_alike"} if name.startswith(UNSCALED) else set()
-    assert {v.name for v in verdicts if v.severity == "fault"} <= allowed
+    assert {v.name for v in findings if v.severity == "fault"} <= allowed
 
 
 @pytest.mark.slow
@@ -341,7 +342,7 @@ def test_every_classifier_of_torchvision_is_judged(name):
 @pytest.mark.parametrize(
     "name", ["mobilenet_v3_small", "efficientnet_b0", "efficientnet_b1", "regnet_y_400mf", "resnet50"]
 )
-def test_classifiers_raise_no_alarm_in_either_mode(name, seed, training, images, size):
+def test_classifiers_have_no_findings_in_either_mode(name, seed, training, images, size):
     from torchvision import models
 
     torch.manual_seed(seed)
@@ -371,11 +372,11 @@ def chain(act: str, scheme: str, depth: int = 30, width: int = 200, **how) -> nn
         ("sigmoid", "glorot_normal", {}, "gradient_dies", "dies on its way down", "use tanh or relu, or fewer layers"),
     ],
 )
-def test_known_cases_are_said_in_numbers_with_their_remedy(act, scheme, how, name, says, remedy):
-    verdicts = judged(chain(act, scheme, **how), batch(64, 200))
-    verdict = named(verdicts, name)
-    assert re.search(says, verdict.sentence), verdict.sentence
-    assert remedy in next(v.remedy for v in verdicts if v.remedy)
+def test_known_cases_are_named_in_numbers_with_their_remedy(act, scheme, how, name, says, remedy):
+    findings = judged(chain(act, scheme, **how), batch(64, 200))
+    finding = named(findings, name)
+    assert re.search(says, finding.sentence), finding.sentence
+    assert remedy in next(v.remedy for v in findings if v.remedy)
 
 
 @pytest.mark.parametrize(
@@ -392,17 +393,17 @@ def test_known_cases_are_said_in_numbers_with_their_remedy(act, scheme, how, nam
         ("linear", "orthogonal", {}),
     ],
 )
-def test_critical_networks_are_left_in_peace(act, scheme, how):
-    assert alarms(judged(chain(act, scheme, **how), batch(64, 200))) == []
+def test_critical_networks_have_no_findings(act, scheme, how):
+    assert problems(judged(chain(act, scheme, **how), batch(64, 200))) == []
 
 
-def test_inputs_that_become_alike_are_said():
-    verdicts = judged(chain("tanh", "normal_rule", gain=0.9, sigma_b=0.7), batch(64, 200))
-    assert "look the same" in named(verdicts, "inputs_alike").sentence
+def test_inputs_that_become_alike_are_named():
+    findings = judged(chain("tanh", "normal_rule", gain=0.9, sigma_b=0.7), batch(64, 200))
+    assert "look the same" in named(findings, "inputs_alike").sentence
 
 
 @pytest.mark.parametrize("name", ["signal_dies", "signal_explodes", "gradient_dies", "gradient_explodes"])
-def test_behind_norms_and_unknown_layers_nothing_is_said_of_scale(name):
+def test_behind_norms_and_unknown_layers_no_rule_judges_scale(name):
     class Mystery(nn.Module):
         def __init__(self):
             super().__init__()
@@ -419,8 +420,8 @@ def test_behind_norms_and_unknown_layers_nothing_is_said_of_scale(name):
             linear = nn.Linear(64, 64)
             nn.init.normal_(linear.weight, 0, wild / 8)
             parts += [linear, between(), nn.ReLU()]
-        verdicts = judged(nn.Sequential(*parts, nn.Linear(64, 10)), batch(32, 64))
-        assert name not in [v.name for v in verdicts]
+        findings = judged(nn.Sequential(*parts, nn.Linear(64, 10)), batch(32, 64))
+        assert name not in [v.name for v in findings]
 
 
 def test_severities_come_worst_first():

@@ -1,4 +1,4 @@
-"""Diagnosis of any module: statistics equal slow oracles, every kind of layer is heard, nothing is left changed."""
+"""Diagnosis of any module: statistics equal slow oracles, every kind of layer is recorded, and nothing is changed."""
 
 import copy
 import math
@@ -227,7 +227,7 @@ MODULES = {
 
 
 @pytest.mark.parametrize("name", [n for n in ACTIVATIONS if n not in ("linear", "hardsigmoid")])
-def test_every_activation_is_recognised(name):
+def test_every_activation_is_recognized(name):
     module = MODULES.get(name) or ACTIVATIONS[name].build()
     act = examine(OneLayer(module, 3), draw(4, 3, dtype=torch.float32)).calls[0].activation
     assert act is not None
@@ -288,7 +288,7 @@ def small(depth: int, factor: float) -> nn.Sequential:
     return net
 
 
-def test_underflow_is_told_from_zero():
+def test_underflow_is_not_zero():
     depth, factor = 60, 0.1
     found = examine(small(depth, factor), draw(4, 8, dtype=torch.float32))
     q = [call.stats["q"] for call in found.calls]
@@ -312,7 +312,7 @@ def test_a_true_zero_stays_zero():
     assert not {"underflow", "grad_underflow"} & {*values(frame, "0"), *values(frame, "2")}
 
 
-# --- the same numbers as the tape of the training loop ---------------------------------------------------------------
+# --- the same numbers as the recorder of the training loop ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -329,22 +329,22 @@ def test_a_true_zero_stays_zero():
     ],
 )
 @pytest.mark.parametrize("act", ["tanh", "relu"])
-def test_families_measure_what_the_tape_measures(model, shape, options, act):
+def test_families_measure_what_the_recorder_measures(model, shape, options, act):
     net = build(model, depth=2, width=5, act=act, input_shape=shape, classes=4, **options)
     fill_(net, "glorot_normal", act=act, sigma_b=0.2)
     x = draw(8, *shape, dtype=torch.float32)
     y = torch.randint(4, (8,), generator=torch.Generator().manual_seed(3))
     frame = diagnose(net, x, targets=y)
     part = stack([copy.deepcopy(net)]).parts[0]
-    tape = LayerRecorder(part, step=0, interval=ACTIVATIONS[act].saturation)
-    with tape:
+    recorder = LayerRecorder(part, step=0, interval=ACTIVATIONS[act].saturation)
+    with recorder:
         loss = F.cross_entropy(part.forward(x)[0], y)
         gradients = torch.autograd.grad(loss, part.parameters)
-    tape.gradients(dict(zip(part.names, gradients, strict=True)))
-    taped = {(layer, index, stat): value for _, layer, index, stat, value, _ in tape.rows[0]}
+    recorder.gradients(dict(zip(part.names, gradients, strict=True)))
+    recorded = {(layer, index, stat): value for _, layer, index, stat, value, _ in recorder.rows[0]}
     mine = {(row.layer, row.index, row.stat): row.value for row in frame.itertuples()}
-    assert set(taped) <= set(mine)
-    for key, value in taped.items():
+    assert set(recorded) <= set(mine)
+    for key, value in recorded.items():
         assert mine[key] == pytest.approx(value, rel=1e-5, abs=1e-12), key
 
 
@@ -613,8 +613,8 @@ def test_everything_is_left_as_found(fails, mode, surrounding):
     net.train(mode != "eval")
     net.norm.train(mode == "train")
     net.head.weight.grad = torch.ones_like(net.head.weight)
-    heard = []
-    handle = net.conv.register_forward_hook(lambda *_: heard.append(1))
+    calls = []
+    handle = net.conv.register_forward_hook(lambda *_: calls.append(1))
     before = state_of(net, x)
     with surrounding():
         inside = torch.is_grad_enabled()
@@ -626,7 +626,7 @@ def test_everything_is_left_as_found(fails, mode, surrounding):
         assert torch.is_grad_enabled() == inside
     after = state_of(net, x)
     assert [key for key in before if not same(before[key], after[key])] == []
-    assert heard  # the user's own hooks run, and can still be taken off
+    assert calls  # the user's own hooks run, and can still be taken off
     handle.remove()
     assert not net.conv._forward_hooks
 

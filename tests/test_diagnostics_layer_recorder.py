@@ -1,4 +1,4 @@
-"""What a tape measures equals slow oracles: loops over samples and units, gradients kept by hand."""
+"""What a `LayerRecorder` measures equals slow oracles: loops over samples and units, gradients kept by hand."""
 
 import math
 
@@ -23,24 +23,24 @@ def part_of(net: nn.Module):
 
 
 def record(net: nn.Module, x: Tensor, y: Tensor, *, step: int = 4, interval=INTERVAL) -> LayerRecorder:
-    """One step of gradient descent under a tape, as the loop takes it."""
+    """One step of gradient descent under a recorder, as the training loop does it."""
     part = part_of(net)
-    tape = LayerRecorder(part, step=step, interval=interval)
-    with tape:
+    recorder = LayerRecorder(part, step=step, interval=interval)
+    with recorder:
         loss = F.cross_entropy(part.forward(x)[0], y)
         grads = torch.autograd.grad(loss, part.parameters)
-    tape.gradients(dict(zip(part.names, grads, strict=True)))
-    tape.before_update()
+    recorder.gradients(dict(zip(part.names, grads, strict=True)))
+    recorder.before_update()
     with torch.no_grad():
         for parameter, grad in zip(part.parameters, grads, strict=True):
             parameter -= 0.1 * grad
-    tape.after_update()
-    return tape
+    recorder.after_update()
+    return recorder
 
 
-def table(tape: LayerRecorder) -> dict[tuple[str, str], float]:
-    found = {(layer, stat): value for _, layer, _, stat, value, _ in tape.rows[0]}
-    assert len(found) == len(tape.rows[0]), "a statistic was written twice"
+def table(recorder: LayerRecorder) -> dict[tuple[str, str], float]:
+    found = {(layer, stat): value for _, layer, _, stat, value, _ in recorder.rows[0]}
+    assert len(found) == len(recorder.rows[0]), "a statistic was written twice"
     return found
 
 
@@ -151,12 +151,12 @@ def test_every_statistic_equals_its_oracle(chain):
 
 def test_every_statistic_of_a_recorded_tensor_is_recorded():
     """And so compared with its oracle above, whichever is added to the registry."""
-    recorded = ("preactivation", "postactivation", "delta", "weight", "gradient")
+    recorded = ("preactivation", "outside", "postactivation", "delta", "weight", "gradient")
     stats = {stat for _, stat in table(record(made("mlp", (4,)), *batch(4)))}
-    assert stats == {s.name for s in STATS.values() if s.of in recorded} | {"saturated_fraction", "update_ratio"}
+    assert stats == {s.name for s in STATS.values() if s.of in recorded} | {"update_ratio"}
 
 
-def test_rows_say_where_they_are_from():
+def test_rows_name_step_layer_and_source():
     rows = record(made("mlp", (4,)), *batch(4), step=17).rows[0]
     assert {(step, source) for step, *_, source in rows} == {(17, "measured")}
     assert {(index, layer) for _, layer, index, *_ in rows} == {(1, "hidden.0"), (2, "hidden.1"), (3, "readout")}
@@ -210,7 +210,7 @@ def test_dead_fraction_counts_units_silent_on_every_sample(silent):
     assert table(record(net, *batch(4)))["hidden.0", "dead_fraction"] == pytest.approx(silent / 6)
 
 
-def test_a_unit_that_answers_one_sample_is_alive():
+def test_a_unit_that_is_positive_on_one_sample_is_not_dead():
     net = made("mlp", (1,), "relu", depth=1)
     with torch.no_grad():
         net.hidden[0].weight.fill_(1.0)
@@ -246,7 +246,7 @@ def test_saturated_fraction_is_of_preactivations_outside_the_interval(interval, 
 
 
 @pytest.mark.parametrize("name", ["mlp", "resmlp"])
-def test_without_an_interval_nothing_is_called_saturated(name):
+def test_without_an_interval_nothing_counts_as_saturated(name):
     assert not {s for _, s in table(record(made(name, (4,)), *batch(4), interval=None))} & {"saturated_fraction"}
 
 
@@ -286,10 +286,10 @@ def test_what_is_not_finite_is_counted_and_nothing_raises(value):
     net = made("mlp", (4,), "relu")
     x, y = batch(4)
     x[2, 1] = value
-    tape = record(net, x, y)
-    assert table(tape)["hidden.0", "nonfinite"] == 6
-    assert tape.histograms[0]["preactivation", 1, "hidden.0"].nonfinite == 6
-    assert tape.histograms[0]["preactivation", 1, "hidden.0"].num == 6 * (BATCH - 1)
+    recorder = record(net, x, y)
+    assert table(recorder)["hidden.0", "nonfinite"] == 6
+    assert recorder.histograms[0]["preactivation", 1, "hidden.0"].nonfinite == 6
+    assert recorder.histograms[0]["preactivation", 1, "hidden.0"].num == 6 * (BATCH - 1)
 
 
 # --- modules from elsewhere -------------------------------------------------------------------------------------------
@@ -304,10 +304,10 @@ def foreign(inplace: bool) -> nn.Module:
 
 
 def test_layers_of_an_unknown_module_are_those_that_own_a_weight():
-    assert [tap.layer.name for tap in layer_probes(foreign(False))] == ["0", "4", "7"]
+    assert [probe.layer.name for probe in layer_probes(foreign(False))] == ["0", "4", "7"]
 
 
-def test_in_place_activations_do_not_disturb():
+def test_in_place_activations_change_no_statistic():
     """Preactivations, and the gradients at them, are those before the activation overwrites them."""
     x, y = batch(2, 6, 5)
     plain, inplace = table(record(foreign(False), x, y)), table(record(foreign(True), x, y))
@@ -346,13 +346,13 @@ def test_frozen_weights_have_no_gradient_to_measure():
     assert ("hidden.1", "grad_norm") in found
 
 
-def test_hooks_leave_with_the_tape():
+def test_hooks_are_removed_with_the_recorder():
     net = made("mlp", (4,))
     record(net, *batch(4))
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules()) == 0
 
 
-def test_the_network_computes_the_same_under_a_tape():
+def test_the_network_computes_the_same_under_a_recorder():
     x, y = batch(4)
     net, twin = made("mlp", (4,), "relu"), made("mlp", (4,), "relu")
     record(net, x, y)

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 import initlab
 from initlab.cli.diagnose import run_diagnose
 from initlab.diagnostics import DiagnosisFrame
-from initlab.diagnostics.rules import judge_network
 from initlab.errors import UserError
 from initlab.report.findings.record import Finding
 
@@ -42,20 +41,20 @@ def words(text: str) -> str:
     return re.sub(r"\s+", " ", text)
 
 
-def test_the_frame_carries_what_the_command_tells(capsys):
+def test_the_frame_carries_what_the_command_prints(capsys):
     target = f"{__name__}:planted"
     run_diagnose(target, ["1,8"], batch=32, as_json=True)
-    told = json.loads(capsys.readouterr().out)["verdicts"]
+    listed = json.loads(capsys.readouterr().out)["verdicts"]
     run_diagnose(target, ["1,8"], batch=32)
     printed = words(capsys.readouterr().out)
     from initlab.cli.diagnose import make_inputs
 
     frame = initlab.diagnose(net(), make_inputs(["1,8"], 32, None, 0))
-    assert frame.attrs["findings"] == told
-    assert {one["name"] for one in told} >= {"zero_layer", "copied_units"}
-    assert frame.findings.to_dict("records") == told
+    assert frame.attrs["findings"] == listed
+    assert {one["name"] for one in listed} >= {"zero_layer", "copied_units"}
+    assert frame.findings.to_dict("records") == listed
     for text in (str(frame), repr(frame), frame._repr_html_()):
-        for one in told:
+        for one in listed:
             assert one["sentence"] in words(text)
             assert one["remedy"] in words(text).replace("&quot;", '"')
             assert one["sentence"] in printed
@@ -68,7 +67,7 @@ def test_it_prints_nothing_by_itself(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_nothing_wrong_is_said_so():
+def test_a_healthy_network_is_called_healthy():
     frame = initlab.diagnose(net(zero=False), X, Y)
     assert frame.findings.empty
     assert list(frame.findings) == ["severity", "name", "layers", "sentence", "remedy"]
@@ -126,13 +125,13 @@ PARTS = {
 
 
 @pytest.mark.parametrize("how", WHOLE)
-def test_findings_stay_with_the_whole_frame(how):
+def test_the_whole_frame_keeps_its_findings(how):
     assert WHOLE[how](frame()).attrs["findings"] == frame().attrs["findings"]
     assert "Layer a is <zero>." in str(WHOLE[how](frame()))
 
 
 @pytest.mark.parametrize("how", PARTS)
-def test_findings_leave_what_is_only_a_part(how):
+def test_a_part_of_the_frame_has_no_findings(how):
     made = PARTS[how](frame())
     assert "Layer a" not in str(made)
     assert made._repr_html_().startswith("<div")
@@ -143,8 +142,3 @@ def test_findings_leave_what_is_only_a_part(how):
 
 def test_a_sentence_is_no_markup():
     assert "Layer a is &lt;zero&gt;." in frame()._repr_html_()
-
-
-def test_verdicts_are_told_of_rows_too():
-    found = initlab.diagnose(net(), X, Y)
-    assert [verdict.name for verdict in judge_network(pd.DataFrame(found))]
