@@ -47,19 +47,19 @@ def write(root):
             hparams={"init": init, "act": act, "seed": seed, "lr": 0.01, "big": True},
             first=["seed", "lr"],
         )
-        run.scalars_block(STEPS, {"loss": LOSS[name], "lr": np.full(20, 0.01)})
-        run.scalars(19, {"val_loss": 0.75, "val_accuracy": 0.5, "test_loss": 1e300, "test_accuracy": 0.25})
-        run.layers([(0, f"hidden.{k}", k + 1, "q", 1.0 + k, s) for k in range(12) for s in ("measured", "predicted")])
-        run.layers([(19, f"hidden.{k}", k + 1, stat, 2.0, "measured") for k in range(12) for stat in ("q", "std")])
-        run.histograms(0, {("weight", 1, "hidden.0"): histogram(WEIGHTS if init != "zeros" else np.zeros(100))})
-        run.histograms(19, {("weight", 1, "hidden.0"): histogram(np.append(WEIGHTS * 2, np.inf))})
-        run.histograms(19, {("gradient", 1, "hidden.0"): histogram(np.full(9, np.nan))})
+        run.add_scalars_block(STEPS, {"loss": LOSS[name], "lr": np.full(20, 0.01)})
+        run.add_scalars(19, {"val_loss": 0.75, "val_accuracy": 0.5, "test_loss": 1e300, "test_accuracy": 0.25})
+        run.add_layers([(0, f"hidden.{k}", k + 1, "q", 1.0 + k, s) for k in range(12) for s in ("measured", "predicted")])
+        run.add_layers([(19, f"hidden.{k}", k + 1, stat, 2.0, "measured") for k in range(12) for stat in ("q", "std")])
+        run.add_histograms(0, {("weight", 1, "hidden.0"): histogram(WEIGHTS if init != "zeros" else np.zeros(100))})
+        run.add_histograms(19, {("weight", 1, "hidden.0"): histogram(np.append(WEIGHTS * 2, np.inf))})
+        run.add_histograms(19, {("gradient", 1, "hidden.0"): histogram(np.full(9, np.nan))})
         done = np.isfinite(LOSS[name]).all()
         final = {"loss": LOSS[name][-10:].mean(), "val_loss": 0.75, "test_accuracy": 0.25, "steps": 20}
         run.finish("completed" if done else "diverged", **final)
     sweep = EventFile(root / "sweep" / "events.out.tfevents.initlab")
     sweep.path.parent.mkdir()
-    sweep.image("accuracy", a_png())
+    sweep.add_image("accuracy", a_png())
     sweep.flush()
 
 

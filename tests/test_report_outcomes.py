@@ -67,7 +67,7 @@ def test_losses_of_a_run_are_those_it_wrote(tmp_path):
     from initlab.records import RunWriter
 
     run = RunWriter(tmp_path / "a", {}, tensorboard=False)
-    assert run.losses() == []
-    run.scalars_block(np.arange(5), {"loss": np.array([3, 2, np.nan, 1, 0.5])})
-    run.scalars(7, {"val_loss": 9.0})
-    np.testing.assert_equal(run.losses(), [3, 2, np.nan, 1, 0.5, np.nan])
+    assert run.read_losses() == []
+    run.add_scalars_block(np.arange(5), {"loss": np.array([3, 2, np.nan, 1, 0.5])})
+    run.add_scalars(7, {"val_loss": 9.0})
+    np.testing.assert_equal(run.read_losses(), [3, 2, np.nan, 1, 0.5, np.nan])

@@ -86,7 +86,7 @@ def test_a_run_whose_tables_alone_are_left_is_a_damaged_run(tmp_path, capsys, vi
 @pytest.mark.parametrize("said", [True, None])
 def test_a_run_goes_on_whatever_became_of_its_event_file(tmp_path, harm, said):
     run = RunWriter(tmp_path, {"depth": 1})
-    run.scalars_block(range(10), {"loss": [1.0] * 10})
+    run.add_scalars_block(range(10), {"loss": [1.0] * 10})
     position = run.position()
     events = tmp_path / EVENT_FILE_NAME
     size = events.stat().st_size
@@ -96,7 +96,7 @@ def test_a_run_goes_on_whatever_became_of_its_event_file(tmp_path, harm, said):
         data = events.read_bytes()
         events.write_bytes({"shorter": data[:-9], "empty": b"", "longer": data + b"x" * 9}[harm])
     run = RunWriter.resume(tmp_path, position, {"depth": 1}, tensorboard=said)
-    run.scalars(10, {"loss": 0.5})
+    run.add_scalars(10, {"loss": 0.5})
     run.finish("completed")
     assert load_metrics(tmp_path)["loss"].tolist() == [1.0] * 10 + [0.5]
     assert load(tmp_path)["problem"].tolist() == [""]
@@ -113,9 +113,9 @@ def steps_of(path):
 
 def test_tensorboard_may_be_switched_off_between_two_launches(tmp_path):
     run = RunWriter(tmp_path, {"depth": 1})
-    run.scalars(0, {"loss": 1.0})
+    run.add_scalars(0, {"loss": 1.0})
     run = RunWriter.resume(tmp_path, run.position(), {"depth": 1}, tensorboard=False)
-    run.scalars(1, {"loss": 0.5})
+    run.add_scalars(1, {"loss": 0.5})
     run.finish("completed")
     assert not (tmp_path / EVENT_FILE_NAME).exists()
     assert load_metrics(tmp_path)["step"].tolist() == [0, 1]

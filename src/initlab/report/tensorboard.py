@@ -52,9 +52,9 @@ def add_sweep_events(events: EventFile, found: Study) -> None:
     for (act, setting), group in at_best.groupby(["activation", "setting"], sort=True):
         title = ", ".join(part for part in (str(act), str(setting)) if part)
         tag = tag_part(title)
-        events.image(f"outcomes/{tag}", draw_outcome_map(group, title))
+        events.add_image(f"outcomes/{tag}", draw_outcome_map(group, title))
         if metric:
-            events.image(f"{metric}/{tag}", draw_heat_map(group, metric, title))
+            events.add_image(f"{metric}/{tag}", draw_heat_map(group, metric, title))
             add_depth_scalars(events, group, metric, tag)
             charts[title] = [f"{re.escape(f'over_depth/{tag}/')}.*"]
     table = table_to_markdown(build_table(found, best=True))
@@ -62,9 +62,9 @@ def add_sweep_events(events: EventFile, found: Study) -> None:
         "Mean ± standard deviation over seeds; bold is what is better than all that differ from it in the first column "
         "only, beyond what seeds do.\n\n"
     )
-    events.text("all_runs", note + table)
+    events.add_text("all_runs", note + table)
     if charts and metric:
-        events.layout({f"{metric.replace('_', ' ')} over depth (the axis counts layers)": charts}, opened=0)
+        events.set_layout({f"{metric.replace('_', ' ')} over depth (the axis counts layers)": charts}, opened=0)
 
 
 def add_depth_scalars(events: EventFile, group: pd.DataFrame, metric: str, tag: str) -> None:
@@ -73,7 +73,7 @@ def add_depth_scalars(events: EventFile, group: pd.DataFrame, metric: str, tag: 
     for depth, row in zip(depths, means, strict=True):
         if isinstance(depth, (int, float, np.integer)) and depth == depth:
             values = {f"over_depth/{tag}/{tag_part(s)}": float(v) for s, v in zip(schemes, row, strict=True) if v == v}
-            events.scalars(int(depth), values)
+            events.add_scalars(int(depth), values)
 
 
 def tag_part(words: str) -> str:
