@@ -183,7 +183,7 @@ def test_what_still_runs_is_shown_as_unfinished(tmp_path):
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     fake.write_sweep(tmp_path, [fake.Cell("he_normal", "tanh", 3, 0)], steps=5, records=1)
     first = write_report([tmp_path]).path.read_bytes()
-    monkeypatch.setattr("initlab.report.write.render_report", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
+    monkeypatch.setattr("initlab.report.page.render_report", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
     with pytest.raises(RuntimeError):
         write_report([tmp_path])
     assert (tmp_path / "report.html").read_bytes() == first

@@ -37,7 +37,7 @@ def test_a_network_that_still_learns_is_not_stuck(runs):
 
 def test_the_report_says_it_and_advises_more_steps(runs):
     found = write_report([Path(path) for path in runs["path"]], Path(runs["path"].iloc[0]).parents[1] / "page.html")
-    told = {runs.index[k]: text for k, text in found.gathered.payload["diagnoses"].items()}
+    told = {runs.index[k]: text for k, text in found.data.payload["diagnoses"].items()}
     assert "train.steps" in told["he_normal", 60]
     assert "never trained" not in told["he_normal", 60]
     assert ("he_normal", 150) not in told

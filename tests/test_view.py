@@ -8,10 +8,11 @@ import pytest
 from fake_sweeps import Cell, grid, write_run, write_sweep
 
 import initlab
+from initlab.cli.report import print_run_table, run_report
 from initlab.cli.train import run_train as train
 from initlab.records import RunWriter, load, load_metrics
 from initlab.records.writer import EVENT_FILE_NAME
-from initlab.report import say_report, say_table, write_sweep_run
+from initlab.report import write_sweep_run
 
 SOURCE = Path(initlab.__file__).parent
 TINY = ["depth=1", "width=4", "data=gaussian", "data.train_size=60", "data.test_size=20", "train.batch_size=20"]
@@ -32,7 +33,7 @@ def test_the_screen_names_tensorboard_only_where_it_was_on(tmp_path, capsys, vie
     assert bool(list(tmp_path.rglob("*tfevents*"))) == viewed
     if not viewed:
         assert re.search(r"initlab report \S*s\b", out)
-    say_report([str(tmp_path / "s")], None)
+    run_report([str(tmp_path / "s")], None)
     assert "tensorboard" not in capsys.readouterr().out
 
 
@@ -44,8 +45,8 @@ def test_a_cell_of_a_grid_with_tensorboard_is_enough(tmp_path, capsys):
 
 def told(root, out, capsys):
     """What report and table print of a sweep, without where the page is and how large."""
-    say_report([str(root)], str(out))
-    say_table([str(root)], [], [], None, "text", False, False)
+    run_report([str(root)], str(out))
+    print_run_table([str(root)], [], [], None, "text", False, False)
     return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("report ")]
 
 
@@ -78,7 +79,7 @@ def test_a_run_whose_tables_alone_are_left_is_a_damaged_run(tmp_path, capsys, vi
     found = load(tmp_path).set_index("path").loc[str(run)]
     assert found["status"] == "damaged"
     assert found["problem"].startswith("config.yaml cannot be read")
-    say_report([str(tmp_path / "sweep")], str(tmp_path))
+    run_report([str(tmp_path / "sweep")], str(tmp_path))
     assert "run: damaged: config.yaml cannot be read" in capsys.readouterr().out
 
 

@@ -233,6 +233,16 @@ def _find_problem(directory: Path, status: str, files: Any, read_weights: bool) 
     return ""
 
 
+def config_keys(runs: "pd.DataFrame") -> list[str]:
+    """Return the configuration keys of a frame of `load`: the columns before `status`.
+
+    >>> config_keys(load([]))
+    ['init', 'act', 'model', 'data', 'optim']
+    """
+    columns = list(map(str, runs.columns))
+    return columns[: columns.index("status")] if "status" in columns else []
+
+
 def varying_keys(runs: "pd.DataFrame") -> list[str]:
     """Return the configuration keys that differ between runs and so tell cells apart.
 
@@ -240,8 +250,7 @@ def varying_keys(runs: "pd.DataFrame") -> list[str]:
     >>> varying_keys(pd.DataFrame({"init": ["ones", "ones"], "width": [4, 8], "status": ["completed", "failed"]}))
     ['width']
     """
-    keys = list(runs.columns)[: list(runs.columns).index("status")] if "status" in runs else []
-    return [str(key) for key in keys if runs[key].map(str).nunique() > 1]
+    return [key for key in config_keys(runs) if runs[key].map(str).nunique() > 1]
 
 
 def _load_tables(runs: "Paths | pd.DataFrame", name: str, keys: Sequence[str]) -> "pd.DataFrame":

@@ -1,19 +1,14 @@
 """The map of phases as one self-contained page: ξ_c, χ₁, q* or c* over (σ_w, σ_b), with the critical line."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from initlab import __version__
 from initlab.errors import UserError
-from initlab.report.encoding import encode_floats, json_numbers, script_json
-from initlab.report.page import REPORT_DIRECTORY, inline_script, script_hash
+from initlab.report.encoding import encode_floats, json_numbers
+from initlab.report.page import ASSETS, render_page, require_parent
 from initlab.system.files import write_atomically
 
 QUANTITIES: dict[str, tuple[str, str, bool]] = {
@@ -58,9 +53,11 @@ def write_phases(
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {path} must end in .html: the map is a page.")
-    if not path.parent.is_dir():
-        raise UserError(f"There is no directory {path.parent} for {path.name}: make it first, or choose another.")
-    write_atomically(path, render_phases(act, phase_payload(diagram, line, marks) | {"repelling": repelling}))
+    require_parent(path)
+    payload = phase_payload(diagram, line, marks) | {"repelling": repelling}
+    quantities = [(name, title, meaning) for name, (title, meaning, _) in QUANTITIES.items()]
+    script = (ASSETS / "phases.js").read_text(encoding="utf-8")
+    write_atomically(path, render_page("phases.html.j2", f"Phases of {act}", payload, script, quantities=quantities))
 
 
 def phase_payload(diagram: PhaseGrid, line: np.ndarray, marks: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
@@ -75,28 +72,3 @@ def phase_payload(diagram: PhaseGrid, line: np.ndarray, marks: Sequence[tuple[st
         "line": json_numbers(line),
         "marks": [{"name": name, "x": float(x), "y": float(y)} for name, x, y in marks],
     }
-
-
-def render_phases(act: str, payload: dict[str, Any]) -> bytes:
-    """Return the page as UTF-8; no script but plotly's and our own may run in it."""
-    scripts = [
-        inline_script(get_plotlyjs()),
-        inline_script((REPORT_DIRECTORY / "assets" / "phases.js").read_text(encoding="utf-8")),
-    ]
-    templates = Environment(
-        loader=FileSystemLoader(REPORT_DIRECTORY / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    page = templates.get_template("phases.html.j2").render(
-        title=f"Phases of {act}",
-        style=Markup((REPORT_DIRECTORY / "assets" / "page.css").read_text(encoding="utf-8")),
-        data=Markup(script_json(payload)),
-        scripts=[Markup(text) for text in scripts],
-        policy=" ".join(f"'sha256-{script_hash(text)}'" for text in scripts),
-        quantities=[(name, title, meaning) for name, (title, meaning, _) in QUANTITIES.items()],
-        version=__version__,
-        made=time.strftime("%Y-%m-%d %H:%M"),
-    )
-    return page.encode("utf-8", "replace")
