@@ -2,7 +2,7 @@
 
 # writing a run
 # facts and tables
-from initlab.records.columns import flatten, write_sweep
+from initlab.records.columns import LayerRow, flatten, write_sweep
 from initlab.records.environment import describe_environment
 
 # TensorBoard alone (the run of a whole sweep)
@@ -22,6 +22,7 @@ from initlab.records.writer import RunWriter
 
 __all__ = [
     "EventFile",
+    "LayerRow",
     "RunWriter",
     "describe_environment",
     "flatten",

@@ -7,7 +7,7 @@ const share = (key, title) => number(key, title, percent);
 const metricColumn = (metric) => (isShare(metric) ? share : number)(metric, label(metric));
 const only = (columns, rows) => columns.filter((column) => rows.some((row) => row[column.key] != null && row[column.key] !== ""));
 
-const CELL_COLUMNS = [textColumn("scheme", "init"), textColumn("activation", "act"), { ...words("depth", "depth"), numeric: true },
+const CELL_COLUMNS = [textColumn("scheme", "init"), textColumn("activation", "act"), { ...textColumn("depth", "depth"), numeric: true },
   textColumn("setting", "setting"), number("rate", "rate")];
 const inFilters = (row) => isChosen("activation", row.activation) && isChosen("depth", row.depth || "none") &&
   isChosen("setting", row.setting);
@@ -20,7 +20,7 @@ const inOrder = (a, b) => {
 };
 const asText = (value) => (value == null || value === "" ? "none" : String(value));
 
-const VERDICTS = ["better", "smaller than seed noise", "cannot update"];
+const VERDICTS = ["better", "smaller than seed noise", "cannot tell"];
 
 // Most seeds of one cell fail for the same reason: one row for each cause, with the numbers of its first run.
 function causes() {
@@ -39,13 +39,13 @@ const TABLES = {
     caption: () => `Differences in ${label(data.metric || "")} paired by seed, each scheme at the best rate of its cell, ` +
       `each with its interval: at 95 % all ${data.pairs.length} hold the true differences at once (Student's, Bonferroni). ` +
       "“Better”: the interval lies above zero. “Smaller than seed noise”: it holds zero and nothing that matters, which " +
-      `is ${isShare(data.metric || "") ? "a point of accuracy" : "a twentieth of the median loss"}. Else “cannot update”. ` +
+      `is ${isShare(data.metric || "") ? "a point of accuracy" : "a twentieth of the median loss"}. Else “cannot tell”. ` +
       "A diverged run counts as the worst completed one of its data. " +
       (data.few.length ? `${data.few.length} more pairs have fewer than five common seeds, too few to compare. ` : "") +
-      "The filter by seed has no effect here." +
+      "The filter by seed does not apply here." +
       (data.rates ? " Windows are the usable rates of both, in decades: wide ones are robust." : ""),
     columns: () => [textColumn("first", "init"), textColumn("verdict", "is"), textColumn("second", "than"), textColumn("activation", "act"),
-      { ...words("depth", "depth"), numeric: true }, textColumn("setting", "setting"), ...["difference", "low", "high"].map((k) =>
+      { ...textColumn("depth", "depth"), numeric: true }, textColumn("setting", "setting"), ...["difference", "low", "high"].map((k) =>
         (isShare(data.metric || "") ?
           { ...number(k, `${{ difference: "difference", low: "from", high: "to" }[k]}, points`, points), factor: 100 } :
           number(k, { difference: k, low: "from", high: "to" }[k]))),
@@ -68,7 +68,7 @@ const TABLES = {
   cells: {
     caption: () => (data.metric ? `The mean ${label(data.metric)} of completed runs over all seeds, its standard ` +
       "deviation, and the 95 % interval of the mean (Student's, on the scale of " +
-      `${isShare(data.metric) ? "log-odds" : "logarithms"}, by the delta method). The filter by seed has no effect.` :
+      `${isShare(data.metric) ? "log-odds" : "logarithms"}, by the delta method). The filter by seed does not apply.` :
       "No run has completed."),
     columns: () => [...CELL_COLUMNS, textColumn("ended", "ended"),
       ...["mean", "std", "low", "high"].map((k) => (isShare(data.metric || "") ? share : number)(k,
@@ -81,7 +81,7 @@ const TABLES = {
   },
   runs: {
     caption: () => "One row per run, after the filters.",
-    columns: () => [textColumn("name", "run"), ...CELL_COLUMNS.slice(0, 3), { ...words("seed", "seed"), numeric: true },
+    columns: () => [textColumn("name", "run"), ...CELL_COLUMNS.slice(0, 3), { ...textColumn("seed", "seed"), numeric: true },
       ...CELL_COLUMNS.slice(3), textColumn("outcome", "outcome"), ...METRICS.map(metricColumn), number("steps", "steps"),
       number("seconds", "seconds"), number("first_bad_step", "diverged at"), number("trainable_depth", "trainable depth", anyDepth),
       textColumn("sweep", "sweep"), textColumn("path", "path")],
@@ -89,16 +89,16 @@ const TABLES = {
     classOf: (row) => `outcome ${row.outcome}`,
   },
   failures: {
-    caption: () => "Every run that did not train, with what its records effect about the cause. Seeds that share a cause " +
+    caption: () => "Every run that did not train, with the cause that its records show. Seeds that share a cause " +
       "share a row; its numbers are those of the first.",
     columns: () => [...CELL_COLUMNS.slice(0, 4), textColumn("outcome", "outcome"), number("runs", "runs"),
-      textColumn("seeds", "seeds"), { ...words("failure", "diagnosis"), long: true }, textColumn("name", "first run")],
+      textColumn("seeds", "seeds"), { ...textColumn("failure", "diagnosis"), long: true }, textColumn("name", "first run")],
     rows: causes,
     classOf: (row) => `outcome ${row.outcome}`,
   },
   unread: {
-    caption: () => "Whatever lies beside the runs but is not one, or not all of one.",
-    columns: () => [textColumn("name", "directory"), textColumn("status", "status"), { ...words("reason", "reason"), long: true }],
+    caption: () => "Files and directories beside the runs that are no runs, and runs that are not whole.",
+    columns: () => [textColumn("name", "directory"), textColumn("status", "status"), { ...textColumn("reason", "reason"), long: true }],
     rows: () => data.unread,
   },
 };
