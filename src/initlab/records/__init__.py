@@ -9,15 +9,7 @@ from initlab.records.environment import describe_environment
 from initlab.records.event_file import EventFile
 
 # reading runs
-from initlab.records.reader import (
-    load,
-    load_histograms,
-    load_layers,
-    load_metrics,
-    read_run,
-    run_directories,
-    tabulate,
-)
+from initlab.records.reader import load, load_histograms, load_layers, load_metrics, read_run, run_directories, tabulate
 from initlab.records.writer import RunWriter
 
 __all__ = [

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 COMMIT_PATTERN = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 REF_PATTERN = re.compile(r"refs/(?!.*\.\.)[^\x00-\x20\\:?*\[^~]+")  # no blank, no `..`
@@ -74,15 +75,10 @@ def head_commit(checkout: Checkout) -> str | None:
         ref = value.removeprefix("ref: ")
         if ref == value or not REF_PATTERN.fullmatch(ref):
             return None
-        files = (checkout.head_directory / ref, checkout.shared_directory / ref)
-        value = next(filter(None, map(read_first_line, files)), "") or packed_ref(checkout, ref)
+        loose = map(read_first_line, (checkout.head_directory / ref, checkout.shared_directory / ref))
+        packed = (line.partition(" ") for line in read_lines(checkout.shared_directory / "packed-refs"))
+        value = next(filter(None, loose), "") or next((commit for commit, _, name in packed if name == ref), "")
     return None
-
-
-def packed_ref(checkout: Checkout, name: str) -> str:
-    """Return the commit of a reference in `packed-refs`, "" where it is not there."""
-    refs = (line.partition(" ") for line in read_lines(checkout.shared_directory / "packed-refs"))
-    return next((commit for commit, _, ref in refs if ref == name), "")
 
 
 def is_dirty(checkout: Checkout, commit: str) -> bool | None:
@@ -93,16 +89,13 @@ def is_dirty(checkout: Checkout, commit: str) -> bool | None:
     git = shutil.which("git")
     if git is None or not os.path.isabs(git):  # Windows would take one of the current directory
         return None
-    try:
-        with tempfile.TemporaryDirectory(prefix="initlab-") as place:
-            done = run_git_status(git, checkout, commit, Path(place))
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return bool(done.stdout.strip()) if done.returncode == 0 else None
+    with suppress(OSError, subprocess.SubprocessError), tempfile.TemporaryDirectory(prefix="initlab-") as place:
+        return bool(run_git_status(git, checkout, commit, Path(place)).strip())
+    return None
 
 
-def run_git_status(git: str, checkout: Checkout, commit: str, place: Path) -> "subprocess.CompletedProcess[bytes]":
-    """Run `git status` from a new repository, made in an empty directory, that has the checkout's objects."""
+def run_git_status(git: str, checkout: Checkout, commit: str, place: Path) -> bytes:
+    """Return the output of `git status` in a new repository in an empty directory, with the checkout's objects."""
     for name in ("objects", "refs"):
         (place / name).mkdir()
     (place / "HEAD").write_text(f"{commit}\n")
@@ -117,21 +110,14 @@ def run_git_status(git: str, checkout: Checkout, commit: str, place: Path) -> "s
         "GIT_OPTIONAL_LOCKS": "0",  # the index is not written
         "GIT_NO_LAZY_FETCH": "1",
     }
-    return subprocess.run(
-        [git, "--no-pager", "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all"],
-        cwd=checkout.tree,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=GIT_TIMEOUT,
-        check=False,
-    )
+    command = [git, "--no-pager", "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all"]
+    quiet: Any = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.check_output(command, cwd=checkout.tree, env=environment, timeout=GIT_TIMEOUT, **quiet)
 
 
 def git_config(commit: str) -> str:
     """Return the whole configuration that git reads: what Windows needs, and the length of commits."""
-    longer = len(commit) == 64
-    modes = str(os.name != "nt").lower()
-    text = f"[core]\nrepositoryformatversion = {int(longer)}\nfsmonitor = false\nattributesFile = {os.devnull}\n"
+    is_sha256, modes = len(commit) == 64, str(os.name != "nt").lower()
+    text = f"[core]\nrepositoryformatversion = {int(is_sha256)}\nfsmonitor = false\nattributesFile = {os.devnull}\n"
     text += f"fileMode = {modes}\nsymlinks = {modes}\n"
-    return text + ("[extensions]\nobjectFormat = sha256\n" if longer else "")
+    return text + ("[extensions]\nobjectFormat = sha256\n" if is_sha256 else "")

@@ -4,7 +4,7 @@ The format is TFRecord: length, masked CRC of the length, an `Event` message, ma
 own writer keeps a thread and an open file per run, computes its checksums in Python and raises on NaN or 1e20.
 
 This file alone imports `tensorboard`: messages of `tensorboard.compat.proto` and of its plugins, none of which is
-documented (seen in 2.19 and 2.20).
+documented (seen in TensorBoard 2.21).
 """
 
 import struct

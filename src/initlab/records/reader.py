@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,21 +287,15 @@ def _read_table(path: Path) -> "tuple[pd.DataFrame, int]":
     data = data[: data.rfind(b"\n") + 1]
     # A layer may be called "null": only numbers have blanks.
     blanks: dict[Any, list[str]] = {name: ["", "nan"] for name in columns if name not in _TEXT_COLUMNS}
-    try:
-        if not has_header(data[:4096], columns) or _longest_line(data) > _MAX_LINE_BYTES:
-            raise ValueError
-        with np.errstate(invalid="ignore"):
-            table = pd.read_csv(
-                io.BytesIO(data),
-                usecols=list(columns),
-                dtype=_dtypes(columns),
-                na_values=blanks,
-                keep_default_na=False,
-            )
-        lines = len(table)
-    except (ValueError, OverflowError):
+    headed, table = has_header(data[:4096], columns), None
+    if headed and _longest_line(data) <= _MAX_LINE_BYTES:
+        options: Any = {"usecols": list(columns), "dtype": _dtypes(columns), "na_values": blanks}
+        with suppress(ValueError, OverflowError), np.errstate(invalid="ignore"):
+            table = pd.read_csv(io.BytesIO(data), keep_default_na=False, **options)
+    lines = 0 if table is None else len(table)
+    if table is None:
         table = _salvage(data, columns)
-        lines = max(data.count(b"\n") - has_header(data[:4096], columns), len(table))
+        lines = max(data.count(b"\n") - headed, len(table))
     for name in {"step", "index"}.intersection(columns):
         table = table[table[name].between(0, _MAX_COUNT)]
     if b"'" in data:

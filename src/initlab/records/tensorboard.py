@@ -15,16 +15,9 @@ from initlab.system.escape import printable
 
 # TensorBoard shows the cards of one group (the part before the slash) together, and sorts groups by name: these, by
 # which every run is judged, come before the many cards of its layers.
-TAGS = {
-    "loss": "loss/train",
-    "val_loss": "loss/val",
-    "test_loss": "loss/test",
-    "accuracy": "accuracy/train",
-    "val_accuracy": "accuracy/val",
-    "test_accuracy": "accuracy/test",
-    "lr": "optim/lr",
-    "grad_norm": "optim/grad_norm",
-}
+_SPLITS = {"": "train", "val_": "val", "test_": "test"}
+TAGS = {f"{prefix}{name}": f"{name}/{split}" for prefix, split in _SPLITS.items() for name in ("loss", "accuracy")}
+TAGS |= {"lr": "optim/lr", "grad_norm": "optim/grad_norm"}
 # Final metrics, as `summary.json`, the terminal and the report have them: the HParams page shows these.
 SUMMARY_GROUP = "summary"
 # Histograms by kind; the numbers put weights first in the page, which sorts by name.
@@ -119,10 +112,7 @@ class TensorBoardView:
 
 def _layout(over_steps: set[str], over_layers: set[str]) -> dict[str, dict[str, list[str]]]:
     return {
-        "training": {
-            "loss on validation data": ["loss/val$"],
-            "accuracy on validation data": ["accuracy/val$"],
-        },
+        "training": {"loss on validation data": ["loss/val$"], "accuracy on validation data": ["accuracy/val$"]},
         "training, batch by batch": {
             "loss on training batches": ["loss/train$"],
             "accuracy on training batches": ["accuracy/train$"],

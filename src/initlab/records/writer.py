@@ -83,7 +83,7 @@ class RunWriter:
             self._view.begin(self._config, hparams or {}, metrics, first)
         self.flush()
 
-    def _open(self, directory: Path, config: Mapping[str, Any], tensorboard: bool, flush_seconds: float) -> None:
+    def _open(self, directory: Path, config: Mapping[str, Any], tensorboard: bool, flush_seconds: float = 2.0) -> None:
         self.directory = directory
         self.repairs: list[str] = []
         self._config = to_plain(config)
@@ -105,7 +105,6 @@ class RunWriter:
         *,
         tensorboard: bool = True,
         may_differ: Callable[[str], bool] = lambda _: False,
-        flush_seconds: float = 2.0,
     ) -> "RunWriter":
         """Continue a run at a position: every file is cut back to it.
 
@@ -117,7 +116,6 @@ class RunWriter:
             config: the resolved configuration; written again, whatever the directory records.
             tensorboard: whether to write an event file.
             may_differ: whether a dotted key of the configuration may differ from the recorded one without a remark.
-            flush_seconds: how long rows may be buffered.
 
         Raises:
             UserError: a table is shorter than at that position, or was changed since.
@@ -128,7 +126,7 @@ class RunWriter:
         files = {name: c for name, c in position["files"].items() if tensorboard or name != EVENT_FILE_NAME}
         rewound = rewind_run(path, {**position, "files": files}, to_yaml(to_plain(config)), may_differ)
         run = cls.__new__(cls)
-        run._open(path, config, tensorboard, flush_seconds)
+        run._open(path, config, tensorboard)
         run._checksums, run.repairs = rewound
         run._parameters = position["parameters"]
         run._unsynced = {path, path / "config.yaml", path / "parameters.csv"} if run._parameters else {path}

@@ -124,18 +124,9 @@ def rate_windows(runs: pd.DataFrame) -> pd.DataFrame:
         start, stop = longest_true_run(good)
         low, high = (rates[start], rates[stop - 1]) if stop else (np.nan, np.nan)
         best = group.loc[group["best_rate"], "rate"]
-        rows.append(
-            {
-                **dict(zip(CELL_COLUMNS, cell, strict=True)),
-                "low": low,
-                "high": high,
-                "decades": np.log10(high / low),
-                "usable": int(good.sum()),
-                "tried": len(rates),
-                "best": best.iloc[0] if len(best) else np.nan,
-                "edge": bool(stop) and (start == 0 or stop == len(rates)),
-            }
-        )
+        edge = bool(stop) and (start == 0 or stop == len(rates))
+        best_rate = best.iloc[0] if len(best) else np.nan
+        rows.append((*cell, low, high, np.log10(high / low), int(good.sum()), len(rates), best_rate, edge))
     return pd.DataFrame(rows, columns=[*CELL_COLUMNS, "low", "high", "decades", "usable", "tried", "best", "edge"])
 
 

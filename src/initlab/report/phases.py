@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,30 +20,21 @@ QUANTITIES: dict[str, tuple[str, str, bool]] = {
 """Name -> its title, what it is, and whether its logarithm is drawn."""
 
 
-class PhaseGrid(Protocol):
-    """What is drawn: axes [w] and [b], and arrays [b, w] under the names of `QUANTITIES`."""
-
-    @property
-    def sigma_w(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def sigma_b(self) -> np.ndarray: ...  # noqa: D102
-
-
 def write_phases(
     path: Path,
     act: str,
-    diagram: PhaseGrid,
+    diagram: Any,
     line: np.ndarray,
     marks: Sequence[tuple[str, float, float]] = (),
     repelling: bool = False,
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Args:
         path: the file, ending in .html.
-        act: what the activation is called.
-        diagram: what `theory.phase_diagram` returns.
+        act: name of the activation.
+        diagram: what `theory.phase_diagram` returns: axes `sigma_w` [w] and `sigma_b` [b], and arrays [b, w] under the
+            names of `QUANTITIES`.
         line: σ_w of the critical line at each σ_b, NaN where there is none.
         marks: schemes as (name, σ_w, σ_b).
         repelling: whether a part of the line repels.
@@ -60,7 +51,7 @@ def write_phases(
     write_atomically(path, render_page("phases.html.j2", f"Phases of {act}", payload, script, quantities=quantities))
 
 
-def phase_payload(diagram: PhaseGrid, line: np.ndarray, marks: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
+def phase_payload(diagram: Any, line: np.ndarray, marks: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
     """Return the page's data: arrays as base64, row after row from the lowest σ_b."""
     return {
         "sigma_w": json_numbers(diagram.sigma_w),

@@ -95,11 +95,7 @@ def is_percentage(metric: str) -> bool:
 
 
 def build_table(
-    study: Study,
-    by: Sequence[str] = (),
-    metrics: Sequence[str] = (),
-    across: str | None = None,
-    best: bool = False,
+    study: Study, by: Sequence[str] = (), metrics: Sequence[str] = (), across: str | None = None, best: bool = False
 ) -> ResultTable:
     """Group runs by keys and summarize metrics over each group, whose runs should differ in their seeds alone.
 

@@ -5,6 +5,7 @@ const drawers = [];
 
 function mountFigure(section) {
   const name = section.dataset.figure, spec = figures[name], plot = section.querySelector(".plot");
+  section.querySelector(".caption").textContent = spec.caption || "";
   const state = { most: MOST_PANELS, dirty: true, seen: false, found: null, values: {} };
   let controls = null;
 

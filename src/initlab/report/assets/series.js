@@ -1,6 +1,8 @@
 // Shared parts of figures: outcomes, lines with bands over steps, statistics of layers.
 
-// name -> {controls(runs), draw(runs, choices, theme, width, most), ignoreBest}: one file in figures/ sets each.
+// name -> { caption, controls(runs), draw(runs, choices, theme, width, most), ignoreBest }; one file sets each.
+// `controls` returns selects [{ name, options: [[value, text]], value }], `draw` { traces, layout, header, rows (of the CSV
+// file), legend, of (number of panels), note, empty }.
 const figures = {};
 
 const METRICS = ["test_accuracy", "val_accuracy", "accuracy", "test_loss", "val_loss", "loss"]

@@ -1,6 +1,9 @@
 // Training curves.
 
 figures.curves = {
+  caption: "Lines are means over seeds, bands the whole range or ± one standard deviation. A cross is where a " +
+    "network diverged; from there on the mean is over the others. Long curves are thinned: a point is the " +
+    "mean of the steps since the point before.",
   controls: () => [
     { name: "show", options: Object.keys(data.curves.metrics).map((m) => [m, label(m)]), value: "loss" },
     { name: "band", options: [["range", "band: range over seeds"], ["std", "band: ± std"]], value: "range" },

@@ -1,6 +1,8 @@
 // How far the weights are from their start.
 
 figures.distance = {
+  caption: "√Σ(‖W‖ − ‖W₀‖)² / √Σ‖W₀‖² over the layers: at least how far the weights have moved, in units of their " +
+    "own length. The true distance may be larger: weights can turn without growing, and runs record norms.",
   controls: () => [{ ...STEP_AXES, value: "log" }],
   draw(some, c, t, width, most) {
     const series = new Map(some.map((run) => [run.i, distancesFromStart(run)]));

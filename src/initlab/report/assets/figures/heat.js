@@ -1,6 +1,10 @@
 // Depth × scheme: the mean of a metric, or how runs ended.
 
 figures.heat = {
+  caption: "Every cell is the mean over its seeds. Outcomes: the most frequent one gives the color, the text says " +
+    "how many of how many. Diverged runs have no accuracy of their own and are left out of means; outcomes " +
+    "count them. A line over a column is the depth to which the forecast lets that scheme train, at the upper " +
+    "edge when that is deeper than all.",
   controls: () => [{ name: "show", options: [...METRICS, "outcome"].map((m) => [m, label(m)]),
     value: data.metric || "outcome" }],
   draw(some, c, t, width, most) {

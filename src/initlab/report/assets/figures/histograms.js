@@ -3,6 +3,8 @@
 const MOST_LINES = 60;
 
 figures.histograms = {
+  caption: "One line per run, colored by scheme; the area under each is 1. The page has some steps and layers of " +
+    "every run; histograms.csv of a run has all of them.",
   controls: (some) => {
     const known = some.flatMap((run) => histograms().get(run.i) || []);
     const steps = stepsOf([known.map((h) => h.step)]);

@@ -1,6 +1,7 @@
 // Layer × step.
 
 figures.maps = {
+  caption: "The median over seeds, layer by layer from the input (below) to the output, at the recorded steps.",
   controls: () => {
     const stats = statsOf(["measured"]), first = stats.includes("grad_norm") ? "grad_norm" : stats[0];
     return [{ name: "stat", options: stats.map((s) => [s, statName(s)]), value: first }];

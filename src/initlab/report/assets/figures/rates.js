@@ -1,6 +1,8 @@
 // Learning rates.
 
 figures.rates = {
+  caption: "The mean over seeds at every rate that was tried; filled points are usable rates (at least half of the " +
+    "seeds trained). Wide windows are robust schemes. The filter “best rate only” does not apply here.",
   ignoreBest: true,
   controls: () => [{ name: "show", options: [...METRICS, "trained"].map((m) => [m, m === "trained" ?
     "share that trained" : label(m)]), value: METRICS.includes("val_loss") ? "val_loss" : METRICS[0] || "trained" }],

@@ -1,6 +1,8 @@
 // Signal by layer, predicted and measured.
 
 figures.signal = {
+  caption: "Solid lines and bands: measured, median and range over seeds. Dashed lines: what theory predicted before " +
+    "a weight was drawn (step 0 only).",
   controls: (some) => {
     const stats = statsOf(["measured", "predicted"]);
     const steps = stepsOf(some.flatMap((run) => (blocks().get(run.i) || []).map((b) => b.steps)));

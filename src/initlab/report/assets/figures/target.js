@@ -1,6 +1,8 @@
 // Time to a target loss.
 
 figures.target = {
+  caption: "The first step at which the mean training loss of ten steps is at or below the target: median over " +
+    "seeds, bars from the fastest to the slowest. Triangles at the top count the seeds that never got there.",
   controls: () => [{ name: "target", options: data.curves.targets.map((v, k) => [String(k), `loss ${short(v)}`]),
     value: String(Math.floor(data.curves.targets.length / 2)) }],
   draw(some, c, t, width, most) {

@@ -1,6 +1,9 @@
 // How long the initialization stays visible.
 
 figures.visible = {
+  caption: "The share of the variance between runs that the scheme explains, the rest being the seed's (intraclass " +
+    "correlation of the logarithm of a loss, or of an accuracy). At 1 only the scheme matters, at 0 a run " +
+    "does not depend on its scheme. It takes two schemes with two seeds each.",
   controls: () => [
     { name: "show", options: Object.keys(data.curves.metrics).map((m) => [m, label(m)]),
       value: "val_loss" in data.curves.metrics ? "loss" : Object.keys(data.curves.metrics)[0] },

@@ -399,12 +399,13 @@ from pathlib import Path
 from initlab.report import FIGURES, ReportFigure
 
 FIGURES["losses"] = ReportFigure(
-    "losses", "Final losses", "One bar per run.", "figures.losses",
+    "losses", "Final losses", "figures.losses",
     data=lambda runs: runs["loss"].fillna(0).tolist(), script=Path(__file__).with_suffix(".js"),
 )
 """
 SCRIPT = """
 figures.losses = {
+  caption: "One bar per run.",
   controls: () => [],
   draw(some, choices, theme, width) {
     const { layout, placed: [panel] } = grid([{ title: "all runs" }], width, theme);

@@ -136,7 +136,9 @@ def write_runs(root, count, depth=10, steps=40):
         run.add_scalars_block(np.arange(steps), {"loss": loss, "accuracy": 1 - loss / 3})
         for step in (0, 1, 5, steps):
             rows = [(step, f"hidden.{i}", i + 1, s, 0.9**i, "measured") for i in range(depth) for s in stats]
-            run.add_layers(rows + [(0, f"hidden.{i}", i + 1, "q", 0.8**i, "predicted") for i in range(depth) if not step])
+            run.add_layers(
+                rows + [(0, f"hidden.{i}", i + 1, "q", 0.8**i, "predicted") for i in range(depth) if not step]
+            )
             record = Histogram(-1.0, 1.0, bell, sum(bell), 0.0, 1.0)
             run.add_histograms(
                 step, {(kind, i + 1, f"hidden.{i}"): record for i in range(depth) for kind in HISTOGRAM_GROUPS}
