@@ -7,7 +7,7 @@ import time
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 # What a plot shows, as text.
 DRAWN = """
-const plot = document.querySelector(`[data-picture=${arguments[0]}] .plot`);
+const plot = document.querySelector(`[data-figure=${arguments[0]}] .plot`);
 return plot.data ? JSON.stringify(plot.data.map((t) => [t.x, t.y, t.z, t.text, t.hovertext])) : plot.textContent;
 """
 # As before printing everything is drawn, not only what is in sight.
@@ -58,8 +58,8 @@ def requests(driver):
     return [url for url in found if not url.startswith(("file:", "data:", "blob:", "about:"))]
 
 
-def drawn(driver, picture):
-    return driver.execute_script(DRAWN, picture)
+def drawn(driver, figure):
+    return driver.execute_script(DRAWN, figure)
 
 
 def chips(driver, axis):

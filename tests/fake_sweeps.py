@@ -93,11 +93,11 @@ def write_run(directory: Path, cell: Cell, steps: int = 300, records: int = 10, 
         measured *= np.geomspace(1, 1e20, len(measured))
         measured[-1] = np.nan
     rates = {"lr": np.full(last + 1, cell.lr), "grad_norm": 0.3 * measured, "accuracy": accuracy[: last + 1]}
-    run.scalars_block(np.arange(last + 1), {"loss": measured.astype(np.float32), **rates})
+    run.add_scalars_block(np.arange(last + 1), {"loss": measured.astype(np.float32), **rates})
     run.flush()
     for step in (s for s in log_steps(steps, records) if s <= last):
-        run.layers(layer_rows(generator, cell, step, reach, status == "diverged"))
-        run.histograms(step, histograms_of(generator, cell, step, signal))
+        run.add_layers(layer_rows(generator, cell, step, reach, status == "diverged"))
+        run.add_histograms(step, histograms_of(generator, cell, step, signal))
     if status == "unfinished":
         run.flush()
         return
@@ -106,7 +106,7 @@ def write_run(directory: Path, cell: Cell, steps: int = 300, records: int = 10, 
         run.finish("failed", error="RuntimeError: the <cable> was cut", seconds=0.1, hash=directory.name)
         return
     finals = final_metrics(generator, losses, accuracy, status)
-    run.scalars(last, {key: finals[key] for key in finals if key.startswith(("val", "test"))})
+    run.add_scalars(last, {key: finals[key] for key in finals if key.startswith(("val", "test"))})
     bad = {"first_bad_step": last, "first_bad_layer": "hidden.0"} if status == "diverged" else {}
     trained = None if status == "diverged" else bool(finals["val_accuracy"] > 0.55)
     forecast = 6 / abs(math.log(factor)) if factor > 0 and factor != 1 else math.inf

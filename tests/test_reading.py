@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from fake_sweeps import Cell, write_run
 
+from initlab.cli.report import print_run_table, run_report
 from initlab.records import load, load_histograms, load_layers, load_metrics
-from initlab.report import say_report, say_table
 from initlab.report.payload import collect_report_data
 from initlab.system import safe_reading
 from initlab.system.safe_reading import (
@@ -315,8 +315,8 @@ UNUSUAL |= {f"config {name}" for name in (
 def test_report_and_table_show_all_others(hostile, tmp_path, capsys):
     root, good, bad = hostile
     with at_most(900):
-        say_report([str(root)], str(tmp_path))
-        say_table([str(root)], [], [], None, "text", False, False)
+        run_report([str(root)], str(tmp_path))
+        print_run_table([str(root)], [], [], None, "text", False, False)
         assert capsys.readouterr().out.count("glorot_uniform") >= 2
         found = collect_report_data([root])
     assert set(map(str, good)) <= set(found.study.runs["path"])
@@ -346,7 +346,7 @@ def test_links_inside_lead_nowhere_and_a_link_that_the_user_names_is_followed(tm
     (tmp_path / "sweep" / "linked").symlink_to(tmp_path / "other" / "run")
     (tmp_path / "named").symlink_to(tmp_path / "sweep")
     assert [Path(path).name for path in load(tmp_path / "named")["path"]] == ["own"]
-    say_report([str(tmp_path / "named")], str(tmp_path / "out.html"))
+    run_report([str(tmp_path / "named")], str(tmp_path / "out.html"))
     assert "linked: no run: it is a symbolic link, which is not followed" in capsys.readouterr().out
 
 

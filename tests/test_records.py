@@ -41,11 +41,11 @@ EVENTS = "events.out.tfevents.initlab"
 def a_run(directory, config=CONFIG, status="completed", **fields):
     """A finished run with a little of everything."""
     run = RunWriter(directory, config, hparams={"init": "he_normal", "depth": 3})
-    run.parameters(pd.DataFrame({"name": ["hidden.0.weight"], "shape": ["128x784"], "std": [0.05]}))
-    run.scalars_block(range(5), {"loss": np.linspace(2, 1, 5, dtype=np.float32), "lr": np.full(5, 0.01)})
-    run.scalars(4, {"val_loss": 1.5})
-    run.layers([(0, "hidden.0", 1, "q", 1.25, "measured"), (0, "hidden.0", 1, "q", 1.0, "predicted")])
-    run.histograms(0, {("weight", 1, "hidden.0"): histogram(np.array([0.0, 1.0, NAN]))})
+    run.write_parameters(pd.DataFrame({"name": ["hidden.0.weight"], "shape": ["128x784"], "std": [0.05]}))
+    run.add_scalars_block(range(5), {"loss": np.linspace(2, 1, 5, dtype=np.float32), "lr": np.full(5, 0.01)})
+    run.add_scalars(4, {"val_loss": 1.5})
+    run.add_layers([(0, "hidden.0", 1, "q", 1.25, "measured"), (0, "hidden.0", 1, "q", 1.0, "predicted")])
+    run.add_histograms(0, {("weight", 1, "hidden.0"): histogram(np.array([0.0, 1.0, NAN]))})
     run.finish(status, **{"loss": 1.0, "seconds": 3.5, "steps": 5, "hash": "abcd1234", **fields})
     return directory
 
@@ -90,9 +90,9 @@ def test_metrics_of_one_step_are_one_row_and_blank_where_absent(tmp_path):
 
 def test_metrics_of_one_step_on_both_sides_of_a_flush_are_one_row_when_read(tmp_path):
     run = RunWriter(tmp_path, CONFIG)
-    run.scalars(3, {"loss": 1.0})
+    run.add_scalars(3, {"loss": 1.0})
     run.flush()
-    run.scalars(3, {"val_loss": 2.0})
+    run.add_scalars(3, {"val_loss": 2.0})
     run.flush()
     metrics = load_metrics(tmp_path)
     assert metrics[["step", "loss", "val_loss"]].values.tolist() == [[3, 1.0, 2.0]]
@@ -104,7 +104,7 @@ def test_blocks_keep_every_bit(tmp_path, dtype):
     run = RunWriter(tmp_path, CONFIG, tensorboard=False)
     for start in range(0, 2000, 333):
         part = values[start : start + 333]
-        run.scalars_block(np.arange(start, start + len(part)), {"grad_norm": part, "loss": part})
+        run.add_scalars_block(np.arange(start, start + len(part)), {"grad_norm": part, "loss": part})
         run.flush()
     run.finish("completed")
     assert (tmp_path / "metrics.csv").read_text().count("\n") == 2001
@@ -116,7 +116,7 @@ def test_blocks_keep_every_bit(tmp_path, dtype):
 def test_layer_rows_come_back_with_the_run_beside_them(tmp_path):
     for seed, layer in enumerate(["hidden.0", "=1+1", 'a,"b', "null"]):
         run = RunWriter(tmp_path / str(seed), {**CONFIG, "seed": seed})
-        run.layers([(step, layer, 1, "q", seed + step / 4, "measured") for step in range(seed + 1)])
+        run.add_layers([(step, layer, 1, "q", seed + step / 4, "measured") for step in range(seed + 1)])
         run.finish("completed")
     layers = load_layers(tmp_path)
     assert len(layers) == 1 + 2 + 3 + 4
@@ -135,7 +135,7 @@ def test_layer_rows_come_back_with_the_run_beside_them(tmp_path):
 def test_histograms_come_back(tmp_path):
     record = histogram(np.array([0.0, 0.5, 1.0, INF, NAN]))
     run = RunWriter(tmp_path, CONFIG)
-    run.histograms(2, {("gradient", 1, "a,b"): record, ("weight", 2, "=c"): histogram(np.full(3, NAN))})
+    run.add_histograms(2, {("gradient", 1, "a,b"): record, ("weight", 2, "=c"): histogram(np.full(3, NAN))})
     run.finish("diverged")
     rows = load_histograms(tmp_path)
     first, second = rows.iloc[0], rows.iloc[1]
@@ -149,7 +149,7 @@ def test_histograms_come_back(tmp_path):
 
 def test_parameters_are_a_table_whose_text_is_harmless(tmp_path):
     run = RunWriter(tmp_path, CONFIG)
-    run.parameters(pd.DataFrame({"name": ["=cmd()", None], "fan_in": [784, 3], "std": [-0.5, NAN]}))
+    run.write_parameters(pd.DataFrame({"name": ["=cmd()", None], "fan_in": [784, 3], "std": [-0.5, NAN]}))
     assert (tmp_path / "parameters.csv").read_text() == "name,fan_in,std\n'=cmd(),784,-0.5\n,3,\n"
 
 
@@ -166,11 +166,11 @@ def test_the_log_has_a_time_before_each_line(tmp_path):
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 1e38, -1e38, 1e300, 1e-45, 5e-324])
 def test_no_value_raises_anywhere(tmp_path, value):
     run = RunWriter(tmp_path, CONFIG, hparams={"lr": value})
-    run.scalars(0, {"loss": value, "lr": np.float32(1)})
-    run.scalars_block([1, 2, 3], {"loss": np.array([value] * 3), "accuracy": [value] * 3})
-    run.layers([(s, "hidden.0", 1, "q", value, source) for s in (0, 1) for source in ("measured", "predicted")])
-    run.histograms(3, {("weight", 1, "x"): histogram(np.array([value, value, 0.0]))})
-    run.histograms(4, {("weight", 1, "x"): histogram(np.array([value]))})
+    run.add_scalars(0, {"loss": value, "lr": np.float32(1)})
+    run.add_scalars_block([1, 2, 3], {"loss": np.array([value] * 3), "accuracy": [value] * 3})
+    run.add_layers([(s, "hidden.0", 1, "q", value, source) for s in (0, 1) for source in ("measured", "predicted")])
+    run.add_histograms(3, {("weight", 1, "x"): histogram(np.array([value, value, 0.0]))})
+    run.add_histograms(4, {("weight", 1, "x"): histogram(np.array([value]))})
     run.finish("diverged", loss=value, worst={"deep": [value]})
     np.testing.assert_equal(load(tmp_path).loc[0, "loss"], value)
     np.testing.assert_equal(load_metrics(tmp_path)["loss"].tolist(), [value] * 4)
@@ -195,7 +195,7 @@ def test_the_summary_is_json_to_any_reader(tmp_path):
 
 def test_the_configuration_is_there_first_and_the_summary_last(tmp_path):
     run = RunWriter(tmp_path / "deep" / "a", CONFIG)
-    run.scalars(0, {"loss": 1.0})
+    run.add_scalars(0, {"loss": 1.0})
     assert (tmp_path / "deep" / "a" / "config.yaml").exists()
     assert load(tmp_path).loc[0, "status"] == "unfinished"
     run.finish("completed")
@@ -208,14 +208,14 @@ def test_no_file_stays_open(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     runs = [RunWriter(tmp_path / str(seed), CONFIG) for seed in range(50)]
     for run in runs:
-        run.scalars(0, {"loss": 1.0})
+        run.add_scalars(0, {"loss": 1.0})
         run.flush()
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_rows_are_written_without_being_asked_for_after_a_while(tmp_path):
     run = RunWriter(tmp_path, CONFIG, flush_seconds=0.0)
-    run.scalars_block(range(10), {"loss": [1.0] * 10})
+    run.add_scalars_block(range(10), {"loss": [1.0] * 10})
     assert load_metrics(tmp_path)["step"].tolist() == list(range(9))  # the last row is still open
 
 
@@ -227,7 +227,7 @@ def test_a_second_attempt_leaves_nothing_of_the_first(tmp_path):
 
 def test_an_unknown_metric_is_refused_with_its_neighbours(tmp_path):
     with pytest.raises(UserError, match="val_loss"):
-        RunWriter(tmp_path, CONFIG).scalars(0, {"valloss": 1.0})
+        RunWriter(tmp_path, CONFIG).add_scalars(0, {"valloss": 1.0})
 
 
 def test_hparams_name_only_the_metrics_a_run_measures(tmp_path):
@@ -243,10 +243,10 @@ def test_hparams_name_only_the_metrics_a_run_measures(tmp_path):
 
 def fill(run, steps):
     for step in steps:
-        run.scalars(step, {"loss": 1 / (step + 1)})
+        run.add_scalars(step, {"loss": 1 / (step + 1)})
         if step % 5 == 0:
-            run.layers([(step, "hidden.0", 1, "q", float(step), "measured")])
-            run.histograms(step, {("weight", 1, "hidden.0"): histogram(np.arange(step + 1))})
+            run.add_layers([(step, "hidden.0", 1, "q", float(step), "measured")])
+            run.add_histograms(step, {("weight", 1, "hidden.0"): histogram(np.arange(step + 1))})
             run.log(f"step {step}")
 
 

@@ -26,11 +26,11 @@ EVENTS = "events.out.tfevents.initlab"
 def a_run(directory):
     """A finished run with a little of everything."""
     run = RunWriter(directory, CONFIG)
-    run.parameters(pd.DataFrame({"name": ["hidden.0.weight"], "shape": ["128x784"], "std": [0.05]}))
-    run.scalars_block(range(5), {"loss": np.linspace(2, 1, 5, dtype=np.float32), "lr": np.full(5, 0.01)})
-    run.scalars(4, {"val_loss": 1.5})
-    run.layers([(0, "hidden.0", 1, "q", 1.25, "measured"), (0, "hidden.0", 1, "q", 1.0, "predicted")])
-    run.histograms(0, {("weight", 1, "hidden.0"): histogram(np.array([0.0, 1.0, np.nan]))})
+    run.write_parameters(pd.DataFrame({"name": ["hidden.0.weight"], "shape": ["128x784"], "std": [0.05]}))
+    run.add_scalars_block(range(5), {"loss": np.linspace(2, 1, 5, dtype=np.float32), "lr": np.full(5, 0.01)})
+    run.add_scalars(4, {"val_loss": 1.5})
+    run.add_layers([(0, "hidden.0", 1, "q", 1.25, "measured"), (0, "hidden.0", 1, "q", 1.0, "predicted")])
+    run.add_histograms(0, {("weight", 1, "hidden.0"): histogram(np.array([0.0, 1.0, np.nan]))})
     run.finish("completed", loss=1.0, seconds=3.5, steps=5)
     return directory
 
@@ -52,9 +52,9 @@ from initlab.statistics.histograms import histogram
 from initlab.records import RunWriter
 run = RunWriter(sys.argv[1], {"init": {"name": "zeros"}, "seed": 1}, flush_seconds=0.0)
 for step in range(0, 10**7, 10):
-    run.scalars_block(range(step, step + 10), {"loss": np.arange(step, step + 10.0)})
-    run.layers([(step, "hidden.0", i, "q", float(step), "measured") for i in range(20)])
-    run.histograms(step, {("weight", 1, "hidden.0"): histogram(np.arange(100))})
+    run.add_scalars_block(range(step, step + 10), {"loss": np.arange(step, step + 10.0)})
+    run.add_layers([(step, "hidden.0", i, "q", float(step), "measured") for i in range(20)])
+    run.add_histograms(step, {("weight", 1, "hidden.0"): histogram(np.arange(100))})
     if step % 200 == 190:
         print(step + 10, run.position(), flush=True)
 """
@@ -77,7 +77,7 @@ def test_kill_9_leaves_files_that_can_be_read_and_gone_on_with(tmp_path, delay):
     assert len(load_histograms(tmp_path)) >= steps // 10
 
     run = RunWriter.resume(tmp_path / "run", eval(position), {"init": {"name": "zeros"}, "seed": 1})
-    run.scalars_block(range(steps, steps + 10), {"loss": np.arange(steps, steps + 10.0)})
+    run.add_scalars_block(range(steps, steps + 10), {"loss": np.arange(steps, steps + 10.0)})
     run.finish("completed")
     assert load_metrics(tmp_path)["loss"].tolist() == [float(step) for step in range(steps + 10)]
     assert load(tmp_path)[["status", "problem"]].values.tolist() == [["completed", ""]]
@@ -105,7 +105,7 @@ def test_what_the_system_refuses_is_translated_at_every_method(tmp_path, monkeyp
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("initlab.system.files.open", refuse, raising=False)
-    run.scalars(0, {"loss": 1.0})
+    run.add_scalars(0, {"loss": 1.0})
     with pytest.raises(UserError, match=rf"{tmp_path}.*{remedy}"):
         run.flush()
     with pytest.raises(UserError, match=remedy):
@@ -117,8 +117,8 @@ def test_what_the_system_refuses_is_translated_at_every_method(tmp_path, monkeyp
 def test_a_full_disk_costs_no_row_and_doubles_none(tmp_path, full):
     run = RunWriter(tmp_path, CONFIG, tensorboard=False)
     (tmp_path / full).symlink_to("/dev/full")
-    run.scalars(1, {"loss": 0.5})
-    run.layers([(1, "hidden.0", 1, "q", 1.0, "measured")])
+    run.add_scalars(1, {"loss": 0.5})
+    run.add_layers([(1, "hidden.0", 1, "q", 1.0, "measured")])
     for _ in range(2):
         with pytest.raises(UserError, match=rf"No space is left for {tmp_path}.*free some"):
             run.flush()
@@ -133,10 +133,10 @@ import resource, sys
 from initlab.errors import UserError
 from initlab.records import RunWriter
 run = RunWriter(sys.argv[1], {"init": {"name": "zeros"}}, tensorboard=False)
-run.scalars_block(range(1000), {"loss": [0.5] * 1000})
+run.add_scalars_block(range(1000), {"loss": [0.5] * 1000})
 run.flush()
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_003, 20_003))
-run.scalars_block(range(1000, 9000), {"loss": [0.5] * 8000})
+run.add_scalars_block(range(1000, 9000), {"loss": [0.5] * 8000})
 ended = RunWriter(sys.argv[1] + "/../b", {"init": {"name": "zeros"}}, tensorboard=False)
 for attempt in (run.flush, lambda: ended.finish("completed", note="x" * 50_000)):
     try:
@@ -261,7 +261,7 @@ def test_no_flip_of_a_bit_in_a_record_goes_unseen(tmp_path):
 
 def test_a_table_that_no_checksum_speaks_of_is_none_of_the_run(tmp_path):
     run = RunWriter(tmp_path, CONFIG, tensorboard=False)
-    run.scalars(0, {"loss": 1.0})
+    run.add_scalars(0, {"loss": 1.0})
     run.finish("completed")
     assert load(tmp_path)["problem"].tolist() == [""]
     (tmp_path / "layers.csv").write_text("step,layer,index,stat,value,source\n")

@@ -21,7 +21,7 @@ pytestmark = [
 
 RUNS = 300
 AXES = ("act", "init", "depth", "seed")
-PICTURES = ("heat", "curves", "signal", "histograms", "maps", "target", "visible", "distance")
+FIGURE_NAMES = ("heat", "curves", "signal", "histograms", "maps", "target", "visible", "distance")
 TITLE = '<script>alert("title")</script> & "sweep"'.replace("/", "∕")
 
 
@@ -96,11 +96,11 @@ def test_the_policy_stops_scripts_and_requests(browser, report, tmp_path):
     requests(browser)
 
 
-def test_every_picture_is_drawn(page):
-    found = [section.get_attribute("data-picture") for section in page.find_elements("css selector", "section.picture")]
-    assert found == list(PICTURES)
-    for picture in PICTURES:
-        assert page.execute_script(f"return document.querySelectorAll('#{picture} .plot svg.main-svg').length") > 0
+def test_every_figure_is_drawn(page):
+    found = [section.get_attribute("data-figure") for section in page.find_elements("css selector", "section.figure")]
+    assert found == list(FIGURE_NAMES)
+    for figure in FIGURE_NAMES:
+        assert page.execute_script(f"return document.querySelectorAll('#{figure} .plot svg.main-svg').length") > 0
 
 
 def test_long_names_of_settings_are_told_apart(browser, tmp_path, monkeypatch):
@@ -117,25 +117,25 @@ def test_long_names_of_settings_are_told_apart(browser, tmp_path, monkeypatch):
     found = browser.find_elements("css selector", ".chip[title*=clip_norm]")
     names, shown = [chip.get_attribute("title") for chip in found], [chip.text.strip() for chip in found]
     assert len(set(names)) == len(set(shown)) == 4
-    for picture in ("heat", "curves"):
-        titles = browser.execute_script(f"return document.querySelector('#{picture}').textContent")
+    for figure in ("heat", "curves"):
+        titles = browser.execute_script(f"return document.querySelector('#{figure}').textContent")
         assert "clip_norm=1" in titles
         assert "clip_norm=2" in titles
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_a_filter_changes_every_picture(page, axis):
-    before = {picture: drawn(page, picture) for picture in PICTURES}
+def test_a_filter_changes_every_figure(page, axis):
+    before = {figure: drawn(page, figure) for figure in FIGURE_NAMES}
     options = chips(page, axis)
     assert len(options) > 1
-    # The first of those that every picture has runs of: glorot_uniform, relu, depth 3, seed 0.
+    # The first of those that every figure has runs of: glorot_uniform, relu, depth 3, seed 0.
     values = [option.get_attribute("value") for option in options]
     wanted = {"init": "glorot_uniform", "act": "relu", "depth": "3", "seed": "0"}[axis]
     click(page, options[values.index(wanted)])
-    unchanged = [picture for picture in PICTURES if drawn(page, picture) == before[picture]]
+    unchanged = [figure for figure in FIGURE_NAMES if drawn(page, figure) == before[figure]]
     assert unchanged == []
     click(page, options[values.index(wanted)])
-    assert {picture: drawn(page, picture) for picture in PICTURES} == before
+    assert {figure: drawn(page, figure) for figure in FIGURE_NAMES} == before
 
 
 def test_filters_that_leave_nothing_say_so(page):
@@ -143,13 +143,13 @@ def test_filters_that_leave_nothing_say_so(page):
         if button.text == "none":
             click(page, button)
     assert "0 of" in page.find_element("css selector", "#filters .count").text
-    for picture in PICTURES:
-        assert page.find_element("css selector", f"#{picture} .empty").text
+    for figure in FIGURE_NAMES:
+        assert page.find_element("css selector", f"#{figure} .empty").text
     assert errors(page) == []
 
 
-def test_every_choice_of_every_picture_draws(spent):
-    for select in spent.find_elements("css selector", "section.picture select"):
+def test_every_choice_of_every_figure_draws(spent):
+    for select in spent.find_elements("css selector", "section.figure select"):
         for option in select.find_elements("css selector", "option"):
             spent.execute_script(
                 "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))",
@@ -188,18 +188,18 @@ def test_a_table_is_searched(spent):
     assert outcomes == ["failed", "failed"]
 
 
-@pytest.mark.parametrize("picture", PICTURES)
-def test_the_svg_button_gives_a_picture(page, downloads, picture):
-    text = fetched(page, page.find_element("css selector", f"#{picture} button.svg"), downloads, f"{picture}.svg")
+@pytest.mark.parametrize("figure", FIGURE_NAMES)
+def test_the_svg_button_gives_a_figure(page, downloads, figure):
+    text = fetched(page, page.find_element("css selector", f"#{figure} button.svg"), downloads, f"{figure}.svg")
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert sum(element.tag.endswith("path") for element in root.iter()) > 10
     assert not [element for element in root.iter() if element.tag.endswith("script")]
 
 
-@pytest.mark.parametrize("picture", PICTURES)
-def test_the_csv_button_gives_the_numbers(page, downloads, picture):
-    text = fetched(page, page.find_element("css selector", f"#{picture} button.csv"), downloads, f"{picture}.csv")
+@pytest.mark.parametrize("figure", FIGURE_NAMES)
+def test_the_csv_button_gives_the_numbers(page, downloads, figure):
+    text = fetched(page, page.find_element("css selector", f"#{figure} button.csv"), downloads, f"{figure}.csv")
     rows = list(csv.reader(io.StringIO(text)))
     assert len(rows) > 10
     assert {len(row) for row in rows} == {len(rows[0])}

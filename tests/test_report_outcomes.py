@@ -37,7 +37,7 @@ def test_a_network_that_still_learns_is_not_stuck(runs):
 
 def test_the_report_says_it_and_advises_more_steps(runs):
     found = write_report([Path(path) for path in runs["path"]], Path(runs["path"].iloc[0]).parents[1] / "page.html")
-    told = {runs.index[k]: text for k, text in found.gathered.payload["diagnoses"].items()}
+    told = {runs.index[k]: text for k, text in found.data.payload["diagnoses"].items()}
     assert "train.steps" in told["he_normal", 60]
     assert "never trained" not in told["he_normal", 60]
     assert ("he_normal", 150) not in told
@@ -67,7 +67,7 @@ def test_losses_of_a_run_are_those_it_wrote(tmp_path):
     from initlab.records import RunWriter
 
     run = RunWriter(tmp_path / "a", {}, tensorboard=False)
-    assert run.losses() == []
-    run.scalars_block(np.arange(5), {"loss": np.array([3, 2, np.nan, 1, 0.5])})
-    run.scalars(7, {"val_loss": 9.0})
-    np.testing.assert_equal(run.losses(), [3, 2, np.nan, 1, 0.5, np.nan])
+    assert run.read_losses() == []
+    run.add_scalars_block(np.arange(5), {"loss": np.array([3, 2, np.nan, 1, 0.5])})
+    run.add_scalars(7, {"val_loss": 9.0})
+    np.testing.assert_equal(run.read_losses(), [3, 2, np.nan, 1, 0.5, np.nan])

@@ -127,7 +127,7 @@ def test_a_resumed_run_and_the_sweeps_own_run_follow_no_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").write_text("kept\n" * 100)
     run = RunWriter(tmp_path / "run", {"depth": 1}, tensorboard=False)
-    run.scalars(0, {"loss": 1.0})
+    run.add_scalars(0, {"loss": 1.0})
     position = run.position()
     (tmp_path / "run" / "metrics.csv").unlink()
     (tmp_path / "run" / "metrics.csv").symlink_to(tmp_path / "elsewhere" / "file")

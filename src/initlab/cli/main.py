@@ -62,9 +62,9 @@ def report(
     out: Annotated[str | None, typer.Option("--out", "-o", help="The file; else report.html in the directory.")] = None,
 ) -> None:
     """Write one self-contained page about runs or sweeps, and print the table it rests on."""
-    from initlab.report import say_report
+    from initlab.cli.report import run_report
 
-    say_report(paths, out)
+    run_report(paths, out)
 
 
 BEST = "Mark the best of those that differ in the first key only; with --across init, the best scheme of each line."
@@ -81,9 +81,9 @@ def table(
     best_rate: Annotated[bool, typer.Option("--best-rate", help="Only runs at their cell's best rate.")] = False,
 ) -> None:
     """Tabulate runs: mean ± standard deviation over seeds, grouped as you like."""
-    from initlab.report import say_table
+    from initlab.cli.report import print_run_table
 
-    say_table(paths, by.split(","), metric.split(","), across, form, best, best_rate)
+    print_run_table(paths, by.split(","), metric.split(","), across, form, best, best_rate)
 
 
 @app.command(short_help="What does theory say of a network, a grid or a plane of (σ_w, σ_b)?")

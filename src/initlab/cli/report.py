@@ -25,10 +25,10 @@ def run_report(paths: Sequence[str], out: str | None) -> None:
     Raises:
         UserError: a path does not exist, there is no run, or the page cannot be written.
     """
-    from initlab.report.write import write_report
+    from initlab.report import write_report
 
     found = write_report(paths, out)
-    runs = found.gathered.study
+    runs = found.data.study
     if len(runs.runs):
         if runs.rates:
             print("every cell at its best rate, on the seeds that had no part in choosing it where there are such")
@@ -36,7 +36,7 @@ def run_report(paths: Sequence[str], out: str | None) -> None:
         print(table_to_text(lines, most=MAX_TABLE_ROWS), end="")
         if len(lines.lines) > MAX_TABLE_ROWS:
             print(f"… {len(lines.lines) - MAX_TABLE_ROWS} more in the page")
-    said = comparison_sentences(found.gathered)
+    said = comparison_sentences(found.data)
     for line in said[:MAX_TABLE_ROWS]:
         print(printable(line))
     if len(said) > MAX_TABLE_ROWS:

@@ -10,8 +10,7 @@ from initlab.config.aliases import KEY_ALIASES
 from initlab.config.option_files import option_choices, option_names
 from initlab.config.schema import OPTION_KEYS, Config
 from initlab.errors import UserError, did_you_mean
-from initlab.system.numbers import describe_float32_limit, fits_float32
-from initlab.system.random_streams import MAX_SEED
+from initlab.system.numbers import MAX_SEED, describe_float32_limit, fits_float32
 
 PRECISIONS = ("fp32", "bf16", "fp64")
 # The records in `models` say the same, but load torch; the option files stand for them here, and a test compares them.

@@ -101,7 +101,7 @@ def log_remarks(remarks: list[str], members: list[RunRecorder]) -> None:
     for member in members:
         for remark in remarks:
             member.writer.log(remark)
-    remarks += [sentence for member in members for sentence in member.writer.mended]
+    remarks += [sentence for member in members for sentence in member.writer.repairs]
 
 
 def begin_members(

@@ -57,7 +57,7 @@ class RunRecorder:
         self.writer = RunWriter(
             self.directory, plain, hparams=shown, first=swept or DEFAULT_HPARAMS, tensorboard=tensorboard
         )
-        self.writer.parameters(rows)
+        self.writer.write_parameters(rows)
         self.tell(f"{len(rows)} parameters initialized by {self.config.init['name']} on {device}")
         self.fingerprint = fingerprint(module)
         if self.config.train.save:
@@ -109,13 +109,13 @@ class RunRecorder:
 
     def measured(self, step: int, rows: Sequence[LayerRow], counted: Mapping[HistogramKey, Histogram]) -> None:
         """Record the layers of one step; those of step 0 together with their forecast, as TensorBoard lays them out."""
-        self.writer.layers([*(self.expected if step == 0 else ()), *rows])
-        self.writer.histograms(step, counted)
+        self.writer.add_layers([*(self.expected if step == 0 else ()), *rows])
+        self.writer.add_histograms(step, counted)
 
     def stepped(self, columns: Mapping[str, list]) -> None:
         """Record a block of steps."""
         steps = columns["step"]
-        self.writer.scalars_block(steps, {k: v for k, v in columns.items() if k != "step"})
+        self.writer.add_scalars_block(steps, {k: v for k, v in columns.items() if k != "step"})
         for name, recent in self.recent.items():
             recent.extend(zip(steps, columns[name], strict=True) if name in columns else ())
             while recent and recent[0][0] <= steps[-1] - AVERAGED_STEPS:
@@ -126,7 +126,7 @@ class RunRecorder:
         """Record an evaluation."""
         if values:
             self.latest.update(values)
-            self.writer.scalars(step, values)
+            self.writer.add_scalars(step, values)
             self.tell(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
 
     def keep_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
@@ -135,7 +135,7 @@ class RunRecorder:
 
         # Copies: tied weights share memory, which the format does not know.
         copies = {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}
-        self.writer.whole(name, save(copies))
+        self.writer.write_record(name, save(copies))
 
     def finish(self, steps: int) -> None:
         """Write the summary: the run is over."""
@@ -151,7 +151,7 @@ class RunRecorder:
             "trained": None if bad else self.trained(),
         }
         # One that has not passed the bar is stuck, or needs more steps.
-        facts["learning"] = loss_still_falls(self.writer.losses()) if facts["trained"] is False else None
+        facts["learning"] = loss_still_falls(self.writer.read_losses()) if facts["trained"] is False else None
         if self.trainable_depth is not None:
             facts["trainable_depth"] = self.trainable_depth
         if self.remarks:

@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from initlab.records.serialization import encode_text
 from initlab.system.files import write_atomically
@@ -14,30 +14,32 @@ from initlab.system.safe_reading import read_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
+
+class LayerRow(NamedTuple):
+    """One row of `layers.csv`: a statistic of a layer (its module's name, its index from 1), measured or predicted."""
+
+    step: int
+    layer: str
+    index: int  # type: ignore[assignment]
+    stat: str
+    value: float
+    source: str
+
+
 METRICS = ("loss", "accuracy", "lr", "grad_norm", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
-FINAL_METRICS = ("loss", "accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
-LAYER_COLUMNS = ("step", "layer", "index", "stat", "value", "source")
-HISTOGRAM_COLUMNS = (
-    "step",
-    "layer",
-    "index",
-    "kind",
-    "low",
-    "high",
-    "num",
-    "nonfinite",
-    "sum",
-    "sum_squares",
-    "counts",
-)
+FINAL_METRICS = tuple(name for name in METRICS if name not in ("lr", "grad_norm"))
+LAYER_COLUMNS = LayerRow._fields
+HISTOGRAM_NUMBERS = ("low", "high", "num", "nonfinite", "sum", "sum_squares")
+HISTOGRAM_COLUMNS = ("step", "layer", "index", "kind", *HISTOGRAM_NUMBERS, "counts")
+TABLE_COLUMNS = {"metrics.csv": ("step", *METRICS), "layers.csv": LAYER_COLUMNS, "histograms.csv": HISTOGRAM_COLUMNS}
 OPTIONS = ("init", "act", "model", "data", "optim")
 
-# A spreadsheet runs a cell that starts with one of these; the apostrophe that disarms them must disarm itself.
+# A spreadsheet runs a cell that starts with one of these. The apostrophe that escapes them is escaped, too.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 def escape_formula(text: str) -> str:
-    """Return a cell that a spreadsheet shows as text; numbers are left alone.
+    """Return a cell that a spreadsheet shows as text; numbers stay as they are.
 
     >>> [escape_formula(text) for text in ("=1+1", "-0.5", "he_normal", "@name")]
     ["'=1+1", '-0.5', 'he_normal', "'@name"]
@@ -57,20 +59,17 @@ def unescape_formula(text: str) -> str:
     >>> [unescape_formula(escape_formula(text)) for text in ("=1+1", "'quoted'", "-0.5")]
     ['=1+1', "'quoted'", '-0.5']
     """
-    return text[1:] if text.startswith("'") else text
+    return text.removeprefix("'")
 
 
 def has_header(head: bytes, columns: Sequence[str]) -> bool:
-    """Does a table begin with the names of its columns, each of them once?"""
-    if head.startswith(",".join(columns).encode() + b"\n"):
-        return True
-    line, end, _ = head.partition(b"\n")
-    names = parse_csv_line(line.decode(errors="replace").rstrip("\r"))
-    return bool(end) and len(names) == len(columns) and set(names) == set(columns)
+    """Return whether a table begins with the names of its columns, in any order."""
+    line, newline, _ = head.partition(b"\n")
+    return bool(newline) and sorted(parse_csv_line(line.decode(errors="replace").rstrip("\r"))) == sorted(columns)
 
 
 def parse_csv_line(line: str) -> list[str]:
-    """Return the cells of one line of CSV; none where it is not CSV."""
+    """Return the cells of one line of CSV; [] where it is not CSV."""
     try:
         return next(csv.reader([line]), [])
     except csv.Error:
@@ -78,7 +77,7 @@ def parse_csv_line(line: str) -> list[str]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `{dotted key: value}` with the five options by their names, the user's own by what is imported.
+    """Return `{dotted key: value}` with options by their names, a user's own option by its import target.
 
     >>> flatten({"init": {"name": "zeros", "gain": 1.0}, "depth": 3})
     {'init': 'zeros', 'init.gain': 1.0, 'depth': 3}
@@ -96,19 +95,25 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def frame_to_csv(frame: "pd.DataFrame") -> bytes:
-    """Return a frame as CSV without its row labels; what is missing is an empty cell."""
+def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
+    """Return rows as lines of CSV: None is an empty cell, and no text can start a formula.
+
+    >>> csv_bytes([(3, "=1+1", None, 0.5)])
+    b"3,'=1+1,,0.5\\n"
+    """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")  # pandas' own takes a few milliseconds more, for every run
-    writer.writerow(frame.columns)
-    missing = frame.isna().to_numpy()
-    for values, gone in zip(frame.itertuples(index=False, name=None), missing, strict=True):
-        writer.writerow(["" if none else _csv_cell(value) for value, none in zip(values, gone, strict=True)])
+    escaped = ([escape_formula(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(escaped)
     return encode_text(text.getvalue())
 
 
-def _csv_cell(value: object) -> object:
-    return value if isinstance(value, (bool, int, float)) else escape_formula(str(value))
+def frame_to_csv(frame: "pd.DataFrame") -> bytes:
+    """Return a frame as CSV without its row labels; missing values are empty cells.
+
+    `DataFrame.to_csv` takes a few milliseconds more, which every run would pay.
+    """
+    cells = frame.astype(object).where(frame.notna(), None)
+    return csv_bytes([frame.columns, *cells.itertuples(index=False, name=None)])
 
 
 def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
@@ -132,15 +137,15 @@ def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
 def preserve_integers(values: list[Any]) -> Any:
     """Return the values of a column for a frame, so that large whole numbers keep every digit where one is missing.
 
-    pandas makes such a column float64, which holds every whole number up to 2**53 and no further. What needs more than
-    64 bits is returned as it is.
+    pandas makes such a column float64, which holds every whole number up to 2**53 and no further. Numbers beyond 64
+    bits stay as they are.
 
     >>> preserve_integers([1, None]), preserve_integers([2**53 + 1, None]).tolist()
     ([1, None], [9007199254740993, <NA>])
     """
-    given = [value for value in values if value is not None]
-    whole = len(given) < len(values) and all(type(value) is int for value in given)
-    if not (whole and given and 2**53 < max(map(abs, given)) < 2**63):
+    known = [value for value in values if value is not None]
+    integers = bool(known) and all(type(value) is int for value in known)
+    if len(known) == len(values) or not (integers and 2**53 < max(map(abs, known)) < 2**63):
         return values
     import pandas as pd
 

@@ -1,8 +1,9 @@
-"""The reader of run directories: whatever was written, also halfway, comes back as a row or as the reason why not."""
+"""The reader of run directories: every run is one row, a damaged one with the reason why it cannot be read."""
 
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,8 @@ from initlab.errors import UserError
 from initlab.records.checksums import find_run_damage, verify_checksum
 from initlab.records.columns import (
     FINAL_METRICS,
-    HISTOGRAM_COLUMNS,
-    LAYER_COLUMNS,
-    METRICS,
     OPTIONS,
+    TABLE_COLUMNS,
     has_header,
     parse_csv_line,
     preserve_integers,
@@ -33,10 +32,10 @@ DEFAULT_KEYS = ("init", "act", "model", "depth", "seed", "optim.lr")
 
 _FLOAT_COLUMNS = (*FINAL_METRICS, "seconds", "steps", "first_bad_step")
 _TEXT_COLUMNS = {"layer", "stat", "source", "kind", "counts"}
-_TABLE_COLUMNS = {"metrics.csv": ("step", *METRICS), "layers.csv": LAYER_COLUMNS, "histograms.csv": HISTOGRAM_COLUMNS}
-_MAX_COUNT = 2**32 - 1  # steps and layers that are counted; a file that counts further is damaged
-_MAX_LINE_BYTES = 20_000  # bytes of one line of a table
-_MAX_SALVAGED_BYTES = 32 * 2**20  # bytes of a damaged table that are looked at line by line
+_DTYPES = dict.fromkeys(("step", "index", "num", "nonfinite"), "int64") | dict.fromkeys(_TEXT_COLUMNS, "str")
+_MAX_COUNT = 2**32 - 1  # largest step and index; a file with larger ones is damaged
+_MAX_LINE_BYTES = 20_000  # of one line of a table
+_MAX_SALVAGED_BYTES = 32 * 2**20  # of a damaged table that is read line by line
 
 Paths = str | Path | Iterable[str | Path]
 
@@ -44,13 +43,18 @@ Paths = str | Path | Iterable[str | Path]
 def load(paths: Paths) -> "pd.DataFrame":
     """Return one row per run below `paths`, damaged and unfinished ones included.
 
-    Columns: the options `init`, `act`, `model`, `data`, `optim`; every other configuration key, dotted, as it is typed;
-    `status` (`unfinished` without a summary, `damaged` when nothing can be read), `problem` (why, else empty), the
-    final metrics, `seconds`, `steps`, `first_bad_step`, `first_bad_layer`, `hash`, whatever else the summary names,
-    and `path`. A directory with `config.yaml`, `summary.json` or `metrics.csv` is a run.
+    A directory with `config.yaml`, `summary.json` or `metrics.csv` is a run. A run's files may come from anywhere: only
+    regular files inside its directory are read, to a bounded size and depth, and no summary can define `path`,
+    `problem` or a key of the configuration. A run that breaks one of these rules has the reason as its `problem`.
 
-    A run's files may come from anywhere: only regular files inside its directory are read, to a bounded size and depth,
-    and no summary can define `path`, `problem` or a key of the configuration. What cannot be is that run's `problem`.
+    Args:
+        paths: directories of runs or sweeps, or directories that hold some.
+
+    Returns:
+        A frame with the columns `init`, `act`, `model`, `data`, `optim` (option names); every other configuration key,
+        dotted, as it is typed; `status` (`unfinished` without a summary, `damaged` when nothing can be read), `problem`
+        (why, else empty), the final metrics, `seconds`, `steps`, `first_bad_step`, `first_bad_layer`, `hash`, whatever
+        else the summary names, and `path`.
 
     Raises:
         UserError: a path does not exist.
@@ -62,20 +66,16 @@ def load(paths: Paths) -> "pd.DataFrame":
 
 
 def tabulate(runs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> "pd.DataFrame":
-    """Return the frame of `load` for runs as `read_run` gives them, one row each."""
+    """Return the frame of `load` for runs as `read_run` returns them, one row each."""
     import pandas as pd
 
-    found = list(runs)
-    configs = list(dict.fromkeys([*OPTIONS, *(key for config, _ in found for key in config)]))
-    configs = [key for key in configs if key not in RESULT_COLUMNS and key != "path"]
-    told = (key for _, result in found for key in result if key != "path")
-    results = [key for key in dict.fromkeys([*RESULT_COLUMNS, *told]) if key not in configs]
-    results.append("path")
+    rows = list(runs)
+    reserved = {*RESULT_COLUMNS, "path"}
+    keys = dict.fromkeys([*OPTIONS, *(key for config, _ in rows for key in config if key not in reserved)])
+    names = dict.fromkeys([*RESULT_COLUMNS, *(key for _, result in rows for key in result if key != "path")])
     frame = pd.DataFrame(
-        {
-            **{key: preserve_integers([config.get(key) for config, _ in found]) for key in configs},
-            **{key: [result.get(key) for _, result in found] for key in results},
-        }
+        {key: preserve_integers([config.get(key) for config, _ in rows]) for key in keys}
+        | {name: [result.get(name) for _, result in rows] for name in [*names, "path"] if name not in keys}
     )
     for name in _FLOAT_COLUMNS:
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
@@ -85,30 +85,38 @@ def tabulate(runs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> "pd.DataF
 
 
 def load_metrics(runs: "Paths | pd.DataFrame", keys: Sequence[str] = DEFAULT_KEYS) -> "pd.DataFrame":
-    """Return the metrics of all runs, one row per run and step: `path`, the run's `keys`, `step`, loss, accuracy, …
+    """Return the metrics of all runs, one row per run and step.
 
-    A blank (not evaluated) and a NaN (diverged) are both NaN here; infinities stay. Arguments and `attrs` as
-    `load_layers`.
+    A blank (not evaluated) and a NaN (diverged) are both NaN here; infinities stay.
+
+    Args:
+        runs: as for `load_layers`.
+        keys: as for `load_layers`.
+
+    Returns:
+        A frame with `path`, the run's `keys`, `step`, and the metrics; `attrs` as for `load_layers`.
     """
-    frame = _load_tables(runs, "metrics.csv", ("step", *METRICS), keys)
+    frame = _load_tables(runs, "metrics.csv", keys)
     if frame.duplicated(["path", "step"]).any():
-        lost = frame.attrs
+        attributes = frame.attrs
         frame = frame.groupby(["path", "step"], sort=False, as_index=False, dropna=False).first()
-        frame.attrs = lost
+        frame.attrs = attributes
     return frame
 
 
 def load_layers(runs: "Paths | pd.DataFrame", keys: Sequence[str] = DEFAULT_KEYS) -> "pd.DataFrame":
-    """Return the layer rows of all runs: `path`, the run's `keys`, then step, layer, index, stat, value, source.
+    """Return the layer rows of all runs.
 
     Args:
         runs: paths as `load` takes them, or a frame of `load` (all of it or some rows).
         keys: columns of `load` to repeat on every row; those that no run has are left out. By default the usual ones
             and all that differ between the runs.
 
-    Lines that cannot be read are left out; `attrs["lost"]` counts them by path.
+    Returns:
+        A frame with `path`, the run's `keys`, step, layer, index, stat, value, source. Unreadable lines are left out;
+        `attrs["lost"]` counts them by path.
     """
-    return _load_tables(runs, "layers.csv", LAYER_COLUMNS, keys)
+    return _load_tables(runs, "layers.csv", keys)
 
 
 def load_histograms(
@@ -116,19 +124,25 @@ def load_histograms(
     keys: Sequence[str] = DEFAULT_KEYS,
     choose: "Callable[[pd.DataFrame], np.ndarray] | None" = None,
 ) -> "pd.DataFrame":
-    """Return the histograms of all runs: `path`, the run's `keys`, step, layer, index, kind, low, high, …, `counts`.
+    """Return the histograms of all runs.
 
-    `counts` is an int64 array [64] per row. Arguments as `load_layers`; `choose` says of a frame whose `counts` are
-    still text which rows are wanted (bool [rows]): reading the others costs most of the time.
+    Args:
+        runs: as for `load_layers`.
+        keys: as for `load_layers`.
+        choose: function of the frame, whose `counts` are still text, that returns which rows to read (bool [rows]);
+            parsing the counts takes most of the time.
+
+    Returns:
+        A frame with `path`, the run's `keys`, step, layer, index, kind, low, high, num, nonfinite, sum, sum_squares,
+        and `counts`, an int64 array [64] per row.
     """
     import pandas as pd
 
-    frame = _load_tables(runs, "histograms.csv", HISTOGRAM_COLUMNS, keys)
+    frame = _load_tables(runs, "histograms.csv", keys)
     if choose is not None:
         frame = frame[choose(frame)].reset_index(drop=True)
-    counts = [_parse_counts(text) for text in frame["counts"]]
-    frame["counts"] = pd.Series(counts, dtype=object)
-    good = np.array([len(row) == BUCKETS for row in counts], dtype=bool)
+    frame["counts"] = pd.Series([_parse_counts(text) for text in frame["counts"]], index=frame.index, dtype=object)
+    good = frame["counts"].map(len) == BUCKETS
     for path in frame["path"][~good]:
         frame.attrs["lost"][path] = frame.attrs["lost"].get(path, 0) + 1
     return frame[good].reset_index(drop=True)
@@ -143,13 +157,13 @@ def _parse_counts(text: object) -> np.ndarray:
 
 
 def run_directories(paths: Paths) -> list[Path]:
-    """Return every run directory at or below `paths`, sorted; hidden directories (`.hydra`) are none.
+    """Return every run directory at or below `paths`, sorted; hidden directories (`.hydra`) are skipped.
 
     Raises:
         UserError: a path does not exist.
     """
     roots = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
-    found: dict[Path, None] = {}
+    runs = set()
     for root in roots:
         if root.is_file():
             raise UserError(f"{root} is a file: give the directory of its run or sweep, such as {root.parent}.")
@@ -157,17 +171,18 @@ def run_directories(paths: Paths) -> list[Path]:
             raise UserError(f"There is no directory {root}: give a run, a sweep, or a directory that holds some.")
         for folder, children, files in os.walk(root):
             if {"config.yaml", "summary.json", "metrics.csv"}.intersection(files):
-                found[Path(folder)] = None
+                runs.add(Path(folder))
                 children.clear()
-            else:
-                children[:] = [child for child in children if not child.startswith(".")]
-    return sorted(found)
+            children[:] = [child for child in children if not child.startswith(".")]
+    return sorted(runs)
 
 
 def read_run(directory: Path, *, read_weights: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flat configuration and the result of one run; damage becomes its `problem`.
 
-    Arguments: `read_weights`: whether saved weights are compared with their checksums, and not with their sizes alone.
+    Args:
+        directory: the run's directory.
+        read_weights: whether saved weights are compared with their checksums; else their sizes alone are compared.
     """
     result: dict[str, Any] = {"status": "", "problem": "", "path": str(directory)}
     config: Any = None
@@ -195,13 +210,13 @@ def read_run(directory: Path, *, read_weights: bool = False) -> tuple[dict[str, 
 
 
 def _find_problem(directory: Path, status: str, files: Any, read_weights: bool) -> str:
-    """Return what is wrong with the files of a finished run: by their checksums `files`, else by their ends."""
+    """Return what is wrong with the tables of a run: by their checksums `files`, else by their first and last bytes."""
     if files is not None:
         try:
             return find_run_damage(directory, files, read_weights=read_weights)
         except (OSError, ValueError) as error:
             return f"a file cannot be compared with its checksum ({error_reason(error)})"
-    for name, columns in _TABLE_COLUMNS.items():
+    for name, columns in TABLE_COLUMNS.items():
         try:
             head, last = read_ends(directory / name)
         except FileNotFoundError:
@@ -219,71 +234,74 @@ def _find_problem(directory: Path, status: str, files: Any, read_weights: bool) 
     return ""
 
 
+def config_keys(runs: "pd.DataFrame") -> list[str]:
+    """Return the configuration keys of a frame of `load`: the columns before `status`.
+
+    >>> config_keys(load([]))
+    ['init', 'act', 'model', 'data', 'optim']
+    """
+    columns = list(map(str, runs.columns))
+    return columns[: columns.index("status")] if "status" in columns else []
+
+
 def varying_keys(runs: "pd.DataFrame") -> list[str]:
-    """Return the keys of the configuration that differ between runs: without them cells could not be told apart.
+    """Return the configuration keys that differ between runs and so tell cells apart.
 
     >>> import pandas as pd
     >>> varying_keys(pd.DataFrame({"init": ["ones", "ones"], "width": [4, 8], "status": ["completed", "failed"]}))
     ['width']
     """
-    configs = list(runs.columns)[: list(runs.columns).index("status")] if "status" in runs else []
-    return [str(key) for key in configs if runs[key].map(str).nunique() > 1]
+    return [key for key in config_keys(runs) if runs[key].map(str).nunique() > 1]
 
 
-def _load_tables(
-    runs: "Paths | pd.DataFrame", name: str, columns: Sequence[str], keys: Sequence[str]
-) -> "pd.DataFrame":
+def _load_tables(runs: "Paths | pd.DataFrame", name: str, keys: Sequence[str]) -> "pd.DataFrame":
     """Return one table of all runs under each other, with the run's keys before its columns."""
     import pandas as pd
 
-    table = runs if isinstance(runs, pd.DataFrame) else load(runs)
-    found = [_read_table(Path(path) / name, columns) for path in table["path"]]
-    parts = [part for part, _ in found]
-    lengths = [len(part) for part in parts]
-    keys = [*keys, *varying_keys(table)] if keys is DEFAULT_KEYS else keys
-    keys = ["path", *(key for key in dict.fromkeys(keys) if key in table.columns and key not in columns)]
-    repeated = {key: np.repeat(table[key].to_numpy(), lengths) for key in keys}
-    frame = pd.concat([pd.DataFrame(columns=list(columns)).astype(_dtypes(columns)), *parts], ignore_index=True)
-    frame = pd.concat([pd.DataFrame(repeated, columns=keys), frame], axis=1)
-    frame.attrs["lost"] = {path: lost for path, (_, lost) in zip(table["path"], found, strict=True) if lost}
-    return frame
+    frame = runs if isinstance(runs, pd.DataFrame) else load(runs)
+    columns = TABLE_COLUMNS[name]
+    tables = [_read_table(Path(path) / name) for path in frame["path"]]
+    keys = [*keys, *varying_keys(frame)] if keys is DEFAULT_KEYS else keys
+    keys = ["path", *(key for key in dict.fromkeys(keys) if key in frame.columns and key not in columns)]
+    lengths = [len(table) for table, _ in tables]
+    repeated = {key: np.repeat(frame[key].to_numpy(), lengths) for key in keys}
+    empty = pd.DataFrame(columns=list(columns)).astype(_dtypes(columns))
+    rows = pd.concat([empty, *(table for table, _ in tables)], ignore_index=True)
+    rows = pd.concat([pd.DataFrame(repeated, columns=keys), rows], axis=1)
+    rows.attrs["lost"] = {path: lost for path, (_, lost) in zip(frame["path"], tables, strict=True) if lost}
+    return rows
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> "tuple[pd.DataFrame, int]":
-    """Return the whole lines of one CSV file, and how many were lost: those that are not of this table.
+def _read_table(path: Path) -> "tuple[pd.DataFrame, int]":
+    """Return the whole lines of one CSV file, and the number of lines that do not fit its columns and are left out.
 
-    A torn last line is dropped and not counted: a run that is being written has one.
+    A torn last line is not counted: a run that is being written has one.
     """
     import pandas as pd
 
+    columns = TABLE_COLUMNS[path.name]
     try:
         data = read_bytes(path, MAX_TABLE_BYTES)
-    except (OSError, ValueError):  # the reason is the run's problem in `load`
+    except (OSError, ValueError):  # `load` has the reason as the run's problem
         data = b""
     data = data[: data.rfind(b"\n") + 1]
     # A layer may be called "null": only numbers have blanks.
     blanks: dict[Any, list[str]] = {name: ["", "nan"] for name in columns if name not in _TEXT_COLUMNS}
-    try:
-        if not has_header(data[:4096], columns) or _longest_line(data) > _MAX_LINE_BYTES:
-            raise ValueError
-        with np.errstate(invalid="ignore"):
-            frame = pd.read_csv(
-                io.BytesIO(data),
-                usecols=list(columns),
-                dtype=_dtypes(columns),
-                na_values=blanks,
-                keep_default_na=False,
-            )
-        whole = len(frame)
-    except (ValueError, OverflowError):
-        frame = _salvage(data, columns)
-        whole = max(data.count(b"\n") - has_header(data[:4096], columns), len(frame))
+    headed, table = has_header(data[:4096], columns), None
+    if headed and _longest_line(data) <= _MAX_LINE_BYTES:
+        options: Any = {"usecols": list(columns), "dtype": _dtypes(columns), "na_values": blanks}
+        with suppress(ValueError, OverflowError), np.errstate(invalid="ignore"):
+            table = pd.read_csv(io.BytesIO(data), keep_default_na=False, **options)
+    lines = 0 if table is None else len(table)
+    if table is None:
+        table = _salvage(data, columns)
+        lines = max(data.count(b"\n") - headed, len(table))
     for name in {"step", "index"}.intersection(columns):
-        frame = frame[frame[name].between(0, _MAX_COUNT)]
+        table = table[table[name].between(0, _MAX_COUNT)]
     if b"'" in data:
-        for name in _TEXT_COLUMNS & set(columns):
-            frame[name] = frame[name].map(unescape_formula)
-    return frame[list(columns)].reset_index(drop=True), whole - len(frame)
+        for name in _TEXT_COLUMNS.intersection(columns):
+            table[name] = table[name].map(unescape_formula)
+    return table[list(columns)].reset_index(drop=True), lines - len(table)
 
 
 def _longest_line(data: bytes) -> int:
@@ -291,22 +309,22 @@ def _longest_line(data: bytes) -> int:
 
 
 def _salvage(data: bytes, columns: Sequence[str]) -> "pd.DataFrame":
-    """Read what can be read of a damaged table, line by line."""
+    """Read a damaged table line by line and return the lines that fit its columns."""
     import pandas as pd
 
     lines = [line for line in data[:_MAX_SALVAGED_BYTES].split(b"\n") if len(line) <= _MAX_LINE_BYTES]
-    texts = (line.decode(errors="replace").replace("\0", "") for line in lines)
-    rows = [row for text in texts if len(row := parse_csv_line(text)) == len(columns) and row != list(columns)]
-    frame = pd.DataFrame(rows, columns=list(columns), dtype="str")
+    rows = (parse_csv_line(line.decode(errors="replace").replace("\0", "")) for line in lines)
+    fitting = [row for row in rows if len(row) == len(columns) and row != list(columns)]
+    table = pd.DataFrame(fitting, columns=list(columns), dtype="str")
+    dtypes = _dtypes(columns)
     for name in columns:
-        if name not in _TEXT_COLUMNS:
-            frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
-    for name, kind in _dtypes(columns).items():
-        if kind == "int64":
-            frame = frame[(frame[name].abs() < 2**53) & (frame[name] % 1 == 0)]
-    return frame.astype(_dtypes(columns)).reset_index(drop=True)
+        if dtypes[name] != "str":
+            table[name] = pd.to_numeric(table[name], errors="coerce").astype("float64")
+    for name in columns:
+        if dtypes[name] == "int64":
+            table = table[(table[name].abs() < 2**53) & (table[name] % 1 == 0)]
+    return table.astype(dtypes).reset_index(drop=True)
 
 
 def _dtypes(columns: Sequence[str]) -> dict[str, str]:
-    whole = {"step", "index", "num", "nonfinite"}
-    return {name: "str" if name in _TEXT_COLUMNS else "int64" if name in whole else "float64" for name in columns}
+    return {name: _DTYPES.get(name, "float64") for name in columns}

@@ -1,4 +1,4 @@
-"""What a resumed run can mend of its own directory: the configuration it records, and the ends of its views."""
+"""Repairs that a resumed run makes in its own directory: the configuration it records, and the ends of its views."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,114 +17,118 @@ VIEW_FILES = ("run.log", EVENT_FILE_NAME)
 
 
 def find_resume_problem(path: Path, position: Mapping[str, Any]) -> str:
-    """Return why a run cannot go on where `RunWriter.position` was taken, or an empty string; nothing is written.
+    """Return why a run cannot be resumed at a position of `RunWriter.position`, or ""; write nothing.
 
-    Only what a result rests on counts, tables and weights; the rest is what `rewind_run` can write again.
+    Only tables and weights count, on which a result rests; `rewind_run` writes the other files again.
     """
     files = position["files"]
     with os_errors_as_user_errors(path):
-        found = (
-            find_damage(path / name, files[name], may_be_longer=True) for name in (*TABLES, *WEIGHTS) if name in files
-        )
-        return next(filter(None, found), "")
+        for name in (*TABLES, *WEIGHTS):
+            if name in files and (damage := find_damage(path / name, files[name], may_be_longer=True)):
+                return damage
+    return ""
 
 
 def rewind_run(
-    path: Path, position: Mapping[str, Any], settled: bytes, may_differ: Callable[[str], bool]
+    path: Path, position: Mapping[str, Any], config: bytes, may_differ: Callable[[str], bool]
 ) -> tuple[dict[str, Checksum], list[str]]:
-    """Cut the files of a run back to a position, and write again what is damaged; return checksums, and what to say.
+    """Cut the files of a run back to a position, and write damaged ones again.
 
-    Arguments: `settled` is the run's own configuration as YAML, written whatever the directory records;
-    `may_differ(key)` says which keys may be recorded otherwise without a remark.
+    Args:
+        path: the run's directory.
+        position: as `RunWriter.position` returned it.
+        config: the run's own configuration as YAML, written whatever the directory records.
+        may_differ: whether a dotted key may be recorded with another value without a remark.
+
+    Returns:
+        The checksums of all files by name, and a sentence for every repair.
     """
-    files, said = position["files"], []
-    sums = {name: Checksum.of(record) for name, record in files.items()}
+    files, repairs = position["files"], []
+    checksums = {name: Checksum.from_record(record) for name, record in files.items()}
     with os_errors_as_user_errors(path):
         (path / "summary.json").unlink(missing_ok=True)
-        said += describe_config_changes(path / "config.yaml", settled, may_differ)
-        write_atomically(path / "config.yaml", settled)
-        sums["config.yaml"] = Checksum().plus(settled)
+        repairs += describe_config_changes(path / "config.yaml", config, may_differ)
+        write_atomically(path / "config.yaml", config)
+        checksums["config.yaml"] = Checksum().plus(config)
         if position["parameters"] and find_damage(path / "parameters.csv", files["parameters.csv"]):
             write_atomically(path / "parameters.csv", position["parameters"].encode())
-            said.append("parameters.csv was changed or missing: it was written again")
+            repairs.append("parameters.csv was changed or missing: it was written again")
         for name in VIEW_FILES:
-            sums[name], remark = rewind_view(path / name, files.get(name))
-            said += [remark] if remark else []
+            checksums[name], repair = rewind_view(path / name, files.get(name))
+            repairs += [repair] if repair else []
     for name in TABLES:
         truncate_file(path / name, files.get(name, {"bytes": 0})["bytes"])
-    return sums, said
+    return checksums, repairs
 
 
-def describe_config_changes(path: Path, settled: bytes, may_differ: Callable[[str], bool]) -> list[str]:
-    """Return what to say of a recorded configuration that is not the run's own; the caller writes that again.
+def describe_config_changes(path: Path, config: bytes, may_differ: Callable[[str], bool]) -> list[str]:
+    """Return a sentence about a recorded configuration that is not the run's own, [] where there is nothing to say.
 
-    Arguments: `settled` is the configuration of the run as YAML; `may_differ` is asked about dotted keys.
+    Args:
+        path: the recorded `config.yaml`, which the caller writes again.
+        config: the run's own configuration as YAML.
+        may_differ: whether a dotted key may have another value.
     """
     again = "it was written again from the configuration of this launch"
     try:
         data = read_bytes(path)
-        if data == settled:
+        if data == config:
             return []
         recorded = flatten(from_yaml(data))
     except FileNotFoundError:
         return [f"{path} was missing: {again}"]
     except (OSError, ValueError):
         return [f"{path} could not be read: {again}"]
-    own = flatten(from_yaml(settled))
-    keys = [key for key in {**own, **recorded} if not same_value(own, recorded, key)]
-    differing = [key for key in keys if not may_differ(key)]
-    if keys and not differing:
+    own = flatten(from_yaml(config))
+    before, now = ({key: repr(value)[:60] for key, value in values.items()} for values in (recorded, own))
+    keys = [key for key in {**own, **recorded} if repr(own.get(key, ...)) != repr(recorded.get(key, ...))]
+    unexpected = [key for key in keys if not may_differ(key)]
+    if keys and not unexpected:
         return []
-    told = "; ".join(
-        f"{key}: {short_repr(recorded, key)} for {short_repr(own, key)}" for key in differing[:MAX_NAMED_KEYS]
+    changes = "; ".join(
+        f"{key}: {before.get(key, 'nothing')} for {now.get(key, 'nothing')}" for key in unexpected[:MAX_NAMED_KEYS]
     )
-    return [f"{path} was changed ({told or 'its text'}): {again}"]
-
-
-def same_value(own: dict[str, Any], recorded: dict[str, Any], key: str) -> bool:
-    """Are the values of a key the same, of the same type?"""
-    return key in own and key in recorded and repr(own[key]) == repr(recorded[key])
-
-
-def short_repr(values: dict[str, Any], key: str) -> str:
-    """Return a value as a sentence shows it."""
-    return repr(values[key])[:60] if key in values else "nothing"
+    return [f"{path} was changed ({changes or 'its text'}): {again}"]
 
 
 def rewrite_config(directory: Path) -> bool:
-    """Write the configuration of a finished run again from its summary; return whether nothing else is damaged.
+    """Write the configuration of a finished run again from its summary; return whether all its records are intact now.
 
-    Raises UserError when it cannot be written.
+    Raises:
+        UserError: the file cannot be written.
     """
     data = read_bytes(directory / "summary.json")
     summary = verify_checksum(from_json(data), data)
-    text, files = to_yaml(summary["config"]), summary["files"]
-    if Checksum().plus(text).record() != files["config.yaml"]:
+    config, files = to_yaml(summary["config"]), summary["files"]
+    if Checksum().plus(config).to_record() != files["config.yaml"]:
         return False
-    write_atomically(directory / "config.yaml", text, durable=True)
+    write_atomically(directory / "config.yaml", config, durable=True)
     return not find_run_damage(directory, files)
 
 
 def rewind_view(path: Path, record: Any) -> tuple[Checksum, str]:
-    """Cut a view back to a position; where it is damaged before that, keep what is whole and say so.
+    """Cut a view back to a position; of a view that is damaged before that position keep what is intact.
 
-    Arguments: its checksum at that position, None where there was no such file yet.
+    Args:
+        path: the file.
+        record: its checksum at that position, None where there was no such file yet.
 
-    Returns its checksum now, and what to say.
+    Returns:
+        Its checksum now, and a sentence about the damage ("" for an intact file).
     """
     if record is None:
         path.unlink(missing_ok=True)
         return Checksum(), ""
-    if not (found := find_damage(path, record, may_be_longer=True)):
+    if not (damage := find_damage(path, record, may_be_longer=True)):
         truncate_file(path, record["bytes"])
-        return Checksum.of(record), ""
+        return Checksum.from_record(record), ""
     regular = path.is_file() and not path.is_symlink()
     data = read_bytes(path, MAX_TABLE_BYTES)[: record["bytes"]] if regular else b""
-    whole = intact_lines(data) if path.suffix == ".log" else intact_events(data)
+    intact = intact_lines(data) if path.suffix == ".log" else intact_events(data)
     path.unlink(missing_ok=True)
-    if whole:
-        write_atomically(path, whole)
-    return Checksum().plus(whole), f"{found}: {len(whole)} of its {record['bytes']} bytes were kept"
+    if intact:
+        write_atomically(path, intact)
+    return Checksum().plus(intact), f"{damage}: {len(intact)} of its {record['bytes']} bytes were kept"
 
 
 def intact_lines(data: bytes) -> bytes:
@@ -137,7 +141,10 @@ def intact_lines(data: bytes) -> bytes:
 
 
 def is_event_file_newer(table: Path, directory: Path) -> bool:
-    """Is the event file of a directory newer than a table? Then TensorBoard shows that table already."""
+    """Return whether the event file of a directory is newer than a table, so that TensorBoard shows that table already.
+
+    A file that is missing is not newer.
+    """
     try:
         return (directory / EVENT_FILE_NAME).stat().st_mtime_ns >= table.stat().st_mtime_ns
     except OSError:

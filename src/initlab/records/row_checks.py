@@ -1,4 +1,4 @@
-"""The cells of a run's row: which kinds of values a summary and a configuration may hold."""
+"""Checks of a run's row: which kinds of values a summary and a configuration may hold."""
 
 import json
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ _MAX_KEY_LENGTH = 200  # characters of a key
 
 
 def result_cells(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plain values of a summary (without its `config`), checked.
+    """Check a summary (without its `config`) and return its plain values.
 
     Raises:
-        ValueError: a value is of another kind than it must be, or there are too many.
+        Unreadable: a value is of another kind than it must be, or there are too many.
 
     >>> result_cells({"status": "completed", "steps": 3, "environment": {"torch": "2"}})
     {'status': 'completed', 'steps': 3}
@@ -50,10 +50,10 @@ def result_cells(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_cells(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flat configuration of a run, checked as far as every run has the key; lists become JSON.
+    """Check the keys of a configuration that every run has, and return it flat; lists become JSON.
 
     Raises:
-        ValueError: a value is of another kind than it must be, or there are too many.
+        Unreadable: a value is of another kind than it must be, or there are too many.
 
     >>> config_cells({"init": {"name": "zeros"}, "depth": 2, "width": [8, 4]})
     {'init': 'zeros', 'depth': 2, 'width': '[8, 4]'}
@@ -66,7 +66,7 @@ def config_cells(config: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(flat.get(key), (str, type(None))):
             raise Unreadable(f"its {key} is no name ({abbreviate(flat[key])})")
     flat |= {key: read_count(flat, key, most) for key, most in _MAX_VALUES.items() if key in flat}
-    read_number(flat, "optim.lr")  # looked at only: it is shown as it was typed
+    read_number(flat, "optim.lr")  # checked alone: it is shown as it was typed
     return {key: value if type(value) in _SCALAR_TYPES else _cell(to_plain(value)) for key, value in flat.items()}
 
 

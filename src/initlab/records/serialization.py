@@ -1,8 +1,8 @@
-"""Configurations and summaries as text: plain values only, and numbers that JSON does not know spelled out."""
+"""Configurations and summaries as text: plain values only; numbers that JSON lacks are spelled out."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ _NONFINITE_TEXTS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.in
 
 
 def to_plain(value: Any) -> Any:
-    """Return nothing but dicts, lists, str, int, float, bool and None.
+    """Return a value as dicts, lists, str, int, float, bool and None; other objects become texts.
 
     >>> to_plain({"lr": np.float32(0.5), "width": (128, 64)})
     {'lr': 0.5, 'width': [128, 64]}
@@ -37,7 +37,7 @@ def to_yaml(value: Mapping[str, Any]) -> bytes:
 
 
 def encode_text(text: str) -> bytes:
-    """Return UTF-8, whatever the machine's own encoding is; half a character (of a file's name) is written `\\udcff`.
+    """Return UTF-8; half a character, which a file's name may hold, is written `\\udcff`.
 
     >>> encode_text("é"), encode_text("\\udcff")
     (b'\\xc3\\xa9', b'\\\\udcff')
@@ -49,7 +49,7 @@ def from_yaml(data: bytes) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        ValueError: it is no mapping, or not one that `load_bounded_yaml` reads.
+        ValueError: it is no mapping, or `load_bounded_yaml` refuses it.
     """
     return require_mapping(load_bounded_yaml(data))
 
@@ -60,35 +60,32 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     >>> to_json({"loss": float("inf")})
     b'{\\n "loss": "Infinity"\\n}'
     """
-    return encode_text(json.dumps(_spell_nonfinite(to_plain(value)), indent=1, allow_nan=False, ensure_ascii=False))
+    spelled = _map_leaves(_spell_nonfinite, to_plain(value))
+    return encode_text(json.dumps(spelled, indent=1, allow_nan=False, ensure_ascii=False))
 
 
 def from_json(data: bytes) -> dict[str, Any]:
-    """Read what `to_json` wrote, those three texts as the numbers they stand for.
+    """Read what `to_json` wrote; the three texts become numbers again.
 
     Raises:
-        ValueError: it is no mapping, or not one that `load_bounded_json` reads.
+        ValueError: it is no mapping, or `load_bounded_json` refuses it.
 
     >>> from_json(to_json({"loss": float("inf")}))
     {'loss': inf}
     """
-    restored: dict[str, Any] = _restore_nonfinite(require_mapping(load_bounded_json(data)))
+    restored: dict[str, Any] = _map_leaves(
+        lambda leaf: _NONFINITE_TEXTS.get(leaf, leaf), require_mapping(load_bounded_json(data))
+    )
     return restored
 
 
+def _map_leaves(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _map_leaves(change, member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_map_leaves(change, member) for member in value]
+    return change(value)
+
+
 def _spell_nonfinite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _spell_nonfinite(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_spell_nonfinite(member) for member in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def _restore_nonfinite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _restore_nonfinite(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_restore_nonfinite(member) for member in value]
-    return _NONFINITE_TEXTS.get(value, value) if isinstance(value, str) else value
+    return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value

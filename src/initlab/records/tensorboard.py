@@ -2,50 +2,30 @@
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from initlab.records.columns import flatten
+from initlab.records.columns import LayerRow, flatten
 from initlab.records.event_file import EventFile
 from initlab.records.serialization import to_plain
 from initlab.statistics.histograms import Histogram
 from initlab.system.escape import printable
 
-LayerRow = tuple[int, str, int, str, float, str]
-
-# Cards of one group (what stands before the slash) are shown together, groups by the alphabet: what every run is judged
-# by comes before the many cards of its layers.
-TAGS = {
-    "loss": "loss/train",
-    "val_loss": "loss/val",
-    "test_loss": "loss/test",
-    "accuracy": "accuracy/train",
-    "val_accuracy": "accuracy/val",
-    "test_accuracy": "accuracy/test",
-    "lr": "optim/lr",
-    "grad_norm": "optim/grad_norm",
-}
-
-
-# What a run comes to, as `summary.json`, the terminal and the report have it: the HParams page shows these.
+# TensorBoard shows the cards of one group (the part before the slash) together, and sorts groups by name: these, by
+# which every run is judged, come before the many cards of its layers.
+_SPLITS = {"": "train", "val_": "val", "test_": "test"}
+TAGS = {f"{prefix}{name}": f"{name}/{split}" for prefix, split in _SPLITS.items() for name in ("loss", "accuracy")}
+TAGS |= {"lr": "optim/lr", "grad_norm": "optim/grad_norm"}
+# Final metrics, as `summary.json`, the terminal and the report have them: the HParams page shows these.
 SUMMARY_GROUP = "summary"
-# Histograms by kind, in the order of the alphabet, which is that of the page: after the scalars, weights first.
-HISTOGRAM_GROUPS = {
-    name: f"tensor_{place}_{name}"
-    for place, name in enumerate(("weight", "preactivation", "postactivation", "gradient"), start=1)
-}
-# Statistics that span decades are drawn as their logarithm, for Custom Scalars has no logarithmic axis to be set.
-LOG_STATS = {
-    "q",
-    "std",
-    "grad_mean_square",
-    "grad_norm",
-    "update_ratio",
-    "jacobian_mean",
-    "jacobian_var",
-    "jacobian_max",
-}
+# Histograms by kind; the numbers put weights first in the page, which sorts by name.
+_KINDS = ("weight", "preactivation", "postactivation", "gradient")
+HISTOGRAM_GROUPS = {name: f"tensor_{place}_{name}" for place, name in enumerate(_KINDS, start=1)}
+# Statistics that span decades are drawn as their logarithm: Custom Scalars has no logarithmic axis.
+_JACOBIANS = ("jacobian_mean", "jacobian_var", "jacobian_max")
+LOG_STATS = {"q", "std", "grad_mean_square", "grad_norm", "update_ratio", *_JACOBIANS}
 STAT_TITLES = {
     "q": "q, mean square of preactivations",
     "c": "c, correlation of the preactivations of two inputs",
@@ -62,99 +42,92 @@ END_LAYERS_GROUP = "per_layer_ends"
 
 
 class TensorBoardView:
-    """The event file of one run, in the words of `RunWriter`."""
+    """The event file of one run; the methods have the names and arguments of those of `RunWriter`."""
 
     def __init__(self, path: Path) -> None:
         self._events = EventFile(path)
-        self._curves: set[str] = set()
-        self._profiles: set[str] = set()
+        self._charted: tuple[set[str], set[str]] = set(), set()  # statistics over the steps, and over the layers
 
     def begin(
         self, config: Mapping[str, Any], hparams: Mapping[str, Any], metrics: Iterable[str], first: Collection[str]
     ) -> None:
         """Open the HParams session and show the configuration as a table."""
-        shown = {name: value for name, value in to_plain(hparams).items() if value is not None}
-        shown = {k: value if isinstance(value, (bool, int, float)) else printable(value) for k, value in shown.items()}
-        self._events.hparams(shown, {f"{SUMMARY_GROUP}/{name}": name for name in metrics}, first)
-        rows = [f"| {_markdown_cell(key)} | {_markdown_cell(value)} |" for key, value in flatten(config).items()]
-        self._events.text("config", "\n".join(["| key | value |", "|---|---|", *rows]))
+        values = {
+            name: value if isinstance(value, (bool, int, float)) else printable(value)
+            for name, value in to_plain(hparams).items()
+            if value is not None
+        }
+        self._events.add_hparams(values, {f"{SUMMARY_GROUP}/{name}": name for name in metrics}, first)
+        rows = [("key", "value"), ("---", "---"), *flatten(config).items()]
+        self._events.add_text("config", "\n".join(f"| {_markdown_cell(a)} | {_markdown_cell(b)} |" for a, b in rows))
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Show the metrics of one step."""
-        self._events.scalars(step, {TAGS[name]: value for name, value in values.items()})
-
-    def scalars_block(self, steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
+    def add_scalars_block(self, steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
         """Show the metrics of many steps."""
-        self._events.scalars_block(steps, {TAGS[name]: column for name, column in columns.items()})
+        self._events.add_scalars_block(steps, {TAGS[name]: column for name, column in columns.items()})
 
-    def layers(self, rows: Iterable[LayerRow]) -> None:
+    def add_layers(self, rows: Iterable[LayerRow]) -> None:
         """Draw each measured statistic over the steps; at step 0 also over the layers, beside its forecast."""
-        by_step: dict[int, dict[str, float]] = {}
-        ends: dict[tuple[int, str], list[tuple[int, float]]] = {}
-        by_layer: dict[int, dict[str, float]] = {}
-        curves, profiles = set(self._curves), set(self._profiles)
-        for step, layer, index, stat, value, source in rows:
-            if source == "measured":
-                curves.add(stat)
-                by_step.setdefault(step, {})[f"per_layer_{chart_stat(stat)}/{_layer_tag(index, layer)}"] = chart_value(
-                    stat, value
-                )
-                ends.setdefault((step, stat), []).append((index, value))
-            if step == 0:
-                profiles.add(stat)
-                by_layer.setdefault(index, {})[f"profile/{chart_stat(stat)} {source}"] = chart_value(stat, value)
-        for (step, stat), places in ends.items():
+        by_step: dict[int, dict[str, float]] = defaultdict(dict)
+        by_layer: dict[int, dict[str, float]] = defaultdict(dict)
+        layers: dict[tuple[int, str], list[LayerRow]] = defaultdict(list)
+        over_steps, over_layers = (set(stats) for stats in self._charted)
+        for row in rows:
+            name, value = chart_stat(row.stat), chart_value(row.stat, row.value)
+            if row.source == "measured":
+                over_steps.add(row.stat)
+                by_step[row.step][f"per_layer_{name}/{_layer_tag(row.index, row.layer)}"] = value
+                layers[row.step, row.stat].append(row)
+            if row.step == 0:
+                over_layers.add(row.stat)
+                by_layer[row.index][f"profile/{name} {row.source}"] = value
+        for (step, stat), group in layers.items():
             if stat in STEP_CHARTS:
-                for end, (_, value) in (("first", min(places)), ("last", max(places))):
-                    by_step[step][f"{END_LAYERS_GROUP}/{chart_stat(stat)} {end}"] = chart_value(stat, value)
-        for step, values in by_step.items():
-            self._events.scalars(step, values)
-        for index in sorted(by_layer):
-            self._events.scalars(index, by_layer[index])
-        if (curves, profiles) != (self._curves, self._profiles):
-            self._curves, self._profiles = curves, profiles
-            self._events.layout(_layout(curves, profiles))
+                group.sort(key=lambda row: row.index)
+                for end, row in (("first", group[0]), ("last", group[-1])):
+                    by_step[step][f"{END_LAYERS_GROUP}/{chart_stat(stat)} {end}"] = chart_value(stat, row.value)
+        for place, values in [*by_step.items(), *sorted(by_layer.items())]:
+            self._events.add_scalars(place, values)
+        if (over_steps, over_layers) != self._charted:
+            self._charted = over_steps, over_layers
+            self._events.set_layout(_layout(over_steps, over_layers))
 
-    def histograms(self, step: int, records: Mapping[tuple[str, int, str], Histogram]) -> None:
+    def add_histograms(self, step: int, records: Mapping[tuple[str, int, str], Histogram]) -> None:
         """Show histograms, grouped by tensor kind."""
         tags = {
             f"{HISTOGRAM_GROUPS.get(kind, kind)}/{_layer_tag(index, layer)}": record
             for (kind, index, layer), record in records.items()
         }
-        self._events.histograms(step, tags)
+        self._events.add_histograms(step, tags)
 
-    def end(self, success: bool, step: int = 0, final: Mapping[str, float | None] | None = None) -> None:
-        """Close the HParams session with what the run came to."""
-        values = {f"{SUMMARY_GROUP}/{name}": value for name, value in (final or {}).items() if value is not None}
-        if values:
-            self._events.scalars(step, values)
+    def end(self, success: bool, step: int, final: Mapping[str, float | None]) -> None:
+        """Close the HParams session with the final metrics."""
+        values = {f"{SUMMARY_GROUP}/{name}": value for name, value in final.items() if value is not None}
+        self._events.add_scalars(step, values)
         self._events.end_session(success)
 
     def flush(self) -> bytes:
-        """Append what waits, close the file and return what was appended."""
+        """Append pending events, close the file and return what was appended."""
         return self._events.flush()
 
 
-def _layout(curves: set[str], profiles: set[str]) -> dict[str, dict[str, list[str]]]:
-    training = {
-        "loss on validation data": ["loss/val$"],
-        "accuracy on validation data": ["accuracy/val$"],
-    }
-    batches = {"loss on training batches": ["loss/train$"], "accuracy on training batches": ["accuracy/train$"]}
-    over_layers = {chart_title(s): [f"profile/{re.escape(chart_stat(s))} "] for s in LAYER_CHARTS if s in profiles}
-    over_steps = {
-        chart_title(s): [f"{END_LAYERS_GROUP}/{re.escape(chart_stat(s))} "] for s in STEP_CHARTS if s in curves
-    }
+def _layout(over_steps: set[str], over_layers: set[str]) -> dict[str, dict[str, list[str]]]:
     return {
-        "training": training,
-        "training, batch by batch": batches,
-        "step 0, layer by layer (the axis counts layers): measured, and predicted": over_layers,
-        "first and last layer over the steps": over_steps,
+        "training": {"loss on validation data": ["loss/val$"], "accuracy on validation data": ["accuracy/val$"]},
+        "training, batch by batch": {
+            "loss on training batches": ["loss/train$"],
+            "accuracy on training batches": ["accuracy/train$"],
+        },
+        "step 0, layer by layer (the axis counts layers): measured, and predicted": {
+            chart_title(s): [f"profile/{re.escape(chart_stat(s))} "] for s in LAYER_CHARTS if s in over_layers
+        },
+        "first and last layer over the steps": {
+            chart_title(s): [f"{END_LAYERS_GROUP}/{re.escape(chart_stat(s))} "] for s in STEP_CHARTS if s in over_steps
+        },
     }
 
 
 def chart_stat(stat: str) -> str:
-    """Return what is drawn of a statistic: log10 of it where it spans decades.
+    """Return the name of what is drawn of a statistic: log10 of it where it spans decades.
 
     >>> chart_stat("q"), chart_stat("dead_fraction")
     ('log10_q', 'dead_fraction')
@@ -168,12 +141,12 @@ def chart_title(stat: str) -> str:
     >>> chart_title("q")
     'log10 of q, mean square of preactivations'
     """
-    words = STAT_TITLES.get(stat, stat.replace("_", " "))
-    return f"log10 of {words}" if stat in LOG_STATS else words
+    title = STAT_TITLES.get(stat, stat.replace("_", " "))
+    return f"log10 of {title}" if stat in LOG_STATS else title
 
 
 def chart_value(stat: str, value: float) -> float:
-    """Return the number that is drawn; of what has no logarithm, as the gradient of a dead network, there is none.
+    """Return the number that is drawn; NaN for a value without logarithm, such as the gradient of a dead network.
 
     >>> chart_value("q", 0.01), chart_value("c", 0.5), chart_value("q", 0.0)
     (-2.0, 0.5, nan)

@@ -11,7 +11,7 @@ _LEVELS = 4095
 
 
 def encode_floats(values: Any) -> str:
-    """Return float32 numbers as base64, NaN and infinities as they are.
+    """Return numbers as float32 in base64, NaN and infinities included.
 
     >>> encode_floats([0.0, 1.0])
     'AAAAAAAAgD8='
@@ -21,7 +21,7 @@ def encode_floats(values: Any) -> str:
 
 
 def encode_integers(values: Any) -> str:
-    """Return whole numbers below 2³² as base64."""
+    """Return whole numbers from 0 to 2³² − 1 in base64."""
     return base64.b64encode(np.asarray(values, dtype="<u4").tobytes()).decode()
 
 
@@ -37,17 +37,16 @@ def encode_counts(counts: np.ndarray) -> str:
 
 
 def json_numbers(values: Any) -> list[float | int | None]:
-    """Return a column for JSON: six digits, None for what is not finite."""
-    return [_json_number(value) for value in values]
+    """Return a column for JSON: six digits, None for what is not finite.
 
-
-def _json_number(value: Any) -> float | int | None:
-    if value is None or value != value:
-        return None
-    value = float(value)
-    if not np.isfinite(value):
-        return None
-    return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.6g}")
+    >>> json_numbers([3.0, 1 / 3, float("inf")])
+    [3, 0.333333, None]
+    """
+    numbers = [float("nan" if value is None else value) for value in values]
+    return [
+        None if not np.isfinite(x) else int(x) if x.is_integer() and abs(x) < 2**53 else float(f"{x:.6g}")
+        for x in numbers
+    ]
 
 
 def script_json(value: Any) -> str:
@@ -56,5 +55,5 @@ def script_json(value: Any) -> str:
     >>> script_json({"name": "</script>é"})
     '{"name":"\\u003c/script\\u003e\\u00e9"}'
     """
-    found = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return found.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

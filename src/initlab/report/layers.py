@@ -1,4 +1,4 @@
-"""Layer rows as blocks step × layer, thinned for a screen: what a run's signal, gradients and units did."""
+"""Layer rows as arrays step × layer, thinned for a screen: signals, gradients and units of every run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,32 +9,26 @@ import pandas as pd
 from initlab.report.encoding import encode_floats, encode_integers
 from initlab.system.escape import printable
 
-# In the order in which they are offered; others follow.
+# In the order in which the page offers them; others follow.
 PAGE_STATS = (
-    "q",
-    "c",
-    "grad_mean_square",
-    "grad_norm",
-    "saturated_fraction",
-    "dead_fraction",
-    "update_ratio",
-    "weight_norm",
-    "mean",
-    "std",
-    "nonfinite",
-    "effective_rank",
-    "duplicate_units",
-    "jacobian_mean",
-    "jacobian_var",
+    *("q", "c", "grad_mean_square", "grad_norm", "saturated_fraction", "dead_fraction", "update_ratio"),
+    *("weight_norm", "mean", "std", "nonfinite", "effective_rank", "duplicate_units", "jacobian_mean", "jacobian_var"),
 )
 SOURCES = ("measured", "predicted")
-# Numbers on one page: at 5.4 bytes each, 3.5 MB.
-MAX_PAGE_NUMBERS = 650_000
+MAX_PAGE_NUMBERS = 650_000  # on one page: at 5.4 bytes each, 3.5 MB
 
 
 @dataclass(frozen=True)
 class LayerArrays:
-    """All layer rows of one run: values [stat, source, step, layer], NaN where there is none."""
+    """All layer rows of one run.
+
+    Attributes:
+        stats: names of the statistics.
+        steps: recorded steps, ascending.
+        indices: layer indices, ascending.
+        layers: their names.
+        values: [stat, source, step, layer], NaN where there is none.
+    """
 
     stats: tuple[str, ...]
     steps: np.ndarray
@@ -42,20 +36,20 @@ class LayerArrays:
     layers: tuple[str, ...]
     values: np.ndarray
 
-    def of(self, stat: str, source: str = "measured") -> np.ndarray:
-        """Return one statistic [step, layer]; all NaN where it was never taken."""
+    def values_of(self, stat: str, source: str = "measured") -> np.ndarray:
+        """Return one statistic [step, layer]; all NaN where it was never recorded."""
         if stat not in self.stats:
             return np.full((len(self.steps), len(self.indices)), np.nan)
-        found: np.ndarray = self.values[self.stats.index(stat), SOURCES.index(source)]
-        return found
+        values: np.ndarray = self.values[self.stats.index(stat), SOURCES.index(source)]
+        return values
 
 
 def layer_arrays(rows: pd.DataFrame) -> LayerArrays:
-    """Arrange the rows of one run, as `load_layers` gives them.
+    """Arrange the rows of one run, as `load_layers` returns them.
 
     >>> rows = pd.DataFrame([(0, "a", 1, "q", 2.0, "measured")], columns=["step", "layer", "index", "stat", "value",
     ...                                                                   "source"])
-    >>> layer_arrays(rows).of("q").tolist()
+    >>> layer_arrays(rows).values_of("q").tolist()
     [[2.0]]
     """
     rows = rows[rows["source"].isin(SOURCES)]
@@ -63,24 +57,22 @@ def layer_arrays(rows: pd.DataFrame) -> LayerArrays:
     steps, step_codes = np.unique(rows["step"].to_numpy(), return_inverse=True)
     indices, first, index_codes = np.unique(rows["index"].to_numpy(), return_index=True, return_inverse=True)
     values = np.full((len(stats), len(SOURCES), len(steps), len(indices)), np.nan)
-    sources = (rows["source"] == "predicted").to_numpy().astype(np.intp)
-    values[stat_codes, sources, step_codes, index_codes] = rows["value"].to_numpy()
+    source_codes = (rows["source"] == "predicted").to_numpy().astype(np.intp)
+    values[stat_codes, source_codes, step_codes, index_codes] = rows["value"].to_numpy()
     return LayerArrays(tuple(stats), steps, indices, tuple(map(printable, rows["layer"].to_numpy()[first])), values)
 
 
 def is_dense(rows: pd.DataFrame) -> bool:
-    """Do the rows of one run fill a good part of a grid step × layer × statistic, as those of a measurement do?
+    """Return whether the rows of one run fill a good part of a grid step × layer × statistic, as measured rows do.
 
-    `layer_arrays` lays them out as such a grid; a file where every row has a step, a layer and a statistic of its own would
-    take all memory.
+    `layer_arrays` makes such a grid; a file in which every row has its own step, layer and statistic would take all
+    memory.
 
     >>> is_dense(pd.DataFrame({"step": range(1000), "index": range(1000), "stat": map(str, range(1000))}))
     False
     """
-    places = 1.0
-    for name in ("step", "index", "stat"):
-        places *= rows[name].nunique()
-    return places <= max(64 * len(rows), 1e6)
+    cells = np.prod([float(rows[name].nunique()) for name in ("step", "index", "stat")])
+    return bool(cells <= max(64 * len(rows), 1e6))
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
@@ -94,7 +86,15 @@ def evenly_spaced(count: int, most: int) -> np.ndarray:
 
 @dataclass
 class LayerCollector:
-    """The blocks of all runs, gathered chunk by chunk, within the budget of a page."""
+    """The layer rows of all runs, added run by run.
+
+    Attributes:
+        budget: how many numbers of one run the page can hold.
+        grids: list of steps, or of layer indices and names -> its number.
+        rows: (run, statistic, source, number of the steps, number of the layers).
+        values: for each of the rows.
+        thinned: whether steps or layers of some run were left out.
+    """
 
     budget: int
     stats: list[str] = field(default_factory=lambda: list(PAGE_STATS))
@@ -103,38 +103,36 @@ class LayerCollector:
     values: list[np.ndarray] = field(default_factory=list)
     thinned: bool = False
 
-    def add(self, run: int, found: LayerArrays) -> None:
-        """Add one run by its number, with fewer steps and layers where it has more than its share of the budget."""
-        self.stats += [stat for stat in found.stats if stat not in self.stats and stat.isidentifier()]
-        some = [stat for stat in self.stats if stat in found.stats and np.isfinite(found.of(stat)).any()]
-        most_steps, most_layers = self.shape(len(some), len(found.steps), len(found.indices))
-        steps, layers = evenly_spaced(len(found.steps), most_steps), evenly_spaced(len(found.indices), most_layers)
-        self.thinned |= len(steps) < len(found.steps) or len(layers) < len(found.indices)
-        names = tuple(found.layers[k] for k in layers)
-        layer_grid = self.grid(("layers", tuple(found.indices[layers].tolist()), names))
-        for stat in self.stats:
-            for source in SOURCES:
-                block = found.of(stat, source)[np.ix_(steps, layers)]
-                has = np.isfinite(block).any(axis=1)
+    def add(self, run: int, arrays: LayerArrays) -> None:
+        """Add one run by its number, with fewer steps and layers where it has more numbers than its budget."""
+        self.stats += [stat for stat in arrays.stats if stat not in self.stats and stat.isidentifier()]
+        stats = [stat for stat in self.stats if stat in arrays.stats and np.isfinite(arrays.values_of(stat)).any()]
+        all_steps, all_layers = len(arrays.steps), len(arrays.indices)
+        most_steps, most_layers = all_steps, all_layers
+        excess = len(stats) * all_steps * all_layers / max(self.budget, 1)
+        if excess > 1:
+            # Steps and layers shrink by the same factor, but never below 4 and 8.
+            most_steps = max(4, int(all_steps / np.sqrt(excess)))
+            most_layers = max(8, int(all_layers * all_steps / most_steps / excess))
+        steps, layers = evenly_spaced(all_steps, most_steps), evenly_spaced(all_layers, most_layers)
+        self.thinned |= len(steps) < all_steps or len(layers) < all_layers
+        names = tuple(arrays.layers[k] for k in layers)
+        layer_grid = self.grid_number(("layers", tuple(arrays.indices[layers].tolist()), names))
+        for stat_code, stat in enumerate(self.stats):
+            for source_code, source in enumerate(SOURCES):
+                values = arrays.values_of(stat, source)[np.ix_(steps, layers)]
+                has = np.isfinite(values).any(axis=1)
                 if has.any():
-                    step_grid = self.grid(("steps", tuple(found.steps[steps][has].tolist())))
-                    self.rows.append((run, self.stats.index(stat), SOURCES.index(source), step_grid, layer_grid))
-                    self.values.append(block[has].ravel())
+                    step_grid = self.grid_number(("steps", tuple(arrays.steps[steps][has].tolist())))
+                    self.rows.append((run, stat_code, source_code, step_grid, layer_grid))
+                    self.values.append(values[has].ravel())
 
-    def shape(self, stats: int, steps: int, layers: int) -> tuple[int, int]:
-        """Return how many steps and layers of a run fit its share: both shrink alike, but never below 4 and 8."""
-        excess = stats * steps * layers / max(self.budget, 1)
-        if excess <= 1:
-            return steps, layers
-        shrunk = max(4, int(steps / np.sqrt(excess)))
-        return shrunk, max(8, int(layers * steps / shrunk / excess))
-
-    def grid(self, key: tuple[Any, ...]) -> int:
-        """Return the number of a list of steps or layers, known once."""
+    def grid_number(self, key: tuple[Any, ...]) -> int:
+        """Return the number of a list of steps or layers."""
         return self.grids.setdefault(key, len(self.grids))
 
-    def packed(self) -> dict[str, Any]:
-        """Return what the page gets."""
+    def payload(self) -> dict[str, Any]:
+        """Return the page's data."""
         columns = list(zip(*self.rows, strict=True)) or [()] * 5
         names = ("run", "stat", "source", "steps", "layers")
         return {

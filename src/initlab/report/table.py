@@ -1,7 +1,8 @@
-"""`initlab table`: mean ± std over seeds, grouped as the user likes, as text, CSV, Markdown or LaTeX."""
+"""`initlab table`: mean ± std over seeds, grouped by any keys."""
 
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,49 +10,57 @@ import pandas as pd
 
 from initlab.config.checks import nearest_key
 from initlab.errors import UserError, did_you_mean
+from initlab.records.reader import config_keys
 from initlab.report.pairs import comparison_metric, run_scores
-from initlab.report.study import (
-    METRIC_PREFERENCE,
-    Study,
-    affects_result,
-    distinguishing_keys,
-    sorted_values,
-    value_text,
-)
+from initlab.report.study import METRIC_PREFERENCE, Study, distinguishing_keys, number_column, sorted_values, value_text
 from initlab.statistics.comparisons import compare_groups
 
 COMMON_KEYS = ("init", "act", "model", "data", "optim", "depth", "width", "seed", "optim.lr")
 EXTRA_METRICS = ("seconds", "steps", "trained", "first_bad_step")
 
 
-@dataclass(frozen=True)
+@dataclass
 class TableEntry:
-    """Mean and standard deviation over `n` completed runs of one group, of the `equals_value` that there are.
+    """Mean and standard deviation of a metric over the runs of one group.
 
-    `best`: is it better than all that it competes with, beyond what seeds do? `scores`: its metric by seed, larger is
-    better, from which that is judged.
+    Attributes:
+        mean: over the `n` finite values.
+        std: of them, NaN for one.
+        n: how many values are finite.
+        of: how many runs could have a value: the completed ones, for metrics that only those have.
+        runs: labels of the group's rows in the frame of runs; none where there is no run.
+        best: whether it is better than all entries that it competes with, beyond seed noise.
     """
 
     mean: float
     std: float
     n: int
     of: int = 0
+    runs: Sequence[int] = field(default=(0,), compare=False, repr=False)
     best: bool = False
-    scores: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of a table: the values of its keys, how its runs ended, and an entry per column (None: no run)."""
+    """One row of a table: the values of its keys, how its runs ended, and an entry per column."""
 
     keys: tuple[Any, ...]
     ended: str
-    entries: tuple[TableEntry | None, ...]
+    entries: tuple[TableEntry, ...]
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """`keys` name the first columns; `columns` are (metric, value of the key across, or None) for the others."""
+    """A table of results.
+
+    Attributes:
+        keys: names of the first columns.
+        across: the key whose values are columns, or None.
+        columns: (metric, value of the key across or None) of the other columns.
+        lines: the rows.
+        mixed: keys that differ between the runs of one entry, beside the seed.
+        marked: whether the best entries are marked.
+    """
 
     keys: tuple[str, ...]
     across: str | None
@@ -60,42 +69,49 @@ class ResultTable:
     mixed: tuple[str, ...]
     marked: bool
 
-    def heading(self, column: tuple[str, Any]) -> str:
-        """Return the heading of a column, with its unit."""
-        metric, value = column
-        shown = f"{metric.replace('_', ' ')}{' (%)' if is_percentage(metric) else ''}"
-        return shown if self.across is None else f"{self.across}={value_text(value) or 'none'} {shown}"
-
     @property
-    def runs(self) -> str:
-        """Return the heading of the column that says how many runs each mean is over."""
-        return "runs" if self.across is None else "runs each"
+    def headings(self) -> list[str]:
+        """The headings of the columns after the keys: the number of runs, then metrics with their units."""
+        if self.across is None:
+            return ["runs", *(metric_title(metric) for metric, _ in self.columns)]
+        values = (
+            f"{self.across}={value_text(value) or 'none'} {metric_title(metric)}" for metric, value in self.columns
+        )
+        return ["runs each", *values]
+
+
+def metric_title(metric: str) -> str:
+    """Return the name of a metric with its unit.
+
+    >>> metric_title("test_accuracy")
+    'test accuracy (%)'
+    """
+    return metric.replace("_", " ") + (" (%)" if is_percentage(metric) else "")
 
 
 def is_percentage(metric: str) -> bool:
-    """Is it told in percent?"""
+    """Return whether a metric is written in percent."""
     return "accuracy" in metric or metric == "trained"
 
 
 def build_table(
-    study: Study,
-    by: Sequence[str] = (),
-    metrics: Sequence[str] = (),
-    across: str | None = None,
-    best: bool = False,
+    study: Study, by: Sequence[str] = (), metrics: Sequence[str] = (), across: str | None = None, best: bool = False
 ) -> ResultTable:
-    """Group runs and summarise metrics over what is left, which should be the seeds.
+    """Group runs by keys and summarize metrics over each group, whose runs should differ in their seeds alone.
 
-    Arguments: `by`: configuration keys; by default all that differ between runs, but for the seed. `metrics`: by
-    default the test accuracy, or what there is. `across`: one of the keys whose values become columns. `best`: mark
-    what is better than all that differ from it in one key only, which `contest_key` names, as `compare_groups` judges.
+    Args:
+        study: the runs.
+        by: configuration keys; by default all that differ between runs, without the seed.
+        metrics: by default the test accuracy, or what there is.
+        across: one of the keys, whose values become columns.
+        best: whether to mark the entries that `mark_best` finds.
 
     Raises:
         UserError: a key or a metric is unknown.
     """
     runs = study.runs
-    known = [str(key) for key in list(runs.columns)[: list(runs.columns).index("status")]]
-    differ = [key for key in distinguishing_keys(runs, [key for key in known if affects_result(key)]) if key in known]
+    known = config_keys(runs)
+    differ = distinguishing_keys(runs, known)
     keys = list(dict.fromkeys(by)) or [
         *(key for key in ("init", "act", "depth") if key in runs and runs[key].map(value_text).nunique() > 1),
         *differ,
@@ -112,141 +128,92 @@ def build_table(
                 f"{option} names {key}, which no run has.{nearest_key(key, known)} "
                 f"There are {', '.join(some)} and other keys of a run's config.yaml."
             )
-    told = [metric for metric in (*METRIC_PREFERENCE, *EXTRA_METRICS) if metric in runs and runs[metric].notna().any()]
-    wanted = list(dict.fromkeys(metrics)) or [comparison_metric(runs) or "loss"]
-    for metric in wanted:
-        if metric not in told and metrics:
+    measured = [name for name in (*METRIC_PREFERENCE, *EXTRA_METRICS) if name in runs and runs[name].notna().any()]
+    for metric in metrics:
+        if metric not in measured:
             raise UserError(
-                f"--metric names {metric}, which no run has; there are {', '.join(told) or 'none'}."
-                f"{did_you_mean(metric, told)}"
+                f"--metric names {metric}, which no run has; there are {', '.join(measured) or 'none'}."
+                f"{did_you_mean(metric, measured)}"
             )
-    rows = [key for key in keys if key != across]
+    metrics = list(dict.fromkeys(metrics)) or [comparison_metric(runs) or "loss"]
+    texts = {key: runs[key].map(value_text) for key in keys}
+    row_keys = [key for key in keys if key != across]
     values = sorted_values(runs[across]) if across else [None]
-    columns = tuple((metric, value) for value in values for metric in wanted)
-    lines = table_rows(
-        runs, rows, across, columns, {metric: metric_scores(runs, metric) for metric in wanted} if best else {}
-    )
-    if best:
-        lines = mark_best(lines, rows, across, columns, contest_key(runs, keys, across))
-    grouped = runs.groupby([runs[key].map(value_text) for key in keys], sort=False)
+    columns = tuple((metric, value) for value in values for metric in metrics)
+    places = {key: {value_text(value): place for place, value in enumerate(sorted_values(runs[key]))} for key in keys}
+    groups = runs.groupby([texts[key].map(places[key]) for key in row_keys]) if row_keys else [((), runs)]
+    lines = []
+    for _, group in groups:
+        parts = [group[texts[across][group.index] == value_text(v)] if across else group for v in values]
+        entries = tuple(summarize_group(part, metric) for part in parts for metric in metrics)
+        lines.append(TableRow(tuple(group[key].iloc[0] for key in row_keys), describe_endings(parts), entries))
+    grouped = runs.groupby([texts[key] for key in keys], sort=False)
     rest = [key for key in [*differ, "init", "act", "depth", "optim.lr"] if key in runs and key not in keys]
     mixed = tuple(k for k in rest if grouped[k].agg(lambda part: part.map(value_text).nunique()).max() > 1)
-    return ResultTable(tuple(rows), across, columns, lines, mixed, best)
-
-
-def table_rows(
-    runs: pd.DataFrame,
-    rows: Sequence[str],
-    across: str | None,
-    columns: Sequence[tuple[str, Any]],
-    worth: Mapping[str, pd.Series],
-) -> tuple[TableRow, ...]:
-    """Return a line per combination of the rows' keys, in the order of their values."""
-    places = {key: {value_text(value): place for place, value in enumerate(sorted_values(runs[key]))} for key in rows}
-    as_text = pd.DataFrame({key: runs[key].map(value_text) for key in rows}, index=runs.index)
-    parts = {label: part.index for label, part in as_text.groupby(list(rows), sort=False)} if rows else {(): runs.index}
-    found = []
-    for label, index in parts.items():
-        group = runs.loc[index]
-        own = tuple(group[key].iloc[0] for key in rows)
-        parts_of = {
-            value_text(v): group if across is None else group[equals_value(group[across], v)] for _, v in columns
-        }
-        entries = tuple(summarize_group(parts_of[value_text(v)], m, worth.get(m)) for m, v in columns)
-        place = [places[key][str(value)] for key, value in zip(rows, label, strict=True)]
-        told = [status_counts(part) for part in parts_of.values()]
-        alike = {each for each in told if each}
-        found.append(
-            (
-                place,
-                TableRow(own, alike.pop() if len(alike) == 1 else " / ".join(each or "0" for each in told), entries),
-            )
-        )
-    return tuple(line for _, line in sorted(found, key=lambda pair: pair[0]))
-
-
-def equals_value(values: pd.Series, wanted: Any) -> pd.Series:
-    """Say which values are the wanted one, blanks among themselves alike."""
-    return values.map(value_text) == value_text(wanted)
+    table = ResultTable(tuple(row_keys), across, columns, tuple(lines), mixed, best)
+    if best:
+        # Schemes side by side compete in each line; else the values of the first key do.
+        mark_best(table, runs, "init" if across == "init" and len(values) > 1 else keys[0])
+    return table
 
 
 def metric_scores(runs: pd.DataFrame, metric: str) -> pd.Series:
-    """Return a metric of every run, larger is better; where a run diverged, as bad as the worst completed one."""
+    """Return a metric of every run, larger is better; a diverged run is as bad as the worst completed one."""
     if metric in METRIC_PREFERENCE:
         return run_scores(runs, metric)
-    values = pd.to_numeric(runs[metric], errors="coerce").astype("float64")
-    return -values if metric in ("seconds", "steps") else values
+    return number_column(runs, metric) * (-1 if metric in ("seconds", "steps") else 1)
 
 
-def summarize_group(group: pd.DataFrame, metric: str, worth: pd.Series | None = None) -> TableEntry | None:
-    """Summarise one metric of one group; None where there is no run at all."""
-    if group.empty:
-        return None
-    done = group[group["status"] == "completed"] if metric in METRIC_PREFERENCE else group
-    values = np.array([float(v) for v in done[metric] if pd.notna(v)], dtype=float)
+def summarize_group(group: pd.DataFrame, metric: str) -> TableEntry:
+    """Summarize one metric of one group."""
+    runs = group[group["status"] == "completed"] if metric in METRIC_PREFERENCE else group
+    values = number_column(runs, metric).to_numpy()
     values = values[np.isfinite(values)]
-    n = len(values)
-    scores: dict[str, float] = {}
-    if worth is not None:
-        seeds = worth[group.index].groupby(group["seed"].map(value_text)).mean().dropna()
-        scores = {str(seed): float(value) for seed, value in seeds.items()}
-    if not n:
-        return TableEntry(float("nan"), float("nan"), 0, len(done), scores=scores)
-    same = n > 1 and bool((values == values[0]).all())
-    # Summing equal numbers leaves a rounding error that is no spread.
-    mean = float(values[0] if same else values.mean())
-    return TableEntry(
-        mean, 0.0 if same else float(values.std(ddof=1)) if n > 1 else float("nan"), n, len(done), scores=scores
-    )
+    n, mean, std = len(values), float("nan"), float("nan")
+    if n:
+        # The sum of equal numbers has a rounding error, which is no spread.
+        equal = n > 1 and bool((values == values[0]).all())
+        mean = float(values[0] if equal else values.mean())
+        std = 0.0 if equal else float(values.std(ddof=1)) if n > 1 else std
+    return TableEntry(mean, std, n, len(runs), group.index)
 
 
-def status_counts(group: pd.DataFrame) -> str:
-    """Say how the runs of a group ended: a number when all completed."""
-    counts = group["status"].value_counts()
-    if list(counts.index) == ["completed"]:
-        return str(counts.iloc[0])
-    return ", ".join(f"{n} {status}" for status, n in counts.items())
+def describe_endings(parts: Sequence[pd.DataFrame]) -> str:
+    """Return how the runs of each group ended, once where all groups with runs agree; a number when all completed."""
+    endings = []
+    for part in parts:
+        counts = part["status"].value_counts()
+        completed = list(counts.index) == ["completed"]
+        endings.append(str(len(part)) if completed else ", ".join(f"{n} {status}" for status, n in counts.items()))
+    distinct = set(filter(None, endings))
+    return distinct.pop() if len(distinct) == 1 else " / ".join(ending or "0" for ending in endings)
 
 
-def contest_key(runs: pd.DataFrame, keys: Sequence[str], across: str | None) -> str:
-    """Return the key whose values compete for the mark: the first one, wherever it is; schemes put across in any case.
+def mark_best(table: ResultTable, runs: pd.DataFrame, contested: str) -> None:
+    """Mark the entries that are better than all others which differ in one key only, in a column or in a line.
 
-    Whoever puts schemes side by side asks which is best in each line, whatever the lines are.
+    `compare_groups` decides over common seeds, all contests of the table together: of entries that are tied none is
+    marked, and none below five seeds.
+
+    Args:
+        table: its entries are changed.
+        runs: the frame that the table was made of.
+        contested: the key whose values compete.
     """
-    return "init" if across == "init" and runs["init"].map(value_text).nunique() > 1 else keys[0]
-
-
-def mark_best(
-    lines: Sequence[TableRow], rows: Sequence[str], across: str | None, columns: Sequence[tuple[str, Any]], key: str
-) -> tuple[TableRow, ...]:
-    """Mark the entries that are better than all others which differ in `key` only, in a column or in a line.
-
-    Better is what `compare_groups` decides over common seeds, all contests of the table together: of entries that are
-    tied none is marked, and none below five seeds.
-    """
-
-    def rivals(line: TableRow, place: int) -> tuple[str, ...]:
-        metric, value = columns[place]
-        told = [value_text(own) for row, own in zip(rows, line.keys, strict=True) if row != key]
-        return (metric, "" if across == key else value_text(value), *told)
-
-    contests: dict[Hashable, dict[str, Mapping[Any, float]]] = {}
-    for at, line in enumerate(lines):
-        for place, found in enumerate(line.entries):
-            if found is not None:
-                contests.setdefault(rivals(line, place), {})[f"{at} {place}"] = found.scores
-    winners = set()
-    for among, pairs in compare_groups(contests).items():
-        beaten = {name: {c.second for c in pairs if (c.first, c.verdict) == (name, "better")}
-                  | {c.first for c in pairs if (c.second, c.verdict) == (name, "worse")}
-                  for name in contests[among]}  # fmt: skip
-        winners |= {name for name, others in beaten.items() if others and len(others) == len(contests[among]) - 1}
-
-    def marked(at: int, place: int) -> TableEntry | None:
-        found = lines[at].entries[place]
-        return replace(found, best=f"{at} {place}" in winners) if found is not None else None
-
-    return tuple(
-        replace(line, entries=tuple(marked(at, place) for place in range(len(columns))))
-        for at, line in enumerate(lines)
-    )
+    scores = {metric: metric_scores(runs, metric) for metric, _ in table.columns}
+    seeds = runs["seed"].map(value_text)
+    entries: list[TableEntry] = []
+    contests: dict[Hashable, dict[str, Mapping[Any, float]]] = defaultdict(dict)
+    for line in table.lines:
+        others = [value_text(value) for key, value in zip(table.keys, line.keys, strict=True) if key != contested]
+        for (metric, value), entry in zip(table.columns, line.entries, strict=True):
+            if len(entry.runs):
+                by_seed = scores[metric][entry.runs].groupby(seeds[entry.runs]).mean().dropna()
+                contest = (metric, "" if table.across == contested else value_text(value), *others)
+                contests[contest][str(len(entries))] = {str(seed): float(score) for seed, score in by_seed.items()}
+                entries.append(entry)
+    for contest, comparisons in compare_groups(contests).items():
+        decided = (c for c in comparisons if c.verdict in ("better", "worse"))
+        wins = Counter(c.first if c.verdict == "better" else c.second for c in decided)
+        for name, count in wins.items():
+            entries[int(name)].best = count == len(contests[contest]) - 1

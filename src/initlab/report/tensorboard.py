@@ -3,15 +3,14 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from initlab.records import EventFile, load
-from initlab.records.writer import EVENT_FILE_NAME
-from initlab.report.formats import table_to_markdown
-from initlab.report.heatmaps import draw_heat_map, draw_outcome_map, mean_grid
+from initlab.records.repair import EVENT_FILE_NAME
+from initlab.report.formats import is_number, table_to_markdown
+from initlab.report.heatmaps import draw_heat_map, draw_outcome_map, mean_table
 from initlab.report.pairs import comparison_metric
-from initlab.report.study import SWEEP_RUN, Study, build_study
+from initlab.report.study import SWEEP_RUN, Study, build_study, sorted_values
 from initlab.report.table import build_table
 from initlab.system.files import os_errors_as_user_errors, refuse_link
 
@@ -19,12 +18,16 @@ from initlab.system.files import os_errors_as_user_errors, refuse_link
 def write_sweep_run(directory: str | Path, frame: pd.DataFrame | None = None) -> Path | None:
     """Write `<directory>/sweep/`, a run that TensorBoard shows beside those of the sweep, and return its directory.
 
-    It has, for every activation (and setting), a depth × scheme heat map of the judged metric and one of outcomes
+    For every activation (and setting) it has a depth × scheme heat map of the compared metric and one of outcomes
     (Images), the table of `initlab table` (Text), and charts of the metric over depth, one line per scheme (Custom
-    Scalars, whose axis counts depths). What an earlier call left is replaced. Nothing is written for less than two
-    runs.
+    Scalars, whose axis counts depths). It replaces the result of an earlier call.
 
-    Arguments: `frame`: the runs as `load` gives them, where they have been read already.
+    Args:
+        directory: of the sweep.
+        frame: its runs, if `load` has read them already.
+
+    Returns:
+        The directory of the run, or None for less than two runs, for which nothing is written.
 
     Raises:
         UserError: the directory does not exist, or cannot be written.
@@ -52,32 +55,31 @@ def add_sweep_events(events: EventFile, found: Study) -> None:
     for (act, setting), group in at_best.groupby(["activation", "setting"], sort=True):
         title = ", ".join(part for part in (str(act), str(setting)) if part)
         tag = tag_part(title)
-        events.image(f"outcomes/{tag}", draw_outcome_map(group, title))
+        events.add_image(f"outcomes/{tag}", draw_outcome_map(group, title))
         if metric:
-            events.image(f"{metric}/{tag}", draw_heat_map(group, metric, title))
+            events.add_image(f"{metric}/{tag}", draw_heat_map(group, metric, title))
             add_depth_scalars(events, group, metric, tag)
             charts[title] = [f"{re.escape(f'over_depth/{tag}/')}.*"]
     table = table_to_markdown(build_table(found, best=True))
     note = (
-        "Mean ± standard deviation over seeds; bold is what is better than all that differ from it in the first column "
-        "only, beyond what seeds do.\n\n"
+        "Mean ± standard deviation over seeds; bold entries are better than all that differ from them in the first "
+        "column only, beyond seed noise.\n\n"
     )
-    events.text("all_runs", note + table)
+    events.add_text("all_runs", note + table)
     if charts and metric:
-        events.layout({f"{metric.replace('_', ' ')} over depth (the axis counts layers)": charts}, opened=0)
+        events.set_layout({f"{metric.replace('_', ' ')} over depth (the axis counts layers)": charts}, opened=0)
 
 
 def add_depth_scalars(events: EventFile, group: pd.DataFrame, metric: str, tag: str) -> None:
-    """Add the metric of every scheme as a scalar whose steps are depths; depths that are no numbers have no place."""
-    depths, schemes, means = mean_grid(group, metric)
-    for depth, row in zip(depths, means, strict=True):
-        if isinstance(depth, (int, float, np.integer)) and depth == depth:
-            values = {f"over_depth/{tag}/{tag_part(s)}": float(v) for s, v in zip(schemes, row, strict=True) if v == v}
-            events.scalars(int(depth), values)
+    """Add the metric of every scheme as a scalar whose steps are depths; a depth that is no number is left out."""
+    for depth, (_, means) in zip(sorted_values(group["depth"]), mean_table(group, metric).iterrows(), strict=True):
+        if is_number(depth):
+            values = {f"over_depth/{tag}/{tag_part(scheme)}": mean for scheme, mean in means.dropna().items()}
+            events.add_scalars(int(depth), values)
 
 
 def tag_part(words: str) -> str:
-    """Return a name that TensorBoard takes as one part of a tag.
+    """Return a name that TensorBoard accepts as one part of a tag.
 
     >>> tag_part("normal, std=0.1"), tag_part("</b> é")
     ('normal,_std=0.1', '_b_é')

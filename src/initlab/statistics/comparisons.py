@@ -1,4 +1,4 @@
-"""Intervals, simultaneous paired comparisons and trends that are right for few seeds; no torch.
+"""Intervals, simultaneous paired comparisons and trends that are valid for few seeds; no torch.
 
 A percentile bootstrap covers 74 % at 3 seeds where it promises 95 %; these cover what they promise.
 """
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import scipy
 
-MIN_SEEDS = 5  # seeds below which no comparison is decided: nothing smaller than several standard deviations would show
+MIN_SEEDS = 5  # no comparison of fewer seeds is decided: only several standard deviations would show
 ACCURACY_MARGIN = 0.01  # a difference in accuracy below one point does not matter
 
 VERDICTS = ("better", "worse", "smaller than seed noise", "cannot tell")
-CURVE_PIECES = 8  # of the second half of a curve, whose slope tells whether it still falls
+CURVE_PIECES = 8  # of the second half of a curve, through whose means a line is fitted
 FRACTION_BOUNDS, POSITIVE_BOUNDS = (0.0, 1.0), (0.0, np.inf)  # bounds of accuracies, and of losses
 
 
@@ -31,7 +31,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One scheme against another over common seeds: mean difference first − second, its simultaneous interval, verdict.
+    """Two schemes compared over common seeds: mean difference first − second, its simultaneous interval, verdict.
 
     `p` allows for all pairs compared together, as [`low`, `high`] does: p < level exactly where 0 lies outside.
     `verdict` is `better` (the first is: the interval lies above 0), `worse`, `smaller than seed noise` (the interval
@@ -55,9 +55,9 @@ def confidence_interval(
     """Return the mean and Student's confidence interval of it, on the scale that the bounds of the values suggest.
 
     With x̄, s the mean and deviation of n values, t Student's quantile and h = t s/√n, the interval is x̄ ± h without
-    bounds; for `FRACTION_BOUNDS` it is symmetric in logit x̄, with half-width h/(x̄(1 − x̄)), for `POSITIVE_BOUNDS` in log x̄, with h/x̄
-    (the delta method). So it stays within the bounds, holds its mean near its middle, and reaches further on the side
-    where values have room, as their skewness does. Chosen by coverage and by length beside Student's on 8,000 draws:
+    bounds; for `FRACTION_BOUNDS` it is symmetric in logit x̄, with half-width h/(x̄(1 − x̄)), for `POSITIVE_BOUNDS` in
+    log x̄, with h/x̄ (the delta method). So it stays within the bounds, holds its mean near its middle, and is longer
+    on the side of the tail. Chosen by coverage and by length beside Student's on 8,000 draws:
 
         coverage at 95 %, mean length  this         Student's    Hall's       bootstrap-t  BCa          percentile
         Gaussian(.8, .02)    n = 3     95 % 1.00    95 % 1       95 % 1.00    87 % > 9     70 % .33     73 % .34
@@ -75,7 +75,10 @@ def confidence_interval(
     logits is no interval for the mean: at n = 20 it holds that of Beta(9, 1) in 65 %. Source: Oehlert 1992, "A Note on
     the Delta Method"; Hall 1992, "On the Removal of Skewness by Transformation".
 
-    Arguments: `values` [n], finite; `confidence` in (0, 1); `bounds` None, `FRACTION_BOUNDS` or `POSITIVE_BOUNDS`.
+    Args:
+        values: [n], finite.
+        confidence: in (0, 1).
+        bounds: None, `FRACTION_BOUNDS` or `POSITIVE_BOUNDS`.
 
     >>> found = confidence_interval([0.80, 0.80, 0.80, 0.80, 0.83], bounds=FRACTION_BOUNDS)
     >>> round(found.low, 4), found.mean, round(found.high, 4)
@@ -83,18 +86,16 @@ def confidence_interval(
     """
     x = np.asarray(values, dtype=np.float64)
     n = len(x)
-    if n == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
-    mean = float(x.mean())
-    if n == 1:
-        return Interval(mean, float("nan"), float("nan"), 1)
+    mean = float(x.mean()) if n else float("nan")
+    if n < 2:
+        return Interval(mean, float("nan"), float("nan"), n)
     std = float(x.std(ddof=1))
     if std == 0 or not np.isfinite(std):
         return Interval(mean, mean, mean, n)
     half = float(scipy.special.stdtrit(n - 1, 0.5 + confidence / 2) / np.sqrt(n)) * std
     if bounds == FRACTION_BOUNDS and 0 < mean < 1:
-        centre, reach = scipy.special.logit(mean), half / (mean * (1 - mean))
-        low, high = scipy.special.expit([centre - reach, centre + reach])
+        center, reach = scipy.special.logit(mean), half / (mean * (1 - mean))
+        low, high = scipy.special.expit([center - reach, center + reach])
         return Interval(mean, float(low), float(high), n)
     if bounds == POSITIVE_BOUNDS and mean > 0:
         with np.errstate(over="ignore"):
@@ -105,31 +106,35 @@ def confidence_interval(
 def paired_interval(
     first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, confidence: float = 0.95
 ) -> tuple[Interval, float]:
-    """Return (Interval of the mean difference, p-value of no difference) of values paired by seed: Student's paired t.
+    """Return (Interval of the mean difference, p-value of no difference) by Student's paired t test.
+
+    Args:
+        first: values [n], finite.
+        second: values [n] of the same seeds.
+        confidence: of the interval, in (0, 1).
 
     >>> difference, p = paired_interval([0.9, 0.8, 0.85, 0.87, 0.88], [0.7, 0.6, 0.66, 0.69, 0.67])
     >>> round(difference.mean, 3), p < 1e-4
     (0.196, True)
     """
-    d = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    n = len(d)
-    mean = float(d.mean()) if n else float("nan")
-    if n < 2:
-        return Interval(mean, float("nan"), float("nan"), n), 1.0
-    error = float(d.std(ddof=1) / np.sqrt(n))
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    found = confidence_interval(differences, confidence)
+    if found.n < 2:
+        return found, 1.0
+    error = float(differences.std(ddof=1) / np.sqrt(found.n))
     if error == 0:
-        return Interval(mean, mean, mean, n), 1.0 if mean == 0 else 0.0
-    reach = error * float(scipy.special.stdtrit(n - 1, 0.5 + confidence / 2))
-    return Interval(mean, mean - reach, mean + reach, n), float(2 * scipy.special.stdtr(n - 1, -abs(mean) / error))
+        return found, float(found.mean == 0)
+    return found, float(2 * scipy.special.stdtr(found.n - 1, -abs(found.mean) / error))
 
 
 def best_rate(losses: Mapping[float, Sequence[float]]) -> float:
-    """Return the rate that loses the fewest seeds and, among those, has the least mean loss; the smallest of equals.
+    """Return the rate with the fewest lost seeds and, among those, the least mean loss; the smallest of equals.
 
-    A mean that counted a diverged seed as infinite could not tell one lost seed from three, and one that left it out
-    would prefer what survives rarely.
+    A mean that counted a diverged seed as infinite could not tell one lost seed from three; a mean without it would
+    prefer rates under which few networks survive.
 
-    Arguments: `losses` maps rate -> validation losses over seeds, not finite where a seed diverged.
+    Args:
+        losses: rate -> validation losses over seeds, not finite where a seed diverged.
 
     Raises:
         ValueError: there is no rate.
@@ -138,26 +143,11 @@ def best_rate(losses: Mapping[float, Sequence[float]]) -> float:
     0.1
     """
 
-    def worth(rate: float) -> tuple[int, float, float]:
-        good = [loss for loss in losses[rate] if np.isfinite(loss)]
-        return len(losses[rate]) - len(good), float(np.mean(good)) if good else np.inf, rate
+    def rank(rate: float) -> tuple[int, float, float]:
+        finite = [loss for loss in losses[rate] if np.isfinite(loss)]
+        return len(losses[rate]) - len(finite), float(np.mean(finite)) if finite else np.inf, rate
 
-    return min((rate for rate in losses if len(losses[rate])), key=worth)
-
-
-def compare(
-    values: Mapping[str, Mapping[int, float]], level: float = 0.05, margin: float = ACCURACY_MARGIN
-) -> list[Comparison]:
-    """Compare every pair of schemes over their common seeds, with one false alarm in 1/`level` studies at most.
-
-    Arguments: `values` maps scheme -> seed -> metric, larger is better; non-finite values are left out with their seed.
-    `margin`: the largest difference that does not matter.
-
-    >>> twin = {seed: 0.5 + 0.01 * seed for seed in range(6)}
-    >>> [c.verdict for c in compare({"a": twin, "b": dict(twin), "c": {s: v - 0.2 for s, v in twin.items()}})]
-    ['smaller than seed noise', 'better', 'better']
-    """
-    return compare_groups({"": values}, level, {"": margin})[""]
+    return min((rate for rate in losses if len(losses[rate])), key=rank)
 
 
 def compare_groups(
@@ -165,20 +155,28 @@ def compare_groups(
     level: float = 0.05,
     margins: Mapping[Hashable, float] | None = None,
 ) -> dict[Hashable, list[Comparison]]:
-    """Compare every pair within each group as `compare` does, with the false alarms of all groups together bounded.
+    """Compare every pair of schemes within each group over their common seeds, all groups in one family of tests.
 
     Verdict and interval are one method: Student's paired intervals at confidence 1 − level/m for m pairs, so that all m
     hold at once in at least 1 − level of studies; a pair is decided where its interval leaves out 0, which happens to
     any truly equal pair in at most `level` of studies: 5 % for Gaussian values, measured 7.5 % at worst, for five seeds
     of accuracies with equal means and unlike skewness (Beta(9, 1) beside N(.9, .02)). Only pairs of five common seeds
-    or more count in m: the others are decided by no data. Source: Dunn 1961, "Multiple Comparisons Among Means".
+    or more count in m: the others are never decided. Source: Dunn 1961, "Multiple Comparisons Among Means".
 
-    Arguments: `groups` maps a place (a depth, an activation) -> scheme -> seed -> metric; `margins` place -> the
-    largest difference that does not matter there, `ACCURACY_MARGIN` where it is not named.
+    Args:
+        groups: place (a depth, an activation) -> scheme -> seed -> metric, larger is better; a non-finite value is left
+            out with its seed.
+        level: bound of the share of studies with a false alarm.
+        margins: place -> the largest difference that does not matter there, by default `ACCURACY_MARGIN`.
+
+    Returns:
+        Place -> comparisons of its pairs.
 
     >>> twin = {seed: 0.5 + 0.01 * seed for seed in range(6)}
-    >>> {k: [c.verdict for c in v] for k, v in compare_groups({3: {"a": twin, "b": twin}, 10: {"a": twin}}).items()}
-    {3: ['smaller than seed noise'], 10: []}
+    >>> worse = {seed: value - 0.2 for seed, value in twin.items()}
+    >>> found = compare_groups({3: {"a": twin, "b": dict(twin), "c": worse}, 10: {"a": twin}})
+    >>> {place: [c.verdict for c in comparisons] for place, comparisons in found.items()}
+    {3: ['smaller than seed noise', 'better', 'better'], 10: []}
     """
     samples = []
     for place, values in groups.items():
@@ -186,14 +184,14 @@ def compare_groups(
             first, second = values[a], values[b]
             seeds = [s for s in first if s in second and np.isfinite(first[s]) and np.isfinite(second[s])]
             samples.append((place, a, b, [first[s] for s in seeds], [second[s] for s in seeds]))
-    together = max(sum(len(own) >= MIN_SEEDS for *_, own, _ in samples), 1)
-    found: dict[Hashable, list[Comparison]] = {place: [] for place in groups}
-    for place, a, b, own, other in samples:
-        d, p = paired_interval(own, other, confidence=1 - level / together)
+    count = max(sum(len(first) >= MIN_SEEDS for *_, first, _ in samples), 1)
+    comparisons: dict[Hashable, list[Comparison]] = {place: [] for place in groups}
+    for place, a, b, first, second in samples:
+        d, p = paired_interval(first, second, confidence=1 - level / count)
         margin = (margins or {}).get(place, ACCURACY_MARGIN)
         verdict = _pair_verdict(d, margin)
-        found[place].append(Comparison(a, b, d.mean, d.low, d.high, min(together * p, 1.0), d.n, verdict, margin))
-    return found
+        comparisons[place].append(Comparison(a, b, d.mean, d.low, d.high, min(count * p, 1.0), d.n, verdict, margin))
+    return comparisons
 
 
 def _pair_verdict(difference: Interval, margin: float) -> str:
@@ -205,13 +203,16 @@ def _pair_verdict(difference: Interval, margin: float) -> str:
 
 
 def loss_still_falls(losses: Sequence[float] | np.ndarray, level: float = 0.01, least: float = 0.005) -> bool:
-    """Say whether a training loss was still on its way down when training ended.
+    """Return whether a training loss was still falling when training ended.
 
     The second half of the curve is cut into eight pieces of equal length. It falls when the slope through their means
     is negative by Student's one-sided test at `level`, which is the rate of false alarms for a loss that only
     fluctuates, and when the line falls by more than `least` of the level where it begins.
 
-    Arguments: `losses` in the order of their steps; values that are not finite are left out.
+    Args:
+        losses: in the order of their steps; non-finite values are left out.
+        level: of the test.
+        least: the smallest relative fall.
 
     >>> loss_still_falls(np.linspace(2.3, 1.5, 60)), loss_still_falls([2.3] * 60), loss_still_falls([2.3, 2.2])
     (True, False, False)
@@ -224,8 +225,8 @@ def loss_still_falls(losses: Sequence[float] | np.ndarray, level: float = 0.01, 
     means = np.array([piece.mean() for piece in np.array_split(x, CURVE_PIECES)])
     places = np.arange(CURVE_PIECES) - (CURVE_PIECES - 1) / 2
     slope = float(places @ means / (places @ places))
-    rest = means - means.mean() - slope * places
-    error = float(np.sqrt(rest @ rest / (CURVE_PIECES - 2) / (places @ places)))
+    residuals = means - means.mean() - slope * places
+    error = float(np.sqrt(residuals @ residuals / (CURVE_PIECES - 2) / (places @ places)))
     fall = -slope * (CURVE_PIECES - 1)
     falls = fall > least * abs(means.mean() + fall / 2)
     return bool(falls and (error == 0 or scipy.special.stdtr(CURVE_PIECES - 2, slope / error) < level))

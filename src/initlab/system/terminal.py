@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.segment import Segment
@@ -29,6 +30,15 @@ REDRAW_INTERVAL = 0.2  # seconds between drawings of the line that updates in pl
 MIN_BAR, MAX_BAR = 6, 24  # columns
 SPLITS = (("train (last steps)", ""), ("validation", "val_"), ("test", "test_"))
 STATUS_STYLE = {"completed": "green", "diverged": "yellow", "failed": "bold red", "skipped": "dim", "unfinished": "dim"}
+
+
+def text_width(text: str) -> int:
+    """Return how many columns of a terminal a text takes.
+
+    >>> text_width("漢字"), text_width("ab")
+    (4, 2)
+    """
+    return cell_len(text)
 
 
 class SafeConsole(Console):

@@ -1,4 +1,4 @@
-// What the page was given: columns unpacked, numbers written for people, files saved.
+// The page's data: decoding of columns, formats of numbers, saving of files.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
@@ -8,8 +8,8 @@ function bytes(text) {
   for (let k = 0; k < raw.length; k++) found[k] = raw.charCodeAt(k);
   return found.buffer;
 }
-const floats = (text) => new Float32Array(bytes(text));
-const whole = (text) => new Uint32Array(bytes(text));
+const decodeFloats = (text) => new Float32Array(bytes(text));
+const decodeIntegers = (text) => new Uint32Array(bytes(text));
 
 const TEXTS = ["name", "sweep", "scheme", "activation", "setting", "outcome", "path", "depth", "seed"];
 const NUMBERS = Object.keys(data.runs).filter((key) => Array.isArray(data.runs[key]));
@@ -32,18 +32,18 @@ levels.rateText = [...new Set(levels.rateText)];
 const rank = {};
 for (const key in levels) rank[key] = new Map(levels[key].map((text, k) => [text, k]));
 
-// ---- what runs recorded, unpacked when first asked for
+// ---- records of runs, decoded at first use
 
-function once(make) {
+function lazy(make) {
   let found;
   return () => (found === undefined ? (found = make()) : found);
 }
 
 // metric -> run -> {steps, values}
-const curves = once(() => {
+const curves = lazy(() => {
   const found = {};
   for (const [metric, packed] of Object.entries(data.curves.metrics)) {
-    const steps = whole(packed.steps), values = floats(packed.values);
+    const steps = decodeIntegers(packed.steps), values = decodeFloats(packed.values);
     found[metric] = new Map();
     let start = 0;
     packed.run.forEach((run, k) => {
@@ -56,10 +56,10 @@ const curves = once(() => {
 });
 
 // run -> [{stat, source, steps, indices, layers, values: row by row}]
-const blocks = once(() => {
+const blocks = lazy(() => {
   const packed = data.layers, found = new Map();
-  const [run, stat, source, steps, layers] = ["run", "stat", "source", "steps", "layers"].map((k) => whole(packed[k]));
-  const values = floats(packed.values);
+  const [run, stat, source, steps, layers] = ["run", "stat", "source", "steps", "layers"].map((k) => decodeIntegers(packed[k]));
+  const values = decodeFloats(packed.values);
   let start = 0;
   for (let k = 0; k < run.length; k++) {
     const at = packed.grids[steps[k]][0], [indices, names] = packed.grids[layers[k]];
@@ -78,12 +78,12 @@ function block(run, stat, source) {
 }
 
 // run -> [histogram]; `heights` are shares of the largest bucket.
-const histograms = once(() => {
+const histograms = lazy(() => {
   const packed = data.histograms, found = new Map();
   if (!packed.run) return found;
   const read = {};
-  for (const key of ["run", "kind", "step", "index", "nonfinite", "layer", "places"]) read[key] = whole(packed[key]);
-  for (const key of ["low", "high", "num", "rms", "largest"]) read[key] = floats(packed[key]);
+  for (const key of ["run", "kind", "step", "index", "nonfinite", "layer", "places"]) read[key] = decodeIntegers(packed[key]);
+  for (const key of ["low", "high", "num", "rms", "largest"]) read[key] = decodeFloats(packed[key]);
   for (let k = 0; k < read.run.length; k++) {
     const one = { k };
     for (const key in read) one[key] = read[key][k];
@@ -109,8 +109,8 @@ function counts(histogram) {
 
 // ---- numbers
 
-// The one rounding of the page, and of the tables that `initlab` prints (rounding.py): halves away from zero. Three
-// digits more than those that are shown decide what is a half, for how a mean was summed has no say.
+// Round as the tables that `initlab` prints do (system/numbers.py): halves away from zero. Three further digits decide
+// what is a half, so that the rounding error of a mean has no effect.
 function rounded(value, decimals) {
   const units = Math.round(Number(`${Math.abs(value).toFixed(decimals + 3)}e${decimals}`));
   return Math.sign(value) * Number(`${units}e-${decimals}`);
@@ -123,8 +123,8 @@ function short(value, digits = 3) {
   const size = Math.abs(value);
   const [first, power] = value.toExponential().split("e").map(Number);
   if (size >= 1e5 || size < 1e-3) {
-    const told = Number(`${rounded(first, digits - 1)}e${power}`);
-    return told.toExponential(digits - 1).replace(/\.?0+e/, "e").replace("e+", "e");
+    const mantissa = Number(`${rounded(first, digits - 1)}e${power}`);
+    return mantissa.toExponential(digits - 1).replace(/\.?0+e/, "e").replace("e+", "e");
   }
   return String(rounded(value, Math.max(digits - 1 - power, 0)));
 }
@@ -134,8 +134,8 @@ const isShare = (metric) => /accuracy|fraction|share/.test(metric);
 const points = (value, digits = 1) => (value == null || Number.isNaN(value) ? "" :
   (rounded(100 * value, digits) + 0).toFixed(digits));
 const percent = (value, digits = 1) => (value == null || Number.isNaN(value) ? "" : `${points(value, digits)} %`);
-const shown = (metric, value) => (isShare(metric) ? percent(value) : short(value));
-const said = (name) => name.replace(/_/g, " ").replace(/^val /, "validation ");
+const formatMetric = (metric, value) => (isShare(metric) ? percent(value) : short(value));
+const label = (name) => name.replace(/_/g, " ").replace(/^val /, "validation ");
 const finite = (values) => values.filter((v) => v != null && Number.isFinite(v));
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 

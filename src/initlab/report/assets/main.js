@@ -1,10 +1,11 @@
-// Everything is drawn when it comes into sight, and again when a filter or the colours change.
+// Every figure is drawn when it becomes visible, and again when a filter or the color scheme changes.
 
 const CONFIG = { displayModeBar: false, responsive: false, doubleClick: "autosize" };
 const drawers = [];
 
-function mountPicture(section) {
-  const name = section.dataset.picture, spec = pictures[name], plot = section.querySelector(".plot");
+function mountFigure(section) {
+  const name = section.dataset.figure, spec = figures[name], plot = section.querySelector(".plot");
+  section.querySelector(".caption").textContent = spec.caption || "";
   const state = { most: MOST_PANELS, dirty: true, seen: false, found: null, values: {} };
   let controls = null;
 
@@ -45,7 +46,7 @@ function mountPicture(section) {
       return;
     }
     if (plot.querySelector(".empty")) plot.replaceChildren();
-    finish(state.found);
+    setTicks(state.found);
     Plotly.react(plot, state.found.traces, state.found.layout, CONFIG);
     if (!state.listens) plot.on("plotly_relayout", (change) => retick(plot, change));
     state.listens = true;
@@ -63,11 +64,11 @@ function mountPicture(section) {
   });
   section.querySelector("button.svg").addEventListener("click", async () => {
     show();
-    // A file is for a page of paper: light, whatever the screen is, and with its own legend.
+    // A file is printed: its colors are light in any case, and it has its own legend.
     printing = true;
     const made = found(theme(), 1000, state.most);
     printing = false;
-    finish(made);
+    setTicks(made);
     withLegend(made);
     const source = await Plotly.toImage({ data: made.traces, layout: made.layout, config: CONFIG },
       { format: "svg", width: made.layout.width, height: made.layout.height });
@@ -77,12 +78,12 @@ function mountPicture(section) {
   drawers.push({ section, draw, show });
 }
 
-// Whoever zooms into an axis whose ticks are ours needs some there.
+// After zooming, compute the ticks of axes that have computed ticks.
 function retick(plot, change) {
   const update = {};
   for (const key of new Set(Object.keys(change).map((k) => k.split(".")[0]))) {
     const axis = /^[xy]axis/.test(key) && Object.keys(change).some((k) => /range/.test(k)) && plot._fullLayout[key];
-    if (axis && counting(axis)) update[`${key}.dtick`] = spacing(...axis.range);
+    if (axis && countsWhole(axis)) update[`${key}.dtick`] = spacing(...axis.range);
     if (!axis || axis.type !== "log") continue;
     const made = ticked(...axis.range.map((v) => 10 ** v));
     update[`${key}.tickvals`] = made.tickvals;
@@ -93,8 +94,8 @@ function retick(plot, change) {
 
 function legendEntry(entry) {
   const line = entry.dash === "solid" ? "solid" : entry.dash === "dot" ? "dotted" : "dashed";
-  const style = entry.block ? `background: ${entry.colour}; height: .8em; border: 0` : `border-top: 3px ${line} ${entry.colour}`;
-  return element("span", { title: entry.name }, element("i", { className: "swatch", style }), cut(entry.name, 40));
+  const style = entry.block ? `background: ${entry.color}; height: .8em; border: 0` : `border-top: 3px ${line} ${entry.color}`;
+  return element("span", { title: entry.name }, element("i", { className: "swatch", style }), shorten(entry.name, 40));
 }
 
 function withLegend(made) {
@@ -106,46 +107,46 @@ function withLegend(made) {
   made.traces = made.traces.map((trace) => ({ ...trace, showlegend: false }));
   for (const entry of made.legend) {
     made.traces.push({ type: "scatter", mode: entry.block ? "markers" : "lines", x: [null], y: [null], showlegend: true,
-      name: brief(entry.name), line: { color: entry.colour, dash: entry.dash }, marker: { color: entry.colour, size: 10,
+      name: shortLabel(entry.name), line: { color: entry.color, dash: entry.dash }, marker: { color: entry.color, size: 10,
         symbol: "square" } });
   }
   layout.showlegend = true;
   layout.legend = { x: 1 + 12 / Math.max(1, layout.width - layout.margin.l - layout.margin.r), y: 1, xanchor: "left" };
 }
 
-// ---- begin
+// ---- start
 
 filterBar(document.getElementById("filters"));
 const redrawTables = [...document.querySelectorAll("section.table")].map((section) => {
   const draw = mountTable(section);
   const state = { seen: false, dirty: true };
-  const tell = () => { if (state.seen) draw(); else state.dirty = true; };
-  listeners.push(tell);
-  drawers.push({ section, draw: tell, show: () => { state.seen = true; if (state.dirty) { state.dirty = false; draw(); } } });
+  const update = () => { if (state.seen) draw(); else state.dirty = true; };
+  listeners.push(update);
+  drawers.push({ section, draw: update, show: () => { state.seen = true; if (state.dirty) { state.dirty = false; draw(); } } });
   return draw;
 });
-document.querySelectorAll("section.picture").forEach(mountPicture);
+document.querySelectorAll("section.figure").forEach(mountFigure);
 const byElement = new Map(drawers.map((drawer) => [drawer.section, drawer]));
-const sightings = new IntersectionObserver((entries) => {
+const observer = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) byElement.get(entry.target).show();
 }, { rootMargin: "300px 0px" });
-drawers.forEach(({ section }) => sightings.observe(section));
+drawers.forEach(({ section }) => observer.observe(section));
 
 // One drawing per frame, however fast the filters change.
-const redrawPictures = () => drawers.filter(({ section }) => section.dataset.picture).forEach(({ draw }) => draw());
+const redrawFigures = () => drawers.filter(({ section }) => section.dataset.figure).forEach(({ draw }) => draw());
 let waiting = false;
 listeners.push(() => {
   if (waiting) return;
   waiting = true;
-  requestAnimationFrame(() => { waiting = false; redrawPictures(); });
+  requestAnimationFrame(() => { waiting = false; redrawFigures(); });
 });
-dark.addEventListener("change", redrawPictures);
+dark.addEventListener("change", redrawFigures);
 let lastWidth = window.innerWidth;
 window.addEventListener("resize", () => {
   if (window.innerWidth === lastWidth || printing) return;
   lastWidth = window.innerWidth;
   listeners[listeners.length - 1]();
 });
-window.addEventListener("beforeprint", () => { printing = true; drawers.forEach(({ show }) => show()); redrawPictures(); });
-window.addEventListener("afterprint", () => { printing = false; redrawPictures(); });
+window.addEventListener("beforeprint", () => { printing = true; drawers.forEach(({ show }) => show()); redrawFigures(); });
+window.addEventListener("afterprint", () => { printing = false; redrawFigures(); });
 document.documentElement.dataset.ready = String(Math.round(performance.now()));

@@ -1,6 +1,6 @@
 (() => {
 "use strict";
-// The map of phases: one heat map, the critical line, and the schemes that were asked for.
+// The map of phases: one heat map, the critical line, and the chosen schemes.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const place = document.getElementById("map"), choice = document.getElementById("quantity");
@@ -18,12 +18,12 @@ const rows = (values) => data.sigma_b.map((_, k) => Array.from(values.subarray(k
 const grids = {};
 for (const one of data.quantities) grids[one.name] = { ...one, grid: rows(unpack(one.values)) };
 
-// Where q grows without bound a correlation moves slower than any exponential: the gradient's depth scale stands in.
+// Where q grows without bound a correlation converges slower than any exponential: the gradient's depth scale is shown.
 const endless = grids.q_star.grid.some((row) => row.includes(Infinity));
 const scale = (j, i) => (grids.q_star.grid[j][i] === Infinity ? 1 / Math.abs(Math.log(grids.chi_1.grid[j][i]))
   : Math.abs(grids.xi_c.grid[j][i]));
 
-// Beyond so many layers a depth scale is as good as infinite, and colours have to end somewhere.
+// The range of the color scale, in layers.
 const DEEPEST = 1000, SMALLEST = 0.1;
 
 function shown(one) {
@@ -64,7 +64,7 @@ function ticks(one, z) {
     ticktext: values.map((k, n) => (last && n === values.length - 1 ? "≥ " : "") + number(10 ** k)) };
 }
 
-// The label of a phase stands where most of it is.
+// The label of a phase is at the mean of its points.
 function middle(test) {
   let x = 0, y = 0, n = 0;
   grids.chi_1.grid.forEach((row, j) => row.forEach((v, i) => {
@@ -84,13 +84,13 @@ function draw() {
   const bright = one.name === "chi_1";
   const lineInk = bright ? "#111111" : "#ffffff", edge = bright ? "#ffffff" : "#111111";
   const there = data.line.map((w, k) => [w, data.sigma_b[k]]).filter(([w]) => w !== null);
-  const line = (colour, size) => ({ type: "scatter", mode: "lines", x: there.map((p) => p[0]), y: there.map((p) => p[1]),
-    line: { color: colour, width: size }, hoverinfo: "skip", name: "critical line" });
+  const line = (color, size) => ({ type: "scatter", mode: "lines", x: there.map((p) => p[0]), y: there.map((p) => p[1]),
+    line: { color: color, width: size }, hoverinfo: "skip", name: "critical line" });
   const traces = [heat];
   if (there.length) traces.push(line(edge, 5), line(lineInk, 2.5));
   const inside = data.marks.filter((m) => m.x >= data.sigma_w[0] && m.x <= data.sigma_w.at(-1) &&
     m.y >= data.sigma_b[0] && m.y <= data.sigma_b.at(-1));
-  // Schemes at one point share a label; those at the lowest σ_b are lifted into view.
+  // Schemes at one point share a label; those at the lowest σ_b are moved up.
   const spots = new Map();
   for (const m of inside) {
     const key = `${m.x.toFixed(6)} ${m.y.toFixed(6)}`;
@@ -100,12 +100,12 @@ function draw() {
   if (pins.length) traces.push({ type: "scatter", mode: "markers", x: pins.map((m) => m.x), y: pins.map((m) => m.y),
     cliponaxis: false, marker: { size: 11, color: "#ff5d3b", line: { color: "#ffffff", width: 2 } },
     hovertext: pins.map((m) => `${m.name}<br>σ_w ${number(m.x)}, σ_b ${number(m.y)}`), hoverinfo: "text" });
-  // Labels climb from the lower edge, one lane each, so that none hides another.
+  // Each label has its own height above the lower edge, so that none hides another.
   const [left, right] = [data.sigma_w[0], data.sigma_w.at(-1)], [low, high] = [data.sigma_b[0], data.sigma_b.at(-1)];
   const annotations = pins.map((m, k) => {
-    const lane = low + (high - low) * (0.08 + 0.075 * (k % 8)), up = m.y < lane - 0.02 * (high - low);
+    const height = low + (high - low) * (0.08 + 0.075 * (k % 8)), up = m.y < height - 0.02 * (high - low);
     const part = (m.x - left) / (right - left);
-    return { x: m.x, y: m.y, axref: "x", ayref: "y", ax: m.x, ay: up ? lane : m.y + 0.08 * (high - low), text: m.name,
+    return { x: m.x, y: m.y, axref: "x", ayref: "y", ax: m.x, ay: up ? height : m.y + 0.08 * (high - low), text: m.name,
       xanchor: part < 0.3 ? "left" : part > 0.7 ? "right" : "center", showarrow: true, arrowhead: 0,
       arrowcolor: "#ffffff", bgcolor: "rgba(0,0,0,.78)", font: { color: "#ffffff", size: 12 }, borderpad: 3 };
   });
@@ -125,10 +125,10 @@ function draw() {
   Plotly.react(place, traces, layout, { displaylogo: false, responsive: false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
   const outside = data.marks.filter((m) => !inside.includes(m)).map((m) => m.name);
-  note.textContent = [there.length ? "The line is the critical one." : "There is no critical line in this picture.",
+  note.textContent = [there.length ? "The line is the critical one." : "There is no critical line in this map.",
     data.repelling ? "Where it repels (at small σ_b here) no network stays on it, and the phases meet elsewhere." : "",
-    endless ? "Where q grows without bound, 1/|ln χ₁| stands in for ξ_c, and q* has no colour." : "",
-    outside.length ? `Outside of the picture: ${outside.join(", ")}.` : ""].filter(Boolean).join(" ");
+    endless ? "Where q grows without bound, 1/|ln χ₁| stands in for ξ_c, and q* has no color." : "",
+    outside.length ? `Outside of the map: ${outside.join(", ")}.` : ""].filter(Boolean).join(" ");
 }
 
 choice.addEventListener("change", draw);

@@ -1,54 +1,54 @@
-// Colours, and the grid of panels that all pictures share.
+// Colors, and the grid of panels that all figures share.
 
-const SCHEME_COLOURS = ["#2f7ed8", "#e8710a", "#1a9e5c", "#d93a4a", "#9467d6", "#a8703a", "#d65db1", "#7f8a93",
+const SCHEME_COLORS = ["#2f7ed8", "#e8710a", "#1a9e5c", "#d93a4a", "#9467d6", "#a8703a", "#d65db1", "#7f8a93",
   "#9a9a00", "#13a5b5"];
 const DASHES = ["solid", "dot", "dashdot", "longdash"];
-const OUTCOME_COLOURS = { trained: "#1a9e5c", learning: "#8bbf3f", stuck: "#c9a227", finished: "#2f7ed8", diverged: "#d9480f",
+const OUTCOME_COLORS = { trained: "#1a9e5c", learning: "#8bbf3f", stuck: "#c9a227", finished: "#2f7ed8", diverged: "#d9480f",
   failed: "#b5179e", skipped: "#9aa5ad", unfinished: "#6c757d", damaged: "#495057" };
-const OUTCOMES = Object.keys(OUTCOME_COLOURS);
+const OUTCOMES = Object.keys(OUTCOME_COLORS);
 const MOST_PANELS = 6;
 
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 let printing = false;
 
 function theme() {
-  const night = dark.matches && !printing;
-  return night
-    ? { night, ink: "#e6e6e6", muted: "#a0a4a8", grid: "#33373c", paper: "#16181b", scale: "Viridis" }
-    : { night, ink: "#1d2126", muted: "#5c6670", grid: "#e3e6e9", paper: "#ffffff", scale: "Viridis" };
+  const isDark = dark.matches && !printing;
+  return isDark
+    ? { isDark, ink: "#e6e6e6", muted: "#a0a4a8", grid: "#33373c", paper: "#16181b", scale: "Viridis" }
+    : { isDark, ink: "#1d2126", muted: "#5c6670", grid: "#e3e6e9", paper: "#ffffff", scale: "Viridis" };
 }
 
 function schemeStyle(scheme) {
   const place = rank.scheme.get(scheme) || 0;
-  return { colour: SCHEME_COLOURS[place % SCHEME_COLOURS.length],
-    dash: DASHES[Math.floor(place / SCHEME_COLOURS.length) % DASHES.length] };
+  return { color: SCHEME_COLORS[place % SCHEME_COLORS.length],
+    dash: DASHES[Math.floor(place / SCHEME_COLORS.length) % DASHES.length] };
 }
 
-// Ordered things (depths) get neighbouring colours.
+// Ordered values (depths) get neighboring colors.
 function orderedStyle(place, count) {
   const stops = [[47, 126, 216], [26, 158, 92], [232, 113, 10], [201, 42, 82]];
   const at = count > 1 ? (place / (count - 1)) * (stops.length - 1) : 0;
   const low = Math.min(Math.floor(at), stops.length - 2), part = at - low;
   const mixed = stops[low].map((v, k) => Math.round(v + part * (stops[low + 1][k] - v)));
-  return { colour: `rgb(${mixed.join(",")})`, dash: "solid" };
+  return { color: `rgb(${mixed.join(",")})`, dash: "solid" };
 }
 
-function faint(colour, alpha) {
-  const parts = colour.startsWith("#") ? [1, 3, 5].map((k) => parseInt(colour.slice(k, k + 2), 16))
-    : colour.match(/\d+/g).slice(0, 3);
+function withAlpha(color, alpha) {
+  const parts = color.startsWith("#") ? [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16))
+    : color.match(/\d+/g).slice(0, 3);
   return `rgba(${parts.join(",")},${alpha})`;
 }
 
 function swatch(scheme) {
-  const { colour, dash } = schemeStyle(scheme);
+  const { color, dash } = schemeStyle(scheme);
   return element("i", { className: "swatch", style: `border-top: 3px ${dash === "solid" ? "solid" : dash === "dot" ?
-    "dotted" : "dashed"} ${colour}` });
+    "dotted" : "dashed"} ${color}` });
 }
 
-// The plotting library reads some markup in its labels: a name must not be taken for any.
-const plain = (text) => String(text).replace(/\s+/g, " ").replace(/&/g, "&amp;").replace(/</g, "&lt;")
+// Plotly reads some markup in its labels: a name must not be read as markup.
+const escapeMarkup = (text) => String(text).replace(/\s+/g, " ").replace(/&/g, "&amp;").replace(/</g, "&lt;")
   .replace(/>/g, "&gt;");
-const brief = (text, most = 26) => plain(cut(String(text), most));
+const shortLabel = (text, most = 26) => escapeMarkup(shorten(String(text), most));
 
 const HOVER = { hoverlabel: { align: "left", namelength: -1 } };
 
@@ -71,16 +71,16 @@ function grid(list, width, t, options = {}) {
       ticks: "outside", ticklen: 4, automargin: false, title: { standoff: 8 } };
     layout[`xaxis${id}`] = { ...common, domain: x, anchor: `y${id}` };
     layout[`yaxis${id}`] = { ...common, domain: y, anchor: `x${id}` };
-    if (panel.title) layout.annotations.push({ text: `<b>${brief(panel.title, Math.max(16, Math.floor(cell / 6.4)))}</b>`,
+    if (panel.title) layout.annotations.push({ text: `<b>${shortLabel(panel.title, Math.max(16, Math.floor(cell / 6.4)))}</b>`,
       xref: "paper", yref: "paper", x: x[0], y: y[1], xanchor: "left", yanchor: "bottom", showarrow: false, yshift: 3,
-      hovertext: plain(panel.title) });
+      hovertext: escapeMarkup(panel.title) });
     return { ...panel, x: `x${id}`, y: `y${id}`, xaxis: layout[`xaxis${id}`], yaxis: layout[`yaxis${id}`], cell,
       bottom: row === rows - 1 || k + columns >= list.length, left: column === 0 };
   });
   return { layout, placed };
 }
 
-// A logarithmic axis; its ticks are found when all that it shows is known.
+// A logarithmic axis; `setTicks` computes its ticks when all traces are known.
 const logAxis = { type: "log" };
 
 function logTicks(low, high) {
@@ -111,27 +111,26 @@ const ticked = (low, high) => {
   return { tickmode: "array", tickvals: values, ticktext: values.map(tickText) };
 };
 
-// An axis that counts: there is no layer 1.5. The plotting library would mark halves where there are few; nothing else
-// here has ticks a given distance apart.
+// An axis of whole numbers: there is no layer 1.5, where Plotly would put a tick. No other axis has `dtick`.
 const wholeAxis = { type: "linear", tickmode: "linear", tick0: 0, dtick: 1 };
-const counting = (axis) => axis.type === "linear" && axis.tickmode === "linear";
+const countsWhole = (axis) => axis.type === "linear" && axis.tickmode === "linear";
 
-// What lies between ticks of an axis that counts, if there are at most so many: 1, 2, 5, 10, 20, …
+// The distance between at most `most` ticks of an axis of whole numbers: 1, 2, 5, 10, 20, …
 function spacing(low, high, most = 8) {
   const least = Math.max(1, (high - low) / most), unit = 10 ** Math.floor(Math.log10(least));
   return unit * [1, 2, 5, 10].find((k) => k * unit >= least * (1 - 1e-9));
 }
 
-// Give every axis that is logarithmic or counts its ticks, from its range or from all that is drawn on it.
-function finish({ layout, traces }) {
+// Compute the ticks of every axis that is logarithmic or of whole numbers, from its range or its traces.
+function setTicks({ layout, traces }) {
   for (const [key, axis] of Object.entries(layout)) {
-    if (!/^[xy]axis/.test(key) || !(axis.type === "log" || counting(axis))) continue;
-    const way = key[0], id = way + key.slice(5), logarithmic = axis.type === "log";
+    if (!/^[xy]axis/.test(key) || !(axis.type === "log" || countsWhole(axis))) continue;
+    const direction = key[0], id = direction + key.slice(5), logarithmic = axis.type === "log";
     let low = Infinity, high = -Infinity;
     if (axis.range) [low, high] = axis.range.map((v) => (logarithmic ? 10 ** v : v));
     else for (const trace of traces) {
-      if ((trace[`${way}axis`] || way) !== id) continue;
-      for (const v of trace[way]) {
+      if ((trace[`${direction}axis`] || direction) !== id) continue;
+      for (const v of trace[direction]) {
         if (Number.isFinite(v) && (v > 0 || !logarithmic)) { low = Math.min(low, v); high = Math.max(high, v); }
       }
     }
@@ -139,9 +138,9 @@ function finish({ layout, traces }) {
   }
 }
 
-// A heat map on the common colour bar. The plotting library cannot draw one without a single value: its words are
-// written where its cells would be.
-function onBar(trace) {
+// A heat map on the common color bar. Plotly cannot draw one without any value: then the texts of its cells are drawn
+// alone.
+function onColorBar(trace) {
   if (trace.z.some((row) => row.some((v) => v != null))) return { ...trace, coloraxis: "coloraxis" };
   const cells = trace.z.flatMap((row, y) => row.map((_, x) => [x, y]));
   const flat = (table) => cells.map(([x, y]) => (table ? table[y][x] : "") || "");
@@ -153,13 +152,13 @@ function categories(axis, texts, most = 18, angle) {
   const every = Math.max(1, Math.ceil(texts.length / 40));
   const kept = texts.map((text, k) => [text, k]).filter(([, k]) => k % every === 0);
   Object.assign(axis, { type: "linear", tickmode: "array", tickvals: kept.map(([, k]) => k),
-    ticktext: kept.map(([text]) => brief(text, most)), showgrid: false, zeroline: false,
+    ticktext: kept.map(([text]) => shortLabel(text, most)), showgrid: false, zeroline: false,
     range: [-0.5, texts.length - 0.5] });
   if (angle !== undefined) axis.tickangle = angle;
 }
 
-// Values for a colour: logarithms where they span decades. Returns how to map them and how to label the bar.
-function colouring(values, logarithmic) {
+// A color scale, of logarithms where values span decades. Returns how to map values and how to label the bar.
+function colorScale(values, logarithmic) {
   const good = finite(values).filter((v) => !logarithmic || v > 0);
   if (!good.length) return { of: () => null, low: 0, high: 1, bar: {} };
   const of = logarithmic ? (v) => (v > 0 && Number.isFinite(v) ? Math.log10(v) : null)

@@ -1,4 +1,4 @@
-// Which runs are looked at: the filters, and how runs are grouped into panels and lines.
+// The filters, and how runs are grouped into panels and lines.
 
 const AXES = [
   ["activation", "act"], ["scheme", "init"], ["depth", "depth"], ["seed", "seed"],
@@ -8,14 +8,14 @@ const AXES = [
 
 let bestOnly = data.rates;
 const listeners = [];
-const changed = () => listeners.forEach((tell) => tell());
+const changed = () => listeners.forEach((update) => update());
 
 function view(ignoreBest = false) {
   return runs.filter((run) => (ignoreBest || !bestOnly || run.best_rate) &&
     AXES.every((axis) => axis.chosen.has(run[axis.key])));
 }
 
-const picks = (key, value) => {
+const isChosen = (key, value) => {
   const axis = AXES.find((a) => a.key === key);
   return !axis || axis.chosen.has(value);
 };
@@ -41,16 +41,16 @@ const NAMES = {
   activation: (v) => v, scheme: (v) => v, setting: (v) => v, depth: (v) => `depth ${v}`, rateText: (v) => `rate ${v}`,
 };
 
-// Panels: one per combination of those keys that differ among the runs. The first names what is always told.
+// Panels: one per combination of those keys that differ among the runs. The first key is always named.
 function panels(some, keys) {
-  // At the best rate of each cell, rates differ between schemes that are to be compared: they make no panels then.
-  const telling = keys.filter((key, k) => k === 0 ||
+  // At the best rate of each cell, rates differ between schemes that are compared: they make no panels then.
+  const differing = keys.filter((key, k) => k === 0 ||
     (!(key === "rateText" && bestOnly) && new Set(some.map((run) => run[key])).size > 1));
-  return grouped(some, telling).map((panel) => ({
+  return grouped(some, differing).map((panel) => ({
     ...panel,
-    title: telling.map((key) => NAMES[key](panel.values[key])).filter(Boolean).join(" · "),
+    title: differing.map((key) => NAMES[key](panel.values[key])).filter(Boolean).join(" · "),
     // The cells of a CSV line about some of the panel's runs.
-    told: (own) => keys.map((key) => [...new Set(own.map((run) => run[key]))].join(" ")),
+    csvCells: (own) => keys.map((key) => [...new Set(own.map((run) => run[key]))].join(" ")),
   }));
 }
 
@@ -68,9 +68,9 @@ function filterBar(place) {
     body.append(element("div", { className: "axis" }, element("label", { className: "best", htmlFor: "best-only",
       title: "the rate with the least mean validation loss of each cell" }, tick, " best rate of each cell only")));
   }
-  const tell = () => { count.textContent = `${view().length} of ${runs.length} runs`; };
-  listeners.push(tell);
-  tell();
+  const update = () => { count.textContent = `${view().length} of ${runs.length} runs`; };
+  listeners.push(update);
+  update();
   place.append(box);
 }
 
@@ -83,7 +83,7 @@ function axisChips(axis) {
     });
     const label = element("label", { className: "chip", title: value }, tick);
     if (axis.key === "scheme") label.append(swatch(value));
-    label.append(element("span", { className: "text" }, value === "" ? "(none)" : cut(value, 72)));
+    label.append(element("span", { className: "text" }, value === "" ? "(none)" : shorten(value, 72)));
     return { tick, label, value };
   });
   const set = (keep) => {
@@ -96,15 +96,15 @@ function axisChips(axis) {
   };
   const all = element("button", { type: "button", className: "small", onclick: () => set(() => true) }, "all");
   const none = element("button", { type: "button", className: "small", onclick: () => set(() => false) }, "none");
-  // A double click on a chip looks at that one alone.
+  // A double click on a chip selects it alone.
   for (const chip of chips) chip.label.addEventListener("dblclick", () => set((other) => other === chip));
   return element("div", { className: "axis", role: "group", "aria-label": axis.title, "data-axis": axis.title },
     element("span", { className: "title" }, axis.title), all, none,
     element("span", { className: "chips" }, ...chips.map((chip) => chip.label)));
 }
 
-// Names of settings begin alike and differ at their ends: what is too long loses its middle.
-const cut = (text, most) => {
+// Shorten a text in its middle: names of settings begin alike and differ at their ends.
+const shorten = (text, most) => {
   const all = [...text], tail = most >> 1;
   return all.length > most ? `${all.slice(0, most - 1 - tail).join("")}…${all.slice(-tail).join("")}` : text;
 };

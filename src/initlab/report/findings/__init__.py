@@ -1,7 +1,7 @@
 """Why a network does not train: one set of rules over rows per layer, for `diagnose`, `predict`, runs and the report.
 
-Rules read plain numbers and names, and need no torch. A rule returns records of `Finding`; bounds are the same wherever
-the rows come from, measured or predicted.
+Rules read plain numbers and names, and need no torch. A rule returns `Finding`s; its bounds are the same for measured
+and predicted rows.
 """
 
 from initlab.report.findings.network import LayerStats, NetworkInfo

@@ -1,23 +1,23 @@
-"""What a verdict is: how bad, where, a sentence that a student understands, and what would mend it."""
+"""What a finding is: how severe, where, a sentence that a student understands, and a remedy."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 SEVERITIES = ("fault", "warning", "note")
-"""A fault keeps the network from learning or does so soon; a warning costs; a note is worth knowing."""
+"""A fault keeps the network from learning; a warning slows it down; a note is worth knowing."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding.
+    """What a rule found.
 
     Attributes:
         severity: `fault`, `warning` or `note`.
         name: what kind of finding, a key: `zero_layer`, `signal_dies`, …
-        layers: the layers it is about, the first one first.
-        sentence: what is the case.
-        remedy: what would mend it, or "".
+        layers: the layers that it is about, in their order.
+        sentence: what was found.
+        remedy: what to change, or "".
     """
 
     severity: str
@@ -27,17 +27,17 @@ class Finding:
     remedy: str = ""
 
 
-def sort_findings(verdicts: Iterable[Finding]) -> list[Finding]:
-    """Sort by severity, and keep the order otherwise.
+def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings by severity; equal ones keep their order.
 
-    >>> [v.name for v in sort_findings([Finding("note", "a", (), ""), Finding("fault", "b", (), "")])]
+    >>> [finding.name for finding in sort_findings([Finding("note", "a", (), ""), Finding("fault", "b", (), "")])]
     ['b', 'a']
     """
-    return sorted(verdicts, key=lambda v: SEVERITIES.index(v.severity))
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def format_factor(x: float) -> str:
-    """Say a factor: `2.5×` near 1, `10^-7.3` far from it.
+    """Return a factor as text: `2.5×` near 1, `10^-7.3` far from it.
 
     >>> format_factor(2.5), format_factor(1e-7), format_factor(3e12)
     ('2.5×', '10^-7', '10^12.5')
@@ -50,7 +50,7 @@ def format_factor(x: float) -> str:
 
 
 def name_layers(layers: Sequence[str], most: int = 3) -> str:
-    """Name layers in a sentence, at most `most` of them.
+    """Return the names of layers as a part of a sentence, at most `most` of them.
 
     >>> name_layers(["a"]), name_layers(["a", "b"]), name_layers(list("abcdef"))
     ('layer a', 'layers a and b', 'layers a, b, c and 3 more')
@@ -64,7 +64,7 @@ def name_layers(layers: Sequence[str], most: int = 3) -> str:
 
 
 def capitalize_first(text: str) -> str:
-    """Begin a sentence; names inside it keep their case.
+    """Return a sentence with a capital first letter; names inside it keep their case.
 
     >>> capitalize_first("layer fc.Head")
     'Layer fc.Head'

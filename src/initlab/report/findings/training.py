@@ -1,8 +1,8 @@
-"""Causes that training shows: a rate that is too large or too small, too few steps, units that die on the way."""
+"""Causes that training shows: a rate that is too large or too small, too few steps, units that die during training."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,12 +20,18 @@ RISE_FACTOR = 1.5
 """Factor on the first losses above which a loss has risen."""
 
 LARGE_UPDATE, TINY_UPDATE = 0.3, 1e-6
-"""‖ΔW‖/‖W‖ of one update from which on it is no small step, and below which weights hardly move."""
+"""‖ΔW‖/‖W‖ of one update: from the first on it is large, below the second weights hardly move."""
 
 
 @dataclass(frozen=True)
 class LoggedLosses:
-    """Losses and accuracies of a run as they were logged; `rate`: the learning rate, NaN where unknown."""
+    """What a run logged.
+
+    Attributes:
+        values: training losses.
+        accuracies: training accuracies.
+        rate: learning rate, NaN where unknown.
+    """
 
     values: Sequence[float] = ()
     accuracies: Sequence[float] = ()
@@ -33,18 +39,18 @@ class LoggedLosses:
 
 
 def split_quarters(values: Sequence[float]) -> list[np.ndarray]:
-    """Split what is finite into four runs of equal length; [] where there is too little.
+    """Split the finite values into four parts of equal length; [] for less than 8.
 
     >>> [len(part) for part in split_quarters(range(10))], split_quarters([1.0, 2.0])
     ([3, 3, 2, 2], [])
     """
-    known = np.asarray(values, dtype=float)
-    known = known[np.isfinite(known)]
-    return [] if len(known) < MIN_LOSSES else np.array_split(known, 4)
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    return [] if len(finite) < MIN_LOSSES else np.array_split(finite, 4)
 
 
 def mean_rises(before: np.ndarray, after: np.ndarray, errors: float = CERTAIN) -> bool:
-    """Whether one mean lies above another by `errors` standard errors."""
+    """Return whether the second mean lies above the first one by `errors` standard errors."""
     error = math.sqrt(before.var() / len(before) + after.var() / len(after))
     return bool(after.mean() - before.mean() > errors * error + 1e-4 * abs(before.mean()))
 
@@ -57,67 +63,57 @@ def find_training_causes(
     *,
     started: bool,
 ) -> list[Finding]:
-    """Say what went wrong after step 0.
+    """Return what went wrong after step 0.
 
-    Arguments: `updates`: layers with their largest `update_ratio`; `end`: the last rows, with what units do; `started`:
-    step 0 was in order, so that a fault of the end comes from the updates.
+    Args:
+        losses: as logged.
+        updates: layers with their largest `update_ratio`.
+        end: statistics of the units at the last step.
+        network: what else is known of it.
+        started: whether step 0 was in order, so that a fault of the end comes from the updates.
 
     >>> falling = LoggedLosses([2.3 - 0.02 * k for k in range(40)], rate=0.01)
-    >>> [v.name for v in find_training_causes(falling, [], [], NetworkInfo(), started=True)]
+    >>> [cause.name for cause in find_training_causes(falling, [], [], NetworkInfo(), started=True)]
     ['too_few_steps']
     """
-    killed = (
-        [
-            *units.dead_unit_findings(end, network, " at the end"),
-            *units.saturation_findings(end, network, " at the end"),
-        ]
-        if started
-        else []
-    )
-    fast = large_rate_findings(losses, updates, bool(killed))
-    if killed and fast:
-        killed = [Finding(v.severity, v.name, v.layers, f"{v.sentence} They were in order at step 0.") for v in killed]
-    found = [*killed, *(fast if started else [])]
-    if not found:
-        found = few_steps_findings(losses)
-    if not found and started:
-        found = small_rate_findings(losses, updates)
-    return found
+    if not started:
+        return few_steps_findings(losses)
+    when = " at the end"
+    killed = [*units.dead_unit_findings(end, network, when), *units.saturation_findings(end, network, when)]
+    too_fast = large_rate_findings(losses, updates, bool(killed))
+    if too_fast:
+        in_order = "They were in order at step 0."
+        killed = [replace(cause, sentence=f"{cause.sentence} {in_order}", remedy="") for cause in killed]
+    return [*killed, *too_fast] or few_steps_findings(losses) or small_rate_findings(losses, updates)
 
 
 def large_rate_findings(losses: LoggedLosses, updates: Sequence[LayerStats], killed: bool = False) -> list[Finding]:
-    """Judge by the loss, which rises, or by updates that are large beside the weights while it does not fall."""
+    """Judge whether the loss rose, or did not fall although updates were large; `killed`: units died."""
     values = np.asarray(losses.values, dtype=float)
-    finite = values[np.isfinite(values)]
-    moved = [one for one in updates if LARGE_UPDATE <= one.stats.get("update_ratio", 0) < math.inf]
-    rate = rate_text(losses)
-    if not len(finite):
+    values = values[np.isfinite(values)]
+    if not len(values):
         return []
-    first, high, last = finite[: max(1, len(finite) // 20)].mean(), finite.max(), finite[-max(1, len(finite) // 4) :]
-    if killed or high > RISE_FACTOR * first or (moved and last.mean() >= first):
-        what = (
-            f"the loss rose from {first:.3g} to {high:.3g}" if high > RISE_FACTOR * first else "the loss did not fall"
-        )
-        steps = ""
-        if moved:
-            most = max(moved, key=lambda one: one.stats["update_ratio"])
-            steps = (
-                f", and one update moved {name_layers([most.layer])} by {most.stats['update_ratio']:.0%} of its weights"
-            )
-        return [
-            Finding(
-                "fault", "rate_too_large", (), f"The rate{rate} is too large: {what}{steps}.", slower_remedy(losses)
-            )
-        ]
-    return []
+    first, highest = values[: max(1, len(values) // 20)].mean(), values.max()
+    last = values[-max(1, len(values) // 4) :].mean()
+    large = [layer for layer in updates if LARGE_UPDATE <= layer.stats.get("update_ratio", 0) < math.inf]
+    rose = highest > RISE_FACTOR * first
+    if not (killed or rose or (large and last >= first)):
+        return []
+    what = f"the loss rose from {first:.3g} to {highest:.3g}" if rose else "the loss did not fall"
+    if large:
+        largest = max(large, key=lambda layer: layer.stats["update_ratio"])
+        ratio = largest.stats["update_ratio"]
+        what += f", and one update moved {name_layers([largest.layer])} by {ratio:.0%} of its weights"
+    text = f"The rate{rate_text(losses)} is too large: {what}."
+    return [Finding("fault", "rate_too_large", (), text, slower_remedy(losses))]
 
 
 def few_steps_findings(losses: LoggedLosses) -> list[Finding]:
-    """Judge whether it still learned in the last quarter: the loss fell, and it tells more apart than at the start."""
-    loss, right = split_quarters(losses.values), split_quarters(losses.accuracies)
-    if not loss or not mean_rises(loss[3], loss[2], LIKELY if right else CERTAIN):
+    """Judge whether it still learned in the last quarter: the loss fell, and accuracy is higher than at the start."""
+    loss, accuracy = split_quarters(losses.values), split_quarters(losses.accuracies)
+    if not loss or not mean_rises(loss[3], loss[2], LIKELY if accuracy else CERTAIN):
         return []
-    if right and not mean_rises(right[0], right[3]):
+    if accuracy and not mean_rises(accuracy[0], accuracy[3]):
         return []
     text = (
         f"It was stopped while it learned, after too few steps: in the last quarter the loss still fell from "
@@ -127,23 +123,21 @@ def few_steps_findings(losses: LoggedLosses) -> list[Finding]:
 
 
 def small_rate_findings(losses: LoggedLosses, updates: Sequence[LayerStats]) -> list[Finding]:
-    """Judge weights that hardly move in any layer."""
-    ratios = [one.stats["update_ratio"] for one in updates if "update_ratio" in one.stats]
-    if not ratios or max(ratios) >= TINY_UPDATE:
+    """Judge whether weights hardly moved in any layer."""
+    most = max((layer.stats["update_ratio"] for layer in updates if "update_ratio" in layer.stats), default=math.inf)
+    if most >= TINY_UPDATE:
         return []
-    most = max(ratios)
-    text = (
-        f"The rate{rate_text(losses)} is too small: no update moved any layer by more than {most:.1e} of its weights."
-    )
+    rate = rate_text(losses)
+    text = f"The rate{rate} is too small: no update moved any layer by more than {most:.1e} of its weights."
     return [Finding("fault", "rate_too_small", (), text, "a rate that is ten or a hundred times larger")]
 
 
 def rate_text(losses: LoggedLosses) -> str:
-    """The rate as part of a sentence; "" where it is unknown."""
+    """Return the rate as part of a sentence; "" where it is unknown."""
     return f" {losses.rate:g}" if losses.rate == losses.rate else ""
 
 
 def slower_remedy(losses: LoggedLosses) -> str:
-    """How to move slower."""
+    """Return the remedy for updates that are too large."""
     third = f" (optim.lr={losses.rate / 3:.2g})" if losses.rate == losses.rate else ""
     return f"a third of the rate{third}, optim.warmup or optim.clip_norm"

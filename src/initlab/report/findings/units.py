@@ -1,4 +1,4 @@
-"""Weights and units by themselves: zero, equal, not finite, dead, saturated."""
+"""Weights and units of single layers: zero, equal, not finite, dead, saturated."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ DEAD_BOUND = 0.8
 """Fraction of silent units that no healthy ReLU layer reaches: with all inputs alike it tends to a half."""
 
 SATURATED_BOUND = 0.25
-"""Fraction of preactivations outside the interval, beyond that of N(0, 1), that counts as a saturated layer."""
+"""Fraction of preactivations outside the interval, beyond that of N(0, 1), of a saturated layer."""
 
 PASSING_FACTOR = 1e2
 """Factor on the mean square of the gradient over all layers, up to which saturated layers let it pass."""
@@ -19,24 +19,16 @@ PASSING_FACTOR = 1e2
 COPIED_FRACTION = 0.5
 """Fraction of a layer's units that are copies from which on this is a fault."""
 
-ALL_ALIKE_TEXT = "its units are all alike and stay so, because they get the same gradient"
-NOTHING_PASSES_TEXT = (
-    "nothing passes, so that all inputs look the same behind it and no gradient reaches the layers before it"
-)
 SATURATING_ACTIVATIONS = ("tanh", "sigmoid", "hardtanh", "hardsigmoid", "erf", "arctan", "softsign", "relu6")
 NO_GRADIENT_TEXT = " No gradient passes: it is exactly 0 there."
-NOTHING_PASSES_ANYWHERE_TEXT = (
-    "every preactivation is 0 whatever the input, and no weight gets a gradient, so that none ever changes"
-)
 COPIES_TEXT = (
-    "Copies compute the same and, where the next layer treats them alike, get the same gradient and stay copies for "
-    "ever."
+    "Copies compute the same and, where the next layer treats them alike, get the same gradient and stay copies."
 )
 
 
 def overflow_findings(layers: Sequence[LayerStats], network: NetworkInfo) -> list[Finding]:
-    """Judge signals that are no numbers at step 0."""
-    bad = [one.layer for one in layers if one.stats.get("nonfinite", 0) > 0]
+    """Judge signals with NaN or infinite values at step 0."""
+    bad = [layer.layer for layer in layers if layer.stats.get("nonfinite", 0) > 0]
     if not bad:
         return []
     text = f"NaN or infinite values first appear behind {name_layers(bad[:1])}, and in {len(bad)} layers altogether."
@@ -44,8 +36,8 @@ def overflow_findings(layers: Sequence[LayerStats], network: NetworkInfo) -> lis
 
 
 def zero_layer_findings(layers: Sequence[LayerStats], network: NetworkInfo) -> list[Finding]:
-    """Judge layers of zeros: slow in a readout, fatal before it; in a residual network the end of a branch may be."""
-    zero = [one.layer for one in layers[:-1] if one.stats.get("weight_norm") == 0]
+    """Judge layers of zeros before the readout; in a residual network the end of a branch may be zero."""
+    zero = [layer.layer for layer in layers[:-1] if layer.stats.get("weight_norm") == 0]
     if not zero or (network.model not in ("", "mlp", "cnn") and len(zero) < len(layers) - 1):
         return []
     every = len(zero) == len(layers) - 1 and layers[-1].stats.get("weight_norm") == 0
@@ -54,17 +46,31 @@ def zero_layer_findings(layers: Sequence[LayerStats], network: NetworkInfo) -> l
 
 
 def zero_layer_sentence(names: Sequence[str], every: bool, alike: bool) -> str:
-    """Say that layers are zero; `alike`: their units answer all the same, because φ(0) ≠ 0."""
-    fate = ALL_ALIKE_TEXT if alike else NOTHING_PASSES_ANYWHERE_TEXT if every else NOTHING_PASSES_TEXT
-    if every:
-        return f"Every layer is all zeros: {fate}."
-    return f"{capitalize_first(name_layers(names))} {'is' if len(set(names)) == 1 else 'are'} all zeros: {fate}."
+    """Return a sentence about layers of zeros.
+
+    Args:
+        names: of the layers.
+        every: whether all layers of the network are zero.
+        alike: whether their units have one and the same output, because φ(0) ≠ 0.
+    """
+    subject = "Every layer is" if every else capitalize_first(name_layers(names))
+    subject += "" if every else " is" if len(set(names)) == 1 else " are"
+    if alike:
+        effect = "its units are all alike and stay so, because they get the same gradient"
+    elif every:
+        effect = "every preactivation is 0 whatever the input, and no weight gets a gradient, so that none ever changes"
+    else:
+        effect = (
+            "nothing passes, so that all inputs look the same behind it and no gradient reaches the layers before it"
+        )
+    return f"{subject} all zeros: {effect}."
 
 
 def layers_subject(names: Sequence[str], layers: Sequence[LayerStats]) -> str:
-    """Name the layers of a sentence; all of many hidden ones by that.
+    """Return the subject of a sentence about some layers.
 
-    >>> layers_subject(["a", "b", "c"], [LayerStats(name) for name in "abcd"]), layers_subject(["a"], [LayerStats("a"), LayerStats("b")])
+    >>> layers = [LayerStats(name) for name in "abcd"]
+    >>> layers_subject(["a", "b", "c"], layers), layers_subject(["a"], layers)
     ('All hidden layers', 'Layer a')
     """
     if len(names) >= len(layers) - 1 >= 3:
@@ -73,17 +79,17 @@ def layers_subject(names: Sequence[str], layers: Sequence[LayerStats]) -> str:
 
 
 def copied_unit_findings(layers: Sequence[LayerStats], network: NetworkInfo) -> list[Finding]:
-    """Judge units that start as copies of one another; zeros are judged by `zero_layer_findings`."""
+    """Judge units that start as copies of one another; `zero_layer_findings` judges zeros."""
     bad = [
-        one
-        for one in layers[:-1]
+        layer
+        for layer in layers[:-1]
         if network.scheme not in PATTERN_SCHEMES
-        and one.stats.get("weight_norm") != 0
-        and one.stats.get("duplicate_units", 0) >= max(1, COPIED_FRACTION * one.units - 1)
+        and layer.stats.get("weight_norm") != 0
+        and layer.stats.get("duplicate_units", 0) >= max(1, COPIED_FRACTION * layer.units - 1)
     ]
     if not bad:
         return []
-    names = tuple(one.layer for one in bad)
+    names = tuple(layer.layer for layer in bad)
     count = int(bad[0].stats["duplicate_units"]) + 1
     whole = not bad[0].units or count >= bad[0].units
     what = f"all {count} units start equal" if whole else f"{count} of {bad[0].units} units are copies"
@@ -92,16 +98,16 @@ def copied_unit_findings(layers: Sequence[LayerStats], network: NetworkInfo) -> 
 
 
 def saturation_findings(layers: Sequence[LayerStats], network: NetworkInfo, when: str = "") -> list[Finding]:
-    """Judge layers whose activations are stuck on their plateaus; `when` is said in their sentence."""
+    """Judge layers whose activations are on their plateaus; `when` is a part of the sentence."""
     bound = SATURATED_BOUND + USUAL_SATURATION.get(network.act, 0.0)
-    hidden = [one for one in layers if "saturated_fraction" in one.stats]
-    bad = [one for one in hidden if one.stats["saturated_fraction"] >= bound]
+    hidden = [layer for layer in layers if "saturated_fraction" in layer.stats]
+    bad = [layer for layer in hidden if layer.stats["saturated_fraction"] >= bound]
     if not bad:
         return []
-    worst = max(bad, key=lambda one: one.stats["saturated_fraction"])
-    names = [one.layer for one in bad]
+    worst = max(bad, key=lambda layer: layer.stats["saturated_fraction"])
+    names = [layer.layer for layer in bad]
     text = saturation_sentence(layers_subject(names, layers), len(names), worst, network.act, when)
-    zero = not when and any(one.stats.get("grad_mean_square") == 0 for one in bad)
+    zero = not when and any(layer.stats.get("grad_mean_square") == 0 for layer in bad)
     passing = "" if when or zero or not network.plain else passing_gradient_sentence(layers[:-1])
     text += NO_GRADIENT_TEXT if zero else passing
     mean, std = worst.stats.get("mean", 0.0), worst.stats.get("std", 0.0)
@@ -109,14 +115,15 @@ def saturation_findings(layers: Sequence[LayerStats], network: NetworkInfo, when
     if abs(mean) > 2 * std:
         text += f" They are pushed to one side: mean {mean:.3g}, std {std:.2g}."
         remedy = network.at_random() if network.scheme else "start biases at 0, and give the layer inputs of mean 0"
-    grade = "fault" if 2 * len(bad) >= len(hidden) and not passing else "warning"
-    return [Finding(grade, "saturated_units", tuple(one.layer for one in bad), text, remedy)]
+    severity = "fault" if 2 * len(bad) >= len(hidden) and not passing else "warning"
+    return [Finding(severity, "saturated_units", tuple(layer.layer for layer in bad), text, remedy)]
 
 
 def passing_gradient_sentence(chain: Sequence[LayerStats]) -> str:
-    """Say that the gradient keeps its size although units are saturated; "" where it does not, or is not known.
+    """Return a sentence that the gradient keeps its size although units are saturated; "" where it does not.
 
-    >>> passing_gradient_sentence([LayerStats("a", {"grad_mean_square": 1.0}), LayerStats("b", {"grad_mean_square": 4.0})])
+    >>> chain = [LayerStats(name, {"grad_mean_square": value}) for name, value in (("a", 1.0), ("b", 4.0))]
+    >>> passing_gradient_sentence(chain)
     ' The gradient passes all the same: from b to a its length changes by 0.5×.'
     """
     found = log_change(chain, "grad_mean_square")
@@ -129,7 +136,7 @@ def passing_gradient_sentence(chain: Sequence[LayerStats]) -> str:
 
 
 def saturation_sentence(who: str, count: int, worst: LayerStats, act: str, when: str = "") -> str:
-    """Say that `count` layers, `who` in a sentence, are saturated, and how far the worst of them is."""
+    """Return a sentence that `count` layers, of which `who` is the subject, are saturated, and how far the worst is."""
     return (
         f"{who} {'are' if count > 1 else 'is'} saturated{when}: {worst.stats['saturated_fraction']:.0%} of the inputs "
         f"of {act or 'the activation'} in {worst.layer} lie where it is flat, its slope under 5 % of the largest."
@@ -137,11 +144,13 @@ def saturation_sentence(who: str, count: int, worst: LayerStats, act: str, when:
 
 
 def dead_unit_findings(layers: Sequence[LayerStats], network: NetworkInfo, when: str = "") -> list[Finding]:
-    """Judge layers whose units are silent on every input; nothing comes into layers behind zeros."""
-    bad = [one for one in layers if one.stats.get("dead_fraction", 0) >= DEAD_BOUND and one.stats.get("q", 0) > 0]
+    """Judge layers whose units are silent on every input that is not 0."""
+    bad = [
+        layer for layer in layers if layer.stats.get("dead_fraction", 0) >= DEAD_BOUND and layer.stats.get("q", 0) > 0
+    ]
     if not bad or (len(bad) == 1 and 0 < bad[0].units < 8):
         return []
-    names = tuple(one.layer for one in bad)
+    names = tuple(layer.layer for layer in bad)
     text = dead_unit_sentence(
         layers_subject(names, layers), names, f"{bad[0].stats['dead_fraction']:.0%} of the units", when
     )
@@ -151,7 +160,7 @@ def dead_unit_findings(layers: Sequence[LayerStats], network: NetworkInfo, when:
 
 
 def dead_unit_sentence(who: str, names: Sequence[str], many: str, when: str = "") -> str:
-    """Say that layers, `who` in a sentence, are dead: `many` units of the first of them."""
+    """Return a sentence that layers, of which `who` is the subject, are dead: `many` units of the first one."""
     return (
         f"{who} {'are' if len(set(names)) > 1 else 'is'} dead{when}: {many} of {names[0]} are "
         "silent on every input, so they pass on nothing and get no gradient."
@@ -159,7 +168,7 @@ def dead_unit_sentence(who: str, names: Sequence[str], many: str, when: str = ""
 
 
 def off_center_findings(layers: Sequence[tuple[str, float, float]], network: NetworkInfo) -> list[Finding]:
-    """Judge weights that do not average to 0; `layers`: name, mean of the weights, fan_in of those that do not.
+    """Judge weights whose mean is not 0; `layers`: name, mean of the weights and fan_in of such layers.
 
     >>> off_center_findings([("a", 0.5, 784)], NetworkInfo(act="relu"))[0].sentence
     'The weights of layer a have mean 0.5 and add up over 784 inputs, not cancelling: relu lets the signal explode.'

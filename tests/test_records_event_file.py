@@ -1,5 +1,6 @@
 """What TensorBoard itself makes of the event files: asked over HTTP, and looked at in a browser."""
 
+import importlib
 import json
 import re
 import shutil
@@ -9,12 +10,41 @@ import time
 import urllib.parse
 import urllib.request
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import initlab
 from initlab.records import EventFile, RunWriter
 from initlab.statistics.histograms import histogram
+
+MESSAGES = {
+    "tensorboard.compat.proto.event_pb2": ["Event"],
+    "tensorboard.compat.proto.histogram_pb2": ["HistogramProto"],
+    "tensorboard.compat.proto.summary_pb2": ["Summary", "SummaryMetadata"],
+    "tensorboard.compat.proto.tensor_pb2": ["TensorProto"],
+    "tensorboard.compat.proto.tensor_shape_pb2": ["TensorShapeProto"],
+    "tensorboard.compat.proto.types_pb2": ["DT_FLOAT", "DT_STRING"],
+    "tensorboard.plugins.custom_scalar.layout_pb2": ["Layout"],
+    "tensorboard.plugins.hparams.api_pb2": ["Experiment", "HParamInfo", "MetricInfo", "MetricName", "STATUS_SUCCESS"],
+    "tensorboard.plugins.hparams.plugin_data_pb2": ["HParamsPluginData", "SessionStartInfo", "SessionEndInfo"],
+}
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in MESSAGES.items() for name in names])
+def test_tensorboard_has_the_messages_that_event_files_are_made_of(module, name):
+    assert hasattr(importlib.import_module(module), name), (
+        f"this TensorBoard has no {module}.{name}, with which records/event_file.py writes events (seen in 2.21)"
+    )
+
+
+def test_one_file_imports_tensorboard():
+    source = Path(initlab.__file__).parent
+    importing = re.compile(r"^\s*(from|import) tensorboard\b", re.M)
+    files = [path for path in source.rglob("*.py") if importing.search(path.read_text(encoding="utf-8"))]
+    assert files == [source / "records" / "event_file.py"]
+
 
 RUNS = ("he_normal-tanh-s0", "zeros-relu-s1")
 STEPS = np.arange(20)
@@ -47,19 +77,21 @@ def write(root):
             hparams={"init": init, "act": act, "seed": seed, "lr": 0.01, "big": True},
             first=["seed", "lr"],
         )
-        run.scalars_block(STEPS, {"loss": LOSS[name], "lr": np.full(20, 0.01)})
-        run.scalars(19, {"val_loss": 0.75, "val_accuracy": 0.5, "test_loss": 1e300, "test_accuracy": 0.25})
-        run.layers([(0, f"hidden.{k}", k + 1, "q", 1.0 + k, s) for k in range(12) for s in ("measured", "predicted")])
-        run.layers([(19, f"hidden.{k}", k + 1, stat, 2.0, "measured") for k in range(12) for stat in ("q", "std")])
-        run.histograms(0, {("weight", 1, "hidden.0"): histogram(WEIGHTS if init != "zeros" else np.zeros(100))})
-        run.histograms(19, {("weight", 1, "hidden.0"): histogram(np.append(WEIGHTS * 2, np.inf))})
-        run.histograms(19, {("gradient", 1, "hidden.0"): histogram(np.full(9, np.nan))})
+        run.add_scalars_block(STEPS, {"loss": LOSS[name], "lr": np.full(20, 0.01)})
+        run.add_scalars(19, {"val_loss": 0.75, "val_accuracy": 0.5, "test_loss": 1e300, "test_accuracy": 0.25})
+        run.add_layers(
+            [(0, f"hidden.{k}", k + 1, "q", 1.0 + k, s) for k in range(12) for s in ("measured", "predicted")]
+        )
+        run.add_layers([(19, f"hidden.{k}", k + 1, stat, 2.0, "measured") for k in range(12) for stat in ("q", "std")])
+        run.add_histograms(0, {("weight", 1, "hidden.0"): histogram(WEIGHTS if init != "zeros" else np.zeros(100))})
+        run.add_histograms(19, {("weight", 1, "hidden.0"): histogram(np.append(WEIGHTS * 2, np.inf))})
+        run.add_histograms(19, {("gradient", 1, "hidden.0"): histogram(np.full(9, np.nan))})
         done = np.isfinite(LOSS[name]).all()
         final = {"loss": LOSS[name][-10:].mean(), "val_loss": 0.75, "test_accuracy": 0.25, "steps": 20}
         run.finish("completed" if done else "diverged", **final)
     sweep = EventFile(root / "sweep" / "events.out.tfevents.initlab")
     sweep.path.parent.mkdir()
-    sweep.image("accuracy", a_png())
+    sweep.add_image("accuracy", a_png())
     sweep.flush()
 
 

@@ -8,10 +8,11 @@ import pytest
 from fake_sweeps import Cell, grid, write_run, write_sweep
 
 import initlab
+from initlab.cli.report import print_run_table, run_report
 from initlab.cli.train import run_train as train
 from initlab.records import RunWriter, load, load_metrics
 from initlab.records.writer import EVENT_FILE_NAME
-from initlab.report import say_report, say_table, write_sweep_run
+from initlab.report import write_sweep_run
 
 SOURCE = Path(initlab.__file__).parent
 TINY = ["depth=1", "width=4", "data=gaussian", "data.train_size=60", "data.test_size=20", "train.batch_size=20"]
@@ -32,7 +33,7 @@ def test_the_screen_names_tensorboard_only_where_it_was_on(tmp_path, capsys, vie
     assert bool(list(tmp_path.rglob("*tfevents*"))) == viewed
     if not viewed:
         assert re.search(r"initlab report \S*s\b", out)
-    say_report([str(tmp_path / "s")], None)
+    run_report([str(tmp_path / "s")], None)
     assert "tensorboard" not in capsys.readouterr().out
 
 
@@ -44,8 +45,8 @@ def test_a_cell_of_a_grid_with_tensorboard_is_enough(tmp_path, capsys):
 
 def told(root, out, capsys):
     """What report and table print of a sweep, without where the page is and how large."""
-    say_report([str(root)], str(out))
-    say_table([str(root)], [], [], None, "text", False, False)
+    run_report([str(root)], str(out))
+    print_run_table([str(root)], [], [], None, "text", False, False)
     return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("report ")]
 
 
@@ -78,15 +79,14 @@ def test_a_run_whose_tables_alone_are_left_is_a_damaged_run(tmp_path, capsys, vi
     found = load(tmp_path).set_index("path").loc[str(run)]
     assert found["status"] == "damaged"
     assert found["problem"].startswith("config.yaml cannot be read")
-    say_report([str(tmp_path / "sweep")], str(tmp_path))
+    run_report([str(tmp_path / "sweep")], str(tmp_path))
     assert "run: damaged: config.yaml cannot be read" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("harm", ["gone", "shorter", "empty", "longer", "none"])
-@pytest.mark.parametrize("said", [True, None])
-def test_a_run_goes_on_whatever_became_of_its_event_file(tmp_path, harm, said):
+def test_a_run_goes_on_whatever_became_of_its_event_file(tmp_path, harm):
     run = RunWriter(tmp_path, {"depth": 1})
-    run.scalars_block(range(10), {"loss": [1.0] * 10})
+    run.add_scalars_block(range(10), {"loss": [1.0] * 10})
     position = run.position()
     events = tmp_path / EVENT_FILE_NAME
     size = events.stat().st_size
@@ -95,8 +95,8 @@ def test_a_run_goes_on_whatever_became_of_its_event_file(tmp_path, harm, said):
     elif harm != "none":
         data = events.read_bytes()
         events.write_bytes({"shorter": data[:-9], "empty": b"", "longer": data + b"x" * 9}[harm])
-    run = RunWriter.resume(tmp_path, position, {"depth": 1}, tensorboard=said)
-    run.scalars(10, {"loss": 0.5})
+    run = RunWriter.resume(tmp_path, position, {"depth": 1})
+    run.add_scalars(10, {"loss": 0.5})
     run.finish("completed")
     assert load_metrics(tmp_path)["loss"].tolist() == [1.0] * 10 + [0.5]
     assert load(tmp_path)["problem"].tolist() == [""]
@@ -113,9 +113,9 @@ def steps_of(path):
 
 def test_tensorboard_may_be_switched_off_between_two_launches(tmp_path):
     run = RunWriter(tmp_path, {"depth": 1})
-    run.scalars(0, {"loss": 1.0})
+    run.add_scalars(0, {"loss": 1.0})
     run = RunWriter.resume(tmp_path, run.position(), {"depth": 1}, tensorboard=False)
-    run.scalars(1, {"loss": 0.5})
+    run.add_scalars(1, {"loss": 0.5})
     run.finish("completed")
     assert not (tmp_path / EVENT_FILE_NAME).exists()
     assert load_metrics(tmp_path)["step"].tolist() == [0, 1]

@@ -10,7 +10,6 @@ from initlab.statistics.comparisons import (
     POSITIVE_BOUNDS,
     VERDICTS,
     Comparison,
-    compare,
     compare_groups,
     confidence_interval,
     loss_still_falls,
@@ -18,6 +17,13 @@ from initlab.statistics.comparisons import (
 )
 
 REPEATS = 2000
+
+
+def compare(values):
+    """All comparisons of one group."""
+    return compare_groups({"": values})[""]
+
+
 SAMPLERS = {
     "gaussian": (lambda g, shape: g.normal(0.8, 0.02, shape), 0.8, FRACTION_BOUNDS),
     "skewed accuracies": (lambda g, shape: g.beta(9, 1, shape), 0.9, FRACTION_BOUNDS),

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,15 +15,16 @@ import fake_sweeps as fake
 import numpy as np
 import pandas as pd
 import pytest
+from browser import CHROMIUM, DRIVER, drawn, errors, opened, start
 
 import initlab
 from initlab.errors import UserError
 from initlab.records import load
-from initlab.report import write_report
+from initlab.report import FIGURES, write_report
 from initlab.report.curves import expected_steps, steps_to_targets, thin_curve, thin_steps
 from initlab.report.diagnosis import explain_run
 from initlab.report.layers import layer_arrays
-from initlab.report.page import inline_script
+from initlab.report.page import ASSETS, inline_script
 from initlab.report.pairs import compare_schemes, rate_windows, run_scores
 from initlab.report.payload import collect_report_data
 from initlab.report.study import at_best_rate, build_study, fresh_seeds
@@ -183,7 +185,7 @@ def test_what_still_runs_is_shown_as_unfinished(tmp_path):
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     fake.write_sweep(tmp_path, [fake.Cell("he_normal", "tanh", 3, 0)], steps=5, records=1)
     first = write_report([tmp_path]).path.read_bytes()
-    monkeypatch.setattr("initlab.report.write.render_report", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
+    monkeypatch.setattr("initlab.report.page.render_report", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
     with pytest.raises(RuntimeError):
         write_report([tmp_path])
     assert (tmp_path / "report.html").read_bytes() == first
@@ -195,7 +197,7 @@ def test_a_script_that_ends_itself_is_refused():
 
 
 def run(*arguments):
-    code = "from initlab.cli import main; main()"
+    code = "from initlab.cli.main import main; main()"
     return subprocess.run([sys.executable, "-c", code, "report", *arguments], capture_output=True, text=True)
 
 
@@ -388,3 +390,65 @@ def test_the_depth_to_which_theory_lets_a_network_train_comes_from_its_records(t
     told = collect_report_data([tmp_path]).payload["runs"]["trainable_depth"]
     assert sorted(value for value in told if value is not None)[-2:] == [1e4] * 2
     assert told.count(None) == 2
+
+
+# ---- a figure from outside the package
+
+FIGURE = """
+from pathlib import Path
+from initlab.report import FIGURES, ReportFigure
+
+FIGURES["losses"] = ReportFigure(
+    "losses", "Final losses", "figures.losses",
+    data=lambda runs: runs["loss"].fillna(0).tolist(), script=Path(__file__).with_suffix(".js"),
+)
+"""
+SCRIPT = """
+figures.losses = {
+  caption: "One bar per run.",
+  controls: () => [],
+  draw(some, choices, theme, width) {
+    const { layout, placed: [panel] } = grid([{ title: "all runs" }], width, theme);
+    const y = some.map((run) => data.figures.losses[run.i]);
+    const traces = [{ type: "bar", x: some.map((run) => run.i), y, xaxis: panel.x, yaxis: panel.y }];
+    return { traces, layout, rows: y.map((loss) => [loss]), header: ["loss"], legend: [], of: 1 };
+  },
+};
+"""
+
+
+@pytest.fixture
+def outside_figure(tmp_path, monkeypatch):
+    """Run a file outside the package that adds a figure."""
+    (tmp_path / "losses.py").write_text(FIGURE)
+    (tmp_path / "losses.js").write_text(SCRIPT)
+    monkeypatch.setitem(FIGURES, "losses", None)
+    runpy.run_path(str(tmp_path / "losses.py"))
+
+
+def test_a_figure_from_outside_the_package_is_in_the_page(outside_figure, tmp_path):
+    fake.write_sweep(tmp_path / "s", fake.grid(("he_normal", "zeros"), ("tanh",), (3,), range(2)), steps=20, records=1)
+    page = write_report([tmp_path / "s"])
+    text = page.path.read_text(encoding="utf-8")
+    assert '<section class="figure" id="losses" data-figure="losses">' in text
+    assert SCRIPT.strip() in text
+    assert payload_of(page.path)["figures"]["losses"] == pytest.approx(page.data.study.runs["loss"].tolist())
+    assert list(FIGURES)[-1] == "losses"
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and its driver")
+def test_a_figure_from_outside_the_package_is_drawn(outside_figure, tmp_path):
+    fake.write_sweep(tmp_path / "s", fake.grid(("he_normal", "zeros"), ("tanh",), (3,), range(2)), steps=20, records=1)
+    driver = start()
+    try:
+        opened(driver, write_report([tmp_path / "s"]).path)
+        assert errors(driver) == []
+        assert len(json.loads(drawn(driver, "losses"))[0][1]) == 4
+    finally:
+        driver.quit()
+
+
+def test_every_figure_has_a_script_that_sets_it():
+    assert all(f"figures.{name} = {{" in (ASSETS / "figures" / f"{name}.js").read_text() for name in FIGURES)

@@ -133,15 +133,17 @@ def write_runs(root, count, depth=10, steps=40):
     for k in range(count):
         run = RunWriter(root / f"run-{k:03d}", {"seed": k}, hparams={"seed": k}, first=["seed"], flush_seconds=1e9)
         loss = 0.5 + np.exp(-np.arange(steps) / (k + 5)) + 0.05 * generator.standard_normal(steps)
-        run.scalars_block(np.arange(steps), {"loss": loss, "accuracy": 1 - loss / 3})
+        run.add_scalars_block(np.arange(steps), {"loss": loss, "accuracy": 1 - loss / 3})
         for step in (0, 1, 5, steps):
             rows = [(step, f"hidden.{i}", i + 1, s, 0.9**i, "measured") for i in range(depth) for s in stats]
-            run.layers(rows + [(0, f"hidden.{i}", i + 1, "q", 0.8**i, "predicted") for i in range(depth) if not step])
+            run.add_layers(
+                rows + [(0, f"hidden.{i}", i + 1, "q", 0.8**i, "predicted") for i in range(depth) if not step]
+            )
             record = Histogram(-1.0, 1.0, bell, sum(bell), 0.0, 1.0)
-            run.histograms(
+            run.add_histograms(
                 step, {(kind, i + 1, f"hidden.{i}"): record for i in range(depth) for kind in HISTOGRAM_GROUPS}
             )
-        run.scalars(steps, {"val_loss": float(loss[-1]), "val_accuracy": 0.5})
+        run.add_scalars(steps, {"val_loss": float(loss[-1]), "val_accuracy": 0.5})
         run.finish("completed", loss=float(loss.mean()), steps=steps)
 
 
