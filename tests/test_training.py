@@ -31,7 +31,7 @@ from initlab.training import (
 from initlab.training import evaluation as evaluation_room
 from initlab.training import loop as loop_room
 from initlab.training.evaluation import member_losses
-from initlab.training.part_state import TARGET_WINDOW
+from initlab.training.step import TARGET_WINDOW
 
 PLAN = TrainingPlan(20, 16, "sgd", ({"lr": 0.05},), eval_every=7, records=(0, 3, 20))
 
