@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from initlab.ensemble import stack, stacking
 from initlab.ensemble.cpu import activations, openblas, sequential
-from initlab.ensemble.cpu.loss import member_loss
+from initlab.ensemble.cpu.loss import MemberLoss
 from initlab.initialize import fill_
 from initlab.models import build
 from initlab.training import OPTIMIZERS, Evaluation, State, Steps, Stopped, TrainingPlan, gradients, loop, train
@@ -405,7 +405,7 @@ def test_the_loss_and_its_gradient_are_those_of_autograd(task, dtype):
     loss = F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
     (gradient,) = torch.autograd.grad(loss, outputs)
     delta = torch.empty(7, 33, dtype=dtype)
-    found = member_loss(outputs.detach().t().contiguous(), y, delta)
+    found = MemberLoss(y, 7, dtype)(outputs.detach().t().contiguous(), delta)
     tight = {"rtol": 1e-5, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
     torch.testing.assert_close(torch.tensor(found, dtype=dtype), loss.detach(), **tight)
     torch.testing.assert_close(delta.t(), gradient, **tight)
@@ -414,11 +414,13 @@ def test_the_loss_and_its_gradient_are_those_of_autograd(task, dtype):
 @pytest.mark.parametrize(("right", "expected"), [(True, 0.0), (False, math.inf)])
 def test_a_class_that_is_impossible_makes_the_loss_infinite_only_where_it_is_right(right, expected):
     outputs = torch.tensor([[3e38], [-3e38]])
-    assert member_loss(outputs, torch.tensor([0 if right else 1]), torch.empty(2, 1)) == expected
+    loss = MemberLoss(torch.tensor([0 if right else 1]), 2, torch.float32)
+    assert loss(outputs, torch.empty(2, 1)) == expected
 
 
 def test_outputs_that_are_nan_make_the_loss_nan():
-    assert math.isnan(member_loss(torch.tensor([[math.nan], [1.0]]), torch.tensor([1]), torch.empty(2, 1)))
+    loss = MemberLoss(torch.tensor([1]), 2, torch.float32)
+    assert math.isnan(loss(torch.tensor([[math.nan], [1.0]]), torch.empty(2, 1)))
 
 
 @pytest.mark.parametrize("setting", ["0", "1"])

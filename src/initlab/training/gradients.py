@@ -1,38 +1,71 @@
 """Losses and gradients of a part on one batch: of all members at once by autograd, or of one after another without."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from initlab.diagnostics import LayerRecorder
 from initlab.ensemble import Part
-from initlab.ensemble.cpu.loss import member_loss
+from initlab.ensemble.cpu.loss import MemberLoss
 from initlab.ensemble.cpu.sequential import KeptTensors, SequentialMembers
-from initlab.training.evaluation import autocast_bfloat16, keyed_randomness, member_losses, restoring_buffers
+from initlab.training.evaluation import (
+    autocast_bfloat16,
+    count_right,
+    keyed_randomness,
+    member_losses,
+    restoring_buffers,
+)
 from initlab.training.events import TrainingPlan
 from initlab.training.optimizers import Tensors
 
 MEASURED_TOGETHER = 8  # members whose tensors are kept until they are measured by common calls
 
 
-class GradientBackEnd(Protocol):
-    """What computes losses and gradients of a part.
+class Batch(NamedTuple):
+    """Inputs and labels or values of one step, and their loss where members are computed one after another."""
 
-    `groups` are members that take a step together, by their places in the part. `compute(group, step, x, y, recorder)`
-    returns their losses, their outputs [n, B, classes] and their gradients by place, and lets `recorder`, if any,
-    measure their layers. Gradients and outputs are valid until the next call.
+    x: Tensor
+    y: Tensor
+    loss: MemberLoss | None = None
+
+
+class BatchResult(NamedTuple):
+    """What members give on one batch.
+
+    Attributes:
+        losses: by member.
+        right: how many labels each gets right; None where nobody asks.
+        gradients: by place of the member in the part, then by parameter.
+        pieces: the same memory in fewer tensors, where it is contiguous: for norms and clipping.
     """
+
+    losses: list[float]
+    right: list[int] | None
+    gradients: dict[int, Tensors]
+    pieces: dict[int, Tensors]
+
+
+class GradientBackEnd(Protocol):
+    """What computes losses and gradients of a part; `groups` are the members that do so together, by place."""
 
     groups: list[list[int]]
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a batch as `compute` takes it: once for all groups."""
+        ...
+
     def compute(
-        self, group: Sequence[int], step: int, x: Tensor, y: Tensor, recorder: LayerRecorder | None
-    ) -> tuple[list[float], Tensor, dict[int, Tensors]]:
-        """Return losses, outputs and gradients."""
+        self, group: Sequence[int], step: int, batch: Batch, counts: bool, recorder: LayerRecorder | None
+    ) -> BatchResult:
+        """Return losses and gradients, which the next call overwrites; `counts` asks for right labels.
+
+        Gradients are empty where no update follows: after the last one, and of a member computed alone that diverged.
+        """
         ...
 
 
@@ -43,11 +76,15 @@ class StackedGradients:
         self.part, self.plan = part, plan
         self.groups = [list(range(len(part.members)))]
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch."""
+        return batch
+
     def compute(
-        self, group: Sequence[int], step: int, x: Tensor, y: Tensor, recorder: LayerRecorder | None
-    ) -> tuple[list[float], Tensor, dict[int, Tensors]]:
-        """Return losses, outputs and gradients; after the last update gradients only where they are recorded."""
-        part, plan, last = self.part, self.plan, step == self.plan.steps
+        self, group: Sequence[int], step: int, batch: Batch, counts: bool, recorder: LayerRecorder | None
+    ) -> BatchResult:
+        """Return losses and gradients."""
+        (x, y, _), part, plan, last = batch, self.part, self.plan, step == self.plan.steps
         with recorder or nullcontext(), restoring_buffers(part.module) if last else nullcontext():
             with keyed_randomness(part, x, plan.data_seed, f"{step}"), autocast_bfloat16(x, plan.autocast):
                 outputs = part.forward(x)
@@ -55,7 +92,8 @@ class StackedGradients:
             gradients = [] if last and recorder is None else part_gradients(part, losses)
         if recorder is not None:
             recorder.gradients(dict(zip(part.names, gradients, strict=True)))
-        return losses.tolist(), outputs, dict(enumerate(part.unbind_members(gradients)))
+        by_member = {} if last else dict(enumerate(part.unbind_members(gradients)))
+        return BatchResult(losses.tolist(), count_right(outputs, y) if counts else None, by_member, by_member)
 
 
 def part_gradients(part: Part, losses: Tensor) -> Tensors:
@@ -78,23 +116,32 @@ class SequentialGradients:
         self.kept: KeptMembers | None = None
         self.groups = [[k] for k in range(len(part.members))]
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the samples as rows, and the loss."""
+        outputs = self.workspace.after[-1].tensor
+        return Batch(batch.x.flatten(1).contiguous(), batch.y, MemberLoss(batch.y, len(outputs), outputs.dtype))
+
     def compute(
-        self, group: Sequence[int], step: int, x: Tensor, y: Tensor, recorder: LayerRecorder | None
-    ) -> tuple[list[float], Tensor, dict[int, Tensors]]:
-        """Return loss, outputs and gradients of one member; after the last update gradients only where recorded."""
-        (k,) = group
+        self, group: Sequence[int], step: int, batch: Batch, counts: bool, recorder: LayerRecorder | None
+    ) -> BatchResult:
+        """Return loss and gradients of one member."""
+        (k,), (x, _, loss), workspace = group, batch, self.workspace
+        assert loss is not None
         if recorder is not None and self.kept is None:
             self.kept = KeptMembers(recorder, self.fast.allocate_kept(MEASURED_TOGETHER, len(x)))
         kept = self.kept.next() if self.kept is not None else None
-        x = x.flatten(1).contiguous()
-        outputs = self.fast.forward(x, k, self.workspace, kept)
-        loss = member_loss(outputs, y, self.workspace.deltas[-1].tensor)
-        last = step == self.plan.steps
-        gradients = [] if last and kept is None else self.fast.backward(x, k, self.workspace, kept)
+        outputs = self.fast.forward(x, k, workspace, kept)
+        right = [loss.count_right(outputs)] if counts else None
+        value = loss(outputs, workspace.deltas[-1].tensor)
+        updates = step < self.plan.steps and math.isfinite(value)
+        if updates or kept is not None:
+            self.fast.backward(x, k, workspace, kept)
         if self.kept is not None and k == len(self.groups) - 1:
             self.kept.measure()
             self.kept = None
-        return [loss], outputs.t()[None], {k: gradients}
+        if not updates:
+            return BatchResult([value], right, {}, {})
+        return BatchResult([value], right, {k: workspace.gradients}, {k: [workspace.flat]})
 
 
 @dataclass

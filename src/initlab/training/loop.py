@@ -11,8 +11,9 @@ from initlab.ensemble import Ensemble, make_plain_part
 from initlab.statistics.histograms import Histogram
 from initlab.training.evaluation import evaluate
 from initlab.training.events import Event, Pause, Snapshot, State, Steps, Stopped, TrainingPlan
+from initlab.training.gradients import Batch
 from initlab.training.optimizers import OPTIMIZERS
-from initlab.training.step import Batch, PartTrainer, StepResult
+from initlab.training.step import PartTrainer, StepResult
 from initlab.training.threads import ThreadTeam
 
 YIELD_EVERY = 0.2  # seconds between pauses: often enough for a progress line, and to stop soon when asked to
@@ -91,7 +92,7 @@ def prepare_batch(data: Dataset, index: Tensor, plan: TrainingPlan) -> Batch:
     """Return one batch as the networks take it."""
     # Not `train_x[index]`, which goes byte by byte through images of bytes.
     x, y = data.train_x.index_select(0, index), data.train_y.index_select(0, index)
-    return data.prepare(x, plan.dtype), data.targets(y, plan.dtype)
+    return Batch(data.prepare(x, plan.dtype), data.targets(y, plan.dtype))
 
 
 def block_length(plan: TrainingPlan, step: int, length: int) -> int:

@@ -101,5 +101,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
 def gradient_norms(networks: Sequence[Tensors]) -> list[float]:
     """Return the norm of each network's whole gradient."""
     # Tensor by tensor: a sum over all rows of one tensor has another order when there is only one.
-    norms = torch.stack(tensor_norms([grad for own in networks for grad in own]))
+    tensors = [grad for own in networks for grad in own]
+    if len(tensors) == 1:
+        return [torch.linalg.vector_norm(tensors[0]).item()]
+    norms = torch.stack(tensor_norms(tensors))
     return [math.hypot(*own) for own in norms.view(len(networks), -1).tolist()]

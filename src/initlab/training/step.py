@@ -2,22 +2,20 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from initlab.diagnostics import LayerRecorder, first_bad_layers
 from initlab.ensemble import Part
-from initlab.training.evaluation import autocast_bfloat16, count_right, keyed_randomness, restoring_buffers
+from initlab.training.evaluation import autocast_bfloat16, keyed_randomness, restoring_buffers
 from initlab.training.events import State, Stopped, TrainingPlan
-from initlab.training.gradients import GradientBackEnd, SequentialGradients, StackedGradients
+from initlab.training.gradients import Batch, GradientBackEnd, SequentialGradients, StackedGradients
 from initlab.training.optimizers import Tensors, gradient_norms
 from initlab.training.schedules import rate_factor
 from initlab.training.updates import member_hyperparameters, shared_updates
 
-Batch = tuple[Tensor, Tensor]
 TARGET_WINDOW = 10  # steps whose mean loss is compared with the target
 
 
@@ -35,8 +33,8 @@ class StepResult:
 
     step: int
     members: list[int]
-    measured: dict[str, Any]
-    stopped: list[Stopped] = field(default_factory=list)
+    measured: dict[str, list[float]]
+    stopped: list[Stopped]
     recorder: tuple[list[int], LayerRecorder] | None = None
 
 
@@ -70,7 +68,7 @@ class PartTrainer:
         results: list[StepResult] = []
         groups = range(len(self.back_end.groups))
         if start in self.plan.records:
-            (batch,) = batches
+            (batch,) = map(self.back_end.prepare, batches)
             recorder = LayerRecorder(self.part, step=start, interval=self.plan.saturation)
             recorder.before_update()
             results = [self.take_step(group, start, batch, recorder) for group in groups]
@@ -78,10 +76,10 @@ class PartTrainer:
                 recorder.after_update()
             results[0].recorder = list(self.part.members), recorder
         elif len(groups) > 1:
-            batches = list(batches)
-            results = [result for group in groups for result in self.take_steps(group, start, batches)]
+            prepared = list(map(self.back_end.prepare, batches))
+            results = [result for group in groups for result in self.take_steps(group, start, prepared)]
         else:
-            remaining = iter(batches)
+            remaining = map(self.back_end.prepare, batches)
             while self.part.members and (steps := list(self.take_steps(0, start + len(results), remaining))):
                 results += steps
                 self.drop_stopped(steps)
@@ -98,23 +96,26 @@ class PartTrainer:
 
     def take_step(self, group: int, step: int, batch: Batch, recorder: LayerRecorder | None = None) -> StepResult:
         """Take one step with one group: losses, gradients, update; the step after the last update only measures."""
-        (x, y), plan, places = batch, self.plan, self.back_end.groups[group]
-        last, logged = step == plan.steps, step % plan.log_every == 0
-        losses, outputs, gradients = self.back_end.compute(places, step, x, y, recorder)
-        result = StepResult(step, [self.part.members[k] for k in places], {"loss": losses})
-        result.stopped = self.find_stopped(places, losses, step, x)
-        if last:
-            return result
-        with torch.no_grad():
-            if logged and not y.is_floating_point():
-                result.measured["accuracy"] = [right / y.numel() for right in count_right(outputs, y)]
+        plan, places = self.plan, self.back_end.groups[group]
+        logged = step < plan.steps and step % plan.log_every == 0
+        counts = logged and not batch.y.is_floating_point()
+        losses, right, gradients, pieces = self.back_end.compute(places, step, batch, counts, recorder)
+        factor = rate_factor(plan.schedule, plan.warmup, plan.steps, step)
+        measured = {
+            "loss": losses,
+            "grad_norm": [math.nan] * len(places),
+            "lr": [self.rates[k] * factor for k in places],
+        }
+        if right is not None:
+            measured["accuracy"] = [count / batch.y.numel() for count in right]
+        members, stopped = [self.part.members[k] for k in places], self.find_stopped(places, losses, step, batch.x)
+        if gradients:
             if logged or any(self.clip_norms[k] < math.inf for k in places):
-                result.measured["grad_norm"] = self.clip(gradients)
-            factor = rate_factor(plan.schedule, plan.warmup, plan.steps, step)
-            result.measured["lr"] = [self.rates[k] * factor for k in places]
-            for update in self.updates[group]:
-                update.apply(gradients, factor, step)
-        return result
+                measured["grad_norm"] = self.clip(pieces)
+            with torch.no_grad():
+                for update in self.updates[group]:
+                    update.apply(gradients, factor, step)
+        return StepResult(step, members, measured, stopped)
 
     def clip(self, gradients: dict[int, Tensors]) -> list[float]:
         """Scale gradients down to their clip norms in place; return the norms before."""

@@ -1,27 +1,48 @@
-"""The loss of one member and its gradient, without autograd, whose way takes 1.06 to 1.2 times the time of training."""
+"""The loss of one member and its gradient by a few plain calls; by autograd, training takes 1.06 to 1.2 times as long.
 
+Measured on 8 perceptrons of width 128 and depth 3 or 10, one thread, AMD EPYC of family 26, torch 2.14.1.
+"""
+
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def member_loss(outputs: Tensor, y: Tensor, delta: Tensor) -> float:
-    """Return mean cross-entropy or mean squared error of one member, and write its gradient to `delta`.
+class MemberLoss:
+    """The loss on one batch, for one member after another.
 
     Args:
-        outputs: [C, B]: classes or values in rows, samples in columns.
         y: labels [B], int64, or values [B, C].
-        delta: memory for the gradient by the outputs [C, B].
+        classes: C.
+        dtype: of the outputs.
 
-    >>> delta = torch.empty(2, 1)
-    >>> round(member_loss(torch.zeros(2, 1), torch.tensor([1]), delta), 4), delta.tolist()
+    >>> delta, loss = torch.empty(2, 1), MemberLoss(torch.tensor([1]), classes=2, dtype=torch.float32)
+    >>> round(loss(torch.zeros(2, 1), delta), 4), delta.tolist()
     (0.6931, [[0.5], [-0.5]])
     """
-    if y.is_floating_point():
-        torch.sub(outputs, y.t(), out=delta)
-        loss = delta.square().mean().item()
-        delta.mul_(2 / delta.numel())
-        return loss
-    logs = F.log_softmax(outputs, 0)
-    torch.exp(logs, out=delta).scatter_add_(0, y[None], delta.new_full((1, len(y)), -1.0)).div_(len(y))
-    return F.nll_loss(logs.t(), y).item()
+
+    def __init__(self, y: Tensor, classes: int, dtype: torch.dtype):
+        self.y = y
+        self.labels = None if y.is_floating_point() else y.numpy()
+        # The values, or -1/B at every label; classes are rows and samples columns.
+        self.target = (y if y.is_floating_point() else F.one_hot(y, classes).to(dtype) / -len(y)).t().contiguous()
+
+    def __call__(self, outputs: Tensor, delta: Tensor) -> float:
+        """Return mean cross-entropy or mean squared error of outputs [C, B], and write its gradient to `delta`."""
+        if self.labels is None:
+            torch.sub(outputs, self.target, out=delta)
+            loss = delta.square().mean().item()
+            delta.mul_(2 / delta.numel())
+            return loss
+        logs = torch.log_softmax(outputs, 0)
+        torch.add(self.target, torch.exp(logs), alpha=1 / len(self.y), out=delta)
+        loss = torch.dot(logs.view(-1), self.target.view(-1)).item()
+        # Where a class is impossible its logarithm is infinite, and the loss finite all the same unless it is right.
+        return F.nll_loss(logs.t(), self.y).item() if math.isnan(loss) else loss
+
+    def count_right(self, outputs: Tensor) -> int:
+        """Return how many labels the largest outputs [C, B] name."""
+        return int(np.count_nonzero(outputs.numpy().argmax(0) == self.labels))

@@ -19,6 +19,7 @@ from initlab.ensemble.cpu.activations import ACTIVATION_KERNELS
 from initlab.ensemble.cpu.openblas import Matrix, as_matrix, gemm, openblas_is_faster
 from initlab.ensemble.cpu.processor import fast_cpu_enabled
 from initlab.ensemble.layers import StackedElementwise, StackedFlatten, StackedLinear
+from initlab.ensemble.matmul import ALIGNMENT
 from initlab.models.plain import Chain
 
 MIN_LAYER_FLOPS = 1e6  # operations of a layer's product from which members in turn are faster
@@ -45,15 +46,23 @@ class KeptTensors:
 class Workspace:
     """Memory for one member's passes on batches of one size, which the members use in turn.
 
-    By layer, [units, B]: preactivations, activations (the same memory where an activation works in place), and the
-    gradients by the preactivations; and the gradients by the parameters.
+    Attributes:
+        before: preactivations by layer, [units, B].
+        after: activations by layer, the same memory where an activation works in place.
+        deltas: gradients by the preactivations, by layer.
+        gradients: gradients by the parameters.
+        flat: the memory of all gradients.
+        by_layer: the gradients of each layer's weight and bias.
+        ones: [1, B].
     """
 
     before: list[Matrix]
     after: list[Matrix]
     deltas: list[Matrix]
     gradients: list[Tensor]
-    by_layer: list[tuple[Matrix, Tensor | None]]  # the gradients of weight and bias
+    flat: Tensor
+    by_layer: list[tuple[Matrix, Matrix | None]]
+    ones: Matrix
 
 
 @dataclass
@@ -67,13 +76,16 @@ class SequentialMembers:
     acts: list[nn.Module]
     parameters: Sequence[Tensor]
     weights: list[list[Matrix]] = field(init=False)  # [out, in] by layer, then member
-    biases: list[Sequence[Tensor | None]] = field(init=False)  # [out, 1]
+    biases: list[list[Matrix | None]] = field(init=False)  # [out, 1]
 
     def __post_init__(self) -> None:
         # Views of memory that updates change in place; the part makes new ones when members leave.
         self.weights = [[as_matrix(own) for own in layer.weight.detach().unbind()] for layer in self.layers]
         self.biases = [
-            [None] * len(layer.weight) if layer.bias is None else layer.bias.detach().unsqueeze(2).unbind()
+            [
+                None if layer.bias is None else as_matrix(layer.bias.detach()[k, :, None])
+                for k in range(len(layer.weight))
+            ]
             for layer in self.layers
         ]
         self.kernels = [ACTIVATION_KERNELS[type(act)] for act in self.acts]
@@ -92,14 +104,17 @@ class SequentialMembers:
         # The gradients of two layers of one width take turns.
         pair = {(width, turn): as_matrix(like.new_empty(width, batch)) for width in widths for turn in (0, 1)}
         before = [as_matrix(like.new_empty(width, batch)) for width in widths]
-        gradients = {id(p): torch.empty_like(p[0]) for p in self.parameters}
         pairs = zip(before, self.kernels, strict=True)
+        flat, gradients = allocate_flat([p[0] for p in self.parameters])
+        own = {id(p): as_matrix(g.view(len(g), -1)) for p, g in zip(self.parameters, gradients, strict=True)}
         return Workspace(
             before,
             [z if kernel.in_place else as_matrix(torch.empty_like(z.tensor)) for z, kernel in pairs],
             [pair[width, layer % 2] for layer, width in enumerate(widths)],
-            list(gradients.values()),
-            [(as_matrix(gradients[id(layer.weight)]), gradients.get(id(layer.bias))) for layer in self.layers],
+            gradients,
+            flat,
+            [(own[id(layer.weight)], own.get(id(layer.bias))) for layer in self.layers],
+            as_matrix(like.new_ones(1, batch)),
         )
 
     def allocate_kept(self, members: int, batch: int) -> KeptTensors:
@@ -125,8 +140,9 @@ class SequentialMembers:
         inputs, transpose = as_matrix(x), True
         for layer, (kernel, act) in enumerate(zip(self.kernels, self.acts, strict=True)):
             z, y, bias = workspace.before[layer], workspace.after[layer], self.biases[layer][k]
+            # By a product with ones: other operations of torch would have to be fetched into the cache.
             if bias is not None:
-                z.tensor.copy_(bias)
+                self.multiply(z, bias, workspace.ones)
             self.multiply(z, self.weights[layer][k], inputs, transpose_b=transpose, add=bias is not None)
             if kept is not None:
                 kept.before[layer].copy_(z.tensor)
@@ -136,8 +152,8 @@ class SequentialMembers:
             inputs, transpose = y, False
         return inputs.tensor
 
-    def backward(self, x: Tensor, k: int, workspace: Workspace, kept: KeptTensors | None = None) -> list[Tensor]:
-        """Return the gradients of member k by its parameters; the next call overwrites them.
+    def backward(self, x: Tensor, k: int, workspace: Workspace, kept: KeptTensors | None = None) -> None:
+        """Write the gradients of member k by its parameters to the workspace.
 
         `x` is the batch [B, in] of the forward pass just before, `workspace.deltas[-1]` the gradient by the outputs.
         """
@@ -147,7 +163,7 @@ class SequentialMembers:
             if kept is not None:
                 kept.deltas[layer].copy_(delta.tensor)
             if bias is not None:
-                torch.sum(delta.tensor, 1, out=bias)
+                self.multiply(bias, delta, workspace.ones, transpose_b=True)
             if layer:
                 self.multiply(weight, delta, workspace.after[layer - 1], transpose_b=True)
                 self.multiply(workspace.deltas[layer - 1], self.weights[layer][k], delta, transpose_a=True)
@@ -156,12 +172,25 @@ class SequentialMembers:
         if kept is not None:
             for copy, gradient in zip(kept.gradients, workspace.gradients, strict=True):
                 copy.copy_(gradient)
-        return workspace.gradients
 
     def outputs(self, x: Tensor) -> Tensor:
         """Return the outputs of all members on a batch [B, *input_shape] as [N, B, classes]."""
         x, workspace = x.flatten(1).contiguous(), self.allocate(len(x))
         return torch.stack([self.forward(x, k, workspace).t().clone() for k in range(len(self.weights[0]))])
+
+
+def allocate_flat(like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return zeroed memory and tensors of these shapes in it, each beginning on a boundary.
+
+    >>> flat, (a, b) = allocate_flat([torch.ones(3), torch.ones(2, 2)])
+    >>> flat.shape, a.shape, b.shape, b.storage_offset()
+    (torch.Size([32]), torch.Size([3]), torch.Size([2, 2]), 16)
+    """
+    step = ALIGNMENT // like[0].element_size()
+    sizes = [-(-tensor.numel() // step) * step for tensor in like]
+    flat = like[0].new_zeros(sum(sizes))
+    pieces = zip(flat.split(sizes), like, strict=True)
+    return flat, [piece[: tensor.numel()].view(tensor.shape) for piece, tensor in pieces]
 
 
 def torch_product(
