@@ -35,7 +35,7 @@ import torch
 from bench_share import processes, shares
 
 from initlab.ensemble import stack
-from initlab.ensemble.cpu import activation_kernels, loss, openblas, sequential, tanh
+from initlab.ensemble.cpu import activations, loss, sequential
 from initlab.training import TrainingPlan, train
 
 HOME = Path(__file__).parent
@@ -48,26 +48,21 @@ EXECUTORS = {"initlab": "auto", "initlab, inline": "inline"}
 TRAINING_IMAGES = 60_000
 KINDS = {
     "products": ("mm", "bmm", "addmm", "baddbmm"),
-    "activations": ("tanh", "tanh_backward", "relu", "threshold_backward", "clamp_min", "clamp_min_"),
+    "activations": ("tanh", "tanh_backward", "relu", "relu_", "tanh_", "threshold_backward", "clamp_min", "clamp_min_"),
     "update": ("_fused_sgd_",),
     "gradient norms": ("linalg_vector_norm", "_foreach_norm", "dot"),
     "loss and accuracy": (
-        *("_log_softmax", "_log_softmax_backward_data", "nll_loss_forward", "nll_loss2d_forward"),
+        *("_log_softmax", "_log_softmax_backward_data", "nll_loss_forward", "nll_loss2d_forward", "exp", "add"),
         *("nll_loss2d_backward", "argmax", "mean", "eq", "stack", "one_hot"),
     ),
     "bias gradients": ("sum",),
     "batches and copies": ("copy_", "index_select", "clone", "mul_", "add_"),
 }
-# What makes calls that torch's profiler does not see where they are not torch's: of numpy, of OpenBLAS.
-BY_NUMPY = [("activations", activation_kernels, "tanh_call")]
-BY_OPENBLAS = [
-    *(
-        ("products", sequential, "bound"),
-        ("products", sequential, "awaiting"),
-        ("bias gradients", sequential, "row_sums"),
-    ),
-    *(("gradient norms", sequential, "dot_product"), ("loss and accuracy", loss, "dot_product")),
-    ("batches and copies", sequential, "spread"),
+# Functions that torch's profiler does not see where they are not torch's: of OpenBLAS, of numpy.
+UNSEEN = [
+    ("products", sequential, "gemm"),
+    ("activations", activations, "tanh_"),
+    ("loss and accuracy", loss.MemberLoss, "count_right"),
 ]
 
 
@@ -158,23 +153,22 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass
 class Stopwatch:
-    """What makes calls that torch's profiler does not see, and the seconds that these calls took."""
+    """A function that torch's profiler does not see, and the seconds that its calls took."""
 
-    maker: Callable[..., Callable[..., Any]]
+    function: Callable[..., Any]
     seconds: float = 0.0
 
-    def __call__(self, *given: Any, **named: Any) -> Callable[..., Any]:
-        """Make a call that notes its time."""
-        made = self.maker(*given, **named)
+    def timed(self) -> Callable[..., Any]:
+        """Return the function, its time noted."""
 
-        def timed(*later: Any) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
             began = time.perf_counter()
             try:
-                return made(*later)
+                return self.function(*given, **named)
             finally:
                 self.seconds += time.perf_counter() - began
 
-        return timed
+        return call
 
 
 def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, float]:
@@ -186,11 +180,10 @@ def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, floa
     data, count = bench_ensemble.make_data(given.batch), min(16, len(given.schemes) * given.seeds)
     ensemble = stack(bench_ensemble.make_networks(count, given.width, depth, act))
     plan = TrainingPlan(10, given.batch, "sgd", ({"lr": 0.01},) * count)
-    unseen = (BY_NUMPY if tanh.numpy_tanh_is_faster() else []) + (BY_OPENBLAS if openblas.openblas_is_faster() else [])
-    beside = [(kind, place, name, Stopwatch(getattr(place, name))) for kind, place, name in unseen]
+    beside = [(kind, place, name, Stopwatch(getattr(place, name))) for kind, place, name in UNSEEN]
     with ExitStack() as patches:
         for _, place, name, watch in beside:
-            patches.enter_context(patch.object(place, name, watch))
+            patches.enter_context(patch.object(place, name, watch.timed()))
         list(train(ensemble, data, plan))
         for *_, watch in beside:
             watch.seconds = 0.0

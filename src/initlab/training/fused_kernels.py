@@ -9,6 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adagrad import adagrad
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+PUBLIC: dict[str, Any] = {"adam": adam, "adamw": adamw, "adagrad": adagrad}
 
 
 def apply_sgd(params: list[Tensor], grads: list[Tensor], velocity: list[Tensor], **options: Any) -> None:
@@ -24,7 +30,7 @@ def apply_sgd(params: list[Tensor], grads: list[Tensor], velocity: list[Tensor],
     if kernel := getattr(torch, "_fused_sgd_", None):
         kernel(params, grads, velocity, is_first_step=False, **common)
     else:
-        torch.optim.sgd.sgd(params, grads, velocity or [None] * len(params), foreach=True, **common)  # type: ignore[list-item]
+        sgd(params, grads, velocity or [None] * len(params), foreach=True, **common)  # type: ignore[list-item]
 
 
 def apply_adaptive(
@@ -46,9 +52,8 @@ def apply_adaptive(
             params, grads, *slots, [torch.tensor(float(step), device=device)] * len(params), maximize=False, **options
         )
     else:
-        public: Any = getattr(getattr(torch.optim, name), name)
         counts = [torch.tensor(step - 1.0, device=device) for _ in params]
-        public(params, grads, *slots, counts, foreach=True, maximize=False, **options)
+        PUBLIC[name](params, grads, *slots, counts, foreach=True, maximize=False, **options)
 
 
 def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
