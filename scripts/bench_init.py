@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure every model in a process of its own."""
+    """Measure every model in a separate process."""
     figures = []
     for name in given.models:
         code = f"import bench_init; bench_init.alone({name!r}, {given.pairs})"

@@ -87,8 +87,8 @@ def shares(given: argparse.Namespace, beside: Beside, width: int, acts: Sequence
             found.setdefault(f"{side}, of torch.mm's rate", []).append(products / taken / rates["torch.mm"])
             found.setdefault(f"{side}, of the best library's rate", []).append(products / taken / max(rates.values()))
     every = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
-    told = ", ".join(f"{products / taken / 1e9:.0f} by {side}" for side, taken in seconds.items())
-    print(f"width {width}: GFLOP/s during training {told}; square products {every}")
+    rates = ", ".join(f"{products / taken / 1e9:.0f} by {side}" for side, taken in seconds.items())
+    print(f"width {width}: GFLOP/s during training {rates}; square products {every}")
     for name, values in found.items():
         middle = statistics.median(values)
         print(f"  share, {name}: {middle:.3f} ({min(values):.3f}–{max(values):.3f}), bar {BAR}: ", end="")

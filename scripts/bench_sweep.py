@@ -107,8 +107,8 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     by_hand = argparse.Namespace(**vars(given), networks=networks(given), acts=ACTS, trial_steps=min(given.steps, 300))
     root = common_loop.unpacked(given.data_root, folder / "torchvision")
     update, tried = bare_grid.fastest_update(by_hand)
-    told = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in tried.items())
-    print(f"bare loop: torch.optim.SGD, its {update} update, the faster one here ({told})")
+    trials = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in tried.items())
+    print(f"bare loop: torch.optim.SGD, its {update} update, the faster one here ({trials})")
     taken: dict[str, list[float]] = {side: [] for side in (*EXECUTORS, *BARS, TRAINING)}
 
     def bare() -> float:
@@ -229,8 +229,8 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         given.schemes, given.seeds, given.rounds, given.engine_steps = given.schemes[:2], 1, 1, 4
         given.widths, given.sizes = given.widths[:1], given.sizes[:1]
     given.steps = given.steps or (30 if given.quick else TRAINING_IMAGES // given.batch)
-    told = f"{torch.get_num_threads()} threads, {networks(given)} networks of width {given.width}"
-    print(f"torch {torch.__version__}, {told}")
+    setting = f"{torch.get_num_threads()} threads, {networks(given)} networks of width {given.width}"
+    print(f"torch {torch.__version__}, {setting}")
     found: dict[str, Any] = {"compared": compare(given)}
     with processes() as beside:
         found["shares"] = {width: shares(given, beside, width, ACTS) for width in given.widths}

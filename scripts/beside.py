@@ -12,7 +12,7 @@ HOME = Path(__file__).parent
 
 
 class Beside:
-    """As many processes as asked for; each runs `code`, hears lines of JSON and answers each with one.
+    """As many processes as asked for; each runs `code`, reads lines of JSON and answers each with one.
 
     `code` finds the modules beside this one; its first answer, unasked, says that it is ready.
     """
@@ -23,23 +23,23 @@ class Beside:
         whole = f"import sys; sys.path.insert(0, {str(HOME)!r})\n{code}"
         command = [sys.executable, "-c", whole, *arguments]
         self.workers = [subprocess.Popen(command, env=environment, **pipes) for _ in range(count)]  # type: ignore[call-overload]
-        self.ready = [self.heard(worker) for worker in self.workers]
+        self.ready = [self.read_answer(worker) for worker in self.workers]
 
-    def heard(self, worker: subprocess.Popen) -> Any:
+    def read_answer(self, worker: subprocess.Popen) -> Any:
         """Return the next answer of a process."""
         line = worker.stdout.readline()  # type: ignore[union-attr]
         if not line:
-            raise SystemExit("a process of the benchmark is gone; what it said stands above")
+            raise SystemExit("a process of the benchmark has ended; its output stands above")
         return json.loads(line)
 
     def seconds(self, message: Any) -> float:
-        """Tell all the same, and return how long it takes until the last one has answered."""
+        """Send a message to all; return the seconds until the last one has answered."""
         started = time.perf_counter()
         for worker in self.workers:
             worker.stdin.write(json.dumps(message) + "\n")  # type: ignore[union-attr]
             worker.stdin.flush()  # type: ignore[union-attr]
         for worker in self.workers:
-            self.heard(worker)
+            self.read_answer(worker)
         return time.perf_counter() - started
 
     def close(self) -> None:

@@ -337,7 +337,7 @@ def test_bits_do_not_depend_on_threads_and_parts(family, threads, largest, monke
 
 
 @pytest.mark.parametrize("bad", [{"lr": 1e30}, {"lr": 1e30, "clip_norm": 1.0}, {"lr": 1e20, "weight_decay": 1e20}])
-def test_a_diverging_neighbour_changes_no_bit(bad):
+def test_a_diverging_neighbor_changes_no_bit(bad):
     data, plan, hyper = images(), TrainingPlan(20, 12, "sgd", (), eval_every=7, data_seed=DATA_SEED), hypers(4, 0.05)
     family = "mlp, batch norm, dropout"
     expected_networks = [network(data, seed, family) for seed in range(4)]
@@ -501,7 +501,7 @@ class Own(nn.Module):
 
 
 NOT_STACKED = {
-    "a module of its own": lambda: [Own(), Own()],
+    "a module from elsewhere": lambda: [Own(), Own()],
     "a layer without a counterpart": lambda: [chain(nn.Linear(64, 5), nn.Softmax(1)) for _ in range(2)],
     "torch's dropout": lambda: [chain(nn.Dropout(), nn.Linear(64, 5)) for _ in range(2)],
     "a layer used twice": lambda: [twice(), twice()],

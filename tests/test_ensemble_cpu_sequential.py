@@ -124,15 +124,15 @@ def test_bits_of_large_layers_do_not_depend_on_the_ensemble(act, width, monkeypa
 
 
 @pytest.mark.parametrize("records", [(0, 1, 2, 5), tuple(range(9))])
-def test_who_listens_changes_no_bit(records, taken):
+def test_recording_changes_no_bit(records, taken):
     data, hyper = images(), hypers(4, 0.05)
     plan = TrainingPlan(8, 12, "adam", (), data_seed=DATA_SEED, log_every=3)
-    silent, heard = ([network(data, seed, depth=3) for seed in range(4)] for _ in range(2))
-    expected = trained(silent, data, plan, hyper)
-    events = trained(heard, data, replace(plan, records=records), hyper)
+    plain, recorded = ([network(data, seed, depth=3) for seed in range(4)] for _ in range(2))
+    expected = trained(plain, data, plan, hyper)
+    events = trained(recorded, data, replace(plan, records=records), hyper)
     for member in range(4):
         assert rows(events, member) == rows(expected, member)
-        assert_same_bits(tensors(heard[member]), tensors(silent[member]))
+        assert_same_bits(tensors(recorded[member]), tensors(plain[member]))
     assert sorted(taken) == sorted([0, 1, 2, 3] * (16 + (8 in records)))
 
 
@@ -172,7 +172,7 @@ def test_a_recorded_step_measures_what_the_layers_do(act):
 
 
 @pytest.mark.parametrize("bad", [{"lr": 1e39}, {"lr": 1e30, "clip_norm": 1.0}, {"lr": 1e20, "weight_decay": 1e20}])
-def test_a_diverging_neighbour_changes_no_bit(bad, taken):
+def test_a_diverging_neighbor_changes_no_bit(bad, taken):
     data, plan, hyper = images(), TrainingPlan(20, 12, "sgd", (), data_seed=DATA_SEED), hypers(4, 0.05)
     expected_networks = [network(data, seed, act="relu") for seed in range(4)]
     expected = trained(expected_networks, data, plan, hyper)

@@ -293,7 +293,7 @@ def test_the_last_update_is_looked_at_too(data, records):
     assert [s.step for s in of(Stopped, run(network(data, "relu"), data, single))] == [1]
 
 
-def test_neighbours_of_a_diverged_network_are_untouched(data):
+def test_neighbors_of_a_diverged_network_are_untouched(data):
     def members():
         return [
             network(data, "relu", "he_normal", seed=1, depth=20),

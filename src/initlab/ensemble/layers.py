@@ -145,8 +145,8 @@ class StackedShift(StackedLayer):
 class StackedElementwise(nn.Module):
     """A function of every entry, for all members at once where their bits cannot depend on each other's.
 
-    Vector code computes whole vectors and leaves the rest of a tensor to scalar code, which rounds otherwise: where a
-    member is no multiple of a vector, one member's rest would depend on how many follow.
+    Vector code computes whole vectors and leaves the rest of a tensor to scalar code, which rounds differently: where a
+    member does not fill whole vectors, the bits of its rest would depend on the members that follow.
     """
 
     def __init__(self, leaves: Sequence[nn.Module]):

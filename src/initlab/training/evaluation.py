@@ -1,4 +1,4 @@
-"""What a batch says of every member: losses and accuracies, on a training batch or on whole splits."""
+"""Losses and accuracies of every member, on a training batch or on whole splits."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ def flatten_labels(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def member_losses(logits: Tensor, y: Tensor, stacked: bool = False) -> Tensor:
     """Return each member's mean loss [N] from outputs [N, B, C]: cross-entropy for labels, squared error for values.
 
-    The shorter way of a lone network rounds otherwise: a stack that is down to one member does not take it.
+    The shorter computation of a lone network rounds differently: a stack with one member left does not use it.
     """
     logits, y = flatten_labels(logits, y)
     n, batch = logits.shape[:2]
@@ -49,14 +49,14 @@ def count_right(logits: Tensor, y: Tensor) -> list[int]:
 
 
 def autocast_bfloat16(x: Tensor, enabled: bool) -> Any:
-    """Compute in bfloat16 where it is asked for."""
+    """Return the context in which torch computes in bfloat16, where enabled."""
     return torch.autocast(x.device.type, dtype=torch.bfloat16) if enabled else nullcontext()
 
 
 def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: TrainingPlan, team: ThreadTeam) -> Evaluation:
     """Measure loss and accuracy of every member on the validation and test sets, in evaluation mode.
 
-    The test set only reports, and of untrained weights there is nothing to report: step 0 is without it.
+    The test set only reports, and untrained weights have nothing to report: step 0 omits it.
     """
     values: dict[str, dict[int, float]] = {}
     members = [m for part in parts for m in part.members]
@@ -102,7 +102,7 @@ def evaluate_split(
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode, and every submodule back to its own: a frozen norm stays so while the rest trains."""
+    """Switch to evaluation mode, then each submodule back to the mode it had: a frozen norm may stay frozen."""
     modes = [(submodule, submodule.training) for submodule in module.modules()]
     module.eval()
     try:
@@ -114,7 +114,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def restoring_buffers(module: nn.Module) -> Iterator[None]:
-    """Put running statistics back afterwards: a pass that only looks must not move them."""
+    """Restore running statistics afterwards: a pass that only measures must not change them."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield
@@ -125,10 +125,10 @@ def restoring_buffers(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def keyed_randomness(part: Part, x: Tensor, seed: int, step: str) -> Iterator[None]:
-    """Key whatever one forward pass draws by (data.seed, `step`, layer), and leave the global random state alone.
+    """Key the draws of one forward pass by (data.seed, `step`, layer), and keep the global random state.
 
-    Our own dropout takes a generator per layer. Modules from elsewhere draw from the global state, so that is set for
-    the while: their masks depend on nothing else that runs in the process.
+    Our own dropout takes a generator per layer. Modules from elsewhere draw from the global state, which is set during
+    the pass and restored: their masks depend on nothing else that runs in the process.
     """
     for k, layer in enumerate(part.dropouts):
         layer.generator = generator("dropout", seed, f"{step}/{k}")

@@ -39,7 +39,7 @@ class BatchResult(NamedTuple):
 
     Attributes:
         losses: by member.
-        right: how many labels each gets right; None where nobody asks.
+        right: how many labels each gets right; None where it is not asked for.
         gradients: by place of the member in the part, then by parameter.
         pieces: the same memory in fewer tensors, where it is contiguous: for norms and clipping.
     """

@@ -24,9 +24,9 @@ def train(ensemble: Ensemble, data: Dataset, plan: TrainingPlan, state: State | 
     """Train all members on common batches, yielding rows, evaluations, snapshots and stops as they happen.
 
     Row k holds the loss of batch k under the weights after k updates, so step 0 is the initialization. A non-finite
-    loss stops that member alone; after the last update one more batch is looked at, so that none goes unseen. At every
-    `Pause`, and at the end, `state` is whole: with the weights it is a checkpoint, and what was yielded will not come
-    again.
+    loss stops that member alone; after the last update one more loss is computed, so that no update goes unchecked. At
+    every `Pause`, and at the end, `state` is complete: with the weights it is a checkpoint, and what was yielded is not
+    yielded again.
 
     Args:
         ensemble: initialized networks.

@@ -1,4 +1,4 @@
-"""Steps of one part: what a thread of the team does at a time."""
+"""Training steps of one part: the unit of work of a thread."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,7 +60,7 @@ class PartTrainer:
         self.updates = [shared_updates(part, group, hypers, plan, self.state) for group in self.back_end.groups]
 
     def train_block(self, start: int, batches: Iterable[Batch]) -> list[StepResult]:
-        """Take consecutive steps, dropping members as they stop; a recorded step is a block of its own.
+        """Take consecutive steps, dropping members as they stop; a block that begins at a recorded step is that step.
 
         Step after step with the same few networks, weights and optimizer state stay in the cache: members computed one
         after another take all steps each, others each step together.

@@ -27,9 +27,10 @@ MIN_LAYER_FLOPS = 1e6  # operations of a layer's product from which members in t
 
 @dataclass(frozen=True)
 class KeptTensors:
-    """What layers gave on one batch, before and after their activations, and the gradients, for those who measure it.
+    """Tensors of K members on one batch, copied so that they can be measured.
 
-    Of K members: [K, units, B] by layer and [K, …] by parameter.
+    Values before and after activations, and gradients by the values before, [K, units, B] by layer; gradients by the
+    parameters, [K, …].
     """
 
     before: list[Tensor]
