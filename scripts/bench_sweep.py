@@ -232,8 +232,8 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     setting = f"{torch.get_num_threads()} threads, {networks(given)} networks of width {given.width}"
     print(f"torch {torch.__version__}, {setting}")
     found: dict[str, Any] = {"compared": compare(given)}
-    with processes() as beside:
-        found["shares"] = {width: shares(given, beside, width, ACTS) for width in given.widths}
+    with processes() as workers:
+        found["shares"] = {width: shares(given, workers, width, ACTS) for width in given.widths}
     print("where the time of training goes, one thread, under the profiler:")
     found["breakdown"] = {f"{d} {act}": breakdown(given, d, act) for d in given.depths for act in ACTS}
     return found

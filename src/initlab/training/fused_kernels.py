@@ -30,7 +30,8 @@ def apply_sgd(params: list[Tensor], grads: list[Tensor], velocity: list[Tensor],
     if kernel := getattr(torch, "_fused_sgd_", None):
         kernel(params, grads, velocity, is_first_step=False, **common)
     else:
-        sgd(params, grads, velocity or [None] * len(params), foreach=True, **common)  # type: ignore[list-item]
+        buffers: list[Tensor | None] = [*velocity] or [None] * len(params)
+        sgd(params, grads, buffers, foreach=True, **common)
 
 
 def apply_adaptive(

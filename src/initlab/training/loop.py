@@ -156,8 +156,9 @@ class RowBuffer:
                 continue
             if not block.steps or block.steps[-1] != result.step:
                 block.steps.append(result.step)
-                for rows in (block.members, *columns.values()):
-                    rows.append([])
+                block.members.append([])
+                for column in columns.values():
+                    column.append([])
             for name, column in columns.items():
                 column[-1].extend(result.measured[name])
             block.members[-1].extend(result.members)
