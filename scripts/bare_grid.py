@@ -79,17 +79,17 @@ def run(given: argparse.Namespace, update: str) -> tuple[float, list[Any]]:
         subprocess.Popen([*command, f"--rank={rank}"], env=environment, stdout=subprocess.PIPE, text=True)
         for rank in range(PROCESSES)
     ]
-    told = [worker.communicate()[0] for worker in workers]
+    printed = [worker.communicate()[0] for worker in workers]
     seconds = time.perf_counter() - started
     if any(worker.returncode for worker in workers):
         raise SystemExit("a bare loop failed; what it said stands above")
-    return seconds, [json.loads(text) for text in told]
+    return seconds, [json.loads(text) for text in printed]
 
 
 def fastest_update(given: argparse.Namespace) -> tuple[str, dict[str, float]]:
     """Return the faster update of the two on this machine now, and the seconds that each one took."""
-    _, told = run(given, "fastest")
-    taken = {update: sum(one[update] for one in told) for update in UPDATES}
+    _, printed = run(given, "fastest")
+    taken = {update: sum(one[update] for one in printed) for update in UPDATES}
     return min(taken, key=taken.__getitem__), taken
 
 

@@ -2,7 +2,7 @@
 
     python scripts/bare_loop.py --depth 3 --epochs 1
 
-Images are read once, normalised once and kept in memory as floats; a batch is one indexing operation. Nothing is
+Images are read once, normalized once and kept in memory as floats; a batch is one indexing operation. Nothing is
 measured while it trains but the time. It imports nothing of initlab.
 """
 
@@ -23,7 +23,7 @@ MEAN, STD = 0.2860, 0.3530
 
 
 def read(root: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Read images [n, 784] as normalised floats, and labels [n], from idx files, gzipped or not."""
+    """Read images [n, 784] as normalized floats, and labels [n], from idx files, gzipped or not."""
     images, labels = (_bytes(root / f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
     x = torch.from_numpy(np.frombuffer(images, np.uint8, offset=16).copy()).view(-1, 784)
     y = torch.from_numpy(np.frombuffer(labels, np.uint8, offset=8).copy()).long()
@@ -58,7 +58,7 @@ def train(
 ) -> dict[str, Any]:
     """Train for `steps` updates; return wall and CPU seconds of the loop, and the final loss.
 
-    Arguments: `fused` takes torch's update in one kernel, which is not what SGD does on a CPU unless it is asked to;
+    `fused` takes torch's update in one kernel, which is not what SGD does on a CPU unless it is asked to;
     `test` is a set of images and labels whose accuracy is measured at the end.
     """
     net = network(depth, width, act)

@@ -28,7 +28,7 @@ def launch(folder: Path, *overrides: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finished(process: subprocess.Popen, folder: Path, cells: int) -> None:
+def wait_for(process: subprocess.Popen, folder: Path, cells: int) -> None:
     said, _ = process.communicate()
     if process.returncode or len(list((folder / "cells").glob("*/summary.json"))) != cells:
         raise SystemExit(f"the sweep failed:\n{said}")
@@ -39,12 +39,12 @@ def seconds(cells: int, *overrides: str) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         before, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         process = launch(Path(name), f"seed=range({cells})", "train.steps=1", "log.histograms=0", *overrides)
-        finished(process, Path(name), cells)
+        wait_for(process, Path(name), cells)
         clock, after = time.perf_counter() - clock, resource.getrusage(resource.RUSAGE_CHILDREN)
         return clock, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def held(networks: int, group: int) -> list[tuple[int, float, int]]:
+def memory_over_time(networks: int, group: int) -> list[tuple[int, float, int]]:
     """Run so many networks and return how many were done, MiB and open files, every tenth of a second."""
     looks = []
     page = os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -61,7 +61,7 @@ def held(networks: int, group: int) -> list[tuple[int, float, int]]:
                 break
             looks.append((len(list(folder.glob("cells/*/summary.json"))), memory, files))
             time.sleep(0.1)
-        finished(process, folder, networks)
+        wait_for(process, folder, networks)
     return looks
 
 
@@ -87,11 +87,11 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         found["basic"] = (seconds(given.basic, "hydra/launcher=basic")[0] - lone) / (given.basic - 1)
         print(f"  a cell more: {1e3 * each:.0f} ms; by the basic launcher {1e3 * found['basic']:.0f} ms", flush=True)
     if given.networks:
-        found["held"] = held(given.networks, given.group)
-        first = max(memory for done, memory, _ in found["held"] if given.group <= done < 3 * given.group)
-        last = max(memory for done, memory, _ in found["held"] if 0.8 * given.networks < done < given.networks)
-        end = max(memory for done, memory, _ in found["held"] if done == given.networks)
-        files = max(files for _, _, files in found["held"])
+        found["memory"] = memory_over_time(given.networks, given.group)
+        first = max(memory for done, memory, _ in found["memory"] if given.group <= done < 3 * given.group)
+        last = max(memory for done, memory, _ in found["memory"] if 0.8 * given.networks < done < given.networks)
+        end = max(memory for done, memory, _ in found["memory"] if done == given.networks)
+        files = max(files for _, _, files in found["memory"])
         met = "met" if last < GROWTH_BAR * first else "MISSED"
         print(
             f"{given.networks} networks: {first:.0f} MiB after the first group, {last:.0f} MiB in the last one: ",

@@ -107,7 +107,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def tune(cells: pd.DataFrame, name: str, steps: int, root: str) -> pd.DataFrame:
-    """Find the rate of best validation accuracy of every cell, on a seed that nobody is judged on."""
+    """Find the rate of best validation accuracy of every cell, on a seed that is not used for judging."""
     grids = [cell_keys(c) | {"optim.lr": list(RATES), "seed": TUNING_SEED} for c in cells.itertuples()]
     runs = swept(grids, name, steps, root)
     best = runs.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).groupby(KEYS, dropna=False).first()

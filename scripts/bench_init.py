@@ -35,18 +35,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure every model in a process of its own."""
+    """Measure every model in a separate process."""
     figures = []
     for name in given.models:
-        code = f"import bench_init; bench_init.alone({name!r}, {given.pairs})"
+        code = f"import bench_init; bench_init.measure_model({name!r}, {given.pairs})"
         command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {sys.path[0]!r}); {code}"]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         figures.append(json.loads(out.splitlines()[-1]))
-        print(sentence(figures[-1]), flush=True)
+        print(summary_line(figures[-1]), flush=True)
     return figures
 
 
-def sentence(found: dict[str, Any]) -> str:
+def summary_line(found: dict[str, Any]) -> str:
     """Return one model's figures as text."""
     if "memory" in found:
         return (
@@ -61,15 +61,15 @@ def sentence(found: dict[str, Any]) -> str:
     )
 
 
-def alone(name: str, pairs: int) -> None:
+def measure_model(name: str, pairs: int) -> None:
     """Measure one model and print its figures as a line of JSON."""
     import torch
 
     torch.set_num_threads(1)
-    print(json.dumps(billion() if name == "billion" else beside(name, pairs)))
+    print(json.dumps(billion() if name == "billion" else compare_with_bare(name, pairs)))
 
 
-def beside(name: str, pairs: int) -> dict[str, Any]:
+def compare_with_bare(name: str, pairs: int) -> dict[str, Any]:
     """Time `initialize_` and the loop alternately, then rows and the audit."""
     import torch
     from torchvision import models
@@ -86,8 +86,8 @@ def beside(name: str, pairs: int) -> dict[str, Any]:
     def ours() -> None:
         initlab.initialize_(net, "he_normal", measure=False)
 
-    timed(ours), timed(lambda: bare(net))
-    times = [(timed(lambda: bare(net)), timed(ours)) for _ in range(pairs)]
+    timed(ours), timed(lambda: fill_bare(net))
+    times = [(timed(lambda: fill_bare(net)), timed(ours)) for _ in range(pairs)]
     ours_and_rows = statistics.median(timed(lambda: initlab.initialize_(net, "he_normal")) for _ in range(3))
     audit = statistics.median(timed(lambda: initlab.audit(net, "he_normal")) for _ in range(3))
     low, middle, high = statistics.quantiles([ours / bare for bare, ours in times], n=4)
@@ -103,7 +103,7 @@ def beside(name: str, pairs: int) -> dict[str, Any]:
     }
 
 
-def bare(net: Any) -> None:
+def fill_bare(net: Any) -> None:
     """Initialize as a training script does: a loop over modules with torch.nn.init."""
     from torch import nn
 
@@ -132,7 +132,7 @@ def billion() -> dict[str, Any]:
 
     import initlab
 
-    before = peak()
+    before = peak_memory()
     with torch.device("meta"):
         layer = nn.TransformerEncoderLayer(2048, 16, 8192, batch_first=True)
         net = nn.ModuleDict(
@@ -150,12 +150,12 @@ def billion() -> dict[str, Any]:
         "model": "transformer",
         "parameters": sum(p.numel() for p in net.parameters()),
         "seconds": seconds,
-        "memory": peak() / size,
+        "memory": peak_memory() / size,
         "before": before / size,
     }
 
 
-def peak() -> int:
+def peak_memory() -> int:
     """Return the largest resident memory so far, in bytes."""
     found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return found if sys.platform == "darwin" else found * 1024

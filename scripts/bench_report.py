@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1] / "tests"
-# The kernel's own account of this program: what wait4 tells has the memory of whoever started it in it.
+# The kernel's account of this program: wait4's includes the memory of the process that started it.
 CODE = """
 import sys
 from initlab.cli.main import main
@@ -54,7 +54,7 @@ def run(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def written(root: Path) -> dict[str, float]:
-    """Run the verb in a process of its own; return seconds and the most memory that it had."""
+    """Run the verb in a separate process; return seconds and its peak memory."""
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", CODE, "report", str(root)], capture_output=True, text=True)
     if done.returncode:

@@ -1,6 +1,6 @@
 """What share of the machine's matrix-product rate training reaches: products that training needs, per second.
 
-Beside each other in one run: one process with a thread for every core, as a small grid is trained; a process of one
+Side by side in one run: one process with a thread for every core, as a small grid is trained; a process of one
 thread for every core, as a large one is; and the best rate of a square product of 1,024 to 4,096 on all cores.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import bench_ensemble
 import torch
-from beside import Beside
+from worker_processes import WorkerProcesses
 
 from initlab.ensemble import stack
 from initlab.training import TrainingPlan, train
@@ -54,22 +54,24 @@ def serve() -> None:
 
 
 @contextmanager
-def processes() -> Iterator[Beside]:
-    beside = Beside(SERVE, torch.get_num_threads())
+def processes() -> Iterator[WorkerProcesses]:
+    workers = WorkerProcesses(SERVE, torch.get_num_threads())
     try:
-        yield beside
+        yield workers
     finally:
-        beside.close()
+        workers.close()
 
 
-def shares(given: argparse.Namespace, beside: Beside, width: int, acts: Sequence[str]) -> dict[str, list[float]]:
+def shares(
+    given: argparse.Namespace, workers: WorkerProcesses, width: int, acts: Sequence[str]
+) -> dict[str, list[float]]:
     """Print the share of the machine's rate that training reaches over the grid's depths, by either of its libraries.
 
     torch.mm is what a training in torch can reach. On some processors oneDNN's product, which torch keeps for itself,
     is twice as fast: the share of that is given as well.
     """
-    each = max(len(given.schemes) * given.seeds // len(beside.workers), 2)
-    networks = each * len(beside.workers)
+    each = max(len(given.schemes) * given.seeds // len(workers.processes), 2)
+    networks = each * len(workers.processes)
     found: dict[str, list[float]] = {}
     for _ in range(given.rounds):
         seconds, products = {"threads": 0.0, "processes": 0.0}, 0
@@ -77,18 +79,18 @@ def shares(given: argparse.Namespace, beside: Beside, width: int, acts: Sequence
             for act in acts:
                 kind: dict[str, Any] = {"width": width, "depth": depth, "act": act, "batch": given.batch}
                 kind["steps"] = given.engine_steps
-                beside.seconds(kind | {"count": each})
+                workers.seconds(kind | {"count": each})
                 here = Training(**kind, count=networks)
                 seconds["threads"] += bench_ensemble.timed(here)[0]
-                seconds["processes"] += beside.seconds("train")
+                seconds["processes"] += workers.seconds("train")
                 products += here.products
         rates = bench_ensemble.matmul_rates(given.sizes)
         for side, taken in seconds.items():
             found.setdefault(f"{side}, of torch.mm's rate", []).append(products / taken / rates["torch.mm"])
             found.setdefault(f"{side}, of the best library's rate", []).append(products / taken / max(rates.values()))
     every = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
-    told = ", ".join(f"{products / taken / 1e9:.0f} by {side}" for side, taken in seconds.items())
-    print(f"width {width}: GFLOP/s during training {told}; square products {every}")
+    rates = ", ".join(f"{products / taken / 1e9:.0f} by {side}" for side, taken in seconds.items())
+    print(f"width {width}: GFLOP/s during training {rates}; square products {every}")
     for name, values in found.items():
         middle = statistics.median(values)
         print(f"  share, {name}: {middle:.3f} ({min(values):.3f}–{max(values):.3f}), bar {BAR}: ", end="")

@@ -35,7 +35,7 @@ import torch
 from bench_share import processes, shares
 
 from initlab.ensemble import stack
-from initlab.ensemble.cpu import activation_kernels, loss, openblas, sequential, tanh
+from initlab.ensemble.cpu import activations, loss, sequential
 from initlab.training import TrainingPlan, train
 
 HOME = Path(__file__).parent
@@ -48,26 +48,21 @@ EXECUTORS = {"initlab": "auto", "initlab, inline": "inline"}
 TRAINING_IMAGES = 60_000
 KINDS = {
     "products": ("mm", "bmm", "addmm", "baddbmm"),
-    "activations": ("tanh", "tanh_backward", "relu", "threshold_backward", "clamp_min", "clamp_min_"),
+    "activations": ("tanh", "tanh_backward", "relu", "relu_", "tanh_", "threshold_backward", "clamp_min", "clamp_min_"),
     "update": ("_fused_sgd_",),
     "gradient norms": ("linalg_vector_norm", "_foreach_norm", "dot"),
     "loss and accuracy": (
-        *("_log_softmax", "_log_softmax_backward_data", "nll_loss_forward", "nll_loss2d_forward"),
+        *("_log_softmax", "_log_softmax_backward_data", "nll_loss_forward", "nll_loss2d_forward", "exp", "add"),
         *("nll_loss2d_backward", "argmax", "mean", "eq", "stack", "one_hot"),
     ),
     "bias gradients": ("sum",),
     "batches and copies": ("copy_", "index_select", "clone", "mul_", "add_"),
 }
-# What makes calls that torch's profiler does not see where they are not torch's: of numpy, of OpenBLAS.
-BY_NUMPY = [("activations", activation_kernels, "tanh_call")]
-BY_OPENBLAS = [
-    *(
-        ("products", sequential, "bound"),
-        ("products", sequential, "awaiting"),
-        ("bias gradients", sequential, "row_sums"),
-    ),
-    *(("gradient norms", sequential, "dot_product"), ("loss and accuracy", loss, "dot_product")),
-    ("batches and copies", sequential, "spread"),
+# Functions that torch's profiler does not see where they are not torch's: of OpenBLAS, of numpy.
+UNSEEN = [
+    ("products", sequential, "gemm"),
+    ("activations", activations, "tanh_"),
+    ("loss and accuracy", loss.MemberLoss, "count_right"),
 ]
 
 
@@ -112,8 +107,8 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     by_hand = argparse.Namespace(**vars(given), networks=networks(given), acts=ACTS, trial_steps=min(given.steps, 300))
     root = common_loop.unpacked(given.data_root, folder / "torchvision")
     update, tried = bare_grid.fastest_update(by_hand)
-    told = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in tried.items())
-    print(f"bare loop: torch.optim.SGD, its {update} update, the faster one here ({told})")
+    trials = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in tried.items())
+    print(f"bare loop: torch.optim.SGD, its {update} update, the faster one here ({trials})")
     taken: dict[str, list[float]] = {side: [] for side in (*EXECUTORS, *BARS, TRAINING)}
 
     def bare() -> float:
@@ -158,23 +153,22 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass
 class Stopwatch:
-    """What makes calls that torch's profiler does not see, and the seconds that these calls took."""
+    """A function that torch's profiler does not see, and the seconds that its calls took."""
 
-    maker: Callable[..., Callable[..., Any]]
+    function: Callable[..., Any]
     seconds: float = 0.0
 
-    def __call__(self, *given: Any, **named: Any) -> Callable[..., Any]:
-        """Make a call that notes its time."""
-        made = self.maker(*given, **named)
+    def timed(self) -> Callable[..., Any]:
+        """Return the function, its time noted."""
 
-        def timed(*later: Any) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
             began = time.perf_counter()
             try:
-                return made(*later)
+                return self.function(*given, **named)
             finally:
                 self.seconds += time.perf_counter() - began
 
-        return timed
+        return call
 
 
 def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, float]:
@@ -186,11 +180,10 @@ def breakdown(given: argparse.Namespace, depth: int, act: str) -> dict[str, floa
     data, count = bench_ensemble.make_data(given.batch), min(16, len(given.schemes) * given.seeds)
     ensemble = stack(bench_ensemble.make_networks(count, given.width, depth, act))
     plan = TrainingPlan(10, given.batch, "sgd", ({"lr": 0.01},) * count)
-    unseen = (BY_NUMPY if tanh.numpy_tanh_is_faster() else []) + (BY_OPENBLAS if openblas.openblas_is_faster() else [])
-    beside = [(kind, place, name, Stopwatch(getattr(place, name))) for kind, place, name in unseen]
+    beside = [(kind, place, name, Stopwatch(getattr(place, name))) for kind, place, name in UNSEEN]
     with ExitStack() as patches:
         for _, place, name, watch in beside:
-            patches.enter_context(patch.object(place, name, watch))
+            patches.enter_context(patch.object(place, name, watch.timed()))
         list(train(ensemble, data, plan))
         for *_, watch in beside:
             watch.seconds = 0.0
@@ -236,11 +229,11 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         given.schemes, given.seeds, given.rounds, given.engine_steps = given.schemes[:2], 1, 1, 4
         given.widths, given.sizes = given.widths[:1], given.sizes[:1]
     given.steps = given.steps or (30 if given.quick else TRAINING_IMAGES // given.batch)
-    told = f"{torch.get_num_threads()} threads, {networks(given)} networks of width {given.width}"
-    print(f"torch {torch.__version__}, {told}")
+    setting = f"{torch.get_num_threads()} threads, {networks(given)} networks of width {given.width}"
+    print(f"torch {torch.__version__}, {setting}")
     found: dict[str, Any] = {"compared": compare(given)}
-    with processes() as beside:
-        found["shares"] = {width: shares(given, beside, width, ACTS) for width in given.widths}
+    with processes() as workers:
+        found["shares"] = {width: shares(given, workers, width, ACTS) for width in given.widths}
     print("where the time of training goes, one thread, under the profiler:")
     found["breakdown"] = {f"{d} {act}": breakdown(given, d, act) for d in given.depths for act in ACTS}
     return found

@@ -60,7 +60,7 @@ def ranking(_: int) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "what": f"{len(frame)} cells, configurations composed and checked"}
 
 
-def ranking_alone(_: int) -> dict[str, Any]:
+def ranking_in_python(_: int) -> dict[str, Any]:
     """The same grid from Python."""
     from initlab.prediction import rank
 
@@ -73,11 +73,11 @@ MEASURES: dict[str, Callable[[int], dict[str, Any]]] = {
     "gains and critical lines": gains_and_lines,
     "phase diagram": diagram,
     "ranking": ranking,
-    "ranking, from Python": ranking_alone,
+    "ranking, from Python": ranking_in_python,
 }
 
 
-def alone(name: str, side: int) -> dict[str, Any]:
+def measure_once(name: str, side: int) -> dict[str, Any]:
     """Measure in a fresh process on one thread, after what it imports was imported."""
     code = (
         "import json, sys, torch; torch.set_num_threads(1); sys.path.insert(0, 'scripts'); import bench_theory as b\n"
@@ -122,7 +122,7 @@ def point_by_quadrature(sigma_w: float, sigma_b: float, tolerance: float = 1e-8)
     return q, chi, c, -1 / math.log(slope)
 
 
-def beside(points: int) -> dict[str, Any]:
+def time_quadrature(points: int) -> dict[str, Any]:
     """Time the quadrature on points spread over the diagram, and compare the answers."""
     import numpy as np
 
@@ -145,7 +145,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     """Measure, and print as it goes."""
     figures: dict[str, Any] = {}
     for name in MEASURES:
-        taken = [alone(name, given.side) for _ in range(given.repeats)]
+        taken = [measure_once(name, given.side) for _ in range(given.repeats)]
         seconds = sorted(one["seconds"] for one in taken)
         middle, bar = statistics.median(seconds), BARS.get(name)
         full = name != "phase diagram" or given.side >= 200
@@ -153,7 +153,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         print(f"{name:26} {middle:.2f} s ({seconds[0]:.2f}–{seconds[-1]:.2f}){verdict}; {taken[0]['what']}", flush=True)
         figures[name] = {"seconds": seconds, "what": taken[0]["what"], "bar": bar}
     if given.points:
-        slow = beside(given.points)
+        slow = time_quadrature(given.points)
         per_point = statistics.median(figures["phase diagram"]["seconds"]) / given.side**2
         figures["dblquad"] = slow | {"ratio": slow["mean"] / per_point}
         print(

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 @dataclass
 class Common:
-    """What a job may be told."""
+    """The options of a job."""
 
     root: str = "."
     depth: int = 3

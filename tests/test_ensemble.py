@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from initlab.activations import ACTIVATIONS
 from initlab.data import Dataset
 from initlab.ensemble import Ensemble, make_stacked_part, stack, stacking
-from initlab.ensemble.cpu.tanh import fast_tanh
+from initlab.ensemble.cpu.activations import tanh
 from initlab.errors import Impossible
 from initlab.initialize import fill_, fingerprint, stream
 from initlab.models import Dropout, build
@@ -337,7 +337,7 @@ def test_bits_do_not_depend_on_threads_and_parts(family, threads, largest, monke
 
 
 @pytest.mark.parametrize("bad", [{"lr": 1e30}, {"lr": 1e30, "clip_norm": 1.0}, {"lr": 1e20, "weight_decay": 1e20}])
-def test_a_diverging_neighbour_changes_no_bit(bad):
+def test_a_diverging_neighbor_changes_no_bit(bad):
     data, plan, hyper = images(), TrainingPlan(20, 12, "sgd", (), eval_every=7, data_seed=DATA_SEED), hypers(4, 0.05)
     family = "mlp, batch norm, dropout"
     expected_networks = [network(data, seed, family) for seed in range(4)]
@@ -501,7 +501,7 @@ class Own(nn.Module):
 
 
 NOT_STACKED = {
-    "a module of its own": lambda: [Own(), Own()],
+    "a module from elsewhere": lambda: [Own(), Own()],
     "a layer without a counterpart": lambda: [chain(nn.Linear(64, 5), nn.Softmax(1)) for _ in range(2)],
     "torch's dropout": lambda: [chain(nn.Dropout(), nn.Linear(64, 5)) for _ in range(2)],
     "a layer used twice": lambda: [twice(), twice()],
@@ -598,18 +598,18 @@ def test_an_exception_in_one_thread_is_raised():
 def test_quick_tanh_is_tanh(scale):
     x = torch.randn(3, 37, 11, generator=torch.Generator().manual_seed(0)).mul_(scale).requires_grad_()
     exact = torch.tanh(x.detach().double())
-    found = fast_tanh(x)
+    found = tanh(x)
     assert (found.double() - exact).abs().div(exact.abs()).max() < 2e-7
     delta = torch.randn(3, 37, 11, generator=torch.Generator().manual_seed(1))
     (slope,) = torch.autograd.grad(found, x, delta)
     assert torch.equal(slope, torch.ops.aten.tanh_backward(delta, found.detach()))
-    alone = torch.stack([fast_tanh(h) for h in x])
+    alone = torch.stack([tanh(h) for h in x])
     assert torch.equal(alone, found)
-    assert fast_tanh(x.double()).dtype == torch.float64
+    assert tanh(x.double()).dtype == torch.float64
 
 
 def test_quick_tanh_of_what_is_no_ordinary_number():
     x = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0])
-    assert fast_tanh(x).tolist()[1:] == [1.0, -1.0, 0.0, 0.0]
-    assert math.isnan(fast_tanh(x)[0])
-    assert math.copysign(1, fast_tanh(x)[4]) == -1
+    assert tanh(x).tolist()[1:] == [1.0, -1.0, 0.0, 0.0]
+    assert math.isnan(tanh(x)[0])
+    assert math.copysign(1, tanh(x)[4]) == -1

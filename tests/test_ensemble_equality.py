@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from initlab.config.compose import compose_config
 from initlab.config.option_files import option_names
 from initlab.data import Dataset
-from initlab.ensemble import Part, matmul, stack
-from initlab.ensemble.cpu import sequential
+from initlab.ensemble import Part, stack
+from initlab.ensemble.cpu import openblas, sequential
 from initlab.errors import UserError
 from initlab.experiment import config_refusal, run
 from initlab.initialize import fill_
@@ -264,7 +264,7 @@ def test_a_renumbered_network_is_the_same_function(family):
 def test_in_float32_a_network_differs_by_no_more_than_reordered_sums(family, optimizer, monkeypatch):
     """Root mean squares over 4 networks and 50 steps; the yardstick is the largest of 4 reordered loops' for each."""
     monkeypatch.setattr(sequential, "MIN_LAYER_FLOPS", 0 if "one by one" in family else sequential.MIN_LAYER_FLOPS)
-    monkeypatch.setattr(matmul, "MIN_OPENBLAS_FLOPS", 0 if "OpenBLAS" in family else matmul.MIN_OPENBLAS_FLOPS)
+    monkeypatch.setattr(openblas, "MIN_FLOPS", 0 if "OpenBLAS" in family else openblas.MIN_FLOPS)
     data, steps, batch = images(), 50, 24
     networks = [network(data, family, seed) for seed in range(4)]
     lone = [copy.deepcopy(module) for module in networks]

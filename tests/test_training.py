@@ -31,7 +31,7 @@ from initlab.training import (
 from initlab.training import evaluation as evaluation_room
 from initlab.training import loop as loop_room
 from initlab.training.evaluation import member_losses
-from initlab.training.part_state import TARGET_WINDOW
+from initlab.training.step import TARGET_WINDOW
 
 PLAN = TrainingPlan(20, 16, "sgd", ({"lr": 0.05},), eval_every=7, records=(0, 3, 20))
 
@@ -293,7 +293,7 @@ def test_the_last_update_is_looked_at_too(data, records):
     assert [s.step for s in of(Stopped, run(network(data, "relu"), data, single))] == [1]
 
 
-def test_neighbours_of_a_diverged_network_are_untouched(data):
+def test_neighbors_of_a_diverged_network_are_untouched(data):
     def members():
         return [
             network(data, "relu", "he_normal", seed=1, depth=20),

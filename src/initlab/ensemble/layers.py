@@ -1,4 +1,4 @@
-"""The stacked counterparts of the leaf modules that our families are built from, but for norms.
+"""The stacked counterparts of the leaf modules that our families are built from, except norms.
 
 All take [N, B, …] and return [N, B, …], parameters and buffers are [N, …] under the lone module's names. A batch common
 to all members comes in expanded, with stride 0 along N. Containers and `+` need no counterpart.
@@ -12,23 +12,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from initlab.ensemble.cpu.tanh import fast_tanh
-from initlab.ensemble.matmul import Affine, allocate_members, fills_vectors, multiply
+from initlab.ensemble.cpu import fast_activation
+from initlab.ensemble.matmul import Affine, allocate_members, fills_vectors
 from initlab.models.layers import Dropout
+
+
+class StackedLayer(nn.Module):
+    """A layer whose parameters and buffers are those of N lone layers, as [N, …] under the same names.
+
+    >>> StackedLayer([nn.Linear(3, 2), nn.Linear(3, 2)]).weight.shape
+    torch.Size([2, 2, 3])
+    """
+
+    def __init__(self, leaves: Sequence[nn.Module]):
+        super().__init__()
+        add_stacked_tensors(self, leaves)
 
 
 def add_stacked_tensors(layer: nn.Module, leaves: Sequence[nn.Module]) -> None:
     """Give a stacked layer the parameters and buffers of lone ones under the same names, as [N, …]."""
-    first = leaves[0]
-    for name, parameter in first._parameters.items():
-        own = None if parameter is None else nn.Parameter(stack_tensor(leaves, name), parameter.requires_grad)
-        layer.register_parameter(name, own)
-    for name, buffer in first._buffers.items():
-        layer.register_buffer(name, None if buffer is None else stack_tensor(leaves, name))
+    for name, parameter in leaves[0].named_parameters(recurse=False):
+        layer.register_parameter(name, nn.Parameter(stack_tensor(leaves, name), parameter.requires_grad))
+    for name, _ in leaves[0].named_buffers(recurse=False):
+        layer.register_buffer(name, stack_tensor(leaves, name))
+    if getattr(leaves[0], "bias", layer) is None:
+        layer.register_parameter("bias", None)
 
 
 def stack_tensor(leaves: Sequence[nn.Module], name: str) -> Tensor:
-    """Return one tensor of all leaves as [N, …], every member on a boundary of its own."""
+    """Return one tensor of all leaves as [N, …], every member on a boundary."""
     lone = [getattr(leaf, name).detach() for leaf in leaves]
     rows = allocate_members(len(lone), lone[0].shape, lone[0])
     for row, value in zip(rows, lone, strict=True):
@@ -51,30 +63,23 @@ def split_channels(x: Tensor, members: int) -> Tensor:
     return x.unflatten(1, (members, -1)).transpose(0, 1)
 
 
-class StackedLinear(nn.Module):
-    """x Wᵀ + b for every member; `sinks`, when set, receive the gradients of W and b."""
+class StackedLinear(StackedLayer):
+    """x Wᵀ + b for every member."""
 
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, leaves: Sequence[nn.Module]):
-        super().__init__()
-        add_stacked_tensors(self, leaves)
-        self.sinks: tuple[Tensor, Tensor | None] | None = None
-
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, in] to [N, B, out]."""
-        if x.device.type != "cpu" and x.stride(0) == 0:
+        if not x.is_cpu and x.stride(0) == 0:
             # One product for the common batch: an accelerator wants it large, and promises no bits anyway.
             bias = None if self.bias is None else self.bias.flatten()
-            flat = F.linear(x[0], self.weight.flatten(0, 1), bias)
-            return flat.unflatten(1, (len(x), -1)).transpose(0, 1)
-        turned = self.weight.transpose(1, 2)
-        if torch.is_autocast_enabled(x.device.type) or (self.sinks is None and torch.is_grad_enabled()):
+            return F.linear(x[0], self.weight.flatten(0, 1), bias).unflatten(1, (len(x), -1)).transpose(0, 1)
+        if torch.is_autocast_enabled(x.device.type):
+            turned = self.weight.transpose(1, 2)
             return torch.bmm(x, turned) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), x, turned)
-        if not torch.is_grad_enabled():
-            return multiply(x, turned, self.bias)
-        return Affine.apply(x, self.weight, self.bias, self.sinks)
+        out: Tensor = Affine.apply(x, self.weight, self.bias)
+        return out
 
 
 class StackedConv2d(nn.Conv2d):
@@ -86,11 +91,7 @@ class StackedConv2d(nn.Conv2d):
         first: Any = leaves[0]
         self.lone = {"stride": first.stride, "dilation": first.dilation}
         self.lone_groups = first.groups
-        self.pads, self.padding_mode, self.padding = (
-            first._reversed_padding_repeated_twice,
-            first.padding_mode,
-            first.padding,
-        )
+        self.padding_mode, self.padding = first.padding_mode, first.padding
 
     def extra_repr(self) -> str:
         """Show the members."""
@@ -103,49 +104,38 @@ class StackedConv2d(nn.Conv2d):
         h = x[0] if common else merge_channels(x)
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            h, padding = F.pad(h, self.pads, mode=self.padding_mode), 0
+            pads = [extent for extent in reversed(padding) for _ in range(2)]
+            h, padding = F.pad(h, pads, mode=self.padding_mode), 0
         bias = None if self.bias is None else self.bias.flatten()
         groups = 1 if common else members * self.lone_groups
         out = F.conv2d(h, self.weight.flatten(0, 1), bias, padding=padding, groups=groups, **self.lone)
         return split_channels(out, members)
 
 
-class StackedPReLU(nn.Module):
+class StackedPReLU(StackedLayer):
     """x where x > 0, else a x, with every member's own slope or slopes (one per channel)."""
 
     weight: Tensor
-
-    def __init__(self, leaves: Sequence[nn.Module]):
-        super().__init__()
-        add_stacked_tensors(self, leaves)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""
         return torch.where(x > 0, x, x * view_by_channel(self.weight, x))
 
 
-class StackedMultiplier(nn.Module):
+class StackedMultiplier(StackedLayer):
     """α x, with every member's own learned α."""
 
     res_scale: Tensor
-
-    def __init__(self, leaves: Sequence[nn.Module]):
-        super().__init__()
-        add_stacked_tensors(self, leaves)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""
         return x * view_by_channel(self.res_scale, x)
 
 
-class StackedShift(nn.Module):
+class StackedShift(StackedLayer):
     """x + b, with every member's own learned b."""
 
     shift: Tensor
-
-    def __init__(self, leaves: Sequence[nn.Module]):
-        super().__init__()
-        add_stacked_tensors(self, leaves)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""
@@ -155,14 +145,14 @@ class StackedShift(nn.Module):
 class StackedElementwise(nn.Module):
     """A function of every entry, for all members at once where their bits cannot depend on each other's.
 
-    Vector code computes whole vectors and leaves the rest of a tensor to scalar code, which rounds otherwise: where a
-    member is no multiple of a vector, one member's rest would depend on how many follow.
+    Vector code computes whole vectors and leaves the rest of a tensor to scalar code, which rounds differently: where a
+    member does not fill whole vectors, the bits of its rest would depend on the members that follow.
     """
 
     def __init__(self, leaves: Sequence[nn.Module]):
         super().__init__()
         self.lone = copy.deepcopy(leaves[0])
-        self.phi = fast_tanh if type(self.lone) is nn.Tanh else self.lone
+        self.phi = fast_activation(self.lone)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, B, …] to the same shape."""

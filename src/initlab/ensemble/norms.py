@@ -1,4 +1,4 @@
-"""The stacked counterparts of normalization layers; see `leaves` for what they take and return."""
+"""The stacked counterparts of normalization layers; see `layers` for what they take and return."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from initlab.ensemble.layers import add_stacked_tensors, merge_channels, split_channels, view_by_channel
+from initlab.ensemble.layers import StackedLayer, merge_channels, split_channels, view_by_channel
 
 
-class StackedBatchNorm(nn.Module):
+class StackedBatchNorm(StackedLayer):
     """Batch normalization with statistics of every member's own: as more channels on maps, one by one elsewhere."""
 
     weight: Tensor
@@ -20,8 +20,7 @@ class StackedBatchNorm(nn.Module):
     num_batches_tracked: Tensor
 
     def __init__(self, leaves: Sequence[nn.Module]):
-        super().__init__()
-        add_stacked_tensors(self, leaves)
+        super().__init__(leaves)
         first: Any = leaves[0]
         self.momentum, self.eps = first.momentum, first.eps
 
@@ -46,15 +45,14 @@ class StackedBatchNorm(nn.Module):
         return torch.stack(normal)
 
 
-class StackedLayerNorm(nn.Module):
+class StackedLayerNorm(StackedLayer):
     """Layer normalization over the last axes, with every member's own scale and shift."""
 
     weight: Tensor
     bias: Tensor
 
     def __init__(self, leaves: Sequence[nn.Module]):
-        super().__init__()
-        add_stacked_tensors(self, leaves)
+        super().__init__(leaves)
         first: Any = leaves[0]
         self.normalized_shape, self.eps = first.normalized_shape, first.eps
 
@@ -65,15 +63,14 @@ class StackedLayerNorm(nn.Module):
         return normal * self.weight.view(shape) + self.bias.view(shape)
 
 
-class StackedGroupNorm(nn.Module):
+class StackedGroupNorm(StackedLayer):
     """Group normalization, with every member's own scale and shift."""
 
     weight: Tensor
     bias: Tensor
 
     def __init__(self, leaves: Sequence[nn.Module]):
-        super().__init__()
-        add_stacked_tensors(self, leaves)
+        super().__init__(leaves)
         first: Any = leaves[0]
         self.num_groups, self.eps = first.num_groups, first.eps
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from initlab.ensemble.layers import StackedConv2d
 from initlab.ensemble.part import Part
-from initlab.ensemble.registry import COUNTERPARTS, has_counterpart
+from initlab.ensemble.registry import CONTAINERS, COUNTERPARTS, has_counterpart
 from initlab.models import WeightLayer
 
 # Weights of one part on a CPU, in bytes. With gradients and momentum they are three times as much, for every core, and
-# should stay in the cache from the forward pass to the update; a part much smaller pays for more calls than it saves.
+# should stay in the cache from the forward pass to the update; a part much smaller costs more calls than it saves.
 PART_BYTES = 16 * 2**20
 # Large networks overflow it one by one already, and in sixes they share the calls: 64 residual blocks of width 128 took
 # 54 ms a step alone in a part, 37 in sixes, and 45 in a plain loop; on 4 layers of width 1,024 it was 28, 25 and 45.
@@ -52,19 +52,16 @@ def is_container(module: nn.Module) -> bool:
 
 def leaf_modules(module: nn.Module) -> dict[str, nn.Module]:
     """Return the modules that are no containers by name, a shared one under each of its names."""
-    found: dict[str, nn.Module] = {}
-    for name, child in module._modules.items():
-        if child is None:
-            continue
-        if is_container(child):
-            found |= {f"{name}.{leaf}": m for leaf, m in leaf_modules(child).items()}
-        else:
-            found[name] = child
-    return found
+    leaves: dict[str, nn.Module] = {}
+    last = ""
+    for name, child in module.named_modules(remove_duplicate=False):
+        if name and not is_container(child) and not (last and name.startswith(f"{last}.")):
+            leaves[name], last = child, name
+    return leaves
 
 
 def can_stack(modules: Sequence[nn.Module]) -> bool:
-    """Can these networks be stacked: of one structure, of known containers, leaves with a counterpart, none used twice?
+    """Return whether networks can be stacked: one structure, known containers, leaves with a counterpart used once.
 
     >>> can_stack([nn.Sequential(nn.Linear(3, 2), nn.Tanh())] * 2), can_stack([nn.Bilinear(3, 3, 2)] * 2)
     (True, False)
@@ -80,28 +77,28 @@ def can_stack(modules: Sequence[nn.Module]) -> bool:
 
 def stack_networks(modules: Sequence[nn.Module]) -> nn.Module:
     """Return one module of the same structure whose leaves hold the parameters of all, [N, …]; see `can_stack`."""
-    found = [leaf_modules(module) for module in modules]
+    leaves = [leaf_modules(module) for module in modules]
     # deepcopy takes what is in its memo as already copied, so containers are copied around the new leaves.
-    memo = {id(leaf): COUNTERPARTS[type(leaf)]([leaves[name] for leaves in found]) for name, leaf in found[0].items()}
+    memo = {id(leaf): COUNTERPARTS[type(leaf)]([own[name] for own in leaves]) for name, leaf in leaves[0].items()}
     whole: Any = copy.deepcopy(modules[0], memo)
     if not hasattr(whole, "weight_layers"):
-        matrices = [name for name, leaf in found[0].items() if getattr(leaf, "weight", torch.empty(0)).dim() >= 2]
+        matrices = [name for name, leaf in leaves[0].items() if getattr(leaf, "weight", torch.empty(0)).dim() >= 2]
         whole.weight_layers = tuple(WeightLayer(name, "unknown", "unknown") for name in matrices)
     return whole
 
 
 def make_stacked_part(members: Sequence[int], modules: Sequence[nn.Module]) -> Part:
-    """Make one part of networks that can be stacked; from now on their weights are the stack's memory."""
+    """Return one part of networks that can be stacked; from now on their weights are the stack's memory."""
     return Part(list(members), stack_networks(modules), list(modules), stacked=True)
 
 
 def make_plain_part(member: int, module: nn.Module) -> Part:
-    """Wrap one network as it is: it costs what a plain loop costs."""
+    """Return one network as a part: it costs what a plain loop costs."""
     return Part([member], module, [module])
 
 
 def stacking_is_faster(modules: Sequence[nn.Module]) -> bool:
-    """Are these networks faster as a stack than one by one?
+    """Return whether networks are faster as a stack than one by one.
 
     Dense networks always are, from two on. Convolutions on a CPU are not: grouped, they were 0.9 to 3 times as slow as
     the same ones in turn at 16 channels and more, and their bits depend on the number of groups. Transformers have no

@@ -13,6 +13,7 @@ from initlab.initialize import fill_ as fill_
 from initlab.initialize.procedures import PROCEDURES, Procedure, initialize_, rates
 from initlab.models import MODELS
 from initlab.system.random_streams import generator
+from initlab.training import OPTIMIZERS
 
 COMMON_KEYS = ("name", "gain", "sigma_b")
 
@@ -85,5 +86,6 @@ def rate_factors(config: Config, module: nn.Module) -> list[float] | None:
     found = procedure_of(config)
     if found is None or found.multipliers is None:
         return None
-    factors = rates(module, found, config.optim["name"])
+    # Schemes tell two kinds of optimizers apart: those that divide gradients by their size, and the others.
+    factors = rates(module, found, "adam" if OPTIMIZERS[config.optim["name"]].adaptive else "sgd")
     return [factors.get(name, 1.0) for name, p in module.named_parameters() if p.requires_grad]

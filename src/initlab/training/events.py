@@ -1,4 +1,4 @@
-"""What the loop is asked to do and what it yields: records, no behaviour."""
+"""What the loop takes and what it yields, as records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +15,23 @@ from initlab.statistics.histograms import Histogram
 class TrainingPlan:
     """What all members of an ensemble share: data order, length, optimizer, and when to look.
 
-    `hyper` holds one mapping per member (lr, weight_decay, clip_norm and the optimizer's own); what is not a rate,
-    a decay or a clip norm must be the same for all. `records` are the steps whose layers are measured. `factors` hold,
-    for each member, None or a factor on the rate for every trained parameter, in order.
+    Attributes:
+        steps: updates.
+        batch_size: samples of a batch.
+        optimizer: name in `OPTIMIZERS`.
+        hyper: one mapping per member: lr, weight_decay, clip_norm and the optimizer's own keys; what is not a rate, a
+            decay or a clip norm must be the same for all.
+        data_seed: seed of the order of the batches and of dropout masks.
+        schedule: name in `SCHEDULES`.
+        warmup: steps of linear warm-up.
+        log_every: steps between rows of scalars.
+        eval_every: steps between evaluations; 0: at the start and the end only.
+        records: steps whose layers are measured.
+        target_loss: mean training loss at which a member stops.
+        autocast: whether to compute in bfloat16.
+        dtype: of inputs and parameters.
+        saturation: interval outside which an activation is saturated; None where it has none.
+        factors: for each member, None or a factor on the rate of every trained parameter, in order.
     """
 
     steps: int
@@ -28,7 +42,7 @@ class TrainingPlan:
     schedule: str = "constant"
     warmup: int = 0
     log_every: int = 1
-    eval_every: int = 0  # 0: at the start and the end only
+    eval_every: int = 0
     records: tuple[int, ...] = ()
     target_loss: float | None = None
     autocast: bool = False
@@ -37,13 +51,13 @@ class TrainingPlan:
     factors: tuple[Sequence[float] | None, ...] = ()
 
     def evaluates(self, step: int) -> bool:
-        """Is the network evaluated before update `step`?"""
+        """Return whether networks are evaluated before update `step`."""
         return step in (0, self.steps) or (self.eval_every > 0 and step % self.eval_every == 0)
 
 
 @dataclass
 class State:
-    """Where training stands, apart from the weights themselves: enough to go on exactly as if never stopped."""
+    """Where training stands, without the weights: with them, training goes on exactly as if it had never stopped."""
 
     step: int = 0  # updates done
     evaluated: int = -1  # the last step whose evaluation was yielded
@@ -54,14 +68,14 @@ class State:
 
 @dataclass(frozen=True)
 class Steps:
-    """Rows of scalars: `steps[k]` was taken with the weights after that many updates; values are [rows][member]."""
+    """Rows of scalars: row k is of the weights after `steps[k]` updates; values are [rows][member]."""
 
     steps: list[int]
     loss: list[list[float]]
     accuracy: list[list[float]] | None
     grad_norm: list[list[float]]
     lr: list[list[float]]
-    members: list[list[int]]  # which members each row is about
+    members: list[list[int]]  # of each row
 
 
 @dataclass(frozen=True)
@@ -92,13 +106,13 @@ class Stopped:
 
     @property
     def updates(self) -> int:
-        """How many updates it had: the one of the last step is made at a target, and pointless after a divergence."""
+        """The number of its updates: the last step has one at a target, and none that counts after a divergence."""
         return self.step + (self.reason == "target")
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Nothing that happened before update `step` is still to be yielded: the place for a checkpoint, or to stop."""
+    """Everything before update `step` has been yielded: the place for a checkpoint, or to stop."""
 
     step: int
 

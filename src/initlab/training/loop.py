@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+
+from torch import Tensor
 
 from initlab.data import Dataset, batches
 from initlab.diagnostics import HistogramKey, Row
@@ -10,8 +11,9 @@ from initlab.ensemble import Ensemble, make_plain_part
 from initlab.statistics.histograms import Histogram
 from initlab.training.evaluation import evaluate
 from initlab.training.events import Event, Pause, Snapshot, State, Steps, Stopped, TrainingPlan
+from initlab.training.gradients import Batch
 from initlab.training.optimizers import OPTIMIZERS
-from initlab.training.step import Batch, StepResult, train_block
+from initlab.training.step import PartTrainer, StepResult
 from initlab.training.threads import ThreadTeam
 
 YIELD_EVERY = 0.2  # seconds between pauses: often enough for a progress line, and to stop soon when asked to
@@ -22,11 +24,15 @@ def train(ensemble: Ensemble, data: Dataset, plan: TrainingPlan, state: State | 
     """Train all members on common batches, yielding rows, evaluations, snapshots and stops as they happen.
 
     Row k holds the loss of batch k under the weights after k updates, so step 0 is the initialization. A non-finite
-    loss stops that member alone; after the last update one more batch is looked at, so that none goes unseen. At every
-    `Pause`, and at the end, `state` is whole: with the weights it is a checkpoint, and what was yielded will not come
-    again.
+    loss stops that member alone; after the last update one more loss is computed, so that no update goes unchecked. At
+    every `Pause`, and at the end, `state` is complete: with the weights it is a checkpoint, and what was yielded is not
+    yielded again.
 
-    Arguments: `ensemble` of initialized networks; `data` on the same device; `plan`; `state` to go on from.
+    Args:
+        ensemble: initialized networks.
+        data: a data set on the same device.
+        plan: what all members share, and the hyperparameters of each.
+        state: where to go on; by default a new training starts.
     """
     state = State() if state is None else state
     ensemble.drop(list(state.stopped))
@@ -35,8 +41,9 @@ def train(ensemble: Ensemble, data: Dataset, plan: TrainingPlan, state: State | 
     order = batches(len(data.train_x), plan.batch_size, seed=plan.data_seed, start=state.step, device=device)
     rows = RowBuffer(data.task == "classification")
     paused, length = time.monotonic(), 1
-    with ThreadTeam(ensemble.size, device) as crew:
-        while state.step <= plan.steps and ensemble.parts:
+    trainers = [PartTrainer(part, plan, state) for part in ensemble.parts]
+    with ThreadTeam(ensemble.size, device) as team:
+        while state.step <= plan.steps and trainers:
             step = state.step
             if time.monotonic() - paused > YIELD_EVERY:
                 yield from rows.flush()
@@ -45,44 +52,47 @@ def train(ensemble: Ensemble, data: Dataset, plan: TrainingPlan, state: State | 
             if plan.evaluates(step) and state.evaluated < step:
                 yield from rows.flush()
                 state.evaluated = step
-                yield evaluate(ensemble.parts, data, step, plan, crew)
+                yield evaluate(ensemble.parts, data, step, plan, team)
             began = time.monotonic()
             count = block_length(plan, step, length)
-            if len(ensemble.parts) == 1:
+            indices = [next(order) for _ in range(count)]
+            if len(trainers) == 1:
                 # One part alone takes each batch while it is still in the cache.
-                ahead: Iterable[Batch] = (prepare_batch(data, next(order), plan) for _ in range(count))
+                block: Iterable[Batch] = (prepare_batch(data, index, plan) for index in indices)
             else:
-                ahead = crew.each(lambda index: prepare_batch(data, index, plan), [next(order) for _ in range(count)])
-            found = crew.each(lambda part: train_block(part, step, ahead, plan, state, crew), ensemble.parts)  # noqa: B023
+                block = team.map(lambda index: prepare_batch(data, index, plan), indices)
+            results = team.map(lambda trainer: trainer.train_block(step, block), trainers)  # noqa: B023
             length = steps_per_interval(YIELD_EVERY, (time.monotonic() - began) / count)
             state.step += count
-            rows.extend(found, plan)
-            stopped = remove_stopped(found, ensemble, state)
+            of_step = sorted((result for part in results for result in part), key=lambda result: result.step)
+            rows.extend(of_step, plan)
+            stopped = remove_stopped(of_step, ensemble, state)
+            trainers = [trainer for trainer in trainers if trainer.part.members]
             if stopped or step in plan.records:
                 yield from rows.flush()
             yield from stopped
             for stop in stopped:
                 if stop.reason == "target":
-                    reached = make_plain_part(stop.member, ensemble.networks[stop.member])
-                    yield evaluate([reached], data, stop.updates, plan, crew)
+                    part = make_plain_part(stop.member, ensemble.networks[stop.member])
+                    yield evaluate([part], data, stop.updates, plan, team)
             if step in plan.records:
-                yield collect_snapshot(step, found)
+                yield collect_snapshot(step, of_step)
         yield from rows.flush()
 
 
 def add_missing_slots(ensemble: Ensemble, plan: TrainingPlan, state: State) -> None:
     """Give every member that has none the optimizer's slots."""
     for part in ensemble.parts:
-        for member, own in zip(part.members, part.of_member(part.parameters), strict=True):
+        for member, own in zip(part.members, part.unbind_members(part.parameters), strict=True):
             if member not in state.slots:
-                state.slots[member] = OPTIMIZERS[plan.optimizer].fresh_slots(own)
+                state.slots[member] = OPTIMIZERS[plan.optimizer].allocate_slots(own)
 
 
-def prepare_batch(data: Dataset, index: Any, plan: TrainingPlan) -> Batch:
+def prepare_batch(data: Dataset, index: Tensor, plan: TrainingPlan) -> Batch:
     """Return one batch as the networks take it."""
     # Not `train_x[index]`, which goes byte by byte through images of bytes.
     x, y = data.train_x.index_select(0, index), data.train_y.index_select(0, index)
-    return data.prepare(x, plan.dtype), data.targets(y, plan.dtype)
+    return Batch(data.prepare(x, plan.dtype), data.targets(y, plan.dtype))
 
 
 def block_length(plan: TrainingPlan, step: int, length: int) -> int:
@@ -99,13 +109,13 @@ def block_length(plan: TrainingPlan, step: int, length: int) -> int:
 
 
 def steps_per_interval(seconds: float, each: float) -> int:
-    """Return how many steps of a known cost fit into so many seconds."""
+    """Return how many steps of a known cost fit into an interval."""
     return max(1, min(MAX_BLOCK_STEPS, int(seconds / max(each, 1e-6))))
 
 
-def remove_stopped(found: Sequence[Sequence[StepResult]], ensemble: Ensemble, state: State) -> list[Stopped]:
-    """Note in `state`, and return, the members that stopped; what is left of them costs nothing more."""
-    stops = [stop for part in found for one in part for stop in one.stopped]
+def remove_stopped(results: Sequence[StepResult], ensemble: Ensemble, state: State) -> list[Stopped]:
+    """Return the members that stopped, in order, and move them in `state` from those that train."""
+    stops = [stop for result in results for stop in result.stopped]
     stops.sort(key=lambda stop: (stop.step, stop.member))
     for stop in stops:
         state.stopped[stop.member] = stop
@@ -114,19 +124,18 @@ def remove_stopped(found: Sequence[Sequence[StepResult]], ensemble: Ensemble, st
     return stops
 
 
-def collect_snapshot(step: int, found: Sequence[Sequence[StepResult]]) -> Snapshot:
-    """Collect what the tapes of a recorded step hold, by member."""
+def collect_snapshot(step: int, results: Sequence[StepResult]) -> Snapshot:
+    """Return what was recorded at a step, by member."""
     rows: dict[int, list[Row]] = {}
-    counted: dict[int, dict[HistogramKey, Histogram]] = {}
-    for (one,) in found:
-        if one.tape is not None:
-            rows |= dict(zip(one.members, one.tape.rows, strict=True))
-            counted |= dict(zip(one.members, one.tape.histograms, strict=True))
-    return Snapshot(step, rows, counted)
+    histograms: dict[int, dict[HistogramKey, Histogram]] = {}
+    for members, recorder in (result.recorder for result in results if result.recorder is not None):
+        rows |= dict(zip(members, recorder.rows, strict=True))
+        histograms |= dict(zip(members, recorder.histograms, strict=True))
+    return Snapshot(step, rows, histograms)
 
 
 class RowBuffer:
-    """Scalars waiting to be handed out together."""
+    """Scalars waiting to be yielded together."""
 
     def __init__(self, classification: bool):
         self.classification = classification
@@ -136,29 +145,26 @@ class RowBuffer:
         """Start a new block."""
         self.block = Steps([], [], [] if self.classification else None, [], [], [])
 
-    def extend(self, found: Sequence[Sequence[StepResult]], plan: TrainingPlan) -> None:
-        """Append one row for each step that is logged; all members of a step share it."""
-        ones = sorted((one for part in found for one in part), key=lambda one: one.step)
-        for one in ones:
-            if one.step < plan.steps and one.step % plan.log_every == 0:
-                self._add(one)
-
-    def _add(self, one: StepResult) -> None:
+    def extend(self, results: Sequence[StepResult], plan: TrainingPlan) -> None:
+        """Append one row for each step that is logged; all members of a step share it. Results are in order of step."""
         block = self.block
-        columns: dict[str, list[list[float]]] = {"loss": block.loss, "grad_norm": block.grad_norm, "lr": block.lr}
+        columns = {"loss": block.loss, "grad_norm": block.grad_norm, "lr": block.lr}
         if block.accuracy is not None:
             columns["accuracy"] = block.accuracy
-        if not block.steps or block.steps[-1] != one.step:
-            block.steps.append(one.step)
-            block.members.append([])
-            for column in columns.values():
-                column.append([])
-        for name, column in columns.items():
-            column[-1].extend(one.measured[name])
-        block.members[-1].extend(one.members)
+        for result in results:
+            if result.step == plan.steps or result.step % plan.log_every:
+                continue
+            if not block.steps or block.steps[-1] != result.step:
+                block.steps.append(result.step)
+                block.members.append([])
+                for column in columns.values():
+                    column.append([])
+            for name, column in columns.items():
+                column[-1].extend(result.measured[name])
+            block.members[-1].extend(result.members)
 
     def flush(self) -> Iterator[Steps]:
-        """Yield the block if it holds anything."""
+        """Yield the block if it has rows."""
         if self.block.steps:
             yield self.block
         self.clear()

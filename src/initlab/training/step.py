@@ -1,168 +1,169 @@
-"""One step, and a block of steps, of one part: what a thread of the crew does at a time."""
+"""Training steps of one part: the unit of work of a thread."""
 
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from initlab.diagnostics import LayerRecorder, first_bad_layers
 from initlab.ensemble import Part
-from initlab.training.evaluation import (
-    autocast_bfloat16,
-    keyed_randomness,
-    member_accuracies,
-    member_losses,
-    restoring_buffers,
-)
+from initlab.training.evaluation import autocast_bfloat16, keyed_randomness, restoring_buffers
 from initlab.training.events import State, Stopped, TrainingPlan
-from initlab.training.optimizers import Tensors, gradient_norm, stacked_norms
-from initlab.training.part_state import PartState, StepResult, reaches_target
+from initlab.training.gradients import Batch, GradientBackEnd, SequentialGradients, StackedGradients
+from initlab.training.optimizers import Tensors, gradient_norms
 from initlab.training.schedules import rate_factor
-from initlab.training.sequential import KeptMembers, train_members
-from initlab.training.threads import ThreadTeam
+from initlab.training.updates import member_hyperparameters, shared_updates
 
-Batch = tuple[Tensor, Tensor]
+TARGET_WINDOW = 10  # steps whose mean loss is compared with the target
 
 
-def train_block(
-    part: Part, start: int, batches: Iterable[Batch], plan: TrainingPlan, state: State, crew: ThreadTeam
-) -> list[StepResult]:
-    """Take consecutive steps with one part, letting members go as they stop.
+@dataclass
+class StepResult:
+    """One step of some members of a part.
 
-    Step after step with the same few networks, weights and optimizer state stay in the cache. A recorded step, and the
-    one after the last update, is a block of its own.
+    Attributes:
+        step: updates before it.
+        members: positions in the ensemble.
+        measured: scalars by name, each a list over the members.
+        stopped: members that ended here.
+        recorder: what has measured the layers of the whole part, and the members of it, at a recorded step.
     """
-    update = crew.made_of(part, lambda: PartState.of(part, plan, state, crew))
-    if update.lane is not None and start < plan.steps:
-        return train_members_block(part, start, list(batches), plan, state, update)
-    found: list[StepResult] = []
-    for step, (x, y) in enumerate(batches, start):
-        with restoring_buffers(part.module) if step == plan.steps else nullcontext():
-            found.append(train_step(part, x, y, plan, step, update))
-        stopped = find_stopped(part, found[-1].measured, plan, step, state)
-        found[-1].stopped.extend(stopped)
-        if stopped:
-            part.drop([stop.member for stop in stopped])
-            if not part.members:
-                break
-            update = crew.made_of(part, lambda: PartState.of(part, plan, state, crew))
-    return found
+
+    step: int
+    members: list[int]
+    measured: dict[str, list[float]]
+    stopped: list[Stopped]
+    recorder: tuple[list[int], LayerRecorder] | None = None
 
 
-def train_members_block(
-    part: Part, start: int, batches: list[Batch], plan: TrainingPlan, state: State, update: PartState
-) -> list[StepResult]:
-    """Take these steps with one member after another; a recorded one is a block of its own."""
-    tape = LayerRecorder(part, step=start, interval=plan.saturation) if start in plan.records else None
-    listener = None
-    if tape is not None:
-        tape.before_update()
-        listener = KeptMembers.of(tape, update, len(batches[0][0]))
-    with torch.no_grad():
-        found = train_members(part.members, start, batches, plan, state, update, listener)
-    if tape is not None:
-        tape.after_update()
-        found[0].tape = tape
-    for one, (x, _) in zip(found, batches, strict=False):
-        lost = [m for m, loss in zip(one.members, one.measured["loss"], strict=True) if not math.isfinite(loss)]
-        if lost:
-            # Who has no finite loss has the weights of that step still.
-            layers = locate_nonfinite(part, x, plan, one.step)
-            named = [layers.get(part.members.index(member), "loss") for member in lost]
-            one.stopped.extend(Stopped(m, one.step, "diverged", name) for m, name in zip(lost, named, strict=True))
-    if gone := [stop.member for one in found for stop in one.stopped]:
-        part.drop(gone)
-    return found
+class PartTrainer:
+    """Train one part: steps, stops, and what they need of the part, gathered once and again when members leave."""
 
+    def __init__(self, part: Part, plan: TrainingPlan, state: State):
+        self.part, self.plan, self.state = part, plan, state
+        self.gather()
 
-def train_step(part: Part, x: Tensor, y: Tensor, plan: TrainingPlan, step: int, update: PartState) -> StepResult:
-    """Take one step with one part: forward, backward, update; the step after the last update only looks."""
-    tape = LayerRecorder(part, step=step, interval=plan.saturation) if step in plan.records else None
-    measured, grads = stacked_gradients(part, x, y, plan, step, update, tape)
-    if not all(map(math.isfinite, measured["loss"])):
-        measured["bad_layers"] = locate_nonfinite(part, x, plan, step)
-    if step < plan.steps:
+    def gather(self) -> None:
+        """Collect hyperparameters, updates and the back end of the members that train."""
+        part, plan = self.part, self.plan
+        hypers = [member_hyperparameters(plan, m) for m in part.members]
+        self.clip_norms = [h.pop("clip_norm") for h in hypers]
+        self.rates = [h["lr"] for h in hypers]
+        fast = None if plan.autocast else part.fast_path
+        self.back_end: GradientBackEnd
+        if fast is not None and fast.is_faster(plan.batch_size):
+            self.back_end = SequentialGradients(part, plan, fast)
+        else:
+            self.back_end = StackedGradients(part, plan)
+        self.updates = [shared_updates(part, group, hypers, plan, self.state) for group in self.back_end.groups]
+
+    def train_block(self, start: int, batches: Iterable[Batch]) -> list[StepResult]:
+        """Take consecutive steps, dropping members as they stop; a block that begins at a recorded step is that step.
+
+        Step after step with the same few networks, weights and optimizer state stay in the cache: members computed one
+        after another take all steps each, others each step together.
+        """
+        results: list[StepResult] = []
+        groups = range(len(self.back_end.groups))
+        if start in self.plan.records:
+            (batch,) = map(self.back_end.prepare, batches)
+            recorder = LayerRecorder(self.part, step=start, interval=self.plan.saturation)
+            recorder.before_update()
+            results = [self.take_step(group, start, batch, recorder) for group in groups]
+            if start < self.plan.steps:
+                recorder.after_update()
+            results[0].recorder = list(self.part.members), recorder
+        elif len(groups) > 1:
+            prepared = list(map(self.back_end.prepare, batches))
+            results = [result for group in groups for result in self.take_steps(group, start, prepared)]
+        else:
+            remaining = map(self.back_end.prepare, batches)
+            while self.part.members and (steps := list(self.take_steps(0, start + len(results), remaining))):
+                results += steps
+                self.drop_stopped(steps)
+        self.drop_stopped(results)
+        return results
+
+    def take_steps(self, group: int, start: int, batches: Iterable[Batch]) -> Iterator[StepResult]:
+        """Take steps with one group of members until one of them stops."""
+        for step, batch in enumerate(batches, start):
+            result = self.take_step(group, step, batch)
+            yield result
+            if result.stopped:
+                return
+
+    def take_step(self, group: int, step: int, batch: Batch, recorder: LayerRecorder | None = None) -> StepResult:
+        """Take one step with one group: losses, gradients, update; the step after the last update only measures."""
+        plan, places = self.plan, self.back_end.groups[group]
+        logged = step < plan.steps and step % plan.log_every == 0
+        counts = logged and not batch.y.is_floating_point()
+        losses, right, gradients, pieces = self.back_end.compute(places, step, batch, counts, recorder)
         factor = rate_factor(plan.schedule, plan.warmup, plan.steps, step)
-        measured["lr"] = [rate * factor for rate in update.rates]
-        if tape is not None:
-            tape.before_update()
-        with torch.no_grad():
-            measured["grad_norm"] = clip_and_update(part, grads, plan, step, update, factor)
-        if tape is not None:
-            tape.after_update()
-    return StepResult(step, list(part.members), measured, tape, [])
+        measured = {
+            "loss": losses,
+            "grad_norm": [math.nan] * len(places),
+            "lr": [self.rates[k] * factor for k in places],
+        }
+        if right is not None:
+            measured["accuracy"] = [count / batch.y.numel() for count in right]
+        members, stopped = [self.part.members[k] for k in places], self.find_stopped(places, losses, step, batch.x)
+        if gradients:
+            if logged or any(self.clip_norms[k] < math.inf for k in places):
+                measured["grad_norm"] = self.clip(pieces)
+            with torch.no_grad():
+                for update in self.updates[group]:
+                    update.apply(gradients, factor, step)
+        return StepResult(step, members, measured, stopped)
+
+    def clip(self, gradients: dict[int, Tensors]) -> list[float]:
+        """Scale gradients down to their clip norms in place; return the norms before."""
+        norms = gradient_norms(list(gradients.values()))
+        for (k, own), norm in zip(gradients.items(), norms, strict=True):
+            scale = self.clip_norms[k] / (norm + 1e-6)
+            if self.clip_norms[k] < math.inf and not scale >= 1:
+                for gradient in own:
+                    gradient.mul_(scale)
+        return norms
+
+    def find_stopped(self, places: Sequence[int], losses: Sequence[float], step: int, x: Tensor) -> list[Stopped]:
+        """Return the members that diverged or reached the target at this step."""
+        bad = {} if all(map(math.isfinite, losses)) else self.first_bad_layers(step, x)
+        stopped = []
+        for k, loss in zip(places, losses, strict=True):
+            member = self.part.members[k]
+            if not math.isfinite(loss):
+                stopped.append(Stopped(member, step, "diverged", bad.get(k, "loss")))
+            elif step < self.plan.steps and reaches_target(member, loss, self.plan, self.state):
+                stopped.append(Stopped(member, step, "target"))
+        return stopped
+
+    def first_bad_layers(self, step: int, x: Tensor) -> dict[int, str]:
+        """Run the forward pass of this step again; return the first non-finite layer of each member by place."""
+        part, plan = self.part, self.plan
+        with (
+            torch.no_grad(),
+            restoring_buffers(part.module),
+            keyed_randomness(part, x, plan.data_seed, f"{step}"),
+            autocast_bfloat16(x, plan.autocast),
+        ):
+            return first_bad_layers(part, lambda: part.forward(x))
+
+    def drop_stopped(self, results: Sequence[StepResult]) -> None:
+        """Remove the members that stopped from the part."""
+        stopped = {stop.member for result in results for stop in result.stopped} & set(self.part.members)
+        if stopped:
+            self.part.drop(list(stopped))
+            if self.part.members:
+                self.gather()
 
 
-def stacked_gradients(
-    part: Part, x: Tensor, y: Tensor, plan: TrainingPlan, step: int, update: PartState, tape: LayerRecorder | None
-) -> tuple[dict[str, Any], Tensors]:
-    """Compute losses and gradients of all members layer by layer, while the tape listens."""
-    last = step == plan.steps
-    measured: dict[str, Any] = {}
-    with tape if tape is not None else nullcontext(), part.gradients_into(update.sinks):
-        with keyed_randomness(part, x, plan.data_seed, f"{step}"), autocast_bfloat16(x, plan.autocast):
-            logits = part.forward(x)
-            losses = member_losses(logits, y, part.stacked)
-        measured["loss"] = losses.detach().tolist()
-        if step % plan.log_every == 0 and not last:
-            measured["accuracy"] = member_accuracies(logits, y)
-        grads = [] if last and tape is None else part_gradients(part, losses, update)
-    if tape is not None:
-        tape.gradients(dict(zip(part.names, grads, strict=True)))
-    return measured, grads
-
-
-def part_gradients(part: Part, losses: Tensor, update: PartState) -> Tensors:
-    """Return the gradients of every parameter of a part, laid out as the parameters are."""
-    # Of their sum, every loss counts as 1; to be given the ones, autograd would import a computer algebra (+0.8 s).
-    grads = torch.autograd.grad(losses.sum(), part.parameters, allow_unused=True, materialize_grads=True)
-    if not part.stacked:
-        # Fused updates pair elements by their place in memory.
-        pairs = zip(grads, part.parameters, strict=True)
-        return [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for g, p in pairs]
-    for sink, grad in zip(update.sinks, grads, strict=True):
-        if sink.data_ptr() != grad.data_ptr():
-            sink.copy_(grad)
-    return update.sinks
-
-
-def clip_and_update(
-    part: Part, grads: Tensors, plan: TrainingPlan, step: int, update: PartState, factor: float
-) -> list[float] | None:
-    """Clip and update in place; return the gradients' norms before, where somebody wants them."""
-    own = update.sinks_of_member if part.stacked else [grads]
-    norms = None
-    if step % plan.log_every == 0 or min(update.clip_norms) < math.inf:
-        norms = stacked_norms(grads, own) if part.stacked else [gradient_norm(grads)]
-        for tensors, norm, limit in zip(own, norms, update.clip_norms, strict=True):
-            scale = limit / (norm + 1e-6)
-            if limit < math.inf and not scale >= 1:
-                torch._foreach_mul_(tensors, scale)
-    for group in update.groups:
-        group.update(plan.optimizer, own, factor, step)
-    return norms
-
-
-def locate_nonfinite(part: Part, x: Tensor, plan: TrainingPlan, step: int) -> dict[int, str]:
-    """Run the forward pass of this step again and name the first non-finite layer of every member, by position."""
-    with (
-        restoring_buffers(part.module),
-        keyed_randomness(part, x, plan.data_seed, f"{step}"),
-        autocast_bfloat16(x, plan.autocast),
-    ):
-        return first_bad_layers(part, lambda: part.forward(x))
-
-
-def find_stopped(part: Part, measured: Mapping[str, Any], plan: TrainingPlan, step: int, state: State) -> list[Stopped]:
-    """Return the members that diverged or reached the target at this step."""
-    found = []
-    for position, member in enumerate(part.members):
-        loss = measured["loss"][position]
-        if not math.isfinite(loss):
-            found.append(Stopped(member, step, "diverged", measured["bad_layers"].get(position, "loss")))
-        elif step < plan.steps and reaches_target(member, loss, plan, state):
-            found.append(Stopped(member, step, "target"))
-    return found
+def reaches_target(member: int, loss: float, plan: TrainingPlan, state: State) -> bool:
+    """Add a loss to a member's last ones; return whether their mean is at the target."""
+    if plan.target_loss is None:
+        return False
+    window = state.recent.setdefault(member, [])
+    window.append(loss)
+    del window[:-TARGET_WINDOW]
+    return len(window) == TARGET_WINDOW and sum(window) / TARGET_WINDOW <= plan.target_loss

@@ -1,6 +1,7 @@
-"""Networks computed one by one are those computed layer by layer, and torch's own; here at any size."""
+"""Members computed one after another are those computed layer by layer, and torch's own; here at any size."""
 
 import copy
+import gc
 import math
 from dataclasses import replace
 
@@ -25,12 +26,12 @@ from test_ensemble import (
 from torch import nn
 from torch.nn import functional as F
 
-from initlab.ensemble import MemberLoss, stack, stacking
-from initlab.ensemble.cpu import openblas, tanh
-from initlab.ensemble.cpu import sequential as lanes
+from initlab.ensemble import stack, stacking
+from initlab.ensemble.cpu import activations, openblas, sequential
+from initlab.ensemble.cpu.loss import MemberLoss
 from initlab.initialize import fill_
 from initlab.models import build
-from initlab.training import OPTIMIZERS, Evaluation, State, Steps, Stopped, TrainingPlan, loop, sequential, train
+from initlab.training import OPTIMIZERS, Evaluation, State, Steps, Stopped, TrainingPlan, gradients, loop, train
 
 ACTS = ("linear", "relu", "tanh", "gelu", "silu", "leaky_relu", "elu", "softplus")
 
@@ -39,29 +40,30 @@ ACTS = ("linear", "relu", "tanh", "gelu", "silu", "leaky_relu", "elu", "softplus
 def _any_size(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(lanes, "MIN_LAYER_FLOPS", 0)
+    monkeypatch.setattr(sequential, "MIN_LAYER_FLOPS", 0)
+    monkeypatch.setenv("INITLAB_FAST_CPU", "1")
     yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture
 def taken(monkeypatch) -> list[int]:
-    """The places of the members whose gradients were computed one by one."""
+    """The places of the members whose gradients were computed one after another."""
     calls: list[int] = []
-    back = lanes.SequentialMembers.back
+    backward = sequential.SequentialMembers.backward
 
-    def counted(self, x, k, kept=None):
+    def counted(self, x, k, *others):
         calls.append(k)
-        back(self, x, k, kept)
+        return backward(self, x, k, *others)
 
-    monkeypatch.setattr(lanes.SequentialMembers, "back", counted)
+    monkeypatch.setattr(sequential.SequentialMembers, "backward", counted)
     return calls
 
 
-def take_library(monkeypatch, narrow: bool) -> None:
-    """Let lanes take torch's products, or the others."""
-    monkeypatch.setattr(lanes, "openblas_is_faster", lambda: narrow)
-    monkeypatch.setattr(tanh, "numpy_tanh_is_faster", lambda: narrow)
+def use_libraries(monkeypatch, others: bool) -> None:
+    """Compute products and tanh by torch, or by OpenBLAS and numpy."""
+    monkeypatch.setattr(sequential, "openblas_is_faster", lambda: others)
+    monkeypatch.setattr(activations, "amd_family", lambda: 26 if others else 0)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -108,29 +110,30 @@ def test_bits_do_not_depend_on_the_ensemble(shape, taken):
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("width", [64, 128, 150])
 def test_bits_of_large_layers_do_not_depend_on_the_ensemble(act, width, monkeypatch, taken):
-    """Of products that a library of its own may make, at the size where the way is taken by itself."""
+    """Of products that OpenBLAS may compute, at the size from which members are computed one after another."""
     monkeypatch.undo()
+    monkeypatch.setenv("INITLAB_FAST_CPU", "1")
     data = images(150, 10)
     data = replace(data, train_x=data.train_x.repeat(1, 1, 2, 2), val_x=data.val_x.repeat(1, 1, 2, 2))
     data = replace(data, test_x=data.test_x.repeat(1, 1, 2, 2))
     plan = TrainingPlan(3, 128, "sgd", (), data_seed=DATA_SEED)
     make = lambda seed: network(data, int(seed), width=width, act=act)  # noqa: E731
-    assert stack([make(0), make(1)]).parts[0].lane.pays(128)
-    assert not stack([make(0), make(1)]).parts[0].lane.pays(8)
+    assert stack([make(0), make(1)]).parts[0].fast_path.is_faster(128)
+    assert not stack([make(0), make(1)]).parts[0].fast_path.is_faster(8)
     assert_bits_do_not_depend(make, data, plan, (2, 3), 5)
 
 
 @pytest.mark.parametrize("records", [(0, 1, 2, 5), tuple(range(9))])
-def test_who_listens_changes_no_bit(records, taken):
+def test_recording_changes_no_bit(records, taken):
     data, hyper = images(), hypers(4, 0.05)
     plan = TrainingPlan(8, 12, "adam", (), data_seed=DATA_SEED, log_every=3)
-    silent, heard = ([network(data, seed, depth=3) for seed in range(4)] for _ in range(2))
-    expected = trained(silent, data, plan, hyper)
-    events = trained(heard, data, replace(plan, records=records), hyper)
+    plain, recorded = ([network(data, seed, depth=3) for seed in range(4)] for _ in range(2))
+    expected = trained(plain, data, plan, hyper)
+    events = trained(recorded, data, replace(plan, records=records), hyper)
     for member in range(4):
         assert rows(events, member) == rows(expected, member)
-        assert_same_bits(tensors(heard[member]), tensors(silent[member]))
-    assert sorted(taken) == sorted([0, 1, 2, 3] * 16)
+        assert_same_bits(tensors(recorded[member]), tensors(plain[member]))
+    assert sorted(taken) == sorted([0, 1, 2, 3] * (16 + (8 in records)))
 
 
 @pytest.mark.parametrize("act", ["tanh", "relu", "gelu"])
@@ -139,13 +142,13 @@ def test_a_recorded_step_measures_what_the_layers_do(act):
 
     More members than are measured at once, of which one has no finite loss at a recorded step.
     """
-    data, count, lost = images(), sequential.MEASURED_TOGETHER + 3, 9
+    data, count, lost = images(), gradients.MEASURED_TOGETHER + 3, 9
     hyper = tuple({"lr": 1e39} if member == lost else own for member, own in enumerate(hypers(count, 0.05)))
     plan = TrainingPlan(6, 12, "sgd", hyper, records=(0, 1, 4), data_seed=DATA_SEED, saturation=(-0.5, 0.5))
     found = []
     for large in (0, float("inf")):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lanes, "MIN_LAYER_FLOPS", large)
+            patch.setattr(sequential, "MIN_LAYER_FLOPS", large)
             networks = [network(data, seed, act=act, depth=3, width=16) for seed in range(count)]
             found.append([e for e in train(stack(networks), data, plan) if hasattr(e, "histograms")])
     assert [len(e.rows) for e in found[0]] == [count, count, count - 1]
@@ -169,7 +172,7 @@ def test_a_recorded_step_measures_what_the_layers_do(act):
 
 
 @pytest.mark.parametrize("bad", [{"lr": 1e39}, {"lr": 1e30, "clip_norm": 1.0}, {"lr": 1e20, "weight_decay": 1e20}])
-def test_a_diverging_neighbour_changes_no_bit(bad, taken):
+def test_a_diverging_neighbor_changes_no_bit(bad, taken):
     data, plan, hyper = images(), TrainingPlan(20, 12, "sgd", (), data_seed=DATA_SEED), hypers(4, 0.05)
     expected_networks = [network(data, seed, act="relu") for seed in range(4)]
     expected = trained(expected_networks, data, plan, hyper)
@@ -192,8 +195,8 @@ def test_what_is_not_finite_is_not_lost_on_the_way(act, value, monkeypatch, take
     """By either library: a NaN in a layer, or the one that infinities of both signs make, is the loss's."""
     data = images()
     plan = TrainingPlan(3, 12, "sgd", ({"lr": 0.05},) * 3, data_seed=DATA_SEED)
-    for narrow in {False, openblas.openblas_is_faster()}:
-        take_library(monkeypatch, narrow)
+    for others in {False, openblas.openblas_is_faster()}:
+        use_libraries(monkeypatch, others)
         networks = [network(data, seed, depth=3, act=act, width=16) for seed in range(3)]
         with torch.no_grad():
             networks[1].hidden[1].weight[:2, 0] = value
@@ -229,7 +232,7 @@ def test_rates_of_single_parameters_count(taken):
         ways = []
         for large in (0, float("inf")):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(lanes, "MIN_LAYER_FLOPS", large)
+                patch.setattr(sequential, "MIN_LAYER_FLOPS", large)
                 networks = [network(data, seed) for seed in range(3)]
                 before = tensors(networks[1])
                 list(train(stack(networks), data, replace(plan, factors=(None, factors, None))))
@@ -247,7 +250,7 @@ def test_a_target_and_an_evaluation_see_the_weights_of_their_step(taken):
     found = []
     for large in (0, float("inf")):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lanes, "MIN_LAYER_FLOPS", large)
+            patch.setattr(sequential, "MIN_LAYER_FLOPS", large)
             found.append(list(train(stack([network(data, seed) for seed in range(3)]), data, plan)))
     one, other = ([(e.member, e.step, e.reason) for e in events if isinstance(e, Stopped)] for events in found)
     assert one == other
@@ -258,12 +261,12 @@ def test_a_target_and_an_evaluation_see_the_weights_of_their_step(taken):
     assert taken
 
 
-@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("others", [False, True])
 @pytest.mark.parametrize("change", ["inputs", "dtype"])
-def test_a_batch_that_does_not_fit_is_refused(narrow, change, monkeypatch):
-    if narrow and openblas.sgemm() is None:
+def test_a_batch_that_does_not_fit_is_refused(others, change, monkeypatch):
+    if others and openblas.sgemm() is None:
         pytest.skip("OpenBLAS has no code for this machine, or is not installed")
-    take_library(monkeypatch, narrow)
+    use_libraries(monkeypatch, others)
     data = images()
     part = stack([network(data, seed) for seed in range(2)]).parts[0]
     x = data.prepare(data.train_x, torch.float32).flatten(1)
@@ -272,21 +275,14 @@ def test_a_batch_that_does_not_fit_is_refused(narrow, change, monkeypatch):
         part.outputs(x)
 
 
-def test_memory_of_an_evaluation_is_given_back():
+def test_outputs_are_those_of_the_forward_pass_and_their_memory_is_released():
     data = images()
-    ensemble = stack([network(data, seed, depth=3) for seed in range(3)])
-    part = ensemble.parts[0]
+    part = stack([network(data, seed, depth=3) for seed in range(3)]).parts[0]
+    x = data.prepare(data.train_x, torch.float32)
     with torch.no_grad():
-        outputs = part.outputs(data.prepare(data.train_x, torch.float32))
-        torch.testing.assert_close(outputs, part.forward(data.prepare(data.train_x, torch.float32)))
-    assert set(part.lane.rooms) == {len(data.train_x)}
-    part.give_back(10)
-    held = [
-        set(part.lane.rooms)
-        for event in train(ensemble, data, TrainingPlan(6, 10, "sgd", ({},) * 3, eval_every=2))
-        if isinstance(event, Evaluation)
-    ]
-    assert held == [set(), {10}, {10}, {10}]
+        torch.testing.assert_close(part.outputs(x), part.forward(x))
+    assert part.fast_path is not None
+    assert not any(type(kept) is sequential.Workspace for kept in gc.get_objects())
 
 
 @pytest.mark.parametrize(
@@ -354,8 +350,8 @@ def test_without_biases(taken):
 def test_either_library_makes_the_same_network(monkeypatch):
     """To rounding: torch's, and the one that is at hand where torch's is slower."""
     data, found = images(150, 10), []
-    for narrow in (False, openblas.openblas_is_faster()):
-        take_library(monkeypatch, narrow)
+    for others in (False, openblas.openblas_is_faster()):
+        use_libraries(monkeypatch, others)
         networks = [network(data, seed, width=32, act=act) for act in ("tanh", "relu") for seed in range(2)]
         for pair in (networks[:2], networks[2:]):
             list(train(stack(pair), data, TrainingPlan(10, 32, "sgd", ({"lr": 0.1},) * 2, data_seed=DATA_SEED)))
@@ -400,25 +396,36 @@ def test_accuracies_are_those_of_the_outputs_of_their_step(taken):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_loss_and_its_gradient_are_those_of_autograd(dtype):
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_loss_and_its_gradient_are_those_of_autograd(task, dtype):
     draw = torch.Generator().manual_seed(1)
-    for y in (torch.randint(0, 7, (33,), generator=draw), torch.randn(33, 7, generator=draw, dtype=dtype)):
-        outputs = (5 * torch.randn(33, 7, generator=draw, dtype=dtype)).requires_grad_()
-        loss = F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
-        (gradient,) = torch.autograd.grad(loss, outputs)
-        delta = torch.empty(7, 33, dtype=dtype)
-        found = MemberLoss(y, 7, dtype)(outputs.detach().t().contiguous(), delta)
-        tight = {"rtol": 1e-5, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
-        torch.testing.assert_close(torch.tensor(found, dtype=dtype), loss.detach(), **tight)
-        torch.testing.assert_close(delta.t(), gradient, **tight)
+    labels, values = torch.randint(0, 7, (33,), generator=draw), torch.randn(33, 7, generator=draw, dtype=dtype)
+    y = labels if task == "classification" else values
+    outputs = (5 * torch.randn(33, 7, generator=draw, dtype=dtype)).requires_grad_()
+    loss = F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
+    (gradient,) = torch.autograd.grad(loss, outputs)
+    delta = torch.empty(7, 33, dtype=dtype)
+    found = MemberLoss(y, 7, dtype)(outputs.detach().t().contiguous(), delta)
+    tight = {"rtol": 1e-5, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
+    torch.testing.assert_close(torch.tensor(found, dtype=dtype), loss.detach(), **tight)
+    torch.testing.assert_close(delta.t(), gradient, **tight)
 
 
 @pytest.mark.parametrize(("right", "expected"), [(True, 0.0), (False, math.inf)])
 def test_a_class_that_is_impossible_makes_the_loss_infinite_only_where_it_is_right(right, expected):
     outputs = torch.tensor([[3e38], [-3e38]])
-    assert MemberLoss(torch.tensor([0 if right else 1]), 2, torch.float32)(outputs, torch.empty(2, 1)) == expected
+    loss = MemberLoss(torch.tensor([0 if right else 1]), 2, torch.float32)
+    assert loss(outputs, torch.empty(2, 1)) == expected
 
 
-def test_outputs_that_are_no_numbers_make_the_loss_none():
-    outputs = torch.tensor([[math.nan], [1.0]])
-    assert math.isnan(MemberLoss(torch.tensor([1]), 2, torch.float32)(outputs, torch.empty(2, 1)))
+def test_outputs_that_are_nan_make_the_loss_nan():
+    loss = MemberLoss(torch.tensor([1]), 2, torch.float32)
+    assert math.isnan(loss(torch.tensor([[math.nan], [1.0]]), torch.empty(2, 1)))
+
+
+@pytest.mark.parametrize("setting", ["0", "1"])
+def test_the_switch_decides(setting, monkeypatch, taken):
+    monkeypatch.setenv("INITLAB_FAST_CPU", setting)
+    data = images()
+    list(train(stack([network(data, seed) for seed in range(2)]), data, TrainingPlan(3, 12, "sgd", ({},) * 2)))
+    assert bool(taken) == (setting == "1")
