@@ -92,7 +92,7 @@ def test_a_class_whose_shapes_disagree_is_not_believed(key):
         found = {p.name: p for p in walk(net)}[f"1.{name}"]
         where = f"{key} {name} {shape}"
         assert (found.kind, found.blocks) == ("unknown", ()), where
-        assert f"Odd{type(CLASSES[key]()).__name__} has a {name} of shape" in found.doubt, where
+        assert f"Odd{type(CLASSES[key]()).__name__} has a {name} of shape" in found.mismatch, where
         if index % 3:
             continue
         before = found.tensor.detach().clone()
@@ -142,7 +142,7 @@ def test_a_class_without_the_sizes_is_not_believed(key):
     found = list(walk(nn.Sequential(layer)))
     own = [p for p in found if "out_proj" not in p.name]
     assert {p.kind for p in own} == {"unknown"}
-    assert all("lacks the sizes" in p.doubt for p in own)
+    assert all("lacks the sizes" in p.mismatch for p in own)
     fill_(nn.Sequential(nn.Linear(2, 2), layer), "he_normal")
 
 
@@ -210,7 +210,7 @@ def test_what_initlabs_own_code_raises_is_told_as_its_own(monkeypatch, tmp_path,
         lambda: initlab.diagnose(nn.Linear(3, 2), torch.zeros(2, 3)),
         lambda: run_diagnose("blamed_home:net", ["2,3"]),
     ):
-        with pytest.raises(InternalError, match=r"KeyError in initlab/diagnostics/tape.py, line 2.*a bug of initlab"):
+        with pytest.raises(InternalError, match=r"KeyError in initlab/diagnostics/layer_recorder.py, line 2.*a bug of initlab"):
             work()
 
 

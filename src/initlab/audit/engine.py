@@ -142,7 +142,7 @@ def _make_frame(findings: Sequence[ParameterCheck], alpha: float, strict: bool) 
         )
     frame = make_frame(rows, COLUMNS)
     for index in frame.index[fails_unchecked(frame) & frame.ok.astype(bool)]:
-        doubt = findings[index].task.parameter.doubt
+        doubt = findings[index].task.parameter.mismatch
         reason = f"{NOT_CHECKED}it is {REASONS[unchecked_reason(frame.loc[index])][0]}" + (
             f" ({doubt})" if doubt else ""
         )

@@ -33,7 +33,7 @@ def audit_reasons(
         more = f" and {len(twins) - MAX_NAMES} more" if len(twins) > MAX_NAMES else ""
         said.append(f"the same draws as {', '.join(twins[:MAX_NAMES])}{more}")
     if strict and task.rule == "left":
-        doubt = f" ({task.parameter.doubt})" if task.parameter.doubt else ""
+        doubt = f" ({task.parameter.mismatch})" if task.parameter.mismatch else ""
         said.append(f"of a kind that initlab does not know{doubt}: nothing is promised of it")
     if strict and task.rule == "unmatched":
         said.append("no rule matches it: nothing is promised of it")

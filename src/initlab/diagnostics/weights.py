@@ -105,7 +105,7 @@ def weights_of(module: nn.Module) -> list[Weight]:
     places = {plain_name(name): owner for name, owner in module.named_modules()}
     found: list[Weight] = []
     for p in parameters:
-        if p.held is None and p.tensor.is_floating_point():
+        if p.parametrization is None and p.tensor.is_floating_point():
             found += _weights_of_parameter(p, parameters)
             found += [weight for alias in p.aliases for weight in _tied_weights(p, alias, places)]
     return found + list(_parametrized_weights(module))

@@ -23,15 +23,15 @@ TOLERANCE = 64
 def fill_parameter(task: FillTask, seed: int, drawn: Tensor | None = None) -> None:
     """Give a task's parameter its values; `drawn` are those of a rehearsal, if there was one."""
     parameter = task.parameter
-    if task.rule == "constant" and parameter.held is None and not task.gates:
+    if task.rule == "constant" and parameter.parametrization is None and not task.gates:
         parameter.tensor.detach().fill_(parameter.start)
         return
     if drawn is None and _is_float32_on_cpu(parameter):
         draw_values(task, seed, parameter.tensor.detach())
         return
     values = draw_values(task, seed) if drawn is None else drawn
-    if parameter.held is not None:
-        parameter.held.write(values.to(parameter.tensor))
+    if parameter.parametrization is not None:
+        parameter.parametrization.write(values.to(parameter.tensor))
     elif hasattr(parameter.tensor, "full_tensor"):
         _write_shard(parameter.tensor.detach(), values)
     else:
@@ -45,18 +45,18 @@ def draw_and_check(task: FillTask, seed: int) -> Tensor | None:
         UserError: a parametrization cannot hold the weight; and whatever a user's own scheme raises.
     """
     own = task.rule == "scheme" and task.scheme is not None and task.scheme.name not in SCHEMES
-    held = task.parameter.held
+    held = task.parameter.parametrization
     if not task.writes or (held is None and not own):
         return None
     drawn = draw_values(task, seed)
     if held is not None:
         wanted = drawn.to(task.parameter.tensor)
-        _check_parametrization(task, wanted, held.rehearse)
+        _check_parametrization(task, wanted, held.simulate)
     return drawn
 
 
 def _check_parametrization(task: FillTask, wanted: Tensor, rehearse: Callable[[Tensor], Tensor]) -> None:
-    parameter, held = task.parameter, task.parameter.held
+    parameter, held = task.parameter, task.parameter.parametrization
     assert held is not None
     name = task.scheme.name if task.scheme else "constant"
     remedy = "initialize the module before the parametrization is registered, or leave it out with skip="
@@ -64,11 +64,11 @@ def _check_parametrization(task: FillTask, wanted: Tensor, rehearse: Callable[[T
         effective = rehearse(wanted)
     except (RuntimeError, ValueError, NotImplementedError) as reason:
         first = str(reason).splitlines()[0].rstrip(".")
-        raise UserError(f"{parameter.name}: its {held.by} takes no init={name} weight ({first}): {remedy}.") from reason
+        raise UserError(f"{parameter.name}: its {held.label} takes no init={name} weight ({first}): {remedy}.") from reason
     off = float((effective - wanted).abs().max()) if wanted.numel() else 0.0
     if not off <= TOLERANCE * torch.finfo(wanted.dtype).eps * float(wanted.abs().max()):
         how = "makes it NaN" if math.isnan(off) else f"would change it by up to {off:.2g}"
-        raise UserError(f"{parameter.name}: its {held.by} cannot hold an init={name} weight, it {how}: {remedy}.")
+        raise UserError(f"{parameter.name}: its {held.label} cannot hold an init={name} weight, it {how}: {remedy}.")
 
 
 def draw_values(task: FillTask, seed: int, out: Tensor | None = None) -> Tensor:
@@ -95,7 +95,7 @@ def draw_values(task: FillTask, seed: int, out: Tensor | None = None) -> Tensor:
 
 def _is_float32_on_cpu(parameter: Parameter) -> bool:
     tensor = parameter.tensor
-    ordinary = parameter.held is None and not hasattr(tensor, "full_tensor")
+    ordinary = parameter.parametrization is None and not hasattr(tensor, "full_tensor")
     return ordinary and tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 

@@ -133,7 +133,7 @@ def _device_for_meta(device: torch.device | str | None) -> torch.device:
 
 def _check_tasks(tasks: FillPlan, strict: bool, meta: bool) -> None:
     for task in tasks:
-        name, doubt = task.parameter.name, task.parameter.doubt
+        name, doubt = task.parameter.name, task.parameter.mismatch
         if strict and task.rule == "left":
             why = f" ({doubt})" if doubt else ""
             raise UserError(

@@ -204,7 +204,7 @@ def _plan_matched(parameter: Parameter, rule: GlobRule, layer: WeightLayer | Non
     dtype = parameter.tensor.dtype
     if parameter.kind == "unknown" or not (dtype.is_floating_point or dtype.is_complex):
         if rule.own:
-            why = f" ({parameter.doubt})" if parameter.doubt else ""
+            why = f" ({parameter.mismatch})" if parameter.mismatch else ""
             raise UserError(
                 f"init={scheme.name} needs fans and {parameter.name} is of no kind that initlab knows{why}: say what "
                 f"it is with kinds={{{parameter.name!r}: 'dense'}}, or choose normal, uniform, constant or zeros."

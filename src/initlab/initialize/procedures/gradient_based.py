@@ -125,7 +125,7 @@ def _slice_batch(value: Any, begin: float, end: float) -> Any:
 
 
 def _parametrization_refusal(case: ProcedureContext) -> str | None:
-    held = [layer.name for layer in case.layers if layer.parameter.held is not None]
+    held = [layer.name for layer in case.layers if layer.parameter.parametrization is not None]
     if held:
         return f"scales weights themselves and {held[0]} is parametrized: apply it before the parametrization"
     if not case.layers:

@@ -80,8 +80,8 @@ class ProcedureContext:
 
     def write(self, parameter: Parameter, values: Tensor) -> None:
         """Give a parameter these values, through what holds it."""
-        if parameter.held is not None:
-            parameter.held.write(values.to(parameter.tensor))
+        if parameter.parametrization is not None:
+            parameter.parametrization.write(values.to(parameter.tensor))
         else:
             parameter.tensor.detach().copy_(values)
         self.touched.add(parameter.name)
