@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.initialize import FillTask, mean_and_std
+from initlab.initialize import FillTask
 from initlab.initialize.plan import padding_row
+from initlab.initialize.rows import mean_and_std
 from initlab.schemes import Law, laws
 from initlab.schemes.law_checks import EXACT_CHECKS, p_values, repeated_units_bound
 
@@ -60,7 +61,7 @@ class ParameterCheck:
     @property
     def checks(self) -> int:
         """How many comparisons with the promise were made; finite values alone show nothing, others break it."""
-        return sum(check != "finite" or p == 0 for (_, check), p in self.p.items()) if self.task.writes else 0
+        return sum(check != "finite" or p == 0 for (_, check), p in self.p.items()) if self.task.is_filled else 0
 
     def broken(self, alpha: float) -> list[tuple[str, str]]:
         """Return the checks that fail when each random one may give a false alarm with probability `alpha`."""
@@ -76,7 +77,7 @@ def check_parameter(task: FillTask) -> ParameterCheck:
     if not values.numel():
         return found
     found.mean, found.std = mean_and_std(values)
-    if not task.writes:
+    if not task.is_filled:
         found.p["", "finite"] = float(bool(values.isfinite().all()))
         return found
     parts = checked_blocks(task, values)
@@ -136,7 +137,7 @@ def _checked_blocks(task: FillTask, values: Tensor) -> Iterator[CheckedBlock]:
     if values.is_complex():
         yield from _complex_blocks(task, values)
         return
-    promised = task.promised()
+    promised = task.promised_laws()
     if not task.blocks or (len(promised) == 1 and len(task.blocks) <= 1):
         blocks = task.blocks
         yield CheckedBlock("", promised[0], _without_padding(task, blocks[0].view(values) if blocks else values))
@@ -156,12 +157,12 @@ def _checked_blocks(task: FillTask, values: Tensor) -> Iterator[CheckedBlock]:
 
 def _complex_blocks(task: FillTask, values: Tensor) -> Iterator[CheckedBlock]:
     parts = torch.view_as_real(values.resolve_conj())
-    for index, law in enumerate(task.promised()):
-        view = task.blocks[index].view if len(task.promised()) > 1 else (lambda tensor: tensor)
+    for index, law in enumerate(task.promised_laws()):
+        view = task.blocks[index].view if len(task.promised_laws()) > 1 else (lambda tensor: tensor)
         label = task.blocks[index].label or (str(index) if index else "") if task.blocks else ""
         real, imaginary = view(parts[..., 0].contiguous()), view(parts[..., 1].contiguous())
         if law.deterministic:
-            shaped = task.blocks[index].view(real) if task.blocks and len(task.promised()) == 1 else real
+            shaped = task.blocks[index].view(real) if task.blocks and len(task.promised_laws()) == 1 else real
             yield CheckedBlock(label, law, shaped)
             yield CheckedBlock(f"{label} imaginary".strip(), laws.constant(0.0), imaginary)
         else:

@@ -12,7 +12,7 @@ from torch import nn
 
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
-from initlab.initialize import FillTask, plan, promised, request
+from initlab.initialize import FillTask, plan, request
 from initlab.models import build
 from initlab.schemes import Law
 from initlab.theory import Critical, FixedPoint, default_critical, fixed_point
@@ -135,14 +135,14 @@ def layer_laws(tasks: Iterable[FillTask]) -> dict[str, LayerLaw]:
 
 
 def _bias_variance(task: FillTask) -> float:
-    found = promised(task)
+    found = task.promised_laws()
     if len(found) != 1 or found[0].mean != 0:
         return math.nan
     return found[0].variance
 
 
 def _layer_law(task: FillTask, bias_variance: float) -> LayerLaw:
-    found = promised(task)
+    found = task.promised_laws()
     if len(found) != 1 or task.scheme is None or not math.isfinite(bias_variance):
         return UNKNOWN_LAW
     law = found[0]
