@@ -133,7 +133,7 @@ def _reset_statistics(tasks: FillPlan, asked: Request) -> None:
     for name, owner in tasks.modules:
         if (
             isinstance(owner, RunningNorm)
-            and owner.track_running_stats
+            and getattr(owner, "track_running_stats", False)
             and own_buffers(owner).get("running_mean") is not None
             and asked.selects(f"{name}.running_mean")
         ):
