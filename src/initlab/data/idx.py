@@ -1,4 +1,4 @@
-"""The idx format of the MNIST family: read with every check that a damaged file can fail."""
+"""Read the idx format of the MNIST family, with a check for every kind of damage."""
 
 import hashlib
 import math
@@ -14,28 +14,28 @@ from initlab.system.safe_reading import MAX_DATA_BYTES, decompress, error_reason
 UNSIGNED_BYTE = 0x08
 
 
-def read_idx(path: Path, md5: str | None = None, mend: str = "delete it and fetch it anew") -> Tensor:
+def read_idx(path: Path, md5: str | None = None, remedy: str = "delete it and download it again") -> Tensor:
     """Return the unsigned bytes of an idx file, gzipped or not, as a tensor of the shape that its header declares.
 
     Layout: two zero bytes, the type (0x08, unsigned byte), the number of axes, each axis as a big-endian uint32, the
     bytes in row-major order (LeCun, Cortes & Burges 1998, The MNIST Database).
 
     Args:
-        path: the file; gzip is recognised by its content.
+        path: the file; gzip is recognized by its content.
         md5: checksum of the decompressed bytes, or None.
-        mend: remedy named in the error.
+        remedy: what the error tells the user to do.
 
     Raises:
         UserError: the file cannot be read, is truncated, is no idx file, or has another checksum.
     """
 
     def damaged(what: str) -> UserError:
-        return UserError(f"Data file {path} is damaged ({what}): {mend}.")
+        return UserError(f"Data file {path} is damaged ({what}): {remedy}.")
 
     try:
         content = read_bytes(path, MAX_DATA_BYTES, given=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"Data file {path} cannot be read ({error_reason(error)}): {mend}.") from error
+        raise UserError(f"Data file {path} cannot be read ({error_reason(error)}): {remedy}.") from error
     if content[:2] == b"\x1f\x8b":
         try:
             content = decompress(content)
