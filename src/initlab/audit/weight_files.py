@@ -64,9 +64,8 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # anything may be in the file
-        raise UserError(
-            f"{path} cannot be read as safetensors ({_first_line(error)}): was it written completely?"
-        ) from error
+        reason = _first_line(error)
+        raise UserError(f"{path} cannot be read as safetensors ({reason}): was it written completely?") from error
 
 
 def _load_torch_file(path: Path) -> object:

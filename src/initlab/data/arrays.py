@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.errors import UserError
-
 RENUMBER = "np.unique(y, return_inverse=True)[1] numbers classes from 0"
 
 
@@ -20,7 +18,14 @@ class InvalidArrays(Exception):
 
 
 def to_inputs(values: Any, what: str) -> Tensor:
-    """Return uint8 images [n, C, H, W] or finite float32 inputs [n, ...]; raises Fault for all else.
+    """Return uint8 images [n, C, H, W] or finite float32 inputs [n, ...].
+
+    Args:
+        values: what the user's code returned.
+        what: the words for it in messages.
+
+    Raises:
+        InvalidArrays: it is neither.
 
     >>> to_inputs([[0.0, 1.0]], "inputs").dtype, to_inputs(np.zeros((2, 3, 3), "uint8"), "inputs").shape
     (torch.float32, torch.Size([2, 1, 3, 3]))
@@ -40,7 +45,14 @@ def to_inputs(values: Any, what: str) -> Tensor:
 
 
 def to_targets(values: Any, what: str) -> Tensor:
-    """Return class labels [n] from 0 on (int64) or finite float32 targets [n, outputs]; raises Fault for all else.
+    """Return class labels [n] from 0 on (int64) or finite float32 targets [n, outputs].
+
+    Args:
+        values: what the user's code returned.
+        what: the words for it in messages.
+
+    Raises:
+        InvalidArrays: it is neither.
 
     >>> to_targets([0, 2, 1], "targets"), to_targets([0.5, 1.0], "targets").shape
     (tensor([0, 2, 1]), torch.Size([2, 1]))
@@ -189,8 +201,3 @@ def to_cpu_tensor(values: Tensor, what: str) -> Tensor:
     if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
         return to_tensor(tensor.numpy(), what)
     return tensor.to(torch.int64) if tensor.dtype == torch.bool else tensor
-
-
-def invalid_return(subject: str, fault: InvalidArrays) -> UserError:
-    """Return the refusal: who returned it, and the fault."""
-    return UserError(f"{subject} returned {fault}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from initlab.data.arrays import InvalidArrays, count_classes, invalid_return, list_briefly, to_inputs, to_targets
+from initlab.data.arrays import InvalidArrays, count_classes, list_briefly, to_inputs, to_targets
 from initlab.data.dataset import RawDataset
 from initlab.errors import UserError
 from initlab.system.imports import describe_contract, describe_exception, describe_value, load_target
@@ -40,18 +40,23 @@ def read_custom(directories: tuple[Path, ...], target: str | None = None, **para
     parts = call_target(function, subject, parameters)
     pairs = [inputs_and_targets(part, split, subject) for part, split in zip(parts, SPLITS, strict=True)]
     try:
-        xs = [to_inputs(x, f"{split} inputs") for (x, _), split in zip(pairs, SPLITS, strict=True)]
-        ys = [to_targets(y, f"{split} targets") for (_, y), split in zip(pairs, SPLITS, strict=True)]
-        for x, y, split in zip(xs, ys, SPLITS, strict=True):
-            if len(x) != len(y):
-                raise InvalidArrays(f"{len(x)} {split} inputs with {len(y)} targets: one target each.")
-        check_same_format(xs, "inputs")
-        check_same_format(ys, "targets")
+        xs, ys = _to_tensors(pairs)
         classes = None if ys[0].is_floating_point() else count_classes(ys)
     except InvalidArrays as error:
-        raise invalid_return(subject, error) from error
+        raise UserError(f"{subject} returned {error}") from error
     warn_about_targets(subject, ys, classes)
     return RawDataset(xs[0], ys[0], xs[1], ys[1], classes, f"{target}")
+
+
+def _to_tensors(pairs: Sequence[tuple[Any, Any]]) -> tuple[list[Tensor], list[Tensor]]:
+    xs = [to_inputs(x, f"{split} inputs") for (x, _), split in zip(pairs, SPLITS, strict=True)]
+    ys = [to_targets(y, f"{split} targets") for (_, y), split in zip(pairs, SPLITS, strict=True)]
+    for x, y, split in zip(xs, ys, SPLITS, strict=True):
+        if len(x) != len(y):
+            raise InvalidArrays(f"{len(x)} {split} inputs with {len(y)} targets: one target each.")
+    check_same_format(xs, "inputs")
+    check_same_format(ys, "targets")
+    return xs, ys
 
 
 def call_target(function: Any, subject: str, parameters: dict[str, Any]) -> Sequence[Any]:
@@ -151,12 +156,12 @@ def read_samples(part: Any, split: str, subject: str) -> tuple[Any, Any]:
         for number in range(len(part)):
             sample = part[number]
             if not isinstance(sample, tuple | list) or len(sample) != 2:
-                value = describe_value(sample)
-                raise InvalidArrays(f"{value} as sample {number} of its {split} Dataset: give a pair (x, y).")
+                value = f"{describe_value(sample)} as sample {number} of its {split} Dataset"
+                raise UserError(f"{subject} returned {value}: give a pair (x, y).")
             xs.append(channels_first(sample[0]))
             ys.append(sample[1])
-    except InvalidArrays as error:
-        raise invalid_return(subject, error) from error
+    except UserError:
+        raise
     except Exception as error:  # anything that the user's own code raises
         reason = describe_exception(error)
         raise UserError(f"{subject}: reading its {split} Dataset failed ({reason}): mend it there.") from error

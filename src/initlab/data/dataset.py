@@ -126,9 +126,8 @@ class Dataset:
                 self._affine[key] = factor.item(), offset.item()
             else:
                 shape = (-1, *[1] * (x.dim() - 2))
-                self._affine[key] = tuple(
-                    torch.tensor(value, dtype=dtype, device=x.device).reshape(shape) for value in (factor, offset)
-                )
+                options: Any = {"dtype": dtype, "device": x.device}
+                self._affine[key] = tuple(torch.tensor(v, **options).reshape(shape) for v in (factor, offset))
         return self._affine[key]
 
 
@@ -146,9 +145,8 @@ def make_dataset(name: str, raw: RawDataset, normalize: bool, validation: float)
     train_x, train_y = raw.train_x[~held_out], raw.train_y[~held_out]
     val_x, val_y = raw.train_x[held_out], raw.train_y[held_out]
     mean, std = channel_statistics(train_x) if normalize and raw.standardize else ((), ())
-    return Dataset(
-        name, train_x, train_y, val_x, val_y, raw.test_x, raw.test_y, raw.classes, mean, std, provenance=raw.provenance
-    )
+    tensors = (train_x, train_y, val_x, val_y, raw.test_x, raw.test_y)
+    return Dataset(name, *tensors, raw.classes, mean, std, provenance=raw.provenance)
 
 
 def validation_mask(y: Tensor, fraction: float, stratified: bool) -> Tensor:

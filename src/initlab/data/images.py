@@ -100,10 +100,8 @@ def _idx_or_download(name: str, directories: tuple[Path, ...], layouts: tuple[st
 
 def _read_idx_files(name: str, paths: list[Path], remedy: str) -> RawDataset:
     parts = [read_idx(path, md5, remedy) for path, md5 in zip(paths, MD5_SUMS[name], strict=True)]
-    train_x, train_y, test_x, test_y = parts
-    return RawDataset(
-        train_x.unsqueeze(1), train_y.long(), test_x.unsqueeze(1), test_y.long(), 10, f"idx files in {paths[0].parent}"
-    )
+    tensors = [part.unsqueeze(1) if part.dim() == 3 else part.long() for part in parts]
+    return RawDataset(*tensors, 10, f"idx files in {paths[0].parent}")
 
 
 def _cifar(name: str, directories: tuple[Path, ...], folder: str, classes: int) -> RawDataset:

@@ -61,16 +61,8 @@ def promise_row(task: FillTask) -> tuple[Any, ...]:
     fans = parameter.fans if parameter.is_weight else None
     shape = "x".join(map(str, parameter.shape))
     fan_in, fan_out = (fans.fan_in, fans.fan_out) if fans else (None, None)
-    return (
-        parameter.name,
-        parameter.kind,
-        task.role,
-        shape,
-        fan_in,
-        fan_out,
-        scheme_name(task),
-        *promised_moments(task),
-    )
+    description = (parameter.name, parameter.kind, task.role, shape, fan_in, fan_out)
+    return (*description, scheme_name(task), *promised_moments(task))
 
 
 def scheme_name(task: FillTask) -> str:

@@ -15,9 +15,7 @@ PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "safetensors")
 """Packages that both initlab and modules call: what they raise counts as raised by their caller."""
 
-LIBRARY_DIRECTORIES = tuple(
-    map(str, (Path(torch.__file__).parent, Path(numpy.__file__).parent, sysconfig.get_path("stdlib")))
-)
+LIBRARY_DIRECTORIES = (str(Path(torch.__file__).parent), str(Path(numpy.__file__).parent), sysconfig.get_path("stdlib"))
 SITE_DIRECTORIES = ("site-packages", "dist-packages")
 MODELS = PACKAGE / "models"
 """initlab's own modules: what their `forward` raises is treated as that of a user's module."""

@@ -68,9 +68,8 @@ def compute_loss(
     if loss is not None:
         return _own_loss(output, targets, loss)
     if targets is not None and not isinstance(targets, Tensor):
-        raise UserError(
-            f"targets are a {type(targets).__name__}: give a tensor, or a loss(output, targets) of your own."
-        )
+        kind = type(targets).__name__
+        raise UserError(f"targets are a {kind}: give a tensor, or a loss(output, targets) of your own.")
     if tensor is None:
         return None
     if tensor.dim() == 0:
@@ -81,10 +80,8 @@ def compute_loss(
     if axis is None:
         values = targets if regression else torch.randn(tensor.shape, generator=generated).to(tensor)
         if values.shape != tensor.shape:
-            raise UserError(
-                f"targets have shape {_shape_or_type(values)} and the output has {_shape_or_type(tensor)}: "
-                "they must agree."
-            )
+            shapes = f"{_shape_or_type(values)} and the output has {_shape_or_type(tensor)}"
+            raise UserError(f"targets have shape {shapes}: they must agree.")
         return Objective(F.mse_loss(tensor, values), "squared error")
     logits = tensor.movedim(axis, -1)
     count = logits.shape[-1]
@@ -107,14 +104,11 @@ def _own_loss(output: Any, targets: Any, loss: Callable[..., Any]) -> Objective:
 def _check_labels(targets: Tensor, logits: Tensor) -> None:
     count = logits.shape[-1]
     if targets.numel() * count != logits.numel():
-        raise UserError(
-            f"targets have shape {_shape_or_type(targets)} and the logits {_shape_or_type(logits)}: "
-            "give one label for each."
-        )
+        shapes = f"{_shape_or_type(targets)} and the logits {_shape_or_type(logits)}"
+        raise UserError(f"targets have shape {shapes}: give one label for each.")
     if len(below := targets[(targets < 0) & (targets != IGNORE_INDEX)]):
-        raise UserError(
-            f"targets hold {int(below.min())}: labels are counted from 0, and {IGNORE_INDEX} means one to leave out."
-        )
+        least = int(below.min())
+        raise UserError(f"targets hold {least}: labels are counted from 0, and {IGNORE_INDEX} means one to leave out.")
     if int(targets.max()) >= count:
         raise UserError(f"targets go up to {int(targets.max())}, and the output has {count} classes.")
 

@@ -54,7 +54,11 @@ def bilinear_sizes(m: Any) -> dict[str, Any]:
 
 
 def conv_sizes(m: Any) -> dict[str, Any]:
-    """Return the shapes of a convolution; raises ValueError where its groups or strides cannot be."""
+    """Return the shapes of a convolution.
+
+    Raises:
+        ValueError: its groups or strides cannot be.
+    """
     first, second = m.out_channels, m.in_channels
     if getattr(m, "transposed", False):
         first, second = second, first

@@ -95,9 +95,8 @@ def initialize_(
     """
     for glob, own in scheme.items() if isinstance(scheme, Mapping) else ():
         if is_procedure(own):
-            raise UserError(
-                f"{glob!r}: init={getattr(own, 'name', own)} looks at a whole module, not at single parameters: apply it alone."
-            )
+            name = getattr(own, "name", own)
+            raise UserError(f"{glob!r}: init={name} looks at a whole module, not at single parameters: apply it alone.")
     name = str(getattr(scheme, "name", scheme))
     if not is_procedure(scheme):
         if inputs is not None or targets is not None or loss is not None:
@@ -190,6 +189,5 @@ def rates(
         request(scheme)  # refuses an unknown name
         return {}
     record = procedure(scheme, **own)
-    return (
-        {} if record.multipliers is None else record.multipliers(make_context(module, record, roles=roles), optimizer)
-    )
+    factors = record.multipliers
+    return {} if factors is None else factors(make_context(module, record, roles=roles), optimizer)

@@ -34,14 +34,17 @@ def gradient_quotient(loss: Tensor, parameters: Sequence[Tensor], eps: float = 1
     >>> round(gradient_quotient((x**2).sum(), [x]).item(), 3)
     2.0
     """
-    grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
-    square = sum((g.square().sum() for g in grads), torch.zeros(())) / 2
-    products = torch.autograd.grad(square, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+    grads = _gradients(loss, parameters)
+    products = _gradients(sum((g.square().sum() for g in grads), torch.zeros(())) / 2, parameters)
     total = torch.zeros((), dtype=loss.dtype)
     for g, product in zip(grads, products, strict=True):
         sign = torch.where(g.detach() >= 0, eps, -eps)
         total = total + ((g - product) / (g + sign) - 1).abs().sum()
     return total / sum(p.numel() for p in parameters)
+
+
+def _gradients(value: Tensor, tensors: Sequence[Tensor], create_graph: bool = True) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(value, tensors, create_graph=create_graph, allow_unused=True, materialize_grads=True)
 
 
 def _metainit(context: ProcedureContext) -> None:
@@ -57,7 +60,7 @@ def _metainit(context: ProcedureContext) -> None:
     for _ in range(given["steps"] + 1):
         with torch.enable_grad():
             quotient = gradient_quotient(batch_loss(context, run_on_batch(context)), parameters)
-            grads = torch.autograd.grad(quotient, tensors, allow_unused=True, materialize_grads=True)
+            grads = _gradients(quotient, tensors, create_graph=False)
         # Steps of one size overshoot at the end: the best weights count, not the last.
         if float(quotient.detach()) < smallest:
             smallest, best = float(quotient.detach()), [t.detach().clone() for t in tensors]
@@ -87,16 +90,14 @@ def _gradinit(context: ProcedureContext) -> None:
             # The second batch shares half of its samples with the first: on equal batches the step fits their noise.
             scaled = {name: value * m for (name, value), m in zip(start.items(), scales, strict=True)}
             loss = _slice_loss(context, scaled, 0.0, 2 / 3)
-            grads = torch.autograd.grad(
-                loss, list(scaled.values()), create_graph=True, allow_unused=True, materialize_grads=True
-            )
+            grads = _gradients(loss, list(scaled.values()))
             norm = torch.stack([g.abs().sum() if adam else g.square().sum() for g in grads]).sum()
             objective = norm if adam else norm.sqrt()
             if float(objective.detach()) <= given["gamma"]:
                 moves = [g.sign() for g in grads] if adam else grads
                 moved = {n: v - given["eta_step"] * d for (n, v), d in zip(scaled.items(), moves, strict=True)}
                 objective = _slice_loss(context, moved, 1 / 3, 1.0)
-            slopes = torch.autograd.grad(objective, scales, allow_unused=True, materialize_grads=True)
+            slopes = _gradients(objective, scales, create_graph=False)
         for k, slope in enumerate(slopes):  # Adam on Python floats
             g = float(slope)
             mean[k], square[k] = 0.9 * mean[k] + 0.1 * g, 0.999 * square[k] + 0.001 * g * g

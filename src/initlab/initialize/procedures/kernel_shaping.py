@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from initlab.activations import Activation, Elementwise, activation
-from initlab.errors import UserError
-from initlab.initialize.procedures.record import Procedure, ProcedureContext, not_applicable
+from initlab.errors import Impossible, UserError
+from initlab.initialize.procedures.record import Procedure, ProcedureContext
 from initlab.theory.quadrature import panel_nodes, phi_and_slope, phi_values
 
 METHODS = ("dks", "tat")
@@ -122,9 +122,8 @@ def shape(act: Any, method: str, depth: int, *, zeta: float = 1.5, tau: float = 
     if method == "tat" and record.name in ("relu", "leaky_relu", "prelu"):
         return _tailored_relu(depth, eta)
     if method == "tat" and (jumps := [kink for kink in record.kinks if _jumps(record, kink)]):
-        raise not_applicable(
-            "tat", f"needs a φ′ without jumps and act={record.name} has one at {jumps[0]:g}: take relu or tanh"
-        )
+        jump = f"act={record.name} has one at {jumps[0]:g}"
+        raise Impossible(f"init=tat needs a φ′ without jumps and {jump}: take relu or tanh.")
     return _shaped_record(method, record, dict(_constants(record, method, depth, zeta, tau)))
 
 
@@ -147,10 +146,8 @@ def _constants(act: Activation, method: str, depth: int, zeta: float, tau: float
         solution = scipy.optimize.root(gaps, start, tol=1e-11).x
         if max(map(abs, gaps(solution))) < 1e-6 and abs(solution[1]) < MAX_BETA:
             return tuple(zip(("alpha", "beta", "gamma", "delta"), _bounded(solution), strict=True))
-    raise not_applicable(
-        method,
-        f"finds no α, β, γ, δ for act={act.name} over {depth} layers: take a smooth one such as softplus or tanh",
-    )
+    remedy = "take a smooth one such as softplus or tanh"
+    raise Impossible(f"init={method} finds no α, β, γ, δ for act={act.name} over {depth} layers: {remedy}.")
 
 
 def _bounded(unknowns: np.ndarray) -> tuple[float, float, float, float]:
@@ -199,7 +196,7 @@ def _tailored_relu(depth: int, eta: float) -> Activation:
 def _reshape_rule(method: str) -> Callable[..., Activation]:
     def reshape(act: Activation, depth: int | None, **own: Any) -> Activation:
         if depth is None:
-            raise not_applicable(method, "shapes the activation for a depth, and depth=null: say depth=10")
+            raise Impossible(f"init={method} shapes the activation for a depth, and depth=null: give depth=10.")
         return shape(act, method, depth, **{key: own[key] for key in ("zeta", "tau", "eta") if key in own})
 
     return reshape

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from initlab.activations import Activation
-from initlab.errors import Impossible, UserError, did_you_mean
+from initlab.errors import UserError, did_you_mean
 from initlab.inspection import Block, Parameter
 from initlab.schemes import SCHEMES, Scheme
 from initlab.schemes import scheme as find_scheme
@@ -238,8 +238,3 @@ def is_homogeneous(act: Activation) -> bool:
     """
     x = torch.linspace(-3, 3, 13, dtype=torch.float64)
     return bool(torch.allclose(act(2 * x), 2 * act(x)))
-
-
-def not_applicable(name: str, reason: str) -> Impossible:
-    """Return the error that says why a procedure cannot be applied."""
-    return Impossible(f"init={name} {reason}.")

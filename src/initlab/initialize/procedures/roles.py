@@ -7,18 +7,15 @@ from typing import Any
 from torch import nn
 
 from initlab.activations import activation
-from initlab.errors import UserError, did_you_mean
+from initlab.errors import Impossible, UserError, did_you_mean
 from initlab.initialize.plan import plan
-from initlab.initialize.procedures.record import Procedure, ProcedureContext, RoleLayer, not_applicable
+from initlab.initialize.procedures.record import Procedure, ProcedureContext, RoleLayer
 from initlab.initialize.request import Roles, as_tuple, request
 from initlab.initialize.roles import declared_layers
 from initlab.inspection import Parameter
 from initlab.models import WeightLayer
 
-MODELS_WITH_ROLE = {
-    "branch_end": "model=resmlp, resnet, vit or gpt",
-    **dict.fromkeys("qkv", "model=vit or gpt"),
-}
+MODELS_WITH_ROLE = {"branch_end": "model=resmlp, resnet, vit or gpt", **dict.fromkeys("qkv", "model=vit or gpt")}
 """Roles that only some of initlab's models have, with those models."""
 
 PARAMETER_ROLES = ("branch_scale", "shift", "norm")
@@ -55,7 +52,7 @@ def make_context(
     context = ProcedureContext(module, record, activation(act), seed, layers, _named_parameters(parameters, globs))
     _check_roles(context)
     if record.possible is not None and (reason := record.possible(context)):
-        raise not_applicable(record.name, reason)
+        raise Impossible(f"init={record.name} {reason}.")
     return context
 
 
@@ -85,8 +82,7 @@ def _check_roles(context: ProcedureContext) -> None:
             options = ", ".join(f"model.{key}={value}" for key, value in context.procedure.overrides.items())
             models = MODELS_WITH_ROLE.get(role, "initlab's own" if options else "")
             ours = f" ({models}{f' with {options}' if options else ''})" if models else ""
-            raise not_applicable(
-                context.procedure.name,
-                f"needs {what} that plays the part {role}, and the module declares none: take a model that has it"
-                f"{ours}, or in Python name it with roles={{{role!r}: {example!r}}}",
+            raise Impossible(
+                f"init={context.procedure.name} needs {what} that plays the part {role}, and the module declares none: "
+                f"take a model that has it{ours}, or in Python name it with roles={{{role!r}: {example!r}}}."
             )

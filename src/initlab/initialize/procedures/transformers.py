@@ -82,10 +82,8 @@ def _mimetic(context: ProcedureContext) -> None:
     for q, k, v, o, heads in _find_attentions(context):
         width = q.block.shape[1]
         generator = context.generator("mimetic", q.layer.parameter.name)
-        factors = [
-            _low_rank_factors(width, given["alpha_qk"], given["beta_qk"], width // heads, generator)
-            for _ in range(heads)
-        ]
+        alpha, beta, rank = given["alpha_qk"], given["beta_qk"], width // heads
+        factors = [_low_rank_factors(width, alpha, beta, rank, generator) for _ in range(heads)]
         q.write(context, torch.cat([left.T for left, _ in factors]))
         k.write(context, torch.cat([right.T for _, right in factors]))
         left, right = _low_rank_factors(width, given["alpha_vp"], -given["beta_vp"], width, generator)
