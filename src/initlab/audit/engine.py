@@ -83,8 +83,10 @@ def _plan_audit(
 ) -> FillPlan:
     asked = request(promise, **arguments)
     if not isinstance(model, nn.Module):
-        is_file = isinstance(model, (str, Path))
-        values = load_weight_file(Path(model)) if is_file else extract_state_dict(model, "the mapping")
+        if isinstance(model, (str, Path)):
+            values = load_weight_file(Path(model))
+        else:
+            values = extract_state_dict(model, "the mapping")
         model = module_from_values(values) if module is None else load_values(module, values)
     tasks = plan(model, asked, refuse=False)
     for task in tasks:

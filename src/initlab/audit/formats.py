@@ -30,6 +30,7 @@ def as_text(rows: pd.DataFrame, every: bool = False) -> str:
     shown = rows if every else rows[broken]
     width = max((len(printable(name)) for name in shown.name), default=0)
     lines = []
+    row: Any
     for row in shown.itertuples():
         text = printable(f"{row.scheme}, {row.shape}: {row.reason or 'as promised'}")
         lines.append(f"{'ok    ' if row.ok else 'BROKEN'} {printable(row.name):<{width}}  {text}")

@@ -100,8 +100,9 @@ def _idx_or_download(name: str, directories: tuple[Path, ...], layouts: tuple[st
 
 def _read_idx_files(name: str, paths: list[Path], remedy: str) -> RawDataset:
     parts = [read_idx(path, md5, remedy) for path, md5 in zip(paths, MD5_SUMS[name], strict=True)]
-    tensors = [part.unsqueeze(1) if part.dim() == 3 else part.long() for part in parts]
-    return RawDataset(*tensors, 10, f"idx files in {paths[0].parent}")
+    tensors = (part.unsqueeze(1) if part.dim() == 3 else part.long() for part in parts)
+    train_x, train_y, test_x, test_y = tensors
+    return RawDataset(train_x, train_y, test_x, test_y, 10, f"idx files in {paths[0].parent}")
 
 
 def _cifar(name: str, directories: tuple[Path, ...], folder: str, classes: int) -> RawDataset:
@@ -119,11 +120,9 @@ def _cifar(name: str, directories: tuple[Path, ...], folder: str, classes: int) 
         raise UserError(
             f"Data files in {place}/{folder} are damaged ({error}): delete that folder, and it is downloaded again."
         ) from error
-    tensors = []
-    for part in (train, test):
-        tensors.append(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous())
-        tensors.append(torch.from_numpy(np.array(part.targets, dtype=np.int64)))
-    return RawDataset(*tensors, classes, f"torchvision's files in {place}/{folder}")
+    train_x, test_x = (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test))
+    train_y, test_y = (torch.from_numpy(np.array(part.targets, dtype=np.int64)) for part in (train, test))
+    return RawDataset(train_x, train_y, test_x, test_y, classes, f"torchvision's files in {place}/{folder}")
 
 
 def _find_cifar(directories: tuple[Path, ...], folder: str) -> Path | None:

@@ -43,8 +43,9 @@ def materialize(module: nn.Module, device: torch.device) -> Iterator[None]:
     Raises:
         UserError: a buffer that no reset computes, or a sharded parameter, which its own to_empty must allocate.
     """
-    stores = [store for part in module.modules() for store in (own_parameters(part), own_buffers(part))]
-    saved = [(store, dict(store)) for store in stores]
+    saved: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for part in module.modules():
+        saved += [(store, dict(store)) for store in (own_parameters(part), own_buffers(part))]
     try:
         allocated: dict[int, Tensor] = {}
         buffers = {}

@@ -88,11 +88,11 @@ def _refused(kind: str, refusal: str) -> ParameterDescription:
 
 
 def _describe_by_class(owner: nn.Module, name: str, tensor: Tensor, layer: str) -> ParameterDescription:
-    family = next((family for family in FAMILIES if family.contains(owner)), None)
+    family = _find_family(owner)
     if family is None:
         return ParameterDescription(*(kind_from_name(owner, name, tensor) or ("unknown",)))
     shapes = _shapes(owner)
-    mismatches = shape_mismatches(owner, shapes)
+    mismatches = _mismatches(owner, family, shapes)
     if name not in mismatches:
         trusted = {own: shape for own, shape in shapes.items() if own not in mismatches}
         if description := family.read(owner, trusted, layer).get(name):
@@ -108,9 +108,18 @@ def shape_mismatches(owner: nn.Module, shapes: Shapes) -> dict[str, str]:
     >>> shape_mismatches(nn.Linear(2, 3), {"weight": (4, 3, 2), "bias": (3,)})
     {'weight': 'Linear has a weight of shape 3x2 for its sizes, and this one is 4x3x2'}
     """
-    family = next((family for family in FAMILIES if family.contains(owner)), None)
-    if family is None:
-        return {}
+    family = _find_family(owner)
+    return {} if family is None else _mismatches(owner, family, shapes)
+
+
+def _find_family(owner: nn.Module) -> LayerFamily | None:
+    for family in FAMILIES:
+        if family.contains(owner):
+            return family
+    return None
+
+
+def _mismatches(owner: nn.Module, family: LayerFamily, shapes: Shapes) -> dict[str, str]:
     expected, name = sizes.expected_shapes(owner, family.sizes), type(owner).__name__
     if expected is None:
         return dict.fromkeys(shapes, f"{name} lacks the sizes that torch's own class has")

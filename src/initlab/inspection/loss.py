@@ -78,7 +78,7 @@ def compute_loss(
     regression = targets is not None and targets.is_floating_point()
     axis = None if regression else _class_axis(tensor, classes, tokens, targets)
     if axis is None:
-        values = targets if regression else torch.randn(tensor.shape, generator=generated).to(tensor)
+        values: Any = targets if regression else torch.randn(tensor.shape, generator=generated).to(tensor)
         if values.shape != tensor.shape:
             shapes = f"{_shape_or_type(values)} and the output has {_shape_or_type(tensor)}"
             raise UserError(f"targets have shape {shapes}: they must agree.")
