@@ -95,7 +95,7 @@ def test_it_is_refused_like_any_other(halved):
     assert procedure_refusal(nn.Linear(2, 2), "halved") == "init=halved halves hidden layers, and the module has none."
     with pytest.raises(Impossible, match="the module has none"):
         initlab.initialize_(nn.Linear(2, 2), "halved")
-    with pytest.raises(UserError, match="apply it alone"):
+    with pytest.raises(UserError, match="use it alone"):
         initlab.initialize_(network(), {"*": "halved"})
 
 

@@ -108,9 +108,9 @@ def autoinit_gains(
         if len(names) == 1:
             return {names.pop(): 1.0}
         raise Impossible(
-            f"init=autoinit follows the signal from layer to layer and does not know how it runs through "
-            f"{type(module).__name__}: use mlp, cnn, resmlp, resnet or nn.Sequential, or a scheme that looks at no "
-            "other layer, such as init=he_normal."
+            f"init=autoinit follows the signal from layer to layer and cannot through "
+            f"{type(module).__name__}: use mlp, cnn, resmlp, resnet or nn.Sequential, or a scheme that depends on "
+            "no other layer, such as init=he_normal."
         )
     normed = {name for name, layer in layers.items() if layer.fed_by == "norm"}
     _propagate_nodes(nodes, SignalMoments(), gains, normed)

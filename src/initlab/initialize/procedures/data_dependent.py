@@ -25,7 +25,7 @@ def _scale_to_unit_variance(context: ProcedureContext, layer: RoleLayer, output:
         if not MIN_VARIANCE < variance < math.inf:
             raise UserError(
                 f"init=lsuv cannot bring {layer.name} to variance 1: its preactivation has variance {variance:g} on "
-                "this batch, whatever the weight's scale; the activation before it puts out a constant, or the data do."
+                "this batch, whatever the weight's scale; the activation before it has a constant output, or the data are."
             )
         if abs(variance - 1) < context.parameters["tolerance"]:
             return
@@ -44,8 +44,8 @@ def _standardize_layer(context: ProcedureContext, layer: RoleLayer, output: Call
     varies = std > math.sqrt(MIN_VARIANCE)
     if not bool(varies.any()):
         raise UserError(
-            f"init={context.procedure.name} cannot standardize {layer.name}: every unit puts out a constant on this "
-            "batch, whatever its weight's scale; the activation before it does, or the data."
+            f"init={context.procedure.name} cannot standardize {layer.name}: every unit is constant on this "
+            "batch, whatever its weight's scale; the activation before it is, or the data."
         )
     # The batch gives a constant unit no scale: its weights do not change.
     factor = torch.where(varies, 1 / std, torch.ones_like(std))

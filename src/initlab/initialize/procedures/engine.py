@@ -96,11 +96,11 @@ def initialize_(
     for glob, own in scheme.items() if isinstance(scheme, Mapping) else ():
         if is_procedure(own):
             name = getattr(own, "name", own)
-            raise UserError(f"{glob!r}: init={name} looks at a whole module, not at single parameters: apply it alone.")
+            raise UserError(f"{glob!r}: init={name} applies to a whole module, not to single parameters: use it alone.")
     name = str(getattr(scheme, "name", scheme))
     if not is_procedure(scheme):
         if inputs is not None or targets is not None or loss is not None:
-            raise UserError(f"init={name} looks at no data: leave inputs, targets and loss out.")
+            raise UserError(f"init={name} uses no data: leave inputs, targets and loss out.")
         return fill_(module, scheme, act=act, seed=seed, roles=roles, parameters=parameters, **options)
     if options:
         key = next(iter(options))

@@ -31,7 +31,7 @@ def require_values(module: nn.Module, record: Procedure) -> None:
             )
         if hasattr(parameter.tensor, "full_tensor"):
             raise UserError(
-                f"init={record.name} looks at whole weights and {parameter.name} is sharded: shard it later."
+                f"init={record.name} needs whole weights and {parameter.name} is sharded: shard it later."
             )
 
 
@@ -44,13 +44,13 @@ def check_data(context: ProcedureContext) -> None:
     name = context.procedure.name
     if "data" not in context.procedure.needs:
         if context.inputs is not None or context.targets is not None or context.loss is not None:
-            raise UserError(f"init={name} looks at no data: leave inputs, targets and loss out.")
+            raise UserError(f"init={name} uses no data: leave inputs, targets and loss out.")
         return
     tensors = flatten_tensors(context.inputs)
     if not tensors:
         kind = type(context.inputs).__name__
         given = "there are none" if context.inputs is None else f"inputs is a {kind} without a tensor"
-        raise UserError(f"init={name} looks at data and {given}: give inputs=batch, a tensor [B, …].")
+        raise UserError(f"init={name} needs data and {given}: give inputs=batch, a tensor [B, …].")
     if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in tensors):
         raise UserError(f"init={name} was given inputs that are not finite: leave those samples out.")
     if tensors[0].dim() == 0 or len(tensors[0]) < 2:

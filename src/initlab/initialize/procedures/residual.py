@@ -29,7 +29,7 @@ def _fixup(context: ProcedureContext) -> None:
 def _fixup_refusal(context: ProcedureContext) -> str | None:
     if not any(layer.inside_branch for layer in context.layers):
         return (
-            "scales the layers inside every branch and knows of none: "
+            "scales the layers inside every branch and finds none: "
             "name them with roles={'branch': 'blocks.*.fc1', 'branch_end': 'blocks.*.fc2'}"
         )
     if norm := context.normalization():

@@ -83,6 +83,6 @@ def _check_roles(context: ProcedureContext) -> None:
             models = MODELS_WITH_ROLE.get(role, "initlab's own" if options else "")
             ours = f" ({models}{f' with {options}' if options else ''})" if models else ""
             raise Impossible(
-                f"init={context.procedure.name} needs {what} that plays the part {role}, and the module declares none: "
+                f"init={context.procedure.name} needs {what} with the role {role}, and the module declares none: "
                 f"take a model that has it{ours}, or in Python name it with roles={{{role!r}: {example!r}}}."
             )

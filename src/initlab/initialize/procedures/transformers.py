@@ -55,7 +55,7 @@ def _branch_refusal(context: ProcedureContext) -> str | None:
     if any(layer.inside_branch for layer in context.layers):
         return None
     return (
-        "scales the dense layers inside the branches too and knows of none: "
+        "scales the dense layers inside the branches too and finds none: "
         "name them with roles={'branch': '*.fc1', 'branch_end': ['*.o_proj', '*.fc2']}"
     )
 
@@ -135,7 +135,7 @@ def _mimetic_refusal(context: ProcedureContext) -> str | None:
         rows, columns = q.block.shape
         if heads < 1 or rows % heads or rows != columns:
             name = o.layer.parameter.name
-            return f"does not know the heads of {name}, whose projections are {rows}x{columns}: set init.heads"
+            return f"finds no number of heads of {name}, whose projections are {rows}x{columns}: set init.heads"
     return None
 
 
