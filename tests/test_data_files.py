@@ -162,7 +162,8 @@ def test_data_root_comes_before_the_environment(tmp_path, monkeypatch):
 
 def test_files_of_another_data_set_are_refused(tmp_path):
     write_mnist_like(tmp_path, True)
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz is damaged \(the md5 of its content is .*fetched"):
+    words = r"train-images-idx3-ubyte.gz is damaged \(the md5 of its content is .*downloaded again"
+    with pytest.raises(UserError, match=words):
         load_dataset("mnist", root=tmp_path)
 
 

@@ -145,9 +145,9 @@ REFUSALS = [
     ("init=delta_orthogonal", "init=delta_orthogonal needs convolutions and the model has none: use init=orthogonal"),
     (
         "init=gpt2",
-        r"plays the part branch_end, .*\(model=resmlp, resnet, vit or gpt\), or in Python",
+        r"with the role branch_end, .*\(model=resmlp, resnet, vit or gpt\), or in Python",
     ),
-    ("init=mimetic", r"plays the part q, .*\(model=vit or gpt\)"),
+    ("init=mimetic", r"with the role q, .*\(model=vit or gpt\)"),
     ("model=torchvision depth=3", "depth cannot be set for model=torchvision, which has its own: leave depth=3 out"),
     ("model=cnn data=gaussian", "model=cnn needs images .* and the data has shape"),
     # one's own

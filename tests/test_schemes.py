@@ -10,7 +10,7 @@ from torch import nn
 
 from initlab.activations import ACTIVATIONS
 from initlab.errors import Impossible
-from initlab.initialize import fill_, plan, promised, request, scheme_refusal, stream
+from initlab.initialize import fill_, plan, request, scheme_refusal, stream
 from initlab.inspection import Fans
 from initlab.schemes import DISTRIBUTIONS, MODES, SCHEMES, scheme
 from initlab.schemes.law_checks import independence_p_value, violations
@@ -39,7 +39,7 @@ ALPHA = 1e-9
 
 def broken(task) -> list[str]:
     """Name the checks that a filled parameter fails; elements of one law are pooled."""
-    laws, blocks, tensor = promised(task), task.parameter.blocks, task.parameter.tensor.detach()
+    laws, blocks, tensor = task.promised_laws(), task.parameter.blocks, task.parameter.tensor.detach()
     pooled = all(law.cdf is not None and law.free is None for law in laws)
     if pooled and len({(law.distribution, law.mean, law.variance) for law in laws}) == 1:
         return violations(tensor, laws[0], ALPHA)

@@ -12,8 +12,8 @@ from torch import nn
 from initlab import models
 from initlab.errors import UserError
 from initlab.initialize import fill_, fingerprint, stream
-from initlab.initialize.streams import STATE_WORDS
 from initlab.schemes import SCHEMES, scheme
+from initlab.system.random_streams import STATE_WORDS
 
 
 def build(family="mlp", **changed):

@@ -1,4 +1,4 @@
-"""Assertions for the tests of whoever uses initlab."""
+"""Assertions for tests of a user's own code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ def assert_initialized(
     Args:
         module: a module, a state_dict or a file, as in `initlab.audit`.
         promise: a scheme's name, record, (name, {key: value}), or {glob: …}.
-        arguments: those of `initlab.audit`.
+        **arguments: those of `initlab.audit`.
 
     Raises:
         AssertionError: with one line per broken parameter, or the sentence that nothing was checked and why.

@@ -1,8 +1,8 @@
 """Is this module initialized as promised? One row per parameter, with p-values, and what a broken one looks like.
 
-`engine` puts the frame together, `checks` tests one parameter, `duplicates` compares layers, `looks` and `reasons` say
-what is wrong, `unchecked` that nothing was checked, `files` and `sources` read values that come without their module,
-`show` writes text, JSON and JUnit XML. The room is callable: `initlab.audit(model, "he_normal")`.
+`engine` makes the frame, `checks` tests one parameter, `duplicates` compares layers, `likeness` and `reasons` describe
+what is wrong, `unchecked` why nothing was checked, `weight_files` and `sources` read values without their module,
+`formats` writes text, JSON and JUnit XML. The module is callable: `initlab.audit(model, "he_normal")`.
 """
 
 import sys
@@ -16,7 +16,7 @@ __all__ = ["COLUMNS", "FALSE_ALARM_RATE", "as_json", "as_junit", "as_text", "aud
 
 
 class _Callable(ModuleType):
-    # `initlab.audit` is this module as soon as anything has imported it, and the function's name as well.
+    # `initlab.audit` names this module once it is imported, and the function.
     __call__ = staticmethod(audit)
 
 

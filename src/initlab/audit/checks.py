@@ -1,4 +1,4 @@
-"""One parameter against what is promised of it: the p-values of every check that applies."""
+"""Test one parameter against its promise: the p-value of every check that applies."""
 
 import math
 from collections.abc import Iterator
@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.initialize import FillTask, mean_and_std
+from initlab.initialize import FillTask
 from initlab.initialize.plan import padding_row
+from initlab.initialize.rows import mean_and_std
+from initlab.inspection import TABLE_KINDS
 from initlab.schemes import Law, laws
 from initlab.schemes.law_checks import EXACT_CHECKS, p_values, repeated_units_bound
 
@@ -19,14 +21,13 @@ SAMPLE_SIZE = 2048
 MIN_BITS = 60
 """Small tensors are compared exactly where chance makes them equal with a probability below 2 to minus this."""
 
-
 PADDING = "padding"
 """Label of the row of an embedding that stays zero."""
 
 
 @dataclass(frozen=True)
 class CheckedBlock:
-    """Elements of a parameter that follow one law: `label` is q, k, v, a gate, a number of a group, or ""."""
+    """Elements of a parameter that follow one law; `label` is q, k, v, a gate, the number of a group, or ""."""
 
     label: str
     law: Law
@@ -35,10 +36,10 @@ class CheckedBlock:
 
 @dataclass
 class ParameterCheck:
-    """What was found of one parameter; its values are not kept, `task.parameter.values()` gives them again.
+    """The results of one parameter's checks, without its values.
 
     Attributes:
-        task: what is promised.
+        task: the promise.
         p: (label, check) -> p; 0 or 1 where a check is exact.
         mean, std: measured.
         sample: its first random elements less their promised mean, to be compared with other parameters' (or None).
@@ -53,116 +54,111 @@ class ParameterCheck:
     key: bytes = b""
 
     @property
-    def random(self) -> list[float]:
+    def random_p(self) -> list[float]:
         """The p-values of checks that chance can fail."""
         return [p for (_, check), p in self.p.items() if check not in EXACT_CHECKS]
 
     @property
-    def checks(self) -> int:
-        """How many comparisons with the promise were made; finite values alone show nothing, others break it."""
-        return sum(check != "finite" or p == 0 for (_, check), p in self.p.items()) if self.task.writes else 0
+    def comparisons(self) -> int:
+        """The number of comparisons with the promise; that all values are finite counts only where it fails."""
+        checks = [check for (_, check), p in self.p.items() if check != "finite" or p == 0]
+        return len(checks) if self.task.is_filled else 0
 
-    def broken(self, alpha: float) -> list[tuple[str, str]]:
+    def failed(self, alpha: float) -> list[tuple[str, str]]:
         """Return the checks that fail when each random one may give a false alarm with probability `alpha`."""
         return [key for key, p in self.p.items() if (p == 0 if key[1] in EXACT_CHECKS else p < alpha)]
 
 
 def check_parameter(task: FillTask) -> ParameterCheck:
-    """Test one parameter; those without a promise are only asked for finite values."""
-    found = ParameterCheck(task)
+    """Test one parameter; without a promise, only for finite values."""
+    result = ParameterCheck(task)
     if task.parameter.refusal:
-        return found
+        return result
     values = task.parameter.values()
     if not values.numel():
-        return found
-    found.mean, found.std = mean_and_std(values)
-    if not task.writes:
-        found.p["", "finite"] = float(bool(values.isfinite().all()))
-        return found
-    parts = checked_blocks(task, values)
-    for group in parts:
-        for name, p in p_values(group.values, group.law, units=()).items():
-            found.p[group.label, name] = p
-    _merge_finite_checks(found)
+        return result
+    result.mean, result.std = mean_and_std(values)
+    if not task.is_filled:
+        result.p["", "finite"] = float(bool(values.isfinite().all()))
+        return result
+    blocks = checked_blocks(task, values)
+    p = {(b.label, check): p for b in blocks for check, p in p_values(b.values, b.law, units=()).items()}
+    # One entry for all blocks says whether values are finite.
+    finite = min(value for (_, check), value in p.items() if check == "finite")
+    result.p = {key: value for key, value in p.items() if key[1] != "finite"} | {("", "finite"): finite}
     if task.rule == "scheme" and (zero := padding_row(task.parameter)) is not None:
-        found.p[PADDING, "structure"] = float(not bool(values[zero].any()))
-    random = [group for group in parts if not group.law.deterministic and not math.isnan(group.law.variance)]
-    if random and found.p["", "finite"]:
+        result.p[PADDING, "structure"] = float(not bool(values[zero].any()))
+    random = [block for block in blocks if not block.law.deterministic and not math.isnan(block.law.variance)]
+    if random and finite:
         rows = units_as_rows(task, values)
-        if rows is not None and rows.shape[0] > 1 and rows.shape[1] > 1 and not _has_single_element(random[0]):
-            found.p["", "units differ"] = repeated_units_bound(rows, random[0].law)
-        if (relation := _mirror_p_value(task, values)) is not None:
-            found.p["i", "structure"] = relation
-        found.sample, found.key = _sample(random[0], values, alone=bool(task.gates))
-    return found
+        if rows is not None and min(rows.shape) > 1 and not _has_single_element(random[0]):
+            result.p["", "units differ"] = repeated_units_bound(rows, random[0].law)
+        if (mirrored := _mirror_p_value(task, values)) is not None:
+            result.p["i", "structure"] = mirrored
+        result.sample, result.key = _sample(random[0], values, gated=bool(task.gates))
+    return result
 
 
-def _has_single_element(group: CheckedBlock) -> bool:
-    # An orthogonal 1 x 1 matrix is the gain or minus the gain: depthwise units repeat each other by right.
-    law = group.law
+def _has_single_element(block: CheckedBlock) -> bool:
+    # An orthogonal 1 x 1 matrix is the gain or minus the gain: depthwise units may repeat each other.
+    law = block.law
     if law.orthogonal is None:
         return False
-    return (group.values if law.part is None else law.part(group.values.cpu().double())).numel() == 1
+    return (block.values if law.part is None else law.part(block.values.cpu().double())).numel() == 1
 
 
-def _sample(group: CheckedBlock, values: Tensor, alone: bool) -> tuple[np.ndarray | None, bytes]:
-    law, block = group.law, group.values
-    if alone and law.cdf is not None:  # gates of other laws beside it; and this one need not be symmetric
-        block = torch.from_numpy(law.cdf(block.double().cpu().numpy()) - 0.5 + law.mean)
-    elif law.part is not None:  # what repeats inside a block (mirrored halves) counts once
-        block = law.part(block.cpu().double())
+def _sample(block: CheckedBlock, values: Tensor, gated: bool) -> tuple[np.ndarray | None, bytes]:
+    law, sampled = block.law, block.values
+    if gated and law.cdf is not None:  # other gates have other laws, and this one may be asymmetric
+        sampled = torch.from_numpy(law.cdf(sampled.double().cpu().numpy()) - 0.5 + law.mean)
+    elif law.part is not None:  # repeated parts of a block (mirrored halves) count once
+        sampled = law.part(sampled.cpu().double())
     elif not values.is_complex():
-        block = values  # in order of storage, as libraries fill them
-    first = block.reshape(-1)[:SAMPLE_SIZE].double().cpu().numpy() - law.mean
+        sampled = values  # in order of storage, as libraries fill them
+    first = sampled.reshape(-1)[:SAMPLE_SIZE].double().cpu().numpy() - law.mean
     if first.size < 2 or float(np.ptp(first)) == 0:
         return None, b""
-    bits = 8 if values.element_size() == 2 else 20  # of an element, at the least, where two agree by chance
-    telling = bits * values.numel() > MIN_BITS and values.numel() <= SAMPLE_SIZE
-    return first, values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if telling else b""
-
-
-def _merge_finite_checks(found: ParameterCheck) -> None:
-    # One entry says that all is finite, however many parts there are.
-    finite = [p for (_, name), p in found.p.items() if name == "finite"]
-    found.p = {key: p for key, p in found.p.items() if key[1] != "finite"} | {("", "finite"): min(finite)}
+    bits = 8 if values.element_size() == 2 else 20  # lower bound of an element's entropy
+    if values.numel() > SAMPLE_SIZE or bits * values.numel() <= MIN_BITS:
+        return first, b""
+    return first, values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def checked_blocks(task: FillTask, values: Tensor) -> list[CheckedBlock]:
-    """Return the parts of a parameter that follow one law each."""
-    return list(_checked_blocks(task, values))
+    """Return the parts of a parameter that follow one law each.
+
+    Args:
+        task: the promise.
+        values: the parameter's values as stored.
+    """
+    return list(_complex_blocks(task, values) if values.is_complex() else _real_blocks(task, values))
 
 
-def _checked_blocks(task: FillTask, values: Tensor) -> Iterator[CheckedBlock]:
-    if values.is_complex():
-        yield from _complex_blocks(task, values)
-        return
-    promised = task.promised()
-    if not task.blocks or (len(promised) == 1 and len(task.blocks) <= 1):
-        blocks = task.blocks
-        yield CheckedBlock("", promised[0], _without_padding(task, blocks[0].view(values) if blocks else values))
-        return
+def _real_blocks(task: FillTask, values: Tensor) -> Iterator[CheckedBlock]:
+    promised, blocks = task.promised_laws(), task.blocks
+    # Groups of a convolution have one law, and independent elements.
     independent = task.rule != "scheme" or (task.scheme is not None and task.scheme.elementwise)
-    labelled = any(block.label for block in task.blocks)
-    if independent and not labelled and all(law is promised[0] for law in promised):
-        # Groups of a convolution: one law for all, and independent elements.
+    labeled = any(block.label for block in blocks)
+    if len(promised) == 1 and len(blocks) <= 1:
+        yield CheckedBlock("", promised[0], _without_padding(task, blocks[0].view(values) if blocks else values))
+    elif len(promised) == 1 or (independent and not labeled and all(law is promised[0] for law in promised)):
         yield CheckedBlock("", promised[0], values)
-        return
-    if len(promised) == 1:
-        yield CheckedBlock("", promised[0], values)
-        return
-    for index, (block, law) in enumerate(zip(task.blocks, promised, strict=True)):
-        yield CheckedBlock(block.label or str(index), law, block.view(values))
+    else:
+        for index, (block, law) in enumerate(zip(blocks, promised, strict=True)):
+            yield CheckedBlock(block.label or str(index), law, block.view(values))
 
 
 def _complex_blocks(task: FillTask, values: Tensor) -> Iterator[CheckedBlock]:
     parts = torch.view_as_real(values.resolve_conj())
-    for index, law in enumerate(task.promised()):
-        view = task.blocks[index].view if len(task.promised()) > 1 else (lambda tensor: tensor)
-        label = task.blocks[index].label or (str(index) if index else "") if task.blocks else ""
-        real, imaginary = view(parts[..., 0].contiguous()), view(parts[..., 1].contiguous())
+    promised = task.promised_laws()
+    for index, law in enumerate(promised):
+        block = task.blocks[index] if task.blocks else None
+        label = (block.label or (str(index) if index else "")) if block else ""
+        real, imaginary = parts[..., 0].contiguous(), parts[..., 1].contiguous()
+        if block and (len(promised) > 1 or law.deterministic):
+            real, imaginary = block.view(real), block.view(imaginary)
         if law.deterministic:
-            shaped = task.blocks[index].view(real) if task.blocks and len(task.promised()) == 1 else real
-            yield CheckedBlock(label, law, shaped)
+            yield CheckedBlock(label, law, real)
             yield CheckedBlock(f"{label} imaginary".strip(), laws.constant(0.0), imaginary)
         else:
             yield CheckedBlock(label, laws.scale_law(law, math.sqrt(0.5)), torch.stack([real, imaginary]))
@@ -176,25 +172,32 @@ def _without_padding(task: FillTask, view: Tensor) -> Tensor:
 
 
 def units_as_rows(task: FillTask, values: Tensor) -> Tensor | None:
-    """Return the units of a weight, or the entries of a table, as rows; None where rows have no meaning."""
-    parameter = task.parameter
+    """Return the units of a weight, or the entries of a table, as rows; None for other parameters.
+
+    Args:
+        task: the promise.
+        values: the parameter's values as stored.
+    """
+    parameter, blocks = task.parameter, task.blocks
     if values.is_complex():
         values = torch.view_as_real(values.resolve_conj()).flatten(-2)
     if parameter.kind == "embedding":
         return values
-    if parameter.kind in ("token", "position", "relative_position"):
+    if parameter.kind in TABLE_KINDS:
         return values.reshape(-1, values.shape[-1]) if values.dim() > 1 else None
     if not parameter.is_weight:
         return None
-    blocks = [block.view(values) for block in task.blocks] if any(b.swapped for b in task.blocks) else [values]
-    if isinstance(task.blocks[0].rows, int) and not task.blocks[0].swapped:
-        blocks = [values.flatten(0, 1)]
-    return torch.cat([block.reshape(block.shape[0], -1) for block in blocks])
+    views = [values]
+    if any(block.swapped for block in blocks):
+        views = [block.view(values) for block in blocks]
+    elif isinstance(blocks[0].rows, int):
+        views = [values.flatten(0, 1)]
+    return torch.cat([view.reshape(view.shape[0], -1) for view in views])
 
 
 def _mirror_p_value(task: FillTask, values: Tensor) -> float | None:
     # Chrono initialization: the input gate's bias is minus the forget gate's.
-    views = {block.label: block.view(values) for block in task.blocks}
     if not {"i", "f"} <= task.gates.keys() or task.gates["f"].deterministic:
         return None
+    views = {block.label: block.view(values) for block in task.blocks}
     return float(torch.equal(views["i"], -views["f"]))

@@ -1,4 +1,4 @@
-"""Layers that were given the same random numbers: same values, or the same draws scaled or cut short."""
+"""Layers with the same random numbers: equal values, or equal draws scaled or cut short."""
 
 import math
 from collections.abc import Sequence
@@ -8,29 +8,29 @@ import numpy as np
 from initlab.audit.checks import SAMPLE_SIZE, ParameterCheck
 
 
-def find_duplicates(findings: Sequence[ParameterCheck], alpha: float) -> dict[int, list[int]]:
-    """Return, for each finding that repeats others, which: at most `alpha` is the chance of any false pair.
+def find_duplicates(checks: Sequence[ParameterCheck], alpha: float) -> dict[int, list[int]]:
+    """Return {index: indices of the parameters that it repeats}.
 
     Products of independent symmetric tensors have fair signs given their magnitudes, so that their sum over their norm
     is bounded by Hoeffding's 2·exp(−t²/2); all pairs are tested at once by two matrix products.
+
+    Args:
+        checks: one per parameter.
+        alpha: upper bound on the probability of any false pair.
     """
-    rows = [(index, found) for index, found in enumerate(findings) if found.sample is not None]
+    rows = [(index, check) for index, check in enumerate(checks) if check.sample is not None]
     if len(rows) < 2:
         return {}
     x = np.zeros((len(rows), SAMPLE_SIZE))
-    for row, (_, found) in zip(x, rows, strict=True):
-        assert found.sample is not None
-        row[: found.sample.size] = found.sample / np.abs(found.sample).max()
+    for row, (_, check) in zip(x, rows, strict=True):
+        assert check.sample is not None
+        row[: check.sample.size] = check.sample / np.abs(check.sample).max()
     # Zeros past the end of the shorter tensor count neither in the sums nor in their norms.
     squares = x**2
     norm = np.sqrt(squares @ squares.T)
     t = np.divide(np.abs(x @ x.T), norm, out=np.zeros_like(norm), where=norm > 0)
     limit = math.sqrt(2 * math.log(2 * math.comb(len(rows), 2) / alpha))
-    keys = [found.key for _, found in rows]
-    same = (t > limit) | np.array([[bool(a) and a == b for b in keys] for a in keys])
-    pairs: dict[int, list[int]] = {}
-    for a, b in zip(*np.nonzero(np.triu(same, 1)), strict=True):
-        first, second = rows[a][0], rows[b][0]
-        pairs.setdefault(first, []).append(second)
-        pairs.setdefault(second, []).append(first)
-    return pairs
+    keys = [check.key for _, check in rows]
+    equal = (t > limit) | np.array([[bool(a) and a == b for b in keys] for a in keys])
+    np.fill_diagonal(equal, False)
+    return {rows[a][0]: [rows[b][0] for b in np.flatnonzero(row)] for a, row in enumerate(equal) if row.any()}

@@ -1,4 +1,4 @@
-"""Audit a module or its saved values: one row per parameter, promised beside measured, and a verdict."""
+"""Audit a module or its saved values: one row per parameter, promised beside measured, with a verdict."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,33 +16,15 @@ from initlab.audit.unchecked import NOT_CHECKED, REASONS, fails_unchecked, unche
 from initlab.audit.weight_files import extract_state_dict, load_weight_file
 from initlab.errors import UserError
 from initlab.initialize import FillPlan, Spec, plan, request
-from initlab.initialize.rows import make_frame, promise_row
+from initlab.initialize.rows import PROMISE_COLUMNS, make_frame, promise_row
 
 FALSE_ALARM_RATE = 1e-3
 """Probability that some parameter of a correctly initialized model is called broken."""
 
 PAIRS_SHARE = 0.1
-"""Share of it that goes to the comparison of layers with each other."""
+"""Share of that probability for the comparison of layers with each other."""
 
-COLUMNS = (
-    "name",
-    "kind",
-    "role",
-    "shape",
-    "fan_in",
-    "fan_out",
-    "scheme",
-    "promised_mean",
-    "promised_std",
-    "mean",
-    "std",
-    "checks",
-    "p",
-    "ok",
-    "default",
-    "tied",
-    "reason",
-)
+COLUMNS = (*PROMISE_COLUMNS, "mean", "std", "checks", "p", "ok", "default", "tied", "reason")
 
 
 def audit(
@@ -54,7 +36,7 @@ def audit(
     alpha: float = FALSE_ALARM_RATE,
     **arguments: Any,
 ) -> pd.DataFrame:
-    """Say of every parameter whether it is initialized as promised, and if not, what it looks like instead.
+    """Test whether every parameter is initialized as promised, and if not, what it looks like instead.
 
     Each parameter is tested against the law of its scheme with its own fans: mean, exact χ² of the variance, extremes
     (they show clipping), Kolmogorov–Smirnov; Gram matrices of orthogonal weights; patterns and constants exactly; no
@@ -64,19 +46,19 @@ def audit(
 
     Args:
         model: a module; a state_dict; or the path of a .safetensors file or of one that torch.save wrote.
-        promise: what `initialize_` was asked for: a scheme's name, record, (name, {key: value}), or {glob: …}.
+        promise: the scheme given to `initialize_`: a name, a record, (name, {key: value}), or {glob: …}.
         module: the module whose state_dict `model` is. Without it kinds are read off names and shapes: 4-d tensors
             are convolutions of one group, 2-d ones dense layers.
-        strict: call broken what is left alone: parameters of unknown kinds and those that no rule matches.
+        strict: also call parameters of unknown kinds, and those that no rule matches, broken.
         alpha: the false-alarm rate for the whole model.
-        arguments: those of `initialize_` that decide what is promised: act, gain, sigma_b, roles, parameters, only,
-            skip, kinds, forget_bias, chrono.
+        **arguments: those of `initlab.initialize.request`: act, gain, sigma_b, roles, parameters, only, skip, kinds,
+            forget_bias, chrono.
 
     Returns:
         A frame with columns name, kind, role, shape, fan_in, fan_out, scheme, promised_mean, promised_std, mean, std,
-        checks (how many comparisons with the promise were made), p (adjusted for the number of checks: below `alpha`
+        checks (the number of comparisons with the promise), p (adjusted for the number of checks: below `alpha`
         is broken), ok, default (looks like torch's own law, never touched), tied (other names), reason (empty where
-        all is well). Where nothing was checked (`initlab.audit.unchecked` says why), no row is ok.
+        ok). Where nothing was checked (`initlab.audit.unchecked` says why), no row is ok.
 
     Raises:
         UserError: a promise that cannot be kept by this module, a glob without a match, values that are missing.
@@ -89,9 +71,8 @@ def audit(
     """
     if not 0 < alpha < 1:
         raise UserError(f"alpha={alpha} must be a probability between 0 and 1.")
-    tasks = _plan_audit(model, promise, module, arguments)
-    findings = [check_parameter(task) for task in tasks]
-    return _make_frame(findings, alpha, strict)
+    checks = [check_parameter(task) for task in _plan_audit(model, promise, module, arguments)]
+    return _make_frame(checks, alpha, strict)
 
 
 def _plan_audit(
@@ -100,51 +81,37 @@ def _plan_audit(
     module: nn.Module | None,
     arguments: Mapping[str, Any],
 ) -> FillPlan:
-    wanted = request(promise, **arguments)
+    asked = request(promise, **arguments)
     if not isinstance(model, nn.Module):
-        values = (
-            load_weight_file(Path(model))
-            if isinstance(model, (str, Path))
-            else extract_state_dict(model, "the mapping")
-        )
+        if isinstance(model, (str, Path)):
+            values = load_weight_file(Path(model))
+        else:
+            values = extract_state_dict(model, "the mapping")
         model = module_from_values(values) if module is None else load_values(module, values)
-    tasks = plan(model, wanted, refuse=False)
+    tasks = plan(model, asked, refuse=False)
     for task in tasks:
         if task.parameter.tensor.is_meta:
             raise UserError(f"{task.parameter.name} is on the meta device and has no values to audit.")
     return tasks
 
 
-def _make_frame(findings: Sequence[ParameterCheck], alpha: float, strict: bool) -> pd.DataFrame:
-    checks = max(sum(len(found.random) for found in findings), 1)
-    each = (1 - PAIRS_SHARE) * alpha / checks
-    twins = find_duplicates(findings, PAIRS_SHARE * alpha)
-    names = [found.task.parameter.name for found in findings]
+def _make_frame(checks: Sequence[ParameterCheck], alpha: float, strict: bool) -> pd.DataFrame:
+    alpha_each = (1 - PAIRS_SHARE) * alpha / max(sum(len(check.random_p) for check in checks), 1)
+    duplicates = find_duplicates(checks, PAIRS_SHARE * alpha)
+    names = [check.task.parameter.name for check in checks]
     rows = []
-    for index, found in enumerate(findings):
-        broken = found.broken(each)
-        said = audit_reasons(found, broken, [names[other] for other in twins.get(index, [])], strict)
-        p = min((found.p[key] for key in broken), default=min(found.random, default=1.0))
-        default = bool(broken) and is_default(found.task.parameter)
-        tied = ", ".join(found.task.parameter.aliases)
-        rows.append(
-            (
-                *promise_row(found.task),
-                found.mean,
-                found.std,
-                found.checks,
-                min(1.0, p * alpha / each),
-                not said,
-                default,
-                tied,
-                "; ".join(said),
-            )
-        )
+    for index, check in enumerate(checks):
+        parameter, failed = check.task.parameter, check.failed(alpha_each)
+        reasons = audit_reasons(check, failed, [names[other] for other in duplicates.get(index, [])], strict)
+        p = min((check.p[key] for key in failed), default=min(check.random_p, default=1.0))
+        measured = (check.mean, check.std, check.comparisons, min(1.0, p * alpha / alpha_each))
+        default = bool(failed) and is_default(parameter)
+        verdict = (not reasons, default, ", ".join(parameter.aliases), "; ".join(reasons))
+        rows.append((*promise_row(check.task), *measured, *verdict))
     frame = make_frame(rows, COLUMNS)
     for index in frame.index[fails_unchecked(frame) & frame.ok.astype(bool)]:
-        doubt = findings[index].task.parameter.doubt
-        reason = f"{NOT_CHECKED}it is {REASONS[unchecked_reason(frame.loc[index])][0]}" + (
-            f" ({doubt})" if doubt else ""
-        )
+        mismatch = checks[index].task.parameter.mismatch
+        kind = REASONS[unchecked_reason(frame.loc[index])][0]
+        reason = f"{NOT_CHECKED}it is {kind}" + (f" ({mismatch})" if mismatch else "")
         frame.loc[index, ["ok", "reason"]] = False, reason
     return frame

@@ -1,4 +1,6 @@
-"""An audit that compared nothing is no success: what was not checked, and why."""
+"""Why an audit checked nothing, which does not count as a success."""
+
+from typing import Any
 
 import pandas as pd
 
@@ -12,20 +14,20 @@ REASONS = {
     "empty": ("without elements", "audit the module at its real size"),
     "lawless": ("filled by a scheme that promises no law", "name a scheme of the catalogue"),
 }
-"""Why a parameter is not checked: words for a count of them, and the remedy."""
+"""Why a parameter is not checked: the words after a count, and the remedy."""
 
 NOT_CHECKED = "not checked: "
-"""How the reason of a row begins that cannot pass because nothing was checked."""
+"""Start of the reason of a row that fails because nothing was checked."""
 
 USER_REASONS = ("skipped", "no rule")
 """Reasons that the user gave."""
 
 
 def unchecked(rows: pd.DataFrame) -> str:
-    """Return the sentence that says that nothing was checked and why, or "" where something was.
+    """Return the sentence that says why nothing was checked, or "" where something was.
 
     Nothing was checked where no parameter was compared with a promise, and where no weight was although the module
-    has some that the promise means: norms and biases alone do not show that a scheme was applied.
+    has some with a promise: norms and biases alone do not show that a scheme was applied.
 
     >>> from torch import nn
     >>> from .engine import audit
@@ -36,27 +38,26 @@ def unchecked(rows: pd.DataFrame) -> str:
     """
     if not len(rows):
         return "nothing was checked: there are no parameters (give a module or a file that has some)"
-    meant = _promised_weights(rows)
+    weights = _promised_weights(rows)
     if not rows.checks.any():
         return f"nothing was checked: {_count_reasons(rows)}"
-    if meant.any() and not rows.checks[meant].any():
-        return f"no weight was checked: {_count_reasons(rows[meant])}"
+    if weights.any() and not rows.checks[weights].any():
+        return f"no weight was checked: {_count_reasons(rows[weights])}"
     return ""
 
 
-def unchecked_reason(row: object) -> str:
+def unchecked_reason(row: Any) -> str:
     """Return the key in `REASONS` of a row that was not checked."""
-    scheme, shape = str(getattr(row, "scheme", "")), str(getattr(row, "shape", ""))
-    if scheme in REASONS:
-        return scheme
-    return "empty" if "0" in shape.split("x") else "lawless"
+    if row.scheme in REASONS:
+        return row.scheme
+    return "empty" if "0" in row["shape"].split("x") else "lawless"
 
 
 def fails_unchecked(rows: pd.DataFrame) -> "pd.Series[bool]":
-    """Return which rows cannot pass because nothing was checked, or no weight was."""
-    if not len(rows) or not unchecked(rows):
+    """Return which rows fail because nothing was checked, or no weight was."""
+    if not unchecked(rows):
         return pd.Series(False, index=rows.index)
-    return rows.checks == 0 if not rows.checks.any() else _promised_weights(rows)
+    return _promised_weights(rows) if rows.checks.any() else rows.checks == 0
 
 
 def _promised_weights(rows: pd.DataFrame) -> "pd.Series[bool]":
@@ -66,7 +67,7 @@ def _promised_weights(rows: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def _count_reasons(rows: pd.DataFrame) -> str:
-    counts = pd.Series([unchecked_reason(row) for row in rows.itertuples()]).value_counts(sort=False)
-    said = [f"{count} of {len(rows)} parameters are {REASONS[str(key)][0]}" for key, count in counts.items()]
+    counts = pd.Series([unchecked_reason(row) for _, row in rows.iterrows()]).value_counts(sort=False)
+    reasons = [f"{count} of {len(rows)} parameters are {REASONS[str(key)][0]}" for key, count in counts.items()]
     remedies = [REASONS[str(key)][1] for key in counts.index]
-    return f"{', '.join(said)} ({'; '.join(remedies)})"
+    return f"{', '.join(reasons)} ({'; '.join(remedies)})"

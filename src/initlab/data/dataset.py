@@ -1,4 +1,4 @@
-"""The record of a data set: its tensors, its split, its normalisation."""
+"""The record of a data set: its tensors, its split, its normalization."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +12,7 @@ from initlab.system.random_streams import numpy_generator
 
 @dataclass(frozen=True, eq=False)
 class RawDataset:
-    """What a source reads or makes: training and test tensors, before split and normalisation.
+    """Training and test tensors as a source reads or makes them, before split and normalization.
 
     Attributes:
         train_x: uint8 images [n, C, H, W], or floats [n, ...].
@@ -21,7 +21,7 @@ class RawDataset:
         test_y: as `train_y`.
         classes: number of classes; None for a regression.
         provenance: where the tensors come from, one line.
-        standardise: whether mean 0 and variance 1 per channel (axis 1) is wanted; False where inputs have their scale.
+        standardize: whether inputs get mean 0 and variance 1 per channel (axis 1); False where their scale matters.
     """
 
     train_x: Tensor
@@ -30,12 +30,12 @@ class RawDataset:
     test_y: Tensor
     classes: int | None
     provenance: str
-    standardise: bool = True
+    standardize: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set is six tensors on one device and the affine map that makes network inputs of them.
+    """Six tensors on one device, and the affine map from them to network inputs.
 
     Attributes:
         name: registry name.
@@ -43,16 +43,16 @@ class Dataset:
         train_y: int64 class indices [n] ([n, length] for text), or float32 targets [n, outputs]; `val_y`, … likewise.
         val_x: the part of the training set held out for every choice that initlab makes; empty when validation is 0.
         val_y: targets of `val_x`.
-        test_x: test inputs; they only report.
+        test_x: test inputs, for reports only.
         test_y: targets of `test_x`.
         classes: number of classes; None for a regression.
         mean: per channel, of the training inputs (images scaled to [0, 1]); empty where they are left as they are.
         std: per channel, of the training inputs, population form.
-        seed: orders the batches (`data.seed`), nothing else.
+        seed: orders the batches (`data.seed`).
         provenance: where the tensors come from, one line.
 
     >>> from initlab.data import load_dataset
-    >>> data = load("fashion_mini")
+    >>> data = load_dataset("fashion_mini")
     >>> data.train_x.shape, data.train_x.dtype, data.outputs
     (torch.Size([9000, 1, 28, 28]), torch.uint8, 10)
     >>> x = data.prepare(data.train_x)
@@ -126,9 +126,8 @@ class Dataset:
                 self._affine[key] = factor.item(), offset.item()
             else:
                 shape = (-1, *[1] * (x.dim() - 2))
-                self._affine[key] = tuple(
-                    torch.tensor(value, dtype=dtype, device=x.device).reshape(shape) for value in (factor, offset)
-                )
+                options: Any = {"dtype": dtype, "device": x.device}
+                self._affine[key] = tuple(torch.tensor(v, **options).reshape(shape) for v in (factor, offset))
         return self._affine[key]
 
 
@@ -137,29 +136,33 @@ def make_dataset(name: str, raw: RawDataset, normalize: bool, validation: float)
 
     Args:
         name: registry name.
-        raw: what the source gave.
+        raw: the source's tensors.
         normalize: False leaves mean and std out; images are then only scaled to [0, 1].
         validation: fraction of each class that is held out, in [0, 1).
     """
     stratified = raw.classes is not None and raw.train_y.dim() == 1
     held_out = validation_mask(raw.train_y, validation, stratified)
-    train_x, val_x = _split_rows(raw.train_x, held_out)
-    train_y, val_y = _split_rows(raw.train_y, held_out)
-    mean, std = channel_statistics(train_x) if normalize and raw.standardise else ((), ())
-    return Dataset(
-        name, train_x, train_y, val_x, val_y, raw.test_x, raw.test_y, raw.classes, mean, std, provenance=raw.provenance
-    )
+    train_x, train_y = raw.train_x[~held_out], raw.train_y[~held_out]
+    val_x, val_y = raw.train_x[held_out], raw.train_y[held_out]
+    mean, std = channel_statistics(train_x) if normalize and raw.standardize else ((), ())
+    tensors = (train_x, train_y, val_x, val_y, raw.test_x, raw.test_y)
+    return Dataset(name, *tensors, raw.classes, mean, std, provenance=raw.provenance)
 
 
 def validation_mask(y: Tensor, fraction: float, stratified: bool) -> Tensor:
-    """Return which rows are held out: `fraction` of every class, drawn once and for all.
+    """Return which rows are held out: `fraction` of every class, always the same rows.
 
-    The draw does not depend on `data.seed`: another order of batches must not change what is measured.
+    They do not depend on `data.seed`: another order of batches must not change what is measured.
+
+    Args:
+        y: training targets [n, …].
+        fraction: in [0, 1); every class of two rows or more keeps one and gives one.
+        stratified: by class; else over all rows.
     """
     mask = torch.zeros(len(y), dtype=torch.bool)
     labels = y if stratified else torch.zeros(len(y))
-    groups = [torch.nonzero(labels == label).flatten() for label in torch.unique(labels)]
-    for index, rows in enumerate(groups):
+    for index, label in enumerate(torch.unique(labels)):
+        rows = torch.nonzero(labels == label).flatten()
         count = round(fraction * len(rows))
         if fraction > 0 and len(rows) > 1:
             count = min(max(count, 1), len(rows) - 1)
@@ -175,15 +178,11 @@ def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
         if x.dtype == torch.uint8:
             # A histogram of 256 values is exact and needs no float copy of the images.
             counts = torch.bincount(values, minlength=256).double()
-            grey = torch.arange(256, dtype=torch.float64) / 255
+            gray = torch.arange(256, dtype=torch.float64) / 255
         else:
-            counts, grey = torch.ones(len(values), dtype=torch.float64), values.double()
-        mean = ((counts * grey).sum() / counts.sum()).item()
-        variance = ((counts * (grey - mean) ** 2).sum() / counts.sum()).item()
+            counts, gray = torch.ones(len(values), dtype=torch.float64), values.double()
+        mean = ((counts * gray).sum() / counts.sum()).item()
+        variance = ((counts * (gray - mean) ** 2).sum() / counts.sum()).item()
         means.append(mean)
         stds.append(variance**0.5 if variance > 1e-20 else 1.0)
     return tuple(means), tuple(stds)
-
-
-def _split_rows(values: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
-    return values[~held_out], values[held_out]

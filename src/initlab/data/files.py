@@ -1,7 +1,6 @@
-"""Where data files may lie, and how they come there when they lie nowhere."""
+"""Where data files are searched, and how missing ones are downloaded."""
 
 import os
-import shutil
 import socket
 import sys
 import tempfile
@@ -18,7 +17,7 @@ SYSTEM_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def cache_directory() -> Path:
-    """Return the per-user cache directory for data, without making it."""
+    """Return the per-user cache directory for data, without creating it."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":
@@ -43,9 +42,10 @@ def find_files(directories: tuple[Path, ...], layouts: tuple[str, ...], names: t
         names: file names without `.gz`.
     """
     for place in (directory / layout for directory in directories for layout in layouts):
-        found = [next((path for path in _with_gz(place / name) if path.exists()), None) for name in names]
-        if all(found):
-            return [path for path in found if path is not None]
+        forms = [(place / name, place / f"{name}.gz") for name in names]
+        paths = [path if path.exists() else zipped for path, zipped in forms]
+        if all(path.exists() for path in paths):
+            return paths
     return None
 
 
@@ -54,7 +54,7 @@ _downloads = ContextVar("downloads", default=True)
 
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """Let `download` refuse for the while, in this thread."""
+    """Make `download` refuse inside the block, in this thread."""
     token = _downloads.set(False)
     try:
         yield
@@ -63,52 +63,44 @@ def no_downloads() -> Iterator[None]:
 
 
 def download(name: str, directories: tuple[Path, ...], fetch: Callable[[str], object]) -> None:
-    """Let `fetch(directory)` write files below a fresh directory, then move them to their place.
+    """Call `fetch(directory)` to write files below a temporary directory, then move them to their place.
 
-    They go below `data.root` where it is given, else below $INITLAB_DATA, else the per-user cache. Through the detour
-    a broken download leaves nothing behind, two processes do not meet in one file, and a link to a system file is
-    replaced, never written through.
+    They go below `data.root` where it is given, else below $INITLAB_DATA, else the per-user cache. So a broken download
+    leaves no file, two processes do not write one file, and a link to a system file is replaced, never written through.
+
+    Args:
+        name: the data set, for messages.
+        directories: `search_path(root)`.
+        fetch: downloads into the directory it is given.
 
     Raises:
-        UserError: the place cannot be written, the download fails, or there are to be none.
+        UserError: the place cannot be written, the download fails, or `no_downloads` is active.
     """
     if not _downloads.get():
         raise UserError(f"data={name} is not here.")
     place = next(directory for directory in directories if directory != SYSTEM_FASHION)
-    searched = ", ".join(str(directory) for directory in directories)
-    remedy = "connect to the network, name the directory that holds the files by data.root, or take data=fashion_mini"
-    with _fresh_directory(place, name) as fresh:
-        try:
-            with _socket_timeout(30.0):
-                fetch(str(fresh))
-        except (OSError, RuntimeError, HTTPException) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"data={name} is not here (searched {searched}) and its download failed ({reason}): {remedy}."
-            ) from error
-        for source in (path for path in fresh.rglob("*") if path.is_file()):
-            target = place / source.relative_to(fresh)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, target)
-
-
-def _with_gz(path: Path) -> tuple[Path, Path]:
-    return path, path.with_name(path.name + ".gz")
-
-
-@contextmanager
-def _fresh_directory(place: Path, name: str) -> Iterator[Path]:
     try:
         place.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=place))
+        temporary = tempfile.TemporaryDirectory(prefix=f".{name}-", dir=place, ignore_cleanup_errors=True)
     except OSError as error:
         raise UserError(
             f"data={name} cannot be downloaded to {place} ({error.strerror}): name a writable directory by data.root."
         ) from error
-    try:
-        yield fresh
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with temporary as fresh:
+        try:
+            with _socket_timeout(30.0):
+                fetch(fresh)
+        except (OSError, RuntimeError, HTTPException) as error:
+            searched = ", ".join(map(str, directories))
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"data={name} is not here (searched {searched}) and its download failed ({reason}): connect to the "
+                "network, name the directory that holds the files by data.root, or take data=fashion_mini."
+            ) from error
+        for source in (path for path in Path(fresh).rglob("*") if path.is_file()):
+            target = place / source.relative_to(fresh)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Image data sets: the MNIST family by our own reader, CIFAR by torchvision's classes."""
+"""Image data sets: the MNIST family by initlab's reader, CIFAR by torchvision's classes."""
 
 import warnings
 from pathlib import Path
@@ -48,7 +48,7 @@ def fashion_mini(directories: tuple[Path, ...]) -> RawDataset:
     Xiao, Rasul & Vollgraf 2017, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms.
     """
     paths = [SHIPPED / f"{name}.gz" for name in FILES]
-    return _read_idx_files("fashion_mini", paths, "install initlab anew, the file belongs to the package")
+    return _read_idx_files("fashion_mini", paths, "reinstall initlab, the file belongs to the package")
 
 
 def fashion_mnist(directories: tuple[Path, ...]) -> RawDataset:
@@ -69,7 +69,7 @@ def mnist(directories: tuple[Path, ...]) -> RawDataset:
 
 
 def cifar10(directories: tuple[Path, ...]) -> RawDataset:
-    """Read CIFAR-10, 50,000 training and 10,000 test colour images in 10 classes.
+    """Read CIFAR-10, 50,000 training and 10,000 test color images in 10 classes.
 
     Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
     """
@@ -77,7 +77,7 @@ def cifar10(directories: tuple[Path, ...]) -> RawDataset:
 
 
 def cifar100(directories: tuple[Path, ...]) -> RawDataset:
-    """Read CIFAR-100, 50,000 training and 10,000 test colour images in 100 classes.
+    """Read CIFAR-100, 50,000 training and 10,000 test color images in 100 classes.
 
     Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
     """
@@ -94,16 +94,15 @@ def _idx_or_download(name: str, directories: tuple[Path, ...], layouts: tuple[st
     if paths is None:
         raise UserError(f"data={name} was downloaded, but some of {', '.join(FILES)} did not come; run it again.")
     system = SYSTEM_FASHION in paths[0].parents
-    mend = "reinstall Debian's package dataset-fashion-mnist" if system else "delete it, and it is fetched anew"
-    return _read_idx_files(name, paths, mend)
+    remedy = "reinstall Debian's package dataset-fashion-mnist" if system else "delete it, and it is downloaded again"
+    return _read_idx_files(name, paths, remedy)
 
 
-def _read_idx_files(name: str, paths: list[Path], mend: str) -> RawDataset:
-    parts = [read_idx(path, md5, mend) for path, md5 in zip(paths, MD5_SUMS[name], strict=True)]
-    train_x, train_y, test_x, test_y = parts
-    return RawDataset(
-        train_x.unsqueeze(1), train_y.long(), test_x.unsqueeze(1), test_y.long(), 10, f"idx files in {paths[0].parent}"
-    )
+def _read_idx_files(name: str, paths: list[Path], remedy: str) -> RawDataset:
+    parts = [read_idx(path, md5, remedy) for path, md5 in zip(paths, MD5_SUMS[name], strict=True)]
+    tensors = (part.unsqueeze(1) if part.dim() == 3 else part.long() for part in parts)
+    train_x, train_y, test_x, test_y = tensors
+    return RawDataset(train_x, train_y, test_x, test_y, 10, f"idx files in {paths[0].parent}")
 
 
 def _cifar(name: str, directories: tuple[Path, ...], folder: str, classes: int) -> RawDataset:
@@ -114,16 +113,16 @@ def _cifar(name: str, directories: tuple[Path, ...], folder: str, classes: int) 
         place = _find_cifar(directories, folder)
     try:
         with warnings.catch_warnings():
-            # CIFAR's pickles are of Python 2, and NumPy objects to how they spell a dtype.
+            # CIFAR's pickles are of Python 2, and NumPy warns of how they spell a dtype.
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
             train, test = (vision(str(place), train=train) for train in (True, False))
     except RuntimeError as error:  # torchvision's own check of the md5 sums
         raise UserError(
-            f"Data files in {place}/{folder} are damaged ({error}): delete that folder, and it is fetched anew."
+            f"Data files in {place}/{folder} are damaged ({error}): delete that folder, and it is downloaded again."
         ) from error
-    images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
-    labels = [torch.from_numpy(np.array(part.targets, dtype=np.int64)) for part in (train, test)]
-    return RawDataset(images[0], labels[0], images[1], labels[1], classes, f"torchvision's files in {place}/{folder}")
+    train_x, test_x = (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test))
+    train_y, test_y = (torch.from_numpy(np.array(part.targets, dtype=np.int64)) for part in (train, test))
+    return RawDataset(train_x, train_y, test_x, test_y, classes, f"torchvision's files in {place}/{folder}")
 
 
 def _find_cifar(directories: tuple[Path, ...], folder: str) -> Path | None:

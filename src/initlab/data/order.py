@@ -1,5 +1,6 @@
-"""The order of the batches: keyed by (data seed, epoch), so every network of a sweep sees the same batches."""
+"""The order of the batches, keyed by (data seed, epoch), so that every network of a sweep gets the same batches."""
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,10 @@ from initlab.system.random_streams import numpy_generator
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """Return the number of full batches in n samples; the incomplete last one is dropped.
+
+    Args:
+        n: number of training samples.
+        batch_size: samples in a batch.
 
     Raises:
         UserError: the batch is empty or larger than the training set.
@@ -39,10 +44,10 @@ def batches(
     Args:
         n: number of training samples.
         batch_size: samples in a batch.
-        steps: the step before which to stop, counted from 0; None goes on for ever.
+        steps: the step before which to stop, counted from 0; None does not stop.
         seed: `data.seed`, a non-negative integer.
         start: first step to yield.
-        device: where the index tensors live.
+        device: the device of the index tensors.
 
     Raises:
         UserError: the batch is empty or larger than the training set.
@@ -51,19 +56,15 @@ def batches(
     >>> whole[3:] == [batch.tolist() for batch in batches(5, 2, steps=4, start=3)]
     True
     """
-    per_epoch = steps_per_epoch(n, batch_size)
-    return _batches(n, batch_size, per_epoch, steps, seed, start, torch.device(device))
+    per_epoch = steps_per_epoch(n, batch_size)  # refuses a bad size at once, not at the first batch
+    device = torch.device(device)
 
-
-def _batches(
-    n: int, batch_size: int, per_epoch: int, steps: int | None, seed: int, start: int, device: torch.device
-) -> Iterator[Tensor]:
-    step = start
-    while steps is None or step < steps:
-        epoch, first = divmod(step, per_epoch)
-        order = torch.from_numpy(numpy_generator("batches", seed, f"{epoch}").permutation(n)).to(device)
-        for position in range(first, per_epoch):
-            if steps is not None and step >= steps:
-                return
+    def generate() -> Iterator[Tensor]:
+        order = torch.empty(0)
+        for step in itertools.count(start) if steps is None else range(start, steps):
+            epoch, position = divmod(step, per_epoch)
+            if position == 0 or step == start:
+                order = torch.from_numpy(numpy_generator("batches", seed, f"{epoch}").permutation(n)).to(device)
             yield order[position * batch_size : (position + 1) * batch_size]
-            step += 1
+
+    return generate()

@@ -1,4 +1,4 @@
-"""The data sets by name, and the one door to them."""
+"""The data sets by name, and how one is loaded."""
 
 import functools
 import math
@@ -23,11 +23,11 @@ from initlab.system.numbers import describe_float32_limit, fits_float32
 
 @dataclass(frozen=True)
 class Source:
-    """A data set is a function that reads or draws its tensors, with the defaults of its parameters.
+    """A data set: a function that reads or draws its tensors, with the defaults of its parameters.
 
     Attributes:
         name: registry name.
-        read: `read(directories, **parameters) -> Raw`.
+        read: `read(directories, **parameters) -> RawDataset`.
         reference: authors, year, title.
         parameters: defaults; their names are keys `data.*`.
     """
@@ -38,7 +38,7 @@ class Source:
     parameters: Mapping[str, int | float] = field(default_factory=dict)
 
 
-MAX_NUMBERS = 10**9  # numbers that a drawn data set may hold, and the most that any of its counts may be
+MAX_NUMBERS = 10**9  # numbers in a drawn data set, and the largest count among its parameters
 
 _FASHION = "Xiao, Rasul & Vollgraf 2017, Fashion-MNIST"
 _CIFAR = "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images"
@@ -90,7 +90,7 @@ def load_dataset(
     device: torch.device | str = "cpu",
     **parameters: Any,
 ) -> Dataset:
-    """Return a data set as tensors on a device; the second call with the same arguments returns the same tensors.
+    """Return a data set as tensors on a device; a second call with the same arguments returns the same tensors.
 
     Args:
         name: a name of `DATASETS`, or `"package.module:function"` for your own.
@@ -98,8 +98,8 @@ def load_dataset(
             directory of Fashion-MNIST and the per-user cache are searched after it.
         normalize: False leaves the mean and the std as they are; images are still scaled to [0, 1].
         validation: fraction of each class of the training set that is held out, in [0, 1).
-        seed: orders the batches, nothing else: tensors and split do not depend on it.
-        device: where the tensors live.
+        seed: orders the batches; tensors and split do not depend on it.
+        device: the device of the tensors.
         **parameters: the source's own.
 
     Raises:
@@ -126,16 +126,18 @@ def load_dataset(
         raise UserError(f"data.normalize={normalize} must be true or false; the default is true.")
     if name != "custom":
         parameters = _check_parameters(DATASETS[name], parameters)
-    key = (name, search_path(root), normalize, float(validation), _hashable_items(parameters))
+    items = sorted(parameters.items())
+    hashable = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in items)
+    key = (name, search_path(root), normalize, float(validation), hashable)
     with _load_lock:
         return replace(_load_on_device(torch.device(device), key), seed=seed)
 
 
 def preload(name: Any, **options: Any) -> None:
-    """Read a data set before it is needed, where its files are at hand; what is wrong with it is told by `load_dataset`.
+    """Read a data set before it is needed, where its files are on this machine; `load_dataset` reports errors.
 
     Args:
-        name: a name of `DATASETS`; any other is left alone, and so is `read_custom`: somebody's code runs when it must.
+        name: a name of `DATASETS`; for any other, and for `custom`, nothing is read, so that no user code runs early.
         **options: of `load_dataset`.
 
     >>> preload("fashion_mini", validation=2), preload("fashion_mini")
@@ -146,7 +148,7 @@ def preload(name: Any, **options: Any) -> None:
             load_dataset(name, **options)
 
 
-_load_lock = threading.RLock()  # what two threads ask for is read once; a custom source may load another
+_load_lock = threading.RLock()  # two threads read one data set once; a custom source may load another
 
 
 @functools.lru_cache(maxsize=8)
@@ -163,39 +165,33 @@ def _read_dataset(
     return make_dataset(name, read(directories, **dict(parameters)), normalize, validation)
 
 
-def _hashable_items(parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in sorted(parameters.items()))
-
-
 def _check_parameters(source: Source, parameters: Mapping[str, Any]) -> dict[str, int | float]:
-    """Return the source's parameters with these in place of its own, checked for name, type and range."""
+    own = source.parameters
     for key, value in parameters.items():
-        if key not in source.parameters:
-            has = f"its parameters are {', '.join(source.parameters)}" if source.parameters else "it has no parameters"
-            raise UserError(
-                f"data={source.name} has no parameter data.{key}; {has}.{did_you_mean(key, source.parameters)}"
-            )
-        default = source.parameters[key]
-        if isinstance(default, int):
+        if key not in own:
+            has = f"its parameters are {', '.join(own)}" if own else "it has no parameters"
+            raise UserError(f"data={source.name} has no parameter data.{key}; {has}.{did_you_mean(key, own)}")
+        if isinstance(own[key], int):
             least = 2 if key == "classes" else 1
             if type(value) is not int or not least <= value <= MAX_NUMBERS:
                 raise UserError(
                     f"data.{key}={value} must be an integer of at least {least} (and at most {MAX_NUMBERS:,}); "
-                    f"the default is {default}."
+                    f"the default is {own[key]}."
                 )
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-            raise UserError(f"data.{key}={value} must be a finite number of at least 0; the default is {default}.")
+            raise UserError(f"data.{key}={value} must be a finite number of at least 0; the default is {own[key]}.")
         elif not fits_float32(value):
             raise UserError(f"data.{key}={value} cannot be: {describe_float32_limit(value)}.")
-    found = {**source.parameters, **parameters}
-    samples, each = int(found.get("train_size", 1)) + int(found.get("test_size", 1)), int(found.get("dimension", 1))
-    if samples * each > MAX_NUMBERS:
+    checked = {**own, **parameters}
+    samples, size = int(checked.get("train_size", 1)) + int(checked.get("test_size", 1)), checked.get("dimension", 1)
+    if samples * size > MAX_NUMBERS:
         raise UserError(
-            f"data={source.name} would hold {samples:,} samples of {each:,} numbers: "
+            f"data={source.name} would hold {samples:,} samples of {size:,} numbers: "
             f"data.train_size times data.dimension must stay below {MAX_NUMBERS:,}."
         )
-    if found.get("classes", 0) > found.get("train_size", MAX_NUMBERS):
+    if checked.get("classes", 0) > checked.get("train_size", MAX_NUMBERS):
         raise UserError(
-            f"data.classes={found['classes']} are more than data.train_size={found['train_size']} samples: say fewer."
+            f"data.classes={checked['classes']} are more than data.train_size={checked['train_size']} samples: "
+            "give fewer classes."
         )
-    return found
+    return checked

@@ -38,7 +38,7 @@ def gaussian(
     second = torch.randn(classes, dimension, generator=drawing)
     x = torch.randn(train_size + test_size, dimension, generator=drawing)
     y = (torch.tanh(x @ first.T) @ second.T).argmax(dim=1)
-    return _raw(x, y, train_size, classes, "drawn: Gaussian inputs, a random teacher", standardise=False)
+    return _raw(x, y, train_size, classes, "drawn: Gaussian inputs, a random teacher", standardize=False)
 
 
 def digits_1d(directories: tuple[Path, ...], train_size: int, test_size: int, noise: float) -> RawDataset:
@@ -89,13 +89,13 @@ def sine(
     x = 2 * torch.rand(train_size + test_size, dimension, generator=drawing) - 1
     y = math.sqrt(2) * torch.sin(math.pi * frequency * (x @ direction))[:, None]
     y[:train_size] += noise * torch.randn(train_size, 1, generator=drawing)
-    return _raw(x, y, train_size, None, f"drawn: a sine of {frequency} periods", standardise=False)
+    return _raw(x, y, train_size, None, f"drawn: a sine of {frequency} periods", standardize=False)
 
 
 def _raw(
-    x: Tensor, y: Tensor, train_size: int, classes: int | None, provenance: str, standardise: bool = True
+    x: Tensor, y: Tensor, train_size: int, classes: int | None, provenance: str, standardize: bool = True
 ) -> RawDataset:
-    return RawDataset(x[:train_size], y[:train_size], x[train_size:], y[train_size:], classes, provenance, standardise)
+    return RawDataset(x[:train_size], y[:train_size], x[train_size:], y[train_size:], classes, provenance, standardize)
 
 
 def _curve(labels: Tensor, place: Tensor) -> Tensor:

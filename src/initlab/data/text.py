@@ -38,7 +38,7 @@ def tiny_text(directories: tuple[Path, ...], context: int = 64, stride: int = 4)
     train_x, train_y = _windows(pieces[~test], context, stride)
     test_x, test_y = _windows(pieces[test], context, stride)
     where = f"{TEXT_FILE.name}, {len(text)} characters, {len(letters)} different ones"
-    return RawDataset(train_x, train_y, test_x, test_y, len(letters), where, standardise=False)
+    return RawDataset(train_x, train_y, test_x, test_y, len(letters), where, standardize=False)
 
 
 def _windows(pieces: Tensor, context: int, stride: int) -> tuple[Tensor, Tensor]:

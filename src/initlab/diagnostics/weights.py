@@ -109,7 +109,7 @@ def weights_of(module: nn.Module) -> list[Weight]:
     owners = {plain_name(name): owner for name, owner in module.named_modules()}
     weights: list[Weight] = []
     for p in parameters:
-        if p.held is None and p.tensor.is_floating_point():
+        if p.parametrization is None and p.tensor.is_floating_point():
             weights += _weights_of_parameter(p, parameters)
             for alias in p.aliases:
                 weights += _tied_weights(p, alias, owners.get(alias.rpartition(".")[0]))

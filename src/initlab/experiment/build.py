@@ -15,8 +15,8 @@ from initlab.config.checks import MAX_COUNTS
 from initlab.data import Dataset
 from initlab.errors import Impossible, UserError
 from initlab.experiment.initialization import initialize_network_, model_options, procedure_of, reshape_activation
-from initlab.initialize import scheme_refusal as find_impossible
-from initlab.initialize.procedures import procedure_refusal as procedure_impossible
+from initlab.initialize import scheme_refusal
+from initlab.initialize.procedures import procedure_refusal
 from initlab.system.device import pick_device
 from initlab.training import TrainingPlan, log_spaced
 
@@ -96,8 +96,8 @@ def config_refusal(config: Config) -> str | None:
         norm = "model.norm=batch" if config.model.get("norm") == "batch" else "batch normalization"
         return f"{norm} cannot be with train.batch_size=1, which has no variance: say train.batch_size=2 or more."
     if (found := procedure_of(config)) is not None:
-        return procedure_impossible(module, found, act=act or "linear")
-    return find_impossible(module, **scheme_arguments(config, act))
+        return procedure_refusal(module, found, act=act or "linear")
+    return scheme_refusal(module, **scheme_arguments(config, act))
 
 
 def rejects_single_sample(module: nn.Module, data: Dataset) -> bool:

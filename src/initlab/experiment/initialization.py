@@ -9,7 +9,7 @@ from initlab.activations import Activation
 from initlab.config import Config
 from initlab.data import Dataset
 from initlab.errors import Impossible
-from initlab.initialize import fill_ as fill_
+from initlab.initialize import fill_
 from initlab.initialize.procedures import PROCEDURES, Procedure, initialize_, rates
 from initlab.models import MODELS
 from initlab.system.random_streams import generator

@@ -1,18 +1,18 @@
-"""Initialize any module by a scheme: every parameter from its own stream, in place, one row each.
+"""Initialize any module by a scheme: every parameter from its own random stream, in place, one row each.
 
-`request` resolves what is asked, `plan` decides and checks, `draw` fills, `meta` gives memory, `rows` reports,
-`streams` keys the random numbers and identifies values.
+`request` resolves what is asked, `plan` decides and checks, `draw` and `fill` write, `meta_device` allocates, `rows`
+reports, `streams` keys the random numbers and identifies values; `procedures` holds schemes of whole modules.
 """
 
-from initlab.initialize.fill import fill_, promised
+from initlab.initialize.fill import fill_
 from initlab.initialize.plan import FillPlan, FillTask, plan, scheme_refusal
-from initlab.initialize.request import DERIVED_GAINS, Request, Roles, Spec, request
-from initlab.initialize.rows import COLUMNS, mean_and_std
+from initlab.initialize.procedures.engine import initialize_
+from initlab.initialize.request import Request, Roles, Spec, request
+from initlab.initialize.rows import COLUMNS
 from initlab.initialize.streams import fingerprint, stream
 
 __all__ = [
     "COLUMNS",
-    "DERIVED_GAINS",
     "FillPlan",
     "FillTask",
     "Request",
@@ -20,9 +20,8 @@ __all__ = [
     "Spec",
     "fill_",
     "fingerprint",
-    "mean_and_std",
+    "initialize_",
     "plan",
-    "promised",
     "request",
     "scheme_refusal",
     "stream",

@@ -1,9 +1,9 @@
-"""What a user asks for, resolved: schemes by rules, the gain as a number, which parameters are meant."""
+"""Resolve what a user asks for: schemes by rules, the gain as a number, the parameters that are selected."""
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
@@ -26,16 +26,19 @@ DERIVED_GAINS = ("forward", "backward", "critical")
 
 
 class GlobRule(NamedTuple):
-    """A glob over parameter names and its scheme; `own`: it matches no weight, so it means what it matches itself."""
+    """A glob over parameter names and its scheme; `without_weight`: it matches no weight, so it fills other kinds."""
 
     glob: str
     scheme: Scheme
-    own: bool = False
+    without_weight: bool = False
 
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `initialize_` that decide the plan, resolved; `flows`: gains that follow from the module."""
+    """The arguments of `initialize_` that decide the plan, resolved.
+
+    `number` is the gain as a number; `is_mapping`: the user gave several rules; `layer_gains`: AutoInit's.
+    """
 
     rules: tuple[tuple[str, Scheme], ...]
     act: Activation
@@ -48,23 +51,20 @@ class Request:
     kinds: Mapping[str, str] = field(default_factory=dict)
     forget_bias: float | None = None
     chrono: float | None = None
-    mapped: bool = False
-    flows: Mapping[str, float] = field(default_factory=dict)
+    is_mapping: bool = False
+    layer_gains: Mapping[str, float] = field(default_factory=dict)
 
-    def scheme_of(self, name: str) -> Scheme | None:
-        """Return the scheme of the first glob that matches a parameter's name."""
-        return next((scheme for glob, scheme in self.rules if fnmatch.fnmatchcase(name, glob)), None)
-
-    def means(self, *names: str) -> bool:
-        """Return whether `only` and `skip` let a parameter of these names be touched."""
-        if not (self.only or self.skip):
-            return True
+    def selects(self, *names: str) -> bool:
+        """Return whether `only` and `skip` select a parameter of these names."""
         chosen = not self.only or matches_any(self.only, names)
-        return chosen and not matches_any(self.skip, names)
+        return chosen and not (self.skip and matches_any(self.skip, names))
 
 
 def require_module(module: Any) -> None:
-    """Refuse what is no module: a list of layers, a state dict, a class that nobody has called.
+    """Check that the argument is a module, and not a list of layers, a state dict or a class.
+
+    Raises:
+        UserError: it is no module.
 
     >>> require_module(nn.Linear)
     Traceback (most recent call last):
@@ -96,7 +96,26 @@ def request(
     forget_bias: float | None = None,
     chrono: float | None = None,
 ) -> Request:
-    """Resolve names to records and refuse what no module could make right."""
+    """Resolve names to records, and refuse what is wrong for every module.
+
+    Args:
+        scheme: a name, an alias, a record or (name, {key: value}); or {glob over parameter names: one of these}.
+        act: the activation from which the scheme computes its own gain.
+        gain: "paper" for the scheme's own; a positive number that replaces it in every weight layer; or "forward",
+            "backward", "critical", derived from `act`, in hidden layers that an activation feeds (1 elsewhere).
+        sigma_b: std of the biases of every scheme that has no rule for them (default 0); for `critical`, where to look
+            for the critical point.
+        roles: {role: glob or globs} for modules that do not declare `weight_layers`.
+        parameters: the scheme's own (mode, distribution, mean, std, …).
+        only: globs of the parameters to initialize; the others do not change.
+        skip: globs of parameters that do not change.
+        kinds: {glob: kind} for parameters of unknown kinds (`initlab.inspection.walk` lists the kinds).
+        forget_bias: bias of LSTM forget gates and GRU update gates (Jozefowicz et al. 2015: 1).
+        chrono: longest time lag T; those biases are log U(1, T − 1) (Tallec & Ollivier 2018).
+
+    Raises:
+        UserError: an unknown name or key, or a value that cannot be.
+    """
     for key, value, example in (
         ("parameters", parameters, "{'mode': 'fan_out'}"),
         ("roles", roles, "{'first': 'stem', 'readout': 'head'}"),
@@ -104,35 +123,32 @@ def request(
     ):
         if value is not None and not isinstance(value, Mapping):
             raise UserError(f"{key}={value!r} must be a mapping, for example {key}={example}.")
-    asked = None if sigma_b is None else _check_sigma_b(sigma_b)
+    if sigma_b is not None:
+        sigma_b = _check_sigma_b(sigma_b)
     record = activation(act)
-    number = _gain_number(gain, record, asked or 0.0)
-    mapped = isinstance(scheme, Mapping)
+    number = _gain_number(gain, record, sigma_b or 0.0)
     specs = scheme if isinstance(scheme, Mapping) else {"*": scheme}
     if not specs:
         raise UserError("the mapping of rules is empty: give {'*': 'he_normal'} or the name of a scheme.")
-    rules = [
-        (glob, _resolve_scheme(spec, parameters or {}, gain, number, asked, record)) for glob, spec in specs.items()
-    ]
-    _check_gates(forget_bias, chrono)
+    _check_gate_options(forget_bias, chrono)
     return Request(
-        tuple(rules),
+        tuple((glob, _resolve_scheme(s, parameters or {}, gain, number, sigma_b, record)) for glob, s in specs.items()),
         record,
         gain,
         number,
-        asked or 0.0,
+        sigma_b or 0.0,
         dict(roles or {}),
         as_tuple(only),
         as_tuple(skip),
         dict(kinds or {}),
         forget_bias,
         chrono,
-        mapped,
+        isinstance(scheme, Mapping),
     )
 
 
 def _check_sigma_b(sigma_b: Any) -> float:
-    if isinstance(sigma_b, bool) or not isinstance(sigma_b, (int, float)) or not 0 <= sigma_b < float("inf"):
+    if isinstance(sigma_b, bool) or not isinstance(sigma_b, (int, float)) or not 0 <= sigma_b < math.inf:
         raise UserError(f"init.sigma_b={sigma_b} must be a standard deviation: 0 or a positive number.")
     if not fits_float32(sigma_b):
         raise UserError(f"init.sigma_b={sigma_b} cannot be: {describe_float32_limit(sigma_b)}.")
@@ -140,28 +156,23 @@ def _check_sigma_b(sigma_b: Any) -> float:
 
 
 def _resolve_scheme(
-    spec: Spec,
-    parameters: Mapping[str, Any],
-    gain: float | str,
-    number: float,
-    sigma_b: float | None,
-    act: Activation,
+    spec: Spec, parameters: Mapping[str, Any], gain: float | str, number: float, sigma_b: float | None, act: Activation
 ) -> Scheme:
     name, own = spec if isinstance(spec, tuple) else (spec, {})
-    found = find_scheme(name, **{**parameters, **own})
+    record = find_scheme(name, **{**parameters, **own})
     if gain != "paper":
-        found.check_gain(number)
-    if found.derived:
-        return bind_critical_point(found, act, sigma_b)
-    if "sigma_b" in found.parameters:
-        found = found.bind(sigma_b=sigma_b or 0.0)
-    elif sigma_b and found.bias is not None:
-        raise Impossible(f"init={found.name} draws its own biases, so init.sigma_b={sigma_b} cannot be: leave it 0.")
-    return found
+        record.check_gain(number)
+    if record.derived:
+        return bind_critical_point(record, act, sigma_b)
+    if "sigma_b" in record.parameters:
+        return record.bind(sigma_b=sigma_b or 0.0)
+    if sigma_b and record.bias is not None:
+        raise Impossible(f"init={record.name} draws its own biases, so init.sigma_b={sigma_b} cannot be: leave it 0.")
+    return record
 
 
 def _gain_number(gain: float | str, act: Activation, sigma_b: float) -> float:
-    # The gain as a number: the user's, or the one that theory derives from the activation; 1 stands for "paper".
+    # "paper" is 1 here.
     if not isinstance(gain, str):
         return gain
     if gain in DERIVED_GAINS:
@@ -171,20 +182,21 @@ def _gain_number(gain: float | str, act: Activation, sigma_b: float) -> float:
             raise Impossible(f"init.gain={gain} cannot be: {reason}") from reason
     if gain != "paper":
         choices = ("paper", *DERIVED_GAINS)
-        raise UserError(
-            f"init.gain={gain} must be a number or one of {', '.join(choices)}.{did_you_mean(gain, choices)}"
-        )
+        near = did_you_mean(gain, choices)
+        raise UserError(f"init.gain={gain} must be a number or one of {', '.join(choices)}.{near}")
     return 1.0
 
 
-def _check_gates(forget_bias: float | None, chrono: float | None) -> None:
+def _check_gate_options(forget_bias: float | None, chrono: float | None) -> None:
     if forget_bias is not None and chrono is not None:
         raise UserError(f"forget_bias={forget_bias} and chrono={chrono} set the same biases: give one of them.")
-    for key, value, least in (("forget_bias", forget_bias, -math.inf), ("chrono", chrono, 2)):
-        wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not least < value < math.inf
-        if value is not None and wrong:
-            meant = "a number" if key == "forget_bias" else "the longest time lag in steps, more than 2"
-            raise UserError(f"{key}={value} must be {meant}.")
+    for key, value, least, meaning in (
+        ("forget_bias", forget_bias, -math.inf, "a number"),
+        ("chrono", chrono, 2, "the longest time lag in steps, more than 2"),
+    ):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and least < value < math.inf
+        if value is not None and not number:
+            raise UserError(f"{key}={value} must be {meaning}.")
 
 
 def as_tuple(globs: Globs) -> tuple[str, ...]:
@@ -202,30 +214,30 @@ def matches_any(globs: Sequence[str], names: Sequence[str]) -> bool:
     >>> matches_any(("*.bias",), ("head.weight", "head.bias"))
     True
     """
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in names)
+    return any(fnmatchcase(name, glob) for glob in globs for name in names)
 
 
-def assign_rules(parameters: Sequence[Parameter], wanted: Request) -> tuple[dict[str, GlobRule], dict[str, list[str]]]:
-    """Return each parameter's rule, and for those that several rules match the globs in order (a last `*` apart).
+def assign_rules(parameters: Sequence[Parameter], asked: Request) -> tuple[dict[str, GlobRule], dict[str, list[str]]]:
+    """Return the rule of each parameter, and the globs in order where several match (a last `*` apart).
 
     Raises:
         UserError: a glob of the rules, of `only` or of `skip` matches no parameter.
     """
-    for key, globs in (("rules", [glob for glob, _ in wanted.rules]), ("only", wanted.only), ("skip", wanted.skip)):
+    for key, globs in (("rules", [glob for glob, _ in asked.rules]), ("only", asked.only), ("skip", asked.skip)):
         for glob in globs:
             if glob != "*" and not any(matches_any((glob,), p.names) for p in parameters):
                 near = did_you_mean(glob, [name for p in parameters for name in (p.name, p.layer)])
                 raise UserError(f"{key}: {glob!r} matches no parameter of the module.{near}")
-    weighty = {
-        g: any(p.is_weight and matches_any((g,), p.names) for p in parameters) for g, _ in wanted.rules if g != "*"
-    }
-    rules = [GlobRule(glob, scheme, wanted.mapped and not weighty.get(glob, True)) for glob, scheme in wanted.rules]
-    found: dict[str, GlobRule] = {}
-    several: dict[str, list[str]] = {}
+    rules = []
+    for glob, scheme in asked.rules:
+        fills_weight = glob == "*" or any(p.is_weight and matches_any((glob,), p.names) for p in parameters)
+        rules.append(GlobRule(glob, scheme, asked.is_mapping and not fills_weight))
+    first: dict[str, GlobRule] = {}
+    doubly_matched: dict[str, list[str]] = {}
     for p in parameters:
-        hits = [rule for rule in rules if rule.glob == "*" or matches_any((rule.glob,), p.names)]
-        if hits:
-            found[p.name] = hits[0]
-        if len(named := [rule.glob for rule in hits if rule.glob != "*"]) > 1:
-            several[p.name] = named
-    return found, several
+        matching = [rule for rule in rules if rule.glob == "*" or matches_any((rule.glob,), p.names)]
+        if matching:
+            first[p.name] = matching[0]
+        if len(globs := [rule.glob for rule in matching if rule.glob != "*"]) > 1:
+            doubly_matched[p.name] = globs
+    return first, doubly_matched

@@ -1,28 +1,35 @@
-"""Which layer plays which part: declared by the module, read off a Sequential, or said by globs."""
+"""The role of each weight layer: declared by the module, read from a Sequential, or given by globs."""
 
-import fnmatch
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from torch import nn
 
 from initlab.errors import Impossible, UserError, did_you_mean
 from initlab.initialize.request import Request, as_tuple
 from initlab.inspection import NORMS, Parameter
+from initlab.inspection.torch_internals import compiled_module
 from initlab.models.layers import WeightLayer
 from initlab.schemes import Scheme
 
 ROLES = ("first", "hidden", "readout", "embedding", "branch", "branch_end", "shortcut", "q", "k", "v", "o")
-"""Parts that schemes, procedures and our own models know."""
+"""Roles in schemes, procedures and initlab's own models."""
 
 
 def declared_layers(
-    module: nn.Module, parameters: Sequence[Parameter], wanted: Request, schemes: Mapping[str, Scheme]
+    module: nn.Module, parameters: Sequence[Parameter], asked: Request, schemes: Mapping[str, Scheme]
 ) -> dict[str, WeightLayer]:
-    """Return what is known of each weight layer, by name.
+    """Return the record of each weight layer whose role is known, by name.
+
+    Args:
+        module: the module, whose `weight_layers` count where it declares them.
+        parameters: its parameters.
+        asked: the request, with globs for roles.
+        schemes: the scheme of each parameter, by name.
 
     Raises:
         UserError: a role's glob matches no weight.
-        Impossible: a scheme must know which layer comes first, and nothing says it.
+        Impossible: a scheme depends on the first layer, and nothing says which one that is.
     """
     inner = _unwrap(module)
     weights = [p for p in parameters if p.is_weight]
@@ -30,31 +37,32 @@ def declared_layers(
     if declared is None and isinstance(inner, nn.Sequential):
         declared = _sequential_layers(inner, weights)
     layers = {layer.name: layer for layer in declared or ()}
-    for role, globs in wanted.roles.items():
-        # A scheme of the user's own may know other parts; what only looks like one of ours is a slip.
+    for role, globs in asked.roles.items():
+        # A user's own scheme may have other roles; a name that is nearly one of ours is a mistake.
         if role not in ROLES and (near := did_you_mean(role, ROLES)):
-            raise UserError(f"roles: {role} is no part of a network.{near} There are {', '.join(ROLES)}.")
+            raise UserError(f"roles: {role} is no role of a layer.{near} There are {', '.join(ROLES)}.")
         for glob in as_tuple(globs):
-            matched = [p for p in weights if fnmatch.fnmatchcase(p.name, glob) or fnmatch.fnmatchcase(p.layer, glob)]
-            if not matched:
+            matching = [p for p in weights if fnmatchcase(p.name, glob) or fnmatchcase(p.layer, glob)]
+            if not matching:
                 near = did_you_mean(glob, [p.layer for p in weights])
                 raise UserError(f"roles: {role}={glob} matches no weight of the module.{near}")
-            for p in matched:
+            for p in matching:
                 fed_by = "data" if role == "first" else layers[p.layer].fed_by if p.layer in layers else "unknown"
                 layers[p.layer] = WeightLayer(p.layer, role, fed_by)
-    used = {schemes[p.name].name for p in weights if p.name in schemes and "role" in schemes[p.name].needs}
-    if used and not layers and len(weights) > 1:
+    dependent = {schemes[p.name].name for p in weights if p.name in schemes and "role" in schemes[p.name].needs}
+    if dependent and not layers and len(weights) > 1:
         raise Impossible(
-            f"init={min(used)} must know which layer comes first and the module does not declare it: "
+            f"init={min(dependent)} must know which layer comes first and the module does not declare it: "
             "give roles={'first': 'name', 'readout': 'name'} or the module a `weight_layers`."
         )
     return layers
 
 
 def _unwrap(module: nn.Module) -> nn.Module:
-    while len(children := dict(module.named_children())) == 1 and (inner := children.get("module")) is not None:
-        module = inner
-    return getattr(module, "_orig_mod", module)
+    # Wrappers of data parallelism have one child called `module`.
+    while len(children := dict(module.named_children())) == 1 and "module" in children:
+        module = children["module"]
+    return compiled_module(module) or module
 
 
 def _sequential_layers(module: nn.Sequential, weights: Sequence[Parameter]) -> list[WeightLayer]:

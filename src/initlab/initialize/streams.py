@@ -1,4 +1,4 @@
-"""A random stream of its own for every parameter, and fingerprints of values."""
+"""The random stream of each parameter, and fingerprints of values."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,22 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from initlab.inspection import canonical_names
-from initlab.system.random_streams import STATE_WORDS, check_seed, hashed_generator
-
-__all__ = ["STATE_WORDS", "fingerprint", "stream"]
+from initlab.system.random_streams import check_seed, hashed_generator
 
 
 def stream(seed: int, name: str) -> torch.Generator:
     """Return the CPU generator of one parameter, keyed by (seed, name).
 
-    So the draws for `hidden.3.weight` depend on nothing but the seed and that name.
+    The draws for `hidden.3.weight` depend only on the seed and that name.
 
     Args:
         seed: the init seed, a whole number from 0 to 2⁶³ − 1.
         name: canonical name of the parameter.
 
     Raises:
-        UserError: the seed is no such number.
+        UserError: the seed is not such a number.
 
     >>> a, b = stream(0, "hidden.0.weight"), stream(0, "hidden.0.weight")
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
@@ -48,17 +46,16 @@ def fingerprint(values: "nn.Module | Mapping[str, Tensor] | Tensor") -> str:
     if isinstance(values, nn.Module):
         names = canonical_names(values)
         values = {names[name]: tensor for name, tensor in values.named_parameters(remove_duplicate=False)}
-    whole = hashlib.sha256()
+    total = hashlib.sha256()
     for name in sorted(values):
         encoded = name.encode("utf-8", "surrogatepass")
-        whole.update(len(encoded).to_bytes(8, "little") + encoded + _digest(values[name]))
-    return whole.hexdigest()[:16]
+        total.update(len(encoded).to_bytes(8, "little") + encoded + _digest(values[name]))
+    return total.hexdigest()[:16]
 
 
 def _digest(tensor: Tensor) -> bytes:
-    # A sharded tensor is gathered: every rank of it must ask.
-    whole = getattr(tensor, "full_tensor", None)
-    tensor = tensor if whole is None else whole()
+    # A sharded tensor is gathered: every rank must call this.
+    tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     header = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}".encode()
     digest = hashlib.sha256(header)
     digest.update(tensor.detach().cpu().resolve_conj().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""Whose exception is it: initlab's own, or that of the module that initlab runs?"""
+"""Whether an exception comes from initlab's own code or from the module that initlab runs."""
 
 import sysconfig
 import traceback
@@ -13,20 +13,18 @@ from initlab.errors import InternalError, UserError
 
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "safetensors")
-"""Packages that both initlab and a module call: what they raise is the fault of the code that called them."""
+"""Packages that both initlab and modules call: what they raise counts as raised by their caller."""
 
-LIBRARY_DIRECTORIES = tuple(
-    map(str, (Path(torch.__file__).parent, Path(numpy.__file__).parent, sysconfig.get_path("stdlib")))
-)
+LIBRARY_DIRECTORIES = (str(Path(torch.__file__).parent), str(Path(numpy.__file__).parent), sysconfig.get_path("stdlib"))
 SITE_DIRECTORIES = ("site-packages", "dist-packages")
 MODELS = PACKAGE / "models"
-"""Modules of our own: what their `forward` raises is told as that of any other module."""
+"""initlab's own modules: what their `forward` raises is treated as that of a user's module."""
 
 USER_ERRORS = (UserError, MemoryError, torch.OutOfMemoryError, OSError)
 
 
 def call_user_code(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call what is the user's (a module, a loss, a function that a forward pass calls): what it raises is theirs.
+    """Call a user's code (a module, a loss, a function inside a forward pass): what it raises counts as the user's.
 
     >>> call_user_code(max, 1, 2)
     2
@@ -35,10 +33,10 @@ def call_user_code(function: Callable[..., Any], *args: Any, **kwargs: Any) -> A
 
 
 def initlab_frame(error: BaseException) -> traceback.FrameSummary | None:
-    """Return the line of initlab that raised an exception, or None where the code that initlab runs raised it.
+    """Return the line of initlab that raised an exception, or None where code that initlab runs raised it.
 
-    The innermost frame that is neither torch's nor another library's decides. A layer of torch, or its autograd, that
-    initlab was running stands for the module that it belongs to.
+    The innermost frame outside torch and other libraries decides. A layer of torch, or its autograd, that initlab was
+    running counts as part of the user's module.
 
     >>> try:
     ...     call_user_code(torch.nn.Linear(2, 2), torch.zeros(3))
@@ -64,15 +62,23 @@ def initlab_frame(error: BaseException) -> traceback.FrameSummary | None:
 
 
 def _is_library(path: Path) -> bool:
-    # Installed packages may lie below the standard library: a model of timm's is the user's module all the same.
-    home = next((k for k, part in enumerate(path.parts) if part in SITE_DIRECTORIES), None)
-    if home is not None:
-        return path.parts[home + 1] in LIBRARIES
+    # Installed packages may lie below the standard library; a model of timm's is still the user's module.
+    site = next((k for k, part in enumerate(path.parts) if part in SITE_DIRECTORIES), None)
+    if site is not None:
+        return path.parts[site + 1] in LIBRARIES
     return str(path).startswith((*LIBRARY_DIRECTORIES, "<frozen", "<string>", "<__array"))
 
 
 def raise_internal_error(error: BaseException, name: str) -> None:
-    """Raise `InternalError` where initlab's own code raised an exception while it looked at the module called `name`."""
+    """Raise `InternalError` where initlab's own code raised an exception while it inspected a module.
+
+    Args:
+        error: the exception.
+        name: what the message calls the module.
+
+    Raises:
+        InternalError: initlab's own code raised `error`.
+    """
     frame = initlab_frame(error)
     if frame is not None:
         where = f"{Path(frame.filename).relative_to(PACKAGE.parent)}, line {frame.lineno}"

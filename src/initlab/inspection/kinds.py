@@ -1,180 +1,214 @@
-"""What each of torch's layers keeps in its parameters, and the blocks it is made of: one function per family."""
+"""The kind and the blocks of each parameter of torch's layers: one row of a table for each family of layers."""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from initlab.inspection import sizes
 from initlab.inspection.foreign_kinds import kind_from_name
 from initlab.inspection.parametrized import may_be_parametrized, parametrized_weights
 from initlab.inspection.records import Block, Fans
 from initlab.inspection.shapes import bias_blocks, dense_blocks, embedding_blocks, packed_bias_blocks, packed_blocks
-from initlab.inspection.sizes import GATES, RECURRENT_WEIGHT, recurrent_type, shape_mismatches
+from initlab.inspection.sizes import GATES, RECURRENT_WEIGHT, recurrent_type
 from initlab.inspection.storage import storage_refusal
+from initlab.inspection.torch_internals import ConvNd, RunningNorm, own_parameters
 
-Shapes = Mapping[str, torch.Size]
-Family = Mapping[str, tuple[str, tuple[Block, ...]] | tuple[str, tuple[Block, ...], float]]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+Description: TypeAlias = tuple[str, tuple[Block, ...]] | tuple[str, tuple[Block, ...], float]
+Reader: TypeAlias = Callable[[Any, Shapes, str], Mapping[str, Description]]
+"""(owner, shapes of its parameters, what its parent calls it) -> {own name: (kind, blocks, start)}."""
+
+NORMS = (RunningNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+QUANTIZED_TYPES = ("torchao.", "bitsandbytes.")
+"""Packages whose tensor types look like floats and store codes."""
+
+STACKED_QKV = ("qkv", "to_qkv", "in_proj", "c_attn", "wqkv", "qkv_proj")
+"""Libraries' names for a dense layer that holds q, k and v one above the other (timm, torchvision, GPT-2)."""
 
 
 class ParameterDescription(NamedTuple):
-    """What `owner` keeps under a name: kind, blocks, the constant it starts from, why it cannot be written.
+    """A parameter's kind, blocks, initial constant, and why it cannot be written.
 
-    `doubt`: why its class is not believed, so that the kind is unknown.
+    `mismatch`: why its shape contradicts its class, so that the kind is unknown.
     """
 
     kind: str
     blocks: tuple[Block, ...] = ()
     start: float = 0.0
     refusal: str = ""
-    doubt: str = ""
+    mismatch: str = ""
 
 
-def describe_parameter(owner: nn.Module, name: str, tensor: Tensor, called: str = "") -> ParameterDescription:
-    """Return what the parameter (or held weight) that `owner`, itself `called` so by its parent, calls `name` is."""
+class LayerFamily(NamedTuple):
+    """A row of `FAMILIES`: classes of torch's, or the name and attributes of a class whose library is not imported."""
+
+    classes: Any
+    sizes: sizes.SizeRule
+    read: Reader
+    attributes: tuple[str, ...] = ()
+
+    def contains(self, owner: nn.Module) -> bool:
+        """Return whether a module belongs to the family."""
+        if not isinstance(self.classes, str):
+            return isinstance(owner, self.classes)
+        return type(owner).__name__ == self.classes and all(hasattr(owner, name) for name in self.attributes)
+
+
+def describe_parameter(owner: nn.Module, name: str, tensor: Tensor, layer: str = "") -> ParameterDescription:
+    """Describe a parameter or parametrized weight.
+
+    Args:
+        owner: the module that it belongs to.
+        name: its own name there.
+        tensor: its values; only shape, dtype and layout are read.
+        layer: the owner's own name in its parent.
+    """
     if is_lazy(tensor):
-        return ParameterDescription(
-            "lazy", refusal="it is lazy and has no shape yet: pass one batch through the module first"
-        )
+        return _refused("lazy", "it is lazy and has no shape yet: pass one batch through the module first")
     if type(tensor).__name__ == "FlatParameter":
         remedy = "initialize the module before it is wrapped, or shard it with fully_shard"
-        return ParameterDescription("flattened", refusal=f"it is several parameters flattened into one: {remedy}")
+        return _refused("flattened", f"it is several parameters flattened into one: {remedy}")
     if (unusual := storage_refusal(tensor)) is not None:
-        return ParameterDescription(unusual[0], refusal=unusual[1])
-    found = _describe_by_class(owner, name, tensor, called)
-    if _is_quantized(tensor, "doubted" if found.doubt else found.kind):
+        return _refused(*unusual)
+    description = _describe_by_class(owner, name, tensor, layer)
+    if _is_quantized(tensor, known=description.kind != "unknown" or bool(description.mismatch)):
+        dtype = str(tensor.dtype).removeprefix("torch.")
         remedy = "initialize the module before it is quantized"
-        return ParameterDescription(
-            "quantized", refusal=f"it is quantized ({_dtype_name(tensor)}), codes without a law: {remedy}"
-        )
-    return found
+        return _refused("quantized", f"it is quantized ({dtype}), codes without a law: {remedy}")
+    return description
 
 
-def _describe_by_class(owner: nn.Module, name: str, tensor: Tensor, called: str) -> ParameterDescription:
-    for known, family in _FAMILIES:
-        if known(owner):
-            return _describe_by_family(owner, name, family, called)
-    named = kind_from_name(owner, name, tensor)
-    return ParameterDescription("unknown") if named is None else ParameterDescription(*named)
+def _refused(kind: str, refusal: str) -> ParameterDescription:
+    return ParameterDescription(kind, refusal=refusal)
 
 
-def _describe_by_family(owner: nn.Module, name: str, family: "_Reader", called: str) -> ParameterDescription:
+def _describe_by_class(owner: nn.Module, name: str, tensor: Tensor, layer: str) -> ParameterDescription:
+    family = _find_family(owner)
+    if family is None:
+        return ParameterDescription(*(kind_from_name(owner, name, tensor) or ("unknown",)))
     shapes = _shapes(owner)
-    doubted = shape_mismatches(owner, shapes)
-    if name in doubted:
-        return ParameterDescription("unknown", doubt=doubted[name])
-    found = family(owner, {own: shape for own, shape in shapes.items() if own not in doubted}, called).get(name)
-    if found is not None:
-        return ParameterDescription(*found)
-    # A bias whose weight is doubted has no fans either.
-    return ParameterDescription("unknown", doubt=next(iter(doubted.values()), ""))
+    mismatches = _mismatches(owner, family, shapes)
+    if name not in mismatches:
+        trusted = {own: shape for own, shape in shapes.items() if own not in mismatches}
+        if description := family.read(owner, trusted, layer).get(name):
+            return ParameterDescription(*description)
+    # A bias whose weight has another shape has no fans either.
+    mismatch = mismatches.get(name) or next(iter(mismatches.values()), "")
+    return ParameterDescription("unknown", mismatch=mismatch)
 
 
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+def shape_mismatches(owner: nn.Module, shapes: Shapes) -> dict[str, str]:
+    """Return why parameters of these shapes contradict the class of `owner`; {} where all agree.
 
-QUANTIZED_TYPES = ("torchao.", "bitsandbytes.")
-"""Homes of tensor types that look like floats and store codes."""
+    >>> shape_mismatches(nn.Linear(2, 3), {"weight": (4, 3, 2), "bias": (3,)})
+    {'weight': 'Linear has a weight of shape 3x2 for its sizes, and this one is 4x3x2'}
+    """
+    family = _find_family(owner)
+    return {} if family is None else _mismatches(owner, family, shapes)
 
 
-def _is_quantized(tensor: Tensor, kind: str) -> bool:
+def _find_family(owner: nn.Module) -> LayerFamily | None:
+    for family in FAMILIES:
+        if family.contains(owner):
+            return family
+    return None
+
+
+def _mismatches(owner: nn.Module, family: LayerFamily, shapes: Shapes) -> dict[str, str]:
+    expected, name = sizes.expected_shapes(owner, family.sizes), type(owner).__name__
+    if expected is None:
+        return dict.fromkeys(shapes, f"{name} lacks the sizes that torch's own class has")
+    mismatches = {}
+    for own, shape in shapes.items():
+        if own in expected and tuple(shape) != expected[own]:
+            wanted, actual = ("x".join(map(str, size)) or "()" for size in (expected[own], shape))
+            mismatches[own] = f"{name} has a {own} of shape {wanted} for its sizes, and this one is {actual}"
+    return mismatches
+
+
+def _is_quantized(tensor: Tensor, known: bool) -> bool:
     dtype = tensor.dtype
     if tensor.is_quantized or type(tensor).__module__.startswith(QUANTIZED_TYPES):
         return True
-    codes = not dtype.is_floating_point and not dtype.is_complex
-    return (dtype.itemsize == 1 and dtype.is_floating_point) or (codes and kind != "unknown")
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    if dtype.is_floating_point:
+        return dtype.itemsize == 1
+    return known and not dtype.is_complex
 
 
 def _shapes(owner: nn.Module) -> dict[str, torch.Size]:
-    # Through `_parameters`: the attribute of a parametrized weight would compute it.
-    plain = {name: t for name, t in owner._parameters.items() if t is not None and not (is_lazy(t) or t.is_nested)}
-    shapes = {name: tensor.shape for name, tensor in plain.items()}
+    stored = own_parameters(owner).items()
+    shapes = {name: t.shape for name, t in stored if t is not None and not (is_lazy(t) or t.is_nested)}
     if may_be_parametrized(owner):
         shapes |= {name: example.shape for name, _, example, _ in parametrized_weights(owner)}
     return shapes
 
 
-def _int_if_whole(value: float) -> float:
-    return int(value) if value == int(value) else value
+def _weight_and_bias(kind: str, blocks: tuple[Block, ...], out: int) -> dict[str, Description]:
+    biases = packed_bias_blocks(blocks) if kind == "packed" else bias_blocks(blocks[0].fans, (out,))
+    return {"weight": (kind, blocks), "bias": ("bias", biases)}
 
 
-STACKED_QKV = ("qkv", "to_qkv", "in_proj", "c_attn", "wqkv", "qkv_proj")
-"""What libraries call a dense layer that holds q, k and v one above the other (timm, torchvision, GPT-2)."""
-
-
-def _dense(owner: nn.Module, shapes: Shapes, called: str) -> Family:
-    return _matrix(shapes, called)
-
-
-def _conv1d(owner: nn.Module, shapes: Shapes, called: str) -> Family:
-    # transformers.pytorch_utils.Conv1D: a dense layer that stores (in, out).
-    return _matrix(shapes, called, swapped=True)
-
-
-def _matrix(shapes: Shapes, called: str, swapped: bool = False) -> Family:
+def _dense(owner: Any, shapes: Shapes, layer: str, swapped: bool = False) -> dict[str, Description]:
     if "weight" not in shapes:
         return {}
     out, inputs = reversed(shapes["weight"]) if swapped else shapes["weight"]
-    if called.lower() in STACKED_QKV and out == 3 * inputs:
-        blocks = packed_blocks(shapes["weight"], swapped=swapped)
-        return {"weight": ("packed", blocks), "bias": ("bias", packed_bias_blocks(blocks))}
-    blocks = dense_blocks(shapes["weight"], swapped)
-    return {"weight": ("dense", blocks), "bias": ("bias", bias_blocks(blocks[0].fans, (out,)))}
+    if layer.lower() in STACKED_QKV and out == 3 * inputs:
+        return _weight_and_bias("packed", packed_blocks(shapes["weight"], swapped=swapped), out)
+    return _weight_and_bias("dense", dense_blocks(shapes["weight"], swapped), out)
 
 
-def _bilinear(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+def _conv1d(owner: Any, shapes: Shapes, layer: str) -> dict[str, Description]:
+    # transformers.pytorch_utils.Conv1D: a dense layer that stores (in, out).
+    return _dense(owner, shapes, layer, swapped=True)
+
+
+def _bilinear(owner: Any, shapes: Shapes, layer: str) -> dict[str, Description]:
     if "weight" not in shapes:
         return {}
     # A dense layer over the products x₁ᵢ·x₂ⱼ.
     out, first, second = shapes["weight"]
-    blocks = dense_blocks((out, first * second))
-    return {"weight": ("bilinear", blocks), "bias": ("bias", bias_blocks(blocks[0].fans, (out,)))}
+    return _weight_and_bias("bilinear", dense_blocks((out, first * second)), out)
 
 
-def _conv(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+def _conv(owner: Any, shapes: Shapes, layer: str) -> dict[str, Description]:
     if "weight" not in shapes:
         return {}
-    groups: int = owner.groups  # type: ignore[assignment]
-    stored, swapped = shapes["weight"], bool(getattr(owner, "transposed", False))
+    stored, groups, swapped = shapes["weight"], owner.groups, bool(getattr(owner, "transposed", False))
     taps = math.prod(stored[2:])
     rows, columns = stored[0] // groups, stored[1]
     out, inputs = (columns, rows) if swapped else (rows, columns)
-    reach = taps / math.prod(owner.stride) if swapped else taps  # type: ignore[arg-type]
-    fans = Fans(_int_if_whole(inputs * reach), out * taps, taps)
-    shape = (out, inputs, *stored[2:])
+    fan_in = inputs * taps / math.prod(owner.stride) if swapped else inputs * taps
+    fans = Fans(int(fan_in) if fan_in == int(fan_in) else fan_in, out * taps, taps)
     parts = [slice(g * rows, (g + 1) * rows) for g in range(groups)] if groups > 1 else [None]
-    blocks = tuple(Block(fans, shape, part, swapped) for part in parts)
-    kind = "transposed_conv" if swapped else "conv"
-    return {"weight": (kind, blocks), "bias": ("bias", bias_blocks(fans, (out * groups,)))}
+    blocks = tuple(Block(fans, (out, inputs, *stored[2:]), part, swapped) for part in parts)
+    return _weight_and_bias("transposed_conv" if swapped else "conv", blocks, out * groups)
 
 
-def _embedding(owner: nn.Module, shapes: Shapes, called: str) -> Family:
+def _embedding(owner: Any, shapes: Shapes, layer: str) -> dict[str, Description]:
     return {"weight": ("embedding", embedding_blocks(shapes["weight"]))} if "weight" in shapes else {}
 
 
-def _attention(owner: nn.Module, shapes: Shapes, called: str) -> Family:
-    family: dict[str, tuple[str, tuple[Block, ...]]] = {}
+def _attention(owner: Any, shapes: Shapes, layer: str) -> dict[str, Description]:
+    family: dict[str, Description] = {}
     if "in_proj_weight" in shapes:
         blocks = packed_blocks(shapes["in_proj_weight"])
         family = {"in_proj_weight": ("packed", blocks), "in_proj_bias": ("bias", packed_bias_blocks(blocks))}
     elif all(f"{label}_proj_weight" in shapes for label in "qkv"):
-        parts = [(label, dense_blocks(shapes[f"{label}_proj_weight"])[0]) for label in "qkv"]
-        blocks = tuple(block._replace(label=label) for label, block in parts)
+        blocks = tuple(dense_blocks(shapes[f"{label}_proj_weight"])[0]._replace(label=label) for label in "qkv")
         family = {f"{block.label}_proj_weight": ("dense", (block,)) for block in blocks}
         family["in_proj_bias"] = ("bias", packed_bias_blocks(blocks))
-    for name in ("bias_k", "bias_v"):
-        if name in shapes:
-            family[name] = ("bias", bias_blocks(Fans(1, shapes[name][-1]), shapes[name]))
+    for name in {"bias_k", "bias_v"} & shapes.keys():
+        family[name] = ("bias", bias_blocks(Fans(1, shapes[name][-1]), shapes[name]))
     return family
 
 
-def _recurrent(owner: nn.Module, shapes: Shapes, called: str) -> Family:
-    family: dict[str, tuple[str, tuple[Block, ...]]] = {}
+def _recurrent(owner: Any, shapes: Shapes, layer: str) -> dict[str, Description]:
+    family: dict[str, Description] = {}
     for name, shape in shapes.items():
         if not RECURRENT_WEIGHT.fullmatch(name):
             continue
@@ -187,36 +221,27 @@ def _recurrent(owner: nn.Module, shapes: Shapes, called: str) -> Family:
     return family
 
 
-def _is_instance(*types: type) -> Callable[[nn.Module], bool]:
-    return lambda owner: isinstance(owner, types)
+def _norm(owner: Any, shapes: Shapes, layer: str) -> dict[str, Description]:
+    kinds: dict[str, Description] = {"weight": ("norm_scale", (), 1.0), "bias": ("norm_shift", ())}
+    return {name: kinds[name] for name in kinds if name in shapes}
 
 
-def _has_class_name(name: str, *needs: str) -> Callable[[nn.Module], bool]:
-    # A layer of a library that is not imported for it.
-    return lambda owner: type(owner).__name__ == name and all(hasattr(owner, need) for need in needs)
+def _prelu(owner: Any, shapes: Shapes, layer: str) -> dict[str, Description]:
+    return {"weight": ("activation", (), float(getattr(owner, "init", 0.25)))} if "weight" in shapes else {}
 
 
-def _norm(owner: nn.Module, shapes: Shapes, called: str) -> Family:
-    kinds: Family = {"weight": ("norm_scale", (), 1.0), "bias": ("norm_shift", ())}
-    return {name: described for name, described in kinds.items() if name in shapes}
-
-
-def _prelu(owner: nn.Module, shapes: Shapes, called: str) -> Family:
-    start = getattr(owner, "init", 0.25)
-    return {"weight": ("activation", (), float(start))} if "weight" in shapes else {}
-
-
-_Reader: TypeAlias = Callable[[nn.Module, Shapes, str], Family]
-
-_FAMILIES: tuple[tuple[Callable[[nn.Module], bool], _Reader], ...] = (
-    (_is_instance(*NORMS), _norm),
-    (_is_instance(nn.PReLU), _prelu),
-    (_is_instance(nn.Linear), _dense),
-    (_is_instance(nn.modules.conv._ConvNd), _conv),
-    (_has_class_name("DeformConv2d", "groups", "stride"), _conv),
-    (_is_instance(nn.Bilinear), _bilinear),
-    (_is_instance(nn.Embedding, nn.EmbeddingBag), _embedding),
-    (_is_instance(nn.MultiheadAttention), _attention),
-    (_is_instance(nn.RNNBase, nn.RNNCellBase), _recurrent),
-    (_has_class_name("Conv1D", "nf"), _conv1d),
+FAMILIES = (
+    LayerFamily(nn.Linear, sizes.linear_sizes, _dense),
+    LayerFamily(ConvNd, sizes.conv_sizes, _conv),
+    LayerFamily(RunningNorm, sizes.norm_sizes(lambda m: (m.num_features,)), _norm),
+    LayerFamily(nn.GroupNorm, sizes.norm_sizes(lambda m: (m.num_channels,)), _norm),
+    LayerFamily((nn.LayerNorm, nn.RMSNorm), sizes.norm_sizes(lambda m: m.normalized_shape), _norm),
+    LayerFamily(nn.PReLU, lambda m: {"weight": (m.num_parameters,)}, _prelu),
+    LayerFamily("DeformConv2d", sizes.conv_sizes, _conv, ("groups", "stride", "weight")),
+    LayerFamily(nn.Bilinear, sizes.bilinear_sizes, _bilinear),
+    LayerFamily((nn.Embedding, nn.EmbeddingBag), sizes.embedding_sizes, _embedding),
+    LayerFamily(nn.MultiheadAttention, sizes.attention_sizes, _attention),
+    LayerFamily((nn.RNNBase, nn.RNNCellBase), sizes.recurrent_sizes, _recurrent),
+    LayerFamily("Conv1D", sizes.conv1d_sizes, _conv1d, ("nf", "weight")),
 )
+"""The layers whose parameters initlab knows. The first row that contains a module counts."""

@@ -19,7 +19,7 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss that was computed, what it was (`cross-entropy`, `squared error`, …), and the classes of the first."""
+    """A computed loss, its name (`cross-entropy`, `squared error`, …), and the number of classes of a cross-entropy."""
 
     loss: Tensor
     name: str
@@ -33,7 +33,7 @@ def main_output(output: Any) -> Tensor | None:
     0.0
     """
     named = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
-    candidates = flatten_tensors(named) if named is not None else flatten_tensors(output)
+    candidates = flatten_tensors(output if named is None else named)
     return next((t for t in candidates if is_float_tensor(t)), None)
 
 
@@ -51,56 +51,69 @@ def compute_loss(
     A scalar output is the loss itself. Without `loss`: integer `targets` mean cross-entropy, floating ones the mean
     squared error. Without `targets`, outputs [B, C] with C ≥ 2 are taken for the logits of C classes, and outputs
     [B, T, C] too when the inputs are `tokens` below C: cross-entropy on random labels. All others get the mean squared
-    error against N(0, 1). Random targets come from a generator of their own, keyed by `seed`.
+    error against N(0, 1). Random targets come from their own generator, keyed by `seed`.
 
-    Arguments: `classes`: take the outputs for logits of that many classes, wherever that axis is (last, else second).
+    Args:
+        output: a tensor, or a tuple, mapping or data class of tensors.
+        targets: labels, one for each row of logits, or values of the output's shape.
+        loss: `loss(output, targets)`, or `loss(output)` without targets.
+        classes: the outputs are logits of that many classes, whichever axis that is (last, else second).
+        tokens: the vocabulary size of the inputs.
+        seed: keys random targets.
+
+    Raises:
+        UserError: `loss` is no function or returns no number, or the targets do not fit the output.
     """
     tensor = main_output(output)
-    if loss is not None and not callable(loss):
-        raise UserError(f"loss={loss!r} must be a function: give loss(output, targets), such as F.cross_entropy.")
-    if loss is None and targets is not None and not isinstance(targets, Tensor):
-        raise UserError(
-            f"targets are a {type(targets).__name__}: give a tensor, or a loss(output, targets) of your own."
-        )
     if loss is not None:
-        value = call_user_code(loss, output) if targets is None else call_user_code(loss, output, targets)
-        if not (isinstance(value, Tensor) and value.dim() == 0):
-            raise UserError(f"loss must return a tensor with one number in it, and returned {_shape_or_type(value)}.")
-        return Objective(value, "your loss")
+        return _own_loss(output, targets, loss)
+    if targets is not None and not isinstance(targets, Tensor):
+        kind = type(targets).__name__
+        raise UserError(f"targets are a {kind}: give a tensor, or a loss(output, targets) of your own.")
     if tensor is None:
         return None
     if tensor.dim() == 0:
         return Objective(tensor, "the output itself")
-    drawing = generator("made-up targets", seed)
-    if isinstance(targets, Tensor) and targets.is_floating_point():
-        if targets.shape != tensor.shape:
-            raise UserError(
-                f"targets have shape {_shape_or_type(targets)} and the output has {_shape_or_type(tensor)}: they must agree."
-            )
-        return Objective(F.mse_loss(tensor, targets), "squared error")
-    axis = _class_axis(tensor, classes, tokens, targets)
+    generated = generator("made-up targets", seed)
+    regression = targets is not None and targets.is_floating_point()
+    axis = None if regression else _class_axis(tensor, classes, tokens, targets)
     if axis is None:
-        drawn = torch.randn(tensor.shape, generator=drawing).to(tensor)
-        return Objective(F.mse_loss(tensor, drawn), "squared error")
+        values: Any = targets if regression else torch.randn(tensor.shape, generator=generated).to(tensor)
+        if values.shape != tensor.shape:
+            shapes = f"{_shape_or_type(values)} and the output has {_shape_or_type(tensor)}"
+            raise UserError(f"targets have shape {shapes}: they must agree.")
+        return Objective(F.mse_loss(tensor, values), "squared error")
     logits = tensor.movedim(axis, -1)
     count = logits.shape[-1]
     if targets is None:
-        targets = torch.randint(count, logits.shape[:-1], generator=drawing).to(tensor.device)
-    elif targets.numel() * count != logits.numel():
-        raise UserError(
-            f"targets have shape {_shape_or_type(targets)} and the logits {_shape_or_type(logits)}: give one label for each."
-        )
-    elif len(below := targets[(targets < 0) & (targets != IGNORE_INDEX)]):
-        raise UserError(
-            f"targets hold {int(below.min())}: labels are counted from 0, and {IGNORE_INDEX} means one to leave out."
-        )
-    elif int(targets.max()) >= count:
+        targets = torch.randint(count, logits.shape[:-1], generator=generated).to(tensor.device)
+    _check_labels(targets, logits)
+    value = F.cross_entropy(logits.reshape(-1, count), targets.reshape(-1).long(), ignore_index=IGNORE_INDEX)
+    return Objective(value, "cross-entropy", count)
+
+
+def _own_loss(output: Any, targets: Any, loss: Callable[..., Any]) -> Objective:
+    if not callable(loss):
+        raise UserError(f"loss={loss!r} must be a function: give loss(output, targets), such as F.cross_entropy.")
+    value = call_user_code(loss, output) if targets is None else call_user_code(loss, output, targets)
+    if not (isinstance(value, Tensor) and value.dim() == 0):
+        raise UserError(f"loss must return a tensor with one number in it, and returned {_shape_or_type(value)}.")
+    return Objective(value, "your loss")
+
+
+def _check_labels(targets: Tensor, logits: Tensor) -> None:
+    count = logits.shape[-1]
+    if targets.numel() * count != logits.numel():
+        shapes = f"{_shape_or_type(targets)} and the logits {_shape_or_type(logits)}"
+        raise UserError(f"targets have shape {shapes}: give one label for each.")
+    if len(below := targets[(targets < 0) & (targets != IGNORE_INDEX)]):
+        least = int(below.min())
+        raise UserError(f"targets hold {least}: labels are counted from 0, and {IGNORE_INDEX} means one to leave out.")
+    if int(targets.max()) >= count:
         raise UserError(f"targets go up to {int(targets.max())}, and the output has {count} classes.")
-    found = F.cross_entropy(logits.reshape(-1, count), targets.reshape(-1).long(), ignore_index=IGNORE_INDEX)
-    return Objective(found, "cross-entropy", count)
 
 
-def _class_axis(tensor: Tensor, classes: int | None, tokens: int | None, targets: Any) -> int | None:
+def _class_axis(tensor: Tensor, classes: int | None, tokens: int | None, targets: Tensor | None) -> int | None:
     if classes is not None:
         for axis in (-1, 1):
             if tensor.dim() > 1 and tensor.shape[axis] == classes:
@@ -108,7 +121,7 @@ def _class_axis(tensor: Tensor, classes: int | None, tokens: int | None, targets
         raise UserError(f"classes={classes} is no axis of the output, whose shape is {_shape_or_type(tensor)}.")
     if tensor.dim() < 2:
         return None
-    if isinstance(targets, Tensor):
+    if targets is not None:
         in_the_middle = targets.shape[1:] == tensor.shape[2:] and tensor.dim() > 2 and targets.dim() > 1
         return 1 if in_the_middle and targets.shape != tensor.shape[:-1] else -1
     if tensor.dim() == 2:

@@ -1,4 +1,4 @@
-"""The records: connections, a block of a parameter, a weight that other parameters hold, a parameter."""
+"""Records: fans, a block of a parameter, a parametrization, a parameter."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,13 +8,10 @@ import torch
 from torch import Tensor, nn
 
 WEIGHT_KINDS = ("dense", "conv", "transposed_conv", "bilinear", "packed", "embedding")
-"""Kinds of parameters that a scheme fills; the others have a rule of their own or are left alone."""
+"""Kinds of parameters that a scheme fills; other kinds have their own rule or are not changed."""
 
 TABLE_KINDS = ("token", "position", "relative_position")
-"""Kinds that are added to a signal rather than multiplied with it: they have a small law of their own."""
-
-REFUSED_KINDS = ("lazy", "parametrized", "quantized", "flattened", "sparse", "expanded")
-"""Kinds that cannot be written as they are; `Parameter.refusal` says why and what to do."""
+"""Kinds that are added to a signal rather than multiplied with it: they get N(0, 0.02²)."""
 
 
 class Fans(NamedTuple):
@@ -49,7 +46,7 @@ class Block(NamedTuple):
     columns: slice | None = None
 
     def view(self, tensor: Tensor) -> Tensor:
-        """Return the part of `tensor` (the parameter as stored) that this block is; it shares the memory."""
+        """Return this block of `tensor` (the parameter as stored), with shared memory."""
         part = tensor if self.rows is None else tensor[self.rows]
         part = part if self.columns is None else part[:, self.columns]
         return (part.transpose(0, 1) if self.swapped else part).view(self.shape)
@@ -57,23 +54,21 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Parametrization:
-    """How a weight is computed from the parameters that hold it (weight_norm's magnitude and direction, …).
+    """How a weight is computed from other parameters (weight_norm's magnitude and direction, …).
 
     Attributes:
-        by: what computes it, for messages: "weight_norm".
-        originals: the modules' own names of the parameters that hold it.
-        tensors: those parameters.
+        label: what computes it, for messages: "weight_norm".
+        tensors: the parameters from which it is computed.
         read: computes the effective weight.
         write: sets the parameters so that the effective weight becomes the tensor given, or raises.
-        rehearse: returns what the effective weight would become, and changes nothing.
+        simulate: returns what the effective weight would become, without writing.
     """
 
-    by: str
-    originals: tuple[str, ...]
+    label: str
     tensors: tuple[Tensor, ...] = field(repr=False)
     read: Callable[[], Tensor] = field(repr=False)
     write: Callable[[Tensor], None] = field(repr=False)
-    rehearse: Callable[[Tensor], Tensor] = field(repr=False)
+    simulate: Callable[[Tensor], Tensor] = field(repr=False)
 
 
 class Parameter(NamedTuple):
@@ -84,14 +79,14 @@ class Parameter(NamedTuple):
         kind: dense, conv, transposed_conv, bilinear, packed, embedding; bias, norm_scale, norm_shift, activation,
             layer_scale, temperature; token, position, relative_position; lazy, parametrized, quantized, flattened,
             sparse, expanded; unknown.
-        tensor: the parameter itself; of a held weight, one of its shape and dtype.
+        tensor: the parameter itself; of a parametrized weight, a tensor of its shape and dtype.
         owner: the module it belongs to.
         blocks: matrix-like parts of a weight; of a bias, its parts with the fans of the weights they go with.
-        start: the constant that a scale, a shift or an activation's parameter starts from.
-        aliases: canonical names of other places the same parameter stands at (tied weights).
-        held: how other parameters hold it, or None for an ordinary parameter.
-        refusal: why it cannot be written and what to do, or "".
-        doubt: why its module's class is not believed, so that its kind is unknown, or "".
+        start: the initial constant of a scale, a shift or an activation's parameter.
+        aliases: canonical names of other places of the same parameter (tied weights).
+        parametrization: how it is computed from other parameters, or None for an ordinary parameter.
+        refusal: why it cannot be written, with the remedy, or "".
+        mismatch: why its shape contradicts its module's class, so that its kind is unknown, or "".
     """
 
     name: str
@@ -101,9 +96,9 @@ class Parameter(NamedTuple):
     blocks: tuple[Block, ...] = ()
     start: float = 0.0
     aliases: tuple[str, ...] = ()
-    held: Parametrization | None = None
+    parametrization: Parametrization | None = None
     refusal: str = ""
-    doubt: str = ""
+    mismatch: str = ""
 
     def __repr__(self) -> str:
         aliases = f", aliases={self.aliases}" if self.aliases else ""
@@ -127,8 +122,8 @@ class Parameter(NamedTuple):
     @property
     def fans(self) -> Fans | None:
         """Fans that all blocks share, else None."""
-        found = {block.fans for block in self.blocks}
-        return found.pop() if len(found) == 1 else None
+        fans = {block.fans for block in self.blocks}
+        return fans.pop() if len(fans) == 1 else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,8 +131,7 @@ class Parameter(NamedTuple):
         return (self.name, *self.aliases)
 
     def values(self) -> Tensor:
-        """Return its values, detached: the tensor itself, the effective weight of a held one, the whole of a shard."""
+        """Return its values, detached: the effective weight if parametrized, the whole tensor if sharded."""
         with torch.no_grad():
-            tensor = self.held.read() if self.held is not None else self.tensor.detach()
-            whole = getattr(tensor, "full_tensor", None)
-            return tensor if whole is None else whole()
+            tensor = self.tensor.detach() if self.parametrization is None else self.parametrization.read()
+            return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -1,9 +1,10 @@
-"""Why a forward pass broke off: which layer could not take its input, and what it expected instead."""
+"""Explain a failed forward pass: which layer could not take its input, and what it expected."""
 
 import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,18 +14,10 @@ from torch.nn.parameter import is_lazy
 from initlab.errors import UserError
 from initlab.inspection.batch import Batch, call_arguments, clone_tensors, flatten_tensors
 from initlab.inspection.exceptions import raise_internal_error
+from initlab.inspection.kinds import shape_mismatches
 from initlab.inspection.parameters import plain_name
 from initlab.inspection.restore import eager_with_gradients, preserve_module
-from initlab.inspection.sizes import shape_mismatches
-
-
-class FailedLayer(NamedTuple):
-    """The innermost module that was running when a forward pass broke off, and the tensor that it was given."""
-
-    layer: str
-    owner: nn.Module
-    tensor: Tensor
-
+from initlab.inspection.torch_internals import BatchNorm, ConvNd, own_parameters
 
 REMEDY = " Give a batch that fits, or mend the module."
 
@@ -32,16 +25,36 @@ SHAPE_ERROR = re.compile(
     "cannot be multiplied|is invalid for input of size|must match the size of tensor|[Ss]izes of tensors must match|"
     "size mismatch|do not broadcast|Kernel size can't be greater|Output size is too small"
 )
-"""Torch's own words for a shape that does not fit, in functions that no layer of torch's stands around."""
+"""torch's messages about a shape that does not fit, in functions called outside torch's layers."""
+
+
+class FailedLayer(NamedTuple):
+    """The innermost module that was running when a forward pass failed, and its first input tensor."""
+
+    layer: str
+    owner: nn.Module
+    tensor: Tensor
+
+    def __str__(self) -> str:
+        kind = type(self.owner).__name__
+        return f"layer {self.layer} ({kind})" if self.layer else kind
 
 
 @contextmanager
 def explain_shape_errors(name: str, module: nn.Module, batch: Batch | None) -> Iterator[None]:
-    """Turn what a forward pass inside the block raises into UserError where the batch does not fit the module.
+    """Raise UserError where a forward pass inside the block fails because the batch does not fit the module.
 
-    So it is where the arguments are not those of `forward`, a layer cannot take what comes to it, or torch says of a
-    shape that it does not fit; the original error is its cause. Everything else that the module's own code raises comes
-    through as it is; what initlab's own code raises becomes `OwnBug`.
+    The batch does not fit where its arguments are not those of `forward`, a layer cannot take its input, or torch's
+    message is about a shape. The original error is the cause. Any other error of the module's own code is not changed;
+    an error of initlab's own code becomes `InternalError`.
+
+    Args:
+        name: what the message calls the module.
+        module: the module that runs inside the block.
+        batch: its batch, or None where there is none.
+
+    Raises:
+        UserError: the batch does not fit.
 
     >>> with explain_shape_errors("the net", net := nn.Linear(3, 2), torch.ones(8, 4)):
     ...     net(torch.ones(8, 4))  # doctest: +ELLIPSIS
@@ -53,58 +66,55 @@ def explain_shape_errors(name: str, module: nn.Module, batch: Batch | None) -> I
         yield
     except UserError:
         raise
-    except Exception as error:  # whatever the module's own code raises
+    except Exception as error:  # anything that the module's own code raises
         raise_internal_error(error, name)
-        sentence = None if batch is None else explain_error(name, module, batch, error)
+        sentence = None if batch is None else _explain_error(name, module, batch, error)
         if sentence is None:
             raise
         raise UserError(sentence) from error
 
 
-def explain_error(name: str, module: nn.Module, batch: Batch, error: Exception) -> str | None:
-    """Say why a module cannot take a batch, or None where the error seems to be about something else."""
-    if isinstance(error, TypeError) and (sentence := describe_signature_error(name, module, batch)):
-        return sentence
-    broken = find_failing_layer(module, batch)
-    if sentence := describe_mismatch(name, batch, broken):
-        return sentence + REMEDY
-    return describe_failure(name, batch, broken, error) + REMEDY if broken and SHAPE_ERROR.search(str(error)) else None
-
-
 def describe_forward_error(name: str, module: nn.Module, batch: Batch, error: Exception) -> str:
-    """Say in one sentence why a module could not be run on a batch, naming the layer that refused and what it takes.
+    """Return one sentence that says which layer failed on a batch and what it takes, with options of the command line.
 
-    Unlike `explain_shape_errors`, it has words for every error, and names options of the command line.
+    Args:
+        name: what the sentence calls the module.
+        module: the module that failed.
+        batch: what it was called with.
+        error: what it raised; every error gets a sentence.
     """
-    broken = find_failing_layer(module, batch)
-    return describe_mismatch(name, batch, broken, options=True) or describe_failure(name, batch, broken, error)
+    failed = _find_failing_layer(module, batch)
+    return _describe_mismatch(name, batch, failed, options=True) or _describe_failure(name, batch, failed, error)
 
 
-def describe_mismatch(name: str, batch: Batch, broken: FailedLayer | None, options: bool = False) -> str | None:
-    """Say which layer could not take what became of a batch; None where each could, as far as one can tell.
+def _explain_error(name: str, module: nn.Module, batch: Batch, error: Exception) -> str | None:
+    if isinstance(error, TypeError) and (sentence := _describe_signature_error(name, module, batch)):
+        return sentence
+    failed = _find_failing_layer(module, batch)
+    if sentence := _describe_mismatch(name, batch, failed):
+        return sentence + REMEDY
+    return _describe_failure(name, batch, failed, error) + REMEDY if failed and SHAPE_ERROR.search(str(error)) else None
 
-    Arguments: `options`: name those of the command line that mend it.
-    """
-    found = violated_expectation(broken.owner, broken.tensor) if broken else None
-    if broken is None or found is None:
+
+def _describe_mismatch(name: str, batch: Batch, failed: FailedLayer | None, options: bool = False) -> str | None:
+    expectation = _violated_expectation(failed.owner, failed.tensor) if failed else None
+    if failed is None or expectation is None:
         return None
-    hint = f" ({found.option(broken.owner)})" if options and found.option is not None else ""
+    hint = f" ({expectation.option(failed.owner)})" if options and expectation.option is not None else ""
     return (
-        f"{name} cannot take a batch of shape {shapes_text(batch)}: {layer_label(broken)} expects "
-        f"{found.wanted(broken.owner)}{hint} and got {found.got(broken.tensor)}."
+        f"{name} cannot take a batch of shape {_shapes_text(batch)}: {failed} expects "
+        f"{expectation.wanted(failed.owner)}{hint} and got {expectation.actual(failed.tensor)}."
     )
 
 
-def describe_failure(name: str, batch: Batch, broken: FailedLayer | None, error: Exception) -> str:
-    """Say where a module failed, in the words of the error."""
-    said = str(error).splitlines()[0].rstrip(".") if str(error) else ""
-    reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    place = f", in {layer_label(broken)}" if broken else ""
-    return f"{name} failed on a batch of shape {shapes_text(batch)}{place} ({reason})."
+def _describe_failure(name: str, batch: Batch, failed: FailedLayer | None, error: Exception) -> str:
+    first_line = str(error).splitlines()[0].rstrip(".") if str(error) else ""
+    reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    place = f", in {failed}" if failed else ""
+    return f"{name} failed on a batch of shape {_shapes_text(batch)}{place} ({reason})."
 
 
-def describe_signature_error(name: str, module: nn.Module, batch: Batch) -> str | None:
-    """Say that `forward` takes other arguments than a batch gives it, or None where it takes them."""
+def _describe_signature_error(name: str, module: nn.Module, batch: Batch) -> str | None:
     args, kwargs = call_arguments(batch)
     try:
         signature = inspect.signature(module.forward)
@@ -115,42 +125,35 @@ def describe_signature_error(name: str, module: nn.Module, batch: Batch) -> str 
             f"{name} cannot be called with this batch ({error}): its forward takes ({takes}). "
             "A tensor is one argument, a tuple or list several, a mapping keywords."
         )
-    except ValueError:  # no signature to be had
+    except ValueError:  # built-in functions have no signature
         return None
     return None
 
 
-def shapes_text(batch: Batch) -> str:
-    """Write the shapes of a batch's tensors."""
-    return " and ".join(map(shape_text, flatten_tensors(batch)))
+def _shapes_text(batch: Batch) -> str:
+    return " and ".join(map(_shape_text, flatten_tensors(batch)))
 
 
-def shape_text(tensor: Tensor) -> str:
-    """Write a shape: 2x3x8x8."""
+def _shape_text(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "one number"
 
 
-def layer_label(broken: FailedLayer) -> str:
-    """Name a layer and its kind."""
-    kind = type(broken.owner).__name__
-    return f"layer {broken.layer} ({kind})" if broken.layer else kind
-
-
-def find_failing_layer(module: nn.Module, batch: Batch) -> FailedLayer | None:
-    """Run a module until it breaks off; return the innermost module that was running, and what it was given."""
+def _find_failing_layer(module: nn.Module, batch: Batch) -> FailedLayer | None:
     running: list[tuple[str, nn.Module, Tensor | None]] = []
     handles: list[Any] = []
+
+    def record(name: str, part: nn.Module, *given: Any) -> None:
+        running.append((name, part, next(iter(flatten_tensors(given)), None)))
+
     args, kwargs = call_arguments(batch)
     with preserve_module(module), eager_with_gradients():
         for name, part in module.named_modules():
             if not isinstance(part, torch.jit.ScriptModule):
-                handles.append(
-                    part.register_forward_pre_hook(_record_input(running, plain_name(name)), with_kwargs=True)
-                )
+                handles.append(part.register_forward_pre_hook(partial(record, plain_name(name)), with_kwargs=True))
                 handles.append(part.register_forward_hook(lambda *_: running.pop() and None))
         try:
             module(*clone_tensors(args), **clone_tensors(kwargs))
-        except Exception:  # the very error that is being explained
+        except Exception:  # the error that is being explained
             name, part, tensor = running[-1] if running else ("", module, None)
             return FailedLayer(name, part, tensor) if tensor is not None else None
         finally:
@@ -159,51 +162,38 @@ def find_failing_layer(module: nn.Module, batch: Batch) -> FailedLayer | None:
     return None
 
 
-def _record_input(running: list[tuple[str, nn.Module, Tensor | None]], name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-        running.append((name, module, next(iter(flatten_tensors((args, kwargs))), None)))
-
-    return hook
-
-
 class InputExpectation(NamedTuple):
-    """What modules of some kinds take: when a tensor is not that, how to say what is wanted and what was got.
+    """What layers of some classes take: a test for inputs that violate it, and the words for wanted and actual inputs.
 
-    `option`: options of `initlab diagnose` that mend it.
+    `option`: options of `initlab diagnose` that give the right input.
     """
 
-    kinds: Any
-    wrong: Callable[[Any, Tensor], bool]
+    classes: Any
+    violated: Callable[[Any, Tensor], bool]
     wanted: Callable[[Any], str]
-    got: Callable[[Tensor], str] = shape_text
+    actual: Callable[[Tensor], str] = _shape_text
     option: Callable[[Any], str] | None = None
 
 
-def violated_expectation(module: nn.Module, tensor: Tensor) -> InputExpectation | None:
-    """Return what a layer takes that this tensor is not, or None where it fits as far as one can tell."""
-    if shape_mismatches(
-        module, {name: p.shape for name, p in module._parameters.items() if p is not None and not is_lazy(p)}
-    ):
-        return None  # a subclass that keeps other parameters may take other inputs
-    return next((row for row in _EXPECTATIONS if isinstance(module, row.kinds) and row.wrong(module, tensor)), None)
+def _violated_expectation(module: nn.Module, tensor: Tensor) -> InputExpectation | None:
+    shapes = {name: p.shape for name, p in own_parameters(module).items() if p is not None and not is_lazy(p)}
+    if shape_mismatches(module, shapes):
+        return None  # a subclass with other parameters may take other inputs
+    rows = (row for row in _EXPECTATIONS if isinstance(module, row.classes))
+    return next((row for row in rows if row.violated(module, tensor)), None)
+
+
+def _last_axis(classes: Any, attribute: str) -> InputExpectation:
+    return InputExpectation(
+        classes,
+        lambda m, t: t.dim() == 0 or t.shape[-1] != getattr(m, attribute),
+        lambda m: f"{getattr(m, attribute)} numbers along the last axis",
+    )
 
 
 def _channels_differ(module: Any, tensor: Tensor) -> bool:
     rank = len(module.kernel_size) + 2
     return tensor.dim() not in (rank, rank - 1) or tensor.shape[1 - rank] != module.in_channels
-
-
-def _last_axis_differs(size: Callable[[Any], int]) -> Callable[[Any, Tensor], bool]:
-    return lambda module, tensor: tensor.dim() == 0 or tensor.shape[-1] != size(module)
-
-
-def _map_shape_text(module: Any) -> str:
-    axes = ("L", "HxW", "DxHxW")[len(module.kernel_size) - 1]
-    return f"inputs Nx{module.in_channels}x{axes}"
-
-
-def _single_value_per_channel(module: Any, tensor: Tensor) -> bool:
-    return module.training and tensor.dim() > 1 and tensor.numel() == tensor.shape[1]
 
 
 def _invalid_index(module: Any, tensor: Tensor) -> bool:
@@ -219,27 +209,27 @@ def _range_text(tensor: Tensor) -> str:
     return f"numbers up to {highest}" if lowest >= 0 else f"numbers from {lowest} to {highest}"
 
 
-def _first_float_parameter(module: nn.Module) -> Any:
-    return next((p for p in module.parameters(recurse=False) if p.is_floating_point()), None)
+def _same_as_parameter(attribute: str, wanted: str, actual: str) -> InputExpectation:
+    # The dtype or the device of a layer's first floating-point parameter.
+    def own(module: Any) -> Any:
+        parameters = (p for p in module.parameters(recurse=False) if p.is_floating_point())
+        return next((getattr(p, attribute) for p in parameters), None)
+
+    return InputExpectation(
+        (nn.Linear, ConvNd, nn.RNNBase, nn.MultiheadAttention, nn.LayerNorm),
+        lambda m, t: own(m) is not None and getattr(t, attribute) != own(m),
+        lambda m: f"{wanted} {own(m)}",
+        lambda t: f"{actual}{getattr(t, attribute)}",
+    )
 
 
-def _dtype_differs(module: nn.Module, tensor: Tensor) -> bool:
-    own = _first_float_parameter(module)
-    return own is not None and tensor.dtype != own.dtype
-
-
-def _device_differs(module: nn.Module, tensor: Tensor) -> bool:
-    own = _first_float_parameter(module)
-    return own is not None and tensor.device != own.device
-
-
-_DENSE = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention, nn.LayerNorm)
-
-_EXPECTATIONS: tuple[InputExpectation, ...] = (
+_EXPECTATIONS = (
+    _last_axis(nn.Linear, "in_features"),
     InputExpectation(
-        nn.Linear, _last_axis_differs(lambda m: m.in_features), lambda m: f"{m.in_features} numbers along the last axis"
+        ConvNd,
+        _channels_differ,
+        lambda m: f"inputs Nx{m.in_channels}x{('L', 'HxW', 'DxHxW')[len(m.kernel_size) - 1]}",
     ),
-    InputExpectation(nn.modules.conv._ConvNd, _channels_differ, _map_shape_text),
     InputExpectation(
         (nn.Embedding, nn.EmbeddingBag),
         _invalid_index,
@@ -247,32 +237,19 @@ _EXPECTATIONS: tuple[InputExpectation, ...] = (
         _range_text,
         lambda m: f"--tokens {m.num_embeddings}",
     ),
-    InputExpectation(
-        nn.RNNBase, _last_axis_differs(lambda m: m.input_size), lambda m: f"{m.input_size} numbers along the last axis"
-    ),
-    InputExpectation(
-        nn.MultiheadAttention,
-        _last_axis_differs(lambda m: m.embed_dim),
-        lambda m: f"{m.embed_dim} numbers along the last axis",
-    ),
+    _last_axis(nn.RNNBase, "input_size"),
+    _last_axis(nn.MultiheadAttention, "embed_dim"),
     InputExpectation(
         nn.LayerNorm,
         lambda m, t: tuple(t.shape[-len(m.normalized_shape) :]) != tuple(m.normalized_shape),
         lambda m: f"last axes of {'x'.join(map(str, m.normalized_shape))}",
     ),
     InputExpectation(
-        nn.modules.batchnorm._BatchNorm,
-        _single_value_per_channel,
+        BatchNorm,
+        lambda m, t: m.training and t.dim() > 1 and t.numel() == t.shape[1],
         lambda m: "more than one value per channel in training mode",
         option=lambda m: "a larger --batch, or --eval",
     ),
-    InputExpectation(
-        _DENSE, _dtype_differs, lambda m: f"numbers of {_first_float_parameter(m).dtype}", lambda t: str(t.dtype)
-    ),
-    InputExpectation(
-        _DENSE,
-        _device_differs,
-        lambda m: f"numbers on {_first_float_parameter(m).device}",
-        lambda t: f"some on {t.device}",
-    ),
+    _same_as_parameter("dtype", "numbers of", ""),
+    _same_as_parameter("device", "numbers on", "some on "),
 )

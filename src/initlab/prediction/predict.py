@@ -12,7 +12,7 @@ from torch import nn
 
 from initlab.activations import Activation, activation
 from initlab.errors import UserError
-from initlab.initialize import FillTask, plan, promised, request
+from initlab.initialize import FillTask, plan, request
 from initlab.models import build
 from initlab.schemes import laws
 from initlab.theory import Critical, FixedPoint, default_critical, fixed_point
@@ -167,7 +167,7 @@ def layer_laws(tasks: Iterable[FillTask]) -> dict[str, LayerLaw]:
 
 
 def _layer_law(weight: FillTask, bias: FillTask | None) -> LayerLaw:
-    weight_laws, bias_laws = promised(weight), [laws.constant(0.0)] if bias is None else promised(bias)
+    weight_laws, bias_laws = weight.promised_laws(), [laws.constant(0.0)] if bias is None else bias.promised_laws()
     if len(weight_laws) != 1 or weight.scheme is None or len(bias_laws) != 1 or bias_laws[0].mean != 0:
         return UNKNOWN_LAW
     law = weight_laws[0]

@@ -1,9 +1,10 @@
-"""The coordinate check: do a network's preactivations move as much at every width?"""
+"""The coordinate check: do a network's preactivations change as much at every width?"""
 
 import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -34,20 +35,24 @@ def coordinate_check(
     seeds: Sequence[int] = (0,),
     parameters: dict[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """Train networks of several widths for a few steps and measure how far every layer's preactivations move.
+    """Train networks of several widths for a few steps and measure how much every layer's preactivations change.
 
     The size is the mean of |h_t − h_0| over samples and units. Under µP it does not depend on the width; where it
-    grows, wide networks blow up at a rate that suits narrow ones, and where it shrinks, their layers do not learn.
+    grows, wide networks diverge at a rate that suits narrow ones, and where it shrinks, their layers do not learn.
     Source: Yang et al. 2022, "Tensor Programs V", section D.1.
 
     Args:
         scheme: a scheme or procedure by name or record, with its `parameters`.
         widths: at least two; the narrowest is the base width where the scheme has one and `parameters` name none.
         build: width -> module; default: an mlp of three hidden layers.
-        inputs, targets: a batch; default: 64 Gaussian samples of 32 features, 10 classes.
+        inputs: a batch [B, …]; default: 64 Gaussian samples of 32 features.
+        targets: its labels [B] or values; default: random labels of 10 classes.
         act: activation of the modules.
-        optimizer: sgd (no momentum) or adam; `lr`: its rate at the base width; `steps`: updates.
-        seeds: init seeds, averaged.
+        optimizer: sgd (no momentum) or adam.
+        lr: the rate at the base width.
+        steps: number of updates.
+        seeds: init seeds, over which sizes are averaged.
+        parameters: the scheme's own.
 
     Returns:
         A frame with columns width, step, layer, index, size; `attrs["slopes"]`: {layer: d log size / d log width after
@@ -62,36 +67,53 @@ def coordinate_check(
     ['index', 'layer', 'size', 'step', 'width']
     """
     _check_arguments(widths, build, inputs, optimizer, lr, steps, seeds)
-    drawing = generator("coordinate check")
-    x = torch.randn(64, 32, generator=drawing) if inputs is None else inputs
-    y = torch.randint(10, (len(x),), generator=drawing) if targets is None else targets
+    random = generator("coordinate check")
+    x = torch.randn(64, 32, generator=random) if inputs is None else inputs
+    y = torch.randint(10, (len(x),), generator=random) if targets is None else targets
     own = dict(parameters or {})
     if scheme == "mup":
         own.setdefault("base_width", min(widths))
-    make = build or (
-        lambda width: build_model("mlp", depth=3, width=width, act=act, input_shape=x.shape[1:], classes=10)
-    )
+    make_optimizer: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
+
+    def measure(module: nn.Module, seed: int) -> dict[tuple[int, str, int], float]:
+        initialize_(module, scheme, act=act, seed=seed, parameters=own)
+        factors = rates(module, scheme, optimizer, **own)
+        groups = [{"params": [p], "lr": lr * factors.get(name, 1.0)} for name, p in module.named_parameters()]
+        updates, start = make_optimizer(groups, lr=lr), _preactivations(module, x)
+        sizes = {}
+        for step in range(1, steps + 1):
+            objective = compute_loss(module(x), targets=y)
+            assert objective is not None
+            updates.zero_grad()
+            objective.loss.backward()
+            updates.step()
+            for (layer, index), h in _preactivations(module, x).items():
+                sizes[step, layer, index] = float((h - start[layer, index]).abs().mean())
+        return sizes
+
     rows = []
     for width in widths:
-        moved = []
+        measured = []
         for seed in seeds:
-            module = make(width)
+            if build is None:
+                shape = x.shape[1:]
+                module = build_model("mlp", depth=3, width=width, act=act, input_shape=shape, classes=10)
+            else:
+                module = build(width)
             if not isinstance(module, nn.Module):
                 raise UserError(f"build({width}) returned {type(module).__name__}: it must return a torch.nn.Module.")
             with explain_shape_errors(f"what build({width}) returned" if build else "the mlp", module, x):
-                moved.append(_measure_moves(module, scheme, own, (x, y), act, optimizer, lr, steps, seed))
-        for key, size in moved[0].items():
-            mean = sum(found[key] for found in moved) / len(moved) if len(moved) > 1 else size
-            rows.append((width, key[0], key[2], key[1], mean))
+                measured.append(measure(module, seed))
+        rows += [(width, *key, sum(sizes[key] for sizes in measured) / len(measured)) for key in measured[0]]
     frame = pd.DataFrame(rows, columns=["width", "step", "layer", "index", "size"])
     return _add_verdict(frame, str(getattr(scheme, "name", scheme)))
 
 
 def _check_arguments(widths: Any, build: Any, inputs: Any, optimizer: str, lr: Any, steps: Any, seeds: Any) -> None:
-    several = isinstance(widths, Collection)
-    if not several or len(set(widths)) < 2:
-        said = list(widths) if several else widths
-        raise UserError(f"widths={said} must be at least two different ones, for example (64, 128, 256, 512).")
+    collection = isinstance(widths, Collection)
+    if not collection or len(set(widths)) < 2:
+        given = list(widths) if collection else widths
+        raise UserError(f"widths={given} must be at least two different ones, for example (64, 128, 256, 512).")
     if not isinstance(seeds, Collection) or len(seeds) == 0:
         raise UserError(f"seeds={seeds!r} must be at least one seed in a tuple, for example (0,) or range(3).")
     if build is not None and (isinstance(build, nn.Module) or not callable(build)):
@@ -108,42 +130,13 @@ def _check_arguments(widths: Any, build: Any, inputs: Any, optimizer: str, lr: A
         raise UserError(f"steps={steps} must be a whole number of at least 1 update.")
 
 
-def _measure_moves(
-    module: nn.Module,
-    scheme: Any,
-    own: dict,
-    batch: tuple[Tensor, Tensor],
-    act: Any,
-    name: str,
-    lr: float,
-    steps: int,
-    seed: int,
-) -> dict[tuple[int, int, str], float]:
-    x, y = batch
-    initialize_(module, scheme, act=act, seed=seed, parameters=own)
-    factors = rates(module, scheme, name, **own)
-    groups = [{"params": [p], "lr": lr * factors.get(key, 1.0)} for key, p in module.named_parameters()]
-    maker: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
-    update, start = maker(groups, lr=lr), _preactivations(module, x)
-    found = {}
-    for step in range(1, steps + 1):
-        result = compute_loss(module(x), targets=y)
-        assert result is not None
-        update.zero_grad()
-        result.loss.backward()
-        update.step()
-        for (index, layer), h in _preactivations(module, x).items():
-            found[step, index, layer] = float((h - start[index, layer]).abs().mean())
-    return found
-
-
-def _preactivations(module: nn.Module, x: Tensor) -> dict[tuple[int, str], Tensor]:
-    seen: dict[tuple[int, str], Tensor] = {}
+def _preactivations(module: nn.Module, x: Tensor) -> dict[tuple[str, int], Tensor]:
+    found: dict[tuple[str, int], Tensor] = {}
     handles = [
-        tap.module.register_forward_hook(
-            lambda m, args, out, tap=tap: seen.__setitem__((tap.index, tap.layer.name), out.detach().double())
+        probe.module.register_forward_hook(
+            lambda m, args, out, key=(probe.layer.name, probe.index): found.update({key: out.detach().double()})
         )
-        for tap in layer_probes(module)
+        for probe in layer_probes(module)
     ]
     try:
         with torch.no_grad():
@@ -151,27 +144,27 @@ def _preactivations(module: nn.Module, x: Tensor) -> dict[tuple[int, str], Tenso
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return found
 
 
 def _add_verdict(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     last = frame[frame.step == frame.step.max()]
     slopes = {}
-    for layer, own in last.groupby("layer", sort=False):
-        pairs = zip(own.width, own["size"], strict=True)
-        logs = [(math.log(w), math.log(s) if 0 < s < math.inf else math.nan) for w, s in pairs]
-        mx, my = (sum(column) / len(logs) for column in zip(*logs, strict=True))
-        slopes[str(layer)] = sum((a - mx) * (b - my) for a, b in logs) / sum((a - mx) ** 2 for a, _ in logs)
-    worst = max(slopes, key=lambda layer: math.inf if math.isnan(slopes[layer]) else abs(slopes[layer]))
-    flat = all(abs(slope) <= MAX_FLAT_SLOPE for slope in slopes.values())
+    for layer, rows in last.groupby("layer", sort=False):
+        logs = [math.log(size) if 0 < size < math.inf else math.nan for size in rows["size"]]
+        x, y = np.log(rows.width) - np.log(rows.width).mean(), np.array(logs)
+        slopes[str(layer)] = float(x @ y / (x @ x))
+    steepest = max(slopes, key=lambda layer: math.inf if math.isnan(slopes[layer]) else abs(slopes[layer]))
+    slope = slopes[steepest]
+    flat = all(abs(each) <= MAX_FLAT_SLOPE for each in slopes.values())
     span = f"widths {frame.width.min()} to {frame.width.max()}"
     if flat:
-        verdict = f"{name}: flat over {span}: every layer moves as far (largest slope {slopes[worst]:+.2f}, {worst})."
+        verdict = f"{name}: flat over {span}: every layer moves as far (largest slope {slope:+.2f}, {steepest})."
     else:
-        way = "grows" if slopes[worst] > 0 else "shrinks"
         verdict = (
-            f"{name}: not flat over {span}: what {worst} moves {way} as width^{slopes[worst]:+.2f}, so a rate tuned at "
-            "one width does not suit another; use init=mup with the rates it implies."
+            f"{name}: not flat over {span}: what {steepest} moves {'grows' if slope > 0 else 'shrinks'} as "
+            f"width^{slope:+.2f}, so a rate tuned at one width does not suit another; use init=mup with the rates it "
+            "implies."
         )
     frame.attrs |= {"slopes": slopes, "flat": flat, "verdict": verdict}
     return frame

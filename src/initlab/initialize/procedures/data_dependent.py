@@ -1,4 +1,4 @@
-"""Layers adjusted to a batch: lsuv, weight_norm_init, data_dependent."""
+"""Procedures that adjust layers to a batch: lsuv, weight_norm_init, data_dependent."""
 
 import math
 from collections.abc import Callable
@@ -15,99 +15,104 @@ MIN_VARIANCE = 1e-30
 """Variance below which an output counts as constant."""
 
 
-def _lsuv(case: ProcedureContext) -> None:
-    adjust_layers(case, _scale_to_unit_variance)
+def _lsuv(context: ProcedureContext) -> None:
+    adjust_layers(context, _scale_to_unit_variance)
 
 
-def _scale_to_unit_variance(case: ProcedureContext, layer: RoleLayer, output: Callable[[], Tensor]) -> None:
-    tolerance = case.parameters["tolerance"]
-    variance = 0.0
-    for _ in range(case.parameters["steps"]):
+def _scale_to_unit_variance(context: ProcedureContext, layer: RoleLayer, output: Callable[[], Tensor]) -> None:
+    for _ in range(context.parameters["steps"]):
         variance = float(output().double().var(correction=0))
-        if not MIN_VARIANCE < variance < float("inf"):
+        if not MIN_VARIANCE < variance < math.inf:
             raise UserError(
                 f"init=lsuv cannot bring {layer.name} to variance 1: its preactivation has variance {variance:g} on "
-                "this batch, whatever the weight's scale; the activation before it puts out a constant, or the data do."
+                "this batch, whatever the weight's scale; the activation before it has a constant output, or the data are."
             )
-        if abs(variance - 1) < tolerance:
+        if abs(variance - 1) < context.parameters["tolerance"]:
             return
-        case.scale(layer.parameter, variance**-0.5)
+        context.scale(layer.parameter, variance**-0.5)
 
 
-def _standardize_units(case: ProcedureContext) -> None:
-    adjust_layers(case, _standardize_layer)
+def _standardize_units(context: ProcedureContext) -> None:
+    adjust_layers(context, _standardize_layer)
 
 
-def _standardize_layer(case: ProcedureContext, layer: RoleLayer, output: Callable[[], Tensor]) -> None:
+def _standardize_layer(context: ProcedureContext, layer: RoleLayer, output: Callable[[], Tensor]) -> None:
     for bias in layer.biases:
-        case.write(bias, bias.values() * 0)
-    seen = view_by_unit(output(), layer).double()
-    mean, std = seen.mean(0), seen.std(0, correction=0)
-    if not bool((std > math.sqrt(MIN_VARIANCE)).any()):
+        context.set_constant(bias, 0.0)
+    preactivations = view_by_unit(output(), layer).double()
+    mean, std = preactivations.mean(0), preactivations.std(0, correction=0)
+    varies = std > math.sqrt(MIN_VARIANCE)
+    if not bool(varies.any()):
         raise UserError(
-            f"init={case.procedure.name} cannot standardize {layer.name}: every unit puts out a constant on this "
-            "batch, whatever its weight's scale; the activation before it does, or the data."
+            f"init={context.procedure.name} cannot standardize {layer.name}: every unit is constant on this "
+            "batch, whatever its weight's scale; the activation before it is, or the data."
         )
-    # A unit that sees nothing on this batch has no scale to learn from it: it stays as it was drawn.
-    factor = torch.where(std > math.sqrt(MIN_VARIANCE), 1 / std, torch.ones_like(std))
-    scale_units(case, layer, factor)
+    # The batch gives a constant unit no scale: its weights do not change.
+    factor = torch.where(varies, 1 / std, torch.ones_like(std))
+    scale_units(context, layer, factor)
     if len(layer.biases) == 1:
-        case.write(layer.biases[0], (-mean * factor).to(layer.biases[0].tensor))
+        context.write(layer.biases[0], (-mean * factor).to(layer.biases[0].tensor))
 
 
-def scale_units(case: ProcedureContext, layer: RoleLayer, factor: Tensor) -> None:
-    """Multiply the weights into each unit by its own factor."""
+def scale_units(context: ProcedureContext, layer: RoleLayer, factor: Tensor) -> None:
+    """Multiply each unit's incoming weights by its factor.
+
+    Args:
+        context: where the weight is written.
+        layer: the layer.
+        factor: one number per unit, [units].
+    """
     values, start = layer.parameter.values().clone(), 0
     for block in layer.parameter.blocks:
         view = block.view(values)
         own = factor[start : start + len(view)].to(view)
         view.mul_(own.view(-1, *[1] * (view.dim() - 1)))
         start += len(view)
-    case.write(layer.parameter, values)
+    context.write(layer.parameter, values)
 
 
-def _data_dependent(case: ProcedureContext) -> None:
-    _standardize_units(case)
-    if case.parameters["equal_rates"] and is_chain(case):
-        equalize_rates(case)
+def _data_dependent(context: ProcedureContext) -> None:
+    _standardize_units(context)
+    if context.parameters["equal_rates"] and is_chain(context):
+        equalize_rates(context)
 
 
-def is_chain(case: ProcedureContext) -> bool:
-    """Is the network a chain of layers with φ(cx) = c φ(x), whose scales can be moved from one to the next?"""
-    plain = all(layer.fed_by in ("data", "activation") and not layer.branch for layer in case.layers)
-    return plain and len(case.layers) > 1 and is_homogeneous(case.act)
+def is_chain(context: ProcedureContext) -> bool:
+    """Return whether the network is a chain of layers with φ(cx) = c φ(x), so that scale can move between layers."""
+    plain = all(layer.fed_by in ("data", "activation") and not layer.branch for layer in context.layers)
+    return plain and len(context.layers) > 1 and is_homogeneous(context.act)
 
 
-def relative_gradients(case: ProcedureContext) -> list[float]:
+def relative_gradients(context: ProcedureContext) -> list[float]:
     """Return ‖∂ℓ/∂W‖/‖W‖ of every layer for ℓ = Σ η·output, η ~ N(0, 1) for every sample and output.
 
-    Over η, the expected square of the norm is the sum over samples of each one's own.
+    The expected square of the norm over η is the sum of the samples' squares.
     """
-    tensors = [layer.parameter.tensor for layer in case.layers]
+    tensors = [layer.parameter.tensor for layer in context.layers]
     with torch.enable_grad():
-        output = main_output(run_on_batch(case))
+        output = main_output(run_on_batch(context))
         assert output is not None
-        eta = torch.randn(output.shape, generator=case.generator("change rates")).to(output)
+        eta = torch.randn(output.shape, generator=context.generator("change rates")).to(output)
         grads = torch.autograd.grad((eta * output).sum(), tensors)
     return [float(g.norm() / t.detach().norm()) for g, t in zip(grads, tensors, strict=True)]
 
 
-def equalize_rates(case: ProcedureContext) -> None:
-    """Move scale between the layers of a homogeneous chain so that all change at one rate; its outputs stay.
+def equalize_rates(context: ProcedureContext) -> None:
+    """Move scale between the layers of a homogeneous chain so that all change at one rate and outputs stay equal.
 
     With W_k ← s_k W_k, Π s = 1, the output is the same, and layer k's gradient is divided by s_k: its rate by s_k².
     """
-    found = relative_gradients(case)
-    if not all(0 < rate < math.inf for rate in found):
+    relative = relative_gradients(context)
+    if not all(0 < rate < math.inf for rate in relative):
         return
-    centre = sum(math.log(rate) for rate in found) / len(found)
+    center = sum(math.log(rate) for rate in relative) / len(relative)
     total = 1.0
-    for layer, rate in zip(case.layers, found, strict=True):
-        factor = math.exp((math.log(rate) - centre) / 2)
+    for layer, rate in zip(context.layers, relative, strict=True):
+        factor = math.exp((math.log(rate) - center) / 2)
         total *= factor
-        case.scale(layer.parameter, factor)
+        context.scale(layer.parameter, factor)
         for bias in layer.biases:
-            case.scale(bias, total)
+            context.scale(bias, total)
 
 
 _BATCH = {"batch": 256}

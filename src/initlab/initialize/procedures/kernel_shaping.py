@@ -1,8 +1,9 @@
-"""Activations shaped so that the network's kernel keeps its shape over depth: dks, tat."""
+"""Activations shaped so that correlations between inputs survive depth: dks, tat."""
 
 import math
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,23 +12,22 @@ import torch
 from torch import Tensor
 
 from initlab.activations import Activation, Elementwise, activation
-from initlab.errors import UserError
-from initlab.initialize.procedures.record import Procedure, ProcedureContext, not_applicable
+from initlab.errors import Impossible, UserError
+from initlab.initialize.procedures.record import Procedure, ProcedureContext
+from initlab.theory.quadrature import panel_nodes, phi_and_slope, phi_values
 
 METHODS = ("dks", "tat")
 CUTOFF, PANELS = 10.0, 40
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 MAX_BETA = 20.0
-"""Largest |β| of a solution: beyond, φ would be used where nobody means it."""
+"""Largest |β| of a solution: beyond, φ would be evaluated far from its features."""
 
 
 def _grid(act: Activation, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
-    # Gauss–Legendre panels over N(0, 1) that end where αx + β meets a kink.
+    # Gauss–Legendre panels over N(0, 1) whose edges include the points where αx + β meets a kink.
     breaks = [(kink - beta) / alpha for kink in act.kinks]
     edges = np.array(sorted([*np.linspace(-CUTOFF, CUTOFF, PANELS + 1), *(x for x in breaks if abs(x) < CUTOFF)]))
-    half = np.diff(edges)[:, None] / 2
-    x = ((edges[:-1] + edges[1:])[:, None] / 2 + half * NODES).ravel()
-    return x, (half * WEIGHTS).ravel() * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    x, weight = (column.ravel() for column in panel_nodes(edges))
+    return x, weight * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
 def _derivatives(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,26 +37,25 @@ def _derivatives(act: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray
     (slope,) = torch.autograd.grad(phi.sum(), x, create_graph=True)
     bend = torch.zeros_like(x)
     if slope.requires_grad:
-        (found,) = torch.autograd.grad(slope.sum(), x, allow_unused=True)
-        bend = bend if found is None else found
+        (bend,) = torch.autograd.grad(slope.sum(), x, allow_unused=True, materialize_grads=True)
     return phi.detach().numpy(), slope.detach().numpy(), bend.detach().numpy()
 
 
 def maps_at_one(act: Activation, alpha: float, beta: float, gamma: float, delta: float) -> dict[str, float]:
-    """Return what φ̂(x) = γ (φ(αx + β) + δ) has for x ~ N(0, 1): q, growth, mean, slope and bend.
+    """Return q, growth, mean, slope and bend of φ̂(x) = γ (φ(αx + β) + δ) for x ~ N(0, 1).
 
     Q(1) = E[φ̂²], Q′(1) = E[x φ̂ φ̂′], E[φ̂] (C(0) is its square over Q(1)), and at Q(1) = 1 C′(1) = E[φ̂′²] and
     C″(1) = E[φ̂″²], without what a jump of φ′ would add.
 
-    >>> found = maps_at_one(activation("linear"), 2.0, 0.0, 1.0, 0.0)
-    >>> {key: abs(round(value, 6)) for key, value in found.items()}
+    >>> maps = maps_at_one(activation("linear"), 2.0, 0.0, 1.0, 0.0)
+    >>> {key: abs(round(value, 6)) for key, value in maps.items()}
     {'q': 4.0, 'growth': 4.0, 'mean': 0.0, 'slope': 4.0, 'bend': 0.0}
     """
     x, weight = _grid(act, alpha, beta)
     phi, slope, bend = _derivatives(act, alpha * x + beta)
     hat, first, second = gamma * (phi + delta), gamma * alpha * slope, gamma * alpha**2 * bend
-    found = {"q": hat**2, "growth": x * hat * first, "mean": hat, "slope": first**2, "bend": second**2}
-    return {key: float((weight * values).sum()) for key, values in found.items()}
+    maps = {"q": hat**2, "growth": x * hat * first, "mean": hat, "slope": first**2, "bend": second**2}
+    return {key: float((weight * values).sum()) for key, values in maps.items()}
 
 
 def shaped_phi(
@@ -70,19 +69,18 @@ def shaped_phi(
     return gamma * (phi(alpha * x + beta) + delta)
 
 
-def _shaped_record(name: str, act: Activation, found: dict[str, float]) -> Activation:
+def _shaped_record(name: str, act: Activation, constants: dict[str, float]) -> Activation:
     inner: Any = partial(act.phi, **act.parameters)
-    phi = partial(shaped_phi, phi=inner, **found)  # type: ignore[arg-type]
-    kinks = tuple((kink - found["beta"]) / found["alpha"] for kink in act.kinks)
-    formula = " ".join(f"{key}={value:.6g}" for key, value in (*act.parameters.items(), *found.items()))
+    phi = partial(shaped_phi, phi=inner, **constants)  # type: ignore[arg-type]
+    kinks = tuple((kink - constants["beta"]) / constants["alpha"] for kink in act.kinks)
+    formula = " ".join(f"{key}={value:.6g}" for key, value in (*act.parameters.items(), *constants.items()))
     label = f"{name}_{act.name}({formula})"
-    return Activation(
-        label, f"γ(φ(αx + β) + δ), {formula}", phi, partial(_ShapedActivation, phi, label), name, kinks=kinks
-    )
+    module = partial(_ShapedActivation, phi, label)
+    return Activation(label, f"γ(φ(αx + β) + δ), {formula}", phi, module, name, kinks=kinks)
 
 
 class _ShapedActivation(Elementwise):
-    # Shows its constants, so that networks of different shapes are never taken for one architecture.
+    # Shows its constants, so that networks with different ones count as different architectures.
     def __init__(self, phi: Callable[..., Tensor], label: str):
         super().__init__(phi)
         self.label = label
@@ -102,8 +100,12 @@ def shape(act: Any, method: str, depth: int, *, zeta: float = 1.5, tau: float = 
     Shaping the Kernel with Tailored Rectifiers".
 
     Args:
-        act: activation by name, record or callable; `method`: dks or tat; `depth`: nonlinear layers.
-        zeta, tau, eta: the targets.
+        act: activation by name, record or callable.
+        method: dks or tat.
+        depth: number of nonlinear layers.
+        zeta: DKS's target C_f′(1).
+        tau: TAT's target C_f″(1) for smooth φ.
+        eta: TAT's target C_f(0) for ReLU, leaky ReLU and PReLU.
 
     Raises:
         UserError: another method, or no layer.
@@ -115,57 +117,53 @@ def shape(act: Any, method: str, depth: int, *, zeta: float = 1.5, tau: float = 
     if method not in METHODS:
         raise UserError(f"method={method} must be {' or '.join(METHODS)}.")
     if depth < 1:
-        raise UserError(f"depth={depth} must be at least 1: a shape is for so many nonlinear layers.")
+        raise UserError(f"depth={depth} must be at least 1: the number of nonlinear layers.")
     record = activation(act)
     if method == "tat" and record.rectifier:
         return _tailored_relu(depth, eta)
     if method == "tat" and (jumps := [kink for kink in record.kinks if _jumps(record, kink)]):
-        raise not_applicable(
-            "tat", f"needs a φ′ without jumps and act={record.name} has one at {jumps[0]:g}: take relu or tanh"
-        )
+        jump = f"act={record.name} has one at {jumps[0]:g}"
+        raise Impossible(f"init=tat needs a φ′ without jumps and {jump}: take relu or tanh.")
     return _shaped_record(method, record, dict(_constants(record, method, depth, zeta, tau)))
 
 
 def _jumps(act: Activation, kink: float) -> bool:
-    slopes = _derivatives(act, np.array([kink - 1e-6, kink + 1e-6]))[1]
+    slopes = phi_and_slope(act, np.array([kink - 1e-6, kink + 1e-6]))[1]
     return bool(abs(slopes[1] - slopes[0]) > 1e-3)
 
 
 @cache
 def _constants(act: Activation, method: str, depth: int, zeta: float, tau: float) -> tuple[tuple[str, float], ...]:
-    def gaps(at: np.ndarray) -> list[float]:
-        found = maps_at_one(act, *_bounded(at))
-        ends = (
-            [found["mean"], found["slope"] - zeta ** (1 / depth)]
-            if method == "dks"
-            else [found["slope"] - 1, found["bend"] * depth - tau]
-        )
-        return [found["q"] - 1, found["growth"] - 1, *ends]
+    def gaps(unknowns: np.ndarray) -> list[float]:
+        maps = maps_at_one(act, *_bounded(unknowns))
+        if method == "dks":
+            targets = [maps["mean"], maps["slope"] - zeta ** (1 / depth)]
+        else:
+            targets = [maps["slope"] - 1, maps["bend"] * depth - tau]
+        return [maps["q"] - 1, maps["growth"] - 1, *targets]
 
     for start in _start_points(act):
-        found = scipy.optimize.root(gaps, start, tol=1e-11)
-        if max(map(abs, gaps(found.x))) < 1e-6 and abs(found.x[1]) < MAX_BETA:
-            return tuple(zip(("alpha", "beta", "gamma", "delta"), _bounded(found.x), strict=True))
-    raise not_applicable(
-        method,
-        f"finds no α, β, γ, δ for act={act.name} over {depth} layers: take a smooth one such as softplus or tanh",
-    )
+        solution = scipy.optimize.root(gaps, start, tol=1e-11).x
+        if max(map(abs, gaps(solution))) < 1e-6 and abs(solution[1]) < MAX_BETA:
+            return tuple(zip(("alpha", "beta", "gamma", "delta"), _bounded(solution), strict=True))
+    remedy = "take a smooth one such as softplus or tanh"
+    raise Impossible(f"init={method} finds no α, β, γ, δ for act={act.name} over {depth} layers: {remedy}.")
 
 
-def _bounded(at: np.ndarray) -> tuple[float, float, float, float]:
-    return math.exp(min(max(at[0], -8.0), 3.0)), float(at[1]), math.exp(min(max(at[2], -9.0), 9.0)), float(at[3])
+def _bounded(unknowns: np.ndarray) -> tuple[float, float, float, float]:
+    log_alpha, beta, log_gamma, delta = map(float, unknowns)
+    return math.exp(min(max(log_alpha, -8.0), 3.0)), beta, math.exp(min(max(log_gamma, -9.0), 9.0)), delta
 
 
 def _start_points(act: Activation) -> Iterator[np.ndarray]:
-    # γ and δ begin where the mean is 0 and the variance 1.
-    for a in (-1.0, -1.7, -0.3, -2.5, 0.0):
-        for b in (0.0, 0.7, -0.7, 1.3, -1.3, 2.0):
-            x, weight = _grid(act, math.exp(a), b)
-            phi = _derivatives(act, math.exp(a) * x + b)[0]
-            mean = float((weight * phi).sum())
-            variance = float((weight * (phi - mean) ** 2).sum())
-            if variance > 1e-12:
-                yield np.array([a, b, -math.log(variance) / 2, -mean])
+    # γ and δ start where the mean is 0 and the variance 1.
+    for log_alpha, beta in product((-1.0, -1.7, -0.3, -2.5, 0.0), (0.0, 0.7, -0.7, 1.3, -1.3, 2.0)):
+        x, weight = _grid(act, math.exp(log_alpha), beta)
+        phi = phi_values(act, math.exp(log_alpha) * x + beta)
+        mean = float((weight * phi).sum())
+        variance = float((weight * (phi - mean) ** 2).sum())
+        if variance > 1e-12:
+            yield np.array([log_alpha, beta, -math.log(variance) / 2, -mean])
 
 
 def leaky_c_map(c: float, slope: float) -> float:
@@ -188,7 +186,7 @@ def _tailored_relu(depth: int, eta: float) -> Activation:
             c = leaky_c_map(c, slope)
         return c - eta
 
-    # Over few layers ReLU itself stays below the target.
+    # Over few layers C_f(0) of ReLU itself is below the target.
     slope = 0.0 if gap(0.0) <= 0 else float(scipy.optimize.brentq(gap, 0.0, 1.0, xtol=1e-14))
     leaky = activation(("leaky_relu", {"negative_slope": slope}))
     gamma = math.sqrt(2 / (1 + slope**2))
@@ -198,27 +196,27 @@ def _tailored_relu(depth: int, eta: float) -> Activation:
 def _reshape_rule(method: str) -> Callable[..., Activation]:
     def reshape(act: Activation, depth: int | None, **own: Any) -> Activation:
         if depth is None:
-            raise not_applicable(method, "shapes the activation for a depth, and depth=null: say depth=10")
+            raise Impossible(f"init={method} shapes the activation for a depth, and depth=null: give depth=10.")
         return shape(act, method, depth, **{key: own[key] for key in ("zeta", "tau", "eta") if key in own})
 
     return reshape
 
 
-def _shape_refusal(case: ProcedureContext) -> str | None:
-    branched = [layer.name for layer in case.layers if layer.branch]
-    if branched:
-        return f"shapes chains of layers, and {branched[0]} stands in a residual branch: choose model=mlp or model=cnn"
-    if not case.act.name.startswith(f"{case.procedure.name}_"):
-        name = case.procedure.name
+def _shape_refusal(context: ProcedureContext) -> str | None:
+    branched = next((layer.name for layer in context.layers if layer.branch), None)
+    if branched is not None:
+        return f"shapes chains of layers, and {branched} stands in a residual branch: choose model=mlp or model=cnn"
+    name = context.procedure.name
+    if not context.act.name.startswith(f"{name}_"):
         return (
-            f"changes the activation, and act={case.act.name} is not shaped: build the module with "
-            f"act=initlab.procedures.shape({case.act.name!r}, {name!r}, depth) and give the same act here"
+            f"changes the activation, and act={context.act.name} is not shaped: build the module with "
+            f"act=initlab.procedures.shape({context.act.name!r}, {name!r}, depth) and give the same act here"
         )
     return None
 
 
-def _mark_filled(case: ProcedureContext) -> None:
-    case.touched |= {layer.parameter.name for layer in case.layers}
+def _mark_filled(context: ProcedureContext) -> None:
+    context.changed |= {layer.parameter.name for layer in context.layers}
 
 
 _NEEDS = ("structure", "architecture")

@@ -1,4 +1,4 @@
-"""What a procedure is: a scheme that needs more than a weight's shape, and what it finds of a module."""
+"""The record of a procedure, a scheme that needs more than a weight's shape, and the context in which it runs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from initlab.activations import Activation
-from initlab.errors import Impossible, UserError, did_you_mean
+from initlab.errors import UserError, did_you_mean
 from initlab.inspection import Block, Parameter
 from initlab.schemes import SCHEMES, Scheme
 from initlab.schemes import scheme as find_scheme
@@ -18,7 +18,7 @@ from initlab.system.random_streams import generator
 
 @dataclass(frozen=True)
 class RoleLayer:
-    """One weight of a module: its parameter, the part it plays, its branch (0 outside), what feeds it, its biases."""
+    """One weight of a module: its parameter, role, branch (0 outside), input (`fed_by`) and biases."""
 
     parameter: Parameter
     role: str
@@ -31,21 +31,30 @@ class RoleLayer:
         """Canonical name of the module that owns it."""
         return self.parameter.layer
 
+    @property
+    def inside_branch(self) -> bool:
+        """Whether it stands in a residual branch and does not end it."""
+        return self.role == "branch" or (self.branch > 0 and self.role == "hidden")
+
     def role_of(self, block: Block) -> str:
-        """Return the part that a block plays: q, k and v of a packed weight have their own."""
+        """Return the role of a block: q, k and v of a packed weight have their own."""
         return block.label if block.label in ("q", "k", "v") else self.role
 
 
 @dataclass
 class ProcedureContext:
-    """A module that a procedure is let loose on, its weights already filled by `base`.
+    """A module to which a procedure is applied, its weights already filled by `base`.
 
     Attributes:
-        layers: its weights in order of registration; `named`: other parameters by the role a user or model gave them.
-        parameters: the procedure's own, bound.
+        module: the module.
+        procedure: the procedure, its parameters bound.
+        act: the module's activation.
+        seed: the init seed.
+        layers: its weights in order of registration.
+        parameters_by_role: other parameters by the role that a user or model gave them.
         inputs, targets: the batch; `loss(output, targets)`.
-        touched: names of the parameters that the procedure has set.
-        unreached: layers that a forward pass should have reached as modules and did not.
+        changed: names of the parameters that the procedure has written.
+        unreached: layers that the forward pass did not call as modules.
     """
 
     module: nn.Module
@@ -53,11 +62,11 @@ class ProcedureContext:
     act: Activation
     seed: int
     layers: list[RoleLayer]
-    named: dict[str, list[Parameter]]
+    parameters_by_role: dict[str, list[Parameter]]
     inputs: Any = None
     targets: Any = None
     loss: Callable[..., Tensor] | None = None
-    touched: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
     unreached: list[str] = field(default_factory=list)
 
     @property
@@ -66,57 +75,65 @@ class ProcedureContext:
         return self.procedure.parameters
 
     def generator(self, purpose: str, name: str = "") -> Generator:
-        """Return the random stream of a purpose of this procedure, keyed by its seed and a name."""
+        """Return the random stream of a purpose, keyed by the seed and a name."""
         return generator(purpose, self.seed, name)
 
-    def of_role(self, *roles: str) -> list[RoleLayer]:
-        """Return the layers that play one of these parts as a whole."""
+    def layers_of_role(self, *roles: str) -> list[RoleLayer]:
+        """Return the layers that have one of these roles as a whole."""
         return [layer for layer in self.layers if layer.role in roles]
 
     @property
-    def branches(self) -> int:
-        """Number of residual branches."""
-        return max(len(self.of_role("branch_end")), 1)
+    def branch_count(self) -> int:
+        """Number of residual branches, at least 1."""
+        return max(len(self.layers_of_role("branch_end")), 1)
+
+    def normalization(self) -> str:
+        """Return the name of the first normalization layer, "" where there is none."""
+        return next((name for name, part in self.module.named_modules() if "Norm" in type(part).__name__), "")
 
     def write(self, parameter: Parameter, values: Tensor) -> None:
-        """Give a parameter these values, through what holds it."""
-        if parameter.held is not None:
-            parameter.held.write(values.to(parameter.tensor))
+        """Write a parameter's values, through its parametrization where it has one."""
+        if parameter.parametrization is not None:
+            parameter.parametrization.write(values.to(parameter.tensor))
         else:
             parameter.tensor.detach().copy_(values)
-        self.touched.add(parameter.name)
+        self.changed.add(parameter.name)
 
     def scale(self, parameter: Parameter, factor: Any) -> None:
         """Multiply a parameter by a factor."""
         self.write(parameter, parameter.values() * factor)
 
+    def set_constant(self, parameter: Parameter, value: float) -> None:
+        """Set all elements of a parameter to one value."""
+        self.write(parameter, torch.full_like(parameter.values(), value))
+
     def fill(self, layer: RoleLayer, scheme: Scheme | str, factor: float | Callable[[Block], float] = 1.0) -> None:
-        """Draw a weight anew by a scheme, block by block, times a factor; from the weight's own stream."""
+        """Fill a weight by a scheme from the weight's own stream, block by block, times a factor."""
         record, parameter = find_scheme(scheme), layer.parameter
         drawn = torch.empty(parameter.shape, dtype=torch.float32)
-        drawing = self.generator("weights", parameter.name)
+        weights = self.generator("weights", parameter.name)
         for block in parameter.blocks:
             gain = record.gain(self.act, block.fans, layer.role_of(block))
-            view = record.fill_(block.view(drawn), fans=block.fans, gain=gain, generator=drawing)
+            view = record.fill_(block.view(drawn), fans=block.fans, gain=gain, generator=weights)
             view.mul_(factor(block) if callable(factor) else factor)
         self.write(parameter, drawn)
 
 
 @dataclass(frozen=True)
 class Procedure:
-    """A scheme that looks at depth, structure, a batch or gradients.
+    """A scheme that depends on depth, structure, a batch or gradients.
 
     Attributes:
         name, formula, reference, year: as of a `Scheme`.
         apply_: changes the module of a `ProcedureContext` in place.
-        base: scheme that fills the weights before, where the parameter `base` does not name another.
+        base: scheme that fills the weights first, where the parameter `base` does not name another.
         parameters: defaults, or the values bound by `bind`; their names are the keys `init.*`.
-        needs: what it looks at or changes: structure, data, loss, architecture, rates.
-        roles: parts that some parameter must play, each with an example of a glob for a user's own module.
-        overrides: options of the model (`model.*`) that it brings with it; `optional` ones where the model has them.
-        possible: `possible(case) -> reason` why it cannot be applied to a module, or None; looks at no values.
+        needs: what it reads or changes: structure, data, loss, architecture, rates.
+        roles: roles that some parameter must have, each with an example of a glob for a user's own module.
+        overrides: options of the model (`model.*`) that it sets; `optional` ones where the model has them.
+        possible: `possible(context) -> reason` why it cannot be applied to a module, or None; reads no values.
         reshape: `reshape(act, depth, **parameters) -> Activation`, for those that change the activation.
-        multipliers: `multipliers(case, optimizer) -> {parameter: factor on the rate}`.
+        multipliers: `multipliers(context, optimizer) -> {parameter: factor on the rate}`.
     """
 
     name: str
@@ -136,11 +153,14 @@ class Procedure:
 
     @property
     def start(self) -> Scheme:
-        """The scheme that fills the weights before."""
+        """The scheme that fills the weights first."""
         return find_scheme(self.parameters.get("base", self.base))
 
     def bind(self, **parameters: Any) -> "Procedure":
         """Return the record with these parameters in place of its own.
+
+        Args:
+            **parameters: values by key.
 
         Raises:
             UserError: it has no such parameter (the nearest is named), or the value cannot be.
@@ -149,9 +169,8 @@ class Procedure:
             if key not in self.parameters:
                 own = ", ".join(f"init.{k}" for k in self.parameters)
                 has = f"its keys are {own}" if own else "it takes none"
-                raise UserError(
-                    f"init={self.name} has no parameter init.{key}; {has}.{did_you_mean(key, self.parameters)}"
-                )
+                near = did_you_mean(key, self.parameters)
+                raise UserError(f"init={self.name} has no parameter init.{key}; {has}.{near}")
             check_procedure_parameter(self.name, key, value)
         return replace(self, parameters={**self.parameters, **parameters})
 
@@ -164,7 +183,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
 
-MAX_COUNT = 10**6  # of samples, steps, units
+MAX_COUNT = 10**6  # samples, steps, units
 _POSITIVE = (lambda value: _is_number(value) and value > 0, "a positive number")
 _STEPS = (_is_count, f"a whole number from 0 to {MAX_COUNT:,}")
 _SAMPLES = (lambda value: _is_count(value) and value >= 2, "a whole number of at least 2 samples")
@@ -182,11 +201,19 @@ PARAMETER_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "equal_rates": (lambda value: isinstance(value, bool), "true or false"),
     "optimizer": (lambda value: value in ("sgd", "adam"), "sgd or adam"),
 }
-"""Key -> test, and what it must be; other keys are positive numbers."""
+"""Key -> test, and the words for a right value; other keys are positive numbers."""
 
 
 def check_procedure_parameter(name: str, key: str, value: Any) -> None:
-    """Refuse a value that cannot be.
+    """Check the value of a procedure's parameter.
+
+    Args:
+        name: the procedure's name.
+        key: the parameter's.
+        value: its value.
+
+    Raises:
+        UserError: the value cannot be.
 
     >>> check_procedure_parameter("lsuv", "batch", 1)
     Traceback (most recent call last):
@@ -203,7 +230,7 @@ def check_procedure_parameter(name: str, key: str, value: Any) -> None:
 
 
 def is_homogeneous(act: Activation) -> bool:
-    """Is φ(cx) = c φ(x) for c > 0?
+    """Return whether φ(cx) = c φ(x) for c > 0.
 
     >>> from initlab.activations import activation
     >>> is_homogeneous(activation("relu")), is_homogeneous(activation("tanh"))
@@ -211,8 +238,3 @@ def is_homogeneous(act: Activation) -> bool:
     """
     x = torch.linspace(-3, 3, 13, dtype=torch.float64)
     return bool(torch.allclose(act(2 * x), 2 * act(x)))
-
-
-def not_applicable(name: str, reason: str) -> Impossible:
-    """Return the error that says why a procedure cannot be applied."""
-    return Impossible(f"init={name} {reason}.")

@@ -3,45 +3,43 @@
 from initlab.initialize.procedures.record import Procedure, ProcedureContext
 
 
-def _set_branch_scales(case: ProcedureContext, value: float) -> None:
-    for parameter in case.named["branch_scale"]:
-        case.write(parameter, parameter.values() * 0 + value)
+def _set_branch_scales(context: ProcedureContext, value: float) -> None:
+    for parameter in context.parameters_by_role["branch_scale"]:
+        context.set_constant(parameter, value)
 
 
-def _identity_at_start(case: ProcedureContext) -> None:
-    _set_branch_scales(case, 0.0)
+def _identity_at_start(context: ProcedureContext) -> None:
+    _set_branch_scales(context, 0.0)
 
 
-def _fixup(case: ProcedureContext) -> None:
-    inner = [layer for layer in case.layers if layer.role == "branch" or (layer.branch and layer.role == "hidden")]
-    ends, count = case.of_role("branch_end"), case.branches
+def _fixup(context: ProcedureContext) -> None:
+    inner = [layer for layer in context.layers if layer.inside_branch]
+    ends, count = context.layers_of_role("branch_end"), context.branch_count
     per_branch = round((len(inner) + len(ends)) / count)
     factor = count ** (-1 / (2 * per_branch - 2)) if per_branch > 1 else 1.0
     for layer in inner:
-        case.scale(layer.parameter, factor)
-    for layer in (*ends, *case.of_role("readout")):
-        case.scale(layer.parameter, 0.0)
-    for parameter in case.named["shift"]:
-        case.write(parameter, parameter.values() * 0)
-    _set_branch_scales(case, 1.0)
+        context.scale(layer.parameter, factor)
+    for layer in (*ends, *context.layers_of_role("readout")):
+        context.scale(layer.parameter, 0.0)
+    for parameter in context.parameters_by_role["shift"]:
+        context.set_constant(parameter, 0.0)
+    _set_branch_scales(context, 1.0)
 
 
-def _fixup_refusal(case: ProcedureContext) -> str | None:
-    inner = [layer for layer in case.layers if layer.role == "branch" or (layer.branch and layer.role == "hidden")]
-    if not inner:
+def _fixup_refusal(context: ProcedureContext) -> str | None:
+    if not any(layer.inside_branch for layer in context.layers):
         return (
-            "scales the layers inside every branch and knows of none: "
+            "scales the layers inside every branch and finds none: "
             "name them with roles={'branch': 'blocks.*.fc1', 'branch_end': 'blocks.*.fc2'}"
         )
-    norms = [name for name, part in case.module.named_modules() if "Norm" in type(part).__name__]
-    if norms:
-        return f"replaces normalization, and the module has some ({norms[0]}): build it without (model.norm=none)"
+    if norm := context.normalization():
+        return f"replaces normalization, and the module has some ({norm}): build it without (model.norm=none)"
     return None
 
 
-def _inverse_depth(case: ProcedureContext) -> None:
-    for layer in case.of_role("branch_end"):
-        case.scale(layer.parameter, case.branches ** -case.parameters["power"])
+def _inverse_depth(context: ProcedureContext) -> None:
+    for layer in context.layers_of_role("branch_end"):
+        context.scale(layer.parameter, context.branch_count ** -context.parameters["power"])
 
 
 ENDS = {"branch_end": "blocks.*.fc2"}

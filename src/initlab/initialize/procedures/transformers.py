@@ -1,9 +1,9 @@
-"""Laws for transformers: gpt2, deepnorm, t_fixup, and attention that begins near the identity (mimetic)."""
+"""Laws for transformers: gpt2, deepnorm, t_fixup, and attention that starts near the identity (mimetic)."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from initlab.initialize.procedures.record import Procedure, ProcedureContext, RoleLayer
 from initlab.inspection import Block
@@ -12,142 +12,134 @@ from initlab.schemes.record import one_thread
 
 NORMAL = SCHEMES["normal"].bind(std=0.02)
 GLOROT = SCHEMES["glorot_normal"]
+HEAD_ATTRIBUTES = ("heads", "num_heads", "n_head", "n_heads", "num_attention_heads")
+"""Names under which modules declare their number of heads."""
 
 
-def _gpt2(case: ProcedureContext) -> None:
-    std = case.parameters["std"]
-    for layer in case.layers:
-        factor = case.branches**-0.5 if layer.role == "branch_end" else 1.0
-        case.fill(layer, NORMAL.bind(std=std), factor)
+def _gpt2(context: ProcedureContext) -> None:
+    scheme = NORMAL.bind(std=context.parameters["std"])
+    for layer in context.layers:
+        context.fill(layer, scheme, context.branch_count**-0.5 if layer.role == "branch_end" else 1.0)
 
 
-def _fill_by_depth(case: ProcedureContext, beta: float) -> None:
-    # Values, outputs and both dense layers are scaled: what a branch adds is linear in each of them.
-    def factor(layer: RoleLayer) -> Callable[[Block], float]:
-        inside = layer.branch > 0 or layer.role in ("branch", "branch_end")
-        return lambda block: beta if layer.role_of(block) == "v" or (inside and layer.role in SCALED_ROLES) else 1.0
+def _fill_by_depth(context: ProcedureContext, beta: float) -> None:
+    # Values, outputs and both dense layers are scaled: the output of a branch is linear in each of them.
+    def fill(layer: RoleLayer) -> None:
+        scaled = layer.inside_branch or layer.role == "branch_end"
+        context.fill(layer, GLOROT, lambda block: beta if scaled or layer.role_of(block) == "v" else 1.0)
 
-    for layer in case.layers:
+    for layer in context.layers:
         if layer.role != "embedding":
-            case.fill(layer, GLOROT, factor(layer))
+            fill(layer)
 
 
-SCALED_ROLES = ("hidden", "branch", "branch_end")
-
-
-def _count_blocks(case: ProcedureContext) -> int:
+def _count_blocks(context: ProcedureContext) -> int:
     # A block is attention and dense layers: two branches.
-    return max(case.branches // 2, 1)
+    return max(context.branch_count // 2, 1)
 
 
-def _deepnorm(case: ProcedureContext) -> None:
-    _fill_by_depth(case, (8 * _count_blocks(case)) ** -0.25)
+def _deepnorm(context: ProcedureContext) -> None:
+    _fill_by_depth(context, (8 * _count_blocks(context)) ** -0.25)
 
 
-def _t_fixup(case: ProcedureContext) -> None:
-    beta = 0.67 * _count_blocks(case) ** -0.25
-    _fill_by_depth(case, beta)
-    for layer in case.of_role("first"):
-        case.scale(layer.parameter, beta)
-    for layer in case.of_role("embedding"):
-        width = layer.parameter.shape[-1]
-        case.fill(layer, SCHEMES["normal"].bind(std=width**-0.5), beta)
+def _t_fixup(context: ProcedureContext) -> None:
+    beta = 0.67 * _count_blocks(context) ** -0.25
+    _fill_by_depth(context, beta)
+    for layer in context.layers_of_role("first"):
+        context.scale(layer.parameter, beta)
+    for layer in context.layers_of_role("embedding"):
+        context.fill(layer, NORMAL.bind(std=layer.parameter.shape[-1] ** -0.5), beta)
 
 
-def _branch_refusal(case: ProcedureContext) -> str | None:
-    if any(layer.role == "branch" or (layer.branch and layer.role == "hidden") for layer in case.layers):
+def _branch_refusal(context: ProcedureContext) -> str | None:
+    if any(layer.inside_branch for layer in context.layers):
         return None
     return (
-        "scales the dense layers inside the branches too and knows of none: "
+        "scales the dense layers inside the branches too and finds none: "
         "name them with roles={'branch': '*.fc1', 'branch_end': ['*.o_proj', '*.fc2']}"
     )
 
 
-def _norm_refusal(case: ProcedureContext) -> str | None:
-    norms = [name for name, part in case.module.named_modules() if "Norm" in type(part).__name__]
-    return (
-        f"replaces normalization, and the module has some ({norms[0]}): build it without"
-        if norms
-        else _branch_refusal(case)
-    )
+def _norm_refusal(context: ProcedureContext) -> str | None:
+    norm = context.normalization()
+    text = f"replaces normalization, and the module has some ({norm}): build it without"
+    return text if norm else _branch_refusal(context)
 
 
-def _mimetic(case: ProcedureContext) -> None:
-    given = case.parameters
-    for q, k, v, o, heads in _find_attentions(case):
-        width = q.shape[1]
-        generator = case.generator("mimetic", q.name)
-        per_head = width // heads
-        for h in range(heads):
-            rows = slice(h * per_head, (h + 1) * per_head)
-            left, right = _low_rank_factors(width, given["alpha_qk"], given["beta_qk"], per_head, generator)
-            q.rows[rows], k.rows[rows] = left.T, right.T
-        left, right = _low_rank_factors(width, given["alpha_vp"], -given["beta_vp"], width, generator)
-        v.rows[:], o.rows[:] = left.T, right
-        for part in (q, k, v, o):
-            part.write(case)
+class _Projection(NamedTuple):
+    # A square projection of attention: a block of a layer's weight.
+    layer: RoleLayer
+    block: Block
 
-
-class _Projection:
-    # One projection while it is computed: `rows` is (out, in), written back into its block at the end.
-    def __init__(self, layer: RoleLayer, block: Block):
-        self.layer, self.block, self.name = layer, block, layer.parameter.name
-        self.shape = block.shape
-        self.rows = torch.zeros(block.shape, dtype=torch.float32)
-
-    def write(self, case: ProcedureContext) -> None:
+    def write(self, context: ProcedureContext, matrix: Tensor) -> None:
         values = self.layer.parameter.values().clone()
-        self.block.view(values).copy_(self.rows)
-        case.write(self.layer.parameter, values)
+        self.block.view(values).copy_(matrix)
+        context.write(self.layer.parameter, values)
 
 
-def _find_attentions(case: ProcedureContext) -> list[tuple[_Projection, _Projection, _Projection, _Projection, int]]:
+def _mimetic(context: ProcedureContext) -> None:
+    given = context.parameters
+    for q, k, v, o, heads in _find_attentions(context):
+        width = q.block.shape[1]
+        generator = context.generator("mimetic", q.layer.parameter.name)
+        alpha, beta, rank = given["alpha_qk"], given["beta_qk"], width // heads
+        factors = [_low_rank_factors(width, alpha, beta, rank, generator) for _ in range(heads)]
+        q.write(context, torch.cat([left.T for left, _ in factors]))
+        k.write(context, torch.cat([right.T for _, right in factors]))
+        left, right = _low_rank_factors(width, given["alpha_vp"], -given["beta_vp"], width, generator)
+        v.write(context, left.T)
+        o.write(context, right)
+
+
+def _find_attentions(context: ProcedureContext) -> list[tuple[_Projection, _Projection, _Projection, _Projection, int]]:
     # In order of registration, q, k and v come before the projection that ends their branch.
-    found: list[tuple[_Projection, _Projection, _Projection, _Projection, int]] = []
-    open_: dict[str, _Projection] = {}
-    for layer in case.layers:
+    attentions = []
+    waiting: dict[str, _Projection] = {}
+    for layer in context.layers:
         for block in layer.parameter.blocks:
             role = layer.role_of(block)
             if role in ("q", "k", "v"):
-                open_[role] = _Projection(layer, block)
-        if len(open_) == 3 and layer.role in ("branch_end", "o") and layer.parameter.shape == open_["q"].shape:
+                waiting[role] = _Projection(layer, block)
+        ends = layer.role in ("branch_end", "o")
+        if len(waiting) == 3 and ends and layer.parameter.shape == waiting["q"].block.shape:
             end = _Projection(layer, layer.parameter.blocks[0])
-            found.append((open_["q"], open_["k"], open_["v"], end, count_heads(case, layer)))
-            open_ = {}
-    return found
+            attentions.append((waiting["q"], waiting["k"], waiting["v"], end, count_heads(context, layer)))
+            waiting = {}
+    return attentions
 
 
-def count_heads(case: ProcedureContext, layer: RoleLayer) -> int:
-    """Return the heads of the attention that a projection ends: the parameter `heads`, or what its module declares."""
-    if case.parameters["heads"] is not None:
-        return int(case.parameters["heads"])
+def count_heads(context: ProcedureContext, layer: RoleLayer) -> int:
+    """Return the heads of the attention that a projection ends, 0 where they are unknown.
+
+    It is the parameter `heads`, or what the attention's module declares.
+    """
+    if context.parameters["heads"] is not None:
+        return int(context.parameters["heads"])
     parent = layer.name.rpartition(".")[0]
-    for name, part in case.module.named_modules():
+    for name, part in context.module.named_modules():
         if name == parent or name.endswith(f".{parent}"):
-            for attribute in ("heads", "num_heads", "n_head", "n_heads", "num_attention_heads"):
+            for attribute in HEAD_ATTRIBUTES:
                 if isinstance(value := getattr(part, attribute, None), int):
                     return value
     return 0
 
 
-def _mimetic_refusal(case: ProcedureContext) -> str | None:
-    found = _find_attentions(case)
-    if not found:
+def _mimetic_refusal(context: ProcedureContext) -> str | None:
+    attentions = _find_attentions(context)
+    if not attentions:
         return (
             "needs attention of square projections q, k, v and o in this order and finds none: "
             "name them with roles={'q': '*.q_proj', 'k': '*.k_proj', 'v': '*.v_proj', 'o': '*.o_proj'}"
         )
-    for q, _, _, o, heads in found:
-        if heads < 1 or q.shape[0] % heads or q.shape[0] != q.shape[1]:
-            return (
-                f"does not know the heads of {o.name}, whose projections are {q.shape[0]}x{q.shape[1]}: set init.heads"
-            )
+    for q, _, _, o, heads in attentions:
+        rows, columns = q.block.shape
+        if heads < 1 or rows % heads or rows != columns:
+            name = o.layer.parameter.name
+            return f"finds no number of heads of {name}, whose projections are {rows}x{columns}: set init.heads"
     return None
 
 
-def _low_rank_factors(
-    width: int, alpha: float, beta: float, rank: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _low_rank_factors(width: int, alpha: float, beta: float, rank: int, generator: Generator) -> tuple[Tensor, Tensor]:
     # L Rᵀ is the best approximation of αZ + βI of this rank, Z ~ N(0, 1/width); both factors are (width, rank).
     z = torch.randn(width, width, dtype=torch.float64, generator=generator) / width**0.5
     with one_thread():

@@ -1,6 +1,7 @@
 """µP and its coordinate check over widths; activations shaped by DKS and TAT over depths."""
 
 import math
+from importlib import import_module
 
 import pytest
 import torch
@@ -34,12 +35,10 @@ def test_the_coordinate_check_is_flat_under_mup_and_not_under_the_standard(optim
 
 @pytest.mark.parametrize("wrong", ["hidden.1.weight", "readout.weight"])
 def test_the_check_finds_a_rate_that_is_missing(wrong, monkeypatch):
-    from initlab.diagnostics import coordinate_check as coordinate
-
     def without(module, scheme, optimizer, **own):
         return {name: factor for name, factor in rates(module, scheme, optimizer, **own).items() if name != wrong}
 
-    monkeypatch.setattr(coordinate, "rates", without)
+    monkeypatch.setattr(import_module("initlab.initialize.procedures.coordinate_check"), "rates", without)
     frame = coordinate_check("mup", widths=(64, 256, 1024))
     assert not frame.attrs["flat"]
 

@@ -36,7 +36,7 @@ def test_in_an_ensemble_as_alone(scheme, tmp_path):
     ("typed", "words"),
     [
         (["init=fixup"], "init=fixup needs model.branch=learned, which model=mlp has not: choose model=resmlp"),
-        (["init=mimetic"], "part q"),
+        (["init=mimetic"], "role q"),
         (["init=rezero", "model=resmlp", "model.branch=inverse_depth"], "so model.branch=inverse_depth cannot be"),
         (["init=tat", "act=linear"], "init=tat finds no"),
         (["init=dks", "model=resmlp"], "residual branch"),

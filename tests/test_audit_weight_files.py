@@ -341,7 +341,7 @@ class Own(nn.Module):
 @pytest.mark.parametrize(
     ("what", "named"),
     [
-        (Own(), "test_audit_files.Own"),
+        (Own(), "test_audit_weight_files.Own"),
         ({"w": torch.zeros(1), "run": os.system}, "posix.system"),
         ({"w": torch.zeros(1), "x": [print, eval]}, "builtins.eval"),
     ],
