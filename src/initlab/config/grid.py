@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 from initlab.config.compose import checked_config, isolated_hydra, register_config, to_config
 from initlab.config.fast_compose import Composer
 from initlab.config.hydra_errors import interval_sentence, translate_hydra_errors
-from initlab.config.job_values import JobValues
 from initlab.config.overrides import canonical_overrides, defer_option_keys, refuse_malformed
 from initlab.config.schema import Config
 from initlab.config.typing_slips import refuse_slips
@@ -123,15 +122,15 @@ def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
         jobs = expand_grid(
             loader, master.hydra.overrides.task, master.hydra.sweeper.params or {}, grids, default_shape(master)
         )
-        values = JobValues(Composer(loader, master))
-        configs = [compose_grid_job(values, job) for job in jobs]
-    return configs, Path(values.composer.directory).absolute()
+        composer = Composer(loader, master)
+        configs = [compose_grid_job(composer, job) for job in jobs]
+    return configs, Path(composer.directory).absolute()
 
 
-def compose_grid_job(values: JobValues, job: Sequence[str]) -> Config:
+def compose_grid_job(composer: Composer, job: Sequence[str]) -> Config:
     """Compose and check one job of a grid."""
-    plain = values.of(job)
-    return to_config(values.composer.job(job, 0), job) if plain is None else checked_config(plain, job)
+    values = composer.values(job)
+    return to_config(composer.job(job, 0), job) if values is None else checked_config(values[0], job)
 
 
 def expand_glob(override: Override, parser: OverridesParser) -> Override:

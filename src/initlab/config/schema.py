@@ -99,19 +99,19 @@ class Config:
 
     def plain(self) -> dict[str, Any]:
         """Return nested plain dictionaries, as written to `config.yaml`: what concerns the run itself."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "verdict"}
+        return {f.name: copy_plain(getattr(self, f.name)) for f in fields(self) if f.name != "verdict"}
 
 
-def _plain(value: Any) -> Any:
+def copy_plain(value: Any) -> Any:
     """Copy a value; `dataclasses.asdict` does the same in ten times the time, and a grid has thousands."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, dict):
-        return {key: _plain(member) for key, member in value.items()}
+        return {key: copy_plain(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(member) for member in value)
+        return type(value)(copy_plain(member) for member in value)
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: copy_plain(getattr(value, f.name)) for f in fields(value)}
     return copy.deepcopy(value)
 
 
