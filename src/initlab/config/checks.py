@@ -9,8 +9,7 @@ from typing import Any
 from initlab.config.aliases import KEY_ALIASES
 from initlab.config.schema import OPTION_KEYS, Config
 from initlab.errors import UserError, did_you_mean
-from initlab.system.numbers import describe_float32_limit, fits_float32
-from initlab.system.random_streams import MAX_SEED
+from initlab.system.numbers import MAX_SEED, describe_float32_limit, fits_float32
 
 PRECISIONS = ("fp32", "bf16", "fp64")
 NORM_PLACEMENTS = ("none", "pre", "post")  # of a transformer's norms

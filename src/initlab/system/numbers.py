@@ -8,6 +8,7 @@ EXTRA_DIGITS = 3  # digits beyond those that are shown which decide what is a ha
 
 # Magnitudes of what a user gives: with room for what multiplies it, weights and updates stay float32 numbers.
 MIN_MAGNITUDE, MAX_MAGNITUDE = 1e-30, 1e30
+MAX_SEED = 2**63 - 1
 
 
 def fits_float32(value: float) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from initlab.errors import UserError
+from initlab.system.numbers import MAX_SEED
 
 STATE_WORDS = 624
 """32-bit words in the state of the Mersenne Twister MT19937, torch's CPU generator."""
@@ -174,9 +175,6 @@ def _state_template() -> np.ndarray:
             "its streams cannot be keyed; use a torch version that initlab was tested with."
         )
     return state
-
-
-MAX_SEED = 2**63 - 1
 
 
 def check_seed(seed: Any) -> int:
