@@ -13,7 +13,7 @@ TESTS = Path(__file__).parents[1] / "tests"
 # The kernel's own account of this program: what wait4 tells has the memory of whoever started it in it.
 CODE = """
 import sys
-from initlab.cli import main
+from initlab.cli.main import main
 try:
     main()
 finally:

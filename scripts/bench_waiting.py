@@ -19,7 +19,7 @@ from typing import Any
 
 # The defaults of libgomp and libomp.
 DEFAULT = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
-COMMAND = [sys.executable, "-c", "import sys; from initlab.cli import main; sys.exit(main())", "train"]
+COMMAND = [sys.executable, "-c", "import sys; from initlab.cli.main import main; sys.exit(main())", "train"]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

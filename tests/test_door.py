@@ -349,7 +349,7 @@ def test_a_disk_that_fills_while_training_keeps_what_was_recorded(mounted, capsy
 def test_files_that_may_not_grow(tmp_path, bytes_per_file):
     """A quota, for users who cannot mount: a run that cannot begin leaves nothing."""
     code = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, 2 * ({bytes_per_file},))\n"
-    code += "from initlab.cli.train import main; sys.exit(main(sys.argv[1:]))"
+    code += "from initlab.cli.train import run_train; sys.exit(run_train(sys.argv[1:]))"
     done = shell("train.epochs=1", program=[sys.executable, "-c", code])
     assert done.returncode == 2, done.stderr
     assert "No space is left for" in done.stderr.splitlines()[-1]
@@ -597,7 +597,7 @@ def test_both_doors_are_one(tmp_path):
     facts = []
     for place, program in (
         (one, TRAIN),
-        (two, [sys.executable, "-c", "from initlab.cli import main; main()", "train"]),
+        (two, [sys.executable, "-c", "from initlab.cli.main import main; main()", "train"]),
     ):
         place.mkdir()
         done = shell(*QUICK, "init=he", where=place, program=program)
@@ -663,7 +663,7 @@ def test_a_wheel_brings_its_configuration(tmp_path):
     shutil.unpack_archive(next(wheels.glob("*.whl")), site, "zip")
     code = f"import sys; sys.path.insert(0, {str(site)!r}); import initlab; assert {str(site)!r} in initlab.__file__\n"
     code += "from initlab.config.option_files import conf_dir; assert conf_dir().parent.name == 'initlab'\n"
-    code += "from initlab.cli import main; main()"
+    code += "from initlab.cli.main import main; main()"
     done = shell("train", *QUICK, where=place, program=[sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
     assert list((place / "outputs" / "runs").glob("*/summary.json"))

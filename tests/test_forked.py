@@ -175,8 +175,8 @@ def noted(self, entry, here=False):
         early = How.early
         How.early = lambda *given: print("looks for cards") or early(*given)
 nursery.Nursery.__init__ = noted
-from initlab.cli.train import main
-sys.exit(main(sys.argv[2:]))
+from initlab.cli.train import run_train
+sys.exit(run_train(sys.argv[2:]))
 """
 GRID = ["-m", "data=gaussian", "data.train_size=96", "data.test_size=32", "data.validation=0", "depth=2", "width=8",
         "train.batch_size=16", "train.steps=6", "log.tensorboard=false", "device=cpu", "sweep.root=.",

@@ -24,7 +24,7 @@ def limited(tasks, place, *words):
         above.chmod(0o755)
     keep = "-all,+dac_override"  # to read what is installed, and nothing else
     user = ["setpriv", "--reuid", "54321", "--inh-caps", keep, "--ambient-caps", keep, "--bounding-set", keep]
-    code = "import sys; from initlab.cli.train import main; sys.exit(main())"
+    code = "import sys; from initlab.cli.train import run_train; sys.exit(run_train())"
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
     return subprocess.run(
         [*user, sys.executable, "-c", code, *words],

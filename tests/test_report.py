@@ -195,7 +195,7 @@ def test_a_script_that_ends_itself_is_refused():
 
 
 def run(*arguments):
-    code = "from initlab.cli import main; main()"
+    code = "from initlab.cli.main import main; main()"
     return subprocess.run([sys.executable, "-c", code, "report", *arguments], capture_output=True, text=True)
 
 

@@ -225,7 +225,7 @@ def test_headlines():
 
 
 def call(*arguments, cwd):
-    code = "from initlab.cli import main; main()"
+    code = "from initlab.cli.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, "reproduce", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600
     )

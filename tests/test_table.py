@@ -297,7 +297,7 @@ def test_best_rate_leaves_the_others_out(tmp_path, capsys):
 
 
 def run(*arguments):
-    code = "from initlab.cli import main; main()"
+    code = "from initlab.cli.main import main; main()"
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 

@@ -326,7 +326,7 @@ print("\\n" + json.dumps([name for name in {(*HEAVY, "hydra")!r} if name in sys.
 
 
 CLI = "from initlab.cli.main import main\nmain()"
-TRAIN = "from initlab.cli.train import main\nraise SystemExit(main())"
+TRAIN = "from initlab.cli.train import run_train\nraise SystemExit(run_train())"
 
 
 @pytest.mark.parametrize(
