@@ -6,8 +6,9 @@ import pytest
 
 import initlab
 from initlab.activations import ACTIVATIONS
-from initlab.cli.catalogue import catalogue_entry, name_infinities
+from initlab.cli.catalogue import catalogue_entry
 from initlab.cli.main import main
+from initlab.cli.output import output_json
 from initlab.initialize.procedures import PROCEDURES
 from initlab.schemes import SCHEMES
 
@@ -132,4 +133,4 @@ def test_cells():
         "x",
         "2015",
     ]
-    assert name_infinities({"a": [float("-inf"), 1.5, None]}) == {"a": ["-inf", 1.5, None]}
+    assert json.loads(output_json({"a": [float("-inf"), 1.5, None]})) == {"a": ["-inf", 1.5, None]}

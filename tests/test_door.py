@@ -443,7 +443,7 @@ def test_directories_are_taken_one_by_one(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda _: InvocationState().make(tmp_path / "a" / "run", exactly=False), range(40)))
+        taken = list(pool.map(lambda _: InvocationState().make_directory(tmp_path / "a" / "run", exactly=False), range(40)))
     assert len(set(taken)) == 40
 
 

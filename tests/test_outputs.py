@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import initlab
-from initlab.cli.main import main
+from initlab.cli import main
 from initlab.records import load
 from initlab.records.serialization import from_json
 from initlab.records.writer import RunWriter

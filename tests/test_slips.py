@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import initlab
-from initlab.cli.main import main
+from initlab.cli import main
 from initlab.config.aliases import KEY_ALIASES
 from initlab.config.checks import known_keys
 from initlab.config.compose import compose_config
