@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from initlab.cli.train import INVOCATION, InvocationState, run_train
+from initlab.cli.invocation import INVOCATION, InvocationState
+from initlab.cli.train import run_train
 from initlab.data.images import FILES, SHIPPED
 from initlab.system import terminal
 
@@ -443,7 +444,7 @@ def test_directories_are_taken_one_by_one(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda _: InvocationState().make_directory(tmp_path / "a" / "run", exactly=False), range(40)))
+        taken = list(pool.map(lambda _: InvocationState().make_directory(tmp_path / "a" / "run", False), range(40)))
     assert len(set(taken)) == 40
 
 

@@ -9,7 +9,7 @@ import pytest
 import initlab
 from initlab.cli import main
 from initlab.config.aliases import KEY_ALIASES
-from initlab.config.checks import known_keys
+from initlab.config.help import known_keys
 from initlab.config.compose import compose_config
 from initlab.config.grid import compose_grid
 from initlab.config.overrides import canonical_overrides
@@ -60,7 +60,7 @@ SLIPS = [
     ("train -m seed=1..5", "a range is written 'seed=range(1,6)', with -m."),
     ("train -m seed=1-5", "'seed=range(1,6)'"),
     ("train depth=3.0", "depth=3.0 must be a whole number"),
-    ("train -m optim.lr=logspace(-3,0)", "there is no logspace(…): list the values"),
+    ("train -m optim.lr=logspace(-3,0)", "there is no function logspace(…): list the values"),
     ("train é=3", "é is not a key"),
     ("train scheme=he", "Did you mean 'init'?"),
     ("train lr=0.1", "Did you mean 'optim.lr'?"),

@@ -102,7 +102,11 @@ def _number_or_word(text: str) -> float | str:
 
 
 def _split_options(texts: Sequence[str] | None, option: str, form: str, at_last: bool = False) -> list[tuple[str, str]]:
-    """Split each text at its first =, or at its last one, since a glob may hold =."""
+    """Split each text at its first =, or at its last one, since a glob may hold =.
+
+    Raises:
+        UserError: a side is empty.
+    """
     parts = [text.rpartition("=") if at_last else text.partition("=") for text in texts or ()]
     for left, equals, right in parts:
         if not (left and right):

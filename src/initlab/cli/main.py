@@ -1,15 +1,14 @@
 """The `initlab` console script: one thin function for each verb; nothing heavy is imported before one is chosen."""
 
-import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
+from initlab.cli.usage_errors import exit_with_usage_error, usage_error_text
 from initlab.errors import UserError, working_directory
 from initlab.system.escape import print
-from initlab.system.streams import output_was_lost, print_stderr, tolerate_lost_output
+from initlab.system.streams import output_was_lost, tolerate_lost_output
 
 app = typer.Typer(name="initlab", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -33,7 +32,11 @@ Keywords = Annotated[Texts, option("KEY=VALUE", "Argument of the callable; may b
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and exit, if it is wanted."""
+    """Print the version and exit, if it is wanted.
+
+    Raises:
+        Exit: it is.
+    """
     if wanted:
         from initlab import __version__
 
@@ -59,11 +62,11 @@ def initlab(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
 )
-def train_command(context: typer.Context) -> None:
+def train_command(context: typer.Context) -> int:
     """Train one network, or with -m a grid of them: the same as `python train.py`."""
     from initlab.cli.train import run_train
 
-    raise typer.Exit(run_train(context.args))
+    return run_train(context.args)
 
 
 @app.command("report", short_help="Write a page about runs: curves, layers, comparisons.")
@@ -180,7 +183,7 @@ def audit_command(
     every: Annotated[bool, option(None, "Print every parameter, not only broken ones.", "--all")] = False,
     as_json: AsJson = False,
     junit: Annotated[Text, option("FILE", "Also write JUnit XML, for a CI job.")] = None,
-) -> None:
+) -> int:
     """Test each parameter against its promise.
 
     Exit code: 0 where all are as promised, 1 where one is not or none was checked, 2 for bad input.
@@ -190,7 +193,7 @@ def audit_command(
     arguments = locals()
     from initlab.cli.audit import run_audit
 
-    raise typer.Exit(run_audit(**arguments))
+    return run_audit(**arguments)
 
 
 @app.command("coordinates", short_help="Check that layers move equally at every width (µP).")
@@ -205,7 +208,7 @@ def coordinates_command(
     steps: Annotated[int, option("COUNT", "Updates before layers are compared.")] = 3,
     seeds: Annotated[int, option("COUNT", "Networks of each width.")] = 1,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Check that a few updates change every layer's output equally at every width, as under µP.
 
     Exit code: 0 where they do, 1 where a rate tuned at one width does not suit another, 2 for bad input.
@@ -213,7 +216,7 @@ def coordinates_command(
     arguments = locals()
     from initlab.cli.coordinates import run_coordinates
 
-    raise typer.Exit(run_coordinates(**arguments))
+    return run_coordinates(**arguments)
 
 
 @app.command("reproduce", short_help="Run a paper's experiment and judge its claim.")
@@ -249,11 +252,14 @@ def activations_command(as_json: AsJson = False) -> None:
 
 
 TORCH_FREE_VERBS = ("table", "report", "--help", "--version")
-VERB_HINTS = {"sweep": "train -m …", "run": "train …", "multirun": "train -m …", "list": "schemes"}
 
 
 def main() -> None:
-    """Run the console script; what the user got wrong is one sentence and exit code 2."""
+    """Run the console script; what the user got wrong is one sentence and exit code 2.
+
+    Raises:
+        SystemExit: with the exit code.
+    """
     with tolerate_lost_output():
         try:
             if sys.argv[1:2] and sys.argv[1] not in TORCH_FREE_VERBS:
@@ -275,30 +281,3 @@ def main() -> None:
         if output_was_lost() and sys.argv[1:2] != ["train"]:
             code = code or 1  # the output was what was asked for
         raise SystemExit(code if isinstance(code, int) else 0)
-
-
-def usage_error_text(message: str, arguments: Sequence[str]) -> str:
-    """Return typer's message about wrong arguments with the remedy."""
-    verb = arguments[0] if arguments else ""
-    if (option := re.match(r"No such option: (--?[\w-]+)", message)) and verb == "predict":
-        from initlab.config.typing_slips import refuse_dashed_key
-
-        position = next((k for k, word in enumerate(arguments) if word.partition("=")[0] == option[1]), 0)
-        following = arguments[position + 1] if position + 1 < len(arguments) else ""
-        try:
-            refuse_dashed_key(arguments[position], following)
-        except UserError as error:
-            return str(error)
-    sentence = message if message.endswith("?") else f"{message}."
-    unknown_verb = message.startswith("No such command")
-    if unknown_verb and verb in VERB_HINTS:
-        return f"{sentence} Write `initlab {VERB_HINTS[verb]}`."
-    if verb and not verb.startswith("-") and not unknown_verb:
-        return f"{sentence} `initlab {verb} --help` explains it."
-    return f"{sentence} `initlab --help` lists the verbs."
-
-
-def exit_with_usage_error(sentence: str) -> NoReturn:
-    """Print what the user got wrong, and exit with code 2."""
-    print_stderr(f"initlab: {sentence}")
-    raise SystemExit(2)

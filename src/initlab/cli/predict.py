@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from initlab.cli.output import output_json, write_csv
-from initlab.cli.predict_grid import compose_forecasts, differing_keys, forecast_config, rank_configs
+from initlab.cli.predict_grid import compose_forecasts, forecast_axes, forecast_config, rank_configs
 from initlab.cli.predict_screen import print_forecast, print_ranking
 from initlab.config import Config
 from initlab.errors import UserError
@@ -63,7 +63,7 @@ def run_predict(
         if as_json:
             print(output_json({"cells": frame.to_dict("records")}))
         else:
-            print_ranking(frame, list(differing_keys(configs)), every)
+            print_ranking(frame, list(forecast_axes(configs)), every)
         return
     forecast = forecast_config(configs[0])
     write_csv(forecast.frame, csv)

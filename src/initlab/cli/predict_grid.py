@@ -76,7 +76,7 @@ def rank_configs(configs: Sequence[Config]) -> pd.DataFrame:
         configs: of a grid.
 
     Returns:
-        The columns of `initlab.prediction.rank` and the keys of `differing_keys`; `reason` says why a score is missing.
+        The columns of `initlab.prediction.rank` and the keys of `forecast_axes`; `reason` says why a score is missing.
     """
     acts: dict[str, Activation | None] = {}  # one record for equal ones: theory caches by record
     data: dict[str, tuple[Dataset, float]] = {}
@@ -103,7 +103,7 @@ def rank_configs(configs: Sequence[Config]) -> pd.DataFrame:
     unexplained = frame["score"].isna() & frame["reason"].isna() & ~(frame["q"] == 0)
     frame.loc[unexplained, "reason"] = "theory has no answer"
     frame.loc[frame["q"] == 0, "reason"] = "nothing gets through: every preactivation is 0"
-    for column, (key, values) in enumerate(differing_keys(configs).items()):
+    for column, (key, values) in enumerate(forecast_axes(configs).items()):
         frame.insert(column, key, values)
     return sort_by_score(frame)
 
@@ -121,7 +121,7 @@ def ranked_network(config: Config, act: Activation, data: Dataset, second_moment
     )
 
 
-def differing_keys(configs: Sequence[Config]) -> dict[str, list[Any]]:
+def forecast_axes(configs: Sequence[Config]) -> dict[str, list[Any]]:
     """Return the keys that differ between configurations, with their values; act, init and depth always."""
     flat = [flatten({name: getattr(config, name) for name in FORECAST_KEYS}) for config in configs]
     keys = list(dict.fromkeys([*ALWAYS_SHOWN, *(key for one in flat for key in one)]))

@@ -140,11 +140,12 @@ def experiment_row(experiment: Experiment, root: Path) -> dict[str, str]:
     if path.exists() or path.is_symlink():
         try:
             record = read_json(path)
-            if str(record.get("verdict")) not in VERDICT_STYLES:
-                raise ValueError(f"there is no verdict {abbreviate(record.get('verdict'))}")
             cost = f"{format_duration(read_number(record, 'seconds') or 0.0)} here"
-            return row | {"cost": cost, "verdict": record["verdict"]}
+            if record.get("verdict") in VERDICT_STYLES:
+                return row | {"cost": cost, "verdict": record["verdict"]}
+            reason = f"there is no verdict {abbreviate(record.get('verdict'))}"
         except (OSError, ValueError, OverflowError) as error:
-            row["verdict"] = f"verdict.json cannot be read ({error_reason(error)})"
+            reason = error_reason(error)
+        row["verdict"] = f"verdict.json cannot be read ({reason})"
     seconds = read_json(COSTS).get(experiment.name)
     return row | {"cost": "not yet measured" if seconds is None else f"{format_duration(seconds)} on two cores"}

@@ -2,12 +2,10 @@
 
 import errno
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from initlab.cli.invocation import INVOCATION
 from initlab.config import Config
 from initlab.config.compose import register_config, to_config
 from initlab.config.help import program_name
@@ -58,70 +57,15 @@ class HydraBypass(BaseException):
         self.error = error
 
 
-@dataclass
-class InvocationState:
-    """What one call of `run_train` has done so far.
-
-    Attributes:
-        statuses: of the jobs that have ended.
-        directory: of a single run.
-        created: directories that were made, outermost first.
-    """
-
-    statuses: list[str] = field(default_factory=list)
-    directory: Path | None = None
-    created: list[Path] = field(default_factory=list)
-
-    def make_directory(self, path: Path, exactly: bool) -> Path:
-        """Make the run's directory and return it; unless `exactly`, under a new name where there is one already.
-
-        Two runs may start in the same second: each gets a directory that no other process made.
-        """
-        from initlab.system.files import make_directory, os_errors_as_user_errors, require_disk_space
-
-        require_disk_space(path)
-        with os_errors_as_user_errors(path):
-            for parent in reversed([parent for parent in path.parents if not parent.exists()]):
-                make_directory(parent)
-                self.created.append(parent)
-            self.directory, number = path, 2
-            while not (exactly and self.directory.is_dir()):
-                try:
-                    self.directory.mkdir()
-                except FileExistsError:
-                    if exactly:
-                        raise
-                    self.directory, number = path.with_name(f"{path.name}-{number}"), number + 1
-                else:
-                    self.created.append(self.directory)
-                    break
-        return self.directory
-
-    def remove_created(self) -> None:
-        """Remove the directories of a run that was refused; one that holds recorded steps stays."""
-        if self.directory in self.created and not self.has_steps():
-            shutil.rmtree(self.directory, ignore_errors=True)
-        for path in reversed(self.created):
-            with suppress(OSError):
-                path.rmdir()
-
-    def has_steps(self) -> bool:
-        """Return whether the run has recorded a step."""
-        return self.directory is not None and (self.directory / "metrics.csv").exists()
-
-    def records_hint(self) -> str:
-        """Return the end of a sentence: where the records of a run that did not end are."""
-        return f" What it recorded so far is in {self.directory}." if self.has_steps() else ""
-
-
-INVOCATION = InvocationState()
-
-
 class CheckBeforeRun(Callback):
     """Hydra's callback: a single run is checked, and its directory made, before Hydra writes anything."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse what cannot run; make the run's directory."""
+        """Check the run, and make its directory.
+
+        Raises:
+            HydraBypass: it cannot run.
+        """
         try:
             with translate_hydra_errors():
                 make_run_directory(config, check_single_run(config))
@@ -129,7 +73,11 @@ class CheckBeforeRun(Callback):
             raise HydraBypass(error) from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse keys that another sweeper would ignore."""
+        """Refuse keys that another sweeper would ignore.
+
+        Raises:
+            HydraBypass: there is one.
+        """
         if str(config.hydra.sweeper.get("_target_", "")).endswith(".GridSweeper"):
             return
         for key in ("dry_run", "sweep.grids", "sweep.exclude"):
@@ -168,7 +116,11 @@ def check_single_run(composed: DictConfig) -> Config:
 
 
 def make_run_directory(composed: DictConfig, config: Config) -> None:
-    """Make the run's directory, and set it in Hydra's node; a directory that the user named is used as it is."""
+    """Make the run's directory, and set it in Hydra's node; a directory that the user named is used as it is.
+
+    Raises:
+        SystemExit: with `dry_run`, after printing where the run would go.
+    """
     HydraConfig.instance().set_config(composed)
     path = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
     if config.dry_run:
@@ -180,7 +132,11 @@ def make_run_directory(composed: DictConfig, config: Config) -> None:
 
 
 def run_job(composed: DictConfig) -> dict[str, Any]:
-    """Run one job in the directory that Hydra's node names, print how it ended, and return its summary."""
+    """Run one job in the directory that Hydra's node names, print how it ended, and return its summary.
+
+    Raises:
+        HydraBypass: it could not be run; a network that fails is a result with the status `failed`.
+    """
     job = HydraConfig.get()
     try:
         from initlab.experiment import run
@@ -268,7 +224,12 @@ def run_hydra(arguments: list[str]) -> None:
 
 @contextmanager
 def translate_disk_errors() -> Iterator[None]:
-    """Turn every error of the disk in a run's directory into UserError, whichever code writes there."""
+    """Turn errors of the disk in a run's directory into UserError, whichever code writes there.
+
+    Raises:
+        UserError: the disk is full, or the directory cannot be written.
+        OSError: any other.
+    """
     try:
         yield
     except OSError as error:
