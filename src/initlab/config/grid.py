@@ -126,15 +126,11 @@ def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
         jobs = expand_grid(
             loader, master.hydra.overrides.task, master.hydra.sweeper.params or {}, grids, default_shape(master)
         )
-        composer = Composer(loader, master)
-        configs = [compose_grid_job(composer, job) for job in jobs]
+        composer, configs = Composer(loader, master), []
+        for job in jobs:
+            values = composer.values(job)
+            configs.append(to_config(composer.job(job, 0), job) if values is None else checked_config(values[0], job))
     return configs, Path(composer.directory).absolute()
-
-
-def compose_grid_job(composer: Composer, job: Sequence[str]) -> Config:
-    """Compose and check one job of a grid."""
-    values = composer.values(job)
-    return to_config(composer.job(job, 0), job) if values is None else checked_config(values[0], job)
 
 
 def swept_values(override: Override) -> list[str]:

@@ -58,7 +58,7 @@ def refuse_slips(arguments: Sequence[str]) -> None:
     ...
     initlab.errors.UserError: `init=zeros, ones` has a blank at which the shell splits it: write init=zeros,ones.
     """
-    for position, (argument, following) in enumerate(zip(arguments, [*arguments[1:], ""], strict=True)):
+    for position, (argument, following) in enumerate(zip(arguments, [*arguments[1:], ""], strict=False)):
         parts = split_override(arguments[position:])
         if len(parts) > 1:
             whole = "".join(parts)
