@@ -6,16 +6,14 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from initlab.config.aliases import KEY_ALIASES
+from initlab.config.option_files import option_choices, option_names
 from initlab.config.schema import Config
 from initlab.errors import UserError, did_you_mean
 from initlab.system.numbers import MAX_SEED, describe_float32_limit, fits_float32
 
 PRECISIONS = ("fp32", "bf16", "fp64")
-NORM_PLACEMENTS = ("none", "pre", "post")  # of a transformer's norms
-MODEL_NORMS = dict.fromkeys(("mlp", "cnn", "resmlp", "resnet"), ("none", "batch", "layer")) | {
-    "vit": NORM_PLACEMENTS,
-    "gpt": NORM_PLACEMENTS,
-}
+# The records in `models` say the same, but load torch; the option files stand for them here, and a test compares them.
+MODEL_NORMS = {name: norms for name in option_names("model") if (norms := option_choices("model", name, "norm"))}
 NORM_NAMES = tuple(dict.fromkeys(norm for own in MODEL_NORMS.values() for norm in own))
 OWN_SHAPE_MODELS = ("torchvision", "custom")  # models whose depth and width may be their own
 
@@ -169,7 +167,7 @@ def check_config(config: Config) -> Config:
     for dotted, (test, _, example) in RULES.items():
         value = value_of_key(config, dotted)
         if value is not MISSING and not test(value):
-            raise UserError(refusal_text(dotted, value))
+            raise UserError(refusal_text(dotted, value, config.model["name"]))
         if dotted in MAX_COUNTS and isinstance(value, int) and value > MAX_COUNTS[dotted]:
             raise UserError(f"{dotted}={value} is more than {MAX_COUNTS[dotted]:,}: say for example {example}.")
     check_float32_range(config)
@@ -193,8 +191,8 @@ def check_float32_range(config: Config) -> None:
                 raise UserError(f"{group}.{key} has {len(str(abs(value)))} digits: give a number below 2^63.")
 
 
-def refusal_text(dotted: str, value: Any) -> str:
-    """Return the sentence that a value cannot be, with what it must be and an example."""
+def refusal_text(dotted: str, value: Any, model: str = "") -> str:
+    """Return the sentence that a value cannot be, with what it must be, for the chosen model, and an example."""
     if dotted not in RULES:
         return f"{dotted}={command_line_text(value)} has a value of the wrong kind."
     test, must, example = RULES[dotted]
@@ -203,6 +201,11 @@ def refusal_text(dotted: str, value: Any) -> str:
         return (
             f"{dotted}={command_line_text(value)} is a list, and must be {must}: "
             f"several values are written {dotted}={each}, in train.py with -m."
+        )
+    if dotted == "model.norm" and model in MODEL_NORMS:
+        must, example = (
+            f"one of {', '.join(MODEL_NORMS[model])} for model={model}",
+            f"model.norm={MODEL_NORMS[model][1]}",
         )
     text = repr(value) if isinstance(value, float) and "whole number" in must else command_line_text(value)
     return f"{dotted}={text} must be {must}: say for example {example}."

@@ -1,6 +1,7 @@
 """The option files under conf/: where they are, which options a group has, and their keys."""
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,18 @@ def option_values(group: str, name: str) -> dict[str, Any] | None:
     values = require_mapping(read_yaml_file(conf_dir() / group / f"{name}.yaml", given=True))
     # A file of package _global_ (model=resnet also sets depth and width) holds the group as one of its keys.
     return {key: value for key, value in values.get(group, values).items() if key != "name"}
+
+
+@functools.cache
+def option_choices(group: str, name: str, key: str) -> tuple[str, ...]:
+    """Return the values that the comment beside a key of an option's file lists, up to its colon; () without one.
+
+    >>> option_choices("model", "mlp", "norm"), option_choices("model", "vit", "norm")
+    (('none', 'batch', 'layer'), ('none', 'pre', 'post'))
+    """
+    if name not in option_names(group):
+        return ()
+    text = (conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8")
+    comment = re.search(rf"^ *{re.escape(key)}:.*?# ([^:\n]*)", text, re.MULTILINE)
+    words = re.findall(r"\w+", re.sub(r"\(.*?\)", "", comment[1])) if comment else []
+    return tuple(word for word in words if word != "or")

@@ -78,7 +78,7 @@ class Config:
     model: dict[str, Any] = config_key({"name": "mlp"}, "family of networks")
     data: dict[str, Any] = config_key({"name": "fashion_mini"}, "data set")
     optim: dict[str, Any] = config_key({"name": "sgd"}, "optimizer")
-    depth: int | None = config_key(5, "hidden layers; of a model made of blocks, blocks (conf/model says of what kind)")
+    depth: int | None = config_key(5, "hidden layers; blocks, or blocks per stage, of a network that is made of them")
     width: Any = config_key(128, "units per hidden layer (channels for convolutions), or a list of length depth")
     seed: int = config_key(0, "init seed; data.seed orders the batches")
     train: TrainConfig = field(default_factory=TrainConfig)
