@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, env_override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
@@ -247,17 +247,13 @@ def translate_disk_errors() -> Iterator[None]:
 @contextmanager
 def hydra_command_line(arguments: list[str]) -> Iterator[None]:
     """Run Hydra with these arguments, and with HYDRA_FULL_ERROR, so that it raises what goes wrong."""
-    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    argv = sys.argv
     sys.argv = [argv[0], *arguments]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        yield
+        with env_override({"HYDRA_FULL_ERROR": "1"}):
+            yield
     finally:
         sys.argv = argv
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
 def refuse_unknown_flags(flags: list[str]) -> None:

@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from initlab.config.hydra_interface import ComposeFunctions, compose_functions
+from initlab.config.hydra_interface import compose_functions
 from initlab.config.schema import GROUPS, copy_plain
 
 PlainValues = dict[str, Any]
@@ -70,7 +70,7 @@ class Composer:
         """Set a job's values in a copy of what its choices compose to; None where Hydra must compose it."""
         try:
             parsed = self._parsed(overrides)
-            if parsed is None or self._functions is None:
+            if parsed is None:
                 return None
             base = self.base(tuple(text for text, (_, chooses) in zip(overrides, parsed, strict=True) if chooses))
             self._functions.apply_overrides([override for override, chooses in parsed if not chooses], base)
@@ -87,8 +87,8 @@ class Composer:
         """Return a new copy of what Hydra composes from group choices alone."""
         if choices not in self.bases:
             self.bases[choices] = pickle.dumps(self.loader.load_sweep_config(self.master, list(choices)), -1)
-        copy: DictConfig = pickle.loads(self.bases[choices])
-        return copy
+        composed: DictConfig = pickle.loads(self.bases[choices])
+        return composed
 
     def values(self, overrides: Sequence[str]) -> tuple[PlainValues, Choices] | None:
         """Return a job's values as nested plain dictionaries, and the choices that Hydra composed for them.
@@ -123,8 +123,8 @@ class Composer:
         return plain, rest
 
     @cached_property
-    def _functions(self) -> ComposeFunctions | None:
-        # With a search path of the user's own, other files may stand behind a name.
+    def _functions(self) -> Any:
+        """Return Hydra's functions; None where it lacks one, or a search path of the user's adds files."""
         return None if OmegaConf.select(self.master, "hydra.searchpath") else compose_functions(self.loader)
 
     def _once(self, function: Callable[..., T], *arguments: str | Choices) -> T:
@@ -143,7 +143,6 @@ class Composer:
         return None if any(o.is_sweep_override() or o.is_hydra_override() for o, _ in parsed) else parsed
 
     def _parse(self, text: str) -> tuple[Override, bool]:
-        assert self._functions is not None
         override = OverridesParser.create().parse_overrides([text])[0]
         is_group = self._once(self._functions.group_exists, override.key_or_group)
         return override, is_group and not isinstance(override.value(), dict)
@@ -162,7 +161,6 @@ class Composer:
         return {group: text for group, text in files.items() if group in replaceable}
 
     def _load_file(self, text: str) -> Any:
-        assert self._functions is not None
         group, _, name = text.partition("=")
         return self._functions.load_file(f"{group}/{name}") if group in GROUPS else None
 
@@ -194,7 +192,6 @@ class Composer:
 
     def _set_values(self, choices: Choices, key: str, *texts: str) -> PlainValues | None:
         """Return {key: value} after overrides have set values below a key, {} where they delete it."""
-        assert self._functions is not None
         composed = self.base(choices)
         self._functions.apply_overrides([self._once(self._parse, text)[0] for text in texts], composed)
         return _plain_or_none(OmegaConf.masked_copy(composed, [key]) if key in composed else OmegaConf.create({}))
