@@ -48,7 +48,7 @@ def test_version(run):
         (["schemes", "--jso"], "No such option: --jso"),
         (["schemes", "extra"], "unexpected extra argument"),
         (["train", "depth=0"], "depth=0 must be a whole number"),
-        (["train", "--bogus"], "--bogus is no flag"),
+        (["train", "--bogus"], "--bogus is not a flag"),
     ],
 )
 def test_refusals_are_one_sentence(run, arguments, sentence):

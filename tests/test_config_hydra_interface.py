@@ -60,7 +60,7 @@ def test_the_functions_are_missed_one_by_one(loader, monkeypatch):
 def test_flags_are_left_to_hydra_without_its_parser(monkeypatch):
     from hydra._internal import utils
 
-    with pytest.raises(UserError, match="--bogus is no flag"):
+    with pytest.raises(UserError, match="--bogus is not a flag"):
         refuse_unknown_flags(["--bogus"])
     monkeypatch.delattr(utils, "get_args_parser")
     assert hydra_interface.command_line_parser() is None

@@ -184,8 +184,8 @@ REFUSALS = [
     ("init=[zeros]", r"init=\[zeros\] names no option of init"),
     ("width=[8", r"width=\[8 cannot be read as key=value"),
     ("seed='3", "seed='3 cannot be read as key=value"),
-    ("--bogus", "--bogus is no flag"),
-    ("--depth=3", "--depth=3 is no flag: keys are written without dashes, depth=3"),
+    ("--bogus", "--bogus is not a flag"),
+    ("--depth=3", "--depth=3 is not a flag: keys are written without dashes, depth=3"),
     ("--cfg nothing", "--cfg.*invalid choice"),
     # several values, and grids
     ("init=zeros,ones", "init=zeros,ones names several values: add -m to run each of them"),

@@ -165,7 +165,8 @@ def test_the_command_line_takes_them_in_an_experiment_file(mine):
         encoding="utf-8",
     )
     words = [*(f"{key}={value}" for key, value in TINY.items()), "-m", "experiment=ours", "sweep.name=s"]
-    command = [sys.executable, "-c", "from initlab.cli.main import main; main()", "train", "--config-dir", "conf", *words]
+    program = "from initlab.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "train", "--config-dir", "conf", *words]
     done = subprocess.run(command, cwd=mine, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     frame = initlab.load(mine / "outputs" / "sweeps" / "s")

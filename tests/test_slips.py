@@ -44,7 +44,7 @@ SLIPS = [
     ("train -m seed=0 1 2", "join them by a comma without a blank, seed=0,1, in train.py with -m"),
     ("train -m init=zeros ones", "join them by a comma without a blank, init=zeros,ones"),
     ("train -m sweep.name=my run", "write 'sweep.name=my run', in quotes"),
-    ("train --init he_normal", "--init he_normal is no flag: keys are written without dashes, init=he_normal."),
+    ("train --init he_normal", "--init he_normal is not a flag: keys are written without dashes, init=he_normal."),
     ("train --init=he_normal", "keys are written without dashes, init=he_normal."),
     ("train --lr 0.1", "optim.lr=0.1."),
     ("train --batch-size 32", "train.batch_size=32."),

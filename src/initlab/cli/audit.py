@@ -150,7 +150,7 @@ def audit_named_target(
 
 def load_audit_target(target: str, keywords: Sequence[str]) -> Any:
     """Return what `package.module:callable` returns, or the object itself where it is no callable."""
-    found = load_callable(target, "audit")
+    found = load_callable(target, "target")
     if isinstance(found, (nn.Module, Mapping)) or not callable(found):
         return found
     return call_imported(found, target, **parse_pairs(keywords, "--arg"))

@@ -18,6 +18,7 @@ def print_schemes(as_json: bool) -> None:
     from initlab.initialize.procedures import PROCEDURES
     from initlab.schemes import SCHEMES
 
+    records: list[Any] = [*SCHEMES.values(), *PROCEDURES.values()]
     rows = [
         {
             "name": record.name,
@@ -28,7 +29,7 @@ def print_schemes(as_json: bool) -> None:
             "year": record.year,
             "reference": record.reference,
         }
-        for record in (*SCHEMES.values(), *PROCEDURES.values())
+        for record in records
     ]
     print_records(rows, as_json)
     if not as_json:

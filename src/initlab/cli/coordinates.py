@@ -42,7 +42,7 @@ def run_coordinates(
     """
     if target is not None and target.isdigit():
         raise UserError(f"--widths takes numbers joined by commas, without blanks: --widths {widths},{target}.")
-    build = None if target is None else load_target(target, "coordinates")
+    build = None if target is None else load_target(target, "target")
     if target is not None and shape is None:
         raise UserError(f"{target} needs a batch: give its shape, such as --input 64,32.")
     if seeds < 1:

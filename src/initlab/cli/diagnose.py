@@ -106,11 +106,13 @@ def build_target(target: str, pairs: Sequence[str], seed: int) -> nn.Module:
             "mine:net for a function net in mine.py here."
         )
     keywords = parse_pairs(pairs, "--arg")
-    found = load_callable(target, "model")
+    found = load_callable(target, "target")
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
-        raise UserError(f"{target} is a {type(found).__name__}, no torch.nn.Module and no callable that builds one.")
+        raise UserError(
+            f"{target} is a {type(found).__name__}: it must be a torch.nn.Module or a callable that returns one."
+        )
     seed_global_state("made-up model", seed)
     module = call_imported(found, target, **keywords)
     if not isinstance(module, nn.Module):
@@ -163,7 +165,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     """
     sizes = parse_integers(text.replace("x", ","))
     if not sizes:
-        raise UserError(f"--input {text} is no shape: give positive whole numbers such as 1,3,224,224.")
+        raise UserError(f"--input {text} is not a shape: give positive whole numbers such as 1,3,224,224.")
     return tuple(sizes)
 
 

@@ -87,7 +87,7 @@ def parse_range(option: str, text: str, count: int) -> np.ndarray:
     """Return `count` evenly spaced numbers between the ends of a range such as `0.5..4`.
 
     Raises:
-        UserError: it is no range of standard deviations; the error names the option.
+        UserError: it is not a range of standard deviations; the error names the option.
 
     >>> parse_range("--sigma-w", "0.5..4", 3).tolist()
     [0.5, 2.25, 4.0]
@@ -97,7 +97,7 @@ def parse_range(option: str, text: str, count: int) -> np.ndarray:
     except ValueError:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise UserError(f"{option} {text} is no range: write two numbers such as {option} 0.5..4.")
+        raise UserError(f"{option} {text} is not a range: write two numbers such as {option} 0.5..4.")
     if low < 0:
         raise UserError(f"{option} {text} goes below 0, but σ is a standard deviation: write {option} 0..1.")
     if low >= high:

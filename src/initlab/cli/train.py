@@ -273,7 +273,7 @@ def refuse_unknown_flags(flags: list[str]) -> None:
             raise UserError(f"{message}: `{program_name()} --hydra-help` explains the flags.")
         name, _, value = flag.lstrip("-").partition("=")
         raise UserError(
-            f"{flag} is no flag: keys are written without dashes ({name}={value or '…'}), and "
+            f"{flag} is not a flag: keys are written without dashes ({name}={value or '…'}), and "
             f"`{program_name()} --hydra-help` lists the flags.{did_you_mean(flag, known)}"
         )
 

@@ -109,15 +109,18 @@ class Composer:
             files = self._choices_from_files(choices, settings)
             rest = tuple(text for text in choices if text not in files.values())
             base = self._once(self._plain_base, rest)
-            parts = [{group: self._once(self._file_values, text)} for group, text in files.items()]
-            parts += [self._once(self._set_values, rest, key, *texts) for key, texts in settings.items()]
+            parts: list[PlainValues | None] = [
+                {group: self._once(self._file_values, text)} for group, text in files.items()
+            ]
+            for key, texts in settings.items():
+                parts.append(self._once(self._set_values, rest, key, *texts))
         except (HydraException, OmegaConfBaseException):
             return None
         if base is None or None in parts:
             return None
         plain = copy_plain(base)
         for key, part in zip([*files, *settings], parts, strict=True):
-            if key not in part:
+            if part == {}:
                 plain.pop(key, None)
             plain |= copy_plain(part)
         return plain, rest

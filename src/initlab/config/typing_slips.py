@@ -109,7 +109,7 @@ def refuse_dashed_key(argument: str, following: str) -> None:
     if not equals and following and not following.startswith("-") and "=" not in following:
         value = following
         argument = f"{argument} {following}"
-    raise UserError(f"{argument} is no flag: keys are written without dashes, {key}={value or '…'}.")
+    raise UserError(f"{argument} is not a flag: keys are written without dashes, {key}={value or '…'}.")
 
 
 def refuse_value(argument: str) -> None:
@@ -128,7 +128,7 @@ def refuse_value(argument: str) -> None:
         raise UserError(f"{argument} has a comma with nothing beside it: write {key}={','.join(filter(None, items))}.")
     if key in NUMBER_KEYS and (ends := re.fullmatch(r"(\d+)(?:\.\.\.?|-|:)(\d+)", bare)):
         first, last = int(ends[1]), int(ends[2])
-        raise UserError(f"{argument} is no number: a range is written '{key}=range({first},{last + 1})', with -m.")
+        raise UserError(f"{argument} is not a number: a range is written '{key}=range({first},{last + 1})', with -m.")
 
 
 def key_meant_by(name: str) -> str | None:
