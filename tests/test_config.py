@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from initlab.activations import ACTIVATIONS
 from initlab.config import Config, check_config
 from initlab.config.aliases import ALIASES
-from initlab.config.checks import RULES, command_line_text, known_keys, nearest_key, value_of_key
+from initlab.config.checks import RULES, command_line_text, nearest_key, value_of_key
 from initlab.config.compose import compose_config, config_from_plain, register_config, to_config
 from initlab.config.grid import compose_grid
-from initlab.config.help import key_rows, keys_markdown
+from initlab.config.help import key_rows, keys_markdown, known_keys
 from initlab.config.naming import cell_name, config_hash, run_name
 from initlab.config.option_files import conf_dir, option_keys, option_names
 from initlab.config.overrides import canonical_option, canonical_overrides, split_arguments

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import initlab
-from initlab.config.aliases import PROCEDURE_NAMES
+from initlab.config.option_files import option_names
 from initlab.errors import Impossible, UserError
 from initlab.initialize.procedures import PROCEDURES, Procedure, is_procedure, procedure
 from initlab.models import MODELS, build
@@ -62,7 +62,7 @@ def test_records_say_what_they_are(name):
 
 
 def test_what_fills_single_weights_knows_them_by_name():
-    assert list(PROCEDURE_NAMES) == list(PROCEDURES)
+    assert {*option_names("init")} - {*SCHEMES, "custom"} == {*PROCEDURES}
     with pytest.raises(UserError, match="looks at a whole module"):
         initlab.initialize.fill_(plain(), "lsuv")
 

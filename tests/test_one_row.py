@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from initlab.report.write import write_report
 
 import initlab
 from initlab import initialize_
@@ -25,7 +26,6 @@ from initlab.initialize import plan, promised, request, stream
 from initlab.inspection import Fans
 from initlab.models import MODELS, build
 from initlab.prediction import rank
-from initlab.report.write import write_report
 from initlab.schemes import SCHEMES
 from initlab.schemes.law_checks import violations
 

@@ -22,7 +22,6 @@ from initlab.cli.hydra import compose_jobs
 from initlab.cli.train import run_train
 from initlab.config.compose import config_from_plain, plain_tree, register_config
 from initlab.config.fast_compose import Composer
-from initlab.config.job_values import JobValues
 from initlab.config.naming import config_hash
 from initlab.config.option_files import conf_dir, option_names, option_values
 from initlab.config.schema import Config
@@ -200,11 +199,11 @@ def random_job(draw: random.Random) -> list[str]:
 def test_values_are_those_of_a_whole_composition(hydra, seed):
     _, _, composer = hydra
     overrides = random_job(random.Random(seed))
-    values = JobValues(composer)
     for _ in range(2):  # what is kept must not have been touched
-        found = values.of(overrides)
-        if found is None:
+        values = composer.values(overrides)
+        if values is None:
             break
+        found = values[0]
         assert json.dumps(found) == json.dumps(whole(composer, overrides))
         found["train"]["steps"] = found["seed"] = "touched"
         for group in ("init", "optim"):
@@ -213,9 +212,8 @@ def test_values_are_those_of_a_whole_composition(hydra, seed):
 
 def test_most_random_jobs_are_put_together_from_values(hydra):
     _, _, composer = hydra
-    values = JobValues(composer)
     jobs = [random_job(random.Random(seed)) for seed in range(60)]
-    refused = [job for job in jobs if values.of(job) is None]
+    refused = [job for job in jobs if composer.values(job) is None]
     assert len(refused) < 30
     for job in refused[:5]:  # what no value can be set by is an error of the whole composition, or goes through it
         with suppress(HydraException, OmegaConfBaseException):
@@ -236,14 +234,13 @@ def test_files_of_the_users_own_configuration_are_heeded(tmp_path):
     loader.repository.initialize_sources(loader.config_search_path)
     master = loader.load_configuration("config", ["hydra.sweeper.params={}"], RunMode.MULTIRUN)
     composer = Composer(loader, master)
-    values = JobValues(composer)
     for name in ("mine", "derived", "wide", "referring"):
         for more in ([], ["act=relu"], ["init.gain=2"], ["depth=3"]):
             job = [f"init={name}", *more]
-            found = values.of(job)
-            assert found is None or found == whole(composer, job)
-    assert values.of(["init=mine", "act=relu"]) is not None
-    assert values.of(["init=wide", "seed=1"])["width"] == 77
+            values = composer.values(job)
+            assert values is None or values[0] == whole(composer, job)
+    assert composer.values(["init=mine", "act=relu"]) is not None
+    assert composer.values(["init=wide", "seed=1"])[0]["width"] == 77
 
 
 def test_a_grid_of_all_schemes_is_composed_by_hydra_once(hydra, monkeypatch):

@@ -1,4 +1,4 @@
-"""The audit from the command line: a target that is imported or read, rules from a file, an exit code."""
+"""`initlab audit`: import or read a target, take the promise from options or a file, print the rows."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,19 +8,19 @@ import pandas as pd
 from torch import nn
 
 from initlab.audit.engine import audit
-from initlab.audit.formats import as_json as json_of
+from initlab.audit.formats import as_json as audit_json
 from initlab.audit.formats import as_junit, as_text, passed
+from initlab.cli.arguments import call_imported, load_callable, parse_pairs
 from initlab.errors import UserError
 from initlab.initialize import Spec
-from initlab.inspection.exceptions import call_user_code, raise_internal_error
 from initlab.system.escape import print
-from initlab.system.imports import describe_exception, import_torchvision, load_target
 from initlab.system.safe_reading import error_reason, read_yaml_file
 from initlab.system.yaml_text import load_yaml
 
 
 def run_audit(
     target: str,
+    *,
     init: str | None,
     rules: str | None,
     mode: str | None,
@@ -37,21 +37,45 @@ def run_audit(
     junit: str | None,
     **arguments: Any,
 ) -> int:
-    """Audit what a command line names, print the result, and return the exit code: 1 where a promise is broken.
+    """Audit the target, print the result, and return the exit code.
 
-    It is 1 as well where nothing was checked.
+    It is 1 where a promise is broken or nothing was checked, else 0.
+
+    Args:
+        target: as in `audit_named_target`.
+        init: the promised scheme; or
+        rules: a file as in `read_rules`.
+        mode: `init.mode` of the scheme.
+        key: other keys of the scheme, "key=value".
+        role: "ROLE=GLOB".
+        kind: "GLOB=KIND".
+        gain: a word or a number.
+        only: globs of what is checked.
+        skip: globs of what is not.
+        module: as in `audit_named_target`.
+        arg: "key=value" for the callable.
+        every: print every parameter, not only those that break their promise.
+        as_json: print JSON.
+        junit: file that JUnit XML is written to.
+        arguments: others of `audit`.
+
+    Raises:
+        UserError: the target, the promise or an option cannot be, or the JUnit file cannot be written.
     """
     if (init is None) == (rules is None):
         raise UserError("give either --init SCHEME or --rules FILE: what was promised.")
     promise: Spec | Mapping[str, Spec] = str(init) if rules is None else read_rules(Path(rules))
+    roles: dict[str, list[str]] = {}
+    for name, glob in _split_options(role, "--role", "ROLE=GLOB"):
+        roles.setdefault(name, []).append(glob)
     rows = audit_named_target(
         target,
         promise,
         module=module,
         keywords=arg or (),
-        parameters=parse_arguments(key or (), "--set") | ({} if mode is None else {"mode": mode}),
-        roles=_grouped_options(role or (), "--role"),
-        kinds=_grouped_options(kind or (), "--kind", last=True),
+        parameters=parse_pairs(key or (), "--set") | ({} if mode is None else {"mode": mode}),
+        roles=roles,
+        kinds=dict(_split_options(kind, "--kind", "GLOB=KIND", at_last=True)),
         gain=_number_or_word(gain),
         only=tuple(only or ()),
         skip=tuple(skip or ()),
@@ -61,34 +85,33 @@ def run_audit(
         try:
             Path(junit).write_text(as_junit(rows, f"initlab audit {target}"), encoding="utf-8")
         except OSError as error:
-            why = error.strerror or error
+            reason = error.strerror or error
             raise UserError(
-                f"--junit {junit} cannot be written ({why}): give a file in a directory that exists and is yours."
+                f"--junit {junit} cannot be written ({reason}): give a file in a directory that exists and is yours."
             ) from error
-    print(json_of(rows) if as_json else as_text(rows, every))
+    print(audit_json(rows) if as_json else as_text(rows, every))
     return 0 if passed(rows) else 1
 
 
 def _number_or_word(text: str) -> float | str:
     try:
-        found = load_yaml(text)
+        value = load_yaml(text)
     except ValueError:
         return text
-    return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else text
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else text
 
 
-def _grouped_options(texts: Sequence[str], option: str, last: bool = False) -> dict[str, Any]:
-    # ROLE=GLOB may come several times for one role; a glob has one kind, and is split from it at the last "=".
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.rpartition("=") if last else text.partition("=")
-        if not (key and equals and value):
-            raise UserError(f"{option} {text} must be {'GLOB=KIND' if last else 'ROLE=GLOB'}.")
-        if last:
-            found[key] = value
-        else:
-            found.setdefault(key, []).append(value)
-    return found
+def _split_options(texts: Sequence[str] | None, option: str, form: str, at_last: bool = False) -> list[tuple[str, str]]:
+    """Split each text at its first =, or at its last one, since a glob may hold =.
+
+    Raises:
+        UserError: a side is empty.
+    """
+    parts = [text.rpartition("=") if at_last else text.partition("=") for text in texts or ()]
+    for left, equals, right in parts:
+        if not (left and right):
+            raise UserError(f"{option} {left}{equals}{right} must be {form}.")
+    return [(left, right) for left, _, right in parts]
 
 
 def audit_named_target(
@@ -102,10 +125,10 @@ def audit_named_target(
     """Return the audit's rows of what a command line names.
 
     Args:
-        target: `package.module:callable` (called without arguments but `keywords`; a module or a state_dict is taken
-            as it is), or the path of a .safetensors file or a saved state_dict.
+        target: `package.module:callable`, called with `keywords` alone (a module or a state_dict is taken as it is), or
+            the path of a .safetensors file or of a saved state_dict.
         promise: as in `audit`.
-        module: `package.module:callable` of the module that a file's values belong to.
+        module: `package.module:callable` that returns the module that a file's values belong to.
         keywords: "key=value" for the callable, the values read as YAML.
         arguments: those of `audit`.
 
@@ -126,55 +149,28 @@ def audit_named_target(
 
 
 def load_audit_target(target: str, keywords: Sequence[str]) -> Any:
-    """Return what `package.module:callable` builds, or the object itself where it is a module or a mapping."""
-    if target.startswith("torchvision."):
-        import_torchvision()
-    found = load_target(target, "audit")
+    """Return what `package.module:callable` returns, or the object itself where it is no callable."""
+    found = load_callable(target, "target")
     if isinstance(found, (nn.Module, Mapping)) or not callable(found):
         return found
-    given = parse_arguments(keywords, "--arg")
-    try:
-        return call_user_code(found, **given)
-    except Exception as error:  # whatever the user's own code raises
-        raise_internal_error(error, target)
-        raise UserError(
-            f"{target} failed when it was called ({describe_exception(error)}): give it --arg key=value."
-        ) from error
-
-
-def parse_arguments(texts: Sequence[str], option: str) -> dict[str, Any]:
-    """Return {"key": value} of "key=value" texts, the values read as YAML.
-
-    >>> parse_arguments(["num_classes=10", "name=he_normal"], "--arg")
-    {'num_classes': 10, 'name': 'he_normal'}
-    """
-    found = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise UserError(f"{option} {text} must be key=value.")
-        try:
-            found[key] = load_yaml(value)
-        except ValueError as error:
-            raise UserError(f"{option} {text}: the value cannot be read ({error}).") from error
-    return found
+    return call_imported(found, target, **parse_pairs(keywords, "--arg"))
 
 
 def read_rules(path: Path) -> dict[str, Spec]:
     """Return the rules of a YAML or JSON file: {glob: scheme} or {glob: {name: scheme, key: value}}, in order.
 
     Raises:
-        UserError: no such file, no YAML, or no mapping.
+        UserError: the file cannot be read, or holds no such mapping.
     """
     try:
-        found = read_yaml_file(path, given=True)
+        rules = read_yaml_file(path, given=True)
     except (OSError, ValueError) as error:
         raise UserError(
             f"--rules {path} cannot be read ({error_reason(error)}): it must map globs to schemes in YAML."
         ) from error
-    if not isinstance(found, Mapping) or not found:
+    if not isinstance(rules, Mapping) or not rules:
         raise UserError(f"--rules {path} must map globs to schemes, such as '*.head.weight': zeros.")
-    return {str(glob): _rule_spec(path, str(glob), spec) for glob, spec in found.items()}
+    return {str(glob): _rule_spec(path, str(glob), spec) for glob, spec in rules.items()}
 
 
 def _rule_spec(path: Path, glob: str, spec: Any) -> Spec:

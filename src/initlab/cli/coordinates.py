@@ -1,9 +1,8 @@
 """`initlab coordinates`: the coordinate check from the command line."""
 
-from collections.abc import Sequence
-
 import torch
 
+from initlab.cli.arguments import parse_integers
 from initlab.errors import UserError
 from initlab.initialize.procedures.coordinate_check import coordinate_check
 from initlab.system.escape import json_text, print, printable
@@ -26,26 +25,37 @@ def run_coordinates(
 ) -> int:
     """Print how far every layer moves at every width, and the verdict; return 0 where it is flat, else 1.
 
-    Arguments: `target`: package.module:function that takes a width and returns a module, None for an mlp; `widths`:
-    whole numbers with commas; `shape`: of the batch, as in `64,32`.
+    Args:
+        target: `package.module:function` that takes a width and returns a module; None: an mlp.
+        init: the scheme.
+        widths: whole numbers joined by commas.
+        shape: of the batch, as in `64,32`.
+        act: the activation.
+        optimizer: sgd or adam.
+        lr: the rate at the base width.
+        steps: updates before layers are compared.
+        seeds: networks of each width.
+        as_json: print JSON.
+
+    Raises:
+        UserError: an option cannot be.
     """
     if target is not None and target.isdigit():
         raise UserError(f"--widths takes numbers joined by commas, without blanks: --widths {widths},{target}.")
-    build = None if target is None else load_target(target, "coordinates")
+    build = None if target is None else load_target(target, "target")
     if target is not None and shape is None:
-        raise UserError(f"{target} is fed with what --input says: give a shape such as --input 64,32.")
+        raise UserError(f"{target} needs a batch: give its shape, such as --input 64,32.")
     if seeds < 1:
         raise UserError(f"--seeds {seeds} must be at least 1.")
-    inputs = (
-        None
-        if shape is None
-        else torch.randn(parse_integers(shape, "--input"), generator=generator("coordinate inputs"))
-    )
+    for option, text in (("--input", shape), ("--widths", widths)):
+        if text is not None and not parse_integers(text):
+            raise UserError(f"{option}={text} must be positive whole numbers with commas between them, such as 64,128.")
+    stream = generator("coordinate inputs")
     frame = coordinate_check(
         init,
-        widths=parse_integers(widths, "--widths"),
+        widths=parse_integers(widths),
         build=build,
-        inputs=inputs,
+        inputs=None if shape is None else torch.randn(parse_integers(shape), generator=stream),
         act=act,
         optimizer=optimizer,
         lr=lr,
@@ -63,18 +73,3 @@ def run_coordinates(
         print(f"mean |h_t − h_0| after {steps} steps\n{table.to_string(float_format='{:.3g}'.format)}\n")
         print(frame.attrs["verdict"])
     return 0 if frame.attrs["flat"] else 1
-
-
-def parse_integers(text: str, key: str) -> Sequence[int]:
-    """Read whole numbers with commas between them.
-
-    >>> parse_integers("64,128", "--widths")
-    [64, 128]
-    """
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) < 1:
-        raise UserError(f"{key}={text} must be positive whole numbers with commas between them, such as 64,128.")
-    return found

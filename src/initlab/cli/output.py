@@ -1,18 +1,22 @@
-"""JSON and CSV that a verb writes."""
+"""JSON, CSV and consoles of the verbs."""
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from initlab.errors import UserError
 from initlab.system.escape import json_text
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from initlab.system.terminal import SafeConsole
+
 
 def output_json(value: Any) -> str:
-    """Write JSON; what is no number there is null, infinities are their names.
+    """Return JSON in which NaN is null, and an infinity is the text "inf" or "-inf".
 
     >>> output_json({"a": float("nan"), "b": [float("inf"), 1.5]})
     '{\\n  "a": null,\\n  "b": [\\n    "inf",\\n    1.5\\n  ]\\n}'
@@ -31,8 +35,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write_csv(frame: pd.DataFrame, csv: str | None) -> None:
-    """Write a frame where somebody wants it.
+def write_csv(frame: "pd.DataFrame", csv: str | None) -> None:
+    """Write a frame to the file that `--csv` names, or nothing where it names none.
 
     Raises:
         UserError: the file cannot be written.
@@ -43,3 +47,11 @@ def write_csv(frame: pd.DataFrame, csv: str | None) -> None:
         frame.to_csv(Path(csv), index=False, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"--csv {csv} cannot be written ({error.strerror or error}).") from error
+
+
+def output_console(width: int | None = None) -> "SafeConsole":
+    """Return a console on standard output; where that is no terminal, $COLUMNS or else `width` (140) columns wide."""
+    from initlab.system.terminal import FILE_WIDTH, SafeConsole
+
+    console = SafeConsole()
+    return console if console.is_terminal or "COLUMNS" in os.environ else SafeConsole(width=width or FILE_WIDTH)

@@ -1,8 +1,7 @@
-"""From configurations to forecasts: one network layer by layer, or a grid ranked."""
+"""Forecast one configuration layer by layer, or rank those of a grid."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -22,68 +21,37 @@ from initlab.models import MODELS
 from initlab.prediction import NetworkForecast, RankedNetwork, forecast_network, score_networks, sort_by_score
 from initlab.records.columns import flatten
 from initlab.schemes import SCHEMES
-from initlab.sweep import wanted
+from initlab.sweep import select_cells
 
 FORECAST_KEYS = ("init", "act", "model", "data", "depth", "width")
-"""What a forecast depends on; seeds, rates and lengths of training are not among it."""
+"""What a forecast depends on; seeds, rates and lengths of training are not."""
 ALWAYS_SHOWN = ("act", "init", "depth")
 
 
-@dataclass
-class SharedInputs:
-    """What the cells of a grid share is read and resolved once."""
-
-    data: dict[str, tuple[Dataset, float]] = field(default_factory=dict)
-    acts: dict[str, Activation] = field(default_factory=dict)
-
-    def data_of(self, config: Config) -> tuple[Dataset, float]:
-        """Return a configuration's data set, and the second moment of the inputs of its first batch."""
-        key = json.dumps([config.data, config.train.batch_size], default=str)
-        if key not in self.data:
-            found = load_data(config, torch.device("cpu"))
-            batch = first_batch(found, make_plan([config], found, None))
-            self.data[key] = found, float(batch.double().square().mean())
-        return self.data[key]
-
-    def act_of(self, config: Config) -> Activation | None:
-        """Return a configuration's activation, one record for equal ones: theory remembers by it."""
-        key = json.dumps([config.act, config.model["name"]], default=str)
-        if key not in self.acts:
-            found = build_activation(config)
-            if found is None:
-                return None
-            self.acts[key] = found
-        return self.acts[key]
-
-
 def compose_forecasts(overrides: Sequence[str]) -> list[Config]:
-    """Compose a grid as `train.py -m` does, without what differs in nothing that a forecast looks at.
-
-    Raises UserError naming the key, the value and the remedy.
-    """
+    """Compose a grid as `train.py -m` does, and return one configuration for each different forecast."""
     configs, _ = compose_grid(overrides)
-    kept = [configs[k] for k in wanted(configs, repeats=bool(configs[0].sweep.grids))]
-    return list({forecast_key(config): config for config in reversed(kept)}.values())[::-1]
-
-
-def forecast_key(config: Config) -> str:
-    """Return what decides a configuration's forecast, as a text."""
-    plain = {name: getattr(config, name) for name in FORECAST_KEYS}
-    return json.dumps([plain, config.train.batch_size], sort_keys=True, default=str)
+    unique: dict[str, Config] = {}
+    for position in select_cells(configs, repeats=bool(configs[0].sweep.grids)):
+        config = configs[position]
+        plain = {name: getattr(config, name) for name in FORECAST_KEYS}
+        unique.setdefault(json.dumps([plain, config.train.batch_size], sort_keys=True, default=str), config)
+    return list(unique.values())
 
 
 def forecast_config(config: Config) -> NetworkForecast:
     """Forecast one network layer by layer, on the batch that its training would begin with.
 
-    Raises UserError when it cannot exist, or when theory knows nothing of its scheme.
+    Raises:
+        UserError: the network cannot exist, or there is no theory of its scheme.
     """
     reason = config_refusal(config)
     if reason is not None:
         raise UserError(reason)
     if not has_law(config):
         raise UserError(
-            f"init={config.init['name']} looks at more than theory knows (data, a loss, the whole network): train it, "
-            "or choose a scheme of `initlab schemes`."
+            f"init={config.init['name']} depends on data, a loss or the whole network, and has no theory here: train "
+            "it, or choose a scheme with a law in `initlab schemes`."
         )
     data = load_data(config, torch.device("cpu"))
     act = build_activation(config)
@@ -97,34 +65,51 @@ def forecast_config(config: Config) -> NetworkForecast:
 
 
 def has_law(config: Config) -> bool:
-    """Is it a scheme that promises a law?"""
+    """Return whether the scheme promises a law of each weight."""
     return config.init["name"] in (*SCHEMES, "custom")
 
 
 def rank_configs(configs: Sequence[Config]) -> pd.DataFrame:
-    """Rank a grid: one row per cell, best first, with a column for every key that differs between cells."""
-    known = SharedInputs()
-    cells: list[RankedNetwork] = []
-    places: list[int] = []
-    for number, config in enumerate(configs):
-        act = known.act_of(config)
-        if act is not None and MODELS[config.model["name"]].shape == "given" and has_law(config):
-            cells.append(ranked_network(config, act, *known.data_of(config)))
-            places.append(number)
-    found = score_networks(cells)
-    found.index = pd.Index(places)
-    frame = found.reindex(range(len(configs)))
+    """Return one row per configuration, best first, with a column for every key that differs between them.
+
+    Args:
+        configs: of a grid.
+
+    Returns:
+        The columns of `initlab.prediction.rank` and the keys of `forecast_axes`; `reason` says why a score is missing.
+    """
+    acts: dict[str, Activation | None] = {}  # one record for equal ones: theory caches by record
+    data: dict[str, tuple[Dataset, float]] = {}
+    networks: list[RankedNetwork] = []
+    positions: list[int] = []
+    for position, config in enumerate(configs):
+        key = json.dumps([config.act, config.model["name"]], default=str)
+        if key not in acts:
+            acts[key] = build_activation(config)
+        act = acts[key]
+        if act is None or MODELS[config.model["name"]].shape != "given" or not has_law(config):
+            continue
+        key = json.dumps([config.data, config.train.batch_size], default=str)
+        if key not in data:
+            dataset = load_data(config, torch.device("cpu"))
+            batch = first_batch(dataset, make_plan([config], dataset, None))
+            data[key] = dataset, float(batch.double().square().mean())
+        networks.append(ranked_network(config, act, *data[key]))
+        positions.append(position)
+    scores = score_networks(networks)
+    scores.index = pd.Index(positions)
+    frame = scores.reindex(range(len(configs)))
     frame["reason"] = frame["reason"].astype(object)
-    silent = frame["score"].isna() & frame["reason"].isna() & ~(frame["q"] == 0)
-    frame.loc[silent, "reason"] = "theory has no answer"
+    unexplained = frame["score"].isna() & frame["reason"].isna() & ~(frame["q"] == 0)
+    frame.loc[unexplained, "reason"] = "theory has no answer"
     frame.loc[frame["q"] == 0, "reason"] = "nothing gets through: every preactivation is 0"
-    for place, (key, values) in enumerate(differing_keys(configs).items()):
-        frame.insert(place, key, values)
+    for column, (key, values) in enumerate(forecast_axes(configs).items()):
+        frame.insert(column, key, values)
     return sort_by_score(frame)
 
 
 def ranked_network(config: Config, act: Activation, data: Dataset, second_moment: float) -> RankedNetwork:
-    """Return a configuration as a cell."""
+    """Return a configuration as a network to rank, on inputs of this second moment."""
     arguments = scheme_arguments(config, act)
     scheme = arguments.pop("scheme")
     del arguments["act"]
@@ -136,7 +121,7 @@ def ranked_network(config: Config, act: Activation, data: Dataset, second_moment
     )
 
 
-def differing_keys(configs: Sequence[Config]) -> dict[str, list[Any]]:
+def forecast_axes(configs: Sequence[Config]) -> dict[str, list[Any]]:
     """Return the keys that differ between configurations, with their values; act, init and depth always."""
     flat = [flatten({name: getattr(config, name) for name in FORECAST_KEYS}) for config in configs]
     keys = list(dict.fromkeys([*ALWAYS_SHOWN, *(key for one in flat for key in one)]))
@@ -148,10 +133,10 @@ def differing_keys(configs: Sequence[Config]) -> dict[str, list[Any]]:
 
 
 def _differ(key: str, flat: Sequence[dict[str, Any]]) -> bool:
-    """Does a key take several values? One that an option alone has does not tell cells of other options apart."""
+    """Return whether a key takes several values; one of an option's own, among the cells with that option."""
     group, _, leaf = key.partition(".")
-    having = [one for one in flat if key in one]
-    if not leaf:
-        return len({str(one[key]) for one in having}) > 1
-    options = {one.get(group) for one in having}
-    return any(len({str(one[key]) for one in having if one.get(group) == option}) > 1 for option in options)
+    values: dict[Any, set[str]] = {}
+    for one in flat:
+        if key in one:
+            values.setdefault(one.get(group) if leaf else None, set()).add(str(one[key]))
+    return any(len(several) > 1 for several in values.values())

@@ -7,14 +7,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from initlab.cli.output import output_console
 from initlab.errors import UserError
 from initlab.records.row_checks import read_number
 from initlab.reproduce.specification import Experiment, experiment_names, load_experiment
 from initlab.system.escape import json_text, print
 from initlab.system.safe_reading import abbreviate, error_reason, read_json
-from initlab.system.terminal import FILE_WIDTH, SafeConsole, format_duration
+from initlab.system.terminal import SafeConsole, format_duration
 
-COSTS = Path(__file__).with_name("costs.json")
+COSTS = Path(__file__).parents[1] / "reproduce" / "costs.json"
 """Seconds that each experiment took when its verdict in the documentation was measured, on two cores."""
 VERDICT_STYLES = {
     "holds": "green",
@@ -25,28 +26,32 @@ VERDICT_STYLES = {
 
 
 def run_reproduce(chosen: Sequence[str], mode: str, root: str, as_json: bool = False) -> None:
-    """List the experiments when none is chosen; else run and judge those chosen, one after another.
+    """Run and judge experiments, one after another, or list all of them.
+
+    Args:
+        chosen: their names, or `all`; none: print the list.
+        mode: `quick` or `full`.
+        root: directory of runs, reports and verdicts.
+        as_json: print JSON.
 
     Raises:
-        UserError: a name is no experiment's.
+        UserError: there is no experiment of a name.
     """
     if not chosen:
         print_experiments(Path(root), as_json)
         return
     from initlab.reproduce.run import keep_workers, reproduce
 
-    wanted = experiment_names() if list(chosen) == ["all"] else list(chosen)
-    if "all" in wanted:
+    names = experiment_names() if list(chosen) == ["all"] else list(chosen)
+    if "all" in names:
         raise UserError("`all` stands for every experiment: give it alone, or names.")
-    for name in wanted:
-        load_experiment(name)  # a wrong name is said before anything runs
+    experiments = [load_experiment(name) for name in names]  # a wrong name is refused before anything runs
     console = SafeConsole(stderr=True)
     records = []
     with keep_workers():
-        for number, name in enumerate(wanted, start=1):
-            at = f"{name} ({number} of {len(wanted)})"
-            console.print(f"{at}: {load_experiment(name).question}", highlight=False, markup=False)
-            verdict = reproduce(name, mode, root)
+        for number, experiment in enumerate(experiments, start=1):
+            console.print(f"{experiment.name} ({number} of {len(experiments)}): {experiment.question}")
+            verdict = reproduce(experiment.name, mode, root)
             records.append(verdict.record())
             if not as_json:
                 print_verdict(records[-1], verdict.directory)
@@ -56,14 +61,8 @@ def run_reproduce(chosen: Sequence[str], mode: str, root: str, as_json: bool = F
         print_verdicts(records)
 
 
-def output_console() -> SafeConsole:
-    """Return a console that is wide where the output goes to a file."""
-    console = SafeConsole()
-    return console if console.is_terminal else SafeConsole(width=FILE_WIDTH)
-
-
 def print_verdict(record: dict[str, Any], directory: Path) -> None:
-    """Print one verdict with its criteria."""
+    """Print one verdict with its criteria, and where its report is."""
     console = output_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("criterion", "bound", "measured", "by halves", ""):
@@ -83,7 +82,7 @@ def print_verdict(record: dict[str, Any], directory: Path) -> None:
 
 
 def criterion_bound(row: dict[str, Any]) -> str:
-    """Write a criterion's bound.
+    """Return a criterion's bound as text.
 
     >>> criterion_bound({"above": None, "below": 1.5}), criterion_bound({"above": 1, "below": 2})
     ('< 1.5', '1 to 2')
@@ -94,7 +93,7 @@ def criterion_bound(row: dict[str, Any]) -> str:
 
 
 def measured_text(value: Any) -> str:
-    """Write a measured number; what could not be measured is a dash.
+    """Return a measured number as text; a dash where it could not be measured.
 
     >>> measured_text(0.12345), measured_text(float("nan"))
     ('0.1235', '–')
@@ -103,7 +102,7 @@ def measured_text(value: Any) -> str:
 
 
 def halves_text(row: dict[str, Any]) -> str:
-    """Write what each half of the seeds gave."""
+    """Return what each half of the seeds gave, or why it gave nothing."""
     return row.get("problem") or " / ".join(measured_text(value) for value in row["halves"])
 
 
@@ -119,7 +118,7 @@ def print_verdicts(records: Sequence[dict[str, Any]]) -> None:
 
 
 def print_experiments(root: Path, as_json: bool) -> None:
-    """Print every experiment with its paper, its claim, and what it cost here or, before that, on two cores."""
+    """Print every experiment with its paper, its claim, its cost and its last verdict."""
     rows = [experiment_row(load_experiment(name), root) for name in experiment_names()]
     if as_json:
         print(json_text(rows, indent=1))
@@ -134,19 +133,19 @@ def print_experiments(root: Path, as_json: bool) -> None:
     print("\n`initlab reproduce NAME` runs one and judges it; `initlab reproduce all --quick` the whole table.")
 
 
-def experiment_row(found: Experiment, root: Path) -> dict[str, Any]:
-    """Return one row of the list."""
-    row = {"name": found.name, "paper": found.paper, "claim": found.claim, "verdict": ""}
-    last = root / f"{found.name}-quick" / "verdict.json"
-    if last.exists() or last.is_symlink():
+def experiment_row(experiment: Experiment, root: Path) -> dict[str, str]:
+    """Return one row of the list; the cost is that of the last run here or, before that, the one on two cores."""
+    row = {"name": experiment.name, "paper": experiment.paper, "claim": experiment.claim, "verdict": ""}
+    path = root / f"{experiment.name}-quick" / "verdict.json"
+    if path.exists() or path.is_symlink():
         try:
-            record = read_json(last)
+            record = read_json(path)
             cost = f"{format_duration(read_number(record, 'seconds') or 0.0)} here"
-            if str(record.get("verdict")) not in VERDICT_STYLES:
-                raise ValueError(f"there is no verdict {abbreviate(record.get('verdict'))}")
-            return row | {"cost": cost, "verdict": record["verdict"]}
+            if record.get("verdict") in VERDICT_STYLES:
+                return row | {"cost": cost, "verdict": record["verdict"]}
+            reason = f"there is no verdict {abbreviate(record.get('verdict'))}"
         except (OSError, ValueError, OverflowError) as error:
-            row["verdict"] = f"verdict.json cannot be read ({error_reason(error)})"
-    seconds = read_json(COSTS).get(found.name)
-    cost = "not yet measured" if seconds is None else f"{format_duration(seconds)} on two cores"
-    return row | {"cost": cost}
+            reason = error_reason(error)
+        row["verdict"] = f"verdict.json cannot be read ({reason})"
+    seconds = read_json(COSTS).get(experiment.name)
+    return row | {"cost": "not yet measured" if seconds is None else f"{format_duration(seconds)} on two cores"}

@@ -1,4 +1,4 @@
-"""Where Hydra stops: the schema, its checks, aliases, and Hydra's errors in the user's words."""
+"""The configuration: schema, checks, aliases, composition by Hydra, and Hydra's errors in plain sentences."""
 
 from initlab.config.checks import check_config
 from initlab.config.schema import Config, LogConfig, SweepConfig, TrainConfig

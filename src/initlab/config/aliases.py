@@ -1,7 +1,6 @@
-"""Other names in use for schemes and activations, free of torch so that the command line can rewrite them at once.
+"""Other names in use for schemes, activations and keys.
 
-Canonical names are recorded; an alias is accepted wherever a name is and never shows up in a result. What is the
-user's own is named by what is imported, `package.module:function`.
+An alias is accepted wherever a name is; the canonical name is recorded.
 """
 
 SCHEME_ALIASES: dict[str, str] = {
@@ -26,12 +25,6 @@ SCHEME_ALIASES: dict[str, str] = {
     "zero_init": "zero_hadamard",
 }
 
-PROCEDURE_NAMES: tuple[str, ...] = (
-    "lsuv", "data_dependent", "weight_norm_init", "metainit", "gradinit", "rezero", "skipinit", "fixup",
-    "inverse_depth", "gpt2", "deepnorm", "t_fixup", "mimetic", "mup", "dks", "tat",
-)  # fmt: skip
-"""Schemes that look at a whole module: what fills one weight at a time knows them by name only, to say so."""
-
 ACT_ALIASES: dict[str, str] = {
     "identity": "linear",
     "leakyrelu": "leaky_relu",
@@ -47,7 +40,7 @@ ACT_ALIASES: dict[str, str] = {
 
 ALIASES: dict[str, dict[str, str]] = {"init": SCHEME_ALIASES, "act": ACT_ALIASES}
 
-# What other programs call a key, and people do: where one is no key, the other is meant.
+# Names that other programs use for a key.
 KEY_ALIASES: dict[str, str] = {
     word: key
     for key, words in {

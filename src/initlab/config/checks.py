@@ -1,6 +1,5 @@
-"""Is this configuration one that can run? Every refusal names the key, the value and the remedy."""
+"""The rules of every key; each refusal names the key, the value and the remedy."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import PureWindowsPath
@@ -8,7 +7,7 @@ from typing import Any
 
 from initlab.config.aliases import KEY_ALIASES
 from initlab.config.option_files import option_choices, option_names
-from initlab.config.schema import OPTION_KEYS, Config
+from initlab.config.schema import Config
 from initlab.errors import UserError, did_you_mean
 from initlab.system.numbers import MAX_SEED, describe_float32_limit, fits_float32
 
@@ -20,42 +19,42 @@ OWN_SHAPE_MODELS = ("torchvision", "custom")  # models whose depth and width may
 
 
 def is_finite_number(value: Any) -> bool:
-    """Is it a finite number, and no truth value?"""
+    """Return whether a value is a finite number, and no boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
-def is_positive_int(value: Any) -> bool:
-    """Is it a whole number of at least 1?"""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def is_count(value: Any) -> bool:
-    """Is it a whole number of at least 0?"""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def is_positive(value: Any) -> bool:
-    """Is it a finite number above 0?"""
+    """Return whether a value is a finite number above 0."""
     return is_finite_number(value) and value > 0
 
 
 def is_not_negative(value: Any) -> bool:
-    """Is it a finite number of at least 0?"""
+    """Return whether a value is a finite number of at least 0."""
     return is_finite_number(value) and value >= 0
 
 
+def is_positive_int(value: Any) -> bool:
+    """Return whether a value is a whole number of at least 1."""
+    return isinstance(value, int) and is_positive(value)
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number of at least 0."""
+    return isinstance(value, int) and is_not_negative(value)
+
+
 def is_fraction(value: Any) -> bool:
-    """Is it a number in [0, 1), in float32 too?"""
-    return is_finite_number(value) and 0 <= value < 1 - 2**-24
+    """Return whether a value is a number in [0, 1), in float32 too."""
+    return is_not_negative(value) and value < 1 - 2**-24
 
 
 def or_none(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Let null pass as well."""
+    """Return a test that None passes as well."""
     return lambda value: value is None or test(value)
 
 
 def one_of(*choices: Any) -> Callable[[Any], bool]:
-    """Is it one of these?"""
+    """Return a test that these values pass."""
     return lambda value: value in choices
 
 
@@ -63,13 +62,13 @@ BOOLEAN_RULE = (lambda value: isinstance(value, bool), "true or false")
 
 
 def is_relative_path(value: Any) -> bool:
-    """Is it a name of a directory inside another one, with / between parts?
+    """Return whether a value names a directory inside another one, with / between parts.
 
-    >>> is_relative_path("depths"), is_relative_path("mine/depths"), is_relative_path("../depths"), is_relative_path("/depths"), is_relative_path("a\x1b")
-    (True, True, False, False, False)
+    >>> [is_relative_path(name) for name in ("depths", "mine/depths", "../depths", "/depths", "a\x1b")]
+    [True, True, False, False, False]
     """
     try:
-        # Where the system's encoding knows no ë, Python holds the bytes of it as halves of surrogate pairs.
+        # Where the system's encoding lacks ë, Python holds its bytes as halves of surrogate pairs.
         value = value.encode("utf-8", "surrogateescape").decode()
     except (AttributeError, UnicodeError):
         return False
@@ -80,7 +79,7 @@ def is_relative_path(value: Any) -> bool:
 
 STEPS_TEXT = "a whole number of steps"
 
-# Counts beyond which a slip is likelier than the wish; what they would take is never given.
+# Larger counts are refused as typing errors: no machine could run them.
 MAX_COUNTS = {"depth": 10**5, "train.steps": 10**9, "log.histograms": 10**5, "threads": 4096, "tune.seeds": 1000}
 MAX_WIDTH = 10**8
 
@@ -150,7 +149,7 @@ MISSING = object()
 
 
 def value_of_key(config: Config, dotted: str) -> Any:
-    """Find `optim.lr` in dataclasses and dictionaries alike; MISSING where an option has no such key."""
+    """Return the value of a key such as `optim.lr`; MISSING where the chosen option has no such key."""
     value: Any = config
     for part in dotted.split("."):
         value = value.get(part, MISSING) if isinstance(value, dict) else getattr(value, part, MISSING)
@@ -160,7 +159,11 @@ def value_of_key(config: Config, dotted: str) -> Any:
 
 
 def check_config(config: Config) -> Config:
-    """Return the configuration if it can run; raises UserError, one sentence with the remedy, if it cannot."""
+    """Return the configuration if every value can be.
+
+    Raises:
+        UserError: one cannot; the message names the key, the value and the remedy.
+    """
     for dotted, (test, _, example) in RULES.items():
         value = value_of_key(config, dotted)
         if value is not MISSING and not test(value):
@@ -173,7 +176,11 @@ def check_config(config: Config) -> Config:
 
 
 def check_float32_range(config: Config) -> None:
-    """Refuse numbers that vanish or overflow in float32, under any key but those of the user's own functions."""
+    """Check that no number vanishes or overflows in float32; keys of the user's own functions are not checked.
+
+    Raises:
+        UserError: one does.
+    """
     for group, values in config.plain().items():
         if not isinstance(values, dict) or values.get("name") == "custom":
             continue
@@ -185,30 +192,30 @@ def check_float32_range(config: Config) -> None:
 
 
 def refusal_text(dotted: str, value: Any, model: str = "") -> str:
-    """Say that a value cannot be, what it must be (for the chosen model), and an example that works."""
+    """Return the sentence that a value cannot be, with what it must be, for the chosen model, and an example."""
     if dotted not in RULES:
         return f"{dotted}={command_line_text(value)} has a value of the wrong kind."
     test, must, example = RULES[dotted]
     if isinstance(value, list) and value and all(map(test, value)):
         each = ",".join(map(command_line_text, value))
-        several = f"several values are written {dotted}={each}, in train.py with -m"
-        return f"{dotted}={command_line_text(value)} is a list, and must be {must}: {several}."
+        return (
+            f"{dotted}={command_line_text(value)} is a list, and must be {must}: "
+            f"several values are written {dotted}={each}, in train.py with -m."
+        )
     if dotted == "model.norm" and model in MODEL_NORMS:
         must, example = (
             f"one of {', '.join(MODEL_NORMS[model])} for model={model}",
             f"model.norm={MODEL_NORMS[model][1]}",
         )
-    shown = repr(value) if isinstance(value, float) and "whole number" in must else command_line_text(value)
-    return f"{dotted}={shown} must be {must}: say for example {example}."
+    text = repr(value) if isinstance(value, float) and "whole number" in must else command_line_text(value)
+    return f"{dotted}={text} must be {must}: say for example {example}."
 
 
 def command_line_text(value: Any) -> str:
-    """Write a value as it is typed on the command line.
+    """Return a value as it is typed on the command line.
 
-    >>> command_line_text(None), command_line_text(True), command_line_text([256, 128]), command_line_text(0.0), command_line_text("abc")
-    ('null', 'true', '[256, 128]', '0', 'abc')
-    >>> command_line_text(0.9999999999)
-    '0.9999999999'
+    >>> [command_line_text(value) for value in (None, True, [256, 128], 0.0, "abc", 0.9999999999)]
+    ['null', 'true', '[256, 128]', '0', 'abc', '0.9999999999']
     """
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
@@ -219,50 +226,40 @@ def command_line_text(value: Any) -> str:
 
 
 def check_shape(model: str, depth: int | None, width: Any) -> None:
-    """Accept a width that fits the depth: a positive whole number, or a list of `depth` of them; null where it may."""
+    """Check depth and width: a width is a positive whole number, or a list of `depth` of them.
+
+    Raises:
+        UserError: they cannot be, or one is null though the model needs it.
+    """
     for key, value, example in (("depth", depth, 3), ("width", width, 128)):
         if value is None and model not in OWN_SHAPE_MODELS:
             raise UserError(
                 f"{key}=null cannot be for model={model}, which needs one: say for example {key}={example}."
             )
-    if width is None or (is_positive_int(width) and width <= MAX_WIDTH):
-        return
-    if is_positive_int(width):
+    widths = width if isinstance(width, (list, tuple)) else [] if width is None else [width]
+    bad = [each for each in widths if not is_positive_int(each) or each > MAX_WIDTH]
+    if isinstance(width, (list, tuple)):
+        if not width:
+            raise UserError(
+                "width=[] lists no layer: give a number, or one for each hidden layer: say for example width=128."
+            )
+        if depth is not None and len(width) != depth:
+            raise UserError(
+                f"width={list(width)} lists {len(width)} layers but depth={depth}: "
+                f"say depth={len(width)}, or give a single number."
+            )
+        if bad:
+            raise UserError(
+                f"width={list(width)} holds {command_line_text(bad[0])}: every width is a whole number of at least "
+                "1 unit, for example 'width=[256,128]'."
+            )
+    elif bad and is_positive_int(width):
         raise UserError(f"width={width} is more than {MAX_WIDTH:,}: say for example width=128.")
-    if not isinstance(width, (list, tuple)):
+    elif bad:
         raise UserError(
             f"width={command_line_text(width)} must be a whole number of at least 1 unit, or a list of them: "
             "say for example width=128."
         )
-    if not len(width):
-        raise UserError(
-            "width=[] lists no layer: give a number, or one for each hidden layer: say for example width=128."
-        )
-    if depth is not None and len(width) != depth:
-        raise UserError(
-            f"width={list(width)} lists {len(width)} layers but depth={depth}: "
-            f"say depth={len(width)}, or give a single number."
-        )
-    if bad := [w for w in width if not (is_positive_int(w) and w <= MAX_WIDTH)]:
-        raise UserError(
-            f"width={list(width)} holds {command_line_text(bad[0])}: every width is a whole number of at least 1 unit, "
-            "for example 'width=[256,128]'."
-        )
-
-
-def known_keys() -> list[str]:
-    """List every dotted key of the schema and the common ones of its groups."""
-
-    def walk(cls: Any, prefix: str) -> list[str]:
-        found = []
-        for f in dataclasses.fields(cls):
-            if dataclasses.is_dataclass(f.type):
-                found += walk(f.type, f"{prefix}{f.name}.")
-            else:
-                found.append(prefix + f.name)
-        return found
-
-    return [*walk(Config, ""), *OPTION_KEYS]
 
 
 def nearest_key(name: str, keys: list[str]) -> str:
@@ -273,8 +270,8 @@ def nearest_key(name: str, keys: list[str]) -> str:
     >>> nearest_key("scheme", ["init", "act"])
     " Did you mean 'init'?"
     """
-    if (word := KEY_ALIASES.get(name.lower())) in keys:
-        return f" Did you mean {word!r}?"
+    if (key := KEY_ALIASES.get(name.lower())) in keys:
+        return f" Did you mean {key!r}?"
     leaf = name.rpartition(".")[2]
     same_leaf = [key for key in keys if key != name and key.rpartition(".")[2] == leaf]
     return did_you_mean(same_leaf[0], same_leaf) if same_leaf else did_you_mean(name, keys)

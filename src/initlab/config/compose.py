@@ -1,4 +1,4 @@
-"""From Hydra's DictConfig to initlab's Config, and back to Python: the only code that sees both."""
+"""Compose with Hydra, and turn its DictConfig into a checked `Config`."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,8 +11,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from initlab.config.checks import check_config, known_keys, nearest_key
-from initlab.config.help import examples_text, keys_text, program_name
+from initlab.config.checks import check_config, nearest_key
+from initlab.config.help import examples_text, keys_text, known_keys, program_name
 from initlab.config.hydra_errors import translate_hydra_errors, unknown_option_key_sentence
 from initlab.config.naming import cell_name, run_name
 from initlab.config.option_files import conf_dir, option_keys
@@ -21,11 +21,11 @@ from initlab.config.own_options import own_options_text, register_own_options
 from initlab.config.schema import GROUPS, Config
 from initlab.errors import UserError
 
-HYDRA_LOCK = threading.RLock()  # it has one state for all threads
+HYDRA_LOCK = threading.RLock()  # Hydra has one state for all threads
 
 
 def register_config() -> None:
-    """Tell Hydra the schema, so that unknown keys and wrong types are refused while composing."""
+    """Register the schema, the user's own options and the resolvers with Hydra."""
     ConfigStore.instance().store(name="initlab_schema", node=Config, provider="initlab")
     register_own_options()
     for name, resolver in RESOLVERS.items():
@@ -33,16 +33,16 @@ def register_config() -> None:
 
 
 def plain_tree(composed: DictConfig) -> dict[str, Any]:
-    """Resolve everything but Hydra's own node into nested plain dictionaries."""
-    own = {str(key): composed[key] for key in composed if key != "hydra"}
+    """Return nested plain dictionaries of everything but Hydra's own node, with references resolved."""
+    values = {str(key): composed[key] for key in composed if key != "hydra"}
     return {
         key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
-        for key, value in own.items()
+        for key, value in values.items()
     }
 
 
 def name_resolver(name: Callable[[Config], str]) -> Callable[..., str]:
-    """Make a resolver of a naming function: it sees the whole configuration of the job."""
+    """Return a resolver that applies a naming function to the whole configuration of a job."""
 
     def resolver(*, _root_: DictConfig) -> str:
         return name(config_from_plain(plain_tree(_root_)))
@@ -51,7 +51,7 @@ def name_resolver(name: Callable[[Config], str]) -> Callable[..., str]:
 
 
 def sweep_directory(root: str, name: str | None, now: str) -> str:
-    """Return `<sweep.root>/<sweep.name or the time>`; Hydra's own clock gives all jobs the same time."""
+    """Return `<sweep.root>/<sweep.name or the time>`; Hydra resolves `now` to one time for all jobs."""
     return f"{root}/{name or now}"
 
 
@@ -67,9 +67,9 @@ RESOLVERS: dict[str, Callable[..., str]] = {
 
 
 def to_config(composed: DictConfig, overrides: Iterable[str] = ()) -> Config:
-    """Turn what Hydra composed into a checked `Config`; `overrides` are what the user typed for this job.
+    """Return what Hydra composed as a checked `Config`; `overrides` are those that the user typed for this job.
 
-    Raises UserError naming the key, the value and the remedy.
+    Errors are those of `checked_config`.
     """
     with translate_hydra_errors():
         plain = plain_tree(composed)
@@ -77,14 +77,22 @@ def to_config(composed: DictConfig, overrides: Iterable[str] = ()) -> Config:
 
 
 def checked_config(plain: dict[str, Any], overrides: Iterable[str] = ()) -> Config:
-    """Turn nested plain values into a checked `Config`; arguments and errors as `to_config`."""
+    """Return nested plain values as a checked `Config`.
+
+    Args:
+        plain: one value for every key of the schema.
+        overrides: those that the user typed.
+
+    Raises:
+        UserError: a key or a value cannot be; the message names the key, the value and the remedy.
+    """
     refuse_unknown_keys(plain)
     refuse_shape_keys(plain, overrides)
     return check_config(config_from_plain(plain))
 
 
 def config_from_plain(plain: dict[str, Any]) -> Config:
-    """Rebuild a `Config` from nested dictionaries, as `Config.plain()` writes them; extra keys are dropped."""
+    """Return the `Config` of nested dictionaries such as `Config.plain()` returns; extra keys are dropped."""
 
     def build(cls: Any, values: dict[str, Any]) -> Any:
         known = {f.name: f.type for f in fields(cls)}
@@ -94,7 +102,11 @@ def config_from_plain(plain: dict[str, Any]) -> Config:
 
 
 def refuse_unknown_keys(plain: dict[str, Any]) -> None:
-    """Refuse keys that came in by `+key=…` and went out by `~key`, which Hydra lets pass and nothing would read."""
+    """Refuse keys that `+key=…` added, and keys that `~key` took out: Hydra accepts both.
+
+    Raises:
+        UserError: there is such a key.
+    """
     refuse_unknown_fields(plain, Config, "")
     for group in GROUPS:
         chosen = plain[group].get("name")
@@ -113,7 +125,11 @@ def refuse_unknown_keys(plain: dict[str, Any]) -> None:
 
 
 def refuse_unknown_fields(values: dict[str, Any], cls: Any, prefix: str) -> None:
-    """Refuse keys that the schema has not."""
+    """Refuse keys that the schema does not have.
+
+    Raises:
+        UserError: there is such a key.
+    """
     known = {f.name: f.type for f in fields(cls)}
     for key, value in values.items():
         if key not in known:
@@ -123,17 +139,21 @@ def refuse_unknown_fields(values: dict[str, Any], cls: Any, prefix: str) -> None
 
 
 def refuse_shape_keys(plain: dict[str, Any], overrides: Iterable[str]) -> None:
-    """Refuse depth, width or act where the model brings its own (torchvision's)."""
+    """Refuse depth, width or act for torchvision's models, which have their own.
+
+    Raises:
+        UserError: one is set.
+    """
     if plain["model"]["name"] != "torchvision":
         return
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
-        if key in ("depth", "width", "act") or key.startswith("act."):
+        if key.partition(".")[0] in ("depth", "width", "act"):
             raise UserError(f"{key} cannot be set for model=torchvision, which has its own: leave {override} out.")
 
 
 def compose_config(overrides: Sequence[str] = ()) -> Config:
-    """Compose one configuration as the command line would, for Python and notebooks.
+    """Compose one configuration as the command line does, for Python and notebooks.
 
     >>> compose_config(["init=he_normal", "act=relu", "depth=3"]).init["name"]
     'he_normal'
@@ -148,12 +168,12 @@ def compose_config(overrides: Sequence[str] = ()) -> Config:
 
 @contextmanager
 def isolated_hydra() -> Iterator[None]:
-    """Compose from initlab's own files, also inside somebody else's Hydra application, which finds its state again."""
+    """Initialize Hydra with initlab's own files, and restore the state of a Hydra application around it."""
     with HYDRA_LOCK:
-        theirs = GlobalHydra.instance().hydra
+        outer = GlobalHydra.instance().hydra
         GlobalHydra.instance().hydra = None
         try:
             with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
                 yield
         finally:
-            GlobalHydra.instance().hydra = theirs
+            GlobalHydra.instance().hydra = outer

@@ -1,11 +1,11 @@
-"""From what was asked for to the jobs of a grid: products of lists, ranges and globs; sub-grids one after another."""
+"""Expand a grid into jobs: products of lists, ranges and globs, for each sub-grid; and compose them."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,18 +16,14 @@ from omegaconf import OmegaConf
 from initlab.config.compose import checked_config, isolated_hydra, register_config, to_config
 from initlab.config.fast_compose import Composer
 from initlab.config.hydra_errors import interval_sentence, translate_hydra_errors
-from initlab.config.job_values import JobValues
-from initlab.config.overrides import canonical_overrides, defer_option_keys, refuse_malformed
+from initlab.config.overrides import LIST_KEYS, canonical_overrides, defer_option_keys, refuse_malformed
 from initlab.config.schema import Config
 from initlab.config.typing_slips import refuse_slips
 from initlab.errors import UserError
 from initlab.system.imports import CONTRACTS, is_target, option_name, target_of
 
-LIST_KEYS = ("sweep.exclude", "sweep.grids", "tune.rates")
-"""Keys whose values are lists and are never swept: they concern the grid as a whole."""
-
-LAYER_WIDTH_MODELS = ("mlp", "cnn", "custom")  # models that take a width for every layer
-GRID_KEYS = ("sweep", "dry_run", "hydra", "race")
+LAYER_WIDTH_MODELS = ("mlp", "cnn", "custom")  # models that accept a list of widths, one for each layer
+GRID_KEYS = ("sweep", "dry_run", "hydra", "race")  # keys of the grid as a whole
 
 
 def expand_grid(
@@ -35,16 +31,19 @@ def expand_grid(
     arguments: Sequence[str],
     params: Mapping[str, str],
     grids: Sequence[Any],
-    usual: Mapping[str, Any] = MappingProxyType({}),
+    shape: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[list[str]]:
-    """Return the overrides of every job: the product of all that is swept, for each sub-grid if there are any.
+    """Return the overrides of every job: the product of all that is swept, for each sub-grid.
 
-    Arguments: `arguments` of the command line; `params` of an experiment file's `hydra.sweeper.params` and `grids` of
-    `sweep.grids`, both of which the command line overrules key by key; `default_shape`: `depth` and `model` where a job does
-    not set them.
+    Args:
+        loader: Hydra's, for globs.
+        arguments: overrides of the command line; they win over the next two, key by key.
+        params: `hydra.sweeper.params`, of an experiment's file.
+        grids: `sweep.grids`.
+        shape: depth and model of a job that does not set them.
 
-    Raises UserError when a sub-grid is no mapping, when a list in it may be one value or several, or when nothing is
-    left to run.
+    Raises:
+        UserError: a sub-grid is no mapping, a list in it may be one value or several, or there is no job.
     """
     if not isinstance(params, Mapping) or not all(isinstance(value, str) for value in params.values()):
         raise UserError(f"hydra.sweeper.params={params} must map keys to texts, as in seed: 0,1 in an experiment.")
@@ -60,17 +59,19 @@ def expand_grid(
         for key in map(str, grid):
             if key.lstrip("+~").partition(".")[0] in GRID_KEYS:
                 raise UserError(
-                    f"sweep.grids holds {key} in a sub-grid, and it concerns the grid as a whole: set it beside."
+                    f"sweep.grids holds {key} in a sub-grid, but it is of the whole grid: set it outside sweep.grids."
                 )
         own = canonical_overrides(override_text(str(key), value) for key, value in grid.items())
         refuse_malformed(own)
-        parsed = [expand_glob(override, parser) for override in parser.parse_overrides([*defaults, *own, *arguments])]
-        own_jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-        for job in own_jobs:
+        choices: dict[str, list[str]] = {}
+        for override in parser.parse_overrides([*defaults, *own, *arguments]):
+            key = override.get_key_element()
+            choices[key] = [f"{key}={value}" for value in swept_values(override)]
+        for job in map(list, itertools.product(*choices.values())):
             refuse_ambiguous_widths(
-                grid.get("width"), {**usual, **dict(o.lstrip("+").partition("=")[::2] for o in job)}
+                grid.get("width"), {**shape, **dict(o.lstrip("+").partition("=")[::2] for o in job)}
             )
-        jobs += own_jobs
+            jobs.append(job)
     if not jobs:
         raise UserError("the grid is empty: a glob, a range or a list matched nothing.")
     return jobs
@@ -79,10 +80,14 @@ def expand_grid(
 def refuse_ambiguous_widths(widths: Any, cell: Mapping[str, Any]) -> None:
     """Refuse a list of numbers that may be the widths of one network's layers, or of several networks.
 
-    Arguments: `widths` as the grid gives them; `cell`: depth and model of one of its cells.
+    Args:
+        widths: value of `width` in a sub-grid.
+        cell: depth and model of one of its cells.
 
-    >>> refuse_ambiguous_widths([16, 8], {"depth": 3, "model": "mlp"}), refuse_ambiguous_widths([16, 8], {"depth": 2, "model": "vit"})
-    (None, None)
+    Raises:
+        UserError: the list has as many numbers as the network layers.
+
+    >>> refuse_ambiguous_widths([16, 8], {"depth": 3, "model": "mlp"})
     """
     flat = (
         isinstance(widths, (list, tuple)) and len(widths) > 1 and not any(isinstance(w, (list, tuple)) for w in widths)
@@ -97,14 +102,12 @@ def refuse_ambiguous_widths(widths: Any, cell: Mapping[str, Any]) -> None:
 
 
 def default_shape(master: Any) -> dict[str, Any]:
-    """Return depth and model of a composed configuration: those of every job that does not set them."""
+    """Return depth and model of a composed configuration."""
     return {"depth": master.depth, "model": option_name(master.model)}
 
 
 def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
-    """Compose every job of a grid as `train.py -m` would, for Python and notebooks; return them and their directory.
-
-    Raises UserError naming the key, the value and the remedy.
+    """Compose and check every job of a grid as `train.py -m` does; return them and the directory of the sweep.
 
     >>> configs, directory = compose_grid(["init=glob(he_*)", "seed=0,1", "sweep.name=two"])
     >>> [(config.init["name"], config.seed) for config in configs], directory.name
@@ -123,71 +126,68 @@ def compose_grid(overrides: Sequence[str]) -> tuple[list[Config], Path]:
         jobs = expand_grid(
             loader, master.hydra.overrides.task, master.hydra.sweeper.params or {}, grids, default_shape(master)
         )
-        values = JobValues(Composer(loader, master))
-        configs = [compose_grid_job(values, job) for job in jobs]
-    return configs, Path(values.composer.directory).absolute()
+        composer, configs = Composer(loader, master), []
+        for job in jobs:
+            values = composer.values(job)
+            configs.append(to_config(composer.job(job, 0), job) if values is None else checked_config(values[0], job))
+    return configs, Path(composer.directory).absolute()
 
 
-def compose_grid_job(values: JobValues, job: Sequence[str]) -> Config:
-    """Compose and check one job of a grid."""
-    plain = values.of(job)
-    return to_config(values.composer.job(job, 0), job) if plain is None else checked_config(plain, job)
+def swept_values(override: Override) -> list[str]:
+    """Return the values of an override, one where it is not swept; `custom`, the user's own, matches no glob.
 
-
-def expand_glob(override: Override, parser: OverridesParser) -> Override:
-    """Replace a glob by the options that it matches, `custom` left out: that one is the user's own and has to be named.
-
-    Raises UserError when it matches nothing, and for an interval, which has no end of values.
+    Raises:
+        UserError: a glob matches nothing, or it is an interval, whose values cannot be listed.
     """
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
     if override.value_type is ValueType.INTERVAL_SWEEP:
         raise UserError(interval_sentence(str(override.input_line)))
-    if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
-        return override
-    names = [name for name in override.sweep_string_iterator() if name != "custom"]
-    if not names:
+    values = list(override.sweep_string_iterator())
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        values = [name for name in values if name != "custom"]
+    if not values:
         raise UserError(
             f"{override.input_line} matches no option: write for example {override.key_or_group}='glob(*)'."
         )
-    return parser.parse_overrides([f"{override.get_key_element()}={','.join(names)}"])[0]
+    return values
 
 
 def override_text(key: str, value: Any) -> str:
-    """Write `key=value` for Hydra: a list or range is swept, text is left as typed so that it may sweep as well.
+    """Return `key=value` for Hydra: a list or range is swept; a text is left as typed, so that it may sweep as well.
 
     >>> override_text("depth", [3, 10]), override_text("seed", range(3)), override_text("init", "glob(*)")
     ('depth=3,10', 'seed=0,1,2', 'init=glob(*)')
     >>> override_text("width", [[256, 128], 64]), override_text("optim.clip_norm", None)
     ('width=[256,128],64', 'optim.clip_norm=null')
-    >>> override_text("init", ["he_normal", named])
-    'init=he_normal,initlab.config.grid:named'
+    >>> override_text("init", ["he_normal", hydra_literal])
+    'init=he_normal,initlab.config.grid:hydra_literal'
     >>> override_text("sweep.exclude", [{"init": "zeros"}])
     'sweep.exclude=[{init:zeros}]'
+
+    Args:
+        key: with dots.
+        value: of any type that the key has, or several.
+
+    Raises:
+        UserError: it is a mapping or an empty list.
     """
     if isinstance(value, Mapping):
         raise UserError(f"{key}={dict(value)!r} cannot be one value of a grid: write its keys with dots, {key}.name=….")
     if isinstance(value, str):
         return f"{key}={value}"
-    if key in CONTRACTS and (
-        callable(value) or isinstance(value, Iterable)
-    ):  # the user's own may be given as the function itself
-        value = [import_path_of(key, each) for each in ([value] if callable(value) else value)]
     if key in LIST_KEYS:  # the list itself is the value
         return f"{key}={hydra_literal(list(value))}"
-    if isinstance(value, Iterable):
-        values = [hydra_literal(each) for each in value]
-        if not values:
-            raise UserError(f"{key} is given an empty list: there is nothing to sweep.")
-        return f"{key}={','.join(values)}"
-    return f"{key}={hydra_literal(value)}"
-
-
-def import_path_of(key: str, value: Any) -> Any:
-    """Return what a function or class of the user's own is imported by; any other value as it is."""
-    return target_of(value, key) if callable(value) else value
+    values = list(value) if isinstance(value, Iterable) and not callable(value) else [value]
+    if not values:
+        raise UserError(f"{key} is given an empty list: there is nothing to sweep.")
+    if key in CONTRACTS:  # the user's own may be given as the function itself
+        values = [target_of(each, key) if callable(each) else each for each in values]
+    return f"{key}={','.join(map(hydra_literal, values))}"
 
 
 def hydra_literal(value: Any) -> str:
-    """Write one value in Hydra's grammar.
+    """Return one value in Hydra's grammar.
 
     >>> hydra_literal(True), hydra_literal(0.1), hydra_literal("he_normal"), hydra_literal({"init": ["zeros", "it's"]})
     ('true', '0.1', 'he_normal', "{init:[zeros,'it\\\\'s']}")
@@ -197,9 +197,11 @@ def hydra_literal(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{k}:{hydra_literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, str):
-        plain = value.replace("_", "").replace(".", "").replace("-", "").replace("/", "").replace(":", "").isalnum()
-        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return (
+            value
+            if value.translate(dict.fromkeys(map(ord, "_.-/:"))).isalnum()
+            else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        )
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(hydra_literal, value)) + "]"
-    # numpy's and torch's numbers write themselves as Python's do.
     return str(value.item() if hasattr(value, "item") else value)

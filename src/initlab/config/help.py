@@ -1,6 +1,7 @@
 """The table of keys: one source for `--help` and the README."""
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from initlab.config.schema import EXAMPLES, GROUPS, LAUNCHER_KEYS, OPTION_KEYS, 
 
 
 def key_rows(cls: Any = Config, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Return (key, default, what it is) for every key: of groups, of their options, of the schema, of the launcher.
+    """Return (key, default, help text) for every key: of groups, of their options, of the schema, of the launcher.
 
     >>> key_rows()[0], key_rows()[1][0]
     (('init', 'glorot_uniform', 'init scheme'), 'init.gain')
@@ -26,8 +27,14 @@ def key_rows(cls: Any = Config, prefix: str = "") -> list[tuple[str, str, str]]:
     return rows if prefix else rows + [(key, *facts) for key, facts in LAUNCHER_KEYS.items()]
 
 
+@functools.cache
+def known_keys() -> list[str]:
+    """Return every dotted key but the launcher's."""
+    return [key for key, _, _ in key_rows() if key not in LAUNCHER_KEYS]
+
+
 def default_text(f: dataclasses.Field) -> str:
-    """Write a default as it is typed on the command line; a group's is the name of its option."""
+    """Return a default as it is typed on the command line; a group's is the name of its option."""
     value = f.default_factory() if callable(f.default_factory) else f.default
     if isinstance(value, dict):
         value = value.get("name", "{}")
@@ -35,24 +42,24 @@ def default_text(f: dataclasses.Field) -> str:
 
 
 def program_name() -> str:
-    """Say how the door was called: from a checkout, or as installed."""
+    """Return how this program is started: `python train.py` in a checkout, or `initlab train`."""
     return "python train.py" if Path(sys.argv[0]).name == "train.py" else "initlab train"
 
 
 def keys_text() -> str:
-    """Lay the keys out in three columns."""
+    """Return the table of keys in three columns."""
     rows = key_rows()
     left, middle = (max(len(row[i]) for row in rows) for i in (0, 1))
     return "\n".join(f"  {k:<{left}}  {d:<{middle}}  {text}" for k, d, text in rows) + "\n"
 
 
 def examples_text() -> str:
-    """Lay out one example for every axis."""
+    """Return one example for every axis, one a line."""
     width = max(map(len, EXAMPLES))
     return "\n".join(f"  {axis:<{width}}  {example}" for axis, example in EXAMPLES.items()) + "\n"
 
 
 def keys_markdown() -> str:
-    """Write the table of keys for the README."""
+    """Return the table of keys in Markdown."""
     lines = [f"| `{k}` | {d} | {text} |" for k, d, text in key_rows()]
     return "\n".join(["| key | default | what it is |", "|---|---|---|", *lines])

@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors in one sentence with the remedy."""
+"""Hydra's and OmegaConf's errors as one sentence with the remedy."""
 
 import functools
 import re
@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
 from initlab.config.aliases import ALIASES
-from initlab.config.checks import RULES, command_line_text, known_keys, nearest_key, refusal_text
-from initlab.config.help import program_name
+from initlab.config.checks import RULES, command_line_text, nearest_key, refusal_text
+from initlab.config.help import known_keys, program_name
 from initlab.config.option_files import option_keys, option_names
 from initlab.config.schema import GROUPS
 from initlab.errors import UserError, did_you_mean
@@ -24,7 +24,11 @@ CATALOGUE_HINTS = {"init": "`initlab schemes` lists all", "act": "`initlab activ
 
 @contextmanager
 def translate_hydra_errors() -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise inside the block into UserError; everything else passes."""
+    """Turn the errors of Hydra and OmegaConf inside the block into UserError.
+
+    Raises:
+        UserError: in their place.
+    """
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -32,29 +36,29 @@ def translate_hydra_errors() -> Iterator[None]:
 
 
 def error_sentence(error: BaseException) -> str:
-    """Say what the user got wrong and what to do."""
+    """Return what the user got wrong and what to do."""
     text, cause = first_line_of_error(error), error.__cause__
     if isinstance(error, MissingConfigException):
         return missing_option_sentence(error)
     if isinstance(error, OverrideParseException):
-        called = re.search(r"=\s*(?:.*[,\[])?\s*([A-Za-z_]\w*)\(", str(error.override))
-        if called and called[1] not in OVERRIDE_FUNCTIONS:
-            return f"{error.override}: there is no {called[1]}(…): list the values, or put a text in quotes{QUOTES_EXAMPLE}."
+        call = re.search(r"=\s*(?:.*[,\[])?\s*([A-Za-z_]\w*)\(", str(error.override))
+        if call and call[1] not in OVERRIDE_FUNCTIONS:
+            remedy = f"list the values, or put a text in quotes{QUOTES_EXAMPLE}"
+            return f"{error.override}: there is no function {call[1]}(…): {remedy}."
         why = "" if re.search("Exception|expecting|Error parsing", text) else f" ({text})"
         return f"{error.override} cannot be read as key=value{why}: check its brackets and quotes, as in 'width=[8,4]'."
     if isinstance(error, InterpolationResolutionError):
-        return f"{error.full_key} refers to what is not there ({text}): name another key in ${{…}}."
-    if found := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
-        return several_values_sentence(found.group(1))
-    if found := re.match(r"Could not delete from config. '([^']+)'", text):
-        return f"~{found.group(1)} takes out what is not there: leave it out."
+        return f"{error.full_key} refers to a key that does not exist ({text}): name another one in ${{…}}."
+    if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
+        return several_values_sentence(match[1])
+    if match := re.match(r"Could not delete from config. '([^']+)'", text):
+        return f"~{match[1]} removes a key that does not exist: leave it out."
     if isinstance(cause, ValidationError) and cause.full_key:
         name = text.removeprefix("Error merging override ").lstrip("+").partition("=")[0]
         return wrong_type_sentence(name, str(cause.full_key), cause)
-    if found := re.match(r"Could not override '([^']+)'", text):
-        return unknown_key_sentence(
-            found.group(1), cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
-        )
+    if match := re.match(r"Could not override '([^']+)'", text):
+        parent = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
+        return unknown_key_sentence(match[1], parent)
     if text.startswith("Additional config directory"):
         return f"{text.rstrip('.')}: give a directory that holds files of options, such as init/mine.yaml."
     why = f" ({first_line_of_error(cause)})" if cause is not None else ""
@@ -62,7 +66,7 @@ def error_sentence(error: BaseException) -> str:
 
 
 def missing_option_sentence(error: MissingConfigException) -> str:
-    """Name the option that does not exist, the nearest ones and the choices."""
+    """Return the sentence about an option that Hydra did not find."""
     missing = (error.missing_cfg_file or "").removesuffix(".yaml")
     group, _, option = missing.rpartition("/")
     if not group:
@@ -71,7 +75,7 @@ def missing_option_sentence(error: MissingConfigException) -> str:
 
 
 def unknown_option_sentence(group: str, option: str, choices: list[str]) -> str:
-    """Say that a group has no such option: the nearest names where there are any, else all of them."""
+    """Return that a group has no such option, with the nearest names or else all of them."""
     near = did_you_mean(option, [*choices, *ALIASES.get(group, ())])
     own = f"; {group}=package.module:function takes your own" if "custom" in choices else ""
     named = [choice for choice in choices if choice != "custom"]
@@ -81,7 +85,7 @@ def unknown_option_sentence(group: str, option: str, choices: list[str]) -> str:
 
 
 def several_values_sentence(override: str) -> str:
-    """Say how to run every value of a list, or how to choose one."""
+    """Return how to run every value of a list, or how to choose one."""
     key, _, value = override.partition("=")
     if "interval(" in value:
         return interval_sentence(override)
@@ -90,29 +94,28 @@ def several_values_sentence(override: str) -> str:
 
 
 def interval_sentence(override: str) -> str:
-    """Say that there are too many numbers between two to run each of them.
+    """Return that the values of an interval cannot be listed.
 
     >>> interval_sentence("optim.lr=interval(0.01,1)")
-    'optim.lr=interval(0.01,1) has no end of values, and a grid runs each: list them, as in -m optim.lr=0.01,0.1,1.'
+    'optim.lr=interval(0.01,1) has infinitely many values: list those to run, as in -m optim.lr=0.01,0.1,1.'
     """
     key = override.partition("=")[0]
     values = "0.01,0.1,1" if key.lstrip("+").startswith("optim.") else "1,2,3"
-    return f"{override} has no end of values, and a grid runs each: list them, as in -m {key}={values}."
+    return f"{override} has infinitely many values: list those to run, as in -m {key}={values}."
 
 
 def wrong_type_sentence(name: str, key: str, cause: ValidationError) -> str:
-    """Say what the value of a key must be, which its own rule knows best; `name` is what was typed."""
+    """Return what the value of a key must be; `name` is what was typed, which may be a key below it."""
     if name.startswith(f"{key}."):
-        return (
-            f"{name} is not a key: {key} is a single value{f', for example {RULES[key][2]}' if key in RULES else ''}."
-        )
+        example = f", for example {RULES[key][2]}" if key in RULES else ""
+        return f"{name} is not a key: {key} is a single value{example}."
     if key in RULES:
         return refusal_text(key, cause.value)
     return f"{key}={command_line_text(cause.value)} has a value of the wrong kind ({first_line_of_error(cause)})."
 
 
 def unknown_key_sentence(key: str, siblings: Any) -> str:
-    """Say that there is no such key: what keys the chosen option has, and which options have it."""
+    """Return that there is no such key, with the nearest ones and the keys of its option or section."""
     group, _, leaf = key.partition(".")
     known = known_keys()
     if group in GROUPS and leaf and isinstance(siblings, DictConfig) and "name" in siblings:
@@ -126,7 +129,7 @@ def unknown_key_sentence(key: str, siblings: Any) -> str:
 
 
 def unknown_option_key_sentence(key: str, chosen: str, own: list[str]) -> str:
-    """Say that the chosen option has no such key, and where it is at home."""
+    """Return that the chosen option has no such key, with its keys and the options that have it."""
     has = f"its keys are {', '.join(own)}" if own[1:] else f"its only key is {own[0]}" if own else "it has no keys"
     plus = f"; a parameter of your own function needs a plus sign: +{key}=…" if chosen.endswith("=custom") else ""
     if elsewhere := [option for option in options_with_key(key) if option != chosen and not option.endswith("=custom")]:
@@ -137,13 +140,13 @@ def unknown_option_key_sentence(key: str, chosen: str, own: list[str]) -> str:
 
 @functools.cache
 def options_with_key(key: str) -> list[str]:
-    """List the options that have a key: `act.omega` belongs to `act=sin`."""
+    """Return the options that have a key, such as `act=sin` for `act.omega`."""
     group, _, leaf = key.partition(".")
     return [f"{group}={option}" for option in option_names(group) if leaf in (option_keys(group, option) or ())]
 
 
 def all_keys_hint() -> str:
-    """Say where all keys are listed."""
+    """Return where all keys are listed, to end a sentence with."""
     return f"`{program_name()} --help` lists all keys"
 
 

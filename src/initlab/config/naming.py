@@ -1,4 +1,4 @@
-"""What a run is called, and the hash of what determines its result."""
+"""Names of runs, and the hash of what determines their result."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from initlab.config.option_files import option_values
 from initlab.config.schema import GROUPS, Config
 from initlab.system.imports import option_name
 
-# What may change without changing the result: where it runs, what is written down, what it is called.
+# Keys that do not change the result: where it runs, what is recorded, names.
 INCIDENTAL = ("device", "threads", "log", "sweep", "race", "tune", "dry_run", "verdict")
 INCIDENTAL_INSIDE = {"train": ("save", "trained_above"), "data": ("root",)}
 
@@ -30,7 +30,7 @@ def determining_values(config: Config) -> dict[str, Any]:
 
 
 def canonical_number(value: Any, group: str, option: str, key: str) -> Any:
-    """Write a number of an option in one form, whether it was typed as 1 or 1.0: that of its default, else the shorter.
+    """Return a number of an option in one form, typed as 1 or as 1.0: a float where its default is one, else an int.
 
     >>> canonical_number(1, "optim", "sgd", "lr"), canonical_number(2.0, "init", "he_normal", "gain")
     (1.0, 2)
@@ -43,7 +43,7 @@ def canonical_number(value: Any, group: str, option: str, key: str) -> Any:
 
 
 def is_incidental(key: str) -> bool:
-    """Has a key, written with dots, no say in the result?
+    """Return whether a key, written with dots, does not change the result.
 
     >>> is_incidental("sweep.name"), is_incidental("train.save"), is_incidental("train.steps")
     (True, True, False)
@@ -53,10 +53,12 @@ def is_incidental(key: str) -> bool:
 
 
 def config_hash(config: Config) -> str:
-    """Return the hash of what determines the result: equal for equal results, whatever the device, logs or names.
+    """Return the hash of what determines the result; device, logs and names do not change it.
 
-    >>> config_hash(Config(device="cpu")) == config_hash(Config(device="cuda")), config_hash(Config(seed=1)) == config_hash(Config())
-    (True, False)
+    >>> config_hash(Config(device="cpu")) == config_hash(Config(device="cuda"))
+    True
+    >>> config_hash(Config(seed=1)) == config_hash(Config())
+    False
     """
     text = json.dumps(determining_values(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -79,5 +81,5 @@ def run_name(config: Config) -> str:
 
 
 def cell_name(config: Config) -> str:
-    """Return the directory of a sweep's cell: the readable name and eight digits of the hash; a grown grid keeps it."""
+    """Return the name of a cell's directory: the readable name and eight digits of the hash."""
     return f"{run_name(config)}-{config_hash(config)[:8]}"

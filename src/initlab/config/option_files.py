@@ -1,4 +1,4 @@
-"""The option files under conf/: where they lie, what there is, and which keys an option has."""
+"""The option files under conf/: where they are, which options a group has, and their keys."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ def conf_dir() -> Path:
 
 @functools.cache
 def option_names(group: str) -> list[str]:
-    """List the options of a config group, read from the file names.
+    """Return the options of a config group, as the names of its files.
 
     >>> option_names("optim")
     ['adagrad', 'adam', 'adamw', 'rmsprop', 'sgd']
@@ -25,7 +25,7 @@ def option_names(group: str) -> list[str]:
 
 
 def option_keys(group: str, name: str) -> tuple[str, ...] | None:
-    """Return the keys that an option's file declares, or None where there is no such file (the user's own option).
+    """Return the keys that an option's file declares, or None where there is no such file.
 
     >>> option_keys("act", "sin")
     ('omega',)
@@ -44,7 +44,7 @@ def option_values(group: str, name: str) -> dict[str, Any] | None:
     if name not in option_names(group):
         return None
     values = require_mapping(read_yaml_file(conf_dir() / group / f"{name}.yaml", given=True))
-    # A file of package _global_ (model=resnet sets depth and width, too) holds the group as one of its keys.
+    # A file of package _global_ (model=resnet also sets depth and width) holds the group as one of its keys.
     return {key: value for key, value in values.get(group, values).items() if key != "name"}
 
 

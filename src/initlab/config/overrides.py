@@ -1,4 +1,4 @@
-"""What was typed, before Hydra sees it: flags and overrides parted, aliases rewritten, what is neither refused."""
+"""Prepare what was typed for Hydra: split flags from overrides, replace aliases, refuse what is neither."""
 
 import fnmatch
 import re
@@ -8,7 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from initlab.config.aliases import ALIASES
-from initlab.config.checks import RULES, known_keys, nearest_key
+from initlab.config.checks import RULES, nearest_key
+from initlab.config.help import known_keys
 from initlab.config.option_files import option_names, option_values
 from initlab.config.schema import EXAMPLES, GROUPS
 from initlab.config.typing_slips import NEEDS_QUOTES, add_quotes, refuse_strange_key
@@ -17,29 +18,17 @@ from initlab.system.imports import is_target
 
 # Hydra's flags that are followed by a value.
 VALUE_FLAGS = {
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--config-dir",
-    "-cd",
-} | {
-    "--experimental-rerun",
-    "--info",
-    "-i",
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+    *("--experimental-rerun", "--info", "-i"),
 }
 SWEEP_FUNCTION = re.compile(r"\b(?:range|glob|choice|interval)\([^()]*\)")
-LIST_KEYS = ("sweep.exclude", "sweep.grids", "tune.rates")
-TARGET_OR_WORD = re.compile(r"[\w.]+:[\w.]+|[A-Za-z_0-9]+")  # in `module:he` nothing is an alias
+LIST_KEYS = ("sweep.exclude", "sweep.grids", "tune.rates")  # whose values are lists; they are never swept
+TARGET_OR_WORD = re.compile(r"[\w.]+:[\w.]+|[A-Za-z_0-9]+")  # `he` in `module:he` is no alias
 NOT_A_NAME = re.compile(r"\s*(|-?\d[\d.e+-]*|true|false|\{.*|\[.*)\s*", re.IGNORECASE)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split what was typed into flags (with their values) and overrides, so that flags may stand anywhere.
+    """Return the flags, with their values, and the overrides of what was typed, in any order.
 
     >>> split_arguments(["init=zeros", "-m", "--config-dir", "mine", "seed=1,2"])
     (['-m', '--config-dir', 'mine'], ['init=zeros', 'seed=1,2'])
@@ -53,7 +42,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def canonical_overrides(overrides: Iterable[str]) -> list[str]:
-    """Replace aliases in the overrides of `init` and `act`; `glob(…)` is left alone, for it matches file names.
+    """Replace aliases in the overrides of `init` and `act`, but not in `glob(…)`, which matches names of files.
 
     >>> canonical_overrides(["init=xavier_uniform_,he", "act=choice(swish,ReLU)", "init=glob(*)", "seed=1"])
     ['init=glorot_uniform,he_normal', 'act=choice(silu,relu)', 'init=glob(*)', 'seed=1']
@@ -64,7 +53,7 @@ def canonical_overrides(overrides: Iterable[str]) -> list[str]:
 
 
 def canonical_override(override: str) -> str:
-    """Rewrite one override if it chooses a scheme or an activation, or holds grids.
+    """Return one override with aliases replaced, and with the quotes and brackets that Hydra's grammar needs.
 
     >>> canonical_override("sweep.grids=[{init: glob(he*), seed: range(2)}]")
     "sweep.grids=[{init: 'glob(he*)', seed: 'range(2)'}]"
@@ -77,11 +66,11 @@ def canonical_override(override: str) -> str:
         override = f"{key}={value}"
     group = key.lstrip("+~")
     if group == "sweep.grids" and not re.search("['\"]", value):
-        # Hydra's grammar has no sweeps inside a value; as texts they are expanded with the grid they stand in.
-        value = re.sub(SWEEP_FUNCTION, lambda found: repr(found.group()), value)
+        # Hydra's grammar has no sweeps inside a value; as texts they are expanded with their grid.
+        value = re.sub(SWEEP_FUNCTION, lambda match: repr(match.group()), value)
         override = f"{key}={value}"
     if group in ("sweep.exclude", "sweep.grids") and re.fullmatch(r"\s*\{.*\}\s*", value):
-        return f"{key}=[{value}]"  # one cell, or several with commas: the brackets of the list were left out
+        return f"{key}=[{value}]"  # a list without its brackets
     if not equals or group not in ALIASES or "glob(" in value:
         return override
     words = re.sub(TARGET_OR_WORD, lambda word: word[0] if ":" in word[0] else canonical_option(group, word[0]), value)
@@ -89,20 +78,26 @@ def canonical_override(override: str) -> str:
 
 
 def canonical_option(group: str, word: str) -> str:
-    """Return the canonical name of an alias, of torch's `xavier_normal_` and of torch's `ReLU`; else the word itself.
+    """Return the option that an alias or torch's own name (`xavier_normal_`, `ReLU`) stands for, else the word itself.
 
-    >>> canonical_option("init", "kaiming_normal_"), canonical_option("act", "LeakyReLU"), canonical_option("act", "choice")
-    ('he_normal', 'leaky_relu', 'choice')
+    >>> canonical_option("init", "kaiming_normal_"), canonical_option("act", "LeakyReLU")
+    ('he_normal', 'leaky_relu')
+    >>> canonical_option("act", "choice"), canonical_option("optim", "adam")
+    ('choice', 'adam')
     """
     for form in (word, word.removesuffix("_"), word.removesuffix("_").lower()):
-        name = ALIASES[group].get(form, form)
-        if name in option_names(group):
+        name = ALIASES.get(group, {}).get(form, form)
+        if group in ALIASES and name in option_names(group):
             return name
     return word
 
 
 def refuse_malformed(overrides: Iterable[str]) -> None:
-    """Refuse what is no `key=value`, and a group that is given no name; the rest is Hydra's grammar to judge."""
+    """Refuse what is no `key=value`, a group without a name, and a glob among names; Hydra parses the rest.
+
+    Raises:
+        UserError: there is one; the message shows how to write it.
+    """
     for override in overrides:
         refuse_strange_key(override)
         key, equals, value = override.partition("=")
@@ -111,21 +106,20 @@ def refuse_malformed(overrides: Iterable[str]) -> None:
             raise UserError(f"{override} has no key: write key=value, for example depth=3.")
         if not equals and not override.startswith("~"):
             raise UserError(f"{override} has no value: {spelling_hint(bare)}")
-        if found := re.fullmatch(r"(?:(.+),)?\s*glob\(([^()\[\]]+)\)\s*(?:,(.+))?", value):
-            before, pattern, after = found.groups()
+        if (match := re.fullmatch(r"(?:(.+),)?\s*glob\(([^()\[\]]+)\)\s*(?:,(.+))?", value)) and (match[1] or match[3]):
+            before, pattern, after = match.groups()
             if any(is_target(name.strip()) for name in f"{before or ''},{after or ''}".split(",")):
                 names = [name for name in fnmatch.filter(option_names(bare), pattern.strip()) if name != "custom"]
-                mixed = ",".join(filter(None, (before, *names, after)))
-                raise UserError(f"{override} mixes a glob and names: write '{bare}={mixed}'.")
-            if before or after:
-                mixed = ",".join(filter(None, (before, pattern, after)))
-                raise UserError(f"{override} mixes a glob and names: write '{bare}=glob([{mixed}])'.")
-        listed, _, leaf = bare.rpartition(".")
-        if listed in LIST_KEYS and not leaf.isdigit():
-            raise UserError(f"{bare} is not a key: {listed} is a list, for example {RULES[listed][2]}.")
-        if bare in GROUPS and (found := re.fullmatch(r"\s*\[([^\[\]]*,[^\[\]]*)\]\s*", value)):
-            several = f"several are written {bare}={found[1]}, in train.py with -m"
-            raise UserError(f"{override} names no option of {bare}: {several}.")
+                remedy = ",".join(filter(None, (before, *names, after)))
+            else:
+                remedy = f"glob([{','.join(filter(None, (before, pattern, after)))}])"
+            raise UserError(f"{override} mixes a glob and names: write '{bare}={remedy}'.")
+        parent, _, leaf = bare.rpartition(".")
+        if parent in LIST_KEYS and not leaf.isdigit():
+            raise UserError(f"{bare} is not a key: {parent} is a list, for example {RULES[parent][2]}.")
+        if bare in GROUPS and (match := re.fullmatch(r"\s*\[([^\[\]]*,[^\[\]]*)\]\s*", value)):
+            remedy = f"several are written {bare}={match[1]}, in train.py with -m"
+            raise UserError(f"{override} names no option of {bare}: {remedy}.")
         if bare in GROUPS and equals and (NOT_A_NAME.fullmatch(value) or value in ("null", "None")):
             raise UserError(
                 f"{override} names no option of {bare}: choose one of {', '.join(option_names(bare))}, "
@@ -134,10 +128,10 @@ def refuse_malformed(overrides: Iterable[str]) -> None:
 
 
 def defer_option_keys(overrides: Sequence[str]) -> list[str]:
-    """Let the keys of options that are swept wait for them, as one value that is swept, too.
+    """Return the overrides with keys of swept options written as a sweep of one value.
 
-    Hydra first composes the whole sweep, with what is not swept; there `optim.beta1=0.8` would meet the default option,
-    which need not have that key. In a sub-grid or an experiment any option may be swept.
+    Hydra first composes the sweep as a whole, from what is not swept; there `optim.beta1=0.8` would meet the default
+    option, which may lack that key. In a sub-grid or an experiment any option may be swept.
 
     >>> defer_option_keys(["optim=adam,adamw", "optim.beta1=0.8", "init.gain=2"])
     ['optim=adam,adamw', 'optim.beta1=choice(0.8)', 'init.gain=2']
@@ -146,20 +140,20 @@ def defer_option_keys(overrides: Sequence[str]) -> list[str]:
     try:
         parsed = parser.parse_overrides(list(overrides))
     except HydraException:
-        return list(overrides)  # it will say so in its own words
-    anywhere = any(o.key_or_group in ("experiment", "sweep.grids") for o in parsed)
-    swept = set(GROUPS) if anywhere else {o.key_or_group for o in parsed if o.is_sweep_override()}
-    found = []
-    for text, one in zip(overrides, parsed, strict=True):
-        group, _, leaf = one.key_or_group.partition(".")
-        waits = group in GROUPS and group in swept and leaf and not one.is_delete() and not one.is_sweep_override()
+        return list(overrides)  # Hydra reports it when it composes
+    any_group = any(o.key_or_group in ("experiment", "sweep.grids") for o in parsed)
+    swept = {*GROUPS} if any_group else {*GROUPS} & {o.key_or_group for o in parsed if o.is_sweep_override()}
+    deferred = []
+    for text, override in zip(overrides, parsed, strict=True):
+        group, _, leaf = override.key_or_group.partition(".")
+        single = not override.is_delete() and not override.is_sweep_override()
         key, _, value = text.partition("=")
-        found.append(f"{key}=choice({value})" if waits and value.strip() else text)
-    return found
+        deferred.append(f"{key}=choice({value})" if group in swept and leaf and single and value.strip() else text)
+    return deferred
 
 
 def is_sweep_experiment(overrides: Iterable[str]) -> bool:
-    """Is an experiment chosen whose file says that it is a sweep, so that nobody has to say -m?
+    """Return whether an experiment is chosen whose file declares a sweep, so that -m is not needed.
 
     >>> is_sweep_experiment(["experiment=he_2015", "seed=0"]), is_sweep_experiment(["seed=0"])
     (True, False)
@@ -170,16 +164,15 @@ def is_sweep_experiment(overrides: Iterable[str]) -> bool:
 
 
 def spelling_hint(word: str) -> str:
-    """Say how a word that stands alone was probably meant: a key without a value, or an option without its group."""
+    """Return how a word without = was probably meant: a key without a value, or an option without its group."""
     key, colon, value = word.partition(":")
     if word in ("help", "version"):
         return f"write --{word}."
     if colon and value and key.strip() in (*GROUPS, "experiment", *known_keys()):
         return f"keys and values are joined by =, so write {key.strip()}={value.strip()}."
-    if homes := [
-        group for group in (*GROUPS, "experiment") if canonical_option_of_group(group, word) in option_names(group)
-    ]:
-        return f"write {homes[0]}={canonical_option_of_group(homes[0], word)}."
+    for group in (*GROUPS, "experiment"):
+        if (name := canonical_option(group, word)) in option_names(group):
+            return f"write {group}={name}."
     known = known_keys()
     if word in known and (word in EXAMPLES or word in RULES):
         example = EXAMPLES[word].split()[0].rstrip(",") if word in EXAMPLES else RULES[word][2]
@@ -192,13 +185,8 @@ def spelling_hint(word: str) -> str:
     return f"write key=value, for example depth=3.{nearest_key(word, known)}"
 
 
-def canonical_option_of_group(group: str, word: str) -> str:
-    """Return the option that a word names in a group."""
-    return canonical_option(group, word) if group in ALIASES else word
-
-
 def typed_keys(overrides: Sequence[str]) -> list[str]:
-    """Return the keys that were typed: what may tell a single run from the others beside it.
+    """Return the keys of overrides.
 
     >>> typed_keys(["init=zeros", "+model.norm=batch"])
     ['init', 'model.norm']

@@ -1,4 +1,4 @@
-"""The configuration as dataclasses: keys, types and defaults, known once. No Hydra here.
+"""The configuration as dataclasses: keys, types and defaults. No Hydra here.
 
 Every field's `help` is one row of the table of keys in the README and of `python train.py --help`.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def config_key(default: Any, text: str) -> Any:
-    """Declare a key with its default and the sentence that explains it."""
+    """Return a dataclass field of this default whose help text stands in the table of keys."""
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
@@ -31,7 +31,7 @@ class TrainConfig:
 
 @dataclass
 class LogConfig:
-    """What is written down, and how often."""
+    """What is recorded, and how often."""
 
     every: int = config_key(1, "steps between rows of scalars")
     histograms: int = config_key(10, "log-spaced records of layers and histograms per run, step 0 included; 0: none")
@@ -42,31 +42,31 @@ class LogConfig:
 
 @dataclass
 class SweepConfig:
-    """What concerns a grid as a whole."""
+    """Keys of a grid as a whole."""
 
     name: str | None = config_key(
         None, "directory of the sweep under sweep.root; the same name resumes; null: the time"
     )
-    root: str = config_key("outputs/sweeps", "where sweeps live")
+    root: str = config_key("outputs/sweeps", "directory of all sweeps")
     exclude: list[Any] = config_key([], "cells to leave out, e.g. [{init: [zeros, ones], act: relu}]")
     grids: list[Any] = config_key(
         [], "sub-grids, concatenated, e.g. [{init: he_normal, act: relu}, {init: siren, act: sin}]"
     )
     order: str = config_key("grid", "grid, or shuffle for an early look")
-    impossible: str = config_key("skip", "cells that cannot exist: skip them, or error")
-    max_group: int | None = config_key(None, "networks that train together at most; null: as many as fit the memory")
-    memory: float | None = config_key(None, "GiB that a group may take; null: half of what is free")
-    checkpoint_every: float = config_key(60.0, "seconds between checkpoints of a group")
+    impossible: str = config_key("skip", "cells that cannot exist: skip, or error")
+    max_group: int | None = config_key(None, "most networks that train together; null: as many as fit the memory")
+    memory: float | None = config_key(None, "GiB for the networks that train together; null: half of what is free")
+    checkpoint_every: float = config_key(60.0, "seconds between checkpoints of networks that train together")
 
 
 @dataclass
 class TuneConfig:
-    """How a race finds the rate of every cell."""
+    """How a race tunes the learning rate of every cell."""
 
     rates: list[Any] | None = config_key(
         None, "rates that a race tries; null: half a decade apart around optim.lr, further where the best is at the end"
     )
-    seeds: int = config_key(3, "seeds that choose a rate (1000, 1001, …); `seed` has those that compare")
+    seeds: int = config_key(3, "number of seeds (1000, 1001, …) that choose a rate; those of `seed` compare")
 
 
 @dataclass
@@ -92,38 +92,38 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     race: Any = config_key(False, "tune the rate of every cell of a sweep, then compare on fresh seeds")
     tune: TuneConfig = field(default_factory=TuneConfig)
-    dry_run: bool = config_key(False, "print the plan of a sweep and stop")
+    dry_run: bool = config_key(False, "print the plan of a sweep and exit")
     verdict: dict[str, Any] = config_key(
-        {}, "of an experiment file: question, claim and criteria of `initlab reproduce`"
+        {}, "of an experiment file: question, claim and criteria for `initlab reproduce`"
     )
 
     def plain(self) -> dict[str, Any]:
-        """Return nested plain dictionaries, as written to `config.yaml`: what concerns the run itself."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "verdict"}
+        """Return nested plain dictionaries, as written to `config.yaml`, without `verdict`."""
+        return {f.name: copy_plain(getattr(self, f.name)) for f in fields(self) if f.name != "verdict"}
 
 
-def _plain(value: Any) -> Any:
-    """Copy a value; `dataclasses.asdict` does the same in ten times the time, and a grid has thousands."""
+def copy_plain(value: Any) -> Any:
+    """Return a copy of nested plain values, dataclasses as dictionaries, in a tenth of the time of `asdict`."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, dict):
-        return {key: _plain(member) for key, member in value.items()}
+        return {key: copy_plain(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(member) for member in value)
+        return type(value)(copy_plain(member) for member in value)
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: copy_plain(getattr(value, f.name)) for f in fields(value)}
     return copy.deepcopy(value)
 
 
 GROUPS = ("data", "model", "optim", "act", "init")
 
-# The keys that the options of a group share: their defaults (those of the group's default option) and what they are.
-# An option's other keys stand in its file, conf/<group>/<option>.yaml.
+# Keys that options of a group share: the default of the group's default option, and a help text.
+# An option's other keys are in its file, conf/<group>/<option>.yaml.
 OPTION_KEYS: dict[str, tuple[str, str]] = {
     "init.gain": ("paper", "factor on the std: paper (the scheme's own), forward, backward, critical, or a number"),
     "init.sigma_b": ("0.0", "std of the biases, for every scheme that does not set its own"),
     "init.distribution": ("uniform", "normal, uniform or truncated_normal, for the rules by fan"),
-    "model.norm": ("none", "none, batch or layer"),
+    "model.norm": ("none", "none, batch or layer; vit and gpt: none, pre or post"),
     "model.dropout": ("0.0", "probability of dropping a unit after each activation"),
     "data.root": ("null", "directory that holds or receives the files; null: the per-user cache"),
     "data.normalize": ("true", "mean 0 and variance 1 per channel of the training set"),
@@ -134,13 +134,13 @@ OPTION_KEYS: dict[str, tuple[str, str]] = {
     "optim.schedule": ("constant", "constant or cosine"),
     "optim.warmup": ("0", "steps of linear warm-up"),
     "optim.weight_decay": ("0.0", "L2 penalty; decoupled in adamw"),
-    "optim.clip_norm": ("null", "largest norm of the whole gradient"),
+    "optim.clip_norm": ("null", "largest norm of the gradient of all weights"),
 }
 
-# The launcher's keys belong to Hydra's own node; a test compares them with the launcher.
+# Keys of the launcher, in Hydra's own node.
 LAUNCHER_KEYS: dict[str, tuple[str, str]] = {
     "hydra.launcher.executor": ("auto", "what runs a sweep: auto, inline, process, submitit or ray"),
-    "hydra.launcher.workers": ("auto", "how many groups of networks at a time"),
+    "hydra.launcher.workers": ("auto", "how many groups of networks train at a time"),
 }
 
 # One example for every axis, shown by --help and in the README.

@@ -1,17 +1,18 @@
-"""What was typed for a shell or another program: blanks, dashes, letters that Hydra's grammar does not know."""
+"""Typing errors that Hydra would report obscurely: blanks, dashes, ranges, letters outside its grammar."""
 
 import re
 import shlex
 from collections.abc import Sequence
 
 from initlab.config.aliases import KEY_ALIASES
-from initlab.config.checks import known_keys, nearest_key
+from initlab.config.checks import nearest_key
+from initlab.config.help import known_keys
 from initlab.config.option_files import option_names
 from initlab.config.schema import GROUPS
 from initlab.errors import UserError
 
 QUOTED = re.compile(r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
-# A word between commas and brackets with a letter that Hydra's grammar takes in quotes only.
+# A word between commas and brackets with a letter that Hydra's grammar accepts in quotes only.
 NEEDS_QUOTES = re.compile(r"[^,\[\]{}()'\"]*[^\x00-\x7f][^,\[\]{}()'\"]*|[^,\[\]{}()'\"]*[~!#&;<>^`][^,\[\]{}()'\"]*")
 TEXT_KEYS = ("sweep.name", "sweep.root", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 NUMBER_KEYS = ("seed", "depth", "width", "data.seed", "train.steps", "train.batch_size")
@@ -20,7 +21,7 @@ MAPPING_ENTRY = re.compile(r"(\s*[\w.+/]+\s*:\s*)(.*)", re.DOTALL)
 
 
 def add_quotes(value: str) -> str:
-    """Put words that Hydra's grammar cannot read without quotes into quotes.
+    """Return a value with quotes around the words that Hydra's grammar reads in quotes only.
 
     >>> add_quotes("é"), add_quotes("[a,zoë]"), add_quotes("{init: é}"), add_quotes("'é'"), add_quotes("~/data")
     ("'é'", "[a,'zoë']", "{init: 'é'}", "'é'", "'~/data'")
@@ -32,13 +33,13 @@ def add_quotes(value: str) -> str:
     if "=" in value and not re.search(r"['\"\[\](){}$]", value):
         return _quote_word(value, mapping=False)
     pieces = QUOTED.split(value)
-    pieces[::2] = [NEEDS_QUOTES.sub(lambda found: _quote_word(found[0], "{" in value), piece) for piece in pieces[::2]]
+    pieces[::2] = [NEEDS_QUOTES.sub(lambda match: _quote_word(match[0], "{" in value), piece) for piece in pieces[::2]]
     return "".join(pieces)
 
 
 def _quote_word(word: str, mapping: bool) -> str:
-    found = MAPPING_ENTRY.fullmatch(word) if mapping else None
-    key, bare = (found[1], found[2]) if found and found[1].isascii() else ("", word)
+    entry = MAPPING_ENTRY.fullmatch(word) if mapping else None
+    key, bare = (entry[1], entry[2]) if entry and entry[1].isascii() else ("", word)
     text = bare.strip()
     if not text:
         return word
@@ -47,93 +48,108 @@ def _quote_word(word: str, mapping: bool) -> str:
 
 
 def refuse_slips(arguments: Sequence[str]) -> None:
-    """Refuse what a shell took apart at blanks, and keys that were written as options with dashes.
+    """Refuse overrides that the shell split at blanks, and keys that were written as options with dashes.
+
+    Raises:
+        UserError: there is one; the message shows how to write it.
 
     >>> refuse_slips(["init=zeros,", "ones"])
     Traceback (most recent call last):
     ...
     initlab.errors.UserError: `init=zeros, ones` has a blank at which the shell splits it: write init=zeros,ones.
     """
-    place = 0
-    while place < len(arguments):
-        parts = split_override(arguments[place:])
+    for position, (argument, following) in enumerate(zip(arguments, [*arguments[1:], ""], strict=False)):
+        parts = split_override(arguments[position:])
         if len(parts) > 1:
-            whole = shlex.quote("".join(parts)) if re.search(r"[\[\]{}()*?$&;<>|]", "".join(parts)) else "".join(parts)
+            whole = "".join(parts)
+            whole = shlex.quote(whole) if re.search(r"[\[\]{}()*?$&;<>|]", whole) else whole
             raise UserError(f"`{' '.join(parts)}` has a blank at which the shell splits it: write {whole}.")
-        following = arguments[place + 1] if place + 1 < len(arguments) else ""
-        refuse_dashed_key(arguments[place], following)
-        refuse_value(arguments[place])
-        refuse_blank_separated(arguments[place], following)
-        place += 1
+        refuse_dashed_key(argument, following)
+        refuse_value(argument)
+        refuse_blank_separated(argument, following)
 
 
 def split_override(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments from the first on that are one override, taken apart.
+    """Return the arguments at the beginning that are parts of one override.
 
-    >>> split_override(["width=[8,", "4]", "seed=1"]), split_override(["init", "=", "zeros"]), split_override(["init=zeros", "seed=1"])
-    (['width=[8,', '4]'], ['init', '=', 'zeros'], ['init=zeros'])
+    >>> split_override(["width=[8,", "4]", "seed=1"]), split_override(["init", "=", "zeros"])
+    (['width=[8,', '4]'], ['init', '=', 'zeros'])
+    >>> split_override(["init=zeros", "seed=1"])
+    ['init=zeros']
     """
     parts = [arguments[0]]
     if arguments[0].startswith("-"):
         return parts
     for following in arguments[1:]:
         text = "".join(parts)
-        comes_apart = has_open_bracket(text) or text.endswith((",", "="))
-        another = following.startswith("--") or following == "-m" or OVERRIDE_START.match(following)
-        goes_on = ("=" in text and comes_apart and not another) or following.startswith("=")
-        if not (goes_on or (following.startswith(",") and "=" in text)):
+        is_open = has_open_bracket(text) or text.endswith((",", "="))
+        begins_another = following.startswith("--") or following == "-m" or OVERRIDE_START.match(following)
+        continues = "=" in text and ((is_open and not begins_another) or following.startswith(","))
+        if not (continues or following.startswith("=")):
             break
         parts.append(following)
     return parts[:1] if has_open_bracket("".join(parts)) else parts
 
 
 def has_open_bracket(text: str) -> bool:
-    """Does a text open brackets that it does not close?"""
+    """Return whether a text opens a bracket that it does not close."""
     bare = QUOTED.sub("", text)
     return any(bare.count(a) > bare.count(b) for a, b in ("[]", "{}", "()"))
 
 
 def refuse_dashed_key(argument: str, following: str) -> None:
-    """Refuse a key that is written as an option: `--init he_normal`, `--lr=0.1`, `--batch-size 32`."""
+    """Refuse a key that is written as an option: `--init he_normal`, `--lr=0.1`, `--batch-size 32`.
+
+    Raises:
+        UserError: it is one.
+    """
     name, equals, value = argument.lstrip("-").partition("=")
     if not argument.startswith("-") or (key := key_meant_by(name)) is None:
         return
     if not equals and following and not following.startswith("-") and "=" not in following:
         value = following
         argument = f"{argument} {following}"
-    raise UserError(f"{argument} is no flag: keys are written without dashes, {key}={value or '…'}.")
+    raise UserError(f"{argument} is not a flag: keys are written without dashes, {key}={value or '…'}.")
 
 
 def refuse_value(argument: str) -> None:
-    """Refuse a second =, an empty place in a list, and ranges as other programs write them."""
+    """Refuse a second =, an empty item in a list, and ranges as other programs write them.
+
+    Raises:
+        UserError: there is one.
+    """
     key, _, value = argument.partition("=")
     if argument.startswith("-") or not value or key in TEXT_KEYS:
         return
     bare = value.strip()
     if bare.startswith("="):
         raise UserError(f"{argument} has = twice: write {key}={bare.lstrip('= ')}.")
-    if re.fullmatch(r"[^'\"\[\](){}]*", bare) and "" in (places := [part.strip() for part in bare.split(",")]):
-        raise UserError(f"{argument} has a comma with nothing beside it: write {key}={','.join(filter(None, places))}.")
-    if key in NUMBER_KEYS and (found := re.fullmatch(r"(\d+)(?:\.\.\.?|-|:)(\d+)", bare)):
-        first, last = int(found[1]), int(found[2])
-        raise UserError(f"{argument} is no number: a range is written '{key}=range({first},{last + 1})', with -m.")
+    if re.fullmatch(r"[^'\"\[\](){}]*", bare) and "" in (items := [part.strip() for part in bare.split(",")]):
+        raise UserError(f"{argument} has a comma with nothing beside it: write {key}={','.join(filter(None, items))}.")
+    if key in NUMBER_KEYS and (ends := re.fullmatch(r"(\d+)(?:\.\.\.?|-|:)(\d+)", bare)):
+        first, last = int(ends[1]), int(ends[2])
+        raise UserError(f"{argument} is not a number: a range is written '{key}=range({first},{last + 1})', with -m.")
 
 
 def key_meant_by(name: str) -> str | None:
     """Return the key that a name stands for, or None.
 
-    >>> key_meant_by("batch-size"), key_meant_by("lr"), key_meant_by("learning_rate"), key_meant_by("config-dir"), key_meant_by("m")
-    ('train.batch_size', 'optim.lr', 'optim.lr', None, None)
+    >>> [key_meant_by(name) for name in ("batch-size", "lr", "learning_rate", "config-dir", "m")]
+    ['train.batch_size', 'optim.lr', 'optim.lr', None, None]
     """
-    known = known_keys()
+    keys = [*known_keys(), "experiment"]
     form = name.replace("-", "_")
-    found = next((key for key in (name, form) if key in known or key in GROUPS or key == "experiment"), None)
-    leaves = [key for key in known if key.rpartition(".")[2] == form]
-    return found or KEY_ALIASES.get(form) or (leaves[0] if leaves else None)
+    if name in keys or form in keys:
+        return name if name in keys else form
+    return KEY_ALIASES.get(form) or next((key for key in keys if key.rpartition(".")[2] == form), None)
 
 
 def refuse_blank_separated(argument: str, following: str) -> None:
-    """Refuse values that blanks tell apart: `seed=0 1 2`, `init=zeros ones`."""
+    """Refuse values that are separated by blanks: `seed=0 1 2`, `init=zeros ones`.
+
+    Raises:
+        UserError: they are.
+    """
     key, equals, _ = argument.partition("=")
     if not equals or argument.startswith("-") or not following or "=" in following or following.startswith(("-", "~")):
         return
@@ -149,7 +165,11 @@ def refuse_blank_separated(argument: str, following: str) -> None:
 
 
 def refuse_strange_key(override: str) -> None:
-    """Refuse a key with letters that no key has."""
+    """Refuse a key with letters beyond ASCII, or blanks.
+
+    Raises:
+        UserError: it has some.
+    """
     key = override.partition("=")[0].lstrip("+~")
     if not re.fullmatch(r"[\x21-\x7e]*", key):
         raise UserError(f"{key} is not a key: keys are written in plain letters.{nearest_key(key, known_keys())}")

@@ -9,7 +9,7 @@ from torch import nn
 
 from initlab.ensemble.layers import StackedConv2d
 from initlab.ensemble.part import Part
-from initlab.ensemble.registry import CONTAINERS, COUNTERPARTS, has_counterpart
+from initlab.ensemble.registry import COUNTERPARTS, has_counterpart
 from initlab.models import WeightLayer
 
 # Weights of one part on a CPU, in bytes. With gradients and momentum they are three times as much, for every core, and

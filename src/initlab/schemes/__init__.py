@@ -6,7 +6,8 @@ row or function here and one file `conf/init/<name>.yaml`; the contract tests ru
 
 from typing import Any
 
-from initlab.config.aliases import PROCEDURE_NAMES, SCHEME_ALIASES
+from initlab.config.aliases import SCHEME_ALIASES
+from initlab.config.option_files import option_names
 from initlab.errors import UserError, did_you_mean
 from initlab.schemes import derived, orthogonal, plain, scaling, structured
 from initlab.schemes.custom import custom_scheme
@@ -53,12 +54,12 @@ def scheme(spec: str | Scheme, **parameters: Any) -> Scheme:
         )
     name = str(spec).removesuffix("_")
     name = SCHEME_ALIASES.get(name, name)
-    if name in PROCEDURE_NAMES:
+    if name not in SCHEMES and name in option_names("init"):
         raise UserError(
             f"init={spec} looks at a whole module and promises no law of single weights: "
             f"apply it by initlab.initialize_(model, {name!r}, …) or init={name} in an experiment."
         )
     if name not in SCHEMES:
-        near = did_you_mean(name, [*SCHEMES, *SCHEME_ALIASES, *PROCEDURE_NAMES])
+        near = did_you_mean(name, [*SCHEMES, *SCHEME_ALIASES, *option_names("init")])
         raise UserError(f"init={spec} is unknown.{near} `initlab schemes` lists all.")
     return SCHEMES[name].bind(**parameters)

@@ -12,7 +12,7 @@ from initlab.config.checks import command_line_text
 from initlab.config.grid import hydra_literal
 from initlab.config.naming import cell_name, config_hash, determining_values, run_name
 from initlab.config.option_files import option_names
-from initlab.config.overrides import canonical_option_of_group
+from initlab.config.overrides import canonical_option
 from initlab.config.schema import GROUPS
 from initlab.errors import UserError, did_you_mean
 from initlab.records import flatten
@@ -88,7 +88,7 @@ def parse_exclude_rule(rule: Any, flat: Sequence[Mapping[str, Any]]) -> dict[str
                 f"{{{key}: [{hydra_literal(found[key])}]}} for the one, the rules {each} for the others."
             )
         if key in GROUPS:
-            found[key] = [canonical_option_of_group(key, str(value)) for value in found[key]]
+            found[key] = [canonical_option(key, str(value)) for value in found[key]]
             if "custom" in found[key]:  # all that is the user's own
                 found[key] += sorted({v for values in flat if is_target(v := str(values[key]))})
             for value in found[key]:

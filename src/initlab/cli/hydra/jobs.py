@@ -14,7 +14,6 @@ from initlab.config import Config
 from initlab.config.compose import checked_config, to_config
 from initlab.config.fast_compose import Composer
 from initlab.config.hydra_errors import translate_hydra_errors
-from initlab.config.job_values import JobValues
 from initlab.config.naming import cell_name
 
 CELL_NAME = "${initlab.cell_name:}"  # hydra.sweep.subdir unless the user chose another
@@ -79,18 +78,18 @@ def compose_jobs(
     Raises UserError for the first that cannot be.
     """
     composer = Composer(context.config_loader, master)
-    values, jobs = JobValues(composer), []
+    jobs = []
     known: dict[tuple[str, ...], JobSettings] = {}
     with translate_hydra_errors(), restore_hydra_config():
         sweep: Any = OmegaConf.to_container(master.sweep, resolve=True)
         assert isinstance(sweep, dict)
         for number, overrides in enumerate(texts, start=first):
-            jobs.append(compose_job(values, known, overrides, number, sweep))
+            jobs.append(compose_job(composer, known, overrides, number, sweep))
     return jobs
 
 
 def compose_job(
-    values: JobValues,
+    composer: Composer,
     known: dict[tuple[str, ...], JobSettings],
     overrides: Sequence[str],
     number: int,
@@ -100,14 +99,14 @@ def compose_job(
 
     Arguments: `known`, facts by the choices that Hydra composed; `sweep`, what the whole sweep has for `sweep.*`.
     """
-    composer, composed = values.composer, None
-    plain = values.of(overrides)
-    if plain is None:
+    composed = None
+    values = composer.values(overrides)
+    if values is None:
         composed = composer.job(overrides, number)
         config, facts = to_config(composed, overrides), read_job_settings(composed, composer.master)
     else:
+        plain, choices = values
         config = checked_config(plain, overrides)
-        choices = values.by_hydra(overrides)
         if choices not in known:
             known[choices] = read_job_settings(composer.base(choices), composer.master)
         facts = known[choices]

@@ -13,6 +13,7 @@ import pytest
 import initlab
 from initlab.cli.main import main
 from initlab.config.compose import compose_config
+from initlab.config.fast_compose import Composer
 from initlab.config.grid import compose_grid
 from initlab.experiment import run as train
 from initlab.prediction import rank
@@ -229,11 +230,8 @@ def test_other_axes_have_columns(run):
     ],
 )
 def test_composed_apart_is_composed_whole(monkeypatch, line):
-    from initlab.config import grid
-    from initlab.config.compose import to_config
-
     apart = [config.plain() for config in compose_grid(line.split())[0]]
-    monkeypatch.setattr(grid, "compose_grid_job", lambda values, job: to_config(values.composer.job(job, 0), job))
+    monkeypatch.setattr(Composer, "values", lambda self, job: None)
     assert apart == [config.plain() for config in compose_grid(line.split())[0]]
     assert len(apart) > 1
 
@@ -319,7 +317,7 @@ def test_the_page_draws(run, tmp_path):
         ("depth=0", "depth=0 must be a whole number"),
         ("init.sigma_b=-1", "init.sigma_b=-1 must be a standard deviation"),
         ("init=dirac", "dirac needs convolutions"),
-        ("init=lsuv", "theory knows"),
+        ("init=lsuv", "has no theory here"),
         ("data=gausian", "Did you mean 'gaussian'?"),
         ("tanh", "write act=tanh"),
         ("act=custom act.target=nowhere:phi", "nowhere"),
@@ -333,8 +331,8 @@ def test_the_page_draws(run, tmp_path):
         ("--map act=tanh,relu", "a map is of one activation"),
         ("--map --sigma-w -1..2", "--sigma-w -1..2 goes below 0"),
         ("--map --sigma-b 2..1", "--sigma-b 2..1 must go up"),
-        ("--map --sigma-b 0", "--sigma-b 0 is no range"),
-        ("--map --sigma-b 0..inf", "--sigma-b 0..inf is no range"),
+        ("--map --sigma-b 0", "--sigma-b 0 is not a range"),
+        ("--map --sigma-b 0..inf", "--sigma-b 0..inf is not a range"),
         ("--map --points 1", "--points 1 must lie between"),
         ("--map --points 3 --out map.png", "must end in .html"),
         ("--map --points 3 --out no/map.html", "There is no directory no"),

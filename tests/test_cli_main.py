@@ -6,8 +6,9 @@ import pytest
 
 import initlab
 from initlab.activations import ACTIVATIONS
-from initlab.cli.catalogue import catalogue_entry, name_infinities
+from initlab.cli.catalogue import catalogue_entry
 from initlab.cli.main import main
+from initlab.cli.output import output_json
 from initlab.initialize.procedures import PROCEDURES
 from initlab.schemes import SCHEMES
 
@@ -47,7 +48,7 @@ def test_version(run):
         (["schemes", "--jso"], "No such option: --jso"),
         (["schemes", "extra"], "unexpected extra argument"),
         (["train", "depth=0"], "depth=0 must be a whole number"),
-        (["train", "--bogus"], "--bogus is no flag"),
+        (["train", "--bogus"], "--bogus is not a flag"),
     ],
 )
 def test_refusals_are_one_sentence(run, arguments, sentence):
@@ -132,4 +133,4 @@ def test_cells():
         "x",
         "2015",
     ]
-    assert name_infinities({"a": [float("-inf"), 1.5, None]}) == {"a": ["-inf", 1.5, None]}
+    assert json.loads(output_json({"a": [float("-inf"), 1.5, None]})) == {"a": ["-inf", 1.5, None]}

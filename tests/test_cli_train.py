@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from initlab.cli.train import INVOCATION, InvocationState, run_train
+from initlab.cli.invocation import INVOCATION, InvocationState
+from initlab.cli.train import run_train
 from initlab.data.images import FILES, SHIPPED
 from initlab.system import terminal
 
@@ -183,8 +184,8 @@ REFUSALS = [
     ("init=[zeros]", r"init=\[zeros\] names no option of init"),
     ("width=[8", r"width=\[8 cannot be read as key=value"),
     ("seed='3", "seed='3 cannot be read as key=value"),
-    ("--bogus", "--bogus is no flag"),
-    ("--depth=3", "--depth=3 is no flag: keys are written without dashes, depth=3"),
+    ("--bogus", "--bogus is not a flag"),
+    ("--depth=3", "--depth=3 is not a flag: keys are written without dashes, depth=3"),
     ("--cfg nothing", "--cfg.*invalid choice"),
     # several values, and grids
     ("init=zeros,ones", "init=zeros,ones names several values: add -m to run each of them"),
@@ -443,7 +444,7 @@ def test_directories_are_taken_one_by_one(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda _: InvocationState().make(tmp_path / "a" / "run", exactly=False), range(40)))
+        taken = list(pool.map(lambda _: InvocationState().make_directory(tmp_path / "a" / "run", False), range(40)))
     assert len(set(taken)) == 40
 
 

@@ -9,9 +9,9 @@ import pytest
 import initlab
 from initlab.cli.main import main
 from initlab.config.aliases import KEY_ALIASES
-from initlab.config.checks import known_keys
 from initlab.config.compose import compose_config
 from initlab.config.grid import compose_grid
+from initlab.config.help import known_keys
 from initlab.config.overrides import canonical_overrides
 from initlab.config.schema import GROUPS
 from initlab.config.typing_slips import add_quotes, key_meant_by, refuse_slips, split_override
@@ -44,7 +44,7 @@ SLIPS = [
     ("train -m seed=0 1 2", "join them by a comma without a blank, seed=0,1, in train.py with -m"),
     ("train -m init=zeros ones", "join them by a comma without a blank, init=zeros,ones"),
     ("train -m sweep.name=my run", "write 'sweep.name=my run', in quotes"),
-    ("train --init he_normal", "--init he_normal is no flag: keys are written without dashes, init=he_normal."),
+    ("train --init he_normal", "--init he_normal is not a flag: keys are written without dashes, init=he_normal."),
     ("train --init=he_normal", "keys are written without dashes, init=he_normal."),
     ("train --lr 0.1", "optim.lr=0.1."),
     ("train --batch-size 32", "train.batch_size=32."),
@@ -60,7 +60,7 @@ SLIPS = [
     ("train -m seed=1..5", "a range is written 'seed=range(1,6)', with -m."),
     ("train -m seed=1-5", "'seed=range(1,6)'"),
     ("train depth=3.0", "depth=3.0 must be a whole number"),
-    ("train -m optim.lr=logspace(-3,0)", "there is no logspace(…): list the values"),
+    ("train -m optim.lr=logspace(-3,0)", "there is no function logspace(…): list the values"),
     ("train é=3", "é is not a key"),
     ("train scheme=he", "Did you mean 'init'?"),
     ("train lr=0.1", "Did you mean 'optim.lr'?"),
