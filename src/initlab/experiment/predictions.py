@@ -39,7 +39,7 @@ class Forecast:
     trainable_depth: float | None = None
 
 
-def predict_networks(
+def predict_first_steps(
     configs: Sequence[Config], modules: Sequence[nn.Module], data: Dataset, act: Activation | None, plan: TrainingPlan
 ) -> list[Forecast]:
     """Return one forecast per network; networks that differ in their seeds or rates alone share one.
@@ -54,7 +54,7 @@ def predict_networks(
     for config, module in zip(configs, modules, strict=True):
         key = prediction_key(config)
         if key not in known:
-            known[key] = predict_network(module, scheme_arguments(config, act), inputs, act, data.classes)
+            known[key] = predict_one_network(module, scheme_arguments(config, act), inputs, act, data.classes)
     return [
         add_jacobians(known[prediction_key(config)], module, inputs if config.log.jacobian else None)
         for config, module in zip(configs, modules, strict=True)
@@ -92,7 +92,7 @@ def prediction_key(config: Config) -> str:
     return json.dumps([config.init, config.act], sort_keys=True, default=str)
 
 
-def predict_network(
+def predict_one_network(
     module: nn.Module, arguments: dict[str, Any], inputs: Tensor, act: Activation | None, classes: int | None
 ) -> Forecast:
     """Return the forecast of one network; `arguments` are those of its scheme."""

@@ -16,7 +16,7 @@ from initlab.errors import Interrupted, UserError
 from initlab.experiment import checkpoint
 from initlab.experiment.build import build_activation, build_module, build_network, load_data, make_plan
 from initlab.experiment.initialization import rate_factors
-from initlab.experiment.predictions import predict_networks
+from initlab.experiment.predictions import predict_first_steps
 from initlab.experiment.run_recorder import RunRecorder, record_failure
 from initlab.records import describe_environment
 from initlab.records.repair import find_resume_problem
@@ -81,7 +81,7 @@ def run(
         plan = replace(plan, factors=factors if any(factors) else ())
         if state.step == 0:
             for member, found in zip(
-                members, predict_networks(configs, ensemble.networks, data, act, plan), strict=True
+                members, predict_first_steps(configs, ensemble.networks, data, act, plan), strict=True
             ):
                 member.expects(found)
         run_training(ensemble, data, plan, state, members, watch, keeping)

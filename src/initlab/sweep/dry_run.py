@@ -19,7 +19,7 @@ from initlab.sweep.plan_file import Group, PlanFile
 from initlab.sweep.results import SweepResults
 from initlab.sweep.run import plan_groups, refuse_too_large
 from initlab.sweep.screen import config_keys, show_skipped
-from initlab.sweep.summary import differing_keys
+from initlab.sweep.summary import separating_keys
 from initlab.system.device import pick_device
 from initlab.system.escape import print, printable
 from initlab.system.resources import GIB
@@ -51,7 +51,7 @@ def dry_run(grid: Sequence[Cell], directory: Path, how: Placement) -> pd.DataFra
     total = 0.0
     flats = {cell.number: flatten(cell.config.plain()) for group in groups for cell in group.cells}
     firsts = [flats[group.cells[0].number] for group in groups]
-    differing = differing_keys(config_keys(grid), firsts)
+    differing = separating_keys(config_keys(grid), firsts)
     for group in groups:
         size = sizes.of(group.cells[0])
         seconds = clock.seconds(group)

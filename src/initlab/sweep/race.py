@@ -23,7 +23,7 @@ from initlab.sweep.cells import Cell, cell_directories, check_cells
 from initlab.sweep.placement import Placement
 from initlab.sweep.results import Outcome
 from initlab.sweep.run import no_op, run_sweep
-from initlab.sweep.summary import differing_keys
+from initlab.sweep.summary import separating_keys
 from initlab.system.escape import print
 
 TUNING, FINAL = "tuning", "final"  # what `run_race` is in the records of a run: which part it had
@@ -108,7 +108,7 @@ def race_labels(entrants: Mapping[str, Config]) -> dict[str, str]:
     """Return what to call each cell of a race: every key that tells it from the others; alone, its readable name."""
     flats = [flatten(config.plain()) for config in entrants.values()]
     known = dict.fromkeys(key for flat in flats for key in flat if not is_incidental(key) and key != "seed")
-    keys = differing_keys(list(known), flats)
+    keys = separating_keys(list(known), flats)
     told = [" ".join(f"{key}={command_line_text(flat.get(key))}" for key in keys if key in flat) for flat in flats]
     return dict(zip(entrants, told if keys else [run_name(config) for config in entrants.values()], strict=True))
 

@@ -35,7 +35,7 @@ from initlab.sweep.plan_file import Group, PlanFile, assign_groups, cells_by_key
 from initlab.sweep.progress import SweepProgress, SweepProgressLine
 from initlab.sweep.results import Outcome, SweepResults
 from initlab.sweep.scheduler import Scheduler, StopSignals
-from initlab.sweep.summary import differing_keys
+from initlab.sweep.summary import separating_keys
 from initlab.system.resources import FLOPS_PER_CORE
 
 OnCellEnd = Callable[[Cell, dict[str, Any], bool], None]
@@ -224,7 +224,7 @@ def run_groups(
 def swept_keys(cells: Sequence[Cell]) -> list[str]:
     """Return the keys that tell the cells of a grid apart, whatever they are."""
     flats = [flatten(cell.config.plain()) for cell in cells]
-    return differing_keys(
+    return separating_keys(
         [key for key in dict.fromkeys(k for flat in flats for k in flat) if not is_incidental(key)], flats
     )
 

@@ -82,11 +82,11 @@ def _sort_key(row: dict[str, Any]) -> float:
     return float("inf")
 
 
-def differing_keys(names: Sequence[str], flats: Sequence[Mapping[str, Any]]) -> list[str]:
+def separating_keys(names: Sequence[str], flats: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys whose values differ, but for those that follow from an option: init.base from init.
 
     >>> flats = [{"init": "tat", "init.base": 1, "depth": 3}, {"init": "ones", "depth": 4}]
-    >>> differing_keys(["init", "init.base", "depth"], flats)
+    >>> separating_keys(["init", "init.base", "depth"], flats)
     ['init', 'depth']
     """
 
