@@ -15,7 +15,8 @@ import torch
 import initlab
 from initlab.config.compose import compose_config
 from initlab.errors import Interrupted
-from initlab.experiment import Checkpointing, UnusableCheckpoint, checkpoint, run
+from initlab.experiment import Checkpointing, checkpoint, run
+from initlab.experiment.checkpoint import UnusableCheckpoint
 from initlab.records import load
 from initlab.sweep.plan_file import PlanFile
 from initlab.system.files import map_in_threads

@@ -17,10 +17,10 @@ import torch
 
 import initlab
 from initlab.errors import Interrupted, UserError
-from initlab.sweep import How
 from initlab.sweep.executors import EXECUTORS, check_executor, make_executor
 from initlab.sweep.executors import process as processes
 from initlab.sweep.executors.ray_cluster import connect_to_ray
+from initlab.sweep.placement import Placement
 from initlab.sweep.plan_file import Group, PlanFile
 from initlab.sweep.progress import SweepProgress, SweepProgressLine
 from initlab.sweep.scheduler import Scheduler, StopSignals
@@ -341,7 +341,7 @@ def test_a_cluster_of_this_machine_is_started_again_and_then_refused_in_a_senten
 def test_executors_are_checked_before_anything_starts(monkeypatch, how, says):
     monkeypatch.setattr("initlab.sweep.executors.find_spec", lambda name: name)
     with pytest.raises(UserError) as refused:
-        How(*how)
+        Placement(*how)
     assert says in str(refused.value)
 
 
@@ -399,11 +399,11 @@ class Scripted:
 def launch(tmp_path):
     """Run three cells as one group on a scripted executor; return what became of them, and who was asked."""
     from initlab.config.grid import compose_grid
-    from initlab.sweep import checked, default_directories
+    from initlab.sweep.cells import cell_directories, check_cells
 
     small = [f"{k}={v}" for k, v in axes(tmp_path).items() if k not in ("init", "act", "seed")]
     configs, directory = compose_grid([*small, "seed=0,1,2"])
-    cells = checked(configs, default_directories(configs, directory))
+    cells = check_cells(configs, cell_directories(configs, directory))
     directory.mkdir(parents=True)
 
     def start(script, signals=None):

@@ -17,7 +17,7 @@ from initlab.config.naming import cell_name, config_hash
 from initlab.config.schema import Config
 from initlab.data import load_dataset
 from initlab.errors import UserError
-from initlab.sweep import wanted
+from initlab.sweep.cells import select_cells
 from initlab.system.imports import CONTRACTS
 
 TINY = {"depth": 1, "width": 4, "train.steps": 2, "log.histograms": 0, "data": "gaussian", "data.train_size": 300}
@@ -134,9 +134,9 @@ def test_sub_grids_experiments_exclusions_and_functions_themselves(mine):
     grids = "sweep.grids=[{init: mine_h:half_he, act: mine_h:phi}, {init: 'he,other_h:half_he', seed: [0, 1]}]"
     configs, _ = compose_grid([grids, "sweep.exclude=[{init: other_h:half_he, seed: 1}]"])
     assert len(configs) == 5
-    assert len(wanted(configs)) == 4
+    assert len(select_cells(configs)) == 4
     configs, _ = compose_grid(["init=he,mine_h:he,other_h:he", "sweep.exclude=[{init: custom}]"])
-    assert len(wanted(configs)) == 1
+    assert len(select_cells(configs)) == 1
     sys.path.insert(0, str(mine))
     try:
         import mine_h
@@ -298,7 +298,7 @@ def test_a_list_of_widths_that_can_mean_two_things_is_refused_with_both_spelling
 def test_a_list_of_widths_in_an_exclusion():
     def kept(rule: str) -> int:
         configs, _ = compose_grid(["width=[16,8],16,8,4", "depth=2", f"sweep.exclude=[{rule}]"])
-        return len(wanted(configs))
+        return len(select_cells(configs))
 
     assert kept("{width: [[16,8]]}") == 3
     assert kept("{width: 16},{width: 8}") == 2

@@ -14,12 +14,11 @@ import pytest
 from initlab.cli.reproduce import COSTS
 from initlab.cli.reproduce import experiment_row as listed
 from initlab.config.grid import compose_grid, override_text
-from initlab.reproduce import Criterion, experiment_names, judge, load_experiment
-from initlab.reproduce.judge import decide, headline, overall_verdict, split_seeds
+from initlab.reproduce.judge import decide, headline, judge, overall_verdict, split_seeds
 from initlab.reproduce.measures import MEASURES
 from initlab.reproduce.pages import experiment_page, judge_record, read_verdict, summary_table, write_pages
 from initlab.reproduce.run import FIRST_SEED
-from initlab.reproduce.specification import MIN_SEEDS, MODES
+from initlab.reproduce.specification import MIN_SEEDS, MODES, Criterion, experiment_names, load_experiment
 from initlab.sweep.race import FIRST_TUNING_SEED
 from initlab.system.terminal import format_duration
 

@@ -20,8 +20,8 @@ from filelock import FileLock
 import initlab
 from initlab.config.compose import compose_config
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import Checkpointing, UnusableCheckpoint, checkpoint, run
-from initlab.experiment.checkpoint import CHECKPOINT_FORMAT
+from initlab.experiment import Checkpointing, checkpoint, run
+from initlab.experiment.checkpoint import CHECKPOINT_FORMAT, UnusableCheckpoint
 from initlab.experiment.checkpoint import load_checkpoint as load_checkpoint
 from initlab.sweep.locks import sweep_lock
 from initlab.sweep.run import clean_group_directory

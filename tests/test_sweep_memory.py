@@ -15,9 +15,10 @@ from initlab.cli.train import run_train
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
 from initlab.experiment.build import build_activation, build_network, load_data
-from initlab.sweep import How, cost
+from initlab.sweep import cost
 from initlab.sweep.cells import check_cells
 from initlab.sweep.cost import estimate_cost, require_memory
+from initlab.sweep.placement import Placement
 from initlab.system import resources
 from initlab.training import OPTIMIZERS
 
@@ -214,7 +215,7 @@ def eight_gib(monkeypatch, tmp_path):
         raise AssertionError("a network was made")
 
     monkeypatch.setattr(build, "build_network", never)
-    monkeypatch.setattr(import_module("initlab.experiment.run"), "make_network", never)
+    monkeypatch.setattr(import_module("initlab.experiment.run"), "build_network", never)
 
 
 SAYS = r"model=mlp depth=5 width=20000: one network needs 18.\d\d GiB .* and 8.00 GiB are free"
@@ -263,7 +264,7 @@ def test_other_machines_are_not_judged_by_this_one(eight_gib, monkeypatch):
     cells = check_cells([config], [Path("x").absolute()])
     refuse_too_large(cells, Elsewhere(), CostCache())
     with pytest.raises(UserError, match="one network needs"):
-        refuse_too_large(cells, How("process", 2), CostCache())
+        refuse_too_large(cells, Placement("process", 2), CostCache())
 
 
 class Elsewhere:
@@ -279,11 +280,11 @@ def test_workers_that_share_the_memory_are_counted(eight_gib):
 
     config = compose_config(["width=10000", "device=cpu"])  # 4.6 GiB
     cells = check_cells([config, replace(config, seed=1)], [Path("x").absolute(), Path("y").absolute()])
-    for how in (How("inline"), How("process", 1)):
+    for how in (Placement("inline"), Placement("process", 1)):
         refuse_too_large(cells, how, CostCache())
-    refuse_too_large(cells[:1], How("process", 2), CostCache())
+    refuse_too_large(cells[:1], Placement("process", 2), CostCache())
     with pytest.raises(UserError, match=r"one needs 4\.\d\d GiB .*8\.00 GiB are free.*workers=1"):
-        refuse_too_large(cells, How("process", 2), CostCache())
+        refuse_too_large(cells, Placement("process", 2), CostCache())
 
 
 def test_what_is_done_is_not_judged_again(eight_gib, tmp_path):
@@ -293,7 +294,7 @@ def test_what_is_done_is_not_judged_again(eight_gib, tmp_path):
     config = compose_config(["width=20000", "device=cpu"])
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "summary.json").write_text("{}")
-    refuse_too_large(check_cells([config], [tmp_path / "done"]), How(), CostCache())
+    refuse_too_large(check_cells([config], [tmp_path / "done"]), Placement(), CostCache())
 
 
 # --- a plan builds nothing large and initializes nothing

@@ -22,7 +22,7 @@ from initlab.initialize import request
 from initlab.prediction import NetworkForecast, RankedNetwork, forecast_network, score_networks, sort_by_score
 from initlab.records.columns import flatten
 from initlab.schemes import SCHEMES
-from initlab.sweep import wanted
+from initlab.sweep.cells import select_cells
 
 FORECAST_KEYS = ("init", "act", "model", "data", "depth", "width")
 """What a forecast depends on; seeds, rates and lengths of training are not among it."""
@@ -62,7 +62,7 @@ def compose_forecasts(overrides: Sequence[str]) -> list[Config]:
     Raises UserError naming the key, the value and the remedy.
     """
     configs, _ = compose_grid(overrides)
-    kept = [configs[k] for k in wanted(configs, repeats=bool(configs[0].sweep.grids))]
+    kept = [configs[k] for k in select_cells(configs, repeats=bool(configs[0].sweep.grids))]
     return list({forecast_key(config): config for config in reversed(kept)}.values())[::-1]
 
 

@@ -13,7 +13,8 @@ import torch
 
 from initlab import __version__
 from initlab.records import load_layers
-from initlab.report import draw_cells, draw_layers, write_report
+from initlab.report.svg import draw_cells, draw_layers
+from initlab.report.write import write_report
 from initlab.reproduce.judge import JudgedCriterion, headline, judge, overall_verdict
 from initlab.reproduce.specification import Experiment, load_experiment
 from initlab.sweep import sweep

@@ -12,8 +12,8 @@ import torch
 
 from initlab.config.naming import is_incidental
 from initlab.errors import Interrupted
-from initlab.experiment import existing_checkpoints as kept_checkpoints
 from initlab.experiment.build import planned_steps
+from initlab.experiment.checkpoint import existing_checkpoints as kept_checkpoints
 from initlab.experiment.checkpoint import previous_checkpoint as before_checkpoint
 from initlab.records import RunWriter, flatten
 from initlab.sweep.cells import Cell
@@ -237,7 +237,7 @@ def seconds_per_step(group: Group, sizes: CostCache) -> float:
 
 def preload_report() -> None:
     """Load what draws the pictures for TensorBoard, which takes a second."""
-    from initlab.report import write_sweep_run  # noqa: F401
+    from initlab.report.tensorboard import write_sweep_run  # noqa: F401
 
 
 def record_skipped(cells: Sequence[Cell], results: SweepResults, ended: OnCellEnd) -> None:

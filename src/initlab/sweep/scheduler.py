@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any
 
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import record_failure, remove_checkpoints
+from initlab.experiment.checkpoint import remove_checkpoints
+from initlab.experiment.run_recorder import record_failure
 from initlab.sweep.cells import Cell
 from initlab.sweep.executors import Executor, GroupJob
 from initlab.sweep.plan_file import Group, PlanFile

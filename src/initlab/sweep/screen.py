@@ -59,7 +59,7 @@ def write_sweep_pictures(outcome: Outcome, directory: Path) -> Outcome:
     if any(cell.config.log.tensorboard for cell in outcome.cells) and not is_event_file_newer(
         directory / "sweep.csv", directory / "sweep"
     ):
-        from initlab.report import write_sweep_run
+        from initlab.report.tensorboard import write_sweep_run
 
         write_sweep_run(directory, outcome.results.frame())
     return outcome

@@ -15,7 +15,8 @@ from typing import Any
 from initlab.config import Config
 from initlab.config.naming import config_hash
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import Checkpointing, UnusableCheckpoint, remove_checkpoints, run
+from initlab.experiment import Checkpointing, run
+from initlab.experiment.checkpoint import UnusableCheckpoint, remove_checkpoints
 from initlab.records import read_run
 from initlab.sweep.locks import group_lock
 from initlab.sweep.results import is_finished
