@@ -144,9 +144,9 @@ def test_progress_names_the_phases(tmp_path, monkeypatch):
     told = []
 
     class Line(SweepProgressLine):
-        def __init__(self, label, *rest):
+        def __init__(self, label, **more):
             told.append(label)
-            super().__init__(label, *rest)
+            super().__init__(label, **more)
 
     monkeypatch.setattr("initlab.sweep.run.SweepProgressLine", Line)
     axes = {**SMALL, "init": "he_normal", "train__steps": 2}
@@ -203,7 +203,7 @@ def valley(at):
 def test_a_best_rate_at_the_end_is_followed_further(found, at, tried):
     found(valley(at))
     tuned = racing.tune_rates([config()], Path("/nowhere"), Placement())
-    rates = next(iter(tuned.tried.values()))
+    rates = next(iter(tuned.losses.values()))
     assert len(rates) == tried
     assert tuned.rates == (min(rates, key=lambda rate: abs(math.log10(rate / at))),)
 
@@ -257,11 +257,11 @@ def test_cells_whose_rate_could_not_be_chosen_are_named_by_what_differs(found):
     lost = lambda c: c.width == 8 and c.init["name"] == "zeros"  # noqa: E731
     found(lambda c: ended(math.nan) if lost(c) else valley(0.01)(c))
     configs = [config(init={"name": name}, width=width) for name in ("zeros", "ones") for width in (8, 16)]
-    said = racing.tune_rates(configs, Path("/nowhere"), Placement()).said()
+    said = racing.tune_rates(configs, Path("/nowhere"), Placement()).summary()
     assert "3 rates were chosen" in said
     assert "no rate of init=zeros width=8 (at 3.2e-06) gave one" in said
     found(valley(0.01))
-    said = racing.tune_rates(configs, Path("/nowhere"), Placement()).said()
+    said = racing.tune_rates(configs, Path("/nowhere"), Placement()).summary()
     assert "4 rates were chosen" in said
     assert "gave one" not in said
 

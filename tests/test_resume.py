@@ -410,13 +410,13 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
 
 def test_a_second_signal_has_its_usual_effect_and_background_jobs_stay_deaf():
     before = signal.getsignal(signal.SIGTERM)
-    with StopSignals().listening() as signals:
+    with (signals := StopSignals()).installed():
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals() == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) is before
     old = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with StopSignals().listening() as signals:
+        with (signals := StopSignals()).installed():
             os.kill(os.getpid(), signal.SIGINT)
             assert signals() == 0
     finally:

@@ -14,8 +14,8 @@ from initlab.errors import UserError
 from initlab.records import load
 from initlab.sweep import placement as choosing
 from initlab.sweep.cells import check_cells
+from initlab.sweep.cost import CostCache
 from initlab.sweep.executors import process as processes
-from initlab.sweep.grouping import CostCache
 from initlab.sweep.placement import Placement, estimate_seconds
 from initlab.system import fork_server, resources
 from initlab.system.fork import can_fork
@@ -40,7 +40,7 @@ def cells(tmp_path, networks, *overrides):
 
 
 def settled(cells, how=None):
-    return (how or Placement()).settled(cells, CostCache())
+    return (how or Placement()).resolve(cells, CostCache())
 
 
 LONG = ("train.steps=1000000",)
@@ -103,16 +103,16 @@ def test_a_number_of_threads_is_kept_to(tmp_path, two_cores):
 def test_networks_that_fill_the_memory_do_not_train_side_by_side(tmp_path, two_cores, monkeypatch):
     many = cells(tmp_path, 16, *LONG)
     sizes = CostCache()
-    sizes.found = {key: replace(size, bytes=3.0 * resources.GIB) for key, size in found(sizes, many).items()}
-    assert Placement().settled(many, sizes) == Placement("process", 2)
-    sizes.found = {key: replace(size, bytes=5.0 * resources.GIB) for key, size in sizes.found.items()}
-    assert Placement().settled(many, sizes) == Placement("inline")
+    sizes.known = {key: replace(size, bytes=3.0 * resources.GIB) for key, size in found(sizes, many).items()}
+    assert Placement().resolve(many, sizes) == Placement("process", 2)
+    sizes.known = {key: replace(size, bytes=5.0 * resources.GIB) for key, size in sizes.known.items()}
+    assert Placement().resolve(many, sizes) == Placement("inline")
 
 
 def found(sizes, many):
     for cell in many:
         sizes.of(cell)
-    return sizes.found
+    return sizes.known
 
 
 def test_each_of_several_cards_has_a_process(tmp_path, two_cores, monkeypatch):
@@ -123,7 +123,7 @@ def test_each_of_several_cards_has_a_process(tmp_path, two_cores, monkeypatch):
     for cell in on_cards:
         object.__setattr__(cell, "config", replace(cell.config, device="auto"))
     assert settled(on_cards) == Placement("process")
-    assert settled(on_cards).sharers() == 3
+    assert settled(on_cards).local_workers() == 3
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_half_a_core_is_one_process(tmp_path, monkeypatch):
 
 
 def test_processes_start_early_where_updates_look_many(two_cores):
-    assert Placement().early(20, 1000, "cpu", "auto") == Placement("process", 2)
-    assert Placement().early(19, 1000, "cpu", "auto") is None
-    assert Placement().early(3, 1e6, "cpu", "auto") is None
-    assert Placement().early(20, 1000, "cpu", 1) is None
-    assert Placement("process", 3).early(1, 1, "cpu", "auto") == Placement("process", 3)
-    assert Placement("process", 40).early(40, 1, "cpu", "auto") is None
+    assert Placement().prestart(20, 1000, "cpu", "auto") == Placement("process", 2)
+    assert Placement().prestart(19, 1000, "cpu", "auto") is None
+    assert Placement().prestart(3, 1e6, "cpu", "auto") is None
+    assert Placement().prestart(20, 1000, "cpu", 1) is None
+    assert Placement("process", 3).prestart(1, 1, "cpu", "auto") == Placement("process", 3)
+    assert Placement("process", 40).prestart(40, 1, "cpu", "auto") is None
 
 
 def test_no_more_processes_start_early_than_there_may_be_groups(monkeypatch):
@@ -236,5 +236,5 @@ def test_the_command_takes_processes_by_itself_and_its_table_is_that_of_one(two_
 def test_jobs_of_a_cluster_do_not_share_this_machine_and_its_memory(monkeypatch, there, options, sharers):
     submitit = pytest.importorskip("submitit")
     monkeypatch.setattr(submitit.AutoExecutor, "which", lambda: there)
-    assert Placement("submitit", 3, options).sharers() == sharers
-    assert Placement("submitit", 3, options).several()
+    assert Placement("submitit", 3, options).local_workers() == sharers
+    assert Placement("submitit", 3, options).is_parallel()

@@ -140,7 +140,7 @@ def check_single_run(composed: DictConfig) -> Config:
     """Return the configuration of a single run; raises UserError if it cannot run."""
     with fast_imports():
         from initlab.experiment import config_refusal
-        from initlab.sweep.cost import estimate_single_run, require_memory
+        from initlab.sweep.cost import estimate_cost, require_memory
 
     config = to_config(composed, composed.hydra.overrides.task)
     if config.race:
@@ -151,7 +151,7 @@ def check_single_run(composed: DictConfig) -> Config:
     reason = config_refusal(config)
     if reason is not None:
         raise UserError(reason)
-    require_memory([config], estimate_single_run)
+    require_memory([(config, estimate_cost(config, call_own=False))])
     return config
 
 

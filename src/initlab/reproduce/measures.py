@@ -153,7 +153,6 @@ MEASURES: dict[str, Measure] = {
         beside_trainable_depth,
         rank_with_trainable_depth,
         best_key_at_largest_depth,
-        coordinate_exponent,
         by_layer.recursion,
         by_layer.across_layers,
         by_layer.across_layers_ratio,
@@ -162,5 +161,5 @@ MEASURES: dict[str, Measure] = {
         by_layer.log_variance_per,
         by_layer.extreme,
     )
-}
+} | {"coordinates": coordinate_exponent}
 """Every measure takes the frame of `load`, that of `load_layers` and what its criterion gives; it returns a number."""

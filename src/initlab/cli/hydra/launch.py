@@ -115,7 +115,7 @@ def prestart_sweep(
         steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH_KEYS)
         each = STEPS_PER_EPOCH * epochs if steps is None else steps
         # What is no number is told when the jobs are composed.
-        early = Placement(**how).early(networks, each, device, threads) if isinstance(each, int | float) else None
+        early = Placement(**how).prestart(networks, each, device, threads) if isinstance(each, int | float) else None
         if early is None:
             stop_idle_workers()
             yield composed
@@ -177,9 +177,9 @@ def launch_jobs(
     returns.clear()
     with fast_imports():
         from initlab.sweep.cells import check_cells
-        from initlab.sweep.dry_run import dry_run
+        from initlab.sweep.dry_run import dry_run, dry_run_race
         from initlab.sweep.placement import Placement
-        from initlab.sweep.race import COMPARISON_LABEL, dry_run_race
+        from initlab.sweep.race import COMPARISON_LABEL
         from initlab.sweep.run import run_sweep
         from initlab.system.files import require_disk_space
     chosen = Placement(**how)
@@ -229,7 +229,7 @@ def tune_jobs(
     again = compose_jobs(context, master, texts, 0)
     for job, rate in zip(again, found.rates, strict=True):
         job.config = final_config(job.config, rate)
-    return again, found.said()
+    return again, found.summary()
 
 
 def save_multirun(master: DictConfig, directory: Path) -> None:
@@ -240,8 +240,8 @@ def save_multirun(master: DictConfig, directory: Path) -> None:
 def launch_with_other_launcher(launcher: Any, master: DictConfig, jobs: Sequence[HydraJob]) -> Sequence[JobReturn]:
     """Check the grid, let another launcher of Hydra's run it job by job, and write the table."""
     from initlab.sweep.cells import check_cells
+    from initlab.sweep.cost import CostCache
     from initlab.sweep.dry_run import dry_run
-    from initlab.sweep.grouping import CostCache
     from initlab.sweep.placement import Placement
     from initlab.sweep.run import lock_and_tabulate, refuse_too_large
 
