@@ -344,7 +344,7 @@ def test_the_command_line_races_resumes_and_reports(tmp_path):
     second = door(*GRID, cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     assert "4 of 4 networks are done already" in second.stderr + second.stdout
-    code = "from initlab.cli import main; main()"
+    code = "from initlab.cli.main import main; main()"
     told = subprocess.run([sys.executable, "-c", code, "report", str(sweep)], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     assert "1 pair of schemes cannot be compared: 2 common seeds, and it takes 5" in told.stdout

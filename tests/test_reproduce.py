@@ -14,10 +14,11 @@ import pytest
 from initlab.cli.reproduce import COSTS
 from initlab.cli.reproduce import experiment_row as listed
 from initlab.config.grid import compose_grid, override_text
-from initlab.reproduce.judge import decide, headline, judge, overall_verdict, split_seeds
+from initlab.reproduce.judge import decide, headline, judge, split_seeds, weakest_verdict
 from initlab.reproduce.measures import MEASURES
 from initlab.reproduce.pages import experiment_page, judge_record, read_verdict, summary_table, write_pages
 from initlab.reproduce.run import FIRST_SEED
+from initlab.reproduce.selection import Frames
 from initlab.reproduce.specification import MIN_SEEDS, MODES, Criterion, experiment_names, load_experiment
 from initlab.sweep.race import FIRST_TUNING_SEED
 from initlab.system.terminal import format_duration
@@ -88,14 +89,14 @@ LOSS = {"loss": [1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0], "val_accuracy": [0
     ],
 )
 def test_measures_of_runs(measure, given, expected):
-    assert MEASURES[measure](frame(**LOSS), pd.DataFrame(), **given) == pytest.approx(expected)
+    assert MEASURES[measure](Frames(frame(**LOSS), pd.DataFrame()), **given) == pytest.approx(expected)
 
 
 def test_a_diverged_run_is_a_result():
     runs = frame(**LOSS)
     runs.loc[2:3, "status"] = "diverged"
-    assert MEASURES["median"](runs, runs, metric="loss", at={"init": "a"}) == math.inf
-    assert MEASURES["median"](runs, runs, metric="val_accuracy", at={"init": "a"}) == pytest.approx(0.25)
+    assert MEASURES["median"](Frames(runs, runs), metric="loss", at={"init": "a"}) == math.inf
+    assert MEASURES["median"](Frames(runs, runs), metric="val_accuracy", at={"init": "a"}) == pytest.approx(0.25)
 
 
 def layers(q, source="measured", init="a"):
@@ -118,13 +119,13 @@ def layers(q, source="measured", init="a"):
 )
 def test_measures_of_layers(measure, given, expected):
     rows = pd.concat([layers([4.0, 2.0, 1.0]), layers([4.0, 2.0, 2.0], "predicted")])
-    assert MEASURES[measure](frame(), rows, stat="q", **given) == pytest.approx(expected)
+    assert MEASURES[measure](Frames(frame(), rows), stat="q", **given) == pytest.approx(expected)
 
 
 def test_variance_of_log_lengths_is_counted_per_layer_over_width():
     logs = np.random.default_rng(0).normal(size=4000) * np.sqrt(5 * 2 / 10)
     rows = pd.concat(layers([1.0, 7.0, math.exp(log)]).assign(path=f"r{k}") for k, log in enumerate(logs))
-    found = MEASURES["log_variance_per"](frame(), rows, stat="q")
+    found = MEASURES["log_variance_per"](Frames(frame(), rows), stat="q")
     # The standard error of a variance of n Gaussian numbers is √(2/n) = 2.2 %; 5 of them: one false alarm in 10⁶.
     assert found == pytest.approx(5, rel=0.11)
 
@@ -136,17 +137,17 @@ def test_trainable_depth_is_theorys():
     # SCIENCE.md: ξ_c = 3.6270 at σ_w² = 1, σ_b² = 0.05: 6 ξ_c = 21.8.
     for factor, expected in ((0.5, 0.8), (0.45, math.nan)):
         given = {"metric": "val_accuracy", "side": "shallower", "factor": factor}
-        assert MEASURES["beside_trainable_depth"](runs, runs, **given) == pytest.approx(expected, nan_ok=True)
-    deeper = MEASURES["beside_trainable_depth"](runs, runs, metric="val_accuracy", side="deeper", factor=1.8)
+        assert MEASURES["beside_trainable_depth"](Frames(runs, runs), **given) == pytest.approx(expected, nan_ok=True)
+    deeper = MEASURES["beside_trainable_depth"](Frames(runs, runs), metric="val_accuracy", side="deeper", factor=1.8)
     assert deeper == pytest.approx(0.1)
-    assert MEASURES["rank_with_trainable_depth"](runs, runs, metric="val_accuracy") == pytest.approx(-1)
+    assert MEASURES["rank_with_trainable_depth"](Frames(runs, runs), metric="val_accuracy") == pytest.approx(-1)
 
 
 def judged(losses, above=None, below=1.5):
     runs = frame(loss=[*losses, *losses], val_accuracy=0.5)
     criterion = Criterion("", "median", {"metric": "loss", "at": {"init": "a"}}, above, below, "because")
     about = replace(load_experiment("he_2015"), criteria=(criterion,))
-    return judge(about, runs, runs)
+    return judge(about, Frames(runs, runs))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def judged(losses, above=None, below=1.5):
 )
 def test_a_verdict_that_flips_between_halves_is_undecided(losses, verdict):
     found = judged(losses)
-    assert found[0].verdict == overall_verdict(found) == verdict
+    assert found[0].verdict == weakest_verdict([each.verdict for each in found]) == verdict
 
 
 def test_machines_that_differ_by_what_seeds_do_hardly_ever_decide_in_opposite_ways():
@@ -212,7 +213,7 @@ def test_halves_are_disjoint_and_whole():
 def test_a_criterion_about_runs_that_are_not_there_does_not_hold():
     criterion = Criterion("", "median", {"metric": "loss", "at": {"init": "nobody"}}, None, 1.5, "because")
     runs = frame(**LOSS)
-    (found,) = judge(replace(load_experiment("he_2015"), criteria=(criterion,)), runs, runs)
+    (found,) = judge(replace(load_experiment("he_2015"), criteria=(criterion,)), Frames(runs, runs))
     assert found.verdict == "does not hold"
     assert "nobody" in found.problem
 
@@ -224,7 +225,7 @@ def test_headlines():
 
 
 def call(*arguments, cwd):
-    code = "from initlab.cli import main; main()"
+    code = "from initlab.cli.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, "reproduce", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600
     )

@@ -44,8 +44,8 @@ def again(*arguments: str) -> tuple[str, list[str]]:
     """Run the command in a fresh interpreter; return what it said and which heavy libraries it loaded."""
     code = (
         "import sys\n"
-        "from initlab.cli.train import main\n"
-        f"code = main({[*GRID, *arguments]!r})\n"
+        "from initlab.cli.train import run_train\n"
+        f"code = run_train({[*GRID, *arguments]!r})\n"
         "print('LOADED', [name for name in ('torch', 'matplotlib', 'scipy', 'plotly') if name in sys.modules])\n"
         "sys.exit(code)\n"
     )

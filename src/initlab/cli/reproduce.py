@@ -47,7 +47,7 @@ def run_reproduce(chosen: Sequence[str], mode: str, root: str, as_json: bool = F
             at = f"{name} ({number} of {len(wanted)})"
             console.print(f"{at}: {load_experiment(name).question}", highlight=False, markup=False)
             verdict = reproduce(name, mode, root)
-            records.append(verdict.record())
+            records.append(verdict.record)
             if not as_json:
                 print_verdict(records[-1], verdict.directory)
     if as_json:

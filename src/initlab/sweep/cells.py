@@ -150,7 +150,11 @@ def check_cells(configs: Sequence[Config], directories: Sequence[Path]) -> list[
 
 
 def cell_refusal(config: Config) -> str | None:
-    """Return why a cell cannot exist, or None."""
+    """Return why a cell cannot exist, or None.
+
+    Raises:
+        UserError: it is wrong rather than impossible.
+    """
     from initlab.experiment.build import config_refusal
 
     try:

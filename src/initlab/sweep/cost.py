@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from initlab.config import Config
 from initlab.config.checks import command_line_text
@@ -124,17 +125,16 @@ def measure_layers(module: nn.Module, samples: Tensor, on_meta: bool) -> list[tu
             row = weight[0].numel() if isinstance(weight, Tensor) and weight.dim() > 1 else 1
             layers.append((values, values * row))
 
-    if on_meta:
-        samples = samples.to("meta")
-    else:
-        module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))  # `to_empty` loads it, too
-        for buffer in module.buffers():
-            buffer.zero_()
     for leaf in module.modules():
         if next(leaf.children(), None) is None:
             leaf.register_forward_hook(record)
     with torch.no_grad():
-        module(samples)
+        if on_meta:
+            module(samples.to("meta"))
+        else:  # `to_empty` loads the compiler, too
+            weights = {name: torch.empty(p.shape, dtype=p.dtype) for name, p in module.named_parameters()}
+            buffers = {name: torch.zeros(b.shape, dtype=b.dtype) for name, b in module.named_buffers()}
+            functional_call(module, weights | buffers, (samples,))
     return layers
 
 
