@@ -14,7 +14,7 @@ from initlab.system.escape import json_text, print
 from initlab.system.safe_reading import abbreviate, error_reason, read_json
 from initlab.system.terminal import FILE_WIDTH, SafeConsole, format_duration
 
-COSTS = Path(__file__).with_name("costs.json")
+COSTS = Path(__file__).parents[1] / "reproduce" / "costs.json"
 """Seconds that each experiment took when its verdict in the documentation was measured, on two cores."""
 VERDICT_STYLES = {
     "holds": "green",

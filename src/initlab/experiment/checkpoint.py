@@ -159,18 +159,13 @@ class Checkpoint:
         state: the loop's state without its slots.
         stopped: networks that ended before the others, by position.
         members: what each network keeps beside tensors.
-        networks: weights and slots of each network.
+        networks: of each network `weights`, its state_dict, and `slots` of the optimizer.
     """
 
     state: dict[str, Any]
     stopped: dict[int, Stopped]
     members: list[dict[str, Any]]
     networks: list[dict[str, Any]]
-
-    def fill_(self, module: nn.Module, member: int) -> nn.Module:
-        """Load one network's weights and buffers into a module and return it."""
-        module.load_state_dict(self.networks[member]["weights"])
-        return module
 
     def state_for(self, ensemble: Ensemble) -> State:
         """Return the state of the loop for an ensemble of these networks, however it is divided into parts."""

@@ -24,7 +24,7 @@ from initlab.system.files import map_in_threads
 from initlab.training import Evaluation, Event, Pause, Snapshot, State, Steps, Stopped, TrainingPlan, train
 
 OnProgress = Callable[[dict[str, Any]], None]
-CHECKPOINT_COST_FACTOR = 20  # a checkpoint that took a second is followed by at least so many seconds of training
+CHECKPOINT_COST_FACTOR = 20  # a checkpoint that took a second is followed by at least this many seconds of training
 
 
 @dataclass
@@ -116,16 +116,16 @@ class Computation:
 
     def run(self) -> None:
         """Begin or resume the networks, train them and write their summaries."""
-        kept, state = self.checkpointing, State()
-        if kept is not None and checkpoint.existing_checkpoints(kept.path):
-            ensemble, state = self.resume(kept)
+        settings, state = self.checkpointing, State()
+        if settings is not None and checkpoint.existing_checkpoints(settings.path):
+            ensemble, state = self.resume(settings)
         else:
             ensemble = self.begin()
-        if kept is not None:
+        if settings is not None:
             for recorder in self.recorders:
-                for remark in kept.remarks:
+                for remark in settings.remarks:
                     recorder.writer.log(remark)
-            kept.remarks += [sentence for recorder in self.recorders for sentence in recorder.writer.mended]
+            settings.remarks += [sentence for recorder in self.recorders for sentence in recorder.writer.mended]
         factors = tuple(rate_factors(c, net) for c, net in zip(self.configs, ensemble.networks, strict=True))
         self.plan = replace(self.plan, factors=factors if any(factors) else ())
         if state.step == 0:
@@ -148,10 +148,11 @@ class Computation:
         """Read a checkpoint: networks, the loop's state and every recorder as they were, files cut back to it."""
         saved = newest_checkpoint(checkpointing, self.configs, self.directories)
         modules = []
-        for k, config in enumerate(self.configs):
+        for config, network in zip(self.configs, saved.networks, strict=True):
             module = build_module(config, self.data, self.act)
             module = module.to(dtype=torch.float64) if config.precision == "fp64" else module
-            modules.append(saved.fill_(module, k).to(self.device))
+            module.load_state_dict(network["weights"])
+            modules.append(module.to(self.device))
         ensemble = stack(modules)
         state = saved.state_for(ensemble)
         for k, (config, directory) in enumerate(zip(self.configs, self.directories, strict=True)):
@@ -166,25 +167,25 @@ class Computation:
         Raises:
             Interrupted: `checkpointing.stop` asked for it, and a checkpoint was written.
         """
-        kept, plan = self.checkpointing, self.plan
-        due = time.monotonic() + (kept.every if kept else 0.0)
+        settings, plan = self.checkpointing, self.plan
+        due = time.monotonic() + (settings.every if settings else 0.0)
         resumed_at = state.step
         for event in train(ensemble, self.data, plan, state):
             record_event(event, self.recorders)
-            if kept is not None and isinstance(event, Pause):
-                signal = kept.stop()
+            if settings is not None and isinstance(event, Pause):
+                signal = settings.stop()
                 if signal or time.monotonic() >= due:
                     started = time.monotonic()
-                    write_checkpoint(kept.path, ensemble, state, self.recorders)
+                    write_checkpoint(settings.path, ensemble, state, self.recorders)
                     if signal:
                         raise Interrupted(signal)
                     seconds = time.monotonic() - started
-                    due = time.monotonic() + max(kept.every, CHECKPOINT_COST_FACTOR * seconds)
+                    due = time.monotonic() + max(settings.every, CHECKPOINT_COST_FACTOR * seconds)
             if self.watch is not None:
                 self.watch({**progress_facts(plan, self.recorders), "resumed_at": resumed_at})
-        if kept is not None and checkpoint.existing_checkpoints(kept.path):
+        if settings is not None and checkpoint.existing_checkpoints(settings.path):
             # Summaries are written one after another: a launch that is killed between two of them goes on from here.
-            write_checkpoint(kept.path, ensemble, state, self.recorders)
+            write_checkpoint(settings.path, ensemble, state, self.recorders)
         for recorder, network in zip(self.recorders, ensemble.networks, strict=True):
             if recorder.config.train.save:
                 recorder.write_weights("weights-end.safetensors", network.state_dict())

@@ -21,8 +21,8 @@ def write_pages(verdicts: Path, pages: Path, costs_file: Path | None = None) -> 
     All are judged by the present rule, from the numbers that were measured.
 
     Args:
-        verdicts: a directory that `initlab reproduce` wrote; verdict and figure of each experiment are copied beside its
-            page, where the older ones stay if there is none.
+        verdicts: a directory that `initlab reproduce` wrote; verdict and figure of each experiment are copied beside
+            its page, where the older ones stay if there is none.
         pages: where the pages go.
         costs_file: where the seconds go that `initlab reproduce` lists.
     """

@@ -71,7 +71,7 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
             for key, own in sweeps.items()
         }
     judged = {key: judge(about, Frames(frame, load_layers(frame, layer_keys(about)))) for key, frame in runs.items()}
-    verdicts = {key: weakest_verdict([criterion.verdict for criterion in found]) for key, found in judged.items()}
+    verdicts = {key: weakest_verdict([criterion.verdict for criterion in rows]) for key, rows in judged.items()}
     record = {
         "name": about.name,
         "paper": about.paper,

@@ -32,7 +32,7 @@ def sweep(
     (`optim={"lr": [0.01, 0.1]}`). A list, tuple, range or array is swept; a text may sweep as it does on the command
     line (`"glob(*)"`, `"range(5)"`); a list that is one value stands in a list (`width=[[256, 128]]`). Nothing is
     written before the whole grid has been checked. With `sweep__name="depths"` the same call goes on where an earlier
-    one was stopped, and adds what is new. With `race=True` the rate of every cell is tuned first, on seeds of its own,
+    one was stopped, and adds what is new. With `race=True` the rate of every cell is tuned first, on separate seeds,
     and the rows are those of the comparison; `load` has both.
 
     Args:
@@ -59,26 +59,22 @@ def sweep(
     with use_safe_streams():
         placement = Placement(executor, workers, options or {})
         named = {key.replace("__", "."): value for key, value in axes.items()}
-        return compose_and_run(dict(dotted_items(config or {})) | dict(dotted_items(named)), placement, quiet)
-
-
-def compose_and_run(values: Mapping[str, Any], placement: Placement, quiet: bool) -> "pd.DataFrame":
-    """Compose, check and run a grid; `values` are by dotted keys."""
-    configs, directory = compose_grid([override_text(key, value) for key, value in values.items()])
-    for config in configs:
-        refuse_ambiguous_widths(values.get("width"), {"depth": config.depth, "model": config.model["name"]})
-    configs = [configs[k] for k in select_cells(configs, repeats=bool(configs[0].sweep.grids))]
-    if configs[0].race:
-        if configs[0].dry_run:
+        values = dict(dotted_items(config or {})) | dict(dotted_items(named))
+        configs, directory = compose_grid([override_text(key, value) for key, value in values.items()])
+        for each in configs:
+            refuse_ambiguous_widths(values.get("width"), {"depth": each.depth, "model": each.model["name"]})
+        configs = [configs[k] for k in select_cells(configs, repeats=bool(configs[0].sweep.grids))]
+        if configs[0].race and configs[0].dry_run:
             return dry_run_race(configs, directory, placement)
-        outcome = run_race(configs, directory, placement, quiet)
-    else:
-        cells = check_cells(configs, cell_directories(configs, directory))
-        if configs[0].dry_run:
-            return dry_run(cells, directory, placement)
-        outcome = run_sweep(cells, directory, placement, quiet=quiet)
-    write_sweep_pictures(outcome, directory)
-    return outcome.frame()
+        if configs[0].race:
+            outcome = run_race(configs, directory, placement, quiet)
+        else:
+            cells = check_cells(configs, cell_directories(configs, directory))
+            if configs[0].dry_run:
+                return dry_run(cells, directory, placement)
+            outcome = run_sweep(cells, directory, placement, quiet=quiet)
+        write_sweep_pictures(outcome, directory)
+        return outcome.frame()
 
 
 def dotted_items(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

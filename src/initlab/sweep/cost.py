@@ -52,6 +52,11 @@ class NetworkCost:
         """About how long the arithmetic of the whole training takes on one core."""
         return FLOPS_PER_MULTIPLICATION * self.work / FLOPS_PER_CORE
 
+    @property
+    def step_seconds(self) -> float:
+        """About how long one step takes on one core."""
+        return SECONDS_PER_STEP + self.compute_seconds / max(self.steps, 1)
+
 
 @dataclass
 class CostCache:

@@ -82,9 +82,8 @@ def recorded_cells(configs: Sequence[Config], directories: Sequence[Path], resul
 
 def is_current_skip(result: Mapping[str, Any], cell: Cell) -> bool:
     """Return whether a cell is recorded, undamaged, as one that cannot exist, by the versions installed now."""
-    if result.get("status") != "skipped" or result.get("hash") != cell.hash:
-        return False
-    if result["problem"] or not result.get("reason"):
+    same = result.get("status") == "skipped" and result.get("hash") == cell.hash
+    if not same or result["problem"] or not result.get("reason"):
         return False
     try:
         decided = from_json(read_bytes(cell.directory / "summary.json")).get("environment", {})["versions"]

@@ -106,17 +106,17 @@ def factoring_group_sizes(architectures: Sequence[Architecture], workers: int, l
         rest = kind.count
         while rest:
             size = min(max(int(left / (FACTORING_DIVISOR * workers * kind.work)), floor), kind.fits)
-            given = min(workers * size, rest)
-            given = rest if rest - given < workers * floor else given
-            groups = max(min(workers, given // floor), -(-given // min(max(size, least + 1), kind.fits)))
-            sizes += split_evenly(given, -(-given // groups))
-            rest -= given
-            left -= given * kind.work
+            part = min(workers * size, rest)
+            part = rest if rest - part < workers * floor else part
+            groups = max(min(workers, part // floor), -(-part // min(max(size, least + 1), kind.fits)))
+            sizes += split_evenly(part, -(-part // groups))
+            rest -= part
+            left -= part * kind.work
     return by_kind
 
 
 def every_worker_gets_pair(networks: Sequence[int], workers: int) -> bool:
-    """Return whether every worker can have a group of two or more, of so many networks of each architecture.
+    """Return whether every worker can have a group of two or more, for these numbers of networks of each architecture.
 
     From two on a network's numbers do not depend on its group, so that they are the same however the grid is cut; a
     network alone rounds otherwise.
@@ -130,7 +130,7 @@ def every_worker_gets_pair(networks: Sequence[int], workers: int) -> bool:
 def sort_longest_first(groups: Sequence[Group], costs: CostCache) -> list[Group]:
     """Return the groups by falling work, equal ones in their order, so that the last ones are short.
 
-    Workers that take the longest of what is left are never done later than 4/3 of the best time there is (Graham 1969,
+    Workers that always take the longest group end no later than 4/3 of the best time there is (Graham 1969,
     "Bounds on Multiprocessing Timing Anomalies").
     """
     return sorted(groups, key=lambda group: -len(group.cells) * costs.of(group.cells[0]).work)

@@ -1,4 +1,4 @@
-"""Fair races: the rate of every cell is tuned on seeds of its own, then schemes are compared on fresh seeds at those.
+"""Fair races: the rate of every cell is tuned on separate seeds, then schemes are compared on fresh seeds at those.
 
 A comparison at one rate for all compares how well each scheme suits that rate. Here every cell (all but seed and rate)
 is first run at rates on a logarithmic grid, on `tune.seeds` seeds that take no part in the comparison; the rate with
@@ -74,7 +74,7 @@ def tune_rates(
     on_open: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> TuningResult:
-    """Find the rate of every cell of a race; what an earlier launch has found is not run again.
+    """Find the rate of every cell of a race; networks of an earlier launch are not run again.
 
     Args:
         configs: the grid.

@@ -1,7 +1,6 @@
 """The result of each cell, read from its directory; and the table of all of them, written as cells finish."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 OnCellEnd = Callable[[Cell, dict[str, Any], bool], None]  # a cell, its summary, and whether it has run just now
 FINISHED_STATUSES = ("completed", "diverged")
 TABLE_INTERVAL = 5.0  # seconds between writings of sweep.csv
-TABLE_COST_FACTOR = 50  # and at least so many times what one takes: a sweep may have thousands of rows
+TABLE_COST_FACTOR = 50  # and at least this many times the seconds that one takes: a sweep may have thousands of rows
 
 
 class SweepResults:
@@ -25,10 +24,9 @@ class SweepResults:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self.rows: dict[Path, tuple[dict[str, Any], dict[str, Any]]] = {}
         self.next_write = 0.0
-        if directory.is_dir():
-            self.rows = {path: read_run(path, read_weights=True) for path in run_directories(directory)}
+        paths = run_directories(directory) if directory.is_dir() else []
+        self.rows = {path: read_run(path, read_weights=True) for path in paths}
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """Return the result of a cell that is done and undamaged, or None."""
@@ -86,10 +84,6 @@ class Outcome:
     def frame(self) -> "pd.DataFrame":
         """Return one row per cell of this grid, in its order."""
         return self.results.frame(self.cells)
-
-    def counts(self) -> Counter:
-        """Count the cells of this grid by status."""
-        return Counter(str(status) for status in self.frame()["status"])
 
 
 def is_finished(result: Mapping[str, Any], digest: str) -> bool:

@@ -13,7 +13,7 @@ from initlab.errors import Interrupted
 from initlab.experiment.checkpoint import existing_checkpoints, previous_checkpoint
 from initlab.records import RunWriter, flatten
 from initlab.sweep.cells import Cell, cells_by_key
-from initlab.sweep.cost import SECONDS_PER_STEP, CostCache, require_memory
+from initlab.sweep.cost import CostCache, require_memory
 from initlab.sweep.grouping import every_worker_gets_pair, group_sizes, sort_longest_first
 from initlab.sweep.locks import group_lock, sweep_lock
 from initlab.sweep.placement import Placement
@@ -110,8 +110,8 @@ def run_sweep(
             line.remark(f"{len(finished)} of {len(finished) + len(undone)} networks are done already.")
         state_dir = directory / ".groups"
         clean_group_directory(state_dir, groups)
-        if kept := sum(bool(existing_checkpoints(state_dir / f"{group.id}.pt")) for group in groups):
-            line.remark(f"{kept} of {len(groups)} groups go on from their checkpoints.")
+        if resumable := sum(bool(existing_checkpoints(state_dir / f"{group.id}.pt")) for group in groups):
+            line.remark(f"{resumable} of {len(groups)} groups go on from their checkpoints.")
         progress = start_progress(groups, len(finished), line, costs)
         swept = swept_keys(cells) if groups else ()
         try:
@@ -132,14 +132,12 @@ def run_sweep(
 
 def start_progress(groups: Sequence[Group], before: int, line: SweepProgressLine, costs: CostCache) -> SweepProgress:
     """Return the progress of a launch that begins; `before` networks were done already."""
-    total, steps, seconds = 0, 0, 0.0
-    step_seconds = {}
-    for group in groups:
-        cost, count = costs.of(group.cells[0]), len(group.cells)
-        each = SECONDS_PER_STEP + cost.compute_seconds / max(cost.steps, 1)
-        step_seconds[planned_id(group.id)] = each
-        total, steps, seconds = total + count, steps + count * cost.steps, seconds + count * cost.steps * each
-    return SweepProgress(total, steps, before, line, step_seconds, seconds)
+    networks = {group.id: len(group.cells) for group in groups}
+    by_id = {group.id: costs.of(group.cells[0]) for group in groups}
+    steps = {name: networks[name] * cost.steps for name, cost in by_id.items()}
+    step_seconds = {planned_id(name): cost.step_seconds for name, cost in by_id.items()}
+    seconds = sum(steps[name] * cost.step_seconds for name, cost in by_id.items())
+    return SweepProgress(sum(networks.values()), sum(steps.values()), before, line, step_seconds, seconds)
 
 
 def swept_keys(cells: Sequence[Cell]) -> list[str]:
@@ -184,10 +182,9 @@ def clean_group_directory(state_dir: Path, groups: Sequence[Group]) -> None:
 
 def resume_hint(cell: Cell, directory: Path) -> str:
     """Return how to go on with a sweep that was stopped."""
-    config = cell.config
-    if config.sweep.name is None and directory.parent.resolve() == Path(config.sweep.root).resolve():
-        return f"The same command with sweep.name={directory.name} goes on from here."
-    return "The same command goes on from here."
+    sweep = cell.config.sweep
+    unnamed = sweep.name is None and directory.parent.resolve() == Path(sweep.root).resolve()
+    return f"The same command{f' with sweep.name={directory.name}' if unnamed else ''} goes on from here."
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def show_outcome(outcome: Outcome, directory: Path) -> None:
     show_cells(rows[:MAX_TABLE_ROWS], by)
     if len(rows) > MAX_TABLE_ROWS:
         print(f"… {len(rows) - MAX_TABLE_ROWS} more in sweep.csv")
-    statuses = ", ".join(f"{count} {status}" for status, count in outcome.counts().most_common())
+    statuses = ", ".join(f"{count} {status}" for status, count in Counter(frame["status"]).most_common())
     print(f"{len(frame)} networks: {statuses} · {format_duration(outcome.seconds)}")
     failed = frame[frame["status"] == "failed"]
     for path, error in list(zip(failed["path"], failed.get("error", failed["path"]), strict=True))[:MAX_LISTED]:
@@ -37,7 +37,7 @@ def show_outcome(outcome: Outcome, directory: Path) -> None:
 
 
 def show_skipped(cells: Sequence[Cell], most: int | None = None) -> None:
-    """Print why cells cannot exist, the most frequent reasons first, at most so many of them."""
+    """Print why cells cannot exist, the most frequent reasons first, at most `most` of them."""
     reasons = Counter(cell.reason for cell in cells if cell.reason)
     for reason, count in reasons.most_common(most):
         print(f"skipped: {count} × {printable(reason)}")
