@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +25,7 @@ from initlab.reproduce.specification import MIN_SEEDS, MODES, Criterion, experim
 from initlab.sweep.race import FIRST_TUNING_SEED
 from initlab.system.terminal import format_duration
 
+ROOT = Path(__file__).parents[1]
 SCIENCE = {
     *("wandb_five_methods", "glorot_2010", "saxe_2014", "he_2015", "poole_2016", "schoenholz_2017", "pennington_2017"),
     *("xiao_2018", "hanin_2018", "hayou_2019", "lsuv_2016", "rezero_2021", "gelu_silu_critical"),
@@ -224,10 +227,15 @@ def test_headlines():
     assert headline("holds", None) == "holds"
 
 
-def call(*arguments, cwd):
+def call(*arguments, cwd, env=None):
     code = "from initlab.cli.main import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, "reproduce", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", code, "reproduce", *arguments],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
@@ -239,6 +247,41 @@ def test_list_and_refusals(tmp_path):
     assert "Did you mean 'he_2015'" in wrong.stderr
     assert wrong.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+MINE = """
+# @package _global_
+depth: 1
+width: 4
+data: {train_size: 60, test_size: 20}
+defaults:
+  - override /data: gaussian
+train: {batch_size: 20, steps: 2}
+sweep: {name: mine}
+hydra:
+  mode: MULTIRUN
+  sweeper: {params: {init: "he_normal,zeros", seed: range(2)}}
+verdict:
+  paper: none
+  question: Does one file add an experiment?
+  claim: It does.
+  criteria:
+    - {says: zeros keep their loss, measure: median, metric: loss, at: {init: zeros}, above: 0, why: a loss is positive}
+    - {says: the signal keeps its size, measure: last_layer, stat: q, at: {init: he_normal}, above: 0, why: He 2015}
+"""
+
+
+def test_one_file_adds_an_experiment(tmp_path):
+    (tmp_path / "src").mkdir()
+    for package in ("initlab", "hydra_plugins"):
+        (tmp_path / "src" / package).symlink_to(ROOT / "src" / package)
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(MINE)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    done = call("mine", "--json", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    assert (record["verdict"], record["runs"], record["question"]) == ("holds", 12, "Does one file add an experiment?")
 
 
 @pytest.mark.slow
@@ -257,7 +300,7 @@ def test_one_experiment_from_the_command_line(tmp_path):
     assert "24 of 24 networks are done already" in again.stderr
 
 
-PAGES = Path(__file__).parents[1] / "docs" / "experiments"
+PAGES = ROOT / "docs" / "experiments"
 
 
 @pytest.mark.parametrize("name", experiment_names())

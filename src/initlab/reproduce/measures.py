@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -112,7 +113,7 @@ def rank_with_trainable_depth(frames: Frames, *, metric: str) -> float:
 def best_key_at_largest_depth(frames: Frames, *, metric: str, key: str) -> float:
     """Value of a key with the best (largest) median at the largest depth."""
     deepest = frames.runs[frames.runs["depth"] == frames.runs["depth"].max()]
-    return float(metric_rows(deepest, metric).groupby(key)["value"].median().idxmax())
+    return float(cast(float, metric_rows(deepest, metric).groupby(key)["value"].median().idxmax()))
 
 
 def coordinate_exponent(frames: Frames, *, at: CellFilter, layer: str | None = None) -> float:

@@ -18,7 +18,7 @@ from initlab.report.write import write_report
 from initlab.reproduce.judge import headline, judge, weakest_verdict
 from initlab.reproduce.selection import Frames
 from initlab.reproduce.specification import Experiment, load_experiment
-from initlab.sweep import sweep
+from initlab.sweep.api import sweep
 from initlab.sweep.executors.process import keep_workers
 from initlab.system.files import write_atomically
 from initlab.system.resources import usable_cores

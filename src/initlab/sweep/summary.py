@@ -34,7 +34,8 @@ def varying_axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
         keys: all keys of the configuration.
     """
     possible = [key for key in keys if key in frame and key not in NON_AXIS_COLUMNS and not is_incidental(key)]
-    runs = frame[possible].map(axis_text).to_dict("records")
+    values = frame[possible].map(axis_text).itertuples(index=False, name=None)
+    runs = [dict(zip(possible, row, strict=True)) for row in values]
     return separating_keys(possible, runs) or [key for key in ("init", "act", "depth") if key in frame]
 
 
