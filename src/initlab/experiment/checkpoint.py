@@ -29,7 +29,7 @@ RECORDING_KEYS = ("log", "train")  # partly not in a result's hash, but the file
 
 
 class UnusableCheckpoint(ValueError):
-    """A run cannot go on from a checkpoint; the message says why."""
+    """A run cannot go on from a checkpoint; the message gives the reason."""
 
 
 def run_identity(config: Config) -> list[Any]:

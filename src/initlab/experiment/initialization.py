@@ -69,7 +69,7 @@ def reshape_activation(config: Config, act: Activation) -> Activation:
 def initialize_network_(module: nn.Module, config: Config, data: Dataset, arguments: dict[str, Any]) -> pd.DataFrame:
     """Initialize a network on the CPU and return one row per parameter, as `initlab.initialize_` does.
 
-    A procedure that looks at data gets `init.batch` training samples, drawn by a separate stream of the seed.
+    A procedure that needs data gets `init.batch` training samples, drawn by a separate stream of the seed.
 
     Args:
         module: on the CPU.

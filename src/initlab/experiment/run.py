@@ -64,7 +64,7 @@ def run(
         watch: called with progress a few times a second.
         checkpointing: go on from a checkpoint if there is one, and write some; Interrupted is raised after a checkpoint
             was written, when its `stop` asked for it.
-        swept: the keys that tell these runs from others, which TensorBoard shows first.
+        swept: the keys that differ from those of other runs, which TensorBoard shows first.
 
     Raises:
         UserError: a configuration cannot run, before anything is written; or the disk is full.

@@ -164,7 +164,7 @@ class RunRecorder:
             "steps": steps if self.stopped is None else self.stopped.updates,
             "seconds": time.monotonic() - self.started,
             **{k: sum(value for _, value in v) / len(v) for k, v in self.recent.items() if v},
-            # An evaluation before a divergence says nothing of the network at the end.
+            # An evaluation before a divergence does not describe the network at the end.
             **(self.latest if diverged is None else dict.fromkeys(self.latest, math.nan)),
             "first_bad_step": diverged.step if diverged else None,
             "first_bad_layer": diverged.layer if diverged else None,

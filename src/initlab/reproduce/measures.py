@@ -1,4 +1,4 @@
-"""Numbers that criteria speak of: name -> function of the runs and their layer rows. Adding one is one row."""
+"""Numbers that criteria bound: name -> function of the runs and their layer rows. Adding one is one row."""
 
 import math
 from collections.abc import Callable, Sequence

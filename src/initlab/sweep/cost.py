@@ -146,7 +146,7 @@ def measure_layers(module: nn.Module, samples: Tensor, on_meta: bool) -> list[tu
 def require_memory(costs: Iterable[tuple[Config, NetworkCost]], at_a_time: int = 1) -> None:
     """Refuse a network that cannot train in the memory that is free; none is built to find out.
 
-    Where the user says how much a group may take (`sweep.memory`), that much is taken to be free.
+    Where `sweep.memory` gives how much a group may take, that much counts as free.
 
     Args:
         costs: configurations, and what one network of each takes.

@@ -99,7 +99,7 @@ def sweep_lock(directory: Path, run_directories: Sequence[Path] = ()) -> Iterato
 
 
 def describe_holder(holder: Path) -> str:
-    """Return which process holds a sweep, as far as its file says."""
+    """Return which process holds a sweep, as far as its file records it."""
     try:
         owner = read_json(holder)
         return f"process {abbreviate(owner['pid'])} on {abbreviate(owner['host'])} since {abbreviate(owner['since'])}"

@@ -1,4 +1,4 @@
-"""Where groups are computed, and how many at a time: as the user says, or by what there is to do."""
+"""Where groups are computed, and how many at a time: as the user chose, or by what there is to do."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -54,7 +54,7 @@ class SweepProgress:
     """Counts what has been done and shows it in one line.
 
     The count is of network-steps, over all groups and workers; networks end many at a time. The time left follows from
-    the rate since the first steps were seen: what came before (starting, loading, initializing) says nothing of it.
+    the rate since the first steps were seen: starting, loading and initializing, which come before, do not count.
 
     Attributes:
         total: networks that this launch runs.

@@ -108,7 +108,7 @@ def tune_rates(
 
 
 def race_labels(entrants: Mapping[str, Config]) -> dict[str, str]:
-    """Return what to call each cell of a race: every key that tells it from the others; alone, its readable name."""
+    """Return what to call each cell of a race: every key that differs from the others'; alone, its readable name."""
     flats = [flatten(config.plain()) for config in entrants.values()]
     keys = separating_keys([key for key in config_keys(flats) if not is_incidental(key) and key != "seed"], flats)
     labels = [" ".join(f"{key}={command_line_text(flat.get(key))}" for key in keys if key in flat) for flat in flats]

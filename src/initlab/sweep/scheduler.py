@@ -25,7 +25,7 @@ from initlab.sweep.worker import GroupError, GroupResult, GroupTask, WorkerDied,
 from initlab.system.fork_server import ProcessLimitReached
 from initlab.system.streams import print_stderr
 
-POLL_INTERVAL = 0.05  # seconds between two looks at jobs that run elsewhere
+POLL_INTERVAL = 0.05  # seconds between two polls of jobs that run elsewhere
 
 
 @dataclass
@@ -91,8 +91,8 @@ class Scheduler:
         costs: of the architectures.
         progress: what is shown.
         on_end: called as cells end, in this thread.
-        swept: the keys that tell cells apart.
-        launch_id: tells this launch from earlier ones.
+        swept: the keys that differ between cells.
+        launch_id: distinguishes this launch from earlier ones.
         last_checkpoints: group -> modification time of its checkpoint when its worker died.
         unreported: groups that are done and whose cells are not yet reported.
     """

@@ -1,4 +1,4 @@
-"""The keys that tell the cells of a sweep apart, and its summary: one row per cell."""
+"""The keys that differ between the cells of a sweep, and its summary: one row per cell."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def axis_text(value: Any) -> str:
 def varying_axes(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     """Return the configuration keys that differ between runs, except the seed.
 
-    Keys that decide no result tell no cells apart: runs of one cell may differ in `device` or `sweep.order`.
+    Keys that decide no result do not distinguish cells: runs of one cell may differ in `device` or `sweep.order`.
 
     Args:
         frame: one row per run.

@@ -25,7 +25,7 @@ from initlab.system.parent_process import delay_exit, stop_requested
 from initlab.system.safe_reading import read_json
 
 MAX_REMARKS = 5  # about one group that are shown
-MESSAGE_INTERVAL = 0.5  # seconds between two looks for a request to stop, and between two reports of progress
+MESSAGE_INTERVAL = 0.5  # seconds between two checks for a request to stop, and between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class GroupTask:
         directories: of their runs.
         state_dir: directory of checkpoints, locks and progress.
         checkpoint_every: seconds between checkpoints.
-        launch_id: tells this launch's request to stop from an earlier one's.
-        swept: the keys that tell the cells of the grid apart.
+        launch_id: distinguishes this launch's request to stop from an earlier one's.
+        swept: the keys that differ between the cells of the grid.
         cwd: where relative paths are looked up.
         sys_path: where the user's own modules are.
     """
@@ -116,7 +116,7 @@ class GroupError(Exception):
 
 
 class WorkerDied(Exception):
-    """The process that computed a group has ended; the message says how."""
+    """The process that computed a group has ended; the message describes how."""
 
 
 def run_group(task: GroupTask, watch: OnProgress | None, stop: Callable[[], int]) -> GroupResult:
