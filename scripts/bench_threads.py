@@ -4,7 +4,7 @@
 
 times steps of networks of growing size, by one thread and by several in turn, in one process; the fastest step counts,
 for other programs only make a step longer. `multiplications` are those of a forward pass of one batch, by
-which `threads=auto` decides (`initlab.experiment.threads.WORTH`).
+which `threads=auto` decides (`initlab.sweep.threads`).
 """
 
 import argparse

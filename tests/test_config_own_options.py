@@ -17,7 +17,7 @@ from initlab.config.naming import cell_name, config_hash
 from initlab.config.schema import Config
 from initlab.data import load_dataset
 from initlab.errors import UserError
-from initlab.sweep import select_cells
+from initlab.sweep.cells import select_cells
 from initlab.system.imports import CONTRACTS
 
 TINY = {"depth": 1, "width": 4, "train.steps": 2, "log.histograms": 0, "data": "gaussian", "data.train_size": 300}

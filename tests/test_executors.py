@@ -17,12 +17,14 @@ import torch
 
 import initlab
 from initlab.errors import Interrupted, UserError
-from initlab.sweep import How
+from initlab.sweep.cost import CostCache
 from initlab.sweep.executors import EXECUTORS, check_executor, make_executor
 from initlab.sweep.executors import process as processes
 from initlab.sweep.executors.ray_cluster import connect_to_ray
+from initlab.sweep.placement import Placement
 from initlab.sweep.plan_file import Group, PlanFile
 from initlab.sweep.progress import SweepProgress, SweepProgressLine
+from initlab.sweep.results import SweepResults
 from initlab.sweep.scheduler import Scheduler, StopSignals
 from initlab.sweep.worker import (
     GroupError,
@@ -341,7 +343,7 @@ def test_a_cluster_of_this_machine_is_started_again_and_then_refused_in_a_senten
 def test_executors_are_checked_before_anything_starts(monkeypatch, how, says):
     monkeypatch.setattr("initlab.sweep.executors.find_spec", lambda name: name)
     with pytest.raises(UserError) as refused:
-        How(*how)
+        Placement(*how)
     assert says in str(refused.value)
 
 
@@ -399,28 +401,32 @@ class Scripted:
 def launch(tmp_path):
     """Run three cells as one group on a scripted executor; return what became of them, and who was asked."""
     from initlab.config.grid import compose_grid
-    from initlab.sweep import checked, default_directories
+    from initlab.sweep.cells import cell_directories, check_cells
 
     small = [f"{k}={v}" for k, v in axes(tmp_path).items() if k not in ("init", "act", "seed")]
     configs, directory = compose_grid([*small, "seed=0,1,2"])
-    cells = checked(configs, default_directories(configs, directory))
+    cells = check_cells(configs, cell_directories(configs, directory))
     directory.mkdir(parents=True)
 
     def start(script, signals=None):
         executor, ended, said = Scripted(script), {}, []
-        line = SweepProgressLine.quiet()
+        line = SweepProgressLine("", quiet=True)
         plan = PlanFile(directory / "plan.json", {"g0001": [cell.hash for cell in cells]})
-        parts = {"plan": plan, "room": directory / ".groups", "every": 60.0, "name": "x"}
-        parts |= {"progress": SweepProgress(3, 180, 0, line), "signals": signals or StopSignals(), "say": said.append}
-        parts |= {"ended": lambda cell, summary: ended.update({cell.number: summary["status"]})}
-        parts |= {"inline": lambda _: executor.instead}
-        parts["room"].mkdir(exist_ok=True)
+        line.remark = said.append
+        (directory / ".groups").mkdir(exist_ok=True)
         it = Scheduler(
             [Group("g0001", tuple(cells))],
-            executor=lambda _: executor,
-            steps=lambda _: 60,
-            **parts,
+            plan,
+            SweepResults(directory),
+            directory / ".groups",
+            Placement("process"),
+            CostCache(),
+            SweepProgress(3, 180, 0, line),
+            lambda cell, summary, fresh: ended.update({cell.number: summary["status"]}),
+            signals=signals or StopSignals(),
+            launch_id="x",
         )
+        it.make_executor = lambda placement: executor if placement == it.placement else executor.instead
         return it, executor, ended, said
 
     return start
@@ -445,7 +451,7 @@ class Limited(Scripted):
 def test_where_no_further_process_can_be_the_sweep_goes_on_with_those_there_are(launch, monkeypatch, allowed):
     it, _, ended, said = launch(None)
     limited = Limited(allowed, 4)
-    it.executor, it.inline = lambda _: limited, lambda _: limited.instead
+    it.make_executor = lambda placement: limited if placement == it.placement else limited.instead
     it.groups = [Group(f"g{cell.number}", (cell,)) for cell in it.groups[0].cells]
     it.run()
     assert ended == {0: "completed", 1: "completed", 2: "completed"}
@@ -471,10 +477,10 @@ def test_what_comes_afterwards_is_prepared_once_while_a_worker_has_nothing_to_do
 
     def poll():
         asked.append(1)
-        return good(it.task(it.groups[0])) if len(asked) > 3 else None
+        return good(it.make_task(it.groups[0])) if len(asked) > 3 else None
 
     it, executor, ended, _ = launch(lambda *_: None)
-    executor.slots, it.spare = slots, lambda: prepared.append(len(ended))
+    executor.slots, it.preload_report = slots, lambda: prepared.append(len(ended))
     submit = executor.submit
     executor.submit = lambda task: (job := submit(task), setattr(job, "poll", poll))[0]
     it.run()
@@ -534,7 +540,7 @@ def test_a_full_disk_ends_the_launch_and_everyone_is_asked_to_stop(launch):
     with pytest.raises(UserError, match="No space"):
         it.run()
     assert (executor.closed, ended) == (1, {})
-    assert (it.room / "stop-x").exists()
+    assert (it.state_dir / "stop-x").exists()
 
 
 def test_after_a_signal_nothing_more_is_begun(launch):
@@ -560,7 +566,7 @@ def task(tmp_path):
     small = [f"{k}={v}" for k, v in axes(tmp_path).items() if k not in ("init", "act", "seed") and "sweep" not in k]
     config = compose_config([*small, "train.steps=5"])
     (tmp_path / "room").mkdir()
-    return GroupTask("g0001", [config], [tmp_path / "run"], tmp_path / "room", 60.0, "x", home=tmp_path)
+    return GroupTask("g0001", [config], [tmp_path / "run"], tmp_path / "room", 60.0, "x", cwd=tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -623,7 +629,7 @@ def test_a_worker_hears_the_launchs_wish_and_its_end(task):
     remote = RemoteWorker(task)
     assert remote.stop() == 0
     task.stop.touch()
-    remote.looked = 0.0
+    remote.last_check = 0.0
     assert remote.stop() == signal.SIGTERM
     task.stop.unlink()
     assert RemoteWorker(task, parent=os.getppid()).stop() == 0
@@ -634,7 +640,7 @@ def test_a_group_that_is_held_is_waited_for_until_a_signal(task, capsys, monkeyp
     from initlab.sweep import locks
 
     monkeypatch.setattr(locks, "WAIT_NOTICE_SECONDS", 0.3)
-    path = task.room / "g0001.lock"
+    path = task.state_dir / "g0001.lock"
     with locks.group_lock(path, lambda: 0):
         asked = iter([0, 0, 0, 15])
         with pytest.raises(Interrupted), locks.group_lock(path, lambda: next(asked)):

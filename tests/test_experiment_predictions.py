@@ -14,7 +14,7 @@ from initlab.diagnostics import jacobians
 from initlab.errors import UserError
 from initlab.experiment import run
 from initlab.experiment.build import build_activation, build_module, load_data, make_plan
-from initlab.experiment.predictions import first_batch, predict_networks
+from initlab.experiment.predictions import first_batch, predict_first_steps
 from initlab.training import train
 
 BASE = ("train.steps=2", "train.batch_size=32", "depth=3", "width=16", "log.tensorboard=false", "log.histograms=2")
@@ -144,7 +144,7 @@ def test_seeds_share_one_forecast(monkeypatch):
     configs = [configured(f"init={i}", f"seed={s}") for i in ("zeros", "he_normal") for s in range(5)]
     data, act = load_data(configs[0], torch.device("cpu")), build_activation(configs[0])
     modules = [build_module(config, data, act) for config in configs]
-    found = predict_networks(configs, modules, data, act, make_plan(configs, data, act))
+    found = predict_first_steps(configs, modules, data, act, make_plan(configs, data, act))
     assert calls == [32, 32]
     assert len(found) == 10
     assert all(len(one.rows) == 1 for one in found)

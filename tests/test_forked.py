@@ -171,9 +171,9 @@ def noted(self, entry, here=False):
     start(self, entry, here)
     print("here", here)
     if here:
-        from initlab.sweep import How
-        early = How.early
-        How.early = lambda *given: print("looks for cards") or early(*given)
+        from initlab.sweep.placement import Placement
+        early = Placement.early
+        Placement.early = lambda *given: print("looks for cards") or early(*given)
 nursery.Nursery.__init__ = noted
 from initlab.cli.train import run_train
 sys.exit(run_train(sys.argv[2:]))

@@ -10,7 +10,7 @@ import pytest
 
 import initlab
 from initlab.sweep import worker_deaths
-from initlab.system import startup
+from initlab.system import resources, startup
 
 SWEEP = ["-m", "data=gaussian", "data.train_size=200", "data.test_size=50", "depth=1", "width=8", "train.steps=5",
          "train.batch_size=16", "log.tensorboard=false", "sweep.max_group=1", "sweep.name=s", "seed=0,1",
@@ -97,8 +97,8 @@ def test_a_process_has_no_more_threads_after_it_was_tried_how_many_it_may_have()
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
     """A control group of version 2 below that of a container, one of version 1, and a machine that counts nothing."""
-    monkeypatch.setattr(worker_deaths, "CGROUP_ROOT", tmp_path)
-    monkeypatch.setattr(worker_deaths, "OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(resources, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(resources, "CGROUP_FILE", tmp_path / "own")
     monkeypatch.setattr(worker_deaths, "VMSTAT", tmp_path / "vmstat")
     (tmp_path / "own").write_text("4:cpuset,memory:/job\n1:name=systemd:/\n0::/user/job\n")
     (tmp_path / "user" / "job").mkdir(parents=True)

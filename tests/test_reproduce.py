@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,15 +16,16 @@ import pytest
 from initlab.cli.reproduce import COSTS
 from initlab.cli.reproduce import experiment_row as listed
 from initlab.config.grid import compose_grid, override_text
-from initlab.reproduce import Criterion, experiment_names, judge, load_experiment
-from initlab.reproduce.judge import decide, headline, overall_verdict, split_seeds
+from initlab.reproduce.judge import decide, headline, judge, split_seeds, weakest_verdict
 from initlab.reproduce.measures import MEASURES
 from initlab.reproduce.pages import experiment_page, judge_record, read_verdict, summary_table, write_pages
 from initlab.reproduce.run import FIRST_SEED
-from initlab.reproduce.specification import MIN_SEEDS, MODES
+from initlab.reproduce.selection import Frames
+from initlab.reproduce.specification import MIN_SEEDS, MODES, Criterion, experiment_names, load_experiment
 from initlab.sweep.race import FIRST_TUNING_SEED
 from initlab.system.terminal import format_duration
 
+ROOT = Path(__file__).parents[1]
 SCIENCE = {
     *("wandb_five_methods", "glorot_2010", "saxe_2014", "he_2015", "poole_2016", "schoenholz_2017", "pennington_2017"),
     *("xiao_2018", "hanin_2018", "hayou_2019", "lsuv_2016", "rezero_2021", "gelu_silu_critical"),
@@ -89,14 +92,14 @@ LOSS = {"loss": [1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0], "val_accuracy": [0
     ],
 )
 def test_measures_of_runs(measure, given, expected):
-    assert MEASURES[measure](frame(**LOSS), pd.DataFrame(), **given) == pytest.approx(expected)
+    assert MEASURES[measure](Frames(frame(**LOSS), pd.DataFrame()), **given) == pytest.approx(expected)
 
 
 def test_a_diverged_run_is_a_result():
     runs = frame(**LOSS)
     runs.loc[2:3, "status"] = "diverged"
-    assert MEASURES["median"](runs, runs, metric="loss", at={"init": "a"}) == math.inf
-    assert MEASURES["median"](runs, runs, metric="val_accuracy", at={"init": "a"}) == pytest.approx(0.25)
+    assert MEASURES["median"](Frames(runs, runs), metric="loss", at={"init": "a"}) == math.inf
+    assert MEASURES["median"](Frames(runs, runs), metric="val_accuracy", at={"init": "a"}) == pytest.approx(0.25)
 
 
 def layers(q, source="measured", init="a"):
@@ -119,13 +122,13 @@ def layers(q, source="measured", init="a"):
 )
 def test_measures_of_layers(measure, given, expected):
     rows = pd.concat([layers([4.0, 2.0, 1.0]), layers([4.0, 2.0, 2.0], "predicted")])
-    assert MEASURES[measure](frame(), rows, stat="q", **given) == pytest.approx(expected)
+    assert MEASURES[measure](Frames(frame(), rows), stat="q", **given) == pytest.approx(expected)
 
 
 def test_variance_of_log_lengths_is_counted_per_layer_over_width():
     logs = np.random.default_rng(0).normal(size=4000) * np.sqrt(5 * 2 / 10)
     rows = pd.concat(layers([1.0, 7.0, math.exp(log)]).assign(path=f"r{k}") for k, log in enumerate(logs))
-    found = MEASURES["log_variance_per"](frame(), rows, stat="q")
+    found = MEASURES["log_variance_per"](Frames(frame(), rows), stat="q")
     # The standard error of a variance of n Gaussian numbers is √(2/n) = 2.2 %; 5 of them: one false alarm in 10⁶.
     assert found == pytest.approx(5, rel=0.11)
 
@@ -137,17 +140,17 @@ def test_trainable_depth_is_theorys():
     # SCIENCE.md: ξ_c = 3.6270 at σ_w² = 1, σ_b² = 0.05: 6 ξ_c = 21.8.
     for factor, expected in ((0.5, 0.8), (0.45, math.nan)):
         given = {"metric": "val_accuracy", "side": "shallower", "factor": factor}
-        assert MEASURES["beside_trainable_depth"](runs, runs, **given) == pytest.approx(expected, nan_ok=True)
-    deeper = MEASURES["beside_trainable_depth"](runs, runs, metric="val_accuracy", side="deeper", factor=1.8)
+        assert MEASURES["beside_trainable_depth"](Frames(runs, runs), **given) == pytest.approx(expected, nan_ok=True)
+    deeper = MEASURES["beside_trainable_depth"](Frames(runs, runs), metric="val_accuracy", side="deeper", factor=1.8)
     assert deeper == pytest.approx(0.1)
-    assert MEASURES["rank_with_trainable_depth"](runs, runs, metric="val_accuracy") == pytest.approx(-1)
+    assert MEASURES["rank_with_trainable_depth"](Frames(runs, runs), metric="val_accuracy") == pytest.approx(-1)
 
 
 def judged(losses, above=None, below=1.5):
     runs = frame(loss=[*losses, *losses], val_accuracy=0.5)
     criterion = Criterion("", "median", {"metric": "loss", "at": {"init": "a"}}, above, below, "because")
     about = replace(load_experiment("he_2015"), criteria=(criterion,))
-    return judge(about, runs, runs)
+    return judge(about, Frames(runs, runs))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,7 @@ def judged(losses, above=None, below=1.5):
 )
 def test_a_verdict_that_flips_between_halves_is_undecided(losses, verdict):
     found = judged(losses)
-    assert found[0].verdict == overall_verdict(found) == verdict
+    assert found[0].verdict == weakest_verdict([each.verdict for each in found]) == verdict
 
 
 def test_machines_that_differ_by_what_seeds_do_hardly_ever_decide_in_opposite_ways():
@@ -213,7 +216,7 @@ def test_halves_are_disjoint_and_whole():
 def test_a_criterion_about_runs_that_are_not_there_does_not_hold():
     criterion = Criterion("", "median", {"metric": "loss", "at": {"init": "nobody"}}, None, 1.5, "because")
     runs = frame(**LOSS)
-    (found,) = judge(replace(load_experiment("he_2015"), criteria=(criterion,)), runs, runs)
+    (found,) = judge(replace(load_experiment("he_2015"), criteria=(criterion,)), Frames(runs, runs))
     assert found.verdict == "does not hold"
     assert "nobody" in found.problem
 
@@ -224,10 +227,15 @@ def test_headlines():
     assert headline("holds", None) == "holds"
 
 
-def call(*arguments, cwd):
+def call(*arguments, cwd, env=None):
     code = "from initlab.cli.main import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, "reproduce", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", code, "reproduce", *arguments],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
@@ -239,6 +247,41 @@ def test_list_and_refusals(tmp_path):
     assert "Did you mean 'he_2015'" in wrong.stderr
     assert wrong.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+MINE = """
+# @package _global_
+depth: 1
+width: 4
+data: {train_size: 60, test_size: 20}
+defaults:
+  - override /data: gaussian
+train: {batch_size: 20, steps: 2}
+sweep: {name: mine}
+hydra:
+  mode: MULTIRUN
+  sweeper: {params: {init: "he_normal,zeros", seed: range(2)}}
+verdict:
+  paper: none
+  question: Does one file add an experiment?
+  claim: It does.
+  criteria:
+    - {says: zeros keep their loss, measure: median, metric: loss, at: {init: zeros}, above: 0, why: a loss is positive}
+    - {says: the signal keeps its size, measure: last_layer, stat: q, at: {init: he_normal}, above: 0, why: He 2015}
+"""
+
+
+def test_one_file_adds_an_experiment(tmp_path):
+    (tmp_path / "src").mkdir()
+    for package in ("initlab", "hydra_plugins"):
+        (tmp_path / "src" / package).symlink_to(ROOT / "src" / package)
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(MINE)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    done = call("mine", "--json", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    assert (record["verdict"], record["runs"], record["question"]) == ("holds", 12, "Does one file add an experiment?")
 
 
 @pytest.mark.slow
@@ -257,7 +300,7 @@ def test_one_experiment_from_the_command_line(tmp_path):
     assert "24 of 24 networks are done already" in again.stderr
 
 
-PAGES = Path(__file__).parents[1] / "docs" / "experiments"
+PAGES = ROOT / "docs" / "experiments"
 
 
 @pytest.mark.parametrize("name", experiment_names())

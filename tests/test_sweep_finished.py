@@ -306,7 +306,7 @@ def test_a_run_of_a_sweep_is_eight_inodes(home):
 def test_what_is_left_out_of_the_log_of_a_sweep_is_in_the_summary(home):
     assert run_train(["-m", *QUICK, "sweep.name=s", "init=he_normal,lsuv"]) == 0
     (lsuv,) = home.glob("lsuv-*/summary.json")
-    assert "lsuv looks at more than theory knows" in json.loads(lsuv.read_bytes())["remarks"][0]
+    assert "lsuv depends on more than theory describes" in json.loads(lsuv.read_bytes())["remarks"][0]
     assert "remarks" not in (home / "sweep.csv").read_text()
 
 

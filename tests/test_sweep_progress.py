@@ -45,46 +45,46 @@ def seconds_left(out: io.StringIO) -> int:
 
 def test_network_steps_of_all_groups_are_counted_before_any_ends(clock):
     shown, out = begun(total=4, steps=400, before=3)
-    shown.note("g0001", now(50))
+    shown.record("g0001", now(50))
     assert "25% of 400 network-steps" in said(out)
     shown.line.pause = -1.0
-    shown.note("g0002", now(25, diverged=1))
+    shown.record("g0002", now(25, diverged=1))
     assert "38% of 400 network-steps · 3/7 networks · 1 diverged" in said(out)
     shown.line.pause = -1.0
-    shown.finished("g0001", 100, ["completed", "failed"])
+    shown.finish("g0001", 100, ["completed", "failed"])
     assert "62% of 400 network-steps · 5/7 networks · 1 diverged · 1 failed" in said(out)
 
 
 def test_the_time_before_the_first_steps_does_not_count(clock):
     shown, out = begun(total=2, steps=2000)
     clock[0] += 100.0  # loading, composing, starting
-    shown.note("g0001", now(1))
+    shown.record("g0001", now(1))
     assert "left" not in said(out)
     for step in range(2, 502):
         clock[0] += 0.01
         shown.line.pause = -1.0
-        shown.note("g0001", now(step))
+        shown.record("g0001", now(step))
     # 500 steps in 5 seconds: the other 500 take 5 more, not 105
     assert seconds_left(out) == pytest.approx(5, abs=1)
 
 
 def test_what_a_checkpoint_brought_is_done_but_says_nothing_of_the_rate(clock):
     shown, out = begun(total=2, steps=2000)
-    shown.note("g0001", now(901, resumed_at=900))
+    shown.record("g0001", now(901, resumed_at=900))
     clock[0] += 5.0
     shown.line.pause = -1.0
-    shown.note("g0001", now(951, resumed_at=900))
+    shown.record("g0001", now(951, resumed_at=900))
     assert "95% of" in said(out)
     assert seconds_left(out) == pytest.approx(49 * 5 / 50, abs=1)
 
 
 def test_groups_whose_steps_take_longer_are_worth_more(clock):
-    shown, out = begun(2, 2000, worth={"deep": 9.0, "flat": 1.0}.get, worth_all=10_000.0)
-    shown.note("deep", now(1, members=1))
+    shown, out = begun(2, 2000, step_seconds={"deep": 9.0, "flat": 1.0}, seconds=10_000.0)
+    shown.record("deep", now(1, members=1))
     for step in range(2, 1001):
         clock[0] += 0.09
         shown.line.pause = -1.0
-        shown.note("deep", now(step, members=1))
+        shown.record("deep", now(step, members=1))
     # Half of the steps took 90 seconds; the other half, of shallow networks, takes 10.
     assert "50% of 2,000" in said(out)
     assert seconds_left(out) == pytest.approx(10, abs=1)
@@ -96,16 +96,16 @@ def test_workers_side_by_side_add_up(clock):
         clock[0] += 0.01
         for group in ("g0001", "g0002"):
             shown.line.pause = -1.0
-            shown.note(group, now(step))
+            shown.record(group, now(step))
     assert seconds_left(out) == pytest.approx(5, abs=1)
 
 
 def test_a_group_that_begins_again_is_counted_once(clock):
     shown, out = begun(total=2, steps=200)
-    shown.note("g0001", now(50))
+    shown.record("g0001", now(50))
     shown.forget("g0001")
     shown.line.pause = -1.0
-    shown.note("g0001a", now(10, members=1))
+    shown.record("g0001a", now(10, members=1))
     assert "5% of 200" in said(out)
 
 
@@ -124,13 +124,13 @@ def test_workers_elsewhere_tell_steps_by_the_disk_that_they_share(tmp_path, cloc
     worker = RemoteWorker(task)
     shown, out = begun(total=2, steps=400)
     assert read_progress(task) is None
-    worker.watch(now(50))
-    shown.note(task.id, read_progress(task))
+    worker.report(now(50))
+    shown.record(task.id, read_progress(task))
     assert "25% of 400" in said(out)
     clock[0] += 10.0
-    worker.watch({**now(80), "loss": float("nan")})
+    worker.report({**now(80), "loss": float("nan")})
     shown.line.pause = -1.0
-    shown.note(task.id, read_progress(task))
+    shown.record(task.id, read_progress(task))
     assert "40% of 400" in said(out)
 
 
@@ -139,7 +139,7 @@ def test_a_file_gets_a_line_at_first_and_then_now_and_again(clock):
     shown = SweepProgress(1, 10**6, 0, SweepProgressLine("sweep", Console(file=out, width=200)))
     for step in range(1, 3601):
         clock[0] += 1.0
-        shown.note("g0001", now(step, members=1))
+        shown.record("g0001", now(step, members=1))
     lines = out.getvalue().splitlines()
     assert 50 < len(lines) < 80
     assert all("of 1,000,000 network-steps" in line for line in lines)

@@ -21,7 +21,7 @@ from initlab.models import MODELS
 from initlab.prediction import NetworkForecast, RankedNetwork, forecast_network, score_networks, sort_by_score
 from initlab.records.columns import flatten
 from initlab.schemes import SCHEMES
-from initlab.sweep import select_cells
+from initlab.sweep.cells import select_cells
 
 FORECAST_KEYS = ("init", "act", "model", "data", "depth", "width")
 """What a forecast depends on; seeds, rates and lengths of training are not."""
@@ -31,12 +31,14 @@ ALWAYS_SHOWN = ("act", "init", "depth")
 def compose_forecasts(overrides: Sequence[str]) -> list[Config]:
     """Compose a grid as `train.py -m` does, and return one configuration for each different forecast."""
     configs, _ = compose_grid(overrides)
-    unique: dict[str, Config] = {}
-    for position in select_cells(configs, repeats=bool(configs[0].sweep.grids)):
-        config = configs[position]
-        plain = {name: getattr(config, name) for name in FORECAST_KEYS}
-        unique.setdefault(json.dumps([plain, config.train.batch_size], sort_keys=True, default=str), config)
-    return list(unique.values())
+    kept = [configs[k] for k in select_cells(configs, repeats=bool(configs[0].sweep.grids))]
+    return list({forecast_key(config): config for config in reversed(kept)}.values())[::-1]
+
+
+def forecast_key(config: Config) -> str:
+    """Return what decides a configuration's forecast, as a text."""
+    plain = {name: getattr(config, name) for name in FORECAST_KEYS}
+    return json.dumps([plain, config.train.batch_size], sort_keys=True, default=str)
 
 
 def forecast_config(config: Config) -> NetworkForecast:

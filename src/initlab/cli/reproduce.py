@@ -50,9 +50,10 @@ def run_reproduce(chosen: Sequence[str], mode: str, root: str, as_json: bool = F
     records = []
     with keep_workers():
         for number, experiment in enumerate(experiments, start=1):
-            console.print(f"{experiment.name} ({number} of {len(experiments)}): {experiment.question}")
+            line = f"{experiment.name} ({number} of {len(experiments)}): {experiment.question}"
+            console.print(line, highlight=False, markup=False)
             verdict = reproduce(experiment.name, mode, root)
-            records.append(verdict.record())
+            records.append(verdict.record)
             if not as_json:
                 print_verdict(records[-1], verdict.directory)
     if as_json:

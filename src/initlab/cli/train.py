@@ -100,7 +100,7 @@ def check_single_run(composed: DictConfig) -> Config:
     """
     with fast_imports():
         from initlab.experiment import config_refusal
-        from initlab.sweep.cost import estimate_single_run, require_memory
+        from initlab.sweep.cost import estimate_cost, require_memory
 
     overrides = composed.hydra.overrides.task
     config = to_config(composed, overrides)
@@ -111,7 +111,7 @@ def check_single_run(composed: DictConfig) -> Config:
             raise UserError(f"{override} is about a sweep, and this is a single run: add -m, or leave it out.")
     if (reason := config_refusal(config)) is not None:
         raise UserError(reason)
-    require_memory([config], estimate_single_run)
+    require_memory([(config, estimate_cost(config, call_own=False))])
     return config
 
 

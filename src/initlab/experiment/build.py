@@ -1,9 +1,10 @@
-"""From a configuration to the parts of a training: device, data, network, plan."""
+"""From a configuration to the parts of a training: data, activation, network, plan."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -14,15 +15,23 @@ from initlab.config import Config
 from initlab.config.checks import MAX_COUNTS
 from initlab.data import Dataset
 from initlab.errors import Impossible, UserError
-from initlab.experiment.initialization import initialize_network_, model_options, procedure_of, reshape_activation
+from initlab.experiment.initialization import (
+    initialize_network_,
+    model_options,
+    procedure_of,
+    reshape_activation,
+    scheme_parameters,
+)
 from initlab.initialize import scheme_refusal
 from initlab.initialize.procedures import procedure_refusal
 from initlab.system.device import pick_device
 from initlab.training import TrainingPlan, log_spaced
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 def build_activation(config: Config) -> Activation | None:
-    """Resolve `act=` with its own keys; None where the model brings its own."""
+    """Return the activation that `act=` names with its own keys; None where the model brings its own."""
     if config.model["name"] == "torchvision":
         return None
     parameters = {k: v for k, v in config.act.items() if k != "name"}
@@ -38,7 +47,8 @@ def load_data(config: Config, device: torch.device) -> Dataset:
 def build_module(config: Config, data: Dataset, act: Activation | None) -> nn.Module:
     """Build the network that a configuration asks for, not yet initialized.
 
-    Raises Impossible where a model of characters meets other data, or theirs another model.
+    Raises:
+        Impossible: a model of characters meets other data, or such data another model.
     """
     family = models.MODELS.get(config.model["name"])
     if family is not None and family.shape == "given" and family.tokens != data.tokens:
@@ -56,31 +66,27 @@ def build_module(config: Config, data: Dataset, act: Activation | None) -> nn.Mo
 
 
 def scheme_arguments(config: Config, act: Activation | None) -> dict[str, Any]:
-    """Translate the keys `init.*` into the arguments of `initialize_`, the seed aside."""
-    own = ("name", "gain", "sigma_b")
+    """Return the keys `init.*` as arguments of `initialize_`, without the seed."""
     return {
         "scheme": config.init["name"],
         "act": act or "linear",
         "gain": config.init.get("gain", "paper"),
         "sigma_b": config.init.get("sigma_b"),
-        "parameters": {k: v for k, v in config.init.items() if k not in own},
+        "parameters": scheme_parameters(config),
     }
 
 
 def config_refusal(config: Config) -> str | None:
-    """Return why a configuration cannot exist (dirac on an mlp), or None; it writes and allocates nothing.
+    """Return why a configuration cannot exist (dirac on an mlp), or None; nothing is written or allocated.
 
-    Raises UserError for what is wrong rather than impossible: an unknown name, a bad value, a device or data that is
-    not there.
+    Raises:
+        UserError: it is wrong rather than impossible: an unknown name, a bad value, a device or data that is not there.
     """
     pick_device(config.device)
     data = load_data(config, torch.device("cpu"))
     try:
         act = build_activation(config)
-    except Impossible as reason:
-        return str(reason)
-    make_plan([config], data, act)
-    try:
+        make_plan([config], data, act)
         with torch.device("meta"):
             module = build_module(config, data, act)
     except Impossible as reason:
@@ -95,14 +101,14 @@ def config_refusal(config: Config) -> str | None:
     if config.train.batch_size == 1 and rejects_single_sample(module, data):
         norm = "model.norm=batch" if config.model.get("norm") == "batch" else "batch normalization"
         return f"{norm} cannot be with train.batch_size=1, which has no variance: say train.batch_size=2 or more."
-    if (found := procedure_of(config)) is not None:
-        return procedure_refusal(module, found, act=act or "linear")
+    if (procedure := procedure_of(config)) is not None:
+        return procedure_refusal(module, procedure, act=act or "linear")
     return scheme_refusal(module, **scheme_arguments(config, act))
 
 
 def rejects_single_sample(module: nn.Module, data: Dataset) -> bool:
-    """Does a network, on the meta device, normalize over a batch that one sample has nothing to normalize in?"""
-    if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+    """Return whether a network, on the meta device, normalizes over a batch where one sample has no variance."""
+    if not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
         return False
     try:
         module.train()(torch.empty(1, *data.input_shape, device="meta"))
@@ -113,7 +119,9 @@ def rejects_single_sample(module: nn.Module, data: Dataset) -> bool:
     return False
 
 
-def build_network(config: Config, data: Dataset, act: Activation | None, device: torch.device) -> tuple[nn.Module, Any]:
+def build_network(
+    config: Config, data: Dataset, act: Activation | None, device: torch.device
+) -> tuple[nn.Module, pd.DataFrame]:
     """Build one network and initialize it; return it with one row per parameter."""
     module = build_module(config, data, act)
     module = module.to(dtype=torch.float64) if config.precision == "fp64" else module
@@ -122,7 +130,11 @@ def build_network(config: Config, data: Dataset, act: Activation | None, device:
 
 
 def make_plan(configs: Sequence[Config], data: Dataset, act: Activation | None) -> TrainingPlan:
-    """Translate what the members share into the loop's plan."""
+    """Return the plan of the training loop, from the keys that networks share and the rates of each.
+
+    Raises:
+        UserError: a batch is larger than the data, or the training has too many updates.
+    """
     first = configs[0]
     batch = first.train.batch_size
     per_epoch = len(data.train_x) // batch
@@ -153,8 +165,3 @@ def make_plan(configs: Sequence[Config], data: Dataset, act: Activation | None) 
         dtype=torch.float64 if first.precision == "fp64" else torch.float32,
         saturation=act.saturation if act is not None else None,
     )
-
-
-def planned_steps(config: Config) -> int:
-    """Return how many updates a configuration asks for."""
-    return make_plan([config], load_data(config, torch.device("cpu")), None).steps

@@ -1,12 +1,11 @@
 """A whole computation on disk: weights, optimizer, where the loop stands, and the checksum of every file.
 
 A checkpoint is an archive of torch's and a last line with the checksum of all its bytes: `torch.load` compares none,
-and a zip's own protect neither its headers nor its directory. The checkpoint before is kept beside the newest.
+and a zip's own protect neither its headers nor its directory. The previous checkpoint is kept beside the newest.
 """
 
 import io
 import os
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
@@ -19,21 +18,18 @@ from torch import Tensor, nn
 from initlab.config import Config
 from initlab.config.naming import config_hash
 from initlab.ensemble import Ensemble
+from initlab.records.checksums import CHUNK_BYTES, Checksum
 from initlab.system.files import fsync_path, make_directory, os_errors_as_user_errors
 from initlab.training import State, Stopped
 
 CHECKPOINT_FORMAT = 4
 CHECKSUM_LINE = "\ninitlab checkpoint of {:020d} bytes with CRC-32 {:08x}\n"
 CHECKSUM_LENGTH = len(CHECKSUM_LINE.format(0, 0))
-CHUNK_BYTES = 2**20
-RECORDING_KEYS = (
-    "log",
-    "train",
-)  # not all of it is in a result's hash, but the files of one run must not mix two of them
+RECORDING_KEYS = ("log", "train")  # partly not in a result's hash, but the files of one run must not mix two of them
 
 
 class UnusableCheckpoint(ValueError):
-    """A checkpoint that cannot be gone on from; the message says why."""
+    """A run cannot go on from a checkpoint; the message gives the reason."""
 
 
 def run_identity(config: Config) -> list[Any]:
@@ -57,7 +53,7 @@ def existing_checkpoints(path: Path) -> list[Path]:
 
 
 def remove_checkpoints(path: Path) -> None:
-    """Remove all checkpoints: nothing is left to go on from."""
+    """Remove the newest checkpoint and the one before."""
     for each in (path, previous_checkpoint(path)):
         each.unlink(missing_ok=True)
 
@@ -65,11 +61,16 @@ def remove_checkpoints(path: Path) -> None:
 def save_checkpoint(
     path: Path, ensemble: Ensemble, state: State, configs: Sequence[Config], members: list[dict]
 ) -> None:
-    """Write a checkpoint, durably: beside first, then renamed; the last one becomes the one before.
+    """Write a checkpoint, durably: under a temporary name, then renamed; the last one becomes the previous one.
 
-    Arguments: `members` are what each member keeps of its own, in plain values.
+    When the disk is full or the directory cannot be written, a UserError is raised and the last one is left as it was.
 
-    Raises UserError when the disk is full or the directory cannot be written; the last checkpoint is left as it was.
+    Args:
+        path: where to.
+        ensemble: of the networks.
+        state: of the training loop.
+        configs: of the networks.
+        members: what each network keeps beside tensors, in plain values.
     """
     plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in ("slots", "stopped")}
     payload = {
@@ -85,51 +86,54 @@ def save_checkpoint(
 
 def write_payload(path: Path, payload: dict[str, Any]) -> None:
     """Write what `load_checkpoint` reads, as `save_checkpoint` does."""
-    beside = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     with os_errors_as_user_errors(path.parent):
         try:
             make_directory(path.parent)
-            with open(beside, "wb") as file:
-                counted = ChecksumWriter(file)
-                torch.save(payload, cast(IO[bytes], counted))
-                file.write(CHECKSUM_LINE.format(counted.size, counted.crc32).encode())
-            fsync_path(beside)
+            with open(temporary, "wb") as file:
+                writer = ChecksumWriter(file)
+                torch.save(payload, cast(IO[bytes], writer))
+                file.write(CHECKSUM_LINE.format(*astuple(writer.checksum)).encode())
+            fsync_path(temporary)
             if path.exists():
                 os.replace(path, previous_checkpoint(path))
-            os.replace(beside, path)
+            os.replace(temporary, path)
             fsync_path(path.parent)
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
-                beside.unlink()
+                temporary.unlink()
             # torch reports a disk that fills up as an error of its own archive.
             cause = error if isinstance(error, OSError) else error.__context__
             raise cause if isinstance(cause, OSError) else error from None
 
 
 class ChecksumWriter(io.BufferedIOBase):
-    """A file to write into that counts its bytes and computes their CRC-32."""
+    """A file to write into that computes the checksum of its bytes."""
 
     def __init__(self, file: IO[bytes]):
-        self.file, self.size, self.crc32 = file, 0, 0
+        self.file, self.checksum = file, Checksum()
 
     def write(self, data: Any) -> int:
-        """Write, and count."""
-        written = self.file.write(data)
-        self.size, self.crc32 = self.size + written, zlib.crc32(data, self.crc32)
-        return written
+        """Write, and add to the checksum."""
+        self.checksum = self.checksum.plus(data)
+        return self.file.write(data)
 
 
 def verify_checkpoint(path: Path) -> None:
-    """Raise Unusable unless a checkpoint still holds what was written into it."""
+    """Compare a checkpoint with its checksum.
+
+    Raises:
+        UnusableCheckpoint: it was changed since it was written.
+    """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END) - CHECKSUM_LENGTH
         file.seek(max(size, 0))
-        seal = file.read()
+        line = file.read()
         file.seek(0)
-        crc32, left = 0, size
-        while left > 0 and (data := file.read(min(CHUNK_BYTES, left))):
-            crc32, left = zlib.crc32(data, crc32), left - len(data)
-    if seal != CHECKSUM_LINE.format(size, crc32).encode():
+        checksum = Checksum()
+        while checksum.size < size and (data := file.read(min(CHUNK_BYTES, size - checksum.size))):
+            checksum = checksum.plus(data)
+    if line != CHECKSUM_LINE.format(*astuple(checksum)).encode():
         raise UnusableCheckpoint("it was changed or cut short after it was written")
 
 
@@ -149,33 +153,36 @@ def compact_copy(tensor: Tensor) -> Tensor:
 
 @dataclass
 class Checkpoint:
-    """What was read back: the loop's state without its slots, every member's own in plain values, and its tensors."""
+    """What was read back from a checkpoint.
+
+    Attributes:
+        state: the loop's state without its slots.
+        stopped: networks that ended before the others, by position.
+        members: what each network keeps beside tensors.
+        networks: of each network `weights`, its state_dict, and `slots` of the optimizer.
+    """
 
     state: dict[str, Any]
     stopped: dict[int, Stopped]
     members: list[dict[str, Any]]
     networks: list[dict[str, Any]]
 
-    def fill_(self, module: nn.Module, member: int) -> nn.Module:
-        """Load one member's weights and buffers into a module and return it."""
-        module.load_state_dict(self.networks[member]["weights"])
-        return module
-
     def state_for(self, ensemble: Ensemble) -> State:
-        """Return the state of the loop for an ensemble of these members, however it is divided into parts."""
+        """Return the state of the loop for an ensemble of these networks, however it is divided into parts."""
         slots: dict[int, dict[str, list[Tensor]]] = {}
         for member, network in enumerate(ensemble.networks):
-            device = next(network.parameters()).device
             if member not in self.stopped:
-                held = self.networks[member]["slots"]
-                slots[member] = {slot: [t.to(device) for t in tensors] for slot, tensors in held.items()}
+                device = next(network.parameters()).device
+                saved = self.networks[member]["slots"]
+                slots[member] = {slot: [t.to(device) for t in tensors] for slot, tensors in saved.items()}
         return State(**self.state, stopped=dict(self.stopped), slots=slots)
 
 
 def load_checkpoint(path: Path, configs: Sequence[Config]) -> Checkpoint:
     """Read a checkpoint of just these runs; tensors and plain values only, no code.
 
-    Raises Unusable when the file is damaged, of another version, or of other runs.
+    Raises:
+        UnusableCheckpoint: the file is damaged, of another version, or of other runs.
     """
     try:
         verify_checkpoint(path)

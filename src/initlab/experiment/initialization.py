@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -15,38 +16,43 @@ from initlab.models import MODELS
 from initlab.system.random_streams import generator
 from initlab.training import OPTIMIZERS
 
-COMMON_KEYS = ("name", "gain", "sigma_b")
+COMMON_KEYS = ("name", "gain", "sigma_b")  # of `init`; the others are parameters of the scheme
+
+
+def scheme_parameters(config: Config) -> dict[str, Any]:
+    """Return the keys `init.*` that are parameters of the scheme."""
+    return {k: v for k, v in config.init.items() if k not in COMMON_KEYS}
 
 
 def procedure_of(config: Config) -> Procedure | None:
     """Return the procedure that `init=` names, its keys bound; None for a plain scheme."""
-    found = PROCEDURES.get(config.init["name"])
-    return None if found is None else found.bind(**{k: v for k, v in config.init.items() if k not in COMMON_KEYS})
+    procedure = PROCEDURES.get(config.init["name"])
+    return None if procedure is None else procedure.bind(**scheme_parameters(config))
 
 
 def model_options(config: Config) -> dict[str, Any]:
-    """Return the keys `model.*`, with what the procedure brings in place of their defaults.
+    """Return the keys `model.*`, with what the procedure sets in place of their defaults.
 
-    Raises Impossible when the model has no such option, or another value was asked for.
+    Raises:
+        Impossible: the model has no such option, or another value was asked for.
     """
     name = config.model["name"]
     options = {k: v for k, v in config.model.items() if k != "name"}
-    found = procedure_of(config)
-    if found is None or name not in MODELS or MODELS[name].shape != "given":
+    procedure = procedure_of(config)
+    if procedure is None or name not in MODELS or MODELS[name].shape != "given":
         return options
-    defaults = MODELS[name].options
-    for key, value in found.overrides.items():
+    for key, value in procedure.overrides.items():
         if key not in options:
-            if key in found.optional:
+            if key in procedure.optional:
                 continue
             fitting = [m.name for m in MODELS.values() if key in m.options]
             raise Impossible(
-                f"init={found.name} needs model.{key}={value}, which model={name} has not: "
+                f"init={procedure.name} needs model.{key}={value}, which model={name} has not: "
                 f"choose model={', '.join(fitting)}."
             )
-        if options[key] not in (defaults[key], value):
+        if options[key] not in (MODELS[name].options[key], value):
             raise Impossible(
-                f"init={found.name} brings model.{key}={value} with it, so model.{key}={options[key]} cannot be: "
+                f"init={procedure.name} brings model.{key}={value} with it, so model.{key}={options[key]} cannot be: "
                 "leave it out."
             )
         options[key] = value
@@ -55,37 +61,42 @@ def model_options(config: Config) -> dict[str, Any]:
 
 def reshape_activation(config: Config, act: Activation) -> Activation:
     """Return the activation as the procedure wants it; most leave it as it is."""
-    found = procedure_of(config)
-    if found is None or found.reshape is None:
+    procedure = procedure_of(config)
+    if procedure is None or procedure.reshape is None:
         return act
-    return found.reshape(act, config.depth, **found.parameters)
+    return procedure.reshape(act, config.depth, **procedure.parameters)
 
 
-def initialize_network_(module: nn.Module, config: Config, data: Dataset, arguments: dict[str, Any]) -> Any:
-    """Initialize a network on the CPU and return one row per parameter; `arguments` are those of a plain scheme.
+def initialize_network_(module: nn.Module, config: Config, data: Dataset, arguments: dict[str, Any]) -> pd.DataFrame:
+    """Initialize a network on the CPU and return one row per parameter, as `initlab.initialize_` does.
 
-    A procedure that looks at data gets `init.batch` training samples, drawn by a stream of the seed's own.
+    A procedure that needs data gets `init.batch` training samples, drawn by a separate stream of the seed.
+
+    Args:
+        module: on the CPU.
+        config: of the network.
+        data: the data set.
+        arguments: of a plain scheme.
     """
-    found = procedure_of(config)
-    if found is None:
+    procedure = procedure_of(config)
+    if procedure is None:
         return fill_(module, seed=config.seed, **arguments)
-    given: dict[str, Any] = {}
-    if "data" in found.needs:
-        count = min(int(found.parameters["batch"]), len(data.train_x))
+    batch: dict[str, Any] = {}
+    if "data" in procedure.needs:
+        count = min(int(procedure.parameters["batch"]), len(data.train_x))
         index = torch.randperm(len(data.train_x), generator=generator("procedure batch", config.seed))[:count]
-        dtype = next(module.parameters()).dtype
-        index = index.to(data.train_x.device)
-        given["inputs"] = data.prepare(data.train_x[index], dtype).cpu()
-        if "loss" in found.needs:
-            given["targets"] = data.targets(data.train_y[index], dtype).cpu()
-    return initialize_(module, found, act=arguments["act"], seed=config.seed, **given)
+        index, dtype = index.to(data.train_x.device), next(module.parameters()).dtype
+        batch["inputs"] = data.prepare(data.train_x[index], dtype).cpu()
+        if "loss" in procedure.needs:
+            batch["targets"] = data.targets(data.train_y[index], dtype).cpu()
+    return initialize_(module, procedure, act=arguments["act"], seed=config.seed, **batch)
 
 
 def rate_factors(config: Config, module: nn.Module) -> list[float] | None:
     """Return the factor on the rate of every trained parameter, in order; None where all are 1."""
-    found = procedure_of(config)
-    if found is None or found.multipliers is None:
+    procedure = procedure_of(config)
+    if procedure is None or procedure.multipliers is None:
         return None
     # Schemes tell two kinds of optimizers apart: those that divide gradients by their size, and the others.
-    factors = rates(module, found, "adam" if OPTIMIZERS[config.optim["name"]].adaptive else "sgd")
+    factors = rates(module, procedure, "adam" if OPTIMIZERS[config.optim["name"]].adaptive else "sgd")
     return [factors.get(name, 1.0) for name, p in module.named_parameters() if p.requires_grad]

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from initlab.config import Config
 from initlab.config.naming import config_hash, is_incidental
 from initlab.diagnostics import HistogramKey
-from initlab.experiment.predictions import Forecast, LayerRow
+from initlab.experiment.predictions import Forecast
 from initlab.initialize import fingerprint
 from initlab.records import RunWriter, flatten
+from initlab.records.tensorboard import LayerRow
 from initlab.statistics.comparisons import loss_still_falls
 from initlab.statistics.histograms import Histogram
 from initlab.training import Stopped
 
-AVERAGED_STEPS = 50  # training steps; the mean of what is logged of them is the final training loss and accuracy
+AVERAGED_STEPS = 50  # the last training steps, whose mean is the final training loss and accuracy
 # The hyperparameters that TensorBoard shows without being asked where nothing was swept; it ticks five.
 DEFAULT_HPARAMS = ("init", "act", "depth", "seed", "optim.lr")
 
@@ -30,90 +31,109 @@ DEFAULT_HPARAMS = ("init", "act", "depth", "seed", "optim.lr")
 class RunRecorder:
     """One network's records while it trains.
 
-    `lean`: it is one of a sweep, which may have thousands: what its tables say is not logged as well, remarks go into
-    its summary, and there is a `run.log` only where there is more to say.
+    Attributes:
+        config: of the run.
+        directory: of the run.
+        classes: how many there are, None for regression.
+        lean: it is one of a sweep, which may have thousands: what its tables hold is not logged as well, remarks go
+            into its summary, and there is a `run.log` only where there is more to report.
+        stopped: how it ended before the others.
+        step: updates done.
+        latest: the last evaluation.
+        recent: loss and accuracy logged of the last `AVERAGED_STEPS`, each with its step.
+        summary: what `summary.json` holds at the end.
+        forecast: what theory predicts of step 0.
+        remarks: for the summary.
     """
 
     config: Config
     directory: Path
     classes: int | None
+    lean: bool = False
     stopped: Stopped | None = None
     step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
     recent: dict[str, deque[tuple[int, float]]] = field(
         default_factory=lambda: {name: deque() for name in ("loss", "accuracy")}
-    )  # what was logged of the last steps, each with its step
+    )
     summary: dict[str, Any] = field(default_factory=dict)
-    expected: Sequence[LayerRow] = ()
-    trainable_depth: float | None = None
-    lean: bool = False
+    forecast: Forecast = field(default_factory=Forecast)
     remarks: list[str] = field(default_factory=list)
 
     def begin(self, module: nn.Module, rows: Any, device: torch.device, swept: Sequence[str] = ()) -> None:
-        """Open the run directory and write what is known at step 0; `rows` describe the module's parameters."""
+        """Open the run directory and write what is known at step 0.
+
+        Args:
+            module: the initialized network.
+            rows: one per parameter, as `initialize_` returns them.
+            device: where it trains.
+            swept: the keys that TensorBoard shows first.
+        """
         self.started = time.monotonic()
         plain = self.config.plain()
-        shown, tensorboard = shown_hparams(plain), self.config.log.tensorboard
+        hparams, tensorboard = shown_hparams(plain), self.config.log.tensorboard
         self.writer = RunWriter(
-            self.directory, plain, hparams=shown, first=swept or DEFAULT_HPARAMS, tensorboard=tensorboard
+            self.directory, plain, hparams=hparams, first=swept or DEFAULT_HPARAMS, tensorboard=tensorboard
         )
         self.writer.write_parameters(rows)
-        self.tell(f"{len(rows)} parameters initialized by {self.config.init['name']} on {device}")
+        self.log_detail(f"{len(rows)} parameters initialized by {self.config.init['name']} on {device}")
         self.fingerprint = fingerprint(module)
         if self.config.train.save:
-            self.keep_weights("weights-0.safetensors", module.state_dict())
+            self.write_weights("weights-0.safetensors", module.state_dict())
 
-    def tell(self, text: str) -> None:
-        """Log what is said elsewhere, too, unless files are saved."""
+    def log_detail(self, text: str) -> None:
+        """Log what other records hold as well, unless files are saved."""
         if not self.lean:
             self.writer.log(text)
 
-    def kept(self) -> dict[str, Any]:
-        """Return, in plain values, what a checkpoint keeps of this member beside tensors; its files are on the disk."""
+    def state(self) -> dict[str, Any]:
+        """Return, in plain values, what a checkpoint keeps beside tensors; the run's files are on the disk then."""
         return {
             "step": self.step,
             "latest": dict(self.latest),
             "recent": {name: list(values) for name, values in self.recent.items()},
             "seconds": time.monotonic() - self.started,
             "fingerprint": self.fingerprint,
-            "trainable_depth": self.trainable_depth,
+            "trainable_depth": self.forecast.trainable_depth,
             "remarks": list(self.remarks),
             "position": self.writer.position(),
         }
 
-    def resume(self, kept: dict[str, Any], stopped: Stopped | None) -> None:
+    def resume(self, state: dict[str, Any], stopped: Stopped | None) -> None:
         """Go on from a checkpoint: the files are cut back to it, and the configuration is written again.
 
-        Raises UserError when a table is not what the checkpoint knows.
+        Args:
+            state: what `state()` returned; a table that is not what it records is a UserError.
+            stopped: how the network ended before the checkpoint, None while it trains.
         """
-        plain, view = self.config.plain(), self.config.log.tensorboard
+        plain, tensorboard = self.config.plain(), self.config.log.tensorboard
         self.writer = RunWriter.resume(
-            self.directory, kept["position"], plain, may_differ=is_incidental, tensorboard=view
+            self.directory, state["position"], plain, may_differ=is_incidental, tensorboard=tensorboard
         )
-        self.started = time.monotonic() - kept["seconds"]
-        self.step, self.latest, self.fingerprint = kept["step"], dict(kept["latest"]), kept["fingerprint"]
-        self.trainable_depth = kept.get("trainable_depth")
-        self.remarks = list(kept.get("remarks", []))
-        for name, values in kept["recent"].items():
+        self.started = time.monotonic() - state["seconds"]
+        self.step, self.latest, self.fingerprint = state["step"], dict(state["latest"]), state["fingerprint"]
+        self.forecast = Forecast(trainable_depth=state["trainable_depth"])
+        self.remarks = list(state["remarks"])
+        for name, values in state["recent"].items():
             self.recent[name].extend(values)
         self.stopped = stopped
         self.writer.log(f"resumed at step {self.step}")
 
-    def expects(self, forecast: Forecast) -> None:
-        """Keep what theory says of step 0, to be written beside what is measured there."""
-        self.expected, self.trainable_depth = forecast.rows, forecast.trainable_depth
+    def set_forecast(self, forecast: Forecast) -> None:
+        """Keep what theory predicts of step 0, to write it beside what is measured there."""
+        self.forecast = forecast
         if forecast.remark and self.lean and "\n" not in forecast.remark:
             self.remarks.append(forecast.remark)
         elif forecast.remark:
             self.writer.log(forecast.remark)
 
-    def measured(self, step: int, rows: Sequence[LayerRow], counted: Mapping[HistogramKey, Histogram]) -> None:
+    def record_layers(self, step: int, rows: Sequence[LayerRow], histograms: Mapping[HistogramKey, Histogram]) -> None:
         """Record the layers of one step; those of step 0 together with their forecast, as TensorBoard lays them out."""
-        self.writer.add_layers([*(self.expected if step == 0 else ()), *rows])
-        self.writer.add_histograms(step, counted)
+        self.writer.add_layers([*(self.forecast.rows if step == 0 else ()), *rows])
+        self.writer.add_histograms(step, histograms)
 
-    def stepped(self, columns: Mapping[str, list]) -> None:
-        """Record a block of steps."""
+    def record_steps(self, columns: Mapping[str, list]) -> None:
+        """Record a block of steps: `step`, `loss` and the other metrics as columns."""
         steps = columns["step"]
         self.writer.add_scalars_block(steps, {k: v for k, v in columns.items() if k != "step"})
         for name, recent in self.recent.items():
@@ -122,57 +142,58 @@ class RunRecorder:
                 recent.popleft()
         self.step = steps[-1] + 1
 
-    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
+    def record_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Record an evaluation."""
         if values:
             self.latest.update(values)
             self.writer.add_scalars(step, values)
-            self.tell(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+            self.log_detail(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
 
-    def keep_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
+    def write_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
         """Write weights and buffers as safetensors, whole or not at all."""
         from safetensors.torch import save
 
-        # Copies: tied weights share memory, which the format does not know.
+        # Copies: the format has no tied weights, which share memory.
         copies = {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}
         self.writer.write_record(name, save(copies))
 
     def finish(self, steps: int) -> None:
-        """Write the summary: the run is over."""
-        bad = self.stopped if self.stopped is not None and self.stopped.reason == "diverged" else None
+        """Write the summary of a run that is over; `steps` is how many it was to take."""
+        diverged = self.stopped if self.stopped is not None and self.stopped.reason == "diverged" else None
         facts: dict[str, Any] = {
             "steps": steps if self.stopped is None else self.stopped.updates,
             "seconds": time.monotonic() - self.started,
             **{k: sum(value for _, value in v) / len(v) for k, v in self.recent.items() if v},
-            # What was evaluated before a divergence says nothing of the network it ended as.
-            **(self.latest if bad is None else dict.fromkeys(self.latest, math.nan)),
-            "first_bad_step": bad.step if bad else None,
-            "first_bad_layer": bad.layer if bad else None,
-            "trained": None if bad else self.trained(),
+            # An evaluation before a divergence does not describe the network at the end.
+            **(self.latest if diverged is None else dict.fromkeys(self.latest, math.nan)),
+            "first_bad_step": diverged.step if diverged else None,
+            "first_bad_layer": diverged.layer if diverged else None,
+            "trained": None if diverged else self.trained(),
         }
-        # One that has not passed the bar is stuck, or needs more steps.
+        # A network below the bar is stuck, or needs more steps.
         facts["learning"] = loss_still_falls(self.writer.read_losses()) if facts["trained"] is False else None
-        if self.trainable_depth is not None:
-            facts["trainable_depth"] = self.trainable_depth
+        if self.forecast.trainable_depth is not None:
+            facts["trainable_depth"] = self.forecast.trainable_depth
         if self.remarks:
             facts["remarks"] = self.remarks
-        if bad:
-            self.tell(f"diverged at step {bad.step}, first in {bad.layer}")
-        self.close("diverged" if bad else "completed", facts)
+        if diverged:
+            self.log_detail(f"diverged at step {diverged.step}, first in {diverged.layer}")
+        self.write_summary("diverged" if diverged else "completed", facts)
 
     def fail(self, trace: str) -> None:
-        """Record a bug."""
+        """Record a bug by its traceback."""
         self.writer.log(trace)
-        self.close("failed", {"error": trace.strip().splitlines()[-1], "seconds": time.monotonic() - self.started})
+        facts = {"error": trace.strip().splitlines()[-1], "seconds": time.monotonic() - self.started}
+        self.write_summary("failed", facts)
 
-    def close(self, status: str, facts: dict[str, Any]) -> None:
-        """Write `summary.json`, last."""
+    def write_summary(self, status: str, facts: dict[str, Any]) -> None:
+        """Write `summary.json`, the last file of a run."""
         facts |= {"hash": config_hash(self.config), "fingerprint": self.fingerprint}
         self.writer.finish(status, **facts)
         self.summary = {"status": status, "path": str(self.directory), **facts}
 
     def trained(self) -> bool | None:
-        """Did accuracy pass the bar? Validation decides; None for regression."""
+        """Return whether accuracy passed the bar; validation decides; None for regression."""
         accuracy = self.latest.get("val_accuracy", self.latest.get("test_accuracy"))
         if accuracy is None or self.classes is None:
             return None
@@ -190,8 +211,8 @@ def record_failure(config: Config, directory: Path, trace: str) -> dict[str, Any
 
 
 def shown_hparams(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return what TensorBoard's HParams page compares: every key that has a say in the result.
+    """Return what TensorBoard's HParams page compares: every key that decides the result.
 
-    A grid may grow by a key that earlier runs did not sweep, and the page knows only the keys of one of its runs.
+    A grid may grow by a key that earlier runs did not sweep, and the page has only the keys of one of its runs.
     """
     return {key: value for key, value in flatten(plain).items() if key in DEFAULT_HPARAMS or not is_incidental(key)}

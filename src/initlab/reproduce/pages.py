@@ -16,56 +16,52 @@ TABLE_FILE = "README.md"
 
 
 def write_pages(verdicts: Path, pages: Path, costs_file: Path | None = None) -> list[Path]:
-    """Write the page of every experiment, and their table, from the files of experiments and verdicts last measured.
+    """Write the page of every experiment, and their table, from their files and the verdicts last measured.
 
-    Arguments: `verdicts`: a directory as `initlab reproduce` leaves it; `pages`: where the pages go. Verdict and figure
-    of an experiment are copied beside its page; those that are there already stay where there is no newer one. All are
-    judged by the present rule, from the numbers that were measured. `costs_file`: where the seconds go that
-    `initlab reproduce` lists.
+    All are judged by the present rule, from the numbers that were measured.
+
+    Args:
+        verdicts: a directory that `initlab reproduce` wrote; verdict and figure of each experiment are copied beside
+            its page, where the older ones stay if there is none.
+        pages: where the pages go.
+        costs_file: where the seconds go that `initlab reproduce` lists.
     """
     pages.mkdir(parents=True, exist_ok=True)
     costs: dict[str, float] = {}
+    written = [pages / f"{name}.md" for name in experiment_names()] + [pages / TABLE_FILE]
     for name in experiment_names():
-        for found in sorted(verdicts.glob(f"{name}-quick/verdict.json")):
-            write_atomically(pages / f"{name}.json", read_bytes(found))
-            if (figure := found.with_name("figure.svg")).is_file():
-                write_atomically(pages / f"{name}.svg", read_bytes(figure))
-    written = []
-    for name in experiment_names():
+        directory = verdicts / f"{name}-quick"
+        for source, target in (("verdict.json", f"{name}.json"), ("figure.svg", f"{name}.svg")):
+            if (directory / source).is_file():
+                write_atomically(pages / target, read_bytes(directory / source))
         if (record := read_verdict(pages, name)) is not None:
             record = judge_record(record)
             write_atomically(pages / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
             costs[name] = record["seconds"]
         write_atomically(pages / f"{name}.md", experiment_page(load_experiment(name), record).encode())
-        written.append(pages / f"{name}.md")
     if costs_file is not None:
         write_atomically(costs_file, (json.dumps(costs, indent=1) + "\n").encode())
-    write_atomically(
-        pages / TABLE_FILE, f"# What the literature claims, and what is found here\n\n{summary_table(pages)}\n".encode()
-    )
-    return [*written, pages / TABLE_FILE]
+    text = f"# What the literature claims, and what is found here\n\n{summary_table(pages)}\n"
+    write_atomically(pages / TABLE_FILE, text.encode())
+    return written
 
 
 def judge_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record with the verdicts that its numbers come to by the rule of today."""
+    """Return a record with the verdicts that the present rule gives to its numbers."""
 
-    def rows(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        found = []
-        for row in given:
+    def judge_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+        judged = []
+        for row in rows:
             bounds = Criterion(row["says"], "", {}, row.get("above"), row.get("below"), "")
             known = bounds.above is not None or bounds.below is not None
             halves = [float(value) for value in row["halves"]]
-            found.append({**row, "verdict": decide(bounds, halves) if known else row["verdict"]})
-        return found
+            judged.append({**row, "verdict": decide(bounds, halves) if known else row["verdict"]})
+        return judged, weakest_verdict([row["verdict"] for row in judged])
 
-    def word(rows: Sequence[Mapping[str, Any]]) -> str:
-        return weakest_verdict([row["verdict"] for row in rows])
-
-    criteria = rows(record["criteria"])
-    tuned = None if record["tuned_criteria"] is None else rows(record["tuned_criteria"])
-    at_file, at_own = word(criteria), None if tuned is None else word(tuned)
-    found = {"criteria": criteria, "tuned_criteria": tuned, "untuned": at_file, "tuned": at_own}
-    return {**record, **found, "verdict": headline(at_file, at_own)}
+    criteria, untuned = judge_rows(record["criteria"])
+    tuned_criteria, tuned = (None, None) if record["tuned_criteria"] is None else judge_rows(record["tuned_criteria"])
+    judged = {"criteria": criteria, "tuned_criteria": tuned_criteria, "untuned": untuned, "tuned": tuned}
+    return {**record, **judged, "verdict": headline(untuned, tuned)}
 
 
 def read_verdict(pages: Path, name: str) -> dict[str, Any] | None:
@@ -88,11 +84,8 @@ def experiment_page(about: Experiment, record: Mapping[str, Any] | None) -> str:
         parts.append(
             f"The claim compares networks that train, so each cell is also run at its own best rate of {rates}."
         )
-    parts += ["## Criteria, fixed before the run", criteria_table(about)]
-    if record is None:
-        parts += ["## Verdict", "Not yet measured here."]
-    else:
-        parts += ["## Verdict", *verdict_section(about, record)]
+    parts += ["## Criteria, fixed before the run", criteria_table(about), "## Verdict"]
+    parts += ["Not yet measured here."] if record is None else verdict_section(about, record)
     if about.remarks:
         parts.append(about.remarks.strip())
     commands = f"    initlab reproduce {about.name}\n    python train.py experiment={about.name}"
@@ -124,16 +117,14 @@ def bound_text(above: float | None, below: float | None) -> str:
 
 
 def verdict_section(about: Experiment, record: Mapping[str, Any]) -> list[str]:
-    """Write what was measured."""
+    """Write what was measured, as paragraphs of Markdown."""
     when = f"{record['date']}, {record['mode']}, {len(record['seeds'])} fresh seeds per cell, {record['runs']} networks"
-    head = f"**{record['verdict']}** ({when}, took {format_duration(record['seconds'])})"
-    parts = [head]
+    parts = [f"**{record['verdict']}** ({when}, took {format_duration(record['seconds'])})"]
     if record["tuned"]:
         parts.append(f"At the rate of the file: {record['untuned']}. At each cell's own rate: {record['tuned']}.")
     parts.append(f"![{about.question}]({about.name}.svg)")
-    tuned = record["tuned_criteria"]
     lines = ["| criterion | measured | by halves of the seeds | |", "|---|---|---|---|"]
-    for mark, rows in (("", record["criteria"]), ("at tuned rates: ", tuned or [])):
+    for mark, rows in (("", record["criteria"]), ("at tuned rates: ", record["tuned_criteria"] or [])):
         for row in rows:
             halves = row.get("problem") or " / ".join(number_text(value) for value in row["halves"])
             lines.append(f"| {mark}{row['says']} | {number_text(row['value'])} | {halves} | {row['verdict']} |")
@@ -150,7 +141,12 @@ def number_text(value: Any) -> str:
 
 
 def summary_table(pages: Path, links: str = "") -> str:
-    """Write the table of all experiments as last measured; `links` is the way from the text to the pages."""
+    """Write the table of all experiments as last measured.
+
+    Args:
+        pages: the directory of the pages.
+        links: the path from the text to the pages.
+    """
     records = [record for name in experiment_names() if (record := read_verdict(pages, name))]
     lines = [
         "| experiment | claim | verdict | at its file's rate | at tuned rates | seeds | cost |",
@@ -160,11 +156,9 @@ def summary_table(pages: Path, links: str = "") -> str:
         cells = [f"[{r['name']}]({links}{r['name']}.md)", r["claim"].strip(), f"**{r['verdict']}**", r["untuned"]]
         cells += [r["tuned"] or "", f"{r['seeds'][0]} to {r['seeds'][-1]}", format_duration(r["seconds"])]
         lines.append("| " + " | ".join(cells) + " |")
-    dates = ", ".join(sorted({r["date"] for r in records}))
-    took = format_duration(sum(r["seconds"] for r in records))
-    modes = ", ".join(sorted({r["mode"] for r in records}))
+    dates, modes = (", ".join(sorted({r[key] for r in records})) for key in ("date", "mode"))
     when = (
-        f"{len(records)} of {len(experiment_names())} experiments, measured on two cores by `initlab reproduce` ({modes}) "
-        f"on {dates}, {took} in all."
+        f"{len(records)} of {len(experiment_names())} experiments, measured on two cores by `initlab reproduce` "
+        f"({modes}) on {dates}, {format_duration(sum(r['seconds'] for r in records))} in all."
     )
     return "\n\n".join([when, "\n".join(lines)])

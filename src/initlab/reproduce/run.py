@@ -13,16 +13,18 @@ import torch
 
 from initlab import __version__
 from initlab.records import load_layers
-from initlab.report import draw_cells, draw_layers, write_report
-from initlab.reproduce.judge import JudgedCriterion, headline, judge, overall_verdict
+from initlab.report.svg import draw_cells, draw_layers
+from initlab.report.write import write_report
+from initlab.reproduce.judge import headline, judge, weakest_verdict
+from initlab.reproduce.selection import Frames
 from initlab.reproduce.specification import Experiment, load_experiment
-from initlab.sweep import sweep
+from initlab.sweep.api import sweep
 from initlab.sweep.executors.process import keep_workers
 from initlab.system.files import write_atomically
 from initlab.system.resources import usable_cores
 
 FIRST_SEED = 4000
-"""First seed of those that are judged: nobody tuned anything on them (races choose rates on seeds from 1000)."""
+"""Of the seeds that are judged, on which no rate was tuned (races choose rates on seeds from 1000)."""
 FIGURE_HEADINGS = ("at the file's rate", "at each cell's own rate")
 TUNING_SEEDS = {"quick": 2, "full": 3}
 LOG_OVERRIDES = {"log.tensorboard": False, "log.histograms": 2}
@@ -31,60 +33,23 @@ LOG_OVERRIDES = {"log.tensorboard": False, "log.histograms": 2}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an experiment came to: `tuned` criteria and verdict are None where no rate was tuned."""
+    """The result of an experiment: what `verdict.json` holds, and the directory where it stands."""
 
-    experiment: Experiment
-    mode: str
-    headline: str
-    untuned: str
-    tuned: str | None
-    criteria: list[JudgedCriterion]
-    tuned_criteria: list[JudgedCriterion] | None
-    rates: list[dict[str, Any]]
-    seeds: list[int]
-    runs: int
-    seconds: float
-    made: str
+    record: dict[str, Any]
     directory: Path
-
-    def record(self) -> dict[str, Any]:
-        """Return what `verdict.json` holds."""
-        about = self.experiment
-        return {
-            "name": about.name,
-            "paper": about.paper,
-            "question": about.question,
-            "claim": about.claim,
-            "printed": about.printed,
-            "verdict": self.headline,
-            "untuned": self.untuned,
-            "tuned": self.tuned,
-            "criteria": [j.row() for j in self.criteria],
-            "tuned_criteria": None if self.tuned_criteria is None else [j.row() for j in self.tuned_criteria],
-            "rates": self.rates,
-            "remarks": about.remarks,
-            "mode": self.mode,
-            "seeds": self.seeds,
-            "runs": self.runs,
-            "seconds": round(self.seconds, 1),
-            "date": self.made,
-            "version": __version__,
-        }
 
 
 def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reproduce", quiet: bool = False) -> Verdict:
     """Run one experiment, judge it, write `verdict.json` and `report.html` into `<root>/<name>-<mode>`.
 
-    What was finished by an earlier call is not run again.
+    What was finished by an earlier call is not run again. An unknown name, or a directory that cannot be written, is a
+    UserError.
 
     Args:
-        name: an experiment that `names()` lists.
+        name: an experiment that `experiment_names()` lists.
         mode: `quick` (at least 6 seeds per cell) or `full` (at least 10).
         root: where directories of experiments lie.
         quiet: show no progress.
-
-    Raises:
-        UserError: there is no such experiment, or the directory cannot be written.
     """
     start = time.monotonic()
     about = load_experiment(name)
@@ -97,40 +62,45 @@ def reproduce(name: str, mode: str = "quick", root: str | Path = "outputs/reprod
         "sweep.root": str(directory.absolute()),
         "seed": seeds,
     }
+    sweeps: dict[str, dict[str, Any]] = {"untuned": {}}
+    if about.tune:
+        sweeps["tuned"] = {"race": True, "tune.rates": list(about.tune), "tune.seeds": TUNING_SEEDS[mode]}
     with keep_workers():
-        frames = [sweep({**shared, "sweep.name": "untuned"}, executor=pick_executor(), quiet=quiet)]
-        rates: list[dict[str, Any]] = []
-        if about.tune:
-            how = {"race": True, "tune.rates": list(about.tune), "tune.seeds": TUNING_SEEDS[mode]}
-            frames.append(sweep({**shared, **how, "sweep.name": "tuned"}, executor=pick_executor(), quiet=quiet))
-            rates = chosen_rates(frames[1], about.axes)
-    found = [judge(about, runs, load_layers(runs, layer_keys(about))) for runs in frames]
-    verdicts = [overall_verdict(each) for each in found]
-    verdict = Verdict(
-        experiment=about,
-        mode=mode,
-        headline=headline(verdicts[0], verdicts[1] if about.tune else None),
-        untuned=verdicts[0],
-        tuned=verdicts[1] if about.tune else None,
-        criteria=found[0],
-        tuned_criteria=found[1] if about.tune else None,
-        rates=rates,
-        seeds=seeds,
-        runs=sum(map(len, frames)),
-        seconds=time.monotonic() - start,
-        made=time.strftime("%Y-%m-%d"),
-        directory=directory,
-    )
-    text = json.dumps(json_safe(verdict.record()), indent=1, ensure_ascii=False)
+        runs = {
+            key: sweep({**shared, **own, "sweep.name": key}, executor=pick_executor(), quiet=quiet)
+            for key, own in sweeps.items()
+        }
+    judged = {key: judge(about, Frames(frame, load_layers(frame, layer_keys(about)))) for key, frame in runs.items()}
+    verdicts = {key: weakest_verdict([criterion.verdict for criterion in rows]) for key, rows in judged.items()}
+    record = {
+        "name": about.name,
+        "paper": about.paper,
+        "question": about.question,
+        "claim": about.claim,
+        "printed": about.printed,
+        "verdict": headline(verdicts["untuned"], verdicts.get("tuned")),
+        "untuned": verdicts["untuned"],
+        "tuned": verdicts.get("tuned"),
+        "criteria": [criterion.row() for criterion in judged["untuned"]],
+        "tuned_criteria": [criterion.row() for criterion in judged["tuned"]] if about.tune else None,
+        "rates": chosen_rates(runs["tuned"], about.axes) if about.tune else [],
+        "remarks": about.remarks,
+        "mode": mode,
+        "seeds": seeds,
+        "runs": sum(map(len, runs.values())),
+        "seconds": round(time.monotonic() - start, 1),
+        "date": time.strftime("%Y-%m-%d"),
+        "version": __version__,
+    }
+    text = json.dumps(json_safe(record), indent=1, ensure_ascii=False)
     write_atomically(directory / "verdict.json", text.encode())
-    write_atomically(directory / "figure.svg", draw_figure(about, frames))
-    sweeps = [directory / name for name in ("untuned", "tuned")[: len(frames)]]
-    write_report(sweeps, directory, title=f"{about.name}, {mode}: {verdict.headline}")
-    return verdict
+    write_atomically(directory / "figure.svg", draw_figure(about, list(runs.values())))
+    write_report([directory / key for key in runs], directory, title=f"{name}, {mode}: {record['verdict']}")
+    return Verdict(record, directory)
 
 
 def pick_executor() -> str:
-    """Return how groups are computed: small ones are bound by Python, so a process on each core where there is no card.
+    """Return the executor: a process on each core where there is no GPU, because Python bounds small groups.
 
     What is measured does not depend on it.
     """
@@ -138,7 +108,7 @@ def pick_executor() -> str:
 
 
 def draw_figure(about: Experiment, frames: Sequence[pd.DataFrame]) -> bytes:
-    """Draw what the first criterion speaks of: its metric run by run, or its statistic layer by layer."""
+    """Draw what the first criterion is about, as SVG: its metric run by run, or its statistic layer by layer."""
     first = next((c.arguments for c in about.criteria if {"metric", "stat"} & set(c.arguments)), {"metric": "loss"})
     if "metric" in first:
         return draw_cells(list(zip(FIGURE_HEADINGS, frames, strict=False)), first["metric"], about.axes)
@@ -146,18 +116,18 @@ def draw_figure(about: Experiment, frames: Sequence[pd.DataFrame]) -> bytes:
 
 
 def layer_keys(about: Experiment) -> list[str]:
-    """List the keys that rows of layers must carry to be judged."""
+    """Return the keys that rows of layers must carry to be judged."""
     return list(dict.fromkeys(["init", "act", "depth", "seed", *about.axes]))
 
 
 def chosen_rates(runs: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return of each cell its keys and the rate that the race found for it.
+    """Return of each cell its keys and the rate that the race chose for it.
 
     >>> chosen_rates(pd.DataFrame({"init": "zeros", "optim.lr": [0.1, 0.1], "seed": [1, 2]}), ["init"])
     [{'init': 'zeros', 'optim.lr': 0.1}]
     """
     keys = [*(axis for axis in axes if axis != "optim.lr"), "optim.lr"]
-    # A key that a cell has not, as init.q_star where another scheme is chosen, is none of its own.
+    # A key that a cell does not have, as init.q_star where another scheme is chosen, is left out.
     return [
         {str(key): value for key, value in row.items() if not pd.isna(value)}
         for row in runs[keys].drop_duplicates().to_dict("records")
@@ -165,7 +135,7 @@ def chosen_rates(runs: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]
 
 
 def json_safe(value: Any) -> Any:
-    """Write what JSON has no number for as text."""
+    """Return a value with the numbers that JSON does not have as text."""
     if isinstance(value, Mapping):
         return {key: json_safe(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,12 +1,23 @@
-"""Which rows of a frame a criterion speaks of."""
+"""The runs that criteria are about, and which of their rows a criterion selects."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 CellFilter = Mapping[str, Any]
+
+
+class Frames(NamedTuple):
+    """The runs of an experiment and their layer rows, as `initlab.load` and `initlab.load_layers` return them."""
+
+    runs: pd.DataFrame
+    layers: pd.DataFrame
+
+    def of_seeds(self, seeds: Sequence[int]) -> "Frames":
+        """Return the rows of some seeds."""
+        return Frames(*(frame[frame["seed"].isin(seeds)] for frame in self))
 
 
 def matching_rows(frame: pd.DataFrame, at: CellFilter | None) -> pd.DataFrame:
@@ -31,8 +42,10 @@ def matching_rows(frame: pd.DataFrame, at: CellFilter | None) -> pd.DataFrame:
 def comparable(value: Any) -> Any:
     """Make values of files and of frames comparable: numbers as floats, the rest as text.
 
-    >>> comparable(3) == comparable(3.0), comparable([16, 8]) == comparable("[16, 8]"), comparable(None) == comparable(float("nan"))
-    (True, True, True)
+    >>> comparable(3) == comparable(3.0), comparable([16, 8]) == comparable("[16, 8]")
+    (True, True)
+    >>> comparable(None) == comparable(float("nan"))
+    True
     """
     if value is None or value != value:  # a column of numbers writes "not set" as NaN
         return "null"

@@ -11,15 +11,20 @@ from initlab.system.yaml_text import load_yaml
 
 MODES = ("quick", "full")
 MIN_SEEDS = {"quick": 6, "full": 10}
-"""Seeds per cell that a verdict rests on at least; more where a file says so."""
+"""The least number of seeds per cell for a verdict; a file may give more."""
 
 
 @dataclass(frozen=True)
 class Criterion:
     """One number that the runs give, and where it must lie for the claim to hold.
 
-    `measure` is a row of `MEASURES`, `arguments` are its own; the number must be more than `above` and less than
-    `below` (either may be None). `says` is the criterion in words, `why` the reason for the bound.
+    Attributes:
+        says: the criterion in words.
+        measure: a row of `MEASURES`.
+        arguments: of the measure.
+        above: the number must be more than this; None: no bound.
+        below: the number must be less than this; None: no bound.
+        why: the reason for the bound.
     """
 
     says: str
@@ -30,7 +35,7 @@ class Criterion:
     why: str
 
     def holds(self, value: float) -> bool:
-        """Say whether a value lies where it must; what could not be measured (NaN) does not.
+        """Return whether a value lies within the bounds; NaN (could not be measured) does not.
 
         >>> Criterion("", "median", {}, None, 1.5, "").holds(1.2), Criterion("", "median", {}, 0.5, None, "").holds(0.2)
         (True, False)
@@ -42,8 +47,21 @@ class Criterion:
 class Experiment:
     """What `conf/experiment/<name>.yaml` asks: the grid is Hydra's, the rest stands in its section `verdict`.
 
-    `quick` and `full` are overrides of the file for these modes; `seeds` how many per cell; `tune` the values of
-    `optim.lr` among which each cell chooses its own, empty where the claim compares no schemes by training.
+    Attributes:
+        name: of the file.
+        paper: the source.
+        question: that it answers.
+        claim: of the paper.
+        criteria: fixed before any run.
+        axes: keys that the grid varies, except the seed.
+        printed: what the paper printed.
+        vary: a command that varies it.
+        quick: overrides of the file in this mode.
+        full: overrides of the file in this mode.
+        seeds: how many per cell, by mode.
+        tune: values of `optim.lr` among which each cell chooses its own; empty where the claim compares no schemes by
+            training.
+        remarks: about the result.
     """
 
     name: str
@@ -94,29 +112,27 @@ def load_experiment(name: str) -> Experiment:
             f"There is no experiment {name}.{did_you_mean(name, known)} `initlab reproduce` lists them all."
         )
     values = _read_yaml(name)
-    given = dict(values["verdict"])
-    criteria = tuple(_parse_criterion(name, row) for row in given.pop("criteria"))
-    grids = values.get("sweep", {}).get("grids", [])
-    swept = [*values["hydra"]["sweeper"]["params"], *(key for grid in grids for key in grid)]
-    axes = [key for key in dict.fromkeys(swept) if key != "seed"]
-    tune = tuple(float(rate) for rate in given.pop("tune", None) or ())
-    unknown = set(given) - set(Experiment.__dataclass_fields__)
-    if unknown:
+    verdict = dict(values["verdict"])
+    criteria = tuple(_parse_criterion(name, row) for row in verdict.pop("criteria"))
+    tune = tuple(float(rate) for rate in verdict.pop("tune", None) or ())
+    swept = [*values["hydra"]["sweeper"]["params"]]
+    swept += [key for grid in values.get("sweep", {}).get("grids", []) for key in grid]
+    axes = tuple(key for key in dict.fromkeys(swept) if key != "seed")
+    if unknown := set(verdict) - set(Experiment.__dataclass_fields__):
         raise ValueError(f"conf/experiment/{name}.yaml: verdict.{min(unknown)} is not a key")
-    return Experiment(name=name, criteria=criteria, axes=tuple(axes), tune=tune, **given)
+    return Experiment(name=name, criteria=criteria, axes=axes, tune=tune, **verdict)
 
 
 def _read_yaml(name: str) -> dict[str, Any]:
-    text = (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
-    values: dict[str, Any] = load_yaml(text)
+    values: dict[str, Any] = load_yaml((conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
     return values
 
 
 def _parse_criterion(name: str, row: Mapping[str, Any]) -> Criterion:
-    given = dict(row)
-    own = {key: given.pop(key, None) for key in ("says", "measure", "above", "below", "why")}
+    arguments = dict(row)
+    own = {key: arguments.pop(key, None) for key in ("says", "measure", "above", "below", "why")}
     if own["measure"] not in MEASURES:
         raise ValueError(f"conf/experiment/{name}.yaml: there is no measure {own['measure']}")
     if not own["why"] or own["above"] is own["below"] is None:
         raise ValueError(f"conf/experiment/{name}.yaml: {own['says']!r} needs a bound and its reason")
-    return Criterion(**own, arguments=given)
+    return Criterion(**own, arguments=arguments)

@@ -1,9 +1,9 @@
-"""The cells of a grid: which are wanted, whether each can exist, and what it is known by."""
+"""The cells of a grid: which ones are run, whether each can exist, and what identifies it."""
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from initlab.system.imports import is_target
 from initlab.system.streams import print_stderr
 
 # Keys of `optim` whose values may differ between networks that train together; `init` and `seed` may as a whole.
-PER_NETWORK = ("lr", "weight_decay", "clip_norm")
+PER_NETWORK_KEYS = ("lr", "weight_decay", "clip_norm")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid: `number` counts in the order of the grid, `reason` says why it cannot exist."""
+    """One run of a grid: `number` is its position in the grid, `reason` why it cannot exist (None: it can)."""
 
     number: int
     config: Config
@@ -33,14 +33,22 @@ class Cell:
     hash: str
     reason: str | None = None
 
+    @cached_property
+    def group_key(self) -> str:
+        """The text that is equal for cells that may train together."""
+        return group_key(self.config)
+
 
 def select_cells(configs: Sequence[Config], repeats: bool = False) -> list[int]:
-    """Return the positions of the cells that are left when `sweep.exclude` has taken its share.
+    """Return the positions of the cells that `sweep.exclude` leaves in the grid.
 
-    Arguments: `repeats`: whether a cell may come twice, as it does where sub-grids overlap; the first one stays.
+    Args:
+        configs: the whole grid.
+        repeats: keep the first of equal cells, which come where sub-grids overlap; otherwise equal cells are refused.
 
-    Raises UserError when cells disagree about the sweep, when a rule names what no cell has, when two cells are one
-    run, or when nothing is left.
+    Raises:
+        UserError: cells disagree about the sweep, a rule names what no cell has, two cells are one run, or no cell is
+            left.
     """
     first = configs[0]
     flat = [flatten(config.plain()) for config in configs]
@@ -48,73 +56,84 @@ def select_cells(configs: Sequence[Config], repeats: bool = False) -> list[int]:
         for values in flat:
             if values[key] != flat[0][key]:
                 raise UserError(
-                    f"{key} is {command_line_text(flat[0][key])} in one cell and {command_line_text(values[key])} in another, and concerns "
-                    "the grid as a whole: give it a single value."
+                    f"{key} is {command_line_text(flat[0][key])} in one cell and {command_line_text(values[key])} in "
+                    "another, and concerns the grid as a whole: give it a single value."
                 )
     rules = [parse_exclude_rule(rule, flat) for rule in first.sweep.exclude]
-    for told, rule in zip(first.sweep.exclude, rules, strict=True):
+    for text, rule in zip(first.sweep.exclude, rules, strict=True):
         if not any(matches_rule(values, rule) for values in flat):
-            print_stderr(
-                f"initlab: sweep.exclude takes nothing out by {hydra_literal(told)}: no cell of the grid has that."
-            )
+            print_stderr(f"initlab: sweep.exclude: no cell of the grid matches {hydra_literal(text)}.")
     kept = [k for k, values in enumerate(flat) if not any(matches_rule(values, rule) for rule in rules)]
     if not kept:
-        raise UserError(f"sweep.exclude={first.sweep.exclude} leaves nothing to run: take a rule out.")
-    found: dict[str, int] = {}
+        raise UserError(f"sweep.exclude={first.sweep.exclude} leaves no cell to run: take a rule out.")
+    by_hash: dict[str, int] = {}
     for k in kept:
-        if found.setdefault(config_hash(configs[k]), k) != k and not repeats:
+        if by_hash.setdefault(config_hash(configs[k]), k) != k and not repeats:
             raise UserError(f"two cells of the grid are the same run ({run_name(configs[k])}): leave one out.")
-    return sorted(found.values())
+    return sorted(by_hash.values())
 
 
 def parse_exclude_rule(rule: Any, flat: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return a rule of `sweep.exclude` as key -> values; raises UserError where it can never match."""
+    """Return a rule of `sweep.exclude` as key -> values.
+
+    Args:
+        rule: as the user wrote it.
+        flat: the configurations of all cells, with dotted keys.
+
+    Raises:
+        UserError: the rule is not a mapping, or can never match.
+    """
     if not isinstance(rule, Mapping) or not rule:
         raise UserError(
             f"sweep.exclude holds {rule!r}, which is no rule: each is a mapping of keys to values or lists, "
             "for example 'sweep.exclude=[{init:[zeros,ones],act:relu}]'."
         )
     known = {key for values in flat for key in values}
-    found = {}
+    parsed = {}
     for key, values in rule.items():
         if key not in known:
             raise UserError(f"sweep.exclude names {key}, which no cell of the grid has.{did_you_mean(str(key), known)}")
         several = isinstance(values, (list, tuple))
-        found[key] = list(values) if several else [values]
-        if several and found[key] and any(cell.get(key) == found[key] for cell in flat):
-            each = " and ".join(f"{{{key}: {hydra_literal(value)}}}" for value in dict.fromkeys(found[key]))
+        parsed[key] = list(values) if several else [values]
+        if several and parsed[key] and any(cell.get(key) == parsed[key] for cell in flat):
+            each = " and ".join(f"{{{key}: {hydra_literal(value)}}}" for value in dict.fromkeys(parsed[key]))
             raise UserError(
-                f"sweep.exclude names {key}: {hydra_literal(found[key])}, which may be one value or several: write "
-                f"{{{key}: [{hydra_literal(found[key])}]}} for the one, the rules {each} for the others."
+                f"sweep.exclude names {key}: {hydra_literal(parsed[key])}, which may be one value or several: write "
+                f"{{{key}: [{hydra_literal(parsed[key])}]}} for the one, the rules {each} for the others."
             )
         if key in GROUPS:
-            found[key] = [canonical_option(key, str(value)) for value in found[key]]
-            if "custom" in found[key]:  # all that is the user's own
-                found[key] += sorted({v for values in flat if is_target(v := str(values[key]))})
-            for value in found[key]:
+            parsed[key] = [canonical_option(key, str(value)) for value in parsed[key]]
+            if "custom" in parsed[key]:  # all that is the user's own
+                parsed[key] += sorted({v for values in flat if is_target(v := str(values[key]))})
+            for value in parsed[key]:
                 if value not in option_names(key) and not is_target(value):
                     raise UserError(
                         f"sweep.exclude names {key}={value}, which is unknown.{did_you_mean(value, option_names(key))}"
                     )
-    return found
+    return parsed
 
 
 def matches_rule(values: Mapping[str, Any], rule: Mapping[str, Sequence[Any]]) -> bool:
-    """Does a cell have one of a rule's values for every key of it?
+    """Return whether a cell has, for every key of a rule, one of the rule's values.
 
     >>> matches_rule({"init": "zeros", "optim.lr": 0.1}, {"init": ["zeros", "ones"], "optim.lr": [0.1]})
     True
     """
-    return all(key in values and values[key] in found for key, found in rule.items())
+    return all(key in values and values[key] in allowed for key, allowed in rule.items())
 
 
 def check_cells(configs: Sequence[Config], directories: Sequence[Path]) -> list[Cell]:
-    """Check every cell before any is run; nothing is written.
+    """Return the cells of a grid, each with the reason why it cannot exist; write nothing.
 
-    Raises UserError when two cells share a directory, when none can exist, or with `sweep.impossible=error` when any
-    cannot.
+    Args:
+        configs: the grid.
+        directories: one for each cell.
+
+    Raises:
+        UserError: two cells share a directory, no cell can exist, or with `sweep.impossible=error` some cannot.
     """
-    first = configs[0]
+    if len({*directories}) < len(directories):
+        raise UserError("two cells of the grid have the same directory: leave hydra.sweep.subdir as it is.")
     reasons: dict[str, str | None] = {}
     cells: list[Cell] = []
     for number, (config, directory) in enumerate(zip(configs, directories, strict=True)):
@@ -122,26 +141,28 @@ def check_cells(configs: Sequence[Config], directories: Sequence[Path]) -> list[
         if key not in reasons:
             reasons[key] = cell_refusal(config)
         cells.append(Cell(number, config, directory, config_hash(config), reasons[key]))
-    if len({cell.directory for cell in cells}) < len(cells):
-        raise UserError("two cells of the grid have the same directory: leave hydra.sweep.subdir as it is.")
-    if found := [cell.reason for cell in cells if cell.reason]:
-        if len(found) == len(cells):
-            raise UserError(found[0])
-        if first.sweep.impossible == "error":
-            raise UserError(f"{found[0]} With sweep.impossible=skip such cells are left out ({len(found)} here).")
+    refused = [cell.reason for cell in cells if cell.reason]
+    if len(refused) == len(cells):
+        raise UserError(refused[0])
+    if refused and configs[0].sweep.impossible == "error":
+        raise UserError(f"{refused[0]} With sweep.impossible=skip such cells are left out ({len(refused)} here).")
     return cells
 
 
 def cell_refusal(config: Config) -> str | None:
-    """Return why a cell cannot exist, or None; raises UserError for what is wrong in any cell."""
-    from initlab.experiment import config_refusal
+    """Return why a cell cannot exist, or None.
+
+    Raises:
+        UserError: it is wrong rather than impossible.
+    """
+    from initlab.experiment.build import config_refusal
 
     try:
         return config_refusal(config)
     except UserError:
         raise
     except Exception:
-        # A bug in the user's own code: the run will meet it again and record it with its traceback.
+        # A bug in the user's own code: the run meets it again and records it with its traceback.
         return None
 
 
@@ -149,7 +170,7 @@ def network_key(config: Config) -> str:
     """Return a text that is equal for cells whose networks are built alike and draw from the same scheme."""
     plain = determining_values(config)
     plain.pop("seed")
-    plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in PER_NETWORK}
+    plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in PER_NETWORK_KEYS}
     return json.dumps([plain, config.device], sort_keys=True, default=str)
 
 
@@ -162,9 +183,9 @@ def group_key(config: Config) -> str:
     from initlab.experiment.initialization import procedure_of
 
     plain = {k: v for k, v in config.plain().items() if k not in ("init", "seed", "sweep", "dry_run")}
-    plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in PER_NETWORK}
-    found = procedure_of(config)
-    if found is not None and "architecture" in found.needs:
+    plain["optim"] = {k: v for k, v in plain["optim"].items() if k not in PER_NETWORK_KEYS}
+    procedure = procedure_of(config)
+    if procedure is not None and "architecture" in procedure.needs:
         plain["init"] = config.init
     return json.dumps(plain, sort_keys=True, default=str)
 
@@ -174,6 +195,9 @@ def cell_directories(configs: Sequence[Config], directory: Path) -> list[Path]:
     return [directory / cell_name(config) for config in configs]
 
 
-def readable_name(cell: Cell) -> str:
-    """Return the readable name of a cell, without the digits of its hash."""
-    return re.sub(r"-[0-9a-f]{8}$", "", cell.directory.name)
+def cells_by_key(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Collect cells that may train together, in the order of their first ones."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.group_key, []).append(cell)
+    return list(groups.values())

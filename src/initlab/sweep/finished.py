@@ -1,4 +1,4 @@
-"""A sweep that has nothing left to do: its records are read and shown, and torch is not loaded for it."""
+"""A sweep whose runs are all done: its records are read and shown, and torch is not imported for it."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,19 +10,17 @@ from initlab.config import Config
 from initlab.config.naming import config_hash
 from initlab.records.serialization import from_json
 from initlab.sweep.cells import Cell
-from initlab.sweep.links import refuse_links
 from initlab.sweep.locks import sweep_lock
 from initlab.sweep.plan_file import PlanFile
 from initlab.sweep.progress import SweepProgressLine
-from initlab.sweep.results import Outcome, SweepResults
+from initlab.sweep.results import OnCellEnd, Outcome, SweepResults
 from initlab.system.safe_reading import read_bytes
 
-OnCellEnd = Callable[[Cell, dict[str, Any], bool], None]
-DECIDING_PACKAGES = ("initlab", "torch")  # packages whose version may decide whether a cell can exist
+DECIDING_PACKAGES = ("initlab", "torch")  # whose version may decide whether a cell can exist
 
 
 def all_have_summaries(directories: Sequence[Path]) -> bool:
-    """Has every cell a summary, so that it is worth a look whether all are done?"""
+    """Return whether every cell has a summary, so that all may be done."""
     return all((directory / "summary.json").exists() for directory in directories)
 
 
@@ -30,41 +28,44 @@ def load_finished_sweep(
     configs: Sequence[Config],
     directories: Sequence[Path],
     directory: Path,
-    ended: OnCellEnd,
-    opened: Callable[[], None],
-    quiet: bool = False,
+    on_end: OnCellEnd,
+    on_open: Callable[[], None],
 ) -> Outcome | None:
-    """Return the outcome of a sweep whose cells are all done, or None where anything is left to do or to mend.
+    """Return the outcome of a sweep whose cells are all done, or None where anything is left to run or to repair.
 
     A cell that cannot exist is taken as recorded, as long as the versions are those that decided it.
 
-    Arguments: as of `run_sweep`.
+    Args:
+        configs: the grid.
+        directories: of its cells.
+        directory: of the sweep.
+        on_end: as of `run_sweep`.
+        on_open: as of `run_sweep`.
 
-    Raises UserError when another launch runs this sweep.
+    Raises:
+        UserError: another launch runs this sweep.
     """
     started, first = time.monotonic(), configs[0]
     if first.race or first.dry_run or len({*directories}) < len(directories) or not all_have_summaries(directories):
         return None
-    with sweep_lock(directory):
-        if (directory / ".groups").exists() or not PlanFile.is_whole(directory / "plan.json"):
+    with sweep_lock(directory, directories):
+        if (directory / ".groups").exists() or not PlanFile.is_intact(directory / "plan.json"):
             return None
         results = SweepResults(directory)
         cells = recorded_cells(configs, directories, results)
         if cells is None:
             return None
-        refuse_links(cells, directory)
-        opened()
-        possible = [cell for cell in cells if cell.reason is None]
+        on_open()
         for cell in cells:
-            ended(cell, results.rows[cell.directory][1], False)
-        line = SweepProgressLine.quiet() if quiet else SweepProgressLine("sweep")
-        line.say(f"{len(possible)} of {len(possible)} networks are done already.")
+            on_end(cell, results.rows[cell.directory][1], False)
+        possible = sum(cell.reason is None for cell in cells)
+        SweepProgressLine("sweep").remark(f"{possible} of {possible} networks are done already.")
         results.write()
     return Outcome(cells, results, time.monotonic() - started)
 
 
 def recorded_cells(configs: Sequence[Config], directories: Sequence[Path], results: SweepResults) -> list[Cell] | None:
-    """Return the cells as their records say, or None where one of them is not done."""
+    """Return the cells with the reasons that their records give, or None where one of them is not done."""
     cells = []
     for number, (config, directory) in enumerate(zip(configs, directories, strict=True)):
         cell = Cell(number, config, directory, config_hash(config))
@@ -80,10 +81,9 @@ def recorded_cells(configs: Sequence[Config], directories: Sequence[Path], resul
 
 
 def is_current_skip(result: Mapping[str, Any], cell: Cell) -> bool:
-    """Is this cell recorded, undamaged, as one that cannot exist, by the versions that are installed now?"""
-    if result.get("status") != "skipped" or result.get("hash") != cell.hash:
-        return False
-    if result["problem"] or not result.get("reason"):
+    """Return whether a cell is recorded, undamaged, as one that cannot exist, by the versions installed now."""
+    same = result.get("status") == "skipped" and result.get("hash") == cell.hash
+    if not same or result["problem"] or not result.get("reason"):
         return False
     try:
         decided = from_json(read_bytes(cell.directory / "summary.json")).get("environment", {})["versions"]

@@ -6,14 +6,14 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from initlab.errors import Interrupted, UserError
-from initlab.system.files import make_directory, os_errors_as_user_errors, write_atomically
+from initlab.system.files import make_directory, os_errors_as_user_errors, refuse_link, write_atomically
 from initlab.system.safe_reading import abbreviate, read_json
 from initlab.system.streams import print_stderr
 
@@ -22,10 +22,10 @@ try:
 except ImportError:  # Windows, where every file system locks
     fcntl = None  # type: ignore[assignment]
 
-WAIT_NOTICE_SECONDS = 5.0  # seconds before a wait is mentioned
-
-
-# What a file system answers that has no locks: some of NFS, FUSE, Lustre and container mounts.
+WAIT_NOTICE_SECONDS = 5.0  # before a wait is mentioned
+SWEEP_FILES = (".groups", "plan.json", "multirun.yaml", ".lock")
+HYDRA_FILES = (".hydra", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
+# What a file system without locks answers: some of NFS, FUSE, Lustre and container mounts.
 UNSUPPORTED_ERRNOS = {
     getattr(errno, name)
     for name in ("ENOLCK", "ENOSYS", "EOPNOTSUPP", "ENOTSUP", "EINVAL", "EPERM", "EPROTONOSUPPORT", "EREMOTEIO")
@@ -41,7 +41,7 @@ def missing_locks_reason(directory: Path) -> str:
     """
     if fcntl is None:
         return ""
-    with tempfile.TemporaryFile(dir=directory) as file:  # of our own: what others lock is not touched
+    with tempfile.TemporaryFile(dir=directory) as file:  # not a file that others may have locked
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -50,61 +50,78 @@ def missing_locks_reason(directory: Path) -> str:
 
 
 @contextmanager
-def sweep_lock(directory: Path) -> Iterator[None]:
+def sweep_lock(directory: Path, run_directories: Sequence[Path] = ()) -> Iterator[None]:
     """Hold a sweep's directory while its launch runs.
 
-    Raises UserError at once when another launch holds it; a launch that died holds nothing. On a file system without
-    locks another launch goes unnoticed, which is said once.
+    A launch that was killed holds nothing. On a file system without locks another launch goes unnoticed, which is
+    printed once.
+
+    Args:
+        directory: of the sweep; it is made where it does not exist.
+        run_directories: of its cells. Symbolic links in them and in the sweep's own files are refused: runs would be
+            written to another place.
+
+    Raises:
+        UserError: another launch holds the directory, or it has a link.
     """
     holder = directory / ".lock.json"
     with os_errors_as_user_errors(directory):
         make_directory(directory)
+        lock = FileLock(directory / ".lock", timeout=0)
         if reason := missing_locks_reason(directory):
             last = f" The last one noted there is {describe_holder(holder)}." if holder.exists() else ""
             print_stderr(
                 f"initlab: the file system of {directory} has no locks ({reason}): the sweep is run, and a launch "
                 f"beside it would not be noticed.{last}"
             )
-        lock = FileLock(directory / ".lock", timeout=0)
-        try:
-            if not reason:
+        else:
+            try:
                 lock.acquire()
-        except Timeout:
-            raise UserError(f"{directory} is being run by {describe_holder(holder)}: {LOCKED_REMEDY}") from None
+            except Timeout:
+                raise UserError(
+                    f"{directory} is being run by {describe_holder(holder)}: "
+                    "wait for it, stop it, or choose another directory with sweep.name=…."
+                ) from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_atomically(
-            holder, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode()
-        )
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        write_atomically(holder, json.dumps(owner).encode())
+        for place in (*(directory / name for name in SWEEP_FILES), *run_directories):
+            for path in (place, *place.parents):
+                if directory in path.parents:
+                    refuse_link(path)
+        for path in (run / name for run in run_directories for name in HYDRA_FILES):
+            refuse_link(path)
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
 
 
-LOCKED_REMEDY = "wait for it, stop it, or choose another directory with sweep.name=…."
-
-
 def describe_holder(holder: Path) -> str:
-    """Say who holds a sweep, as far as is known."""
+    """Return which process holds a sweep, as far as its file records it."""
     try:
-        found = read_json(holder)
-        return f"process {abbreviate(found['pid'])} on {abbreviate(found['host'])} since {abbreviate(found['since'])}"
+        owner = read_json(holder)
+        return f"process {abbreviate(owner['pid'])} on {abbreviate(owner['host'])} since {abbreviate(owner['since'])}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another launch"
 
 
 @contextmanager
 def group_lock(path: Path, stop: Callable[[], int]) -> Iterator[None]:
-    """Hold a group while it is computed; wait for whoever does already.
+    """Hold a group while it is computed; wait for another process that holds it.
 
-    A launch that dies may leave a worker behind, on a cluster for hours: two must not write the same files.
-
+    A launch that was killed may leave a worker behind, on a cluster for hours: two must not write the same files.
     Where the file system has no locks, nothing is waited for.
 
-    Raises Interrupted when `stop()` returns a signal's number meanwhile.
+    Args:
+        path: of the lock.
+        stop: returns a signal's number once one was received, else 0.
+
+    Raises:
+        Interrupted: a signal was received while waiting.
     """
-    began, told = time.monotonic(), False
+    began, announced = time.monotonic(), False
     with os_errors_as_user_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0.2)
@@ -115,8 +132,8 @@ def group_lock(path: Path, stop: Callable[[], int]) -> Iterator[None]:
             except Timeout:
                 if signal := stop():
                     raise Interrupted(signal) from None
-                if not told and time.monotonic() - began > WAIT_NOTICE_SECONDS:
-                    told = True
+                if not announced and time.monotonic() - began > WAIT_NOTICE_SECONDS:
+                    announced = True
                     print_stderr(f"initlab: waiting for the worker of another launch, which has {path.stem}.")
     try:
         yield

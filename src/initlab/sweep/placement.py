@@ -1,25 +1,21 @@
-"""Where groups are computed, and how many at a time: as the user says, or by what there is to do."""
+"""Where groups are computed, and how many at a time: as the user chose, or by what there is to do."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from initlab.sweep.cells import Cell
-from initlab.sweep.cost import FLOPS_PER_MULTIPLICATION
+from initlab.sweep.cells import Cell, cells_by_key
+from initlab.sweep.cost import CostCache, estimate_seconds
 from initlab.sweep.executors import check_executor
 from initlab.sweep.executors.slurm import runs_locally
-from initlab.sweep.grouping import CostCache
-from initlab.sweep.plan_file import cells_by_key
 from initlab.system.device import pick_device
-from initlab.system.resources import FLOPS_PER_CORE, GIB, MEMORY_SHARE, free_bytes, usable_cores
+from initlab.system.resources import GIB, MEMORY_SHARE, free_bytes, usable_cores
 
-MIN_PROCESS_SECONDS = 20.0  # seconds of work from which on processes are worth their start
+MIN_PROCESS_SECONDS = 20.0  # of work from which on processes are worth their start
 MIN_PROCESS_UPDATES = 20_000  # updates of all networks that probably take as long
-SECONDS_PER_NETWORK = 0.05  # seconds that a network takes to start, to be recorded and to end
-SECONDS_PER_STEP = 2e-5  # seconds that a step of it takes beside its products
-BYTES_PER_PROCESS = 1.0 * GIB  # bytes that a process has before it trains anything
+BYTES_PER_PROCESS = 1.0 * GIB  # before it trains anything
 
 
 @dataclass(frozen=True)
@@ -33,80 +29,75 @@ class Placement:
     def __post_init__(self) -> None:
         check_executor(self.executor, self.workers, self.options)
 
-    def sharers(self) -> int:
-        """Return how many groups are computed at a time by one machine, and share its memory."""
-        if self.executor in ("auto", "inline"):
-            return 1
-        if self.executor == "submitit" and not runs_locally(self.options):
-            return 1
-        return (torch.cuda.device_count() or usable_cores()) if self.workers == "auto" else int(self.workers)
-
-    def elsewhere(self) -> bool:
+    def is_remote(self) -> bool:
         """Return whether groups are computed by other machines, whose memory is not known here."""
         return self.executor == "ray" or (self.executor == "submitit" and not runs_locally(self.options))
 
-    def several(self) -> bool:
-        """Return whether more than one group may be computed at a time, by this machine or others."""
-        return self.sharers() > 1 or (self.executor == "submitit" and self.workers != 1)
+    def local_workers(self) -> int:
+        """Return how many groups this machine computes at a time; they share its memory."""
+        if self.executor in ("auto", "inline") or (self.executor == "submitit" and self.is_remote()):
+            return 1
+        return (torch.cuda.device_count() or usable_cores()) if self.workers == "auto" else int(self.workers)
 
-    def processes(self) -> "Placement":
-        """Return `auto` as processes: one for each card, or for each core that torch would use."""
-        few = min(usable_cores(), torch.get_num_threads())
-        workers = few if self.workers == "auto" and not torch.cuda.device_count() else self.workers
+    def is_parallel(self) -> bool:
+        """Return whether more than one group may be computed at a time, by this machine or others."""
+        return self.local_workers() > 1 or (self.executor == "submitit" and self.workers != 1)
+
+    def as_processes(self) -> "Placement":
+        """Return `auto` as processes: one for each GPU, or for each core that torch would use."""
+        cores = min(usable_cores(), torch.get_num_threads())
+        workers = cores if self.workers == "auto" and not torch.cuda.device_count() else self.workers
         return replace(self, executor="process", workers=workers)
 
-    def settled(self, cells: Sequence[Cell], sizes: CostCache) -> "Placement":
+    def resolve(self, cells: Sequence[Cell], costs: CostCache) -> "Placement":
         """Return `auto` as `process` where these cells are worth it, else as `inline`; any other executor as it is."""
         if self.executor != "auto":
             return self
-        spread = self.processes()
-        return spread if processes_are_faster(cells, sizes, spread.sharers()) else replace(self, executor="inline")
+        processes = self.as_processes()
+        faster = processes_are_faster(cells, costs, processes.local_workers())
+        return processes if faster else replace(self, executor="inline")
 
-    def early(self, networks: int, updates: float, device: str, threads: int | str) -> "Placement | None":
-        """Return the processes that networks of so many updates each will probably need, None for none."""
+    def prestart(self, networks: int, updates: float, device: str, threads: int | str) -> "Placement | None":
+        """Return the processes that a grid will probably need, None for none, before its cells are known.
+
+        Args:
+            networks: how many it has at most.
+            updates: of each network.
+            device: where they train.
+            threads: the key `threads`.
+        """
         if self.executor == "process":
-            return (
-                self if min(self.sharers(), networks) * BYTES_PER_PROCESS <= MEMORY_SHARE * free_bytes("cpu") else None
-            )
-        spread = self.processes()
-        workers = spread.sharers()
+            workers = min(self.local_workers(), networks)
+            return self if workers * BYTES_PER_PROCESS <= MEMORY_SHARE * free_bytes("cpu") else None
+        processes = self.as_processes()
+        workers = processes.local_workers()
         large = networks * updates >= MIN_PROCESS_UPDATES and networks >= 2 * workers
-        return spread if large and can_use_processes({(device, threads)}, workers) else None
+        return processes if large and can_use_processes({(device, threads)}, workers) else None
 
 
-def processes_are_faster(cells: Sequence[Cell], sizes: CostCache, workers: int) -> bool:
-    """Are several processes faster than threads of this one, which take turns in Python?"""
-    if len(cells) < 2 * workers or not can_use_processes(
-        {(cell.config.device, cell.config.threads) for cell in cells}, workers
-    ):
+def processes_are_faster(cells: Sequence[Cell], costs: CostCache, workers: int) -> bool:
+    """Return whether several processes are faster than threads of this one, which take turns in Python."""
+    settings = {(cell.config.device, cell.config.threads) for cell in cells}
+    if len(cells) < 2 * workers or not can_use_processes(settings, workers):
         return False
-    sharing = -(-workers // max(torch.cuda.device_count(), 1))
-    room = MEMORY_SHARE * free_bytes(cells[0].config.device) / sharing
-    if any(sizes.of(alike[0]).bytes > room for alike in cells_by_key(cells)):
+    per_device = -(-workers // max(torch.cuda.device_count(), 1))
+    budget = MEMORY_SHARE * free_bytes(cells[0].config.device) / per_device
+    if any(costs.of(alike[0]).bytes > budget for alike in cells_by_key(cells)):
         return False
-    return estimate_seconds(cells, sizes, workers) >= MIN_PROCESS_SECONDS
+    return estimate_seconds(cells, costs, workers) >= MIN_PROCESS_SECONDS
 
 
-def can_use_processes(wanted: Collection[tuple[str, int | str]], workers: int) -> bool:
-    """May so many processes compute on these devices by these numbers of threads, and is there room to start them?
+def can_use_processes(settings: set[tuple[str, int | str]], workers: int) -> bool:
+    """Return whether several processes may compute, and there is room to start them.
 
     Where the user gave a number of threads, or made torch use one, this process keeps to it.
+
+    Args:
+        settings: pairs of the keys `device` and `threads`.
+        workers: how many processes.
     """
-    if workers < 2 or any(threads != "auto" for _, threads in wanted):
+    if workers < 2 or any(threads != "auto" for _, threads in settings):
         return False
-    kinds = {pick_device(device).type for device, _ in wanted}
-    there = "cuda" if torch.cuda.device_count() else "cpu"
-    return kinds == {there} and workers * BYTES_PER_PROCESS <= MEMORY_SHARE * free_bytes("cpu")
-
-
-def estimate_seconds(cells: Sequence[Cell], sizes: CostCache, cores: int) -> float:
-    """Return about how long cells take together on so many cores: their starts and records, steps and products."""
-    seconds = 0.0
-    for alike in cells_by_key(cells):
-        size = sizes.of(alike[0])
-        seconds += len(alike) * (
-            SECONDS_PER_NETWORK
-            + SECONDS_PER_STEP * size.steps
-            + FLOPS_PER_MULTIPLICATION * size.work / (FLOPS_PER_CORE * cores)
-        )
-    return seconds
+    kinds = {pick_device(device).type for device, _ in settings}
+    usual = "cuda" if torch.cuda.device_count() else "cpu"
+    return kinds == {usual} and workers * BYTES_PER_PROCESS <= MEMORY_SHARE * free_bytes("cpu")

@@ -2,43 +2,26 @@
 
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from initlab.config.naming import is_incidental
 from initlab.errors import Interrupted
-from initlab.experiment import existing_checkpoints as kept_checkpoints
-from initlab.experiment.build import planned_steps
-from initlab.experiment.checkpoint import previous_checkpoint as before_checkpoint
+from initlab.experiment.checkpoint import existing_checkpoints, previous_checkpoint
 from initlab.records import RunWriter, flatten
-from initlab.sweep.cells import Cell
-from initlab.sweep.cost import FLOPS_PER_MULTIPLICATION, max_group_size, require_memory
-from initlab.sweep.executors import Executor, make_executor
-from initlab.sweep.grouping import (
-    Architecture,
-    CostCache,
-    every_worker_gets_pair,
-    factoring_group_sizes,
-    gpu_group_sizes,
-    sort_longest_first,
-    split_evenly,
-)
-from initlab.sweep.links import refuse_links
+from initlab.sweep.cells import Cell, cells_by_key
+from initlab.sweep.cost import CostCache, require_memory
+from initlab.sweep.grouping import every_worker_gets_pair, group_sizes, sort_longest_first
 from initlab.sweep.locks import group_lock, sweep_lock
-from initlab.sweep.placement import SECONDS_PER_STEP, Placement
-from initlab.sweep.plan_file import Group, PlanFile, assign_groups, cells_by_key
+from initlab.sweep.placement import Placement
+from initlab.sweep.plan_file import Group, PlanFile, assign_groups, planned_id
 from initlab.sweep.progress import SweepProgress, SweepProgressLine
-from initlab.sweep.results import Outcome, SweepResults
-from initlab.sweep.scheduler import Scheduler, StopSignals
-from initlab.sweep.summary import differing_keys
-from initlab.system.resources import FLOPS_PER_CORE
-
-OnCellEnd = Callable[[Cell, dict[str, Any], bool], None]
+from initlab.sweep.results import OnCellEnd, Outcome, SweepResults
+from initlab.sweep.scheduler import Scheduler
+from initlab.sweep.summary import config_keys, separating_keys
 
 
 def cells_in_order(cells: Sequence[Cell]) -> list[Cell]:
@@ -48,253 +31,173 @@ def cells_in_order(cells: Sequence[Cell]) -> list[Cell]:
     return sorted(possible, key=lambda cell: cell.hash) if shuffle else possible
 
 
-def refuse_too_large(cells: Sequence[Cell], how: Placement, sizes: CostCache) -> None:
+def refuse_too_large(cells: Sequence[Cell], placement: Placement, costs: CostCache) -> None:
     """Raise UserError if a network that is still to be run cannot fit the memory; nothing is built to find out.
 
-    What other machines have is not known here, so their networks are not judged.
+    The memory of other machines is not known here, so that their networks are not judged.
     """
-    if how.elsewhere():
+    if placement.is_remote():
         return
     left = [cell for cell in cells if cell.reason is None and not (cell.directory / "summary.json").exists()]
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    at_a_time = min(-(-how.sharers() // max(cards, 1)), len(left)) if how.executor in ("process", "submitit") else 1
-    require_memory((alike[0].config for alike in cells_by_key(left)), sizes.of_config, max(at_a_time, 1))
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    at_a_time = min(-(-placement.local_workers() // max(gpus, 1)), len(left))
+    require_memory(((alike[0].config, costs.of(alike[0])) for alike in cells_by_key(left)), max(at_a_time, 1))
 
 
 def plan_groups(
-    plan: PlanFile, results: SweepResults, cells: Sequence[Cell], how: Placement, sizes: CostCache | None = None
+    plan: PlanFile, results: SweepResults, cells: Sequence[Cell], placement: Placement, costs: CostCache
 ) -> tuple[list[Group], Placement]:
-    """Return the groups that are still to be run, and how: `auto` is decided by what there is to do.
+    """Return the groups that are still to be run, and where: `auto` is decided by what there is to do.
 
-    Where several are at a time, they are cut to share, the longest one first. Only workers that share a machine get
-    finer cuts: a job of a cluster waits in its queue and holds what it asked for.
+    Where several are computed at a time, they are cut to share, the longest one first. Only workers that share a
+    machine get finer cuts: a job of a cluster waits in its queue and holds what it asked for.
     """
-    ordered, sizes = cells_in_order(cells), sizes or CostCache()
-
-    def done(cell: Cell) -> bool:
-        return results.finished(cell) is not None
-
-    # Where the plan was lost, all cells count, as when the groups were planned that are now looked for.
-    counted = [cell for cell in ordered if plan.lost or not done(cell)]
-    how = how.settled(counted, sizes)
-    sharers = how.sharers()
+    ordered = cells_in_order(cells)
+    undone = {cell.hash for cell in ordered if results.finished(cell) is None}
+    # Where the plan was lost, all cells count, as when the groups were planned that are now restored.
+    counted = [cell for cell in ordered if plan.lost or cell.hash in undone]
+    placement = placement.resolve(counted, costs)
+    workers = placement.local_workers()
     # Groups of an earlier plan keep workers busy, too.
-    least = 2 if every_worker_gets_pair([len(alike) for alike in cells_by_key(counted)], sharers) else 1
-    groups = assign_groups(plan, ordered, done, lambda kinds: group_sizes(kinds, sharers, least, sizes))
-    early_look = cells[0].config.sweep.order == "shuffle"
-    return sort_longest_first(groups, sizes) if how.several() and not early_look else groups, how
-
-
-def group_sizes(kinds: Sequence[Sequence[Cell]], sharers: int, least: int, sizes: CostCache) -> list[list[int]]:
-    """Return how many cells of each kind train together: as fit the memory, and as give all sharers something to do."""
-    found, on_a_card = [], False
-    for alike in kinds:
-        config, size = alike[0].config, sizes.of(alike[0])
-        cards = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
-        fits = max_group_size(config, -(-sharers // max(cards, 1)), size.bytes)
-        found.append(Architecture(len(alike), size.work, size.work / max(size.steps, 1), fits))
-        on_a_card = on_a_card or cards > 0
-    if sharers == 1:
-        return [split_evenly(kind.count, kind.fits) for kind in found]
-    return (gpu_group_sizes if on_a_card else factoring_group_sizes)(found, sharers, least)
-
-
-def no_op() -> None:
-    """Do nothing."""
+    least = 2 if every_worker_gets_pair([len(alike) for alike in cells_by_key(counted)], workers) else 1
+    groups = assign_groups(plan, ordered, undone, lambda kinds: group_sizes(kinds, workers, least, costs))
+    if placement.is_parallel() and cells[0].config.sweep.order != "shuffle":
+        groups = sort_longest_first(groups, costs)
+    return groups, placement
 
 
 def run_sweep(
     cells: Sequence[Cell],
     directory: Path,
-    how: Placement,
-    ended: OnCellEnd,
-    opened: Callable[[], None] = no_op,
+    placement: Placement,
+    on_end: OnCellEnd = lambda *_: None,
+    on_open: Callable[[], None] = lambda: None,
     quiet: bool = False,
     label: str = "sweep",
 ) -> Outcome:
     """Run what is not done yet of a checked grid and return the outcome.
 
-    Arguments: `ended(cell, summary, fresh)` hears of every cell, in this thread: fresh ones have run just now;
-    `opened()` is called once the directory is ours; `quiet` shows no progress; `label` names it.
+    Args:
+        cells: the grid.
+        directory: of the sweep.
+        placement: where groups are computed.
+        on_end: called for every cell with its summary, and whether it has run just now, in this thread.
+        on_open: called once the directory is locked.
+        quiet: show no progress.
+        label: what the progress is called.
 
-    Raises UserError when another launch runs this sweep, or the disk is full; Interrupted when everything is kept after
-    a signal.
+    Raises:
+        UserError: another launch runs this sweep, or the disk is full.
+        Interrupted: a signal was received, and everything is kept.
     """
-    started, sizes = time.monotonic(), CostCache()
-    refuse_too_large(cells, how, sizes)
-    with sweep_lock(directory):
-        refuse_links(cells, directory)
-        opened()
+    started, costs = time.monotonic(), CostCache()
+    refuse_too_large(cells, placement, costs)
+    with sweep_lock(directory, [cell.directory for cell in cells]):
+        on_open()
         results = SweepResults(directory)
         plan = PlanFile.read(directory / "plan.json")
-        line = SweepProgressLine.quiet() if quiet else SweepProgressLine(label)
+        line = SweepProgressLine(label, quiet=quiet)
         for damage in filter(None, [plan.damage, *map(results.damage, cells)]):
-            line.say(f"{damage}.")
-        record_skipped(cells, results, ended)
-        groups, how = plan_groups(plan, results, cells, how, sizes)
+            line.remark(f"{damage}.")
+        record_skipped(cells, results, on_end)
+        groups, placement = plan_groups(plan, results, cells, placement, costs)
         plan.write()
-        open_cells = {cell.hash for group in groups for cell in group.cells}
-        finished = [cell for cell in cells_in_order(cells) if cell.hash not in open_cells]
+        undone = {cell.hash for group in groups for cell in group.cells}
+        finished = [cell for cell in cells_in_order(cells) if cell.hash not in undone]
         for cell in finished:
-            ended(cell, results.rows[cell.directory][1], False)
+            on_end(cell, results.rows[cell.directory][1], False)
         if finished:
-            line.say(f"{len(finished)} of {len(finished) + len(open_cells)} networks are done already.")
-        room = directory / ".groups"
-        clean_group_directory(room, groups)
-        if kept := sum(bool(kept_checkpoints(room / f"{group.id}.pt")) for group in groups):
-            line.say(f"{kept} of {len(groups)} groups go on from their checkpoints.")
+            line.remark(f"{len(finished)} of {len(finished) + len(undone)} networks are done already.")
+        state_dir = directory / ".groups"
+        clean_group_directory(state_dir, groups)
+        if resumable := sum(bool(existing_checkpoints(state_dir / f"{group.id}.pt")) for group in groups):
+            line.remark(f"{resumable} of {len(groups)} groups go on from their checkpoints.")
+        progress = start_progress(groups, len(finished), line, costs)
+        swept = swept_keys(cells) if groups else ()
         try:
             with line:
-                swept = swept_keys(cells) if groups else ()
-                run_groups(groups, plan, room, how, line, results, ended, len(finished), sizes, swept)
+                Scheduler(groups, plan, results, state_dir, placement, costs, progress, on_end, swept).run()
         except Interrupted as stop:
             for cell in cells:
                 if cell.directory not in results.rows and cell.directory.is_dir():
                     results.read(cell)
             results.write()
             done = sum(results.finished(cell) is not None for cell in cells)
-            told = f"{done} of {len(cells)} networks are done. {resume_hint(cells[0], directory)}"
-            raise Interrupted(stop.signal, told) from stop
+            text = f"{done} of {len(cells)} networks are done. {resume_hint(cells[0], directory)}"
+            raise Interrupted(stop.signal, text) from stop
         results.write()
-        shutil.rmtree(room, ignore_errors=True)
-    return Outcome(list(cells), results, time.monotonic() - started)
+        shutil.rmtree(state_dir, ignore_errors=True)
+    return Outcome(cells, results, time.monotonic() - started)
 
 
-def run_groups(
-    groups: list[Group],
-    plan: PlanFile,
-    room: Path,
-    how: Placement,
-    line: SweepProgressLine,
-    results: SweepResults,
-    ended: OnCellEnd,
-    before: int,
-    sizes: CostCache,
-    swept: Sequence[str] = (),
-) -> None:
-    """Run the groups, rewriting the table as their cells end."""
-    lengths: dict[str, int] = {}
-
-    def steps(cell: Cell) -> int:
-        key = str((cell.config.train, cell.config.data))
-        if key not in lengths:
-            lengths[key] = planned_steps(cell.config)
-        return lengths[key]
-
-    def told(cell: Cell, summary: dict[str, Any]) -> None:
-        results.read(cell)
-        results.write_if_due()
-        ended(cell, summary, True)
-
-    def made(name: str, workers: int | str, options: Mapping[str, Any]) -> Executor:
-        return make_executor(
-            name, workers, options, lambda task: lambda now: progress.note(task.id, now), lambda: signals()
-        )
-
-    cells = [cell for group in groups for cell in group.cells]
-    costs = {group.id: seconds_per_step(group, sizes) for group in groups}
-    progress = SweepProgress(
-        len(cells),
-        sum(map(steps, cells)),
-        before,
-        line,
-        # The halves of a group that failed have its id and a letter.
-        lambda name: costs.get(name, costs.get(name.rstrip("ab"), 1.0)),
-        sum(steps(group.cells[0]) * len(group.cells) * costs[group.id] for group in groups),
-    )
-    with StopSignals().listening() as signals:
-        Scheduler(
-            groups=groups,
-            plan=plan,
-            room=room,
-            every=cells[0].config.sweep.checkpoint_every if cells else 0.0,
-            name=uuid.uuid4().hex[:8],
-            executor=lambda it: made(how.executor, how.workers, how.options),
-            inline=lambda it: made("inline", "auto", {}),
-            progress=progress,
-            signals=signals,
-            ended=told,
-            steps=steps,
-            say=line.say,
-            swept=swept,
-            spare=preload_report if cells and cells[0].config.log.tensorboard else no_op,
-        ).run()
+def start_progress(groups: Sequence[Group], before: int, line: SweepProgressLine, costs: CostCache) -> SweepProgress:
+    """Return the progress of a launch that begins; `before` networks were done already."""
+    networks = {group.id: len(group.cells) for group in groups}
+    by_id = {group.id: costs.of(group.cells[0]) for group in groups}
+    steps = {name: networks[name] * cost.steps for name, cost in by_id.items()}
+    step_seconds = {planned_id(name): cost.step_seconds for name, cost in by_id.items()}
+    seconds = sum(steps[name] * cost.step_seconds for name, cost in by_id.items())
+    return SweepProgress(sum(networks.values()), sum(steps.values()), before, line, step_seconds, seconds)
 
 
 def swept_keys(cells: Sequence[Cell]) -> list[str]:
-    """Return the keys that tell the cells of a grid apart, whatever they are."""
+    """Return the keys that decide results and whose values differ between the cells of a grid."""
     flats = [flatten(cell.config.plain()) for cell in cells]
-    return differing_keys(
-        [key for key in dict.fromkeys(k for flat in flats for k in flat) if not is_incidental(key)], flats
-    )
+    return separating_keys([key for key in config_keys(flats) if not is_incidental(key)], flats)
 
 
-def seconds_per_step(group: Group, sizes: CostCache) -> float:
-    """Return about how many seconds one network-step of a group takes."""
-    size = sizes.of(group.cells[0])
-    return SECONDS_PER_STEP + FLOPS_PER_MULTIPLICATION * size.work / max(size.steps, 1) / FLOPS_PER_CORE
-
-
-def preload_report() -> None:
-    """Load what draws the pictures for TensorBoard, which takes a second."""
-    from initlab.report import write_sweep_run  # noqa: F401
-
-
-def record_skipped(cells: Sequence[Cell], results: SweepResults, ended: OnCellEnd) -> None:
+def record_skipped(cells: Sequence[Cell], results: SweepResults, on_end: OnCellEnd) -> None:
     """Record the cells that cannot exist, each with its reason."""
     for cell in cells:
         if cell.reason is None:
             continue
         row = results.rows.get(cell.directory)
-        known = row and [row[1].get(key) for key in ("status", "reason", "problem")]
-        fresh = known != ["skipped", cell.reason, ""]
+        recorded = row and [row[1].get(key) for key in ("status", "reason", "problem")]
+        fresh = recorded != ["skipped", cell.reason, ""]
         if fresh:
             writer = RunWriter(cell.directory, cell.config.plain(), tensorboard=False)
             writer.finish("skipped", reason=cell.reason, hash=cell.hash)
             results.read(cell)
-        ended(cell, results.rows[cell.directory][1], fresh)
+        on_end(cell, results.rows[cell.directory][1], fresh)
 
 
-def clean_group_directory(room: Path, groups: Sequence[Group]) -> None:
-    """Remove what earlier launches left and no group will go on from.
+def clean_group_directory(state_dir: Path, groups: Sequence[Group]) -> None:
+    """Remove what earlier launches left and no group goes on from.
 
-    A worker that one of them left behind may still compute a group that is none any more, now that the grid is another
-    one; its cells are in other groups, and two must not write them: it is waited for.
+    A worker of an earlier launch may still compute a group that is none any more, now that the grid is another one; its
+    cells are in other groups, and two must not write them: it is waited for.
     """
     checkpoints = {Path(f"{group.id}.pt") for group in groups}
-    kept = {path.name for each in checkpoints for path in (each, before_checkpoint(each), each.with_suffix(".lock"))}
-    if room.is_dir():
-        for path in sorted(room.glob("*.lock")):
-            if path.name not in kept:
-                with group_lock(path, lambda: 0):
-                    pass
-        for path in room.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name not in kept or path.is_symlink() or not path.is_file():
-                path.unlink(missing_ok=True)
+    kept = {p.name for path in checkpoints for p in (path, previous_checkpoint(path), path.with_suffix(".lock"))}
+    for path in sorted(state_dir.glob("*.lock")):
+        if path.name not in kept:
+            with group_lock(path, lambda: 0):
+                pass
+    for path in state_dir.glob("*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in kept or path.is_symlink() or not path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def resume_hint(cell: Cell, directory: Path) -> str:
-    """Say how to go on with a sweep that was stopped."""
-    config = cell.config
-    if config.sweep.name is None and directory.parent.resolve() == Path(config.sweep.root).resolve():
-        return f"The same command with sweep.name={directory.name} goes on from here."
-    return "The same command goes on from here."
+    """Return how to go on with a sweep that was stopped."""
+    sweep = cell.config.sweep
+    unnamed = sweep.name is None and directory.parent.resolve() == Path(sweep.root).resolve()
+    return f"The same command{f' with sweep.name={directory.name}' if unnamed else ''} goes on from here."
 
 
 @contextmanager
 def lock_and_tabulate(cells: Sequence[Cell], directory: Path) -> Iterator[None]:
-    """Hold a sweep's directory while somebody else runs its cells one by one; write and show the table afterwards."""
+    """Hold a sweep's directory while another launcher runs its cells; write and show the table afterwards."""
     from initlab.sweep.screen import show_outcome
 
     started = time.monotonic()
-    with sweep_lock(directory):
-        refuse_links(cells, directory)
+    with sweep_lock(directory, [cell.directory for cell in cells]):
         record_skipped(cells, SweepResults(directory), lambda *_: None)
         try:
             yield
         finally:
-            outcome = Outcome(list(cells), SweepResults(directory), time.monotonic() - started)
+            outcome = Outcome(cells, SweepResults(directory), time.monotonic() - started)
             outcome.results.write()
             show_outcome(outcome, directory)

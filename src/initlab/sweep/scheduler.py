@@ -1,10 +1,11 @@
-"""The launch: hands groups to an executor, mends what breaks, and stops when asked to."""
+"""The scheduler of a launch: hands groups to an executor, retries and splits what fails, and stops on a signal."""
 
 import signal
 import threading
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,172 +13,216 @@ from types import FrameType
 from typing import Any
 
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import record_failure, remove_checkpoints
-from initlab.sweep.cells import Cell
-from initlab.sweep.executors import Executor, GroupJob
+from initlab.experiment.checkpoint import remove_checkpoints
+from initlab.experiment.run_recorder import record_failure
+from initlab.sweep.cost import CostCache
+from initlab.sweep.executors import Executor, GroupJob, make_executor
+from initlab.sweep.placement import Placement
 from initlab.sweep.plan_file import Group, PlanFile
 from initlab.sweep.progress import SweepProgress
+from initlab.sweep.results import OnCellEnd, SweepResults
 from initlab.sweep.worker import GroupError, GroupResult, GroupTask, WorkerDied, read_progress
 from initlab.system.fork_server import ProcessLimitReached
 from initlab.system.streams import print_stderr
 
-POLL_INTERVAL = 0.05  # seconds between two looks at what runs elsewhere
+POLL_INTERVAL = 0.05  # seconds between two polls of jobs that run elsewhere
 
 
 @dataclass
 class StopSignals:
-    """SIGINT and SIGTERM, heard and remembered; a second one acts as if nobody listened."""
+    """Remembers SIGINT or SIGTERM; a second signal has its usual effect."""
 
     received: int = 0
-    before: dict[int, Any] = field(default_factory=dict)
+    previous: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self) -> int:
         """Return the number of the signal, 0 while there was none."""
         return self.received
 
-    def hear(self, number: int, _: FrameType | None) -> None:
+    def handle(self, number: int, _: FrameType | None) -> None:
         """Remember a signal, and give the next one its usual effect."""
         self.received = number
         self.restore()
-        print_stderr("\ninitlab: finishing the step and keeping what there is; once more to leave at once.")
+        print_stderr("\ninitlab: finishing the step and keeping the results; once more to leave at once.")
 
     def restore(self) -> None:
-        """Put the handlers back that were there before."""
-        for number, handler in self.before.items():
+        """Install the previous handlers again."""
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
-        self.before.clear()
+        self.previous.clear()
 
     @contextmanager
-    def listening(self) -> Iterator["StopSignals"]:
-        """Listen for the while; not in a thread, where Python does not allow it."""
+    def installed(self) -> Iterator[None]:
+        """Handle signals inside the block; not in a thread, where Python does not allow it."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                # Whoever started this in the background may have decided that it shall not hear.
+                # A shell makes background jobs ignore signals: that stays.
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self.before[number] = signal.signal(number, self.hear)
+                    self.previous[number] = signal.signal(number, self.handle)
         try:
-            yield self
+            yield
         finally:
             self.restore()
 
 
 @dataclass
-class Scheduler:
-    """One launch of a sweep: what is to be run, where, and who hears about it.
+class RunningGroup:
+    """A group, what its worker was given, and the job that computes it."""
 
-    `ended(cell, summary)` is called as cells end, in this thread; `steps(cell)` is how long a cell trains. `spare()` is
-    called once, when a worker has nothing more to do while others have: what comes afterwards may be prepared. `swept`
-    are the keys that tell cells apart.
+    group: Group
+    task: GroupTask
+    job: GroupJob
+
+    def withdraw(self) -> bool:
+        """Take the group out of the queue of its executor if it has not begun; return whether that was possible."""
+        return not self.task.progress.exists() and self.job.cancel()
+
+
+@dataclass
+class Scheduler:
+    """Runs the groups of one launch and rewrites the table as their cells end.
+
+    Attributes:
+        groups: in the order to run them.
+        plan: changed where a group is split.
+        results: of the sweep.
+        state_dir: directory of checkpoints, locks and progress.
+        placement: where groups are computed.
+        costs: of the architectures.
+        progress: what is shown.
+        on_end: called as cells end, in this thread.
+        swept: the keys that differ between cells.
+        launch_id: distinguishes this launch from earlier ones.
+        last_checkpoints: group -> modification time of its checkpoint when its worker died.
+        unreported: groups that are done and whose cells are not yet reported.
     """
 
     groups: list[Group]
     plan: PlanFile
-    room: Path
-    every: float
-    name: str
-    executor: Callable[["Scheduler"], Executor]
-    inline: Callable[["Scheduler"], Executor]  # for where no process can be started
+    results: SweepResults
+    state_dir: Path
+    placement: Placement
+    costs: CostCache
     progress: SweepProgress
-    signals: StopSignals
-    ended: Callable[[Cell, dict[str, Any]], None]
-    steps: Callable[[Cell], int]
-    say: Callable[[str], None]
-    spare: Callable[[], None] = lambda: None
+    on_end: OnCellEnd
     swept: Sequence[str] = ()
-    deaths: dict[str, int] = field(default_factory=dict)  # group -> what its checkpoint was when its worker died
-    untold: list[tuple[Group, GroupResult]] = field(default_factory=list)  # done; what their cells made is not yet told
+    signals: StopSignals = field(default_factory=StopSignals)
+    launch_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    last_checkpoints: dict[str, int] = field(default_factory=dict)
+    unreported: list[tuple[Group, GroupResult]] = field(default_factory=list)
 
     def run(self) -> None:
         """Run all groups.
 
-        Raises Interrupted when a signal asked to stop and everything is kept; UserError when the disk is full.
+        Raises:
+            Interrupted: a signal was received, and everything is kept.
+            UserError: the disk is full.
         """
-        if not self.groups:
-            return
-        queue = deque(self.groups)
-        running: list[tuple[Group, GroupTask, GroupJob]] = []
+        if self.groups:
+            with self.signals.installed():
+                self.run_queue(deque(self.groups))
+
+    def run_queue(self, queue: deque[Group]) -> None:
+        """Run the groups of a queue; raises as `run`.
+
+        Raises:
+            Interrupted: a signal was received, and everything is kept.
+        """
+        running: list[RunningGroup] = []
         prepared = False
-        executor = self.executor(self)
+        executor = self.make_executor(self.placement)
         try:
-            while (queue and not self.signals.received) or running or self.untold:
+            while (queue and not self.signals.received) or running or self.unreported:
                 while queue and len(running) < executor.slots and not self.signals.received:
-                    group = queue.popleft()
-                    task = self.task(group)
+                    task = self.make_task(queue[0])
                     try:
-                        running.append((group, task, executor.submit(task)))
+                        job = executor.submit(task)
                     except ProcessLimitReached as limit:
-                        queue.appendleft(group)
-                        executor = self.with_fewer(executor, len(running), limit.why)
-                # After the next groups have begun: no worker waits until all is told.
-                while self.untold:
-                    self.finish(*self.untold.pop(0))
+                        executor = self.reduce_workers(executor, len(running), limit.why)
+                    else:
+                        running.append(RunningGroup(queue.popleft(), task, job))
+                # After the next groups have begun, so that no worker waits for the reports.
+                while self.unreported:
+                    self.report(*self.unreported.pop(0))
                 if self.signals.received:
-                    self.ask_to_stop()
-                    running = [each for each in running if not self.taken_back(*each)]
-                going_on = [each for each in running if not self.look(*each, queue)]
-                if going_on and len(going_on) == len(running):
+                    self.request_stop()
+                    running = [each for each in running if not each.withdraw()]
+                unfinished = [each for each in running if not self.poll(each, queue)]
+                if unfinished and len(unfinished) == len(running):
                     if not (queue or prepared) and len(running) < executor.slots:
-                        self.spare()
+                        self.preload_report()
                         prepared = True
-                    self.tell(going_on)
+                    self.show_progress(unfinished)
                     time.sleep(POLL_INTERVAL)
-                running = going_on
+                running = unfinished
         except BaseException:
-            self.ask_to_stop()
+            self.request_stop()
             raise
         finally:
             executor.close()
         if self.signals.received:
             raise Interrupted(self.signals.received)
 
-    def with_fewer(self, executor: Executor, running: int, why: str) -> Executor:
-        """Return what goes on where no further process can be started: those that run, or this process."""
+    def make_executor(self, placement: Placement) -> Executor:
+        """Return the executor that computes groups."""
+
+        def watch(task: GroupTask) -> Any:
+            return lambda report: self.progress.record(task.id, report)
+
+        return make_executor(placement.executor, placement.workers, placement.options, watch, self.signals)
+
+    def preload_report(self) -> None:
+        """Import, while a worker is idle, what draws the pictures for TensorBoard: that takes a second."""
+        if self.groups[0].cells[0].config.log.tensorboard:
+            from initlab.report.tensorboard import write_sweep_run  # noqa: F401
+
+    def reduce_workers(self, executor: Executor, running: int, why: str) -> Executor:
+        """Return the executor to go on with where no further process can be started: fewer workers, or this process."""
         limit = f"no further process can be started ({why}; `ulimit -u` shows how many there may be)"
         if running:
             executor.slots = running
-            self.say(f"{limit}: the sweep goes on with {running} at a time.")
+            self.progress.line.remark(f"{limit}: the sweep goes on with {running} at a time.")
             return executor
         executor.close()
-        self.say(f"{limit}: the sweep goes on in this process.")
-        return self.inline(self)
+        self.progress.line.remark(f"{limit}: the sweep goes on in this process.")
+        return self.make_executor(Placement("inline"))
 
-    def taken_back(self, group: Group, task: GroupTask, job: GroupJob) -> bool:
-        """Take a group out of the queue of its executor if it has not begun; return whether that could be."""
-        return not task.progress.exists() and job.cancel()
-
-    def look(self, group: Group, task: GroupTask, job: GroupJob, queue: deque[Group]) -> bool:
-        """Ask a job for its answer and act on it; return whether it has one."""
+    def poll(self, running: RunningGroup, queue: deque[Group]) -> bool:
+        """Ask a job for its result and act on it; return whether it has ended."""
+        group, task = running.group, running.task
         try:
-            done = job.poll()
+            result = running.job.poll()
         except Interrupted:
-            self.progress.forget(group.id)
-            queue.appendleft(group)
+            again = [group]
         except WorkerDied as death:
-            self.progress.forget(group.id)
-            queue.extendleft(reversed(self.after_death(group, task, str(death))))
+            again = self.after_death(group, task, str(death))
         except GroupError as error:
-            self.progress.forget(group.id)
-            queue.extendleft(reversed(self.after_error(group, str(error), error.trace)))
+            again = self.after_error(group, str(error), error.trace)
         else:
-            if done is None:
-                return False
-            self.untold.append((group, done))
+            if result is not None:
+                self.unreported.append((group, result))
+            return result is not None
+        self.progress.forget(group.id)
+        queue.extendleft(reversed(again))
         return True
 
-    def finish(self, group: Group, done: GroupResult) -> None:
-        """Tell that a group is done."""
-        for note in done.notes:
-            self.say(note)
-        self.progress.finished(group.id, self.steps(group.cells[0]), [s["status"] for s in done.summaries])
-        for cell, summary in zip(group.cells, done.summaries, strict=True):
-            self.ended(cell, summary)
+    def report(self, group: Group, result: GroupResult) -> None:
+        """Report the cells of a group that is done."""
+        for note in result.notes:
+            self.progress.line.remark(note)
+        steps = self.costs.of(group.cells[0]).steps
+        self.progress.finish(group.id, steps, [summary["status"] for summary in result.summaries])
+        for cell, summary in zip(group.cells, result.summaries, strict=True):
+            self.results.read(cell)
+            self.results.write_if_due()
+            self.on_end(cell, summary, True)
 
     def after_death(self, group: Group, task: GroupTask, how: str) -> list[Group]:
-        """Return what to run instead of a group whose worker is gone: itself once more, unless it got no further."""
+        """Return what to run instead of a group whose worker died: itself once more, unless it got no further."""
         reached = task.checkpoint.stat().st_mtime_ns if task.checkpoint.exists() else 0
-        if self.deaths.get(group.id) != reached:
-            self.deaths[group.id] = reached
-            self.say(f"the worker of group {group.id} was lost ({how}): the group is tried once more.")
+        if self.last_checkpoints.get(group.id) != reached:
+            self.last_checkpoints[group.id] = reached
+            self.progress.line.remark(f"the worker of group {group.id} was lost ({how}): the group is tried once more.")
             return [group]
         remove_checkpoints(task.checkpoint)
         return self.after_error(group, f"its worker was lost twice ({how})", "")
@@ -185,26 +230,29 @@ class Scheduler:
     def after_error(self, group: Group, error: str, trace: str) -> list[Group]:
         """Return what to run instead of a group that failed as a whole: its halves, so that one bad cell is found."""
         if len(group.cells) > 1:
-            self.say(f"group {group.id} of {len(group.cells)} networks failed ({error}): its halves are tried.")
+            self.progress.line.remark(
+                f"group {group.id} of {len(group.cells)} networks failed ({error}): its halves are tried."
+            )
             return self.plan.split(group)
         cell = group.cells[0]
-        self.finish(group, GroupResult([record_failure(cell.config, cell.directory, trace or error)]))
+        self.report(group, GroupResult([record_failure(cell.config, cell.directory, trace or error)]))
         return []
 
-    def task(self, group: Group) -> GroupTask:
-        """Describe a group for a worker."""
+    def make_task(self, group: Group) -> GroupTask:
+        """Return the description of a group for its worker."""
         configs = [cell.config for cell in group.cells]
         directories = [cell.directory for cell in group.cells]
-        return GroupTask(group.id, configs, directories, self.room, self.every, self.name, self.swept)
+        every = configs[0].sweep.checkpoint_every
+        return GroupTask(group.id, configs, directories, self.state_dir, every, self.launch_id, self.swept)
 
-    def tell(self, running: list[tuple[Group, GroupTask, GroupJob]]) -> None:
-        """Show what workers elsewhere last said."""
-        for group, task, _ in running:
-            if now := read_progress(task):
-                self.progress.note(group.id, now)
+    def show_progress(self, running: Sequence[RunningGroup]) -> None:
+        """Show how far workers elsewhere are."""
+        for each in running:
+            if report := read_progress(each.task):
+                self.progress.record(each.group.id, report)
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """Ask workers elsewhere to keep their groups and stop."""
-        # On a full disk the wish cannot be written: then the executor ends them when it closes.
+        # On a full disk the request cannot be written: then the executor ends them when it closes.
         with suppress(OSError, UserError):
-            (self.room / f"stop-{self.name}").touch()
+            (self.state_dir / f"stop-{self.launch_id}").touch()

@@ -1,4 +1,4 @@
-"""What a worker does, here or elsewhere: one group, from its checkpoint if there is one, its progress in a file."""
+"""What a worker does, in this process or elsewhere: it trains one group, from its checkpoint if there is one."""
 
 import json
 import os
@@ -15,7 +15,8 @@ from typing import Any
 from initlab.config import Config
 from initlab.config.naming import config_hash
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import Checkpointing, UnusableCheckpoint, remove_checkpoints, run
+from initlab.experiment.checkpoint import UnusableCheckpoint, remove_checkpoints
+from initlab.experiment.run import Checkpointing, OnProgress, run
 from initlab.records import read_run
 from initlab.sweep.locks import group_lock
 from initlab.sweep.results import is_finished
@@ -24,43 +25,54 @@ from initlab.system.parent_process import delay_exit, stop_requested
 from initlab.system.safe_reading import read_json
 
 MAX_REMARKS = 5  # about one group that are shown
-MESSAGE_INTERVAL = 0.5  # seconds between two looks at what the launch wants, and two words about how far it is
-OnProgress = Callable[[dict[str, Any]], None]
+MESSAGE_INTERVAL = 0.5  # seconds between two checks for a request to stop, and between two reports of progress
 
 
 @dataclass(frozen=True)
 class GroupTask:
-    """All that a worker has to know about a group; plain enough to travel to another machine that shares the disk."""
+    """A group for a worker, plain enough to be pickled for another machine that shares the disk.
+
+    Attributes:
+        id: of the group.
+        configs: of its networks.
+        directories: of their runs.
+        state_dir: directory of checkpoints, locks and progress.
+        checkpoint_every: seconds between checkpoints.
+        launch_id: distinguishes this launch's request to stop from an earlier one's.
+        swept: the keys that differ between the cells of the grid.
+        cwd: where relative paths are looked up.
+        sys_path: where the user's own modules are.
+    """
 
     id: str
     configs: Sequence[Config]
     directories: Sequence[Path]
-    room: Path  # checkpoints, locks, progress
-    every: float
-    launch: str  # tells this launch's wish to stop from an earlier one's
-    swept: Sequence[str] = ()  # the keys that tell the cells of the grid apart
-    home: Path = field(default_factory=Path.cwd)  # where relative paths are looked up
-    modules: Sequence[str] = field(default_factory=lambda: list(sys.path))  # where the user's own modules are
+    state_dir: Path
+    checkpoint_every: float
+    launch_id: str
+    swept: Sequence[str] = ()
+    cwd: Path = field(default_factory=Path.cwd)
+    sys_path: Sequence[str] = field(default_factory=lambda: list(sys.path))
 
     @property
     def checkpoint(self) -> Path:
-        """Where the group keeps itself."""
-        return self.room / f"{self.id}.pt"
+        """The file of its checkpoint."""
+        return self.state_dir / f"{self.id}.pt"
 
     @property
     def progress(self) -> Path:
-        """Where a worker elsewhere says how far it is."""
-        return self.room / f"{self.id}.progress"
+        """The file in which a worker elsewhere reports how far it is."""
+        return self.state_dir / f"{self.id}.progress"
 
     @property
     def stop(self) -> Path:
         """The file whose presence asks every worker of this launch to keep its group and stop."""
-        return self.room / f"stop-{self.launch}"
+        return self.state_dir / f"stop-{self.launch_id}"
 
 
 @dataclass
 class GroupResult:
-    """What became of a group: one summary per cell, and what the user should hear about."""
+    """The result of a group: one summary per cell, and remarks for the user."""
 
     summaries: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
@@ -68,14 +80,26 @@ class GroupResult:
 
 @dataclass
 class GroupFailure:
-    """What went wrong with a group elsewhere, in words: an exception need not survive the journey."""
+    """What went wrong with a group elsewhere, as text, because exceptions may not pickle.
 
-    kind: str  # user, interrupted, error
+    Attributes:
+        kind: `user`, `interrupted` or `error`.
+        text: the message, or the number of the signal.
+        trace: the traceback of an `error`.
+    """
+
+    kind: str
     text: str
     trace: str = ""
 
     def throw(self) -> None:
-        """Raise it here."""
+        """Raise the exception in this process.
+
+        Raises:
+            UserError: of kind `user`.
+            Interrupted: of kind `interrupted`.
+            GroupError: of kind `error`.
+        """
         if self.kind == "user":
             raise UserError(self.text)
         if self.kind == "interrupted":
@@ -84,7 +108,7 @@ class GroupFailure:
 
 
 class GroupError(Exception):
-    """A group failed as a whole: nothing is known of which of its networks is to blame."""
+    """A group failed as a whole: it is not known which of its networks is to blame."""
 
     def __init__(self, text: str, trace: str):
         super().__init__(text)
@@ -92,78 +116,87 @@ class GroupError(Exception):
 
 
 class WorkerDied(Exception):
-    """The process that computed a group is gone; the message says how."""
+    """The process that computed a group has ended; the message describes how."""
 
 
 def run_group(task: GroupTask, watch: OnProgress | None, stop: Callable[[], int]) -> GroupResult:
-    """Train a group to its end and return what became of it; a checkpoint that is no use is said and left behind.
+    """Train a group to its end and return its result; an unusable checkpoint is reported and removed.
 
-    Raises Interrupted after a checkpoint when `stop()` returned a signal's number; UserError when the disk is full;
-    GroupError for all else.
+    Args:
+        task: the group.
+        watch: called with progress a few times a second.
+        stop: returns a signal's number once one was received, else 0.
+
+    Raises:
+        UserError: the disk is full.
+        Interrupted: a signal was received, and a checkpoint was written.
+        GroupError: any other failure.
     """
-    keeping = Checkpointing(task.checkpoint, task.every, stop)
-    with group_lock(task.room / f"{task.id}.lock", stop):
-        if found := results_of_other_worker(task):
-            return GroupResult(found)
+    checkpointing = Checkpointing(task.checkpoint, task.checkpoint_every, stop)
+
+    def train() -> list[dict[str, Any]]:
+        with use_suitable_threads(task.configs):
+            return run(task.configs, task.directories, watch, checkpointing, task.swept)
+
+    with group_lock(task.state_dir / f"{task.id}.lock", stop):
+        if finished := finished_by_other_worker(task):
+            return GroupResult(finished)
         try:
             try:
-                with use_suitable_threads(task.configs):
-                    summaries = run(task.configs, task.directories, watch, keeping, task.swept)
+                summaries = train()
             except UnusableCheckpoint as reason:
-                keeping.remarks.append(f"it starts again, its checkpoint is no use: {reason}")
+                checkpointing.remarks.append(f"it starts again, because its checkpoint is unusable: {reason}")
                 remove_checkpoints(task.checkpoint)
-                with use_suitable_threads(task.configs):
-                    summaries = run(task.configs, task.directories, watch, keeping, task.swept)
+                summaries = train()
         except UserError:
             raise
-        # A model of the user's that wants to leave fails like any other.
+        # A user's model that exits fails like any other.
         except (Exception, SystemExit) as error:
             first = (str(error).strip().splitlines() or [""])[0]
             raise GroupError(f"{type(error).__name__}: {first}", traceback.format_exc()) from error
         remove_checkpoints(task.checkpoint)
-    return GroupResult(summaries, remark_lines(task, keeping.remarks))
+    notes = checkpointing.remarks[:MAX_REMARKS]
+    if more := len(checkpointing.remarks) - len(notes):
+        notes.append(f"{more} more remarks are in run.log")
+    return GroupResult(summaries, [f"group {task.id}: {note}." for note in notes])
 
 
-def remark_lines(task: GroupTask, remarks: Sequence[str]) -> list[str]:
-    """Return what to say of a group in which something was damaged; the logs of its runs have all of it."""
-    more = [f"{len(remarks) - MAX_REMARKS} more remarks are in run.log"] if len(remarks) > MAX_REMARKS else []
-    return [f"group {task.id}: {remark}." for remark in [*remarks[:MAX_REMARKS], *more]]
-
-
-def results_of_other_worker(task: GroupTask) -> list[dict[str, Any]] | None:
+def finished_by_other_worker(task: GroupTask) -> list[dict[str, Any]] | None:
     """Return the results if a worker of an earlier launch finished the group while this one waited for its lock."""
-    found = []
+    results = []
     for config, directory in zip(task.configs, task.directories, strict=True):
         if not (directory / "summary.json").exists():
             return None
-        found.append(read_run(directory, read_weights=True)[1])
-        if not is_finished(found[-1], config_hash(config)):
+        results.append(read_run(directory, read_weights=True)[1])
+        if not is_finished(results[-1], config_hash(config)):
             return None
-    return found
+    return results
 
 
 class RemoteWorker:
-    """A worker's own eyes and mouth where the launch is another process: files in the room they share.
+    """A worker in another process than the launch: they exchange files in a directory that they share.
 
-    Arguments: `parent`, the number of the process without which this one ends; 0 where its pipe alone tells.
+    Args:
+        task: the group.
+        parent: id of the process without which this one ends; 0 where it notices by its pipe.
     """
 
     def __init__(self, task: GroupTask, parent: int = 0):
         self.task, self.parent = task, parent
-        self.said = self.looked = 0.0
+        self.last_report = self.last_check = 0.0
         self.received = 0
 
     def __call__(self) -> GroupResult | GroupFailure:
-        """Do the work in this process and return what became of it, whatever that is."""
-        os.chdir(self.task.home)
-        sys.path += [place for place in self.task.modules if place not in sys.path]
-        self.watch({})
+        """Train the group in this process and return its result, or its failure."""
+        os.chdir(self.task.cwd)
+        sys.path += [place for place in self.task.sys_path if place not in sys.path]
+        self.report({})
         with suppress(ValueError):  # not in the main thread: then the launch alone can stop it
-            signal.signal(signal.SIGTERM, self.hear)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launch, which says stop by a file
+            signal.signal(signal.SIGTERM, self.handle_signal)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launch, which asks to stop by a file
         try:
             with delay_exit():
-                return run_group(self.task, self.watch, self.stop)
+                return run_group(self.task, self.report, self.stop)
         except Interrupted as stop:
             return GroupFailure("interrupted", str(stop.signal))
         except UserError as error:
@@ -174,33 +207,32 @@ class RemoteWorker:
             with suppress(OSError):
                 self.task.progress.unlink()
 
-    def hear(self, number: int, _: Any) -> None:
+    def handle_signal(self, number: int, _: Any) -> None:
         """Remember a signal."""
         self.received = number
 
     def stop(self) -> int:
-        """Return the number of a signal if one came, if the launch wants to stop, or if it is gone."""
-        if not self.received and time.monotonic() - self.looked > MESSAGE_INTERVAL:
-            self.looked = time.monotonic()
+        """Return the number of a signal if one was received, if the launch asks to stop, or if it has ended."""
+        if not self.received and time.monotonic() - self.last_check > MESSAGE_INTERVAL:
+            self.last_check = time.monotonic()
             if self.task.stop.exists() or stop_requested.is_set() or (self.parent and os.getppid() != self.parent):
                 self.received = int(signal.SIGTERM)
         return self.received
 
-    def watch(self, now: dict[str, Any]) -> None:
-        """Say how far the group is."""
-        if time.monotonic() - self.said > MESSAGE_INTERVAL:
-            self.said = time.monotonic()
-            beside = self.task.progress.with_suffix(".progress.tmp")
-            # A word that is lost, on a full disk too, is no reason to stop.
+    def report(self, progress: dict[str, Any]) -> None:
+        """Write how far the group is."""
+        if time.monotonic() - self.last_report > MESSAGE_INTERVAL:
+            self.last_report = time.monotonic()
+            temporary = self.task.progress.with_suffix(".progress.tmp")
+            # A report that is lost, on a full disk too, is no reason to stop.
             with suppress(OSError):
-                beside.write_text(json.dumps(now))
-                os.replace(beside, self.task.progress)
+                temporary.write_text(json.dumps(progress))
+                os.replace(temporary, self.task.progress)
 
 
 def read_progress(task: GroupTask) -> dict[str, Any] | None:
-    """Return what a worker last said of its group."""
+    """Return what a worker last reported of its group."""
     try:
-        found = read_json(task.progress)
+        return read_json(task.progress) or None
     except (OSError, ValueError):
         return None
-    return found or None

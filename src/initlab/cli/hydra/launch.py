@@ -102,9 +102,9 @@ def prestart_sweep(
                 fork_server.shared_server(WORKER_ENTRY)
         # With threads of its own for numpy this process could be copied no more.
         with env_override({"OPENBLAS_NUM_THREADS": "1"} if once else {}), fast_imports():
-            from initlab.sweep import How
             from initlab.sweep.executors.process import prestart_workers, stop_idle_workers
             from initlab.sweep.executors.process_worker import serve_tasks  # noqa: F401
+            from initlab.sweep.placement import Placement
 
         if once:
             # Before anything is computed or a card is looked at: what a card was told does not survive copying.
@@ -115,7 +115,7 @@ def prestart_sweep(
         steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH_KEYS)
         each = STEPS_PER_EPOCH * epochs if steps is None else steps
         # What is no number is told when the jobs are composed.
-        early = How(**how).early(networks, each, device, threads) if isinstance(each, int | float) else None
+        early = Placement(**how).prestart(networks, each, device, threads) if isinstance(each, int | float) else None
         if early is None:
             stop_idle_workers()
             yield composed
@@ -176,17 +176,20 @@ def launch_jobs(
         return [returns[number] for number in range(len(jobs))]
     returns.clear()
     with fast_imports():
-        from initlab.sweep import How, checked, dry_run, run_sweep
-        from initlab.sweep.race import COMPARISON_LABEL, dry_run_race
+        from initlab.sweep.cells import check_cells
+        from initlab.sweep.dry_run import dry_run, dry_run_race
+        from initlab.sweep.placement import Placement
+        from initlab.sweep.race import COMPARISON_LABEL
+        from initlab.sweep.run import run_sweep
         from initlab.system.files import require_disk_space
-    chosen = How(**how)
+    chosen = Placement(**how)
     remark = ""
     if jobs[0].config.race:
         if jobs[0].config.dry_run:
             dry_run_race([job.config for job in jobs], directory, chosen)
             return []
         jobs, remark = tune_jobs(context, master, jobs, directory, chosen)
-    cells = checked([job.config for job in jobs], [job.directory for job in jobs])
+    cells = check_cells([job.config for job in jobs], [job.directory for job in jobs])
     if jobs[0].config.dry_run:
         dry_run(cells, directory, chosen)
         return []
@@ -226,7 +229,7 @@ def tune_jobs(
     again = compose_jobs(context, master, texts, 0)
     for job, rate in zip(again, found.rates, strict=True):
         job.config = final_config(job.config, rate)
-    return again, found.said()
+    return again, found.summary()
 
 
 def save_multirun(master: DictConfig, directory: Path) -> None:
@@ -236,20 +239,22 @@ def save_multirun(master: DictConfig, directory: Path) -> None:
 
 def launch_with_other_launcher(launcher: Any, master: DictConfig, jobs: Sequence[HydraJob]) -> Sequence[JobReturn]:
     """Check the grid, let another launcher of Hydra's run it job by job, and write the table."""
-    from initlab.sweep import How, checked, dry_run, tabulated
-    from initlab.sweep.grouping import CostCache
-    from initlab.sweep.run import refuse_too_large
+    from initlab.sweep.cells import check_cells
+    from initlab.sweep.cost import CostCache
+    from initlab.sweep.dry_run import dry_run
+    from initlab.sweep.placement import Placement
+    from initlab.sweep.run import lock_and_tabulate, refuse_too_large
 
     if jobs[0].config.race:
         raise UserError("race=true needs initlab's own launcher: leave hydra/launcher as it is.")
     directory = Path(str(master.hydra.sweep.dir)).absolute()
-    cells = checked([job.config for job in jobs], [job.directory for job in jobs])
+    cells = check_cells([job.config for job in jobs], [job.directory for job in jobs])
     if jobs[0].config.dry_run:
-        dry_run(cells, directory, How("inline"))
+        dry_run(cells, directory, Placement("inline"))
         return []
     if type(launcher).__module__.startswith("hydra._internal."):  # the basic one: others may use other machines
-        refuse_too_large(cells, How("inline"), CostCache())
-    with tabulated(cells, directory):
+        refuse_too_large(cells, Placement("inline"), CostCache())
+    with lock_and_tabulate(cells, directory):
         save_multirun(master, directory)
         possible = [job.overrides for job, cell in zip(jobs, cells, strict=True) if cell.reason is None]
         returns: Sequence[JobReturn] = launcher.launch(possible, initial_job_idx=0)

@@ -25,11 +25,11 @@ class ExecutorKind:
 
 
 EXECUTORS = {
-    "auto": ExecutorKind("here"),
-    "inline": ExecutorKind("here"),
+    "auto": ExecutorKind("inline"),
+    "inline": ExecutorKind("inline"),
     "process": ExecutorKind("process"),
     "submitit": ExecutorKind("slurm", None, "submitit", "slurm"),
-    "ray": ExecutorKind("cluster", ("address", "num_cpus", "num_gpus"), "ray", "ray"),
+    "ray": ExecutorKind("ray_cluster", ("address", "num_cpus", "num_gpus"), "ray", "ray"),
 }
 
 

@@ -89,7 +89,7 @@ class SlurmExecutor:
         here = runs_locally(self.options)
         if self.submitter is None:
             # A directory that this launch makes: results are unpickled, so none may lie there before.
-            folder = task.room.parent / ".submitit" / task.launch
+            folder = task.state_dir.parent / ".submitit" / task.launch_id
             folder.mkdir(parents=True)
             self.submitter = make_submitter(str(folder), dict(self.options), here)
         with change_to_root() if here else nullcontext():  # `python -m`, which starts them

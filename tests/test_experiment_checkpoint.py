@@ -15,7 +15,9 @@ import torch
 import initlab
 from initlab.config.compose import compose_config
 from initlab.errors import Interrupted
-from initlab.experiment import Checkpointing, UnusableCheckpoint, checkpoint, run
+from initlab.experiment import Checkpointing, checkpoint, run
+from initlab.experiment.checkpoint import UnusableCheckpoint
+from initlab.experiment.run import Computation
 from initlab.records import load
 from initlab.sweep.plan_file import PlanFile
 from initlab.system.files import map_in_threads
@@ -32,7 +34,7 @@ EVENTS = "events.out.tfevents.initlab"
 def pauses(monkeypatch):
     """Let the loop pause before every step, and a checkpoint be kept at each pause when one is due."""
     monkeypatch.setattr(loop, "YIELD_EVERY", -1.0)
-    monkeypatch.setattr(sys.modules["initlab.experiment.run"], "CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr(sys.modules["initlab.experiment.run"], "CHECKPOINT_COST_FACTOR", 0)
 
 
 def configs(*others):
@@ -48,18 +50,18 @@ def stopped(place: Path, at: int = 8, *others: str) -> None:
         return signal.SIGTERM if count[0] == at else 0
 
     with pytest.raises(Interrupted):
-        run(configs(*others), [place / "0", place / "1"], keeping=Checkpointing(place / "c.pt", 0.0, stop))
+        run(configs(*others), [place / "0", place / "1"], checkpointing=Checkpointing(place / "c.pt", 0.0, stop))
 
 
 def go_on(place: Path, *others: str) -> list[str]:
     """Train them to their end and return the remarks; a checkpoint that is no use is left behind, as a sweep does."""
     keeping = Checkpointing(place / "c.pt", 1e9)
     try:
-        run(configs(*others), [place / "0", place / "1"], keeping=keeping)
+        run(configs(*others), [place / "0", place / "1"], checkpointing=keeping)
     except UnusableCheckpoint as reason:
         keeping.remarks.append(f"again: {reason}")
         checkpoint.remove_checkpoints(place / "c.pt")
-        run(configs(*others), [place / "0", place / "1"], keeping=keeping)
+        run(configs(*others), [place / "0", place / "1"], checkpointing=keeping)
     return keeping.remarks
 
 
@@ -128,7 +130,9 @@ def test_a_damaged_checkpoint_never_becomes_the_one_before(tmp_path, whole):
     (tmp_path / "c.pt").write_bytes(b"")
     good = checkpoint.previous_checkpoint(tmp_path / "c.pt").read_bytes()
     with pytest.raises(Interrupted):
-        run(configs(), [tmp_path / "0", tmp_path / "1"], keeping=Checkpointing(tmp_path / "c.pt", 1e9, lambda: 15))
+        run(
+            configs(), [tmp_path / "0", tmp_path / "1"], checkpointing=Checkpointing(tmp_path / "c.pt", 1e9, lambda: 15)
+        )
     assert checkpoint.previous_checkpoint(tmp_path / "c.pt").read_bytes() == good
     assert go_on(tmp_path) == []
     assert contents(tmp_path) == whole
@@ -393,7 +397,7 @@ def undisturbed(tmp_path_factory):
     root.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "YIELD_EVERY", -1.0)
-        patch.setattr(sys.modules["initlab.experiment.run"], "CHECKPOINT_SHARE", 0)
+        patch.setattr(sys.modules["initlab.experiment.run"], "CHECKPOINT_COST_FACTOR", 0)
         disk = Disk(root, patch)
         sweep(root)
     return root, recorded(root), disk
@@ -423,10 +427,8 @@ def test_a_power_cut_costs_at_most_what_came_after_the_last_checkpoint(undisturb
             sweep(root)
     disk.after_the_cut(zeros)
     told = []
-    begun = sys.modules["initlab.experiment.run"].begun
-    monkeypatch.setattr(
-        sys.modules["initlab.experiment.run"], "begun", lambda *a, **k: told.append(a[1]) or begun(*a, **k)
-    )
+    begin = Computation.begin
+    monkeypatch.setattr(Computation, "begin", lambda self: told.append(self.directories) or begin(self))
     kept = {path.stem.split(".")[0] for path in root.rglob("*.pt") if path.stat().st_size}
     sweep(root)
     assert recorded(root) == expected

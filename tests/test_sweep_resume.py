@@ -20,8 +20,8 @@ from filelock import FileLock
 import initlab
 from initlab.config.compose import compose_config
 from initlab.errors import Interrupted, UserError
-from initlab.experiment import Checkpointing, UnusableCheckpoint, checkpoint, run
-from initlab.experiment.checkpoint import CHECKPOINT_FORMAT
+from initlab.experiment import Checkpointing, checkpoint, run
+from initlab.experiment.checkpoint import CHECKPOINT_FORMAT, UnusableCheckpoint
 from initlab.experiment.checkpoint import load_checkpoint as load_checkpoint
 from initlab.sweep.locks import sweep_lock
 from initlab.sweep.run import clean_group_directory
@@ -68,9 +68,9 @@ def once_more(configs, place, at):
         return signal.SIGTERM if count[0] == at else 0
 
     with contextlib.suppress(Interrupted):
-        run(configs, directories, keeping=Checkpointing(place / "c.pt", 1e9, stop))
+        run(configs, directories, checkpointing=Checkpointing(place / "c.pt", 1e9, stop))
     stopped = (place / "c.pt").exists()
-    return run(configs, directories, keeping=Checkpointing(place / "c.pt", 1e9)), stopped
+    return run(configs, directories, checkpointing=Checkpointing(place / "c.pt", 1e9)), stopped
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -101,16 +101,16 @@ def test_checkpoints_are_written_as_often_as_asked_and_hold_no_code(tmp_path, pa
 
     written = []
     real = checkpoint.save_checkpoint
-    monkeypatch.setattr(sys.modules["initlab.experiment.run"], "CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr(sys.modules["initlab.experiment.run"], "CHECKPOINT_COST_FACTOR", 0)
     monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *a: written.append(a[2].step) or real(*a))
     configs = [compose_config([*BASE, f"seed={s}"]) for s in (0, 1)]
-    run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Checkpointing(tmp_path / "c.pt", 0.0))
+    run(configs, [tmp_path / "0", tmp_path / "1"], checkpointing=Checkpointing(tmp_path / "c.pt", 0.0))
     assert len(written) > 2
     assert written == sorted(written)
     payload = torch.load(tmp_path / "c.pt", weights_only=True)
     assert payload["state"]["step"] == 13
     written.clear()
-    run(configs, [tmp_path / "a", tmp_path / "b"], keeping=Checkpointing(tmp_path / "d.pt", 1e9))
+    run(configs, [tmp_path / "a", tmp_path / "b"], checkpointing=Checkpointing(tmp_path / "d.pt", 1e9))
     assert written == []
 
 
@@ -118,7 +118,7 @@ def checkpointed(place, overrides=()):
     configs = [compose_config([*BASE, *overrides, f"seed={s}"]) for s in (0, 1)]
     count = iter([0, 0, 0, 0, int(signal.SIGINT)])
     with pytest.raises(Interrupted) as stop:
-        run(configs, [place / "0", place / "1"], keeping=Checkpointing(place / "c.pt", 1e9, lambda: next(count)))
+        run(configs, [place / "0", place / "1"], checkpointing=Checkpointing(place / "c.pt", 1e9, lambda: next(count)))
     assert stop.value.signal == signal.SIGINT
     return configs
 
@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_no_use_and_says_why(tmp_path, pauses, damage, s
     damage(tmp_path / "c.pt")
     before = contents(tmp_path / "0")
     with pytest.raises(UnusableCheckpoint, match=says):
-        run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Checkpointing(tmp_path / "c.pt"))
+        run(configs, [tmp_path / "0", tmp_path / "1"], checkpointing=Checkpointing(tmp_path / "c.pt"))
     assert contents(tmp_path / "0") == before
 
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_runs_no_code(tmp_path, pauses):
     configs = checkpointed(tmp_path)
     write({"format": CHECKPOINT_FORMAT, "runs": Evil()}, tmp_path / "c.pt")
     with pytest.raises(UnusableCheckpoint, match="cannot be read"):
-        run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Checkpointing(tmp_path / "c.pt"))
+        run(configs, [tmp_path / "0", tmp_path / "1"], checkpointing=Checkpointing(tmp_path / "c.pt"))
     assert not (tmp_path / "touched").exists()
 
 
@@ -186,7 +186,7 @@ def test_a_file_shorter_than_its_checkpoint_makes_it_no_use(tmp_path, pauses):
     metrics = tmp_path / "1" / "metrics.csv"
     metrics.write_bytes(metrics.read_bytes()[:-5])
     with pytest.raises(UnusableCheckpoint, match=r"metrics\.csv"):
-        run(configs, [tmp_path / "0", tmp_path / "1"], keeping=Checkpointing(tmp_path / "c.pt"))
+        run(configs, [tmp_path / "0", tmp_path / "1"], checkpointing=Checkpointing(tmp_path / "c.pt"))
 
 
 # --- sweeps
@@ -374,7 +374,7 @@ def test_damage_costs_a_group_and_is_said(tmp_path, capfd, damage):
     rerun = [path for path in again["path"] if Path(path, "summary.json").stat().st_mtime_ns != stamps[path]]
     assert 1 <= len(rerun) <= 2
     words = {"plan": "plan.json cannot be read", "summary": "summary.json cannot be read", "torn": "bytes where"}
-    words |= {"checkpoint": "starts again, its checkpoint is no use", "config": "config.yaml cannot be read"}
+    words |= {"checkpoint": "starts again, because its checkpoint is unusable", "config": "config.yaml cannot be read"}
     assert words.get(damage, "") in said
 
 
@@ -410,13 +410,13 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
 
 def test_a_second_signal_has_its_usual_effect_and_background_jobs_stay_deaf():
     before = signal.getsignal(signal.SIGTERM)
-    with StopSignals().listening() as signals:
+    with (signals := StopSignals()).installed():
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals() == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) is before
     old = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with StopSignals().listening() as signals:
+        with (signals := StopSignals()).installed():
             os.kill(os.getpid(), signal.SIGINT)
             assert signals() == 0
     finally:

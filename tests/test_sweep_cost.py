@@ -15,9 +15,10 @@ from initlab.cli.train import run_train
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
 from initlab.experiment.build import build_activation, build_network, load_data
-from initlab.sweep import How, cost
+from initlab.sweep import cost
 from initlab.sweep.cells import check_cells
 from initlab.sweep.cost import estimate_cost, require_memory
+from initlab.sweep.placement import Placement
 from initlab.system import resources
 from initlab.training import OPTIMIZERS
 
@@ -137,7 +138,7 @@ def test_a_large_network_is_measured_without_its_memory(overrides):
     with Counting() as counting:
         size = estimate_cost(config)
     assert counting.bytes < 100e6
-    assert 1e9 < size.least < size.bytes < INFINITE
+    assert 1e9 < size.min_bytes < size.bytes < INFINITE
 
 
 def test_meta_and_memory_measure_the_same(monkeypatch):
@@ -187,11 +188,11 @@ def bytes_of_training(config) -> int:
 def test_the_least_is_no_more_than_training_takes(overrides):
     config = compose_config(["depth=2", "device=cpu", *overrides])
     real = bytes_of_training(config)
-    assert 0.3 * real < estimate_cost(config).least <= real
+    assert 0.3 * real < estimate_cost(config).min_bytes <= real
 
 
 def test_gradients_and_slots_of_the_optimizer_count():
-    sizes = [estimate_cost(compose_config(["width=2048", f"optim={name}", "device=cpu"])).least for name in
+    sizes = [estimate_cost(compose_config(["width=2048", f"optim={name}", "device=cpu"])).min_bytes for name in
              ("sgd", "adam")]  # fmt: skip
     weights = sum(p.numel() for p in nn.Sequential(nn.Linear(784, 2048), *(nn.Linear(2048, 2048) for _ in range(4)),
                                                    nn.Linear(2048, 10)).parameters()) * 4  # fmt: skip
@@ -214,7 +215,7 @@ def eight_gib(monkeypatch, tmp_path):
         raise AssertionError("a network was made")
 
     monkeypatch.setattr(build, "build_network", never)
-    monkeypatch.setattr(import_module("initlab.experiment.run"), "make_network", never)
+    monkeypatch.setattr(import_module("initlab.experiment.run"), "build_network", never)
 
 
 SAYS = r"model=mlp depth=5 width=20000: one network needs 18.\d\d GiB .* and 8.00 GiB are free"
@@ -249,51 +250,53 @@ def test_python_is_refused_as_well(eight_gib, tmp_path):
 def test_the_users_word_on_memory_is_taken(eight_gib):
     config = compose_config(["width=20000", "device=cpu"])
     with pytest.raises(UserError, match=r"8\.00 GiB are free.*sweep\.memory=19"):
-        require_memory([config])
-    require_memory([replace(config, sweep=replace(config.sweep, memory=19))])
+        require_memory([(config, estimate_cost(config))])
+    roomy = replace(config, sweep=replace(config.sweep, memory=19))
+    require_memory([(roomy, estimate_cost(roomy))])
+    config = compose_config(["width=20000", "device=cpu", "sweep.memory=3"])
     with pytest.raises(UserError, match=r"sweep.memory allows 3.00 GiB"):
-        require_memory([compose_config(["width=20000", "device=cpu", "sweep.memory=3"])])
+        require_memory([(config, estimate_cost(config))])
 
 
 def test_other_machines_are_not_judged_by_this_one(eight_gib, monkeypatch):
-    from initlab.sweep.grouping import CostCache
+    from initlab.sweep.cost import CostCache
     from initlab.sweep.run import refuse_too_large
 
     config = compose_config(["width=20000", "device=cpu"])
     cells = check_cells([config], [Path("x").absolute()])
     refuse_too_large(cells, Elsewhere(), CostCache())
     with pytest.raises(UserError, match="one network needs"):
-        refuse_too_large(cells, How("process", 2), CostCache())
+        refuse_too_large(cells, Placement("process", 2), CostCache())
 
 
 class Elsewhere:
     """An executor on other machines."""
 
-    def elsewhere(self):
+    def is_remote(self):
         return True
 
 
 def test_workers_that_share_the_memory_are_counted(eight_gib):
-    from initlab.sweep.grouping import CostCache
+    from initlab.sweep.cost import CostCache
     from initlab.sweep.run import refuse_too_large
 
     config = compose_config(["width=10000", "device=cpu"])  # 4.6 GiB
     cells = check_cells([config, replace(config, seed=1)], [Path("x").absolute(), Path("y").absolute()])
-    for how in (How("inline"), How("process", 1)):
+    for how in (Placement("inline"), Placement("process", 1)):
         refuse_too_large(cells, how, CostCache())
-    refuse_too_large(cells[:1], How("process", 2), CostCache())
+    refuse_too_large(cells[:1], Placement("process", 2), CostCache())
     with pytest.raises(UserError, match=r"one needs 4\.\d\d GiB .*8\.00 GiB are free.*workers=1"):
-        refuse_too_large(cells, How("process", 2), CostCache())
+        refuse_too_large(cells, Placement("process", 2), CostCache())
 
 
 def test_what_is_done_is_not_judged_again(eight_gib, tmp_path):
-    from initlab.sweep.grouping import CostCache
+    from initlab.sweep.cost import CostCache
     from initlab.sweep.run import refuse_too_large
 
     config = compose_config(["width=20000", "device=cpu"])
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "summary.json").write_text("{}")
-    refuse_too_large(check_cells([config], [tmp_path / "done"]), How(), CostCache())
+    refuse_too_large(check_cells([config], [tmp_path / "done"]), Placement(), CostCache())
 
 
 # --- a plan builds nothing large and initializes nothing

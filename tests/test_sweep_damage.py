@@ -40,7 +40,7 @@ def sweeps(tmp_path_factory):
     root = tmp_path_factory.mktemp("sweeps")  # all that is compared lies at root/work: configurations know their place
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "YIELD_EVERY", -1.0)
-        patch.setattr(sys.modules["initlab.experiment.run"], "CHECKPOINT_SHARE", 0)
+        patch.setattr(sys.modules["initlab.experiment.run"], "CHECKPOINT_COST_FACTOR", 0)
         real, groups = checkpoint.save_checkpoint, set()
 
         def stop_in_the_second(path, ensemble, state, *others):

@@ -22,8 +22,8 @@ from initlab.report.pairs import cell_summaries as cell_table
 from initlab.report.pairs import compare_schemes
 from initlab.report.study import build_study
 from initlab.statistics.comparisons import best_rate
-from initlab.sweep import How
 from initlab.sweep import race as racing
+from initlab.sweep.placement import Placement
 from initlab.sweep.progress import SweepProgressLine
 
 ROOT = Path(__file__).parents[1]
@@ -144,9 +144,9 @@ def test_progress_names_the_phases(tmp_path, monkeypatch):
     told = []
 
     class Line(SweepProgressLine):
-        def __init__(self, label, *rest):
+        def __init__(self, label, **more):
             told.append(label)
-            super().__init__(label, *rest)
+            super().__init__(label, **more)
 
     monkeypatch.setattr("initlab.sweep.run.SweepProgressLine", Line)
     axes = {**SMALL, "init": "he_normal", "train__steps": 2}
@@ -202,8 +202,8 @@ def valley(at):
 @pytest.mark.parametrize(("at", "tried"), [(0.01, 7), (0.1, 7), (1.0, 9), (1e-4, 9), (1e-6, 11), (1e9, 11)])
 def test_a_best_rate_at_the_end_is_followed_further(found, at, tried):
     found(valley(at))
-    tuned = racing.tune_rates([config()], Path("/nowhere"), How())
-    rates = next(iter(tuned.tried.values()))
+    tuned = racing.tune_rates([config()], Path("/nowhere"), Placement())
+    rates = next(iter(tuned.losses.values()))
     assert len(rates) == tried
     assert tuned.rates == (min(rates, key=lambda rate: abs(math.log10(rate / at))),)
 
@@ -212,7 +212,7 @@ def test_rates_of_the_users_own_are_all_that_is_tried(found):
     asked = found(valley(10.0))
     mine = config()
     mine.tune.rates = [0.1, 1]
-    assert racing.tune_rates([mine], Path("/nowhere"), How()).rates == (1.0,)
+    assert racing.tune_rates([mine], Path("/nowhere"), Placement()).rates == (1.0,)
     assert len(asked) == 1
     assert {rate for _, rate, _ in asked[0]} == {0.1, 1.0}
 
@@ -220,7 +220,7 @@ def test_rates_of_the_users_own_are_all_that_is_tried(found):
 def test_every_cell_has_a_rate_of_its_own(found):
     found(lambda config: valley(0.1 if config.init["name"] == "zeros" else 0.01)(config))
     configs = [config(init={"name": name}, seed=seed) for name in ("zeros", "ones") for seed in range(2)]
-    assert racing.tune_rates(configs, Path("/nowhere"), How()).rates == (0.1, 0.1, 0.01, 0.01)
+    assert racing.tune_rates(configs, Path("/nowhere"), Placement()).rates == (0.1, 0.1, 0.01, 0.01)
 
 
 def test_a_rate_that_loses_fewer_seeds_is_better():
@@ -247,7 +247,7 @@ def test_a_race_without_a_single_loss_stops_and_says_why(found, ends, words, swe
     calls = iter(range(10**6))
     asked = found(lambda _: ends[next(calls) % len(ends)])
     with pytest.raises(NoResultsLeft) as caught:
-        racing.tune_rates([config(init={"name": name}) for name in ("zeros", "ones")], Path("/nowhere"), How())
+        racing.tune_rates([config(init={"name": name}) for name in ("zeros", "ones")], Path("/nowhere"), Placement())
     assert all(word in str(caught.value) for word in ("race stops", *words)), caught.value
     assert "\n" not in str(caught.value)
     assert len(asked) == sweeps
@@ -257,11 +257,11 @@ def test_cells_whose_rate_could_not_be_chosen_are_named_by_what_differs(found):
     lost = lambda c: c.width == 8 and c.init["name"] == "zeros"  # noqa: E731
     found(lambda c: ended(math.nan) if lost(c) else valley(0.01)(c))
     configs = [config(init={"name": name}, width=width) for name in ("zeros", "ones") for width in (8, 16)]
-    said = racing.tune_rates(configs, Path("/nowhere"), How()).said()
+    said = racing.tune_rates(configs, Path("/nowhere"), Placement()).summary()
     assert "3 rates were chosen" in said
     assert "no rate of init=zeros width=8 (at 3.2e-06) gave one" in said
     found(valley(0.01))
-    said = racing.tune_rates(configs, Path("/nowhere"), How()).said()
+    said = racing.tune_rates(configs, Path("/nowhere"), Placement()).summary()
     assert "4 rates were chosen" in said
     assert "gave one" not in said
 
@@ -269,7 +269,7 @@ def test_cells_whose_rate_could_not_be_chosen_are_named_by_what_differs(found):
 def test_no_validation_loss_is_said(found):
     found(lambda config: {"status": "completed", "val_loss": None})
     with pytest.raises(UserError, match="validation split"):
-        racing.tune_rates([config()], Path("/nowhere"), How())
+        racing.tune_rates([config()], Path("/nowhere"), Placement())
 
 
 @pytest.mark.parametrize(
