@@ -37,14 +37,14 @@ __all__ = [
     "write_sweep_pictures",
 ]
 _HOMES = {
-    "cells": ("Cell", "checked", "default_directories", "wanted"),
-    "face": ("sweep",),
-    "how": ("How",),
-    "preview": ("dry_run",),
+    "api": ("sweep",),
+    "cells": ("Cell", "cell_directories", "check_cells", "select_cells"),
+    "dry_run": ("dry_run",),
+    "placement": ("Placement",),
     "results": ("Outcome",),
-    "run": ("run_sweep", "tabulated"),
-    "show": ("drawn", "show_outcome"),
-    "table": ("axes", "by_cell"),
+    "run": ("lock_and_tabulate", "run_sweep"),
+    "screen": ("show_outcome", "write_sweep_pictures"),
+    "summary": ("summarize_cells", "varying_axes"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
