@@ -8,8 +8,7 @@ import torch
 
 from initlab.sweep.cells import Cell
 from initlab.sweep.cost import FLOPS_PER_MULTIPLICATION
-from initlab.sweep.executors import check_executor
-from initlab.sweep.executors.slurm import runs_locally
+from initlab.sweep.executors import EXECUTORS, check_executor
 from initlab.sweep.grouping import CostCache
 from initlab.sweep.plan_file import cells_by_key
 from initlab.system.device import pick_device
@@ -35,19 +34,19 @@ class Placement:
 
     def sharers(self) -> int:
         """Return how many groups are computed at a time by one machine, and share its memory."""
-        if self.executor in ("auto", "inline"):
-            return 1
-        if self.executor == "submitit" and not runs_locally(self.options):
+        kind = EXECUTORS[self.executor]
+        if not (kind.several and kind.shares_machine(self.options)):
             return 1
         return (torch.cuda.device_count() or usable_cores()) if self.workers == "auto" else int(self.workers)
 
     def elsewhere(self) -> bool:
         """Return whether groups are computed by other machines, whose memory is not known here."""
-        return self.executor == "ray" or (self.executor == "submitit" and not runs_locally(self.options))
+        return not EXECUTORS[self.executor].is_local(self.options)
 
     def several(self) -> bool:
         """Return whether more than one group may be computed at a time, by this machine or others."""
-        return self.sharers() > 1 or (self.executor == "submitit" and self.workers != 1)
+        kind = EXECUTORS[self.executor]
+        return self.sharers() > 1 or (kind.several and self.workers != 1 and not kind.shares_machine(self.options))
 
     def processes(self) -> "Placement":
         """Return `auto` as processes: one for each card, or for each core that torch would use."""
