@@ -19,7 +19,7 @@ from initlab.system.escape import print
 from initlab.system.startup import fast_imports
 
 if TYPE_CHECKING:
-    from initlab.sweep import Placement
+    from initlab.sweep.placement import Placement
 
 
 def launch_grid(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
@@ -105,8 +105,11 @@ def launch_jobs(
     if not outcome:
         returns.clear()
         with fast_imports():
-            from initlab.sweep import Placement, check_cells, dry_run, run_sweep
+            from initlab.sweep.cells import check_cells
+            from initlab.sweep.dry_run import dry_run
+            from initlab.sweep.placement import Placement
             from initlab.sweep.race import COMPARISON_LABEL, dry_run_race
+            from initlab.sweep.run import run_sweep
             from initlab.system.files import require_disk_space
         where, race = Placement(**placement), configs[0].race
         if race and configs[0].dry_run:
@@ -172,9 +175,11 @@ def launch_with_other_launcher(launcher: Any, master: DictConfig, jobs: Sequence
     Raises:
         UserError: the grid is a race, or a network cannot fit this machine's memory.
     """
-    from initlab.sweep import Placement, check_cells, dry_run, lock_and_tabulate
+    from initlab.sweep.cells import check_cells
+    from initlab.sweep.dry_run import dry_run
     from initlab.sweep.grouping import CostCache
-    from initlab.sweep.run import refuse_too_large
+    from initlab.sweep.placement import Placement
+    from initlab.sweep.run import lock_and_tabulate, refuse_too_large
 
     if jobs[0].config.race:
         raise UserError("race=true needs initlab's own launcher: leave hydra/launcher as it is.")

@@ -40,8 +40,8 @@ def start_processes_early(launcher: Any, master: DictConfig, networks: int) -> I
             with suppress(ProcessLimitReached):  # the sweep reports it
                 WORKER_SERVER.get()
         with fast_imports():
-            from initlab.sweep import Placement
             from initlab.sweep.executors.process import start_workers_early, stop_idle_workers
+            from initlab.sweep.placement import Placement
         steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH_KEYS)
         updates = STEPS_PER_EPOCH * epochs if steps is None else steps
         # A value of another type is refused when the jobs are composed.
