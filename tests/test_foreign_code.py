@@ -17,7 +17,7 @@ import torch
 def half_he(weight, fans, generator):
     weight.copy_(torch.randn(weight.shape, generator=generator) / fans.fan_in ** 0.5)
 """
-CONSOLE = "import sys; sys.path.remove(''); from initlab.cli import main; sys.argv[0] = 'initlab'; main()"
+CONSOLE = "import sys; sys.path.remove(''); from initlab.cli.main import main; sys.argv[0] = 'initlab'; main()"
 TINY = ["data=gaussian", "data.train_size=96", "data.test_size=32", "depth=1", "width=8", "train.steps=3",
         "train.batch_size=16", "init=custom", "init.target=mine:half_he", "log.tensorboard=false"]  # fmt: skip
 

@@ -44,7 +44,7 @@ def needs(executor):
 
 def launch(executor, root, mark, **how):
     """Start a sweep as a user does, in a session of its own and with every signal at its default."""
-    command = [sys.executable, "-c", "import sys; from initlab.cli.train import main; sys.exit(main())"]
+    command = [sys.executable, "-c", "import sys; from initlab.cli.train import run_train; sys.exit(run_train())"]
     return subprocess.Popen(
         [*command, *GRID, f"sweep.root={root}", *EXECUTORS[executor]],
         env={**os.environ, MARK: mark},

@@ -2,24 +2,24 @@
 
 import signal
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 import torch
 
 import initlab
+from initlab.cli.hydra import prestart
 from initlab.cli.train import run_train
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
 from initlab.records import load
-from initlab.sweep import How
 from initlab.sweep import placement as choosing
 from initlab.sweep.cells import check_cells
 from initlab.sweep.executors import process as processes
 from initlab.sweep.grouping import CostCache
-from initlab.sweep.placement import estimate_seconds
+from initlab.sweep.placement import Placement, estimate_seconds
+from initlab.sweep.worker_server import WORKER_SERVER
 from initlab.system import fork_server, resources
-from initlab.system.fork import can_fork
+from initlab.system.fork_server import can_fork
 
 TINY = ["depth=1", "width=4", "data=gaussian", "data.train_size=300", "data.test_size=50", "log.histograms=0"]
 
@@ -41,19 +41,19 @@ def cells(tmp_path, networks, *overrides):
 
 
 def settled(cells, how=None):
-    return (how or How()).settled(cells, CostCache())
+    return (how or Placement()).settled(cells, CostCache())
 
 
 LONG = ("train.steps=1000000",)
 
 
 def test_a_large_grid_is_for_processes_and_a_small_one_for_this_one(tmp_path, two_cores):
-    assert settled(cells(tmp_path, 16, *LONG)) == How("process", 2)
-    assert settled(cells(tmp_path, 16, "train.steps=10")) == How("inline")
-    assert settled([]) == How("inline")
+    assert settled(cells(tmp_path, 16, *LONG)) == Placement("process", 2)
+    assert settled(cells(tmp_path, 16, "train.steps=10")) == Placement("inline")
+    assert settled([]) == Placement("inline")
     wide = ("width=512", "depth=10", "train.steps=2000")
-    assert settled(cells(tmp_path, 16, *wide)) == How("process", 2)
-    assert settled(cells(tmp_path, 1000, "train.steps=1")) == How("process", 2)
+    assert settled(cells(tmp_path, 16, *wide)) == Placement("process", 2)
+    assert settled(cells(tmp_path, 1000, "train.steps=1")) == Placement("process", 2)
 
 
 def test_time_grows_with_networks_steps_and_products_and_falls_with_cores(tmp_path):
@@ -68,17 +68,17 @@ def test_time_grows_with_networks_steps_and_products_and_falls_with_cores(tmp_pa
 @pytest.mark.parametrize("executor", ["inline", "process"])
 def test_what_the_user_chose_stays(tmp_path, two_cores, executor):
     for steps in (LONG, ("train.steps=10",)):
-        assert settled(cells(tmp_path, 16, *steps), How(executor, 3)) == How(executor, 3)
+        assert settled(cells(tmp_path, 16, *steps), Placement(executor, 3)) == Placement(executor, 3)
 
 
 def test_the_users_number_of_workers_is_that_of_auto(tmp_path, two_cores):
-    assert settled(cells(tmp_path, 16, *LONG), How("auto", 5)) == How("process", 5)
-    assert settled(cells(tmp_path, 16, *LONG), How("auto", 1)) == How("inline", 1)
+    assert settled(cells(tmp_path, 16, *LONG), Placement("auto", 5)) == Placement("process", 5)
+    assert settled(cells(tmp_path, 16, *LONG), Placement("auto", 1)) == Placement("inline", 1)
 
 
 def test_fewer_networks_than_keep_every_core_busy_stay_here(tmp_path, two_cores):
-    assert settled(cells(tmp_path, 3, *LONG)) == How("inline")
-    assert settled(cells(tmp_path, 4, *LONG)) == How("process", 2)
+    assert settled(cells(tmp_path, 3, *LONG)) == Placement("inline")
+    assert settled(cells(tmp_path, 4, *LONG)) == Placement("process", 2)
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_what_keeps_a_large_grid_in_this_process(tmp_path, two_cores, monkeypatc
 
 
 def test_a_number_of_threads_is_kept_to(tmp_path, two_cores):
-    assert settled(cells(tmp_path, 16, *LONG, "threads=2")) == How("inline")
+    assert settled(cells(tmp_path, 16, *LONG, "threads=2")) == Placement("inline")
 
 
 def test_networks_that_fill_the_memory_do_not_train_side_by_side(tmp_path, two_cores, monkeypatch):
     many = cells(tmp_path, 16, *LONG)
     sizes = CostCache()
     sizes.found = {key: replace(size, bytes=3.0 * resources.GIB) for key, size in found(sizes, many).items()}
-    assert How().settled(many, sizes) == How("process", 2)
+    assert Placement().settled(many, sizes) == Placement("process", 2)
     sizes.found = {key: replace(size, bytes=5.0 * resources.GIB) for key, size in sizes.found.items()}
-    assert How().settled(many, sizes) == How("inline")
+    assert Placement().settled(many, sizes) == Placement("inline")
 
 
 def found(sizes, many):
@@ -123,7 +123,7 @@ def test_each_of_several_cards_has_a_process(tmp_path, two_cores, monkeypatch):
     on_cards = cells(tmp_path, 16, *LONG)
     for cell in on_cards:
         object.__setattr__(cell, "config", replace(cell.config, device="auto"))
-    assert settled(on_cards) == How("process")
+    assert settled(on_cards) == Placement("process")
     assert settled(on_cards).sharers() == 3
 
 
@@ -154,17 +154,17 @@ def test_half_a_core_is_one_process(tmp_path, monkeypatch):
 
 
 def test_processes_start_early_where_updates_look_many(two_cores):
-    assert How().early(20, 1000, "cpu", "auto") == How("process", 2)
-    assert How().early(19, 1000, "cpu", "auto") is None
-    assert How().early(3, 1e6, "cpu", "auto") is None
-    assert How().early(20, 1000, "cpu", 1) is None
-    assert How("process", 3).early(1, 1, "cpu", "auto") == How("process", 3)
-    assert How("process", 40).early(40, 1, "cpu", "auto") is None
+    assert Placement().early(20, 1000, "cpu", "auto") == Placement("process", 2)
+    assert Placement().early(19, 1000, "cpu", "auto") is None
+    assert Placement().early(3, 1e6, "cpu", "auto") is None
+    assert Placement().early(20, 1000, "cpu", 1) is None
+    assert Placement("process", 3).early(1, 1, "cpu", "auto") == Placement("process", 3)
+    assert Placement("process", 40).early(40, 1, "cpu", "auto") is None
 
 
 def test_no_more_processes_start_early_than_there_may_be_groups(monkeypatch):
     monkeypatch.setattr(processes, "can_fork", lambda: False)
-    with processes.prestart_workers(12, 2):
+    with processes.start_workers_early(12, 2):
         alive = [worker for worker in processes._kept_workers if worker.process is not None]
         assert len(alive) == 2
 
@@ -175,7 +175,7 @@ def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_compose
     two_cores, monkeypatch, updates, kept
 ):
     monkeypatch.setattr(choosing, "MIN_PROCESS_UPDATES", updates)
-    monkeypatch.setattr(import_module("initlab.cli.hydra.launch_jobs"), "MANY", 2)
+    monkeypatch.setattr(prestart, "MANY_JOBS", 2)
     started, seen = [], []
     start = fork_server.ForkServer
     monkeypatch.setattr(
@@ -186,7 +186,7 @@ def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_compose
         seen.extend(one.process.poll() is None for one in started)
         raise UserError("seen")
 
-    monkeypatch.setattr("initlab.sweep.checked", look)
+    monkeypatch.setattr("initlab.sweep.cells.check_cells", look)
     assert run_train(["-m", *TINY, "device=cpu", "seed=0,1,2,3", "train.steps=3"]) != 0
     assert seen == [kept]
     assert [one.process.poll() for one in started] == [-signal.SIGKILL]
@@ -194,7 +194,7 @@ def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_compose
 
 def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_cores, monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "can_fork", lambda: False)
-    with processes.prestart_workers(1, 9):
+    with processes.start_workers_early(1, 9):
         (early,) = (worker.process for worker in processes._kept_workers)
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
@@ -205,8 +205,8 @@ def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_
 
 @pytest.mark.skipif(not can_fork(), reason="this system does not copy processes")
 def test_a_grid_that_only_looked_large_ends_what_they_would_have_been_copied_from(two_cores, tmp_path):
-    with processes.prestart_workers(1, 9):
-        early = fork_server.shared_server(processes.WORKER_ENTRY).process
+    with processes.start_workers_early(1, 9):
+        early = WORKER_SERVER.get().process
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
         )
@@ -237,5 +237,5 @@ def test_the_command_takes_processes_by_itself_and_its_table_is_that_of_one(two_
 def test_jobs_of_a_cluster_do_not_share_this_machine_and_its_memory(monkeypatch, there, options, sharers):
     submitit = pytest.importorskip("submitit")
     monkeypatch.setattr(submitit.AutoExecutor, "which", lambda: there)
-    assert How("submitit", 3, options).sharers() == sharers
-    assert How("submitit", 3, options).several()
+    assert Placement("submitit", 3, options).sharers() == sharers
+    assert Placement("submitit", 3, options).several()

@@ -107,7 +107,7 @@ class Scheduler:
                         running.append((group, task, executor.submit(task)))
                     except ProcessLimitReached as limit:
                         queue.appendleft(group)
-                        executor = self.with_fewer(executor, len(running), limit.why)
+                        executor = self.with_fewer(executor, len(running), limit.reason)
                 # After the next groups have begun: no worker waits until all is told.
                 while self.untold:
                     self.finish(*self.untold.pop(0))
