@@ -142,7 +142,9 @@ def test_threads_wait_for_a_short_time_unless_the_user_says_how(code, given, fou
 def test_no_room_of_the_package_loads_torch_before_it_is_said():
     """Every way into the package passes its `__init__`, and that says it in its first lines."""
     lines = (ROOT / "src" / "initlab" / "__init__.py").read_text().splitlines()
-    imports = [line for line in lines[: lines.index("limit_openmp_spinning()  # before torch is loaded")] if "import" in line]
+    imports = [
+        line for line in lines[: lines.index("limit_openmp_spinning()  # before torch is loaded")] if "import" in line
+    ]
     assert imports == [
         "from importlib import import_module",
         "from typing import Any",

@@ -415,7 +415,7 @@ def test_an_executor_from_outside_is_one_row(tmp_path, monkeypatch, inline):
     import executor_of_test
 
     monkeypatch.setitem(EXECUTORS, "outside", ExecutorKind(executor_of_test.Outside, options=("name",)))
-    with pytest.raises(UserError, match="options.nme is unknown to executor=outside: it has name"):
+    with pytest.raises(UserError, match=r"options\.nme is unknown to executor=outside: it has name"):
         initlab.sweep(axes(tmp_path), executor="outside", options={"nme": "x"}, quiet=True)
     assert Placement("outside").sharers() == (torch.cuda.device_count() or usable_cores())
     assert Placement("outside", 3).several()

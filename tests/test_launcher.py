@@ -276,8 +276,6 @@ class Spy(Callback):
 
 @pytest.fixture
 def spy(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "spying", sys.modules[__name__])
     EVENTS.clear()
     return "+hydra.callbacks.spy._target_=spying.Spy"

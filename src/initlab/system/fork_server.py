@@ -30,8 +30,11 @@ from initlab.system.escape import print
 from initlab.system.parent_process import end_with_parent, process_start_time
 from initlab.system.startup import fast_imports
 
-SERVER_PROGRAM = "import sys; '' in sys.path and sys.path.remove(''); " + (  # imports nothing from the current directory
-    "from initlab.system.fork_server import serve_forks; serve_forks({control}, {entry!r}, {parent})"
+SERVER_PROGRAM = (
+    "import sys; '' in sys.path and sys.path.remove(''); "
+    + (  # imports nothing from the current directory
+        "from initlab.system.fork_server import serve_forks; serve_forks({control}, {entry!r}, {parent})"
+    )
 )
 # With threads of OpenMP in the server, its children would wait for theirs forever.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -95,7 +98,7 @@ class ForkServer:
         self.exit_code: int | None = None  # set when the server has ended; 1 after `close`
 
     def call(self, function: str, **arguments: Any) -> None:
-        """Call `"module:function"` in the server before the next fork, without waiting; an exception ends the server."""
+        """Call `"module:function"` in the server before the next fork; return at once. An exception ends the server."""
         with suppress(OSError):
             self._send("call", (function, arguments), [])
 
@@ -121,16 +124,13 @@ class ForkServer:
             ServerEnded: the server has ended, or does not answer within `timeout` seconds.
         """
         answer, writer = Pipe(duplex=False)  # one for each request: an interrupted one leaves no answer behind
-        with answer:
-            try:
-                with writer:
-                    self._send(request, argument, [writer.fileno(), *files])
-                if answer.poll(timeout):
-                    return answer.recv()
-                raise TimeoutError
-            except (OSError, EOFError) as error:
-                self.close()
-                raise ServerEnded from error
+        with answer, suppress(OSError, EOFError):
+            with writer:
+                self._send(request, argument, [writer.fileno(), *files])
+            if answer.poll(timeout):
+                return answer.recv()
+        self.close()
+        raise ServerEnded
 
     def _send(self, request: str, argument: Any, files: Sequence[int]) -> None:
         socket.send_fds(self.control, [pickle.dumps((request, argument))], files)

@@ -128,10 +128,8 @@ def is_running(pid: int, start_time: str | None) -> bool:
         return process_start_time(pid) == start_time
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's process
     return True
 
 

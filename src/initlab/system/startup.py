@@ -86,6 +86,9 @@ def keep_keyboard_interrupt() -> Iterator[None]:
     """Raise KeyboardInterrupt for Ctrl-C also where a module that is being imported catches it.
 
     Some modules take it for a failure of an import of theirs, and raise that or go on.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C.
     """
     default = signal.default_int_handler
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not default:

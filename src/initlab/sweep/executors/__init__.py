@@ -1,4 +1,4 @@
-"""Where groups are computed: in this process, in processes of this machine, as SLURM jobs, or as tasks of a Ray cluster.
+"""Where groups are computed: in this process, in others of this machine, as SLURM jobs, or as tasks of a Ray cluster.
 
 `auto` is replaced by `inline` or `process`, whichever is faster, before an executor is made. An executor takes as many
 tasks at a time as it has `slots`, and returns a job for each; `poll` returns the result of a job.
@@ -12,9 +12,11 @@ from typing import Any, Protocol
 from initlab.errors import UserError, did_you_mean
 from initlab.sweep.executors.inline import make_inline_executor
 from initlab.sweep.executors.process import make_process_executor
-from initlab.sweep.executors.ray_cluster import make_ray_executor
+from initlab.sweep.executors.ray_cluster import DEFAULT_OPTIONS, make_ray_executor
 from initlab.sweep.executors.slurm import make_slurm_executor, runs_locally
 from initlab.sweep.worker import GroupResult, GroupTask, OnProgress
+
+Watch = Callable[[GroupTask], OnProgress]
 
 
 class GroupJob(Protocol):
@@ -52,7 +54,7 @@ class ExecutorKind:
     """A kind of executor; a new one is a file with a `make` function and a row in `EXECUTORS`.
 
     Attributes:
-        make: given (workers, options, watch, stop) as `make_executor` is, returns an `Executor`.
+        make: given workers and options, and by name `watch` and `stop`, as `make_executor` is, returns an `Executor`.
         options: names of the options it has, None for any.
         package: what has to be installed, and the extra of initlab that installs it.
         several: whether it may compute several groups at a time.
@@ -77,18 +79,12 @@ EXECUTORS = {
     "submitit": ExecutorKind(
         make_slurm_executor, None, "submitit", "slurm", shares_machine=runs_locally, is_local=runs_locally
     ),
-    "ray": ExecutorKind(
-        make_ray_executor, ("address", "num_cpus", "num_gpus"), "ray", "ray", is_local=lambda options: False
-    ),
+    "ray": ExecutorKind(make_ray_executor, tuple(DEFAULT_OPTIONS), "ray", "ray", is_local=lambda options: False),
 }
 
 
 def make_executor(
-    name: str,
-    workers: int | str,
-    options: Mapping[str, Any],
-    watch: Callable[[GroupTask], OnProgress],
-    stop: Callable[[], int],
+    name: str, workers: int | str, options: Mapping[str, Any], watch: Watch, stop: Callable[[], int]
 ) -> Executor:
     """Return an executor by name.
 
@@ -102,7 +98,7 @@ def make_executor(
     Raises:
         UserError: it cannot be had.
     """
-    return EXECUTORS[name].make(workers, dict(options), watch, stop)
+    return EXECUTORS[name].make(workers, dict(options), watch=watch, stop=stop)
 
 
 def check_executor(name: str, workers: int | str, options: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """`inline`: one group after another in this process."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,7 @@ class InlineExecutor:
         """Do nothing: nothing was started."""
 
 
-def make_inline_executor(
-    workers: int | str,
-    options: Mapping[str, Any],
-    watch: Callable[[GroupTask], OnProgress],
-    stop: Callable[[], int],
-) -> InlineExecutor:
+def make_inline_executor(*_: Any, watch: Callable[[GroupTask], OnProgress], stop: Callable[[], int]) -> InlineExecutor:
     """Return the executor, whose only slot is this process."""
     # Processes that were started early for a grid that looked larger than it is.
     stop_idle_workers()

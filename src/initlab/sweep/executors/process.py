@@ -6,14 +6,14 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 import torch
 
-from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, OnProgress, WorkerDied
+from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, WorkerDied
 from initlab.sweep.worker_deaths import count_oom_kills, describe_exit
 from initlab.sweep.worker_server import WORKER_SERVER
 from initlab.system.fork_server import ForkedProcess, ProcessLimitReached, ServerEnded, can_fork
@@ -41,7 +41,7 @@ class WorkerProcess:
     cores: set[int]
     gpu: str | None
     threads: int
-    process: "subprocess.Popen[bytes] | ForkedProcess | None" = None
+    process: Any = None  # subprocess.Popen or ForkedProcess
     answers: "queue.Queue[GroupResult | GroupFailure | None]" = field(default_factory=queue.Queue)
     busy: bool = False
     oom_kills: int | None = None  # counted when the group began
@@ -65,8 +65,6 @@ class WorkerProcess:
         else:
             self.process = spawn_process({"OMP_NUM_THREADS": str(self.threads), **environment})
             parent = 0  # its end closes the pipe; processes in between may be the worker's parent
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.answers = queue.Queue()
         with suppress(OSError):  # where it has just ended, `read_answers` puts None
             send_pickled((parent, self.cores, self.threads, environment), self.process.stdin)
@@ -90,8 +88,6 @@ class WorkerProcess:
         self.start()
         self.busy = True
         self.oom_kills = count_oom_kills()
-        assert self.process is not None
-        assert self.process.stdin is not None
         with suppress(OSError):  # as in `start`
             send_pickled(task, self.process.stdin)
         return ProcessJob(self)
@@ -100,8 +96,6 @@ class WorkerProcess:
         """End the process, after it has written the checkpoint of its group, if it has one."""
         if self.process is None:
             return
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         if self.busy:
             # The pipe stays open: a worker takes its end for the end of the launch, and has less time then.
             with suppress(OSError):
@@ -186,7 +180,6 @@ class ProcessJob:
             return None
         self.worker.busy = False
         if answer is None:
-            assert self.worker.process is not None
             code = self.worker.process.wait()
             raise WorkerDied(describe_exit(code, self.worker.oom_kills))
         if isinstance(answer, GroupFailure):
@@ -269,34 +262,24 @@ def stop_idle_workers() -> None:
 
 def take_worker(cores: set[int], gpu: str | None, threads: int) -> WorkerProcess:
     """Return a worker that was kept for these cores, or a new one."""
-    for worker in list(_kept_workers or ()):
+    for number, worker in enumerate(_kept_workers or ()):
         if _kept_workers and (worker.cores, worker.gpu, worker.threads) == (cores, gpu, threads):
-            _kept_workers.remove(worker)
-            return worker
+            return _kept_workers.pop(number)
     return WorkerProcess(cores, gpu, threads)
 
 
-def make_process_executor(
-    workers: int | str,
-    options: Mapping[str, Any],
-    watch: Callable[[GroupTask], OnProgress] | None = None,
-    stop: Callable[[], int] | None = None,
-) -> ProcessExecutor:
+def make_process_executor(workers: int | str, options: Mapping[str, Any], **_: Any) -> ProcessExecutor:
     """Return the executor; `auto` is one process for each GPU, or for each core where there is none."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     gpus = visible_gpus()
     count = (len(gpus) or usable_cores()) if workers == "auto" else int(workers)
     share = max(len(cores) // count, 1)
-    return ProcessExecutor(
-        [
-            take_worker(
-                cores={cores[(k * share + i) % len(cores)] for i in range(share)},
-                gpu=gpus[k % len(gpus)] if gpus else None,
-                threads=max(usable_cores() // count, 1),
-            )
-            for k in range(count)
-        ]
-    )
+    threads = max(usable_cores() // count, 1)
+    processes = []
+    for k in range(count):
+        own_cores = {cores[(k * share + i) % len(cores)] for i in range(share)}
+        processes.append(take_worker(own_cores, gpus[k % len(gpus)] if gpus else None, threads))
+    return ProcessExecutor(processes)
 
 
 def visible_gpus() -> list[str]:

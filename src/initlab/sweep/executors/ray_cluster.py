@@ -2,12 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from initlab.errors import UserError
-from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, OnProgress, RemoteWorker, WorkerDied
+from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, RemoteWorker, WorkerDied
 from initlab.system.imports import change_to_root
 
 DEFAULT_OPTIONS: dict[str, Any] = {"address": None, "num_cpus": 1, "num_gpus": None}
@@ -99,22 +99,17 @@ def connect_to_ray(address: str | None) -> None:
             if starts:
                 raise UserError(
                     f"hydra.launcher.executor=ray cannot start a cluster on this machine ({reason}): try again, or "
-                    "start one by `ray start --head` and give +hydra.launcher.options.address=auto."
+                    "start one by `ray start --head` and use +hydra.launcher.options.address=auto."
                 ) from error
             raise UserError(
                 f"hydra.launcher.options.address={address} cannot be reached ({reason}): "
-                "give address=auto on a node of the cluster."
+                "use address=auto on a node of the cluster."
             ) from error
         else:
             return
 
 
-def make_ray_executor(
-    workers: int | str,
-    options: Mapping[str, Any],
-    watch: Callable[[GroupTask], OnProgress],
-    stop: Callable[[], int],
-) -> RayExecutor:
+def make_ray_executor(workers: int | str, options: Mapping[str, Any], **_: Any) -> RayExecutor:
     """Return the executor; `auto` is as many groups at a time as the cluster has GPUs, or cores where it has none."""
     import ray
 

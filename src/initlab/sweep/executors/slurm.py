@@ -3,13 +3,13 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from initlab.errors import UserError
-from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, OnProgress, RemoteWorker, WorkerDied
+from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, RemoteWorker, WorkerDied
 from initlab.sweep.worker_deaths import OUT_OF_MEMORY, count_oom_kills, oom_reason
 from initlab.system.fork_server import ProcessLimitReached
 from initlab.system.imports import change_to_root
@@ -154,7 +154,7 @@ def make_submitter(folder: str, options: dict[str, Any], local: bool) -> Any:
     except (NameError, ValueError, RuntimeError, AssertionError, TypeError) as error:
         raise UserError(
             f"submitit does not accept hydra.launcher.options ({str(error).strip().splitlines()[0]}): "
-            "give for example +hydra.launcher.options.slurm_partition=gpu."
+            "use for example +hydra.launcher.options.slurm_partition=gpu."
         ) from error
     return submitter
 
@@ -169,12 +169,7 @@ def runs_locally(options: Mapping[str, Any]) -> bool:
     return bool(cluster != "slurm")
 
 
-def make_slurm_executor(
-    workers: int | str,
-    options: Mapping[str, Any],
-    watch: Callable[[GroupTask], OnProgress],
-    stop: Callable[[], int],
-) -> SlurmExecutor:
+def make_slurm_executor(workers: int | str, options: Mapping[str, Any], **_: Any) -> SlurmExecutor:
     """Return the executor; `auto` is 64 jobs of a cluster at a time, or one for each core of this machine."""
     auto = usable_cores() if runs_locally(options) else MAX_QUEUED
     return SlurmExecutor(auto if workers == "auto" else int(workers), dict(options))
