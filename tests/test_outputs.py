@@ -18,7 +18,7 @@ from initlab.records.writer import RunWriter
 from initlab.system.streams import SafeStream, print_stderr, use_safe_streams
 
 TINY = ("depth=1", "width=4", "train.steps=2", "data=gaussian", "data.train_size=300", "data.test_size=50")
-CALL = (sys.executable, "-c", "from initlab.cli import main; main()")
+CALL = (sys.executable, "-c", "from initlab.cli.main import main; main()")
 VERBS = {
     "train": ("train", *TINY),
     "sweep": ("train", "-m", *TINY, "seed=0,1"),
@@ -239,7 +239,7 @@ GONE = "import os, tempfile; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d); "
 
 @pytest.mark.parametrize("verb", ["schemes", "predict", "train", "sweep", "reproduce", "audit", "diagnose"])
 def test_without_a_current_directory_one_sentence(verb):
-    program = GONE + "from initlab.cli import main; main()"
+    program = GONE + "from initlab.cli.main import main; main()"
     call = [sys.executable, "-c", program, *VERBS[verb]]
     done = subprocess.run(call, capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -251,7 +251,7 @@ def test_without_a_current_directory_one_sentence(verb):
 
 @pytest.mark.parametrize("verb", ["table", "report"])
 def test_what_needs_no_current_directory_does_its_work(place, verb):
-    program = GONE + "from initlab.cli import main; main()"
+    program = GONE + "from initlab.cli.main import main; main()"
     call = [sys.executable, "-c", program, verb, str(place / "made")]
     done = subprocess.run(call, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
