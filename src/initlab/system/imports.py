@@ -8,8 +8,9 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
@@ -86,16 +87,14 @@ def target_of(function: Any, key: str) -> str:
     >>> target_of(did_you_mean, "init")
     'initlab.errors:did_you_mean'
     """
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    imported: Any = sys.modules.get(str(module))
-    for part in str(name).split("."):
-        imported = getattr(imported, part, None)
-    if imported is not function:
-        raise UserError(
-            f"{key} is given {function!r}, which cannot be imported by a name: "
-            f"define it at the top of a module and give {key}='module:function'{describe_contract(key)}."
-        )
-    return f"{module}:{name}"
+    with suppress(AttributeError, ImportError, ValueError):
+        name = f"{function.__module__}:{function.__qualname__}"
+        if resolve_name(name) is function:
+            return name
+    raise UserError(
+        f"{key} is given {function!r}, which cannot be imported by a name: "
+        f"define it at the top of a module and give {key}='module:function'{describe_contract(key)}."
+    )
 
 
 def describe_exception(error: BaseException) -> str:

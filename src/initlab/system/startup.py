@@ -35,8 +35,7 @@ def limit_threads() -> None:
     if "torch" in sys.modules or "OMP_NUM_THREADS" in os.environ:
         return
     if not can_start_threads(min(THREAD_POOLS * (os.cpu_count() or 1), 64)):
-        os.environ["OMP_NUM_THREADS"] = "1"
-        for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ.setdefault(name, "1")
 
 

@@ -92,16 +92,14 @@ def launch_jobs(
 
     directory = sweep_directory(master)
     returns: dict[int, JobReturn] = {}
+    save = partial(save_multirun, master, directory)
 
     def ended(cell: Any, summary: dict[str, Any], fresh: bool) -> None:
         returns[cell.number] = replay_job(context, master, jobs[cell.number], summary, fresh)
 
-    def opened() -> None:
-        save_multirun(master, directory)
-
     configs, directories = [job.config for job in jobs], [job.directory for job in jobs]
     remark = ""
-    outcome = load_finished_sweep(configs, directories, directory, ended, opened)
+    outcome = load_finished_sweep(configs, directories, directory, ended, save)
     if not outcome:
         returns.clear()
         with fast_imports():
@@ -124,7 +122,7 @@ def launch_jobs(
         require_disk_space(directory)
         with env_override(master.hydra.job.env_set):
             label = COMPARISON_LABEL if race else "sweep"
-            outcome = run_sweep(cells, directory, where, ended, opened, label=label)
+            outcome = run_sweep(cells, directory, where, ended, save, label=label)
     show_outcome(outcome, directory)
     if remark:
         print(remark)
@@ -146,7 +144,7 @@ def tune_jobs(
     race_configs(configs, directory)
     require_disk_space(directory)
     with env_override(master.hydra.job.env_set):
-        result = tune_rates(configs, directory, placement, lambda: save_multirun(master, directory))
+        result = tune_rates(configs, directory, placement, partial(save_multirun, master, directory))
     texts = [
         [text for text in job.overrides if not text.startswith("optim.lr=")] + [f"optim.lr={rate!r}"]
         if rate is not None

@@ -9,6 +9,7 @@ from typing import Any
 from initlab.errors import UserError
 from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, RemoteWorker, WorkerDied
 from initlab.system.imports import change_to_root
+from initlab.system.safe_reading import error_reason
 
 DEFAULT_OPTIONS: dict[str, Any] = {"address": None, "num_cpus": 1, "num_gpus": None}
 
@@ -41,7 +42,7 @@ class RayJob:
         try:
             answer = ray.get(self.reference)
         except RayError as error:
-            raise WorkerDied(str(error).strip().splitlines()[0]) from error
+            raise WorkerDied(error_reason(error)) from error
         if isinstance(answer, GroupFailure):
             answer.throw()
         assert isinstance(answer, GroupResult)
@@ -95,16 +96,12 @@ def connect_to_ray(address: str | None) -> None:
             ray.shutdown()
             if not last:
                 continue
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason, failure = error_reason(error), f"hydra.launcher.options.address={address} cannot be reached"
+            remedy = "use address=auto on a node of the cluster"
             if starts:
-                raise UserError(
-                    f"hydra.launcher.executor=ray cannot start a cluster on this machine ({reason}): try again, or "
-                    "start one by `ray start --head` and use +hydra.launcher.options.address=auto."
-                ) from error
-            raise UserError(
-                f"hydra.launcher.options.address={address} cannot be reached ({reason}): "
-                "use address=auto on a node of the cluster."
-            ) from error
+                failure = "hydra.launcher.executor=ray cannot start a cluster on this machine"
+                remedy = "try again, or start one by `ray start --head` and use +hydra.launcher.options.address=auto"
+            raise UserError(f"{failure} ({reason}): {remedy}.") from error
         else:
             return
 

@@ -15,6 +15,7 @@ from initlab.system.fork_server import ProcessLimitReached
 from initlab.system.imports import change_to_root
 from initlab.system.parent_process import process_start_time
 from initlab.system.resources import usable_cores
+from initlab.system.safe_reading import error_reason
 
 START_PROGRAM = (
     "import sys; '' in sys.path and sys.path.remove(''); "
@@ -72,8 +73,7 @@ class SlurmJob:
         try:
             answer = self.job.result()
         except (UncompletedJobError, OSError, EOFError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WorkerDied(f"job {self.job.job_id}: {reason}{self.memory_reason()}") from error
+            raise WorkerDied(f"job {self.job.job_id}: {error_reason(error)}{self.memory_reason()}") from error
         if isinstance(answer, GroupFailure):
             answer.throw()
         assert isinstance(answer, GroupResult)
@@ -153,7 +153,7 @@ def make_submitter(folder: str, options: dict[str, Any], local: bool) -> Any:
         submitter.update_parameters(**{"timeout_min": 24 * 60, "name": "initlab", **options})
     except (NameError, ValueError, RuntimeError, AssertionError, TypeError) as error:
         raise UserError(
-            f"submitit does not accept hydra.launcher.options ({str(error).strip().splitlines()[0]}): "
+            f"submitit does not accept hydra.launcher.options ({error_reason(error)}): "
             "use for example +hydra.launcher.options.slurm_partition=gpu."
         ) from error
     return submitter

@@ -210,12 +210,12 @@ def purposes(source: Path) -> dict[str, str]:
     """The purposes that are asked for in the sources, with a place; what is no literal is told as such."""
     found = {}
     for path in sorted(source.rglob("*.py")):
-        if path.name == "system/random_streams.py":
+        if path.name == "random_streams.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func).rpartition(".")[2]
-                if name in ("generator", "numpy_generator", "set_global", "keyed") and node.args:
+                if name in ("generator", "numpy_generator", "seed_global_state", "keyed") and node.args:
                     first = node.args[0]
                     found[str(first.value) if isinstance(first, ast.Constant) else ast.unparse(first)] = path.name
     return found
