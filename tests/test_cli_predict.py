@@ -67,7 +67,10 @@ KNOWN = {
     "act=sigmoid init=glorot_normal depth=20": ("critical gain 10.15", "chaotic"),
     "act=gelu init=he_normal depth=20": ("critical at sigma_w 1.41, sigma_b 0.416 (init=critical)", "critical gain"),
     "act=gelu init=critical depth=20": ("q does not tend to q* = 3.56 but slowly goes to 3.03", "depth is no limit"),
-    "act=mish init=critical depth=20": ("q does not tend to q* = 1.67 but slowly grows without bound", "depth is no limit"),
+    "act=mish init=critical depth=20": (
+        "q does not tend to q* = 1.67 but slowly grows without bound",
+        "depth is no limit",
+    ),
     "act=silu init=critical depth=20": ("critical, but half-stable: gradients shrink", "ordered"),
     "act=silu init=critical init.q_star=1 depth=200": ("critical, but repelling: the signal explodes", "no limit"),
     "act=gelu init=critical init.q_star=1 depth=9": ("a signal off q* = 1 moves away from it", "depth is no limit"),

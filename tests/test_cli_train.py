@@ -138,7 +138,7 @@ REFUSALS = [
     ("train.save=perhaps", "train.save=perhaps must be true or false"),
     ("precision=fp16", "precision=fp16 must be one of fp32, bf16, fp64"),
     ("threads=0", "threads=0 must be auto or a whole number of at least 1"),
-    ("device=gpu", "device=gpu names no device: say device=auto, cpu, cuda"),
+    ("device=gpu", "device=gpu names no device: use device=auto, cpu, cuda"),
     ("sweep.grids=3", "sweep.grids=3 must be a list"),
     ("depth=${nope}", "depth .*nope"),
     # combinations
@@ -237,7 +237,7 @@ def test_no_such_device(refused):
 
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
-    assert re.search("device=cuda is not available here .*: say device=cpu", refused("device=cuda"))
+    assert re.search("device=cuda is not available here .*: use device=cpu", refused("device=cuda"))
 
 
 @pytest.mark.slow

@@ -2,12 +2,12 @@
 
 import signal
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 import torch
 
 import initlab
+from initlab.cli.hydra import prestart
 from initlab.cli.train import run_train
 from initlab.config.compose import compose_config
 from initlab.errors import UserError
@@ -17,8 +17,9 @@ from initlab.sweep.cells import check_cells
 from initlab.sweep.cost import CostCache
 from initlab.sweep.executors import process as processes
 from initlab.sweep.placement import Placement, estimate_seconds
+from initlab.sweep.worker_server import WORKER_SERVER
 from initlab.system import fork_server, resources
-from initlab.system.fork import can_fork
+from initlab.system.fork_server import can_fork
 
 TINY = ["depth=1", "width=4", "data=gaussian", "data.train_size=300", "data.test_size=50", "log.histograms=0"]
 
@@ -163,7 +164,7 @@ def test_processes_start_early_where_updates_look_many(two_cores):
 
 def test_no_more_processes_start_early_than_there_may_be_groups(monkeypatch):
     monkeypatch.setattr(processes, "can_fork", lambda: False)
-    with processes.prestart_workers(12, 2):
+    with processes.start_workers_early(12, 2):
         alive = [worker for worker in processes._kept_workers if worker.process is not None]
         assert len(alive) == 2
 
@@ -174,7 +175,7 @@ def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_compose
     two_cores, monkeypatch, updates, kept
 ):
     monkeypatch.setattr(choosing, "MIN_PROCESS_UPDATES", updates)
-    monkeypatch.setattr(import_module("initlab.cli.hydra.launch"), "MANY_JOBS", 2)
+    monkeypatch.setattr(prestart, "MANY_JOBS", 2)
     started, seen = [], []
     start = fork_server.ForkServer
     monkeypatch.setattr(
@@ -193,7 +194,7 @@ def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_compose
 
 def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_cores, monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "can_fork", lambda: False)
-    with processes.prestart_workers(1, 9):
+    with processes.start_workers_early(1, 9):
         (early,) = (worker.process for worker in processes._kept_workers)
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
@@ -204,8 +205,8 @@ def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_
 
 @pytest.mark.skipif(not can_fork(), reason="this system does not copy processes")
 def test_a_grid_that_only_looked_large_ends_what_they_would_have_been_copied_from(two_cores, tmp_path):
-    with processes.prestart_workers(1, 9):
-        early = fork_server.shared_server(processes.WORKER_ENTRY).process
+    with processes.start_workers_early(1, 9):
+        early = WORKER_SERVER.get().process
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
         )

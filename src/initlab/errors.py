@@ -1,4 +1,4 @@
-"""What the user got wrong, said in one sentence with the remedy."""
+"""Exceptions with one sentence for the user, which names the remedy."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,7 +6,11 @@ from pathlib import Path
 
 
 def working_directory() -> Path:
-    """Return the current directory; raises UserError when it has been removed."""
+    """Return the current directory.
+
+    Raises:
+        UserError: it has been removed.
+    """
     try:
         return Path.cwd()
     except FileNotFoundError as error:
@@ -16,9 +20,9 @@ def working_directory() -> Path:
 
 
 class UserError(ValueError):
-    """Something the user asked for cannot be: the message names the key, the value and the remedy.
+    """What the user asked for is impossible: the message names the key, the value and the remedy.
 
-    The command line prints it as one sentence and exits with `code`; in Python it is a `ValueError`.
+    The command line prints it and exits with `code`; in Python it is a `ValueError`.
     """
 
     code = 2
@@ -29,19 +33,23 @@ class Impossible(UserError):
 
 
 class InternalError(RuntimeError):
-    """An exception that initlab's own code raised while it looked at a user's module; its cause says what it was."""
+    """An exception of initlab's own code while it examined a user's module; its cause is that exception."""
 
 
 class NoResultsLeft(UserError):
-    """What has run gave nothing to go on with: the message says what became of it. The command line exits with 1."""
+    """No run has a result to go on with; the message names how they ended. The command line exits with 1."""
 
     code = 1
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked to stop and everything has been kept; `remedy` says how to go on.
+    """A signal asked to stop, and checkpoints are written.
 
-    The command line prints it and exits with code 128 + the signal: 130 after Ctrl-C, 143 after a kill.
+    The command line prints the remedy and exits with 128 + the signal: 130 after Ctrl-C, 143 after SIGTERM.
+
+    Attributes:
+        signal: its number.
+        remedy: how to continue.
     """
 
     def __init__(self, signal: int, remedy: str = ""):

@@ -8,8 +8,7 @@ import torch
 
 from initlab.sweep.cells import Cell, cells_by_key
 from initlab.sweep.cost import CostCache, estimate_seconds
-from initlab.sweep.executors import check_executor
-from initlab.sweep.executors.slurm import runs_locally
+from initlab.sweep.executors import EXECUTORS, check_executor
 from initlab.system.device import pick_device
 from initlab.system.resources import GIB, MEMORY_SHARE, free_bytes, usable_cores
 
@@ -31,13 +30,20 @@ class Placement:
 
     def is_remote(self) -> bool:
         """Return whether groups are computed by other machines, whose memory is not known here."""
-        return self.executor == "ray" or (self.executor == "submitit" and not runs_locally(self.options))
+        return not EXECUTORS[self.executor].is_local(self.options)
 
     def local_workers(self) -> int:
         """Return how many groups this machine computes at a time; they share its memory."""
-        if self.executor in ("auto", "inline") or (self.executor == "submitit" and self.is_remote()):
+        kind = EXECUTORS[self.executor]
+        if not (kind.several and kind.shares_machine(self.options)):
             return 1
         return (torch.cuda.device_count() or usable_cores()) if self.workers == "auto" else int(self.workers)
+
+    def is_parallel(self) -> bool:
+        """Return whether more than one group may be computed at a time, by this machine or others."""
+        kind = EXECUTORS[self.executor]
+        elsewhere = kind.several and self.workers != 1 and not kind.shares_machine(self.options)
+        return self.local_workers() > 1 or elsewhere
 
     def is_parallel(self) -> bool:
         """Return whether more than one group may be computed at a time, by this machine or others."""

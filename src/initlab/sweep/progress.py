@@ -32,9 +32,9 @@ class SweepProgressLine(ProgressLine):
 
     def update(self, now: Mapping[str, Any]) -> None:
         """Show `now["facts"]` and the share that is done, unless the line was shown a moment ago."""
-        if time.monotonic() - self.said < self.pause:
+        if time.monotonic() - self.shown_at < self.pause:
             return
-        self.said = time.monotonic()
+        self.shown_at = time.monotonic()
         if self.console.is_terminal:
             self.live.update(format_progress(self.label, now["facts"], now["share"], self.console.width), refresh=True)
         else:

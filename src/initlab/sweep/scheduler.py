@@ -138,7 +138,7 @@ class Scheduler:
                     try:
                         job = executor.submit(task)
                     except ProcessLimitReached as limit:
-                        executor = self.reduce_workers(executor, len(running), limit.why)
+                        executor = self.reduce_workers(executor, len(running), limit.reason)
                     else:
                         running.append(RunningGroup(queue.popleft(), task, job))
                 # After the next groups have begun, so that no worker waits for the reports.

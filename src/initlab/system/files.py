@@ -1,10 +1,9 @@
-"""How bytes reach the disk: appended and closed, or whole and at once; what can fail is said in one sentence here."""
+"""Write files: appended and closed, or whole at once; errors of the system become one sentence for the user."""
 
 import errno
 import os
 import shutil
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import TypeVar
 
 from initlab.errors import UserError
 
-MIN_FREE_BYTES = 2**20  # bytes: less than any run leaves behind
-MAX_THREADS = 32  # files that wait for the disk together: a journal writes what waits at once
+MIN_FREE_BYTES = 2**20  # less than any run writes
+MAX_THREADS = 32  # files that are synced together: a journal commits all that wait at once
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _CHANGE_DIRECTORY = "choose another directory (hydra.run.dir=…, or sweep.root=… for a sweep)"
@@ -21,7 +20,11 @@ _CHANGE_DIRECTORY = "choose another directory (hydra.run.dir=…, or sweep.root=
 
 @contextmanager
 def os_errors_as_user_errors(directory: Path) -> Iterator[None]:
-    """Turn an OSError of whatever writes below `directory` into a UserError that names the directory and the remedy."""
+    """Raise an OSError of the block, which writes below `directory`, as a UserError with the remedy.
+
+    Raises:
+        UserError: the system refused to write.
+    """
     try:
         yield
     except OSError as error:
@@ -40,25 +43,29 @@ def _describe_os_error(error: OSError, directory: Path) -> str:
 
 
 def require_disk_space(directory: Path) -> None:
-    """Raise UserError when the disk that would hold a directory is as good as full, before anything is written."""
+    """Refuse a directory, before anything is written, on a disk with less than `MIN_FREE_BYTES`.
+
+    Raises:
+        UserError: the disk is full.
+    """
     place = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     usage = shutil.disk_usage(place)
-    if usage.total and usage.free < MIN_FREE_BYTES:  # /proc and its like have no size at all
-        with os_errors_as_user_errors(directory):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if usage.total and usage.free < MIN_FREE_BYTES:  # file systems such as /proc have no size
+        raise UserError(_describe_os_error(OSError(errno.ENOSPC, ""), directory))
 
 
 def refuse_link(path: Path) -> None:
-    """Raise UserError when a symbolic link stands where initlab writes: it would write to another place.
+    """Refuse to write through a symbolic link, which may lead out of the directory that the user named.
 
-    A directory that the user names may be a link; what lies inside it may not.
+    Raises:
+        UserError: `path` is a link.
     """
     if path.is_symlink():
         raise UserError(f"{path} is a symbolic link, and initlab writes only inside its own directories: remove it.")
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its parents, durably: the entry of each new one is on the disk when this returns."""
+    """Make a directory and its parents, each synced to the disk."""
     with os_errors_as_user_errors(path):
         missing = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(parents=True, exist_ok=True)
@@ -67,9 +74,12 @@ def make_directory(path: Path) -> None:
 
 
 def fsync_path(path: Path) -> None:
-    """Return when a file, or the entries of a directory, would survive a power cut (fsync).
+    """Sync a file or a directory to the disk, so that it survives a power cut.
 
-    A file system that does not know fsync is left alone, and so are directories on Windows.
+    Nothing happens on a file system without fsync, and for directories on Windows.
+
+    Raises:
+        OSError: the system refuses.
     """
     windows = os.name == "nt"
     if windows and path.is_dir():
@@ -87,48 +97,47 @@ def fsync_path(path: Path) -> None:
 def map_in_threads(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """Return `[call(item) for item in items]`, computed in threads: for calls that wait for the disk.
 
-    A journal commits what waits together: 350 files took 0.04 s instead of 1.1 s on ext4. Where no thread can be
+    A journal commits together what waits for it: 350 files took 0.04 s instead of 1.1 s on ext4. Where no thread can be
     started, this one computes all. The first exception of a call is raised when all threads have ended.
 
     >>> map_in_threads(str, range(3))
     ['0', '1', '2']
     """
-    queue = deque(enumerate(items))
-    found: dict[int, _Result] = {}
+    numbered = list(enumerate(items))
+    remaining = iter(numbered)  # shared by the threads
+    results: dict[int, _Result] = {}
     errors: list[BaseException] = []
 
     def work() -> None:
-        while queue:
+        for number, item in remaining:
             try:
-                number, item = queue.popleft()
-            except IndexError:  # another thread has just taken the last one
-                return
-            try:
-                found[number] = call(item)
+                results[number] = call(item)
             except BaseException as error:
                 errors.append(error)
-                queue.clear()
+            if errors:
+                return
 
-    threads = [threading.Thread(target=work) for _ in range(min(MAX_THREADS, len(queue)) - 1)]
-    started = []
-    for thread in threads:
-        try:
+    threads: list[threading.Thread] = []
+    with suppress(RuntimeError):  # the limit on processes is reached
+        for _ in range(min(MAX_THREADS, len(numbered)) - 1):
+            thread = threading.Thread(target=work)
             thread.start()
-        except RuntimeError:  # the limit on processes is reached
-            break
-        started.append(thread)
+            threads.append(thread)
     work()
-    for thread in started:
+    for thread in threads:
         thread.join()
     if errors:
         raise errors[0]
-    return [found[number] for number in sorted(found)]
+    return [results[number] for number in sorted(results)]
 
 
 def append_bytes(path: Path, data: bytes, header: bytes = b"") -> bytes:
-    """Append `data`, after `header` in an empty file, and return what was appended.
+    """Append `data`, with `header` before it in an empty file, and return what was appended.
 
-    What fails halfway is cut off again: a file keeps whole lines.
+    Where the disk becomes full, the file is cut back to whole lines.
+
+    Raises:
+        OSError: the system refuses; as a UserError.
     """
     with os_errors_as_user_errors(path.parent), open(path, "ab", buffering=0) as file:
         size = file.tell()
@@ -145,55 +154,61 @@ def append_bytes(path: Path, data: bytes, header: bytes = b"") -> bytes:
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Write a file whole or not at all: beside it first, then renamed over it.
+    """Write a file whole or not at all: to a temporary file, which is then renamed.
 
-    Arguments: `durable`: whether it must survive a power cut from now on; that takes a few milliseconds.
+    Args:
+        path: of the file.
+        data: its content.
+        durable: whether to sync it to the disk, which takes a few milliseconds.
+
+    Raises:
+        OSError: the system refuses; as a UserError.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with os_errors_as_user_errors(path.parent):
         try:
-            beside.unlink(missing_ok=True)
-            with open(beside, "xb") as file:  # never through a link that stands there
+            temporary.unlink(missing_ok=True)
+            with open(temporary, "xb") as file:  # never through a link
                 file.write(data)
             if durable:
-                fsync_path(beside)
-            os.replace(beside, path)
+                fsync_path(temporary)
+            os.replace(temporary, path)
             if durable:
                 fsync_path(path.parent)
         except OSError:
             with suppress(OSError):
-                beside.unlink()
+                temporary.unlink()
             raise
 
 
 def truncate_file(path: Path, size: int) -> None:
-    """Cut a file back to an earlier size; at 0 bytes it goes.
+    """Cut a file back to an earlier size; a file of 0 bytes is removed.
 
     Raises:
-        UserError: the file is shorter than that: what was to be kept is lost.
+        UserError: the file is shorter.
     """
     refuse_link(path)
     with os_errors_as_user_errors(path.parent):
-        found = path.stat().st_size if path.exists() else 0
-        if found < size:
+        present = path.stat().st_size if path.exists() else 0
+        if present < size:
             raise UserError(
-                f"{path} has {found} bytes where its checkpoint knows {size}: "
+                f"{path} has {present} bytes where its checkpoint has {size}: "
                 f"it was changed since; delete {path.parent} and run this cell again."
             )
         if not size:
             path.unlink(missing_ok=True)
-        elif found > size:
+        elif present > size:
             os.truncate(path, size)
 
 
 def short_path(path: Path) -> Path:
-    """Return a path from the current directory where it lies below it, else as it is.
+    """Return a path relative to the current directory where it is inside, else unchanged.
 
     >>> short_path(Path.cwd() / "outputs"), short_path(Path("/nowhere/else"))
     (PosixPath('outputs'), PosixPath('/nowhere/else'))
     """
     try:
-        here_now = Path.cwd()
+        current = Path.cwd()
     except OSError:  # it has been removed
         return path
-    return path.relative_to(here_now) if path.is_relative_to(here_now) else path
+    return path.relative_to(current) if path.is_relative_to(current) else path

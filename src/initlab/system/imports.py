@@ -1,4 +1,4 @@
-"""What is imported only when it is asked for: a user's own `package.module:name`, and torchvision."""
+"""Imports on demand: a user's own `package.module:name`, and torchvision."""
 
 import importlib
 import importlib.metadata
@@ -8,8 +8,9 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
@@ -17,12 +18,12 @@ from initlab.errors import UserError, did_you_mean, working_directory
 
 
 def load_target(target: Any, key: str = "target") -> Any:
-    """Import the object that `package.module:name` names; what is not installed is looked for in the current directory.
+    """Import the object of `package.module:name`; a module that is not installed comes from the current directory.
 
     Args:
         target: `"package.module:name"`; the name may be dotted (`"module:Class.method"`).
-        key: configuration key to name in the error (`"act.target"`); of a group that takes the user's own, the error
-            also says what the function is given and returns.
+        key: configuration key for the error (`"act.target"`); for a key in `CONTRACTS` the error also names what the
+            function is given and returns.
 
     Raises:
         UserError: the text has another form, the module or the name in it cannot be imported, or the module raises.
@@ -43,27 +44,28 @@ def load_target(target: Any, key: str = "target") -> Any:
         )
     try:
         with _import_path(module_name.partition(".")[0]):
-            found: Any = importlib.import_module(module_name)
+            value: Any = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
         raise UserError(
             f"{key}={target}: cannot import module {module_name!r} ({error}); "
-            f"it must lie in the current directory ({working_directory()}) or be installed{describe_contract(key)}."
+            f"it must be in the current directory ({working_directory()}) or be installed{describe_contract(key)}."
         ) from error
-    except Exception as error:  # whatever the user's own file raises when it is imported
+    except Exception as error:  # from the user's file
+        cause = describe_exception(error)
         raise UserError(
-            f"{key}={target}: {module_name!r} failed when it was imported ({describe_exception(error)}): mend it there."
+            f"{key}={target}: {module_name!r} failed when it was imported ({cause}): correct it there."
         ) from error
     for part in name.split("."):
-        if not hasattr(found, part):
-            near = did_you_mean(part, [name for name in dir(found) if not name.startswith("_")])
+        if not hasattr(value, part):
+            near = did_you_mean(part, [name for name in dir(value) if not name.startswith("_")])
             hint = near or _describe_shadowing(working_directory(), module_name.partition(".")[0])
             raise UserError(f"{key}={target}: {module_name!r} has no {part!r}{describe_contract(key)}.{hint}")
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def describe_contract(key: str) -> str:
-    """Return what a function of the user's own must be, to end a sentence with; empty where the key has no contract.
+    """Return the end of a sentence: what the function of a key is given and returns; empty for other keys.
 
     >>> describe_contract("act.target")[:31], describe_contract("audit")
     ('. For act=, function(x) returns', '')
@@ -73,25 +75,30 @@ def describe_contract(key: str) -> str:
 
 
 def target_of(function: Any, key: str) -> str:
-    """Return the `module:name` that a function or class is imported by; raises UserError where it has none.
+    """Return the `module:name` by which a function or class can be imported.
 
-    >>> target_of(nearest, "init")
-    'initlab.errors:nearest'
+    Args:
+        function: or class.
+        key: configuration key for the error.
+
+    Raises:
+        UserError: it cannot be imported by a name.
+
+    >>> target_of(did_you_mean, "init")
+    'initlab.errors:did_you_mean'
     """
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    found: Any = sys.modules.get(str(module))
-    for part in str(name).split("."):
-        found = getattr(found, part, None)
-    if found is not function:
-        raise UserError(
-            f"{key} is given {function!r}, which cannot be imported by a name: "
-            f"define it at the top of a module and give {key}='module:function'{describe_contract(key)}."
-        )
-    return f"{module}:{name}"
+    with suppress(AttributeError, ImportError, ValueError):
+        name = f"{function.__module__}:{function.__qualname__}"
+        if resolve_name(name) is function:
+            return name
+    raise UserError(
+        f"{key} is given {function!r}, which cannot be imported by a name: "
+        f"define it at the top of a module and give {key}='module:function'{describe_contract(key)}."
+    )
 
 
 def describe_exception(error: BaseException) -> str:
-    """Return what a user's own code raised and where, for a sentence: its kind, its first line, its file.
+    """Return an exception of user code for a sentence: its class, its first line, its file and line.
 
     >>> describe_exception(KeyError("where"))
     "KeyError: 'where'"
@@ -103,7 +110,7 @@ def describe_exception(error: BaseException) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """Say what a user's own code returned: its type, and its shape where it has one.
+    """Return the type of a value of user code for a sentence, and its shape if it has one.
 
     >>> describe_value(3), describe_value([1, 2])
     ('an int', 'a list')
@@ -114,10 +121,10 @@ def describe_value(value: Any) -> str:
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, needed for its own data sets and models alone.
+    """Import torchvision, which only its own data sets and models need.
 
     Raises:
-        UserError: it is missing, or was built for another torch than the one installed (a CPU-only torch, usually).
+        UserError: it is missing, or was built for another torch (usually one without CUDA).
 
     >>> import_torchvision().__name__
     'torchvision'
@@ -125,27 +132,24 @@ def import_torchvision() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:
-        # "operator torchvision::nms does not exist": its compiled part did not load and its Python part stumbles on.
+        # Its compiled part did not load: "operator torchvision::nms does not exist".
         reason = str(error).splitlines()[0]
+        torch_version = importlib.metadata.version("torch")
         raise UserError(
-            f"torchvision cannot be imported beside this torch {_version('torch')} ({reason}): install torch and "
+            f"torchvision cannot be imported beside this torch {torch_version} ({reason}): install torch and "
             "torchvision together from one package index; torch from PyTorch's CPU index needs torchvision from there."
         ) from error
 
 
-def _version(package: str) -> str:
-    return importlib.metadata.version(package)
-
-
 @contextmanager
 def change_to_root() -> Iterator[None]:
-    """Let the root be the current directory for the while: what starts meanwhile may import from where it starts.
+    """Make the root the current directory in the block, for processes that import from the directory they start in.
 
-    The user's directory may hold a `json.py` or `torch.py` that is no part of what is run.
+    The user's directory may have a `json.py` or `torch.py`.
     """
     try:
         before = os.getcwd()
-    except OSError:  # it is gone
+    except OSError:  # it has been removed
         before = os.sep
     os.chdir(os.sep)
     try:
@@ -156,13 +160,10 @@ def change_to_root() -> Iterator[None]:
 
 @contextmanager
 def _import_path(package: str) -> Iterator[None]:
-    # A console script starts with its own directory, not the user's, on sys.path. The user's is searched for the user's
-    # own modules only: what is installed would take its imports from there, too.
-    if package in sys.modules or importlib.util.find_spec(package) is not None:
-        yield  # also where the current directory was removed after the first import
-        return
-    entry = str(working_directory())
-    if entry in sys.path:
+    # A console script has its own directory on sys.path, not the current one. That is searched for the user's modules
+    # only: what is installed would import from there, too. It may have been removed after the first import.
+    installed = package in sys.modules or importlib.util.find_spec(package) is not None
+    if installed or (entry := str(working_directory())) in sys.path:
         yield
         return
     sys.path.insert(0, entry)
@@ -173,7 +174,7 @@ def _import_path(package: str) -> Iterator[None]:
 
 
 def _describe_shadowing(directory: Path, package: str) -> str:
-    """Say that a file of the user's is hidden by an installed module of the same name, if that is so."""
+    """Return a sentence where an installed module hides a file of the user's, else an empty string."""
     file = f"{package}.py"
     installed = getattr(sys.modules.get(package), "__file__", None) or ""
     if not (directory / file).exists() or Path(installed).parent == directory:
@@ -189,14 +190,14 @@ CONTRACTS: dict[str, str] = {
     "data": "function() returns ((train_x, train_y), (test_x, test_y)), arrays or tensors, or two torch Datasets "
     "(training, test); uint8 inputs are images, integer targets classes, floating ones a regression",
 }
-"""What the user's own functions are given and return, for the groups that take them as `group=module:function`."""
+"""What user functions are given and return, by the groups that take them as `group=module:function`."""
 
 
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def is_target(name: str) -> bool:
-    """Does a name tell what to import, `package.module:function`?
+    """Return whether a name has the form `package.module:function`.
 
     >>> is_target("mine:half_he"), is_target("a.b:C.d"), is_target("he_normal"), is_target("mine:")
     (True, True, False, False)
@@ -205,7 +206,7 @@ def is_target(name: str) -> bool:
 
 
 def option_name(option: Mapping[str, Any]) -> str:
-    """Return what a chosen option is called: its name, and the user's own by what is imported.
+    """Return the name of a chosen option; of the user's own, what is imported.
 
     >>> option_name({"name": "zeros", "gain": 1}), option_name({"name": "custom", "target": "mine:half_he"})
     ('zeros', 'mine:half_he')

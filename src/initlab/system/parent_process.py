@@ -1,7 +1,7 @@
-"""A process that initlab starts ends within seconds of its parent's death, at any moment of its own life.
+"""A process that initlab starts ends within seconds of its parent's end, whatever it is doing then.
 
-A worker learns of the death from its parent's pipe, which the system closes: the number of the parent process tells
-nothing where a launcher stands between the two, as `python.exe` of a virtual environment does on Windows.
+A worker notices the end of its parent by the pipe from it, which the system closes. The pid of the parent shows nothing
+where a launcher stands between the two, as `python.exe` of a virtual environment does on Windows.
 """
 
 import ctypes
@@ -17,32 +17,36 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-CHECKPOINT_SECONDS = (
-    5.0  # seconds that a worker has to finish its step and write its checkpoint after its parent's death
-)
-POLL_INTERVAL = 0.5  # seconds between two looks at a parent that has no pipe to this process
+CHECKPOINT_SECONDS = 5.0  # in which a worker finishes its step and writes its checkpoint after its parent's end
+POLL_INTERVAL = 0.5  # seconds between two looks at a parent without a pipe to this process
 PDEATHSIG = 1  # of Linux's prctl
-STOP_MESSAGE = b""  # the message that asks a worker to keep its group and end
+STOP_MESSAGE = b""  # asks a worker to write its checkpoint and exit
 
-stop_requested = threading.Event()  # the parent wants this process to end, or has ended
-_finishing = threading.Event()  # this process has something to keep
+stop_requested = threading.Event()  # the parent asks this process to end, or has ended
+_exit_delayed = threading.Event()  # this process has a checkpoint to write
 
 
 def end_with_parent(parent: int) -> None:
-    """Have Linux kill this process as soon as its parent ends; `parent` is the parent's process number.
+    """Have Linux kill this process as soon as its parent ends.
 
-    Linux does so at the end of the thread that started the process, so that thread must be one that stays.
+    Linux does so at the end of the thread that started the process, so that must be a thread that stays.
+
+    Args:
+        parent: pid of the parent.
     """
     with suppress(AttributeError, OSError, TypeError):  # another system
         ctypes.CDLL(None).prctl(PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent and process_start_time(parent) is None:
-        os._exit(1)  # it ended before it was watched
+        os._exit(1)  # the parent ended before the call
 
 
-def messages(pipe: IO[bytes]) -> Iterator[bytes]:
-    """Yield the parent's messages, each a pickled `bytes`, until it says LEAVE or its end of the pipe is closed.
+def read_messages(pipe: IO[bytes]) -> Iterator[bytes]:
+    """Yield the parent's messages until it sends `STOP_MESSAGE` or its end of the pipe is closed.
 
-    They are read by a thread, which notices the parent's death while this process loads torch or trains.
+    A thread reads them, and notices the parent's end while this process imports torch or trains.
+
+    Args:
+        pipe: what `send_message` writes to.
     """
     received: queue.Queue[bytes] = queue.Queue()
 
@@ -55,7 +59,7 @@ def messages(pipe: IO[bytes]) -> Iterator[bytes]:
 
     try:
         exit_after(read)
-    except RuntimeError:  # the system allows no further thread: they are read as they are wanted
+    except RuntimeError:  # the system allows no further thread: each is read when it is asked for
         return iter(lambda: read_message(pipe) or STOP_MESSAGE, STOP_MESSAGE)
     return iter(received.get, STOP_MESSAGE)
 
@@ -76,70 +80,68 @@ def read_message(pipe: IO[bytes]) -> bytes | None:
 
 
 def exit_after(wait: Callable[[], None]) -> None:
-    """End this process once `wait`, called in a thread, has returned; at once, unless it has something to keep."""
+    """Exit once `wait`, called in a thread, has returned; within `delay_exit`, `CHECKPOINT_SECONDS` later."""
 
-    def end() -> None:
+    def wait_and_exit() -> None:
         wait()
         stop_requested.set()
-        if _finishing.is_set():
+        if _exit_delayed.is_set():
             time.sleep(CHECKPOINT_SECONDS)
         os._exit(0)
 
-    threading.Thread(target=end, daemon=True).start()
+    threading.Thread(target=wait_and_exit, daemon=True).start()
 
 
 @contextmanager
 def delay_exit() -> Iterator[None]:
-    """Allow the process to finish its step after its parent's death, for the while."""
-    _finishing.set()
+    """Allow the process to finish its step after its parent's end."""
+    _exit_delayed.set()
     try:
         yield
     finally:
-        _finishing.clear()
+        _exit_delayed.clear()
 
 
-def own_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """Return standard input and what was standard output; what the user's code prints goes to standard error."""
-    inward, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+def claim_standard_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """Return standard input and output for messages alone; what user code prints goes to standard error."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    return inward, out
+    return requests, answers
 
 
 def process_start_time(pid: int) -> str | None:
-    """Return when a process began, which tells it from a later one of the same number; None if it does not run.
+    """Return when a process started, which tells it from a later one of the same pid; None if it does not run.
 
-    A process that has ended does not run, even if its parent has not asked for its exit code yet.
+    A zombie, which has ended while its parent has not asked for its exit code, does not run.
     """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            state, *facts = stat.read().rpartition(")")[2].split()
+            state, *fields = stat.read().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if state in "ZX" else facts[18]
+    return None if state in "ZX" else fields[18]
 
 
-def is_running(pid: int, born: str | None) -> bool:
-    """Does the process that had this number and this birth still run? Where births are unknown, the number decides."""
-    if born is not None:
-        return process_start_time(pid) == born
+def is_running(pid: int, start_time: str | None) -> bool:
+    """Return whether the process of this pid and start time still runs; without a start time the pid decides."""
+    if start_time is not None:
+        return process_start_time(pid) == start_time
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's process
     return True
 
 
 def run_module() -> None:
     """Run a module as `python -m` does, but without the current directory, and only while a given process runs.
 
-    The command line is: number of that process (0: none), its birth (`-`: unknown), `-u -m MODULE`, arguments.
+    The command line is: pid of that process (0: none), its start time (`-`: unknown), `-u -m MODULE`, arguments.
     """
-    _, pid, born, _, _, module, *arguments = sys.argv
+    _, pid, start_time, _, _, module, *arguments = sys.argv
 
     def wait() -> None:
-        while is_running(int(pid), None if born == "-" else born):
+        while is_running(int(pid), None if start_time == "-" else start_time):
             time.sleep(POLL_INTERVAL)
 
     if int(pid):

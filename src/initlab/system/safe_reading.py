@@ -1,7 +1,7 @@
-"""Read files of unknown origin: bounded in kind, size and depth, whatever is in them.
+"""Read files of unknown origin within bounds of type, size and depth.
 
-A results directory may come from a stranger, and any file may be damaged. What these functions refuse is a ValueError
-with the reason in a few words, so that one bad file costs its own run and no other.
+A results directory may come from another person, and any file may be damaged. A refusal is a ValueError with the reason
+in a few words, so that one bad file affects its own run alone.
 """
 
 import gzip
@@ -18,17 +18,17 @@ from initlab.system.yaml_text import YamlLoader
 
 MIB = 2**20
 MAX_TEXT_BYTES = 8 * MIB
-"""Largest JSON or YAML file that is read; a configuration has a few kB."""
+"""Of a JSON or YAML file; a configuration has a few kB."""
 MAX_TABLE_BYTES = 256 * MIB
-"""Largest CSV file that is read; some millions of logged steps have as much."""
+"""Of a CSV file; some millions of logged steps have as much."""
 MAX_DATA_BYTES = 2048 * MIB
-"""Largest file of data that is read, and what is unpacked of a gzipped one."""
+"""Of a data file, and of the content of a gzipped one."""
 MAX_DEPTH = 32
-"""Deepest nesting of JSON and YAML that is read; a configuration has five levels."""
+"""Levels of nesting of JSON and YAML; a configuration has five."""
 MAX_VALUES = 200_000
-"""Values that one YAML file may hold."""
+"""Of one YAML file."""
 MAX_INTEGER = 2**63 - 1
-"""Largest whole number that is read."""
+"""Largest whole number."""
 
 _FILE_KINDS = (
     (stat.S_ISLNK, "a symbolic link, which is not followed here"),
@@ -41,19 +41,21 @@ _FILE_KINDS = (
 
 
 class Unreadable(ValueError):
-    """A file is not read; the message says why in a few words."""
+    """A file is refused; the message is the reason in a few words."""
 
 
 def read_bytes(path: Path | str, most: int = MAX_TEXT_BYTES, *, given: bool = False) -> bytes:
-    """Return the content of a regular file, at most `most` bytes.
+    """Return the content of a regular file.
 
-    Opening never waits and never follows a link in the last place of the path: a pipe, a device or a link is refused.
-    With `given`, the user named just this file: links and pipes are read as well, to the same bound.
+    Opening never waits, and never follows a link that is the file itself: pipes, devices and links are refused.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+        given: whether the user named this file; then links and pipes are read as well, to the same bound.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: the system refuses.
-        Unreadable: it is of another kind, or larger.
+        Unreadable: it is not a regular file, or larger; a missing file raises FileNotFoundError, as `open` does.
 
     >>> read_bytes("/dev/null")
     Traceback (most recent call last):
@@ -77,7 +79,7 @@ def _check_size(data: bytes, most: int) -> bytes:
 
 
 def _open_regular(path: Path | str, _: int) -> int:
-    require_regular_file(os.lstat(path).st_mode)  # before it is opened: opening a device may do something
+    require_regular_file(os.lstat(path).st_mode)  # first, because opening a device may have an effect
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
     try:
@@ -89,7 +91,11 @@ def _open_regular(path: Path | str, _: int) -> int:
 
 
 def require_regular_file(mode: int) -> None:
-    """Raise Unreadable unless `mode` is that of a regular file."""
+    """Check the mode of a file.
+
+    Raises:
+        Unreadable: it is not a regular file.
+    """
     if not stat.S_ISREG(mode):
         raise Unreadable(
             f"it is {next((word for test, word in _FILE_KINDS if test(mode)), 'no file')}, not a regular file"
@@ -97,7 +103,7 @@ def require_regular_file(mode: int) -> None:
 
 
 def read_ends(path: Path | str, count: int = 4096) -> tuple[bytes, bytes]:
-    """Return the first `count` bytes of a regular file and its last byte; raises as `read_bytes`, but for the size."""
+    """Return the first `count` bytes of a regular file and its last byte; other files raise Unreadable."""
     descriptor = _open_regular(path, os.O_RDONLY)
     try:
         head = os.read(descriptor, count)
@@ -109,11 +115,11 @@ def read_ends(path: Path | str, count: int = 4096) -> tuple[bytes, bytes]:
 
 
 def decompress(data: bytes, most: int = MAX_DATA_BYTES) -> bytes:
-    """Return what a gzip file holds, at most `most` bytes.
+    """Return the content of a gzip file; a damaged one raises OSError, EOFError or zlib.error.
 
-    Raises:
-        OSError, EOFError, zlib.error: it is damaged.
-        Unreadable: it holds more.
+    Args:
+        data: of the file.
+        most: bytes of its content; more raise Unreadable.
 
     >>> decompress(gzip.compress(bytes(2 * MIB)), MIB)
     Traceback (most recent call last):
@@ -125,10 +131,10 @@ def decompress(data: bytes, most: int = MAX_DATA_BYTES) -> bytes:
 
 
 def load_bounded_json(data: bytes | str) -> Any:
-    """Return what JSON says.
+    """Return the value of a JSON text; text that is not JSON raises ValueError.
 
     Raises:
-        ValueError: it is no JSON, nested deeper than 32 levels, or holds a whole number beyond 64 bits.
+        Unreadable: it is nested deeper than 32 levels, or has a whole number beyond 64 bits.
 
     >>> load_bounded_json(b'{"steps": 3}')
     {'steps': 3}
@@ -158,12 +164,12 @@ def _check_depth(value: Any) -> None:
 
 
 def _nested_values(value: Any) -> list[Any]:
-    found = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [member for member in found if isinstance(member, (dict, list))]
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [member for member in members if isinstance(member, (dict, list))]
 
 
 def parse_integer(text: str) -> int:
-    """Return the whole number that a text spells.
+    """Return the whole number of a text.
 
     Raises:
         Unreadable: it does not fit into 64 bits.
@@ -173,35 +179,43 @@ def parse_integer(text: str) -> int:
     """
     value = int(text) if len(text) < 30 else None
     if value is None or abs(value) > MAX_INTEGER:
-        raise Unreadable(f"it holds a whole number of {len(text.lstrip('-'))} digits, beyond 64 bits")
+        raise Unreadable(f"it has a whole number of {len(text.lstrip('-'))} digits, beyond 64 bits")
     return value
 
 
 def require_mapping(value: Any) -> dict[str, Any]:
-    """Return a mapping as it is.
+    """Return a mapping unchanged.
 
     Raises:
-        Unreadable: it is none.
+        Unreadable: it is another type.
     """
     if not isinstance(value, dict):
-        raise Unreadable("it holds no keys")
+        raise Unreadable("it has no keys")
     return value
 
 
 class _BoundedLoader(YamlLoader):
-    """The one reader of YAML without numbers that take long to read."""
+    """The loader of YAML without numbers that take long to read."""
 
     def construct_yaml_int(self, node: Any) -> int:
-        """Read a whole number of at most 64 bits."""
+        """Return a whole number of at most 64 bits.
+
+        Raises:
+            Unreadable: it is larger.
+        """
         value = super().construct_yaml_int(node) if len(str(node.value)) < 80 else MAX_INTEGER + 1
         if abs(value) > MAX_INTEGER:
-            raise Unreadable(f"it holds a whole number of {len(str(node.value))} digits, beyond 64 bits")
+            raise Unreadable(f"it has a whole number of {len(str(node.value))} digits, beyond 64 bits")
         return int(value)
 
     def construct_yaml_float(self, node: Any) -> float:
-        """Read a number of a sensible length."""
+        """Return a number of at most 400 characters.
+
+        Raises:
+            Unreadable: it is longer.
+        """
         if len(str(node.value)) > 400:
-            raise Unreadable(f"it holds a number of {len(str(node.value))} digits")
+            raise Unreadable(f"it has a number of {len(str(node.value))} digits")
         return float(super().construct_yaml_float(node))
 
 
@@ -210,10 +224,10 @@ _BoundedLoader.add_constructor("tag:yaml.org,2002:float", _BoundedLoader.constru
 
 
 def load_bounded_yaml(data: bytes | str) -> Any:
-    """Return what YAML says: plain values, no objects.
+    """Return the value of a YAML text: plain values, no objects.
 
     Raises:
-        ValueError: it is no YAML, nested deeper than 32 levels, or holds aliases (which may be cyclic, or grow
+        Unreadable: it is not YAML, is nested deeper than 32 levels, has aliases (which may be cyclic, or grow
             exponentially), or a whole number beyond 64 bits.
 
     >>> load_bounded_yaml("width: [8, 4]")
@@ -221,7 +235,7 @@ def load_bounded_yaml(data: bytes | str) -> Any:
     >>> load_bounded_yaml("a: &a [1]\\nb: *a")
     Traceback (most recent call last):
     ...
-    initlab.system.safe_reading.Unreadable: it holds an alias (*a)
+    initlab.system.safe_reading.Unreadable: it has an alias (*a)
     """
     try:
         _check_events(data)
@@ -236,7 +250,7 @@ def _check_events(data: bytes | str) -> None:
     depth = 0
     for number, event in enumerate(yaml.parse(data, _BoundedLoader)):
         if isinstance(event, yaml.AliasEvent):
-            raise Unreadable(f"it holds an alias (*{event.anchor})")
+            raise Unreadable(f"it has an alias (*{event.anchor})")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -244,31 +258,31 @@ def _check_events(data: bytes | str) -> None:
         if depth > MAX_DEPTH:
             raise Unreadable(_TOO_DEEP)
         if number > MAX_VALUES:
-            raise Unreadable(f"it holds more than {MAX_VALUES:,} values")
+            raise Unreadable(f"it has more than {MAX_VALUES:,} values")
 
 
 def read_json(path: Path | str, most: int = MAX_TEXT_BYTES) -> dict[str, Any]:
-    """Return the mapping that a JSON file holds; raises as `read_bytes` and `load_bounded_json`."""
+    """Return the mapping of a JSON file; raises as `read_bytes` and `load_bounded_json`."""
     return require_mapping(load_bounded_json(read_bytes(path, most)))
 
 
 def read_yaml_file(path: Path | str, *, given: bool = False) -> Any:
-    """Return what a YAML file holds; raises as `read_bytes` and `load_bounded_yaml`."""
+    """Return the value of a YAML file; raises as `read_bytes` and `load_bounded_yaml`."""
     return load_bounded_yaml(read_bytes(path, given=given))
 
 
 def error_reason(error: BaseException) -> str:
-    """Return the reason of an error in one line: without the path, which the sentence around it names.
+    """Return the reason of an error in one line, without the path, which the sentence around it has.
 
     >>> error_reason(FileNotFoundError(2, "No such file or directory", "x")), error_reason(ValueError("it is empty"))
     ('No such file or directory', 'it is empty')
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def abbreviate(value: Any, most: int = 40) -> str:
-    """Return a value as a few characters for a sentence."""
+    """Return a value as at most `most` characters for a sentence."""
     text = str(value)
     return text if len(text) <= most else f"{text[:most]}…"

@@ -1,4 +1,4 @@
-"""At start-up: how long threads of torch will wait; the garbage collector and Ctrl-C while modules load."""
+"""Faster imports: pause the garbage collector, keep Ctrl-C working; limits on threads that torch reads once."""
 
 import atexit
 import gc
@@ -6,49 +6,41 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
-# Threads that have done their share wait for the others by spinning, 300,000 times (libgomp) or 200 ms (libomp):
-# where cores are busy they keep the others from computing meanwhile. 1,000 times, or 1 ms, is long enough to meet the
-# next operation where the machine is idle.
+# OpenMP's threads wait for each other by spinning, 300,000 times (libgomp) or 200 ms (libomp): on busy cores that keeps
+# the others from computing. 1,000 times, or 1 ms, is long enough to meet the next operation on an idle machine.
 OPENMP_WAIT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 USER_WAIT_VARIABLES = ("OMP_WAIT_POLICY", "KMP_LIBRARY")
+THREAD_POOLS = 4  # libraries with threads of their own, about: torch, numpy, scipy and initlab
 
 
 def limit_openmp_spinning() -> None:
-    """Let OpenMP's threads wait by spinning for a short time only, unless the user has said how they are to wait.
+    """Have OpenMP's threads spin for a short time only, unless the user's environment sets how they wait.
 
-    The library reads it once, when torch loads it: afterwards there is nothing to be done.
+    The library reads these variables once, when torch loads it.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in USER_WAIT_VARIABLES):
         for name, value in OPENMP_WAIT.items():
             os.environ.setdefault(name, value)
 
 
-THREAD_POOLS = 4  # libraries with threads of their own, about: torch's, numpy's, scipy's and initlab's
-THREAD_DIRECTORY = Path("/proc/self/task")  # of Linux: a directory for each thread
-
-
 def limit_threads() -> None:
-    """Let torch and numpy compute by one thread where the system allows too few: they end the process otherwise.
+    """Have torch and numpy use one thread where the system allows too few: they would end the process.
 
     A thread counts as a process for `ulimit -u` and for control groups.
     """
     if "torch" in sys.modules or "OMP_NUM_THREADS" in os.environ:
         return
     if not can_start_threads(min(THREAD_POOLS * (os.cpu_count() or 1), 64)):
-        os.environ["OMP_NUM_THREADS"] = "1"
-        for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ.setdefault(name, "1")
 
 
 def can_start_threads(count: int) -> bool:
-    """Return whether this process can have that many further threads at a time; afterwards they are gone."""
-    before = count_threads()
+    """Return whether this process can have `count` further threads at a time, by starting them."""
     enough, started = threading.Event(), []
     try:
         for _ in range(count):
@@ -61,27 +53,15 @@ def can_start_threads(count: int) -> bool:
         enough.set()
         for thread in started:
             thread.join()
-        # Python has done with them a moment before the system has; a process with one thread can be copied.
-        limit = time.monotonic() + 1
-        while count_threads() > before and time.monotonic() < limit:
-            time.sleep(0.0002)
     return True
-
-
-def count_threads() -> int:
-    """Return how many threads the system counts in this process, 0 where it does not tell."""
-    try:
-        return len(os.listdir(THREAD_DIRECTORY))
-    except OSError:
-        return 0
 
 
 @contextmanager
 def fast_imports() -> Iterator[None]:
-    """Let the collector rest for the while, and leave in peace from then on what was loaded: it stays to the end.
+    """Pause the garbage collector while modules load, and have it ignore them afterwards: they stay to the end.
 
-    torch and what it brings are half a million objects. Looked through as they come they take a quarter longer to load,
-    and whatever makes objects afterwards pays again. For programs that load once and work then, not for libraries.
+    torch and what it imports are half a million objects: collections while they are made take a quarter of the time
+    that loading takes. For programs that load once and then work, not for libraries.
 
     >>> with fast_imports():
     ...     gc.isenabled()
@@ -102,37 +82,40 @@ def fast_imports() -> Iterator[None]:
 
 @contextmanager
 def keep_keyboard_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt for Ctrl-C, whatever the module makes of it that is just being loaded.
+    """Raise KeyboardInterrupt for Ctrl-C also where a module that is being imported catches it.
 
-    Some take it for a failure of what they load themselves, and raise that or go on without.
+    Some modules take it for a failure of an import of theirs, and raise that or go on.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C.
     """
-    usual = signal.default_int_handler
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+    default = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not default:
         yield
         return
-    heard: list[int] = []
+    received: list[int] = []
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-        usual(number, frame)
+    def note_and_raise(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        default(number, frame)
 
-    signal.signal(signal.SIGINT, hear)
+    signal.signal(signal.SIGINT, note_and_raise)
     try:
         yield
     except Exception as error:
-        if heard:
+        if received:
             raise KeyboardInterrupt from error
         raise
     finally:
-        signal.signal(signal.SIGINT, usual)
-    if heard:
+        signal.signal(signal.SIGINT, default)
+    if received:
         raise KeyboardInterrupt
 
 
 def unfreeze_at_exit() -> None:
-    """Let the collector take up all, at the end, where somebody complains of what is still there then.
+    """Have the collector take up all objects where triton is loaded, which complains of what is left at the end.
 
-    It takes a second to find that all half a million objects are of no use any more.
+    Elsewhere they stay frozen: to find that half a million objects are unreachable takes a second.
     """
     if "triton" in sys.modules:
         gc.unfreeze()

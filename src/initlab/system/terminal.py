@@ -1,6 +1,6 @@
-"""What the terminal shows: one line that updates in place while training, a small table at the end.
+"""Show a training on the terminal: one line that updates in place, and a small table at the end.
 
-Where the output is not a terminal, the line becomes an ordinary line every few seconds, readable in a file.
+Where the output is not a terminal, a line is printed every few seconds instead.
 """
 
 import re
@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.cells import cell_len
@@ -24,7 +23,7 @@ from initlab.system.files import short_path
 from initlab.system.numbers import format_rounded
 from initlab.system.streams import redirect_to_devnull
 
-FILE_WIDTH = 140  # columns of a table that goes to a file or a pipe
+FILE_WIDTH = 140  # columns of a table in a file or a pipe
 PLAIN_INTERVAL = 5.0  # seconds between lines where nothing updates in place
 REDRAW_INTERVAL = 0.2  # seconds between drawings of the line that updates in place
 MIN_BAR, MAX_BAR = 6, 24  # columns
@@ -42,39 +41,44 @@ def text_width(text: str) -> int:
 
 
 class SafeConsole(Console):
-    """A console for text that may come from anywhere: no markup in it is obeyed, what cannot be seen is spelled out."""
+    """A console for text of any origin: markup in it has no effect, characters that are not printable are escaped."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make rich's text of a plain one, with the width that it will have."""
+        """Return the rich text of a plain one, with its width after escaping."""
         return super().render_str(printable_lines(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """Render as rich does, `printable_lines` of every text; rich's own control sequences pass."""
+        """Render `printable_lines` of every text, and rich's own control sequences unchanged."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable_lines(segment.text), segment.style)
 
 
 class StderrConsole(SafeConsole):
-    """A console on standard error that falls silent when nobody reads it; rich's own would end the program."""
+    """A console on standard error that stops printing after a closed pipe, where rich's own ends the program."""
 
     def on_broken_pipe(self) -> None:
-        """Say no more."""
+        """Print nothing further."""
         self.quiet = True
         redirect_to_devnull(sys.stderr)
 
 
 class ProgressLine:
-    """One line about a training that updates in place; `update` takes what `experiment.run` hands its watch."""
+    """One line about a training that updates in place.
+
+    Args:
+        label: of the run.
+        console: standard error by default.
+    """
 
     def __init__(self, label: str, console: Console | None = None):
         self.label = label
         self.console = console or StderrConsole(stderr=True)
-        self.said = time.monotonic()
-        self.first: tuple[float, int] | None = None  # when the first steps were seen, and how many they were
-        # Drawn from `update` alone: a thread of its own would take time from the training.
+        self.shown_at = time.monotonic()
+        self.first: tuple[float, int] | None = None  # time and step of the first update with steps
+        # Drawn by `update` alone: rich's thread would take time from the training.
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "ProgressLine":
@@ -82,33 +86,32 @@ class ProgressLine:
             self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.console.is_terminal:
             self.live.stop()
 
     def update(self, now: Mapping[str, Any]) -> None:
-        """Show how far it is, a few times a second on a terminal and every few seconds elsewhere."""
+        """Show the progress, a few times a second on a terminal and every few seconds elsewhere.
+
+        Args:
+            now: `step`, `steps`, and if known `loss` and `val_accuracy`, as `experiment.run` gives them.
+        """
         pause = REDRAW_INTERVAL if self.console.is_terminal else PLAIN_INTERVAL
         if self.first is None and now["step"]:
             self.first = time.monotonic(), now["step"]
-        if time.monotonic() - self.said < pause:
+        if time.monotonic() - self.shown_at < pause:
             return
-        self.said = time.monotonic()
-        facts = self.facts(now)
+        self.shown_at = time.monotonic()
+        facts = self.describe(now)
         if self.console.is_terminal:
             self.live.update(
                 format_progress(self.label, facts, now["step"] / now["steps"], self.console.width), refresh=True
             )
         else:
-            self.console.print(f"{self.label}: step {' · '.join(facts)}", soft_wrap=True, highlight=False, markup=False)
+            self.console.print(f"{self.label}: step {' · '.join(facts)}", soft_wrap=True)
 
-    def facts(self, now: Mapping[str, Any]) -> list[str]:
-        """Say where a training stands, the most important first.
-
-        The rate is that since the first steps were seen: loading and building say nothing of it.
-        """
+    def describe(self, now: Mapping[str, Any]) -> list[str]:
+        """Return the progress in words, the most important first; the rate leaves out loading and building."""
         since, before = self.first or (time.monotonic(), now["step"])
         rate = (now["step"] - before) / max(time.monotonic() - since, 1e-9)
         facts = [f"{now['step']}/{now['steps']}"]
@@ -122,7 +125,13 @@ class ProgressLine:
 
 
 def format_progress(label: str, facts: Sequence[str], done: float, width: int) -> Text:
-    """Fit label, bar and facts into one line of a terminal: the last facts go first, then the bar, then the label.
+    """Return label, bar and facts in one line of a terminal; a narrow one leaves out the last facts, then the bar.
+
+    Args:
+        label: of the run.
+        facts: in words, the most important first.
+        done: fraction.
+        width: in columns.
 
     >>> format_progress("zeros-tanh", ["5/10", "loss 2.303", "7 s left"], 0.5, 41).plain
     'zeros-tanh ━━━━━━───── 5/10 · loss 2.303'
@@ -141,7 +150,7 @@ def format_progress(label: str, facts: Sequence[str], done: float, width: int) -
 
 
 def format_duration(seconds: float) -> str:
-    """Say a time as people do.
+    """Return a time in its largest units.
 
     >>> format_duration(7.4), format_duration(75), format_duration(7300)
     ('7 s', '1 min 15 s', '2 h 1 min')
@@ -154,14 +163,14 @@ def format_duration(seconds: float) -> str:
 
 
 def format_metric(value: float | None, percent: bool = False) -> str:
-    """Format a metric for a table; a blank where there is none."""
+    """Return a metric for a table, blank for None."""
     if value is None:
         return ""
     return f"{value:.1%}" if percent else f"{value:.4g}"
 
 
 def run_table(summary: Mapping[str, Any]) -> Table:
-    """Build the small table that ends a single run."""
+    """Return the small table at the end of a single run."""
     table = Table(show_edge=False, box=None, pad_edge=False, header_style="bold")
     classes = any(summary.get(f"{prefix}accuracy") is not None for _, prefix in SPLITS)
     for column in ("", "loss", "accuracy") if classes else ("", "loss"):
@@ -176,7 +185,14 @@ def run_table(summary: Mapping[str, Any]) -> Table:
 
 
 def show_run(label: str, summary: Mapping[str, Any], console: Console | None = None, tensorboard: bool = True) -> None:
-    """Print how a run ended, where its files are and what to type next; `tensorboard` as in `show_location`."""
+    """Print how a run ended, where its files are and how to look at them.
+
+    Args:
+        label: of the run.
+        summary: of `summary.json`.
+        console: standard output by default.
+        tensorboard: as in `show_location`.
+    """
     console = console or SafeConsole()
     console.print(Text(label, style="bold"), soft_wrap=True)
     status = summary["status"]
@@ -193,30 +209,38 @@ def show_run(label: str, summary: Mapping[str, Any], console: Console | None = N
 
 
 def show_location(directory: Path, console: Console, note: str = "", tensorboard: bool = True) -> None:
-    """Say where the files are and what to type to look at them, with paths as short as they can be.
+    """Print where the files are and the commands to look at them.
 
-    Arguments: `tensorboard`: whether the configuration asked for event files; without them a report is what to look at.
+    Args:
+        directory: of a run or a sweep.
+        console: to print to.
+        note: after the directory.
+        tensorboard: whether there are event files.
     """
     short = short_path(directory)
-    # Beside other runs, all of them are of interest; elsewhere the parent may be anything.
+    # Beside other runs, TensorBoard shows all of them; elsewhere the parent may be anything.
     logdir = short.parent if directory.parent.name == "runs" else short
-    console.print(f"files        {printable(short)}{note}", soft_wrap=True, highlight=False, markup=False)
-    report = f"initlab report {shlex.quote(printable(short))}"
-    if tensorboard:
-        told = f"look at it   tensorboard --logdir {shlex.quote(printable(logdir))}"
-        console.print(told, soft_wrap=True, highlight=False, markup=False)
-    told = f"or {report}" if tensorboard else f"look at it   {report}"
-    console.print(told, soft_wrap=True, highlight=False, markup=False)
+    commands = [f"tensorboard --logdir {shlex.quote(printable(logdir))}"] if tensorboard else []
+    commands.append(f"initlab report {shlex.quote(printable(short))}")
+    console.print(f"files        {printable(short)}{note}", soft_wrap=True)
+    console.print(f"look at it   {commands[0]}", soft_wrap=True)
+    for command in commands[1:]:
+        console.print(f"or {command}", soft_wrap=True)
 
 
-# What a table of cells can do without, first to last, where the terminal is narrow.
+# Left out of a table of cells, first to last, where the terminal is narrow.
 OPTIONAL_COLUMNS = ("val accuracy", "loss", "runs", "test accuracy")
 
 
 def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: Console | None = None) -> None:
-    """Print one line per cell of a sweep, as `sweep.cells` made them: mean ± std over seeds, best first.
+    """Print one line per cell of a sweep: mean ± std over seeds.
 
-    Axes and status are always there; metrics that nothing measured are not, nor those that do not fit.
+    Metrics that were not measured are left out, and those that do not fit; axes and status are not.
+
+    Args:
+        rows: one per cell, as `sweep.summary` makes them.
+        axes: the columns that tell cells apart.
+        console: standard output by default.
     """
     console = console or SafeConsole()
     if not console.is_terminal:
@@ -237,11 +261,11 @@ def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: 
             left_out.append(name)
     console.print(cell_table(columns, axes))
     if left_out:
-        console.print(f"not enough columns for {', '.join(left_out)}: see sweep.csv", style="dim", highlight=False)
+        console.print(f"not enough columns for {', '.join(left_out)}: see sweep.csv", style="dim")
 
 
 def format_run_count(completed: int, runs: int) -> str:
-    """Say how many runs the means of a line are over, and of how many where not all completed.
+    """Return how many runs the means of a line are over, and of how many where not all completed.
 
     >>> format_run_count(5, 5), format_run_count(3, 5)
     ('5', '3 of 5')
@@ -250,7 +274,7 @@ def format_run_count(completed: int, runs: int) -> str:
 
 
 def shorten_number(text: str) -> str:
-    """Write a number of an axis as short as it can be; anything else is left alone.
+    """Return a number of an axis in its shortest form, and any other text unchanged.
 
     >>> shorten_number("1000000000.0"), shorten_number("10"), shorten_number("he_normal"), shorten_number("nan")
     ('1e+09', '10', 'he_normal', 'nan')
@@ -259,12 +283,12 @@ def shorten_number(text: str) -> str:
 
 
 def natural_width(columns: Mapping[str, Sequence[Text]]) -> int:
-    """Return how wide a table of these columns is when nothing in it is cut."""
+    """Return the width of a table in which nothing is cut."""
     return sum(max(len(name), *map(len, cells)) + 2 for name, cells in columns.items()) - 2
 
 
 def cell_table(columns: Mapping[str, Sequence[Text]], axes: Sequence[str]) -> Table:
-    """Lay columns out: words to the left, numbers to the right; what does not fit goes on in a second line."""
+    """Return a table with words to the left and numbers to the right; axes wrap where they do not fit."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
         words = name in axes or name == "status"
@@ -275,7 +299,7 @@ def cell_table(columns: Mapping[str, Sequence[Text]], axes: Sequence[str]) -> Ta
 
 
 def format_mean_std(row: Mapping[str, Any], metric: str, percent: bool = False) -> str:
-    """Format mean ± std over seeds, both with the same number of decimals.
+    """Return mean ± std over seeds, both with the same number of decimals.
 
     >>> format_mean_std({"loss_mean": 0.51234, "loss_std": 0.0123}, "loss")
     '0.512 ± 0.012'
@@ -289,5 +313,5 @@ def format_mean_std(row: Mapping[str, Any], metric: str, percent: bool = False) 
         return ""
     factor, unit = (100, " %") if percent else (1, "")
     digits, kind = (1, "f") if percent else (3, "f") if abs(mean) < 1000 else (3, "g")
-    found = [value for value in (mean, std) if value is not None and value == value]
-    return " ± ".join(format_rounded(value * factor, digits, kind) for value in found) + unit
+    known = [value for value in (mean, std) if value is not None and value == value]
+    return " ± ".join(format_rounded(value * factor, digits, kind) for value in known) + unit

@@ -1,8 +1,8 @@
-"""The one reader of YAML: numbers, words and keys are read by the rules of Hydra's files, wherever YAML is read.
+"""Load and dump YAML by the rules of Hydra's files.
 
-PyYAML follows YAML 1.1, in which `2e-2` is a word: a number needs a point there. OmegaConf, which reads Hydra's files,
-follows YAML 1.2 for numbers, knows no dates, and refuses a key that comes twice. So does everything here, and text that
-would be read as something else is written in quotes.
+PyYAML follows YAML 1.1, in which `2e-2` is text: a number needs a point there. OmegaConf, which reads Hydra's files,
+follows YAML 1.2 for numbers, has no dates, and refuses duplicate keys. So does this module; text that looks like
+another type is written in quotes.
 """
 
 import re
@@ -18,26 +18,30 @@ FLOAT_PATTERN = re.compile(
     )$""",
     re.VERBOSE | re.ASCII,
 )
-"""What OmegaConf takes for a number beyond YAML 1.1: an exponent needs neither a point before it nor a sign."""
+"""Numbers of OmegaConf: an exponent needs neither a point before it nor a sign."""
 
 
 class YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads plain values only: no Python objects, no dates, and no key twice."""
+    """Loads plain values only: no Python objects, no dates, no duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a dictionary; a key that comes twice would silently replace the first."""
+        """Build a dictionary; PyYAML would keep the last of duplicate keys.
+
+        Raises:
+            yaml.constructor.ConstructorError: a key comes twice.
+        """
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag == STRING_TAG:
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice")
                 seen.add(key.value)
-        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return found
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
 
 
 class YamlDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Writes plain values so that `YamlLoader` reads them back as they were."""
+    """Writes plain values so that `YamlLoader` loads equal ones."""
 
 
 STRING_TAG = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
@@ -52,10 +56,10 @@ YamlLoader.yaml_implicit_resolvers = {
 
 
 def load_yaml(text: str | bytes) -> Any:
-    """Return the value that a YAML (or JSON) text stands for.
+    """Return the value of a YAML (or JSON) text.
 
     Raises:
-        ValueError: it is no YAML; the message is one line.
+        ValueError: it is not YAML; the message is one line.
 
     >>> load_yaml("2e-2"), load_yaml("he_normal"), load_yaml("{std: 1E3, n: 10}"), load_yaml("2024-01-01")
     (0.02, 'he_normal', {'std': 1000.0, 'n': 10}, '2024-01-01')
@@ -72,7 +76,7 @@ def load_yaml(text: str | bytes) -> Any:
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:
-    """Return YAML with the keys in their order.
+    """Return the YAML of a mapping, with its keys in their order.
 
     >>> print(dump_yaml({"lr": 1e-05, "name": "2e-2"}), end="")
     lr: 1.0e-05

@@ -1,4 +1,4 @@
-"""Hydra's jobs: each composed and checked before any of them runs, and where it will lie."""
+"""Hydra's jobs: each is composed and checked, and its directory known, before any of them runs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,66 +16,75 @@ from initlab.config.fast_compose import Composer
 from initlab.config.hydra_errors import translate_hydra_errors
 from initlab.config.naming import cell_name
 
-CELL_NAME = "${initlab.cell_name:}"  # hydra.sweep.subdir unless the user chose another
-DEFAULT_OUTPUT_SUBDIR = ".hydra"  # where Hydra writes what it composed; in a sweep only where the user says so
+CELL_NAME = "${initlab.cell_name:}"  # default of hydra.sweep.subdir
+DEFAULT_OUTPUT_SUBDIR = ".hydra"  # for Hydra's own files; a sweep has none unless the user sets hydra.output_subdir
 
 
 @dataclass(frozen=True)
 class JobSettings:
-    """What Hydra's node says of a job: where its own files go (None: nowhere), and whether initlab alone hears of it.
+    """Settings of a job in Hydra's node.
 
-    `cwd` is where the launch was started; `named` is whether the directory has the name that initlab gives it.
+    Attributes:
+        output_subdir: where Hydra's own files go, None for nowhere.
+        is_plain: whether the job needs no logging, directory or environment of its own.
+        is_named: whether the directory has the name that initlab gives it.
+        cwd: where the launch was started.
     """
 
-    files: str | None
-    unheard: bool
-    named: bool
+    output_subdir: str | None
+    is_plain: bool
+    is_named: bool
     cwd: str
 
 
 @dataclass
 class HydraJob:
-    """One job of Hydra's: its overrides, our configuration, its directory; Hydra's is composed when it is needed."""
+    """One job of Hydra's: its overrides, initlab's configuration, its directory."""
 
     overrides: Sequence[str]
     number: int
     config: Config
     directory: Path
-    facts: JobSettings
+    settings: JobSettings
     composer: Composer
 
-    def composed(self) -> DictConfig:
+    def compose(self) -> DictConfig:
         """Compose Hydra's configuration of this job."""
-        found = self.composer.job(self.overrides, self.number)
-        with open_dict(found):
-            found.hydra.output_subdir = self.facts.files
-        return found
+        composed = self.composer.job(self.overrides, self.number)
+        with open_dict(composed):
+            composed.hydra.output_subdir = self.settings.output_subdir
+        return composed
 
 
 def read_job_settings(composed: DictConfig, master: DictConfig) -> JobSettings:
-    """Read what has to be known of Hydra's node of a job."""
+    """Return the settings in Hydra's node of a job.
+
+    Args:
+        composed: Hydra's configuration of the job.
+        master: that of the sweep.
+    """
     job, logging = composed.hydra.job, composed.hydra.job_logging
-    silent = logging is not None and logging.get("root") is None and not composed.hydra.verbose
+    logs = logging is None or logging.get("root") is not None or composed.hydra.verbose
     files = composed.hydra.output_subdir
-    if files == DEFAULT_OUTPUT_SUBDIR and not user_set_output_subdir(master):
+    by_user = any(text.lstrip("+").startswith("hydra.output_subdir=") for text in master.hydra.overrides.hydra)
+    if files == DEFAULT_OUTPUT_SUBDIR and not by_user:
         files = None
     sweep = OmegaConf.to_container(composed.hydra.sweep, resolve=False)
     assert isinstance(sweep, dict)
-    alone = silent and not job.chdir and not job.env_set
-    return JobSettings(files, alone, sweep["subdir"] == CELL_NAME, str(composed.hydra.runtime.cwd))
-
-
-def user_set_output_subdir(master: DictConfig) -> bool:
-    """Did the user say where Hydra's own files go?"""
-    return any(text.lstrip("+").startswith("hydra.output_subdir=") for text in master.hydra.overrides.hydra)
+    is_plain = not (logs or job.chdir or job.env_set)
+    return JobSettings(files, is_plain, sweep["subdir"] == CELL_NAME, str(composed.hydra.runtime.cwd))
 
 
 def compose_jobs(
     context: HydraContext, master: DictConfig, texts: Iterable[Sequence[str]], first: int
 ) -> list[HydraJob]:
-    """Compose and check the configuration of every job.
+    """Compose and check the configuration of every job; the first that is wrong raises UserError.
 
-    Raises UserError for the first that cannot be.
+    Args:
+        context: Hydra's, with its loader.
+        master: Hydra's configuration of the sweep.
+        texts: overrides of each job.
+        first: number of the first job.
     """
     composer = Composer(context.config_loader, master)
     jobs = []
@@ -97,28 +106,33 @@ def compose_job(
 ) -> HydraJob:
     """Compose and check one job.
 
-    Arguments: `known`, facts by the choices that Hydra composed; `sweep`, what the whole sweep has for `sweep.*`.
+    Args:
+        values: of the configuration, by initlab's rules.
+        known: settings of jobs before, by their group choices.
+        overrides: of the job.
+        number: of the job.
+        sweep: `sweep.*` of the whole sweep.
     """
     composed = None
     values = composer.values(overrides)
     if values is None:
         composed = composer.job(overrides, number)
-        config, facts = to_config(composed, overrides), read_job_settings(composed, composer.master)
+        config, settings = to_config(composed, overrides), read_job_settings(composed, composer.master)
     else:
         plain, choices = values
         config = checked_config(plain, overrides)
         if choices not in known:
             known[choices] = read_job_settings(composer.base(choices), composer.master)
-        facts = known[choices]
-    if facts.named and config.plain()["sweep"] == sweep:
+        settings = known[choices]
+    if settings.is_named and config.plain()["sweep"] == sweep:
         directory = Path(composer.directory, cell_name(config)).absolute()
     else:
         directory = job_directory(composer.job(overrides, number) if composed is None else composed)
-    return HydraJob(list(overrides), number, config, directory, facts, composer)
+    return HydraJob(list(overrides), number, config, directory, settings, composer)
 
 
 def job_directory(composed: DictConfig) -> Path:
-    """Return where Hydra will put a job: `hydra.sweep.dir` and `hydra.sweep.subdir`, evaluated as it does."""
+    """Return the directory of a job: `hydra.sweep.dir` and `hydra.sweep.subdir`, evaluated as Hydra does."""
     HydraConfig.instance().set_config(composed)
     parts = [str(OmegaConf.select(composed, key)) for key in ("hydra.sweep.dir", "hydra.sweep.subdir")]
     return Path(*parts).absolute()
@@ -126,7 +140,7 @@ def job_directory(composed: DictConfig) -> Path:
 
 @contextmanager
 def restore_hydra_config() -> Iterator[None]:
-    """Put Hydra's process-wide configuration back as it was."""
+    """Restore Hydra's process-wide configuration at the end of the block."""
     before = HydraConfig.instance().cfg
     try:
         yield
@@ -136,8 +150,8 @@ def restore_hydra_config() -> Iterator[None]:
 
 def renumber_job(job: HydraJob, number: int) -> HydraJob:
     """Return a job under another number."""
-    found = replace(job, number=number)
-    if not job.facts.named:
+    renumbered = replace(job, number=number)
+    if not job.settings.is_named:
         with restore_hydra_config():
-            found.directory = job_directory(found.composed())
-    return found
+            renumbered.directory = job_directory(renumbered.compose())
+    return renumbered

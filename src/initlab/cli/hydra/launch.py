@@ -1,44 +1,40 @@
-"""A sweep of Hydra's: expanded, checked, run by `initlab.sweep`, and its jobs given back."""
+"""A sweep of Hydra's: its grid is expanded, checked and run by `initlab.sweep`, and its jobs returned to Hydra."""
 
-import os
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, configure_log, env_override, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from initlab.cli.hydra.job_returns import replay_job
 from initlab.cli.hydra.jobs import HydraJob, compose_jobs, renumber_job
+from initlab.cli.hydra.prestart import start_processes_early
 from initlab.config.grid import default_shape, expand_grid
 from initlab.config.hydra_errors import translate_hydra_errors
 from initlab.errors import UserError
-from initlab.system import fork, fork_server
 from initlab.system.escape import print
 from initlab.system.startup import fast_imports
 
-MANY_JOBS = 50  # jobs from which on it is worth a look whether they will need several processes
-STEPS_PER_EPOCH = 100  # updates, while the data have not been read
-WORKER_ENTRY = "initlab.sweep.executors.process_worker:serve_tasks"
-LENGTH_KEYS = (
-    "train.steps",
-    "train.epochs",
-    "device",
-    "threads",
-)  # what tells it; where they are swept, their defaults do
+if TYPE_CHECKING:
+    from initlab.sweep.placement import Placement
 
 
 def launch_grid(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
-    """Expand the arguments into jobs, take out what is excluded, and launch the rest by whichever launcher there is."""
+    """Expand the arguments into jobs and run those that are not excluded by the launcher that Hydra has chosen.
+
+    Args:
+        sweeper: Hydra's, with its launcher and configuration.
+        arguments: overrides with lists and ranges.
+
+    Raises:
+        UserError: the sweeper has a batch size.
+    """
     context, master = sweeper.hydra_context, sweeper.config
     if sweeper.max_batch_size is not None:
-        raise UserError("hydra.sweeper.max_batch_size has no use here: sweep.max_group bounds what trains together.")
+        raise UserError("hydra.sweeper.max_batch_size has no use here: sweep.max_group limits what trains together.")
     setup_globals()
     with translate_hydra_errors():
         grids = OmegaConf.to_container(master.sweep.grids, resolve=True)
@@ -46,23 +42,25 @@ def launch_grid(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobRetu
         texts = expand_grid(context.config_loader, arguments, sweeper.params or {}, grids, default_shape(master))
     compose = partial(compose_jobs, context, master, texts, 0)
     if Path(str(master.hydra.sweep.dir)).is_dir():
-        # What was run before may be all of it, which needs no torch: the records are looked at first.
+        # All of it may be finished, which needs no torch: the records are read first.
         from initlab.sweep.finished import all_have_summaries
 
-        known = select_jobs(compose(), repeats=bool(grids))
-        if all_have_summaries([job.directory for job in known]):
-            return [run_with_launcher(sweeper, known)]
-        with prestart_sweep(sweeper.launcher, master, len(known), lambda: known):
-            return [run_with_launcher(sweeper, known)]
-    with prestart_sweep(sweeper.launcher, master, len(texts), compose) as composed:
-        jobs = composed()
-        if jobs:
-            jobs[0].composer.adopt(context.config_loader, master)
-        return [run_with_launcher(sweeper, select_jobs(jobs, repeats=bool(grids)))]
+        jobs = select_jobs(compose(), repeats=bool(grids))
+        if all_have_summaries([job.directory for job in jobs]):
+            return [run_with_launcher(sweeper, jobs)]
+        with start_processes_early(sweeper.launcher, master, len(jobs)):
+            return [run_with_launcher(sweeper, jobs)]
+    with start_processes_early(sweeper.launcher, master, len(texts)):
+        return [run_with_launcher(sweeper, select_jobs(compose(), repeats=bool(grids)))]
 
 
 def select_jobs(jobs: Sequence[HydraJob], repeats: bool) -> list[HydraJob]:
-    """Return the jobs that are left when what is excluded and what comes twice is taken out, numbered from 0."""
+    """Return the jobs that are neither excluded nor repeated, numbered from 0.
+
+    Args:
+        jobs: of the whole grid.
+        repeats: whether jobs may come twice, as in overlapping sub-grids.
+    """
     from initlab.sweep.cells import select_cells
 
     kept = select_cells([job.config for job in jobs], repeats)
@@ -70,134 +68,61 @@ def select_jobs(jobs: Sequence[HydraJob], repeats: bool) -> list[HydraJob]:
 
 
 def run_with_launcher(sweeper: Any, jobs: Sequence[HydraJob]) -> Sequence[JobReturn]:
-    """Let whichever launcher there is run the jobs."""
+    """Run the jobs by the launcher that Hydra has chosen."""
     ours = getattr(sweeper.launcher, "launch_jobs", None)
     return ours(jobs) if ours else launch_with_other_launcher(sweeper.launcher, sweeper.config, jobs)
 
 
-@contextmanager
-def prestart_sweep(
-    launcher: Any, master: DictConfig, networks: int, compose: Callable[[], list[HydraJob]]
-) -> Iterator[Callable[[], list[HydraJob]]]:
-    """Have what workers come from load torch before the grid is known; yields the call that gives the composed grid.
-
-    Where this process may be copied, a copy composes while this one loads torch, of which the next copy becomes the
-    nursery: then torch is loaded once. Elsewhere the nursery loads it beside this process.
-    """
-    how = getattr(launcher, "how", {})
-    maybe = how.get("executor") == "process" or (how.get("executor") == "auto" and networks >= MANY_JOBS)
-    if not maybe or OmegaConf.select(master, "dry_run"):
-        yield compose
-        return
-    beside = fork.can_fork() and len(os.sched_getaffinity(0)) > 1
-    once = beside and "torch" not in sys.modules and fork.is_single_threaded()
-    OmegaConf.select(master, "hydra.sweep.dir")  # before anything is copied: all have the clock of the sweep
-    with (
-        env_override(master.hydra.job.env_set),
-        fork_server.keep_server(),
-        fork.run_in_child(compose) if once else nullcontext(compose) as composed,
-    ):
-        if beside and not once:
-            with suppress(fork_server.ProcessLimitReached):  # the sweep will say so
-                fork_server.shared_server(WORKER_ENTRY)
-        # With threads of its own for numpy this process could be copied no more.
-        with env_override({"OPENBLAS_NUM_THREADS": "1"} if once else {}), fast_imports():
-            from initlab.sweep.executors.process import prestart_workers, stop_idle_workers
-            from initlab.sweep.executors.process_worker import serve_tasks  # noqa: F401
-            from initlab.sweep.placement import Placement
-
-        if once:
-            # Before anything is computed or a card is looked at: what a card was told does not survive copying.
-            with suppress(fork_server.ProcessLimitReached):
-                fork_server.shared_server(WORKER_ENTRY, here=True).call(
-                    "initlab.sweep.executors.process_worker:use_one_thread"
-                )
-        steps, epochs, device, threads = (OmegaConf.select(master, key) for key in LENGTH_KEYS)
-        each = STEPS_PER_EPOCH * epochs if steps is None else steps
-        # What is no number is told when the jobs are composed.
-        early = Placement(**how).prestart(networks, each, device, threads) if isinstance(each, int | float) else None
-        if early is None:
-            stop_idle_workers()
-            yield composed
-            return
-        with prestart_workers(early.workers, networks), read_data_early(master):
-            yield composed
-
-
-@contextmanager
-def read_data_early(master: DictConfig) -> Iterator[None]:
-    """Read the data meanwhile, here and where workers come from, if they are what they most likely are."""
-    from initlab.data import preload
-
-    try:
-        given = {str(key): value for key, value in master.data.items()}
-    except (OmegaConfBaseException, AttributeError):  # what is wrong is told when the jobs are composed
-        yield
-        return
-    thread = threading.Thread(target=preload, kwargs=given)
-    with suppress(RuntimeError):  # the system allows no further thread: they are read when they are needed
-        thread.start()
-    if fork.can_fork():
-        with suppress(fork_server.ProcessLimitReached):
-            fork_server.shared_server(WORKER_ENTRY).call("initlab.data:preload", **given)
-    try:
-        yield
-    finally:
-        if thread.ident is not None:
-            thread.join()
-
-
 def launch_jobs(
-    context: HydraContext, master: DictConfig, jobs: Sequence[HydraJob], how: Mapping[str, Any]
+    context: HydraContext, master: DictConfig, jobs: Sequence[HydraJob], placement: Mapping[str, Any]
 ) -> list[JobReturn]:
-    """Check the grid, run it, and return Hydra's account of every job, in order.
+    """Check the grid, run it, and return Hydra's record of every job, in order.
 
-    Arguments: `how` holds executor, workers and options.
+    Interrupted is raised after a signal.
 
-    Raises UserError before anything is written when a cell cannot be; Interrupted after a signal.
+    Args:
+        context: Hydra's, with its callbacks.
+        master: Hydra's configuration of the sweep.
+        jobs: composed and numbered.
+        placement: executor, workers and options, as in `Placement`.
     """
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     from initlab.sweep.finished import load_finished_sweep
     from initlab.sweep.screen import show_outcome, write_sweep_pictures
 
-    directory = Path(str(master.hydra.sweep.dir)).absolute()
+    directory = sweep_directory(master)
     returns: dict[int, JobReturn] = {}
+    save = partial(save_multirun, master, directory)
 
     def ended(cell: Any, summary: dict[str, Any], fresh: bool) -> None:
         returns[cell.number] = replay_job(context, master, jobs[cell.number], summary, fresh)
 
-    def opened() -> None:
-        save_multirun(master, directory)
-
     configs, directories = [job.config for job in jobs], [job.directory for job in jobs]
-    if outcome := load_finished_sweep(configs, directories, directory, ended, opened):
-        show_outcome(outcome, directory)
-        write_sweep_pictures(outcome, directory)
-        return [returns[number] for number in range(len(jobs))]
-    returns.clear()
-    with fast_imports():
-        from initlab.sweep.cells import check_cells
-        from initlab.sweep.dry_run import dry_run, dry_run_race
-        from initlab.sweep.placement import Placement
-        from initlab.sweep.race import COMPARISON_LABEL
-        from initlab.sweep.run import run_sweep
-        from initlab.system.files import require_disk_space
-    chosen = Placement(**how)
     remark = ""
-    if jobs[0].config.race:
-        if jobs[0].config.dry_run:
-            dry_run_race([job.config for job in jobs], directory, chosen)
+    outcome = load_finished_sweep(configs, directories, directory, ended, save)
+    if not outcome:
+        returns.clear()
+        with fast_imports():
+            from initlab.sweep.cells import check_cells
+            from initlab.sweep.dry_run import dry_run, dry_run_race
+            from initlab.sweep.placement import Placement
+            from initlab.sweep.race import COMPARISON_LABEL
+            from initlab.sweep.run import run_sweep
+            from initlab.system.files import require_disk_space
+        where, race = Placement(**placement), configs[0].race
+        if race and configs[0].dry_run:
+            dry_run_race(configs, directory, where)
             return []
-        jobs, remark = tune_jobs(context, master, jobs, directory, chosen)
-    cells = check_cells([job.config for job in jobs], [job.directory for job in jobs])
-    if jobs[0].config.dry_run:
-        dry_run(cells, directory, chosen)
-        return []
-    require_disk_space(directory)
-    with env_override(master.hydra.job.env_set):
-        outcome = run_sweep(
-            cells, directory, chosen, ended, opened, label=COMPARISON_LABEL if jobs[0].config.race else "sweep"
-        )
+        if race:
+            jobs, remark = tune_jobs(context, master, jobs, directory, where)
+        cells = check_cells([job.config for job in jobs], [job.directory for job in jobs])
+        if configs[0].dry_run:
+            dry_run(cells, directory, where)
+            return []
+        require_disk_space(directory)
+        with env_override(master.hydra.job.env_set):
+            label = COMPARISON_LABEL if race else "sweep"
+            outcome = run_sweep(cells, directory, where, ended, save, label=label)
     show_outcome(outcome, directory)
     if remark:
         print(remark)
@@ -206,11 +131,11 @@ def launch_jobs(
 
 
 def tune_jobs(
-    context: HydraContext, master: DictConfig, jobs: Sequence[HydraJob], directory: Path, how: Any
+    context: HydraContext, master: DictConfig, jobs: Sequence[HydraJob], directory: Path, placement: "Placement"
 ) -> tuple[list[HydraJob], str]:
-    """Tune the rate of every cell of a race; return its jobs at those rates, and what to say of the tuning.
+    """Tune the learning rate of every cell of a race; return its jobs at those rates, and a remark about the tuning.
 
-    Raises UserError before anything is written when the cells cannot race; Interrupted after a signal.
+    UserError is raised, before anything is written, where the cells cannot race; Interrupted after a signal.
     """
     from initlab.sweep.race import final_config, race_configs, tune_rates
     from initlab.system.files import require_disk_space
@@ -219,17 +144,22 @@ def tune_jobs(
     race_configs(configs, directory)
     require_disk_space(directory)
     with env_override(master.hydra.job.env_set):
-        found = tune_rates(configs, directory, how, lambda: save_multirun(master, directory))
+        result = tune_rates(configs, directory, placement, partial(save_multirun, master, directory))
     texts = [
         [text for text in job.overrides if not text.startswith("optim.lr=")] + [f"optim.lr={rate!r}"]
         if rate is not None
         else job.overrides
-        for job, rate in zip(jobs, found.rates, strict=True)
+        for job, rate in zip(jobs, result.rates, strict=True)
     ]
-    again = compose_jobs(context, master, texts, 0)
-    for job, rate in zip(again, found.rates, strict=True):
+    tuned = compose_jobs(context, master, texts, 0)
+    for job, rate in zip(tuned, result.rates, strict=True):
         job.config = final_config(job.config, rate)
-    return again, found.summary()
+    return tuned, result.summary()
+
+
+def sweep_directory(master: DictConfig) -> Path:
+    """Return the absolute directory of a sweep."""
+    return Path(str(master.hydra.sweep.dir)).absolute()
 
 
 def save_multirun(master: DictConfig, directory: Path) -> None:
@@ -238,7 +168,11 @@ def save_multirun(master: DictConfig, directory: Path) -> None:
 
 
 def launch_with_other_launcher(launcher: Any, master: DictConfig, jobs: Sequence[HydraJob]) -> Sequence[JobReturn]:
-    """Check the grid, let another launcher of Hydra's run it job by job, and write the table."""
+    """Check the grid, run it job by job by a launcher that is not ours, and write the table.
+
+    Raises:
+        UserError: the grid is a race, or a network cannot fit this machine's memory.
+    """
     from initlab.sweep.cells import check_cells
     from initlab.sweep.cost import CostCache
     from initlab.sweep.dry_run import dry_run
@@ -247,13 +181,13 @@ def launch_with_other_launcher(launcher: Any, master: DictConfig, jobs: Sequence
 
     if jobs[0].config.race:
         raise UserError("race=true needs initlab's own launcher: leave hydra/launcher as it is.")
-    directory = Path(str(master.hydra.sweep.dir)).absolute()
+    directory, inline = sweep_directory(master), Placement("inline")
     cells = check_cells([job.config for job in jobs], [job.directory for job in jobs])
     if jobs[0].config.dry_run:
-        dry_run(cells, directory, Placement("inline"))
+        dry_run(cells, directory, inline)
         return []
-    if type(launcher).__module__.startswith("hydra._internal."):  # the basic one: others may use other machines
-        refuse_too_large(cells, Placement("inline"), CostCache())
+    if master.hydra.runtime.choices["hydra/launcher"] == "basic":  # others may use other machines
+        refuse_too_large(cells, inline, CostCache())
     with lock_and_tabulate(cells, directory):
         save_multirun(master, directory)
         possible = [job.overrides for job, cell in zip(jobs, cells, strict=True) if cell.reason is None]

@@ -30,9 +30,7 @@ def require_values(module: nn.Module, record: Procedure) -> None:
                 "call module.to_empty(device=…) or initialize it by a scheme first."
             )
         if hasattr(parameter.tensor, "full_tensor"):
-            raise UserError(
-                f"init={record.name} needs whole weights and {parameter.name} is sharded: shard it later."
-            )
+            raise UserError(f"init={record.name} needs whole weights and {parameter.name} is sharded: shard it later.")
 
 
 def check_data(context: ProcedureContext) -> None:

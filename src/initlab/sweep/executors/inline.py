@@ -1,6 +1,6 @@
 """`inline`: one group after another in this process."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,41 +10,39 @@ from initlab.sweep.worker import GroupResult, GroupTask, OnProgress, run_group
 
 @dataclass
 class InlineJob:
-    """A group that is computed when it is asked for."""
+    """A group that is computed when its result is asked for."""
 
     task: GroupTask
     watch: OnProgress
     stop: Callable[[], int]
 
     def cancel(self) -> bool:
-        """Nothing waits."""
+        """Return False: nothing waits in a queue."""
         return False
 
     def poll(self) -> GroupResult:
-        """Compute it."""
+        """Compute the group and return its result."""
         return run_group(self.task, self.watch, self.stop)
 
 
 @dataclass
 class InlineExecutor:
-    """The process that asks is the one that works."""
+    """The launch itself computes."""
 
     watch: Callable[[GroupTask], OnProgress]
     stop: Callable[[], int]
     slots: int = 1
 
     def submit(self, task: GroupTask) -> InlineJob:
-        """Begin nothing yet."""
+        """Return the job of a group; nothing is computed yet."""
         return InlineJob(task, self.watch(task), self.stop)
 
     def close(self) -> None:
-        """Nothing was taken."""
+        """Do nothing: nothing was started."""
 
 
-def executor(
-    workers: int | str, options: Mapping[str, Any], watch: Callable[[GroupTask], OnProgress], stop: Callable[[], int]
-) -> InlineExecutor:
-    """Make the executor; it has one worker whatever is asked for."""
-    # A grid that looked large may be small; then nobody needs the processes that were started for it.
+def make_inline_executor(*_: Any, watch: Callable[[GroupTask], OnProgress], stop: Callable[[], int]) -> InlineExecutor:
+    """Return the executor, whose only slot is this process."""
+    # Processes that were started early for a grid that looked larger than it is.
     stop_idle_workers()
     return InlineExecutor(watch, stop)

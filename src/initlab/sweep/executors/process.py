@@ -1,4 +1,4 @@
-"""`process`: processes of this machine, each pinned to cores of its own or to one card; they outlive their groups."""
+"""`process`: processes of this machine, each pinned to cores of its own or to one GPU; each computes many groups."""
 
 import os
 import pickle
@@ -6,106 +6,102 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 import torch
 
-from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, OnProgress, WorkerDied
+from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, WorkerDied
 from initlab.sweep.worker_deaths import count_oom_kills, describe_exit
-from initlab.system import fork_server
-from initlab.system.fork import can_fork
-from initlab.system.fork_server import ForkedProcess, ProcessLimitReached, ServerEnded, keep_server
+from initlab.sweep.worker_server import WORKER_SERVER
+from initlab.system.fork_server import ForkedProcess, ProcessLimitReached, ServerEnded, can_fork
 from initlab.system.parent_process import STOP_MESSAGE, send_message
 from initlab.system.resources import usable_cores
 
-STOP_TIMEOUT = 60.0  # seconds that a process has to finish its step and keep its group
-WORKER_ENTRY = "initlab.sweep.executors.process_worker:serve_tasks"  # what a copy of the fork server calls
+STOP_TIMEOUT = 60.0  # seconds in which a process finishes its step and writes its checkpoint
 WORKER_PROGRAM = """
 import sys
 "" in sys.path and sys.path.remove("")
-from initlab.system.parent_process import messages, own_pipes
-inward, out = own_pipes()
-heard = messages(inward)
-from initlab.system.startup import modules_loading
-with modules_loading():
-    from initlab.sweep.executors.process_worker import answer
-answer(heard, out)
+from initlab.system.parent_process import claim_standard_pipes, read_messages
+requests, answers = claim_standard_pipes()
+messages = read_messages(requests)
+from initlab.system.startup import fast_imports
+with fast_imports():
+    from initlab.sweep.executors.process_worker import work_on_tasks
+work_on_tasks(messages, answers)
 """
 
 
 @dataclass
 class WorkerProcess:
-    """One process: tasks go in pickled, answers come out pickled, and its end is an answer, too."""
+    """One process: tasks go in pickled, answers come out pickled; None is the answer of a process that has ended."""
 
     cores: set[int]
-    card: str | None
+    gpu: str | None
     threads: int
-    process: "subprocess.Popen[bytes] | ForkedProcess | None" = None
+    process: Any = None  # subprocess.Popen or ForkedProcess
     answers: "queue.Queue[GroupResult | GroupFailure | None]" = field(default_factory=queue.Queue)
     busy: bool = False
-    kills: int | None = None  # processes that the system had ended for want of memory when the group began
-    listener: threading.Thread | None = None
+    oom_kills: int | None = None  # counted when the group began
+    reader: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the process, unless it lives and will go on; raises NoProcess."""
-        if self.process is not None and self.lives() and not has_lost_server(self.process):
+        """Start the process, unless there is one that can take a task.
+
+        Raises:
+            ProcessLimitReached: the system allows no further process or thread.
+        """
+        if self.is_usable():
             return
         self.close()
         environment = dict(os.environ)
-        if self.card is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = self.card
+        if self.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpu
         if can_fork():
             self.process = fork_process()
-            parent = self.process.nursery.process.pid
+            parent = self.process.server.process.pid
         else:
             self.process = spawn_process({"OMP_NUM_THREADS": str(self.threads), **environment})
             parent = 0  # its end closes the pipe; processes in between may be the worker's parent
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.answers = queue.Queue()
-        with suppress(OSError):  # where it died just now its end is on the way as an answer
+        with suppress(OSError):  # where it has just ended, `read_answers` puts None
             send_pickled((parent, self.cores, self.threads, environment), self.process.stdin)
-        listener = threading.Thread(target=read_answers, args=(self.process.stdout, self.answers), daemon=True)
+        reader = threading.Thread(target=read_answers, args=(self.process.stdout, self.answers), daemon=True)
         try:
-            listener.start()
+            reader.start()
         except RuntimeError as error:  # a thread counts as a process
             self.close()
             raise ProcessLimitReached(str(error)) from error
-        self.listener = listener
+        self.reader = reader
 
-    def lives(self) -> bool:
-        """Is there a process already?"""
-        return self.process is not None and self.process.poll() is None
+    def is_usable(self) -> bool:
+        """Return whether its process runs and will go on: a forked one ends with its server."""
+        process = self.process
+        if process is None or process.poll() is not None:
+            return False
+        return not isinstance(process, ForkedProcess) or process.server.is_alive()
 
     def submit(self, task: GroupTask) -> "ProcessJob":
         """Send a group."""
         self.start()
         self.busy = True
-        self.kills = count_oom_kills()
-        assert self.process is not None
-        assert self.process.stdin is not None
-        try:
+        self.oom_kills = count_oom_kills()
+        with suppress(OSError):  # as in `start`
             send_pickled(task, self.process.stdin)
-        except OSError:
-            # It died just now: its end is on the way as an answer.
-            self.answers.put(None)
         return ProcessJob(self)
 
     def close(self) -> None:
-        """End the process, after it has kept the group that it may have."""
+        """End the process, after it has written the checkpoint of its group, if it has one."""
         if self.process is None:
             return
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         if self.busy:
-            # The pipe stays open: a worker takes its end for the death of the launch, and has less time then.
+            # The pipe stays open: a worker takes its end for the end of the launch, and has less time then.
             with suppress(OSError):
                 send_message(STOP_MESSAGE, self.process.stdin)
         else:
-            # It has nothing to keep, may still be loading what it will not need, and would take a second to leave.
+            # It has nothing to write, may still be importing, and would take a second to exit.
             self.process.kill()
         try:
             self.process.wait(timeout=STOP_TIMEOUT)
@@ -114,33 +110,32 @@ class WorkerProcess:
             self.process.wait()
         with suppress(OSError):
             self.process.stdin.close()
-        if self.listener is not None:
-            self.listener.join()  # it has heard the end
+        if self.reader is not None:
+            self.reader.join()
         self.process.stdout.close()
-        self.listener = None
+        self.reader = None
 
 
-def send_pickled(given: Any, pipe: IO[bytes]) -> None:
-    """Send a worker settings or a task, packed twice: it takes messages before it has loaded what they are made of."""
-    send_message(pickle.dumps(given), pipe)
-
-
-def has_lost_server(process: "subprocess.Popen[bytes] | ForkedProcess") -> bool:
-    """Is it a copy whose nursery is gone, so that it leaves as soon as it sees that?"""
-    return isinstance(process, ForkedProcess) and not process.nursery.alive()
+def send_pickled(value: Any, pipe: IO[bytes]) -> None:
+    """Send settings or a task, pickled twice: a worker reads messages before it has imported what they are made of."""
+    send_message(pickle.dumps(value), pipe)
 
 
 def fork_process() -> ForkedProcess:
-    """Return a copy of the nursery, which has loaded what a worker needs; of a new one where it died just now."""
+    """Return a process forked by the server, or by a new one where that has just ended."""
     try:
-        return fork_server.shared_server(WORKER_ENTRY).copy()
+        return WORKER_SERVER.get().fork()
     except ServerEnded:
-        return fork_server.shared_server(WORKER_ENTRY).copy()
+        return WORKER_SERVER.get().fork()
 
 
 def spawn_process(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Start a process that loads everything itself."""
-    # A session of its own: Ctrl-C in the terminal is for the launch, which lets its workers finish their step.
+    """Start a process that imports everything itself.
+
+    Raises:
+        ProcessLimitReached: the system allows no further process.
+    """
+    # In a session of its own: Ctrl-C in the terminal is for the launch, whose workers finish their step.
     try:
         return subprocess.Popen(
             [sys.executable, "-c", WORKER_PROGRAM],
@@ -153,6 +148,16 @@ def spawn_process(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         raise ProcessLimitReached(str(error.strerror)) from error
 
 
+def read_answers(pipe: IO[bytes], answers: "queue.Queue[GroupResult | GroupFailure | None]") -> None:
+    """Put answers into a queue until the process ends, and then None."""
+    while True:
+        try:
+            answers.put(pickle.load(pipe))
+        except (EOFError, OSError, pickle.UnpicklingError):
+            answers.put(None)
+            return
+
+
 @dataclass
 class ProcessJob:
     """A group in one of the processes."""
@@ -160,20 +165,23 @@ class ProcessJob:
     worker: WorkerProcess
 
     def cancel(self) -> bool:
-        """Nothing waits."""
+        """Return False: nothing waits in a queue."""
         return False
 
     def poll(self) -> GroupResult | None:
-        """Look whether there is an answer."""
+        """Return the result if there is one.
+
+        Raises:
+            WorkerDied: the process has ended.
+        """
         try:
             answer = self.worker.answers.get_nowait()
         except queue.Empty:
             return None
         self.worker.busy = False
         if answer is None:
-            assert self.worker.process is not None
             code = self.worker.process.wait()
-            raise WorkerDied(describe_exit(code, self.worker.kills))
+            raise WorkerDied(describe_exit(code, self.worker.oom_kills))
         if isinstance(answer, GroupFailure):
             answer.throw()
         assert isinstance(answer, GroupResult)
@@ -181,119 +189,101 @@ class ProcessJob:
 
 
 class ProcessExecutor:
-    """As many processes as there are slots; each is started when it is first needed, and again when it died."""
+    """As many processes as there are slots; each starts when it is first needed, and again when it has ended."""
 
     def __init__(self, workers: list[WorkerProcess]):
         self.workers = workers
         self.slots = len(workers)
-        self.holding = ExitStack()
-        self.holding.enter_context(keep_server(in_use=True))
+        self.resources = ExitStack()
+        self.resources.enter_context(WORKER_SERVER.hold(in_use=True))
 
     def submit(self, task: GroupTask) -> ProcessJob:
-        """Give a group to a process that has none; raises NoProcess where none can be started."""
+        """Send a group to an idle process, one that runs if possible; raises ProcessLimitReached as `start` does."""
         idle = [worker for worker in self.workers if not worker.busy]
-        return max(idle, key=WorkerProcess.lives).submit(task)
+        return max(idle, key=WorkerProcess.is_usable).submit(task)
 
     def close(self) -> None:
-        """End all processes, but for those that are kept for the next launch."""
-        # One after another, also when somebody loses patience with the first.
-        with self.holding:
+        """End all processes, except those that are kept for the next launch."""
+        # All of them, also when Ctrl-C interrupts the wait for one.
+        with self.resources:
             for worker in reversed(self.workers):
                 if _kept_workers is not None and not worker.busy:
                     _kept_workers.append(worker)
                 else:
-                    self.holding.callback(worker.close)
+                    self.resources.callback(worker.close)
 
 
-_kept_workers: list[WorkerProcess] | None = None  # idle workers between launches, where somebody asked to keep them
+_kept_workers: list[WorkerProcess] | None = None  # idle workers between launches; None outside `keep_workers`
 
 
 @contextmanager
 def keep_workers() -> Iterator[None]:
-    """Let processes outlive their launch for the while: each takes seconds to start, and several sweeps follow."""
+    """Keep processes from one launch to the next, for several sweeps in a row: each takes seconds to start."""
     global _kept_workers
     if _kept_workers is not None:
         yield
         return
     _kept_workers = []
-    with keep_server():
+    with WORKER_SERVER.hold():
         try:
             yield
         finally:
-            kept, _kept_workers = _kept_workers, None
-            for worker in kept:
+            workers, _kept_workers = _kept_workers, None
+            for worker in workers:
                 worker.close()
 
 
 @contextmanager
-def prestart_workers(workers: int | str, groups: int) -> Iterator[None]:
-    """Start the processes of the launch that comes: they load torch while the grid is composed and checked.
+def start_workers_early(workers: int | str, groups: int) -> Iterator[None]:
+    """Start what the next launch needs, so that it imports torch while the grid is composed and checked.
 
-    Arguments: `workers` of the launch; `groups` that it may have at most, for more processes would have nothing to do.
+    Args:
+        workers: of the launch.
+        groups: that the launch has at most; more processes would have nothing to do.
     """
     with keep_workers():
-        early = executor(workers, {})
-        with suppress(ProcessLimitReached):  # the launch will say so
+        executor = make_process_executor(workers, {})
+        with suppress(ProcessLimitReached):  # the launch reports it
             if can_fork():
-                fork_server.shared_server(WORKER_ENTRY)
+                WORKER_SERVER.get()
             else:
-                for worker in early.workers[:groups]:
+                for worker in executor.workers[:groups]:
                     worker.start()
-        early.close()
+        executor.close()
         yield
 
 
 def stop_idle_workers() -> None:
-    """End the processes that were kept: whoever asked for them has no use for them."""
+    """End the processes that were kept, and the fork server if it is idle."""
     while _kept_workers:
         _kept_workers.pop().close()
-    fork_server.stop_server()
+    WORKER_SERVER.stop()
 
 
-def take_worker(cores: set[int], card: str | None, threads: int) -> WorkerProcess:
+def take_worker(cores: set[int], gpu: str | None, threads: int) -> WorkerProcess:
     """Return a worker that was kept for these cores, or a new one."""
-    for worker in list(_kept_workers or ()):
-        if _kept_workers and (worker.cores, worker.card, worker.threads) == (cores, card, threads):
-            _kept_workers.remove(worker)
-            return worker
-    return WorkerProcess(cores, card, threads)
+    for number, worker in enumerate(_kept_workers or ()):
+        if _kept_workers and (worker.cores, worker.gpu, worker.threads) == (cores, gpu, threads):
+            return _kept_workers.pop(number)
+    return WorkerProcess(cores, gpu, threads)
 
 
-def executor(
-    workers: int | str,
-    options: Mapping[str, Any],
-    watch: Callable[[GroupTask], OnProgress] | None = None,
-    stop: Callable[[], int] | None = None,
-) -> ProcessExecutor:
-    """Make the executor: by default one process for each card, or for each core where there is none."""
+def make_process_executor(workers: int | str, options: Mapping[str, Any], **_: Any) -> ProcessExecutor:
+    """Return the executor; `auto` is one process for each GPU, or for each core where there is none."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    cards = visible_gpus()
-    count = (len(cards) or usable_cores()) if workers == "auto" else int(workers)
+    gpus = visible_gpus()
+    count = (len(gpus) or usable_cores()) if workers == "auto" else int(workers)
     share = max(len(cores) // count, 1)
-    return ProcessExecutor(
-        [
-            take_worker(
-                cores={cores[(k * share + i) % len(cores)] for i in range(share)},
-                card=cards[k % len(cards)] if cards else None,
-                threads=max(usable_cores() // count, 1),
-            )
-            for k in range(count)
-        ]
-    )
+    threads = max(usable_cores() // count, 1)
+    processes = []
+    for k in range(count):
+        own_cores = {cores[(k * share + i) % len(cores)] for i in range(share)}
+        processes.append(take_worker(own_cores, gpus[k % len(gpus)] if gpus else None, threads))
+    return ProcessExecutor(processes)
 
 
 def visible_gpus() -> list[str]:
-    """Return the names by which CUDA_VISIBLE_DEVICES chooses among the cards that this process sees."""
+    """Return the names by which CUDA_VISIBLE_DEVICES chooses among the GPUs that this process sees."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return named[:count] if named else [str(k) for k in range(count)]
-
-
-def read_answers(pipe: IO[bytes], answers: "queue.Queue[GroupResult | GroupFailure | None]") -> None:
-    """Pass answers on until the process ends, and then None."""
-    while True:
-        try:
-            answers.put(pickle.load(pipe))
-        except (EOFError, OSError, pickle.UnpicklingError):
-            answers.put(None)
-            return
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return names[:count] if names else [str(k) for k in range(count)]

@@ -1,4 +1,4 @@
-"""The other end of `process`: a worker, which takes tasks from one pipe and writes what became of them into another."""
+"""The worker's end of `process`: reads tasks from one pipe and writes their results to another."""
 
 import os
 import pickle
@@ -8,54 +8,55 @@ from typing import IO
 import torch
 
 from initlab.sweep.worker import RemoteWorker
-from initlab.system.parent_process import messages
+from initlab.system.parent_process import read_messages
 
-THREAD_VARIABLES = (
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-)  # how many threads torch takes when it is loaded: the first of them
+THREAD_VARIABLES = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")  # torch reads the first that is set, when it is imported
 
 
-def serve_tasks(inward: IO[bytes], out: IO[bytes]) -> None:
-    """Be a worker that reads from one pipe and writes into another."""
-    answer(messages(inward), out)
+def serve_tasks(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Work on tasks from one pipe and write their results to another, until the first is closed."""
+    work_on_tasks(read_messages(requests), answers)
 
 
-def answer(heard: Iterator[bytes], out: IO[bytes]) -> None:
-    """Take tasks until there are no more, and write answers; the first message holds settings."""
-    first = next(heard, None)
+def work_on_tasks(messages: Iterator[bytes], answers: IO[bytes]) -> None:
+    """Work on pickled tasks and write their results.
+
+    Args:
+        messages: first the pid of the parent and the arguments of `apply_settings`, then tasks.
+        answers: pipe to the launch.
+    """
+    first = next(messages, None)
     if first is None:
-        return  # the launch has no use for this worker
-    parent, *given = pickle.loads(first)
-    apply_settings(*given)
-    for message in heard:
-        done = RemoteWorker(pickle.loads(message), parent)()
+        return  # the launch does not need this worker
+    parent, *settings = pickle.loads(first)
+    apply_settings(*settings)
+    for message in messages:
+        result = RemoteWorker(pickle.loads(message), parent)()
         try:
-            pickle.dump(done, out)
-            out.flush()
-        except BrokenPipeError:
-            # The launch is gone; what there is to keep is kept.
+            pickle.dump(result, answers)
+            answers.flush()
+        except BrokenPipeError:  # the launch has ended; checkpoints are written
             os._exit(0)
         if parent and os.getppid() != parent:
             # A further task would be stopped at once: the launch gives it to another worker.
             return
 
 
-def use_one_thread() -> None:
-    """Compute by one thread: copies of a process with more would wait for theirs for ever."""
-    torch.set_num_threads(1)
-
-
 def apply_settings(cores: set[int], threads: int, environment: Mapping[str, str]) -> None:
-    """Keep to these cores, use so many threads, and see the environment that the launch has now.
+    """Bind this process to cores, and set its threads and environment.
 
-    A copy of the nursery has loaded torch by then, which heeds variables no more: what the user said by them is done.
+    A forked worker has torch imported, which no longer reads variables: a number of threads in them is set here.
+
+    Args:
+        cores: numbers of the cores.
+        threads: of torch, unless the user's environment sets them.
+        environment: all variables of the launch.
     """
     os.environ.clear()
     os.environ.update(environment)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    said = (environment.get(name, "").partition(",")[0] for name in THREAD_VARIABLES)
-    wanted = next((int(number) for number in said if number.isdecimal() and int(number)), threads)
-    if torch.get_num_threads() != wanted:
-        torch.set_num_threads(wanted)
+    numbers = (environment.get(name, "").partition(",")[0] for name in THREAD_VARIABLES)
+    count = next((int(number) for number in numbers if number.isdecimal() and int(number)), threads)
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)

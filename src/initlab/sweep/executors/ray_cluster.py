@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from initlab.errors import UserError
-from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, OnProgress, RemoteWorker, WorkerDied
+from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, RemoteWorker, WorkerDied
 from initlab.system.imports import change_to_root
+from initlab.system.safe_reading import error_reason
 
 DEFAULT_OPTIONS: dict[str, Any] = {"address": None, "num_cpus": 1, "num_gpus": None}
 
@@ -20,14 +21,18 @@ class RayJob:
     reference: Any
 
     def cancel(self) -> bool:
-        """Take the task back."""
+        """Cancel the task."""
         import ray
 
         ray.cancel(self.reference, force=True)
         return True
 
     def poll(self) -> GroupResult | None:
-        """Look whether the task is done."""
+        """Return the result if there is one.
+
+        Raises:
+            WorkerDied: the task has ended without one.
+        """
         import ray
         from ray.exceptions import RayError
 
@@ -37,7 +42,7 @@ class RayJob:
         try:
             answer = ray.get(self.reference)
         except RayError as error:
-            raise WorkerDied(str(error).strip().splitlines()[0]) from error
+            raise WorkerDied(error_reason(error)) from error
         if isinstance(answer, GroupFailure):
             answer.throw()
         assert isinstance(answer, GroupResult)
@@ -45,17 +50,17 @@ class RayJob:
 
 
 class RayExecutor:
-    """Tasks of a cluster; one is started on this machine where there is none to join."""
+    """Tasks of a cluster; `started` tells that this launch has started it, and so ends it."""
 
     def __init__(self, slots: int, remote: Any, started: bool):
         self.slots, self.remote, self.started = slots, remote, started
 
     def submit(self, task: GroupTask) -> RayJob:
-        """Hand a group to the cluster."""
+        """Begin a group."""
         return RayJob(self.remote.remote(task))
 
     def close(self) -> None:
-        """Leave the cluster; the one that was started here ends."""
+        """End the cluster if this launch has started it."""
         import ray
 
         if self.started:
@@ -63,48 +68,46 @@ class RayExecutor:
 
 
 def run_ray_task(task: GroupTask) -> GroupResult | GroupFailure:
-    """Do the work of a group in a task of the cluster."""
+    """Compute a group in a task of the cluster."""
     return RemoteWorker(task)()
 
 
 def connect_to_ray(address: str | None) -> None:
-    """Join a cluster, or start one of this machine: that again if need be, for Ray gives a busy machine 30 s.
+    """Join a cluster, or start one on this machine: in two attempts, because Ray allows a busy machine 30 s.
 
-    Raises UserError when it cannot be had.
+    Args:
+        address: of the cluster; None starts one, unless RAY_ADDRESS is set.
+
+    Raises:
+        UserError: the cluster cannot be reached or started.
     """
     import ray
 
-    own = not (address or os.environ.get("RAY_ADDRESS"))
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if own:
-        how["include_dashboard"] = False
-    for last in (False, True) if own else (True,):
+    starts = not (address or os.environ.get("RAY_ADDRESS"))
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if starts:
+        options["include_dashboard"] = False
+    for last in (False, True) if starts else (True,):
         try:
-            # Its workers would import from the current directory before all else.
+            # From the current directory, its workers would import files of the user's.
             with change_to_root():
-                ray.init(address=address, **how)
-        except Exception as error:  # of no kind of its own, where a node does not start in time
+                ray.init(address=address, **options)
+        except Exception as error:  # Ray has no class for a node that does not start in time
             ray.shutdown()
             if not last:
                 continue
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            if own:
-                raise UserError(
-                    f"hydra.launcher.executor=ray cannot start a cluster on this machine ({why}): try again, or start "
-                    "one by `ray start --head` and say +hydra.launcher.options.address=auto."
-                ) from error
-            raise UserError(
-                f"hydra.launcher.options.address={address} cannot be reached ({why}): "
-                "say address=auto on a node of the cluster."
-            ) from error
+            reason, failure = error_reason(error), f"hydra.launcher.options.address={address} cannot be reached"
+            remedy = "use address=auto on a node of the cluster"
+            if starts:
+                failure = "hydra.launcher.executor=ray cannot start a cluster on this machine"
+                remedy = "try again, or start one by `ray start --head` and use +hydra.launcher.options.address=auto"
+            raise UserError(f"{failure} ({reason}): {remedy}.") from error
         else:
             return
 
 
-def executor(
-    workers: int | str, options: Mapping[str, Any], watch: Callable[[GroupTask], OnProgress], stop: Callable[[], int]
-) -> RayExecutor:
-    """Make the executor: by default as many groups at a time as the cluster has cards, or cores where it has none."""
+def make_ray_executor(workers: int | str, options: Mapping[str, Any], **_: Any) -> RayExecutor:
+    """Return the executor; `auto` is as many groups at a time as the cluster has GPUs, or cores where it has none."""
     import ray
 
     chosen = {**DEFAULT_OPTIONS, **options}
@@ -112,9 +115,9 @@ def executor(
     if started:
         connect_to_ray(chosen["address"])
     resources = ray.cluster_resources()
-    cards = int(resources.get("GPU", 0))
-    gpus = chosen["num_gpus"] if chosen["num_gpus"] is not None else (1 if cards else 0)
-    slots = (cards or int(resources.get("CPU", 1) // chosen["num_cpus"])) if workers == "auto" else int(workers)
-    # A task that died is tried again by the launch, which knows how often: Ray itself would not stop.
-    remote = ray.remote(num_cpus=chosen["num_cpus"], num_gpus=gpus, max_retries=0)(run_ray_task)
+    gpus = int(resources.get("GPU", 0))
+    gpus_each = chosen["num_gpus"] if chosen["num_gpus"] is not None else min(gpus, 1)
+    slots = (gpus or int(resources.get("CPU", 1) // chosen["num_cpus"])) if workers == "auto" else int(workers)
+    # Without Ray's own retries: the launch counts how often a lost group is tried.
+    remote = ray.remote(num_cpus=chosen["num_cpus"], num_gpus=gpus_each, max_retries=0)(run_ray_task)
     return RayExecutor(max(slots, 1), remote, started)

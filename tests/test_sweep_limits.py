@@ -85,12 +85,6 @@ def test_one_thread_computes_where_the_system_allows_too_few(monkeypatch, given,
     assert TooMany.allowed == allowed  # all that were tried are gone
 
 
-def test_a_process_has_no_more_threads_after_it_was_tried_how_many_it_may_have():
-    before = startup.count_threads()
-    assert startup.can_start_threads(20)
-    assert startup.count_threads() == before
-
-
 # --- memory
 
 

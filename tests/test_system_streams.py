@@ -164,7 +164,7 @@ def test_a_closed_stream_is_lost_and_no_error():
     stream = SafeStream(closed)
     assert (stream.write("a"), stream.isatty()) == (1, False)
     stream.flush()
-    assert stream.lost is not None
+    assert stream.error is not None
 
 
 def test_tell_never_raises(monkeypatch):

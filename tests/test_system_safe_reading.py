@@ -357,7 +357,7 @@ READERS = {
     "loads", "load", "safe_load", "full_load", "unsafe_load", "load_all", "safe_load_all", "read_csv", "read_table",
     "read_json", "read_excel", "read_parquet", "read_pickle", "read_text", "read_bytes", "fromfile", "genfromtxt",
     "loadtxt", "memmap", "load_file", "safe_open", "decompress", "unpack_archive", "parse", "reader", "DictReader",
-    "from_file", "open", "fdopen", "fileinput", "load_path", "iterparse", "unzipped",
+    "from_file", "open", "fdopen", "fileinput", "load_path", "iterparse",
 }  # fmt: skip
 # file -> {call: reason}; every other call of a reader is refused.
 EXCEPTIONS = {
@@ -370,20 +370,12 @@ EXCEPTIONS = {
     },
     "records/writer.py": {"open": "metrics.csv that this run wrote", "csv.DictReader": "of it"},
     "system/files.py": {"open": "opens to write", "os.open": "for fsync"},
-    "errors.py": {"os.open": "the null device, to write", "open": "the null device, to write"},
-    "system/fork_server.py": {
-        "pickle.loads": "from our own process",
-        "os.open": "the null device",
-        "os.fdopen": "a pipe of our own",
-        "open": "/proc of our own process",
-    },
-    "system/fork.py": {"pickle.load": "from our own process", "os.fdopen": "a pipe of our own"},
+    "system/streams.py": {"os.open": "the null device, to write", "open": "the null device, to write"},
+    "system/fork_server.py": {"pickle.loads": "from our own process", "os.fdopen": "a pipe of our own"},
     "records/checksums.py": {"open": "a regular file, by its lstat; read chunk by chunk, to a known size"},
     "records/repair.py": {"read_bytes": "the guarded one"},
     "system/yaml_text.py": {"yaml.load": "texts that were read already: of the package, or of the user's command line"},
     "config/fast_compose.py": {"pickle.loads": "from this process's memory"},
-    "cli/hydra/job_returns.py": {"pickle.loads": "from this process's memory"},
-    "cli/hydra/jobs.py": {"pickle.loads": "from this process's memory"},
     "sweep/executors/process.py": {"pickle.load": "from our own process"},
     "sweep/executors/process_worker.py": {
         "pickle.loads": "from our own process",
@@ -408,7 +400,7 @@ EXCEPTIONS = {
     "reproduce/specification.py": {"*.read_text": "our own package", "yaml.safe_load": "our own package"},
     "cli/reproduce.py": {"read_json": "guarded"},
     "data/text.py": {"*.read_text": "our own package"},
-    "data/idx.py": {"read_bytes": "the guarded one", "unzipped": "the guarded one"},
+    "data/idx.py": {"read_bytes": "the guarded one", "decompress": "the guarded one"},
     "cli/audit.py": {"yaml.safe_load": "a word of the user's own command line"},
     "cli/diagnose.py": {"yaml.safe_load": "a word of the user's own command line"},
     "sweep/plan_file.py": {"read_bytes": "the guarded one"},

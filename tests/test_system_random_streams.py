@@ -29,15 +29,15 @@ OF_NO_SEED = ("validation", "drawn data")
 
 def draw(purpose, seed, name, count=64):
     """Numbers of 63 bits from a stream."""
-    if STREAMS[purpose].by_numpy is not None or purpose in ("rounding noise", "logits"):
+    if STREAMS[purpose].make_numpy is not None or purpose in ("rounding noise", "logits"):
         return numpy_generator(purpose, seed, name).integers(2**63, size=count).tolist()
     return torch.empty(count, dtype=torch.int64).random_(generator=generator(purpose, seed, name)).tolist()
 
 
 def every_stream():
     for purpose, found in STREAMS.items():
-        numbered = found.by_numpy is not None or purpose in ("dropout", "forward passes")
-        nameless = found.by_torch is not None or purpose in ("procedure batch", "change rates", "coordinate check")
+        numbered = found.make_numpy is not None or purpose in ("dropout", "forward passes")
+        nameless = found.make_torch is not None or purpose in ("procedure batch", "change rates", "coordinate check")
         for seed in SEEDS[: 1 if purpose in OF_NO_SEED else None]:
             for name in NUMBERS if numbered else ("",) if nameless else NAMES:
                 yield purpose, seed, name
@@ -210,12 +210,12 @@ def purposes(source: Path) -> dict[str, str]:
     """The purposes that are asked for in the sources, with a place; what is no literal is told as such."""
     found = {}
     for path in sorted(source.rglob("*.py")):
-        if path.name == "system/random_streams.py":
+        if path.name == "random_streams.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func).rpartition(".")[2]
-                if name in ("generator", "numpy_generator", "set_global", "keyed") and node.args:
+                if name in ("generator", "numpy_generator", "seed_global_state", "keyed") and node.args:
                     first = node.args[0]
                     found[str(first.value) if isinstance(first, ast.Constant) else ast.unparse(first)] = path.name
     return found

@@ -13,10 +13,10 @@ from initlab.system.parent_process import is_running, process_start_time
 
 WORKER = """
 import sys, time
-from initlab import parent
-parent.KEEPING = 0.3
-inward, out = parent.own_pipes()
-heard = parent.messages(inward)
+from initlab.system import parent_process as parent
+parent.CHECKPOINT_SECONDS = 0.3
+inward, out = parent.claim_standard_pipes()
+heard = parent.read_messages(inward)
 out.write(b"here\\n")
 out.flush()
 """
@@ -42,7 +42,7 @@ def ended(process, seconds=60):
 @pytest.mark.parametrize("between", [False, True])
 @pytest.mark.parametrize(
     "code",
-    ["time.sleep(600)", "with parent.something_to_keep(): time.sleep(600)", "next(heard)", "while True: pass"],
+    ["time.sleep(600)", "with parent.delay_exit(): time.sleep(600)", "next(heard)", "while True: pass"],
     ids=["loading", "training", "waiting", "computing"],
 )
 def test_a_worker_ends_with_its_parents_pipe(code, between):
@@ -54,11 +54,11 @@ def test_a_worker_ends_with_its_parents_pipe(code, between):
 
 def test_a_worker_that_has_something_to_keep_may_keep_it():
     worker = start("""
-parent.KEEPING = 600
-with parent.something_to_keep():
+parent.CHECKPOINT_SECONDS = 600
+with parent.delay_exit():
     out.write(b"training ")
     out.flush()
-    parent.leaving.wait()
+    parent.stop_requested.wait()
     out.write(b"kept")
     out.flush()
     sys.exit(7)
@@ -71,10 +71,10 @@ with parent.something_to_keep():
 
 def test_a_worker_that_is_asked_to_leave_has_all_the_time_it_needs():
     worker = start("""
-parent.KEEPING = 0.0
+parent.CHECKPOINT_SECONDS = 0.0
 out.write(next(heard))
-with parent.something_to_keep():
-    parent.leaving.wait()
+with parent.delay_exit():
+    parent.stop_requested.wait()
     time.sleep(1)
     out.write(b" kept")
     out.flush()
@@ -90,8 +90,8 @@ sys.exit(len(list(heard)))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills with the parent")
 def test_a_process_that_is_bound_to_its_parent_is_killed_with_it():
-    bound = "import os, sys, time; from initlab.system.parent_process import end_with\n"
-    bound += "end_with(int(sys.argv[1])); print(1, flush=True)"
+    bound = "import os, sys, time; from initlab.system.parent_process import end_with_parent\n"
+    bound += "end_with_parent(int(sys.argv[1])); print(1, flush=True)"
     starts = f"""
 import os, subprocess, sys
 parent = sys.argv[1] if sys.argv[1:] else str(os.getpid())

@@ -18,7 +18,7 @@ import torch
 import initlab
 from initlab.errors import Interrupted, UserError
 from initlab.sweep.cost import CostCache
-from initlab.sweep.executors import EXECUTORS, check_executor, make_executor
+from initlab.sweep.executors import EXECUTORS, ExecutorKind, check_executor, make_executor
 from initlab.sweep.executors import process as processes
 from initlab.sweep.executors.ray_cluster import connect_to_ray
 from initlab.sweep.placement import Placement
@@ -36,6 +36,7 @@ from initlab.sweep.worker import (
     read_progress,
 )
 from initlab.system.fork_server import ProcessLimitReached
+from initlab.system.resources import usable_cores
 
 SAME = [
     "init",
@@ -225,7 +226,7 @@ def test_a_kept_worker_that_died_between_launches_is_replaced(launched):
 
 
 def test_workers_that_start_early_serve_the_launch_and_end_with_it(launched):
-    with processes.prestart_workers(1, 9):
+    with processes.start_workers_early(1, 9):
         (waiting,) = processes._kept_workers
         assert waiting.process.poll() is None
         assert launched() is waiting.process
@@ -243,7 +244,7 @@ def test_workers_that_start_early_do_not_hold_up_a_refusal(monkeypatch):
         early.extend(worker.process for worker in processes._kept_workers)
         raise UserError("no such scheme")
 
-    with pytest.raises(UserError, match="no such scheme"), processes.prestart_workers(2, 9):
+    with pytest.raises(UserError, match="no such scheme"), processes.start_workers_early(2, 9):
         refuse()
     assert [process.returncode for process in early] == [-signal.SIGKILL] * 2
 
@@ -292,12 +293,12 @@ BETWEEN = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c
 def test_a_worker_behind_a_launcher_of_pythons_does_its_work(tmp_path, monkeypatch, capsys):
     """On Windows `python.exe` of a virtual environment starts the real one, and is the parent of every worker."""
 
-    def fresh(environment):
+    def spawn(environment):
         command = [sys.executable, "-c", BETWEEN, processes.WORKER_PROGRAM]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     monkeypatch.setattr(processes, "can_fork", lambda: False)
-    monkeypatch.setattr(processes, "spawn_process", fresh)
+    monkeypatch.setattr(processes, "spawn_process", spawn)
     # Long enough for a worker to look whether its launch lives.
     few = {"init": "he_normal", "seed": [0], "train.steps": 2000, "log.every": 500}
     frame = initlab.sweep(axes(tmp_path, **few), executor="process", workers=1)
@@ -362,11 +363,87 @@ def test_options_that_submitit_does_not_know_are_one_sentence(tmp_path):
         initlab.sweep(axes(tmp_path), executor="submitit", options=options, quiet=True)
 
 
-def test_every_kind_is_a_module_with_the_same_door():
-    for kind in EXECUTORS.values():
-        if kind.package == "initlab":
-            assert make_executor("inline", "auto", {}, lambda task: lambda now: None, lambda: 0).slots == 1
-            assert kind.home
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_every_executor_is_made_with_as_many_slots_as_workers(monkeypatch, name):
+    pytest.importorskip(EXECUTORS[name].package)
+    if name == "ray":
+        ray = pytest.importorskip("ray")
+        monkeypatch.setattr(ray, "init", lambda **_: None)
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+        monkeypatch.setattr(ray, "remote", lambda **_: lambda function: function)
+    executor = make_executor(name, 3, {}, lambda task: lambda now: None, lambda: 0)
+    try:
+        assert type(executor).__module__ == f"initlab.sweep.executors.{MODULES[name]}"
+        assert executor.slots == (3 if EXECUTORS[name].several else 1)
+    finally:
+        executor.close()
+
+
+MODULES = {"auto": "inline", "inline": "inline", "process": "process", "submitit": "slurm", "ray": "ray_cluster"}
+
+OUTSIDE = """
+from initlab.sweep.worker import RemoteWorker
+
+MADE = []
+
+class Job:
+    def __init__(self, task):
+        self.task = task
+
+    def cancel(self):
+        return False
+
+    def poll(self):
+        answer = RemoteWorker(self.task)()
+        MADE.append(len(answer.summaries))
+        return answer
+
+class Outside:
+    def __init__(self, workers, options, watch, stop):
+        self.slots = 2 if workers == "auto" else workers
+        self.name = options["name"]
+
+    def submit(self, task):
+        return Job(task)
+
+    def close(self):
+        MADE.append(f"closed {self.name}")
+"""
+
+
+def test_an_executor_from_outside_is_one_row(tmp_path, monkeypatch, inline):
+    (tmp_path / "executor_of_test.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    import executor_of_test
+
+    monkeypatch.setitem(EXECUTORS, "outside", ExecutorKind(executor_of_test.Outside, options=("name",)))
+    with pytest.raises(UserError, match=r"options\.nme is unknown to executor=outside: it has name"):
+        initlab.sweep(axes(tmp_path), executor="outside", options={"nme": "x"}, quiet=True)
+    assert Placement("outside").sharers() == (torch.cuda.device_count() or usable_cores())
+    assert Placement("outside", 3).several()
+    assert not Placement("outside").elsewhere()
+    frame = initlab.sweep(axes(tmp_path), executor="outside", options={"name": "mine"}, quiet=True)
+    assert executor_of_test.MADE == [2, 2, 2, 2, "closed mine"]
+    assert_same(inline, frame)
+
+
+@pytest.mark.parametrize(
+    ("placement", "sharers", "several", "elsewhere"),
+    [
+        (("inline", 3), 1, False, False),
+        (("auto", 3), 1, False, False),
+        (("process", 3), 3, True, False),
+        (("process", 1), 1, False, False),
+        (("submitit", 3, {"cluster": "local"}), 3, True, False),
+        (("submitit", 3, {"cluster": "slurm"}), 1, True, True),
+        (("submitit", 1, {"cluster": "slurm"}), 1, False, True),
+        (("ray", 3), 3, True, True),
+    ],
+)
+def test_the_facts_of_an_executor_are_in_its_row(monkeypatch, placement, sharers, several, elsewhere):
+    monkeypatch.setattr("initlab.sweep.executors.find_spec", lambda name: name)
+    where = Placement(*placement)
+    assert (where.sharers(), where.several(), where.elsewhere()) == (sharers, several, elsewhere)
 
 
 # --- what the launch does with what executors say
@@ -650,9 +727,9 @@ def test_a_group_that_is_held_is_waited_for_until_a_signal(task, capsys, monkeyp
 
 SETTLED = """
 import json, os, sys
-from initlab.sweep.executors.process_worker import settle
+from initlab.sweep.executors.process_worker import apply_settings
 import torch
-settle(set(json.loads(sys.argv[1])), 2, json.loads(sys.argv[2]))
+apply_settings(set(json.loads(sys.argv[1])), 2, json.loads(sys.argv[2]))
 print(json.dumps([torch.get_num_threads(), sorted(os.sched_getaffinity(0)), dict(os.environ)]))
 """
 
@@ -684,7 +761,7 @@ def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatc
     monkeypatch.setattr(other_end, "RemoteWorker", lambda task, parent: lambda: task)
     number = {"alive": os.getppid(), "gone": os.getppid() + 1}.get(parent, 0)
     out = io.BytesIO()
-    other_end.answer(map(pickle.dumps, ((number, "settled"), "a", "b")), out)
+    other_end.work_on_tasks(map(pickle.dumps, ((number, "settled"), "a", "b")), out)
     out.seek(0)
     assert pickle.load(out) == "a"
     assert [pickle.load(out)] == ["b"] if parent != "gone" else not out.read()
@@ -694,7 +771,7 @@ def test_a_worker_that_is_told_nothing_leaves_in_peace():
     from initlab.sweep.executors import process_worker as other_end
 
     out = io.BytesIO()
-    other_end.answer(iter(()), out)
+    other_end.work_on_tasks(iter(()), out)
     assert out.getvalue() == b""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from initlab.system.fork import can_fork
+from initlab.system.fork_server import can_fork
 from initlab.system.startup import OPENMP_WAIT, USER_WAIT_VARIABLES, fast_imports
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ def test_a_module_that_cannot_be_loaded_leaves_it_at_work():
 
 ENDING = """
 import gc
-from initlab.system.startup import modules_loading
+from initlab.system.startup import fast_imports
 
 class Node:
     def __init__(self, name):
@@ -49,7 +49,7 @@ class Node:
     def __del__(self, say=print):
         say(self.name)
 
-with modules_loading():
+with fast_imports():
     loaded = Node("loaded")
 del loaded
 gc.collect()
@@ -142,11 +142,13 @@ def test_threads_wait_for_a_short_time_unless_the_user_says_how(code, given, fou
 def test_no_room_of_the_package_loads_torch_before_it_is_said():
     """Every way into the package passes its `__init__`, and that says it in its first lines."""
     lines = (ROOT / "src" / "initlab" / "__init__.py").read_text().splitlines()
-    imports = [line for line in lines[: lines.index("bound_waiting()  # before torch is loaded")] if "import" in line]
+    imports = [
+        line for line in lines[: lines.index("limit_openmp_spinning()  # before torch is loaded")] if "import" in line
+    ]
     assert imports == [
         "from importlib import import_module",
         "from typing import Any",
-        "from initlab.system.startup import bound_waiting",
+        "from initlab.system.startup import limit_openmp_spinning",
     ]
 
 
@@ -160,10 +162,9 @@ def test_the_library_that_torch_loads_heeds_it():
 
 LAUNCH = """
 import torch
-from initlab.system.fork_server import WORKER, Nursery
-home = Nursery(WORKER)
-home.copy()
-home.close()
+from initlab.sweep.worker_server import WORKER_SERVER
+with WORKER_SERVER.hold():
+    WORKER_SERVER.get().fork()
 """
 
 
