@@ -13,8 +13,8 @@ import torch
 
 from initlab import __version__
 from initlab.records import load_layers
+from initlab.report.page import write_report
 from initlab.report.svg import draw_cells, draw_layers
-from initlab.report.write import write_report
 from initlab.reproduce.judge import headline, judge, weakest_verdict
 from initlab.reproduce.selection import Frames
 from initlab.reproduce.specification import Experiment, load_experiment

@@ -45,10 +45,6 @@ class Placement:
         elsewhere = kind.several and self.workers != 1 and not kind.shares_machine(self.options)
         return self.local_workers() > 1 or elsewhere
 
-    def is_parallel(self) -> bool:
-        """Return whether more than one group may be computed at a time, by this machine or others."""
-        return self.local_workers() > 1 or (self.executor == "submitit" and self.workers != 1)
-
     def as_processes(self) -> "Placement":
         """Return `auto` as processes: one for each GPU, or for each core that torch would use."""
         cores = min(usable_cores(), torch.get_num_threads())

@@ -46,7 +46,9 @@ def start_processes_early(launcher: Any, master: DictConfig, networks: int) -> I
         updates = STEPS_PER_EPOCH * epochs if steps is None else steps
         # A value of another type is refused when the jobs are composed.
         early = (
-            Placement(**options).early(networks, updates, device, threads) if isinstance(updates, int | float) else None
+            Placement(**options).prestart(networks, updates, device, threads)
+            if isinstance(updates, int | float)
+            else None
         )
         if early is None:
             stop_idle_workers()
