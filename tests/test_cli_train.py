@@ -192,8 +192,11 @@ REFUSALS = [
     ("seed=range(3)", r"seed=range\(3\) names several values: add -m"),
     ("width=8,4", r"width=8,4 names several values: .* or write the list as 'width=\[8,4\]'"),
     ("-m init=zeros,he_norml", "init=he_norml is unknown"),
-    ("optim.lr=interval(0,1)", r"interval\(0,1\) has no end of values, .*: list them, as in -m optim.lr=0.01,0.1,1"),
-    ("-m optim.lr=interval(0,1)", r"optim.lr=interval\(0,1\) has no end of values"),
+    (
+        "optim.lr=interval(0,1)",
+        r"interval\(0,1\) has infinitely many values: list those to run, as in -m optim.lr=0.01,0.1,1",
+    ),
+    ("-m optim.lr=interval(0,1)", r"optim.lr=interval\(0,1\) has infinitely many values"),
     (
         "-m sweep.exclude.init=zeros",
         r"sweep.exclude.init is not a key: sweep.exclude is a list, for example 'sweep.excl",
