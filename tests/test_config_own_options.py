@@ -309,7 +309,7 @@ def test_a_list_of_widths_in_an_exclusion():
 
 @pytest.mark.parametrize("key", ["sweep.grids: [{seed: 1}]", "sweep.name: x", "dry_run: true", "race: true"])
 def test_what_concerns_the_whole_grid_stands_in_no_sub_grid(key):
-    with pytest.raises(UserError, match="is of the whole grid: set it outside sweep.grids"):
+    with pytest.raises(UserError, match=r"is of the whole grid: set it outside sweep\.grids"):
         compose_grid([f"sweep.grids=[{{init: zeros, {key}}}]"])
 
 
