@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from initlab.report.write import write_report
 
 import initlab
 from initlab import initialize_
@@ -26,6 +25,7 @@ from initlab.initialize import plan, promised, request, stream
 from initlab.inspection import Fans
 from initlab.models import MODELS, build
 from initlab.prediction import rank
+from initlab.report.page import write_report
 from initlab.schemes import SCHEMES
 from initlab.schemes.law_checks import violations
 
