@@ -287,5 +287,5 @@ def test_a_file_that_raises_when_it_is_imported(tmp_path, monkeypatch):
         load_target("initlab_raises_at_once:f", "act.target")
     assert str(caught.value) == (
         "act.target=initlab_raises_at_once:f: 'initlab_raises_at_once' failed when it was imported "
-        "(KeyError: 'lost' in initlab_raises_at_once.py, line 2): mend it there."
+        "(KeyError: 'lost' in initlab_raises_at_once.py, line 2): correct it there."
     )

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from initlab.report.write import write_report
 
 import initlab
 from initlab import initialize_
@@ -22,10 +21,11 @@ from initlab.diagnostics.rules.remedy import init_remedy
 from initlab.ensemble import stack
 from initlab.errors import UserError
 from initlab.experiment import run
-from initlab.initialize import plan, promised, request, stream
+from initlab.initialize import plan, request, stream
 from initlab.inspection import Fans
 from initlab.models import MODELS, build
 from initlab.prediction import rank
+from initlab.report.page import write_report
 from initlab.schemes import SCHEMES
 from initlab.schemes.law_checks import violations
 
@@ -123,7 +123,7 @@ def test_the_scheme_fills_what_its_law_promises(own):
     net = network()
     initialize_(net, "signs", act="half_leaky", seed=1)
     for task in plan(net, request("signs", act="half_leaky")):
-        for law in promised(task):
+        for law in task.promised_laws():
             assert violations(task.parameter.tensor.detach(), law) == []
     weight = own.SCHEME.fill_(torch.empty(8, 16), fans=Fans(16, 8), generator=stream(0, "w"))
     assert set(weight.unique().tolist()) == {-0.25, 0.25}

@@ -37,7 +37,7 @@ POSITIVE_PARAMETERS = ("alpha", "beta", "omega")
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation function is φ and everything initlab needs to know about it.
+    """An activation function: φ and what theory, models and diagnostics need of it.
 
     Attributes:
         name: registry name.
@@ -74,7 +74,7 @@ class Activation:
             object.__setattr__(self, "saturation", self.saturation_of(**self.parameters))
 
     def __hash__(self) -> int:
-        # A dict of parameters has no hash of its own; results of theory are cached by record.
+        # A dict of parameters has no hash, and results of theory are cached by record.
         return hash((self.name, tuple(sorted(self.parameters.items()))))
 
     def __call__(self, x: Tensor) -> Tensor:

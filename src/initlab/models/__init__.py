@@ -35,7 +35,7 @@ class Model:
         name: the option `model=…`.
         build: `build(spec, **options) -> nn.Module`.
         reference: where it is from.
-        options: the keys `model.*` of its own with their defaults.
+        options: its own keys `model.*` with their defaults.
         norms: the choices of `model.norm`.
         roles: what its weights are for, besides first, hidden and readout.
         depth_means: what `depth` counts.

@@ -78,7 +78,7 @@ def custom_model(spec: NetworkSpec, *, target: str | None = None, **options: obj
     """Call the user's own builder `model.target=package.module:function`; it must return an nn.Module.
 
     Args:
-        spec: the network that is asked for; its fields are offered to the builder.
+        spec: the requested network; its fields are offered to the builder.
         target: `package.module:function`.
         options: the builder's own keys.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What every builder of a family is asked for; its own options come beside it.
+    """The network that a builder is to make, without the options of its family.
 
     Attributes:
         model: name of the family, for messages.

@@ -54,7 +54,7 @@ def branch_shifts() -> nn.ModuleList:
 
 
 class DenseBlock(nn.Module):
-    """x + α · outer(φ(inner([norm](x)))), with scalar shifts before inner, φ and outer where they are asked for."""
+    """x + α · outer(φ(inner([norm](x)))), with optional scalar shifts before inner, φ and outer."""
 
     only_calls_children = True
 
@@ -125,7 +125,7 @@ def _dense_sum(name: str, number: int, fed_by: str, block: DenseBlock) -> Residu
 def resmlp(
     spec: NetworkSpec, *, norm: str = "none", dropout: float = 0.0, branch: float | str = 1.0, shifts: bool = False
 ) -> nn.Module:
-    """Build a residual MLP: `depth` blocks x + α W₂ φ(W₁ x), pre-norm where a norm is asked for."""
+    """Build a residual MLP: `depth` blocks x + α W₂ φ(W₁ x), pre-norm where there is a norm."""
     width = require_single_width(spec)
     norm_of = norm_constructor(norm, NORMS_1D) or _no_norm
     alpha = branch_multiplier(branch, spec.depth)

@@ -60,7 +60,7 @@ class AttentionMixing(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with separate projections, so that each has a name, fans and a stream of its own."""
+    """Multi-head attention with separate projections, so that each has its own name, fans and random stream."""
 
     def __init__(self, shape: TransformerShape):
         super().__init__()
@@ -204,7 +204,7 @@ def transformer_shape(
     """Check the options that all transformers have, and put them together.
 
     Args:
-        spec: the network that is asked for.
+        spec: the requested network.
         causal: a position attends to none after it.
         norm: no norm, before each branch or after each sum.
         dropout: probability of dropping a unit at the end of a branch.

@@ -1,4 +1,4 @@
-"""What theory promises of a network under a scheme: the rows beside the measured ones, and the rank of a grid."""
+"""Forecasts of a network under a scheme: rows beside the measured ones, a sentence, and the rank of a grid."""
 
 from initlab.prediction.predict import layer_laws, predict, predicted_rows
 from initlab.prediction.ranking import RankedNetwork, rank, score_networks, sort_by_score

@@ -1,4 +1,4 @@
-"""Rank a grid of networks by what theory says of each, before any is trained."""
+"""Rank a grid of networks by their forecasts, before any is trained."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

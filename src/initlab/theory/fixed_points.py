@@ -41,7 +41,7 @@ class FixedPoint:
     """Where second moments and correlations settle, and how fast.
 
     Attributes:
-        sigma_w, sigma_b: standard deviations asked for.
+        sigma_w, sigma_b: the given standard deviations.
         q_star: second moment that a signal started at `start` tends to; 0 and inf are limits.
         kind: `stable`; `repelling` (V has a fixed point at `start`, but leaves it when disturbed); `half_stable` (it
             repels on one side); `any` (order q is fixed: scale-free φ at its critical gain); `zero` (q tends to 0;

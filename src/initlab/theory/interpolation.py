@@ -22,7 +22,7 @@ from initlab.theory.mehler_tail import mehler_tail
 from initlab.theory.quadrature import MAX_Q, MIN_Q, octave_of, quadrature_rule
 
 HERMITE_TERMS = 64
-"""Hermite coefficients kept; what is left out of a kinked φ is below 3e-4 of E[φ²], and `tails` stands in for it."""
+"""Hermite coefficients kept; the rest of a kinked φ is below 3e-4 of E[φ²], and `mehler_tail` estimates it."""
 _CHEBYSHEV_POINTS = 20
 _BLOCK_WIDTH = math.log(16.0)
 

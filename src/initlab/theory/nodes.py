@@ -51,7 +51,7 @@ class LayerNode:
         bias_variance: of an element of b.
         orthogonal: W is Haar-distributed (up to a factor) instead of having independent elements.
         act: the activation that follows, or None.
-        fed_by: `data`, `activation` or `residual`; of any other (`norm`, `unknown`) theory says nothing.
+        fed_by: `data`, `activation` or `residual`; for any other (`norm`, `unknown`) theory has no answer.
         taps: geometry of a convolution; None for a dense layer, which sums over all positions of its input.
         keep: fraction of the inputs that dropout keeps (and divides by).
     """

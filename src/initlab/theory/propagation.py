@@ -1,4 +1,4 @@
-"""The per-layer forecast: what mean-field theory says each layer of a real network will measure before training.
+"""The per-layer forecast: what mean-field theory predicts of each layer of a real network before training.
 
 Forward, second moments and products of pairs go through each layer (Poole et al. 2016), for maps position by position
 (Xiao et al. 2018, *Dynamical isometry and a mean field theory of CNNs*):
