@@ -9,6 +9,7 @@ from torch import nn
 
 from initlab.activations import Activation, activation
 from initlab.inspection import NORMS
+from initlab.inspection.torch_internals import ConvNd
 from initlab.models.layers import Dropout, MeanPool, ResidualSum, WeightLayer
 from initlab.theory.nodes import BranchNode, LayerNode, Node, PoolNode, Taps
 
@@ -82,7 +83,7 @@ def _read_sequential(module: nn.Sequential, laws: Mapping[str, LayerLaw]) -> lis
     fed_by, keep = "data", 1.0
     for name, child in module.named_children():
         last = nodes[-1] if nodes else None
-        if isinstance(child, (nn.Linear, nn.modules.conv._ConvNd)):
+        if isinstance(child, (nn.Linear, ConvNd)):
             nodes.append(layer_node(name, child, laws, fed_by, None, keep))
             fed_by, keep = "residual", 1.0  # without an activation between, the next input is linear
         elif is_activation(child) and isinstance(last, LayerNode) and last.act is None and fed_by == "residual":
@@ -127,7 +128,7 @@ def layer_node(
     if isinstance(owner, nn.Linear):
         return LayerNode(name, owner.in_features, owner.out_features, law.variance, fed_by=fed_by, **more)
     taps = _read_taps(owner, law.centered)
-    if not isinstance(owner, nn.modules.conv._ConvNd) or taps is None:
+    if not isinstance(owner, ConvNd) or taps is None:
         return LayerNode(name, 1, 1, math.nan, fed_by="unknown", **more)
     reach = math.prod(taps.kernel)
     # A centered weight is g²/n on one tap and 0 on the others; its promised variance is the average over all of them.
@@ -136,7 +137,7 @@ def layer_node(
 
 
 def _read_taps(owner: nn.Module, centered: bool) -> Taps | None:
-    if not isinstance(owner, nn.modules.conv._ConvNd) or owner.transposed or owner.groups != 1:
+    if not isinstance(owner, ConvNd) or owner.transposed or owner.groups != 1:
         return None
     if set(owner.dilation) != {1} or owner.padding_mode not in ("zeros", "circular"):
         return None
