@@ -184,7 +184,7 @@ def test_autoinit_counts_from_anew_behind_a_norm_and_makes_up_for_dropout():
 
 
 def test_autoinit_says_where_it_cannot_follow():
-    assert "does not know how it runs through TransformerEncoder" in str(
+    assert "needs to know how the signal runs through TransformerEncoder" in str(
         scheme_refusal(
             nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 2, enable_nested_tensor=False), "autoinit"
         )

@@ -15,7 +15,8 @@ from initlab.audit.sources import load_values, module_from_values
 from initlab.audit.unchecked import NOT_CHECKED, REASONS, fails_unchecked, unchecked_reason
 from initlab.audit.weight_files import extract_state_dict, load_weight_file
 from initlab.errors import UserError
-from initlab.initialize import FillPlan, Spec, plan, request
+from initlab.initialize import Spec, plan, request
+from initlab.initialize.plan import FillPlan
 from initlab.initialize.rows import PROMISE_COLUMNS, make_frame, promise_row
 
 FALSE_ALARM_RATE = 1e-3

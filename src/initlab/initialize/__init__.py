@@ -5,17 +5,15 @@ reports, `streams` keys the random numbers and identifies values; `procedures` h
 """
 
 from initlab.initialize.fill import fill_
-from initlab.initialize.plan import FillPlan, FillTask, plan, scheme_refusal
+from initlab.initialize.plan import FillTask, plan, scheme_refusal
 from initlab.initialize.procedures.engine import initialize_
-from initlab.initialize.request import Request, Roles, Spec, request
+from initlab.initialize.request import Roles, Spec, request
 from initlab.initialize.rows import COLUMNS
 from initlab.initialize.streams import fingerprint, stream
 
 __all__ = [
     "COLUMNS",
-    "FillPlan",
     "FillTask",
-    "Request",
     "Roles",
     "Spec",
     "fill_",

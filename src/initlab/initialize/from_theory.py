@@ -108,7 +108,7 @@ def autoinit_gains(
         if len(names) == 1:
             return {names.pop(): 1.0}
         raise Impossible(
-            f"init=autoinit follows the signal from layer to layer and cannot through "
+            f"init=autoinit needs to know how the signal runs through "
             f"{type(module).__name__}: use mlp, cnn, resmlp, resnet or nn.Sequential, or a scheme that depends on "
             "no other layer, such as init=he_normal."
         )

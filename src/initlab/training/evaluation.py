@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from initlab.data import Dataset
 from initlab.ensemble import Part
+from initlab.inspection.restore import preserve_modes
 from initlab.system.random_streams import generator, seed_global_state
 from initlab.training.events import Evaluation, TrainingPlan
 from initlab.training.threads import ThreadTeam
@@ -62,7 +63,8 @@ def evaluate(parts: Sequence[Part], data: Dataset, step: int, plan: TrainingPlan
     members = [m for part in parts for m in part.members]
     with ExitStack() as modes:
         for part in parts:
-            modes.enter_context(evaluation_mode(part.module))
+            modes.enter_context(preserve_modes(part.module))
+            part.module.eval()
         for split, xs, ys in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
             if len(xs) == 0 or (split == "test" and 0 == step < plan.steps):
                 continue
@@ -98,29 +100,6 @@ def evaluate_split(
             loss[k] += mean * (len(x) / len(xs))
             right[k] += count
     return loss, right
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode, then each submodule back to the mode it had: a frozen norm may stay frozen."""
-    modes = [(submodule, submodule.training) for submodule in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, training in modes:
-            submodule.training = training
-
-
-@contextmanager
-def restoring_buffers(module: nn.Module) -> Iterator[None]:
-    """Restore running statistics afterwards: a pass that only measures must not change them."""
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in before:
-            buffer.copy_(value)
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from initlab.diagnostics import LayerRecorder
 from initlab.ensemble import Part
 from initlab.ensemble.cpu.loss import MemberLoss
 from initlab.ensemble.cpu.sequential import KeptTensors, SequentialMembers
+from initlab.inspection.restore import preserve_values
 from initlab.training.evaluation import (
     autocast_bfloat16,
     count_right,
     keyed_randomness,
     member_losses,
-    restoring_buffers,
 )
 from initlab.training.events import TrainingPlan
 from initlab.training.optimizers import Tensors
@@ -85,7 +85,7 @@ class StackedGradients:
     ) -> BatchResult:
         """Return losses and gradients."""
         (x, y, _), part, plan, last = batch, self.part, self.plan, step == self.plan.steps
-        with recorder or nullcontext(), restoring_buffers(part.module) if last else nullcontext():
+        with recorder or nullcontext(), preserve_values(*part.module.buffers()) if last else nullcontext():
             with keyed_randomness(part, x, plan.data_seed, f"{step}"), autocast_bfloat16(x, plan.autocast):
                 outputs = part.forward(x)
                 losses = member_losses(outputs, y, part.stacked)

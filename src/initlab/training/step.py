@@ -9,7 +9,8 @@ from torch import Tensor
 
 from initlab.diagnostics import LayerRecorder, first_bad_layers
 from initlab.ensemble import Part
-from initlab.training.evaluation import autocast_bfloat16, keyed_randomness, restoring_buffers
+from initlab.inspection.restore import preserve_values
+from initlab.training.evaluation import autocast_bfloat16, keyed_randomness
 from initlab.training.events import State, Stopped, TrainingPlan
 from initlab.training.gradients import Batch, GradientBackEnd, SequentialGradients, StackedGradients
 from initlab.training.optimizers import Tensors, gradient_norms
@@ -144,7 +145,7 @@ class PartTrainer:
         part, plan = self.part, self.plan
         with (
             torch.no_grad(),
-            restoring_buffers(part.module),
+            preserve_values(*part.module.buffers()),
             keyed_randomness(part, x, plan.data_seed, f"{step}"),
             autocast_bfloat16(x, plan.autocast),
         ):

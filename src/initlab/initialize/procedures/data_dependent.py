@@ -25,7 +25,7 @@ def _scale_to_unit_variance(context: ProcedureContext, layer: RoleLayer, output:
         if not MIN_VARIANCE < variance < math.inf:
             raise UserError(
                 f"init=lsuv cannot bring {layer.name} to variance 1: its preactivation has variance {variance:g} on "
-                "this batch, whatever the weight's scale; the activation before it has a constant output, or the data are."
+                "this batch, whatever the weight's scale; the activation before it is constant there, or the data."
             )
         if abs(variance - 1) < context.parameters["tolerance"]:
             return
