@@ -340,7 +340,7 @@ def test_families_measure_what_the_recorder_measures(model, shape, options, act)
     with recorder:
         loss = F.cross_entropy(part.forward(x)[0], y)
         gradients = torch.autograd.grad(loss, part.parameters)
-    recorder.gradients(dict(zip(part.names, gradients, strict=True)))
+    recorder.measure_gradients(dict(zip(part.names, gradients, strict=True)))
     recorded = {(layer, index, stat): value for _, layer, index, stat, value, _ in recorder.rows[0]}
     mine = {(row.layer, row.index, row.stat): row.value for row in frame.itertuples()}
     assert set(recorded) <= set(mine)

@@ -29,12 +29,12 @@ def record(net: nn.Module, x: Tensor, y: Tensor, *, step: int = 4, interval=INTE
     with recorder:
         loss = F.cross_entropy(part.forward(x)[0], y)
         grads = torch.autograd.grad(loss, part.parameters)
-    recorder.gradients(dict(zip(part.names, grads, strict=True)))
-    recorder.before_update()
+    recorder.measure_gradients(dict(zip(part.names, grads, strict=True)))
+    recorder.copy_weights()
     with torch.no_grad():
         for parameter, grad in zip(part.parameters, grads, strict=True):
             parameter -= 0.1 * grad
-    recorder.after_update()
+    recorder.measure_update()
     return recorder
 
 

@@ -112,7 +112,7 @@ def taped(net: torch.nn.Module, act: str, x: Tensor = X, y: Tensor = Y) -> list[
     with tape:
         loss = F.cross_entropy(part.forward(x).reshape(-1, CLASSES), y)
         gradients = torch.autograd.grad(loss, part.parameters, allow_unused=True, materialize_grads=True)
-    tape.gradients(dict(zip(part.names, gradients, strict=True)))
+    tape.measure_gradients(dict(zip(part.names, gradients, strict=True)))
     stats: dict[str, dict[str, float]] = {}
     for _, layer, _, stat, value, _ in sorted(tape.rows[0], key=lambda row: row[2]):
         stats.setdefault(layer, {}).update({stat: value} if value == value else {})
@@ -239,7 +239,7 @@ def test_training_counts_the_equal_units_of_each_network():
     for group in (nets, nets[:1], nets[1:2]):
         for part in stack(group).parts:
             tape = LayerRecorder(part, step=0, interval=None)
-            tape.gradients(dict(zip(part.names, part.parameters, strict=True)))
+            tape.measure_gradients(dict(zip(part.names, part.parameters, strict=True)))
             counted += [[v for *_, stat, v, _ in rows if stat == "duplicate_units"] for rows in tape.rows]
             later = LayerRecorder(part, step=5, interval=None)
             later.gradients(dict(zip(part.names, part.parameters, strict=True)))

@@ -144,7 +144,7 @@ class LayerRecorder:
         for rows, value in zip(self.rows[members], values, strict=True):
             rows.append((self.step, probe.layer.name, probe.index, stat, value, "measured"))
 
-    def gradients(self, named: dict[str, Tensor], members: slice = ALL_MEMBERS) -> None:
+    def measure_gradients(self, named: dict[str, Tensor], members: slice = ALL_MEMBERS) -> None:
         """Measure weights and their gradients, given by parameter name; the weights are those before the update."""
         weights = {**self._parameters(), **self.weights_before}
         for probe in self.probes:
@@ -154,7 +154,7 @@ class LayerRecorder:
                 if self.step == 0 and (rows := self._units(probe, weights)) is not None:
                     self._write(probe, "units", rows[members], members)
 
-    def read(
+    def measure_members(
         self,
         members: slice,
         before: Sequence[Tensor],
@@ -162,7 +162,7 @@ class LayerRecorder:
         deltas: Sequence[Tensor],
         gradients: Sequence[Tensor],
     ) -> None:
-        """Measure members that were computed without their modules, so that no hook ran; after `before_update`.
+        """Measure members that were computed without their modules, so that no hook ran; after `copy_weights`.
 
         Args:
             members: which members the tensors are of.
@@ -177,14 +177,14 @@ class LayerRecorder:
                 self._measure(probe, "postactivation", y, members)
         for probe, delta in zip(reversed(self.probes), reversed(deltas), strict=True):
             self._measure(probe, "delta", delta, members)
-        self.gradients(dict(zip(self.part.names, gradients, strict=True)), members)
+        self.measure_gradients(dict(zip(self.part.names, gradients, strict=True)), members)
 
-    def before_update(self) -> None:
+    def copy_weights(self) -> None:
         """Copy the weights, to measure later how far the update moves them."""
         probed = {probe.weight for probe in self.probes}
         self.weights_before = {name: w.detach().clone() for name, w in self._parameters().items() if name in probed}
 
-    def after_update(self) -> None:
+    def measure_update(self) -> None:
         """Measure the update: ‖ΔW‖ / ‖W‖."""
         parameters = self._parameters()
         for probe in self.probes:

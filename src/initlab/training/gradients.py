@@ -91,7 +91,7 @@ class StackedGradients:
                 losses = member_losses(outputs, y, part.stacked)
             gradients = [] if last and recorder is None else part_gradients(part, losses)
         if recorder is not None:
-            recorder.gradients(dict(zip(part.names, gradients, strict=True)))
+            recorder.measure_gradients(dict(zip(part.names, gradients, strict=True)))
         by_member = {} if last else dict(enumerate(part.unbind_members(gradients)))
         return BatchResult(losses.tolist(), count_right(outputs, y) if counts else None, by_member, by_member)
 
@@ -164,5 +164,5 @@ class KeptMembers:
         """Measure what is kept."""
         kept = self.kept[: self.end - self.begin]
         z, y, deltas = ([x.transpose(1, 2) for x in own] for own in (kept.before, kept.after, kept.deltas))
-        self.recorder.read(slice(self.begin, self.end), z, y, deltas, kept.gradients)
+        self.recorder.measure_members(slice(self.begin, self.end), z, y, deltas, kept.gradients)
         self.begin = self.end

@@ -71,10 +71,10 @@ class PartTrainer:
         if start in self.plan.records:
             (batch,) = map(self.back_end.prepare, batches)
             recorder = LayerRecorder(self.part, step=start, interval=self.plan.saturation)
-            recorder.before_update()
+            recorder.copy_weights()
             results = [self.take_step(group, start, batch, recorder) for group in groups]
             if start < self.plan.steps:
-                recorder.after_update()
+                recorder.measure_update()
             results[0].recorder = list(self.part.members), recorder
         elif len(groups) > 1:
             prepared = list(map(self.back_end.prepare, batches))
