@@ -25,7 +25,7 @@ from initlab.system.safe_reading import (
     read_yaml_file,
 )
 
-SOURCE = Path(safe_reading.__file__).parent
+SOURCE = Path(__file__).parents[1] / "src" / "initlab"
 
 
 @contextmanager
@@ -375,7 +375,8 @@ EXCEPTIONS = {
     "records/checksums.py": {"open": "a regular file, by its lstat; read chunk by chunk, to a known size"},
     "records/repair.py": {"read_bytes": "the guarded one"},
     "system/yaml_text.py": {"yaml.load": "texts that were read already: of the package, or of the user's command line"},
-    "config/fast_compose.py": {"pickle.loads": "from this process's memory"},
+    "config/fast_compose.py": {"pickle.loads": "from this process's memory", "*.load_file": "Hydra's own reader"},
+    "config/option_files.py": {"*.read_text": "our own package"},
     "sweep/executors/process.py": {"pickle.load": "from our own process"},
     "sweep/executors/process_worker.py": {
         "pickle.loads": "from our own process",
@@ -383,7 +384,7 @@ EXCEPTIONS = {
         "os.fdopen": "a pipe of our own",
     },
     "system/resources.py": {"*.read_text": "/proc and /sys of this machine"},
-    "ensemble/cpu/openblas.py": {"*.read_text": "/proc of this machine"},
+    "ensemble/cpu/processor.py": {"*.read_text": "/proc of this machine"},
     "experiment/checkpoint.py": {"torch.load": "tensors only; checked there", "open": "opens to write", "load": "own"},
     "audit/weight_files.py": {"torch.load": "tensors only; checked there", "load_file": "checked there"},
     "system/parent_process.py": {

@@ -48,14 +48,6 @@ class Composer:
         # Evaluated before anything is copied: all jobs share the clock of the sweep.
         self.directory = str(OmegaConf.select(master, "hydra.sweep.dir"))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out Hydra's objects, which `adopt` sets again: jobs may be composed in another process."""
-        return {"bases": self.bases, "directory": self.directory, "cache": {}}
-
-    def adopt(self, loader: ConfigLoader, master: DictConfig) -> None:
-        """Use the Hydra objects of this process."""
-        self.loader, self.master = loader, master
-
     def job(self, overrides: Sequence[str], number: int) -> DictConfig:
         """Return the configuration of one job, Hydra's node included; raises what Hydra raises."""
         composed = self.from_base(overrides)

@@ -207,8 +207,6 @@ def short_path(path: Path) -> Path:
     >>> short_path(Path.cwd() / "outputs"), short_path(Path("/nowhere/else"))
     (PosixPath('outputs'), PosixPath('/nowhere/else'))
     """
-    try:
-        current = Path.cwd()
-    except OSError:  # it has been removed
-        return path
-    return path.relative_to(current) if path.is_relative_to(current) else path
+    with suppress(OSError, ValueError):  # the current directory has been removed, or the path is outside
+        return path.relative_to(Path.cwd())
+    return path

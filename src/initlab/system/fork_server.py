@@ -226,10 +226,9 @@ class SharedServer:
             ProcessLimitReached: the system allows no further process.
         """
         with self._lock:
-            if self._server is not None and not self._server.is_alive():
-                self._server.close()
-                self._server = None
-            if self._server is None:
+            if self._server is None or not self._server.is_alive():
+                if self._server is not None:
+                    self._server.close()
                 self._server = ForkServer(self.entry)
             return self._server
 

@@ -72,11 +72,9 @@ def send_message(message: bytes, pipe: IO[bytes]) -> None:
 
 def read_message(pipe: IO[bytes]) -> bytes | None:
     """Return the next message, None where the parent has closed its end."""
-    try:
-        message: bytes = pickle.load(pipe)
-    except (EOFError, OSError, pickle.UnpicklingError):
-        return None
-    return message
+    with suppress(EOFError, OSError, pickle.UnpicklingError):
+        return bytes(pickle.load(pipe))
+    return None
 
 
 def exit_after(wait: Callable[[], None]) -> None:

@@ -177,10 +177,8 @@ def run_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right" if column else "left")
     for split, prefix in SPLITS:
         if f"{prefix}loss" in summary:
-            numbers = [format_metric(summary[f"{prefix}loss"])]
-            if classes:
-                numbers.append(format_metric(summary.get(f"{prefix}accuracy"), percent=True))
-            table.add_row(split, *numbers)
+            accuracy = [format_metric(summary.get(f"{prefix}accuracy"), percent=True)] if classes else []
+            table.add_row(split, format_metric(summary[f"{prefix}loss"]), *accuracy)
     return table
 
 

@@ -107,7 +107,7 @@ def compose_job(
     """Compose and check one job.
 
     Args:
-        composer: of the sweep.
+        composer: of all jobs of the sweep.
         known: settings of jobs before, by their group choices.
         overrides: of the job.
         number: of the job.

@@ -90,7 +90,7 @@ def launch_jobs(
     from initlab.sweep.finished import load_finished_sweep
     from initlab.sweep.screen import show_outcome, write_sweep_pictures
 
-    directory = sweep_directory(master)
+    directory = sweep_path(master)
     returns: dict[int, JobReturn] = {}
     save = partial(save_multirun, master, directory)
 
@@ -157,7 +157,7 @@ def tune_jobs(
     return tuned, result.summary()
 
 
-def sweep_directory(master: DictConfig) -> Path:
+def sweep_path(master: DictConfig) -> Path:
     """Return the absolute directory of a sweep."""
     return Path(str(master.hydra.sweep.dir)).absolute()
 
@@ -181,7 +181,7 @@ def launch_with_other_launcher(launcher: Any, master: DictConfig, jobs: Sequence
 
     if jobs[0].config.race:
         raise UserError("race=true needs initlab's own launcher: leave hydra/launcher as it is.")
-    directory, inline = sweep_directory(master), Placement("inline")
+    directory, inline = sweep_path(master), Placement("inline")
     cells = check_cells([job.config for job in jobs], [job.directory for job in jobs])
     if jobs[0].config.dry_run:
         dry_run(cells, directory, inline)

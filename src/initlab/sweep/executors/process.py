@@ -78,10 +78,9 @@ class WorkerProcess:
 
     def is_usable(self) -> bool:
         """Return whether its process runs and will go on: a forked one ends with its server."""
-        process = self.process
-        if process is None or process.poll() is not None:
+        if self.process is None or self.process.poll() is not None:
             return False
-        return not isinstance(process, ForkedProcess) or process.server.is_alive()
+        return not isinstance(self.process, ForkedProcess) or self.process.server.is_alive()
 
     def submit(self, task: GroupTask) -> "ProcessJob":
         """Send a group."""
@@ -150,12 +149,10 @@ def spawn_process(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
 
 def read_answers(pipe: IO[bytes], answers: "queue.Queue[GroupResult | GroupFailure | None]") -> None:
     """Put answers into a queue until the process ends, and then None."""
-    while True:
-        try:
+    with suppress(EOFError, OSError, pickle.UnpicklingError):
+        while True:
             answers.put(pickle.load(pipe))
-        except (EOFError, OSError, pickle.UnpicklingError):
-            answers.put(None)
-            return
+    answers.put(None)
 
 
 @dataclass
