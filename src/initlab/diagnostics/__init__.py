@@ -3,7 +3,7 @@
 from initlab.diagnostics.api import diagnose
 from initlab.diagnostics.examine import Diagnosis, examine, jacobians
 from initlab.diagnostics.frame import DiagnosisFrame
-from initlab.diagnostics.layer_recorder import HistogramKey, LayerRecorder, Row, first_bad_layers, layer_probes
+from initlab.diagnostics.layer_recorder import HistogramKey, LayerRecorder, first_bad_layers, layer_probes
 from initlab.diagnostics.stats import STATS, Stat
 from initlab.diagnostics.trace.records import Call
 
@@ -14,7 +14,6 @@ __all__ = [
     "DiagnosisFrame",
     "HistogramKey",
     "LayerRecorder",
-    "Row",
     "Stat",
     "diagnose",
     "examine",

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from initlab.diagnostics.stats import STATS, is_outside
 from initlab.models import WeightLayer
+from initlab.records.columns import LayerRow
 from initlab.statistics.histograms import Histogram, histograms
 
-Row = tuple[int, str, int, str, float, str]  # step, layer, index, stat, value, source
 HistogramKey = tuple[str, int, str]  # kind, index, layer
 ALL_MEMBERS = slice(None)
 BINNED = ("preactivation", "postactivation", "weight", "gradient")
@@ -72,7 +72,7 @@ class LayerRecorder:
         self.part = part
         self.step = step
         self.interval = interval
-        self.rows: list[list[Row]] = [[] for _ in part.members]
+        self.rows: list[list[LayerRow]] = [[] for _ in part.members]
         self.histograms: list[dict[HistogramKey, Histogram]] = [{} for _ in part.members]
         self.probes = layer_probes(part.module)
         self.hooks = ExitStack()
@@ -142,7 +142,7 @@ class LayerRecorder:
 
     def _add_rows(self, probe: LayerProbe, stat: str, values: list, members: slice = ALL_MEMBERS) -> None:
         for rows, value in zip(self.rows[members], values, strict=True):
-            rows.append((self.step, probe.layer.name, probe.index, stat, value, "measured"))
+            rows.append(LayerRow(self.step, probe.layer.name, probe.index, stat, value, "measured"))
 
     def measure_gradients(self, named: dict[str, Tensor], members: slice = ALL_MEMBERS) -> None:
         """Measure weights and their gradients, given by parameter name; the weights are those before the update."""

@@ -21,7 +21,7 @@ from initlab.experiment.build import scheme_arguments
 from initlab.initialize import plan as plan_of
 from initlab.initialize import request
 from initlab.prediction import predicted_rows
-from initlab.records.tensorboard import LayerRow
+from initlab.records import LayerRow
 from initlab.schemes import SCHEMES
 from initlab.training import TrainingPlan
 
@@ -72,14 +72,14 @@ def add_jacobians(forecast: Forecast, module: nn.Module, inputs: Tensor | None) 
     remarks = [forecast.remark] if forecast.remark else []
     if inputs is not None:
         try:
-            measured = list(jacobians(module, inputs).itertuples(index=False, name=None))
+            measured = [LayerRow(*row) for row in jacobians(module, inputs).itertuples(index=False)]
         except Exception:  # a bug here must not cost a training
             remarks.append(f"no Jacobians, because their measurement failed:\n{traceback.format_exc()}")
         else:
             if not measured:
                 remarks.append("no Jacobians: no single sample of this network can be differentiated at this cost")
     layers = {row[1:4] for row in measured}
-    rows = [row for row in forecast.rows if not row[3].startswith("jacobian_") or row[1:4] in layers]
+    rows = [row for row in forecast.rows if not row.stat.startswith("jacobian_") or row[1:4] in layers]
     return replace(forecast, rows=(*rows, *measured), remark="\n".join(remarks))
 
 
@@ -113,4 +113,5 @@ def predict_one_network(
     if frame.empty:
         return Forecast(remark="no forecast: theory has no answer for this network")
     depth = frame.attrs.get("trainable_depth")
-    return Forecast(tuple(frame.itertuples(index=False, name=None)), trainable_depth=depth)
+    rows = tuple(LayerRow(*row) for row in frame.itertuples(index=False))
+    return Forecast(rows, trainable_depth=depth)

@@ -16,8 +16,7 @@ from initlab.config.naming import config_hash, is_incidental
 from initlab.diagnostics import HistogramKey
 from initlab.experiment.predictions import Forecast
 from initlab.initialize import fingerprint
-from initlab.records import RunWriter, flatten
-from initlab.records.tensorboard import LayerRow
+from initlab.records import LayerRow, RunWriter, flatten
 from initlab.statistics.comparisons import loss_still_falls
 from initlab.statistics.histograms import Histogram
 from initlab.training import Stopped

@@ -23,7 +23,7 @@ from initlab.sweep.race import initial_rates, race_configs, race_key, tuning_cel
 from initlab.sweep.results import SweepResults
 from initlab.sweep.run import plan_groups, refuse_too_large
 from initlab.sweep.screen import show_skipped
-from initlab.sweep.summary import config_keys, separating_keys
+from initlab.sweep.summary import all_keys, separating_keys
 from initlab.system.device import pick_device
 from initlab.system.escape import print, printable
 from initlab.system.resources import GIB
@@ -54,7 +54,7 @@ def dry_run(cells: Sequence[Cell], directory: Path, placement: Placement) -> pd.
         table.add_column(column, justify="left" if column in (COLUMNS[0], COLUMNS[-1]) else "right")
     total = 0.0
     by_group = [[flatten(cell.config.plain()) for cell in group.cells] for group in groups]
-    keys = separating_keys(config_keys(flat for flats in by_group for flat in flats), [flats[0] for flats in by_group])
+    keys = separating_keys(all_keys(flat for flats in by_group for flat in flats), [flats[0] for flats in by_group])
     for group, flats in zip(groups, by_group, strict=True):
         cost, first = costs.of(group.cells[0]), flats[0]
         seconds = estimator.seconds(group)

@@ -23,7 +23,7 @@ from initlab.sweep.cells import Cell, cell_directories, check_cells
 from initlab.sweep.placement import Placement
 from initlab.sweep.results import Outcome
 from initlab.sweep.run import run_sweep
-from initlab.sweep.summary import config_keys, separating_keys
+from initlab.sweep.summary import all_keys, separating_keys
 
 TUNING, FINAL = "tuning", "final"  # the value of `race` in the records of a run: its part
 FIRST_TUNING_SEED = 1000
@@ -110,7 +110,7 @@ def tune_rates(
 def race_labels(entrants: Mapping[str, Config]) -> dict[str, str]:
     """Return what to call each cell of a race: every key that differs from the others'; alone, its readable name."""
     flats = [flatten(config.plain()) for config in entrants.values()]
-    keys = separating_keys([key for key in config_keys(flats) if not is_incidental(key) and key != "seed"], flats)
+    keys = separating_keys([key for key in all_keys(flats) if not is_incidental(key) and key != "seed"], flats)
     labels = [" ".join(f"{key}={command_line_text(flat.get(key))}" for key in keys if key in flat) for flat in flats]
     return dict(zip(entrants, labels if keys else [run_name(config) for config in entrants.values()], strict=True))
 

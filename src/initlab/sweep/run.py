@@ -21,7 +21,7 @@ from initlab.sweep.plan_file import Group, PlanFile, assign_groups, planned_id
 from initlab.sweep.progress import SweepProgress, SweepProgressLine
 from initlab.sweep.results import OnCellEnd, Outcome, SweepResults
 from initlab.sweep.scheduler import Scheduler
-from initlab.sweep.summary import config_keys, separating_keys
+from initlab.sweep.summary import all_keys, separating_keys
 
 
 def cells_in_order(cells: Sequence[Cell]) -> list[Cell]:
@@ -143,7 +143,7 @@ def start_progress(groups: Sequence[Group], before: int, line: SweepProgressLine
 def swept_keys(cells: Sequence[Cell]) -> list[str]:
     """Return the keys that decide results and whose values differ between the cells of a grid."""
     flats = [flatten(cell.config.plain()) for cell in cells]
-    return separating_keys([key for key in config_keys(flats) if not is_incidental(key)], flats)
+    return separating_keys([key for key in all_keys(flats) if not is_incidental(key)], flats)
 
 
 def record_skipped(cells: Sequence[Cell], results: SweepResults, on_end: OnCellEnd) -> None:

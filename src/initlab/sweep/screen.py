@@ -8,7 +8,7 @@ from initlab.records import flatten
 from initlab.records.repair import is_event_file_newer
 from initlab.sweep.cells import Cell
 from initlab.sweep.results import Outcome
-from initlab.sweep.summary import config_keys, summarize_cells, varying_axes
+from initlab.sweep.summary import all_keys, summarize_cells, varying_axes
 from initlab.system.escape import print, printable
 from initlab.system.terminal import SafeConsole, format_duration, show_cells, show_location
 
@@ -19,7 +19,7 @@ MAX_LISTED = 5  # failures and reasons
 def show_outcome(outcome: Outcome, directory: Path) -> None:
     """Print the table of a sweep, what failed and what was skipped, and where the files are."""
     frame = outcome.frame()
-    by = varying_axes(frame, config_keys(flatten(cell.config.plain()) for cell in outcome.cells))
+    by = varying_axes(frame, all_keys(flatten(cell.config.plain()) for cell in outcome.cells))
     rows = summarize_cells(frame, by)
     show_cells(rows[:MAX_TABLE_ROWS], by)
     if len(rows) > MAX_TABLE_ROWS:

@@ -74,10 +74,10 @@ def _sort_key(row: Mapping[str, Any]) -> float:
     return float("inf")
 
 
-def config_keys(flats: Iterable[Mapping[str, Any]]) -> list[str]:
+def all_keys(flats: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return every key that some configuration has.
 
-    >>> config_keys([{"init": "zeros"}, {"init": "tat", "init.base": 1}])
+    >>> all_keys([{"init": "zeros"}, {"init": "tat", "init.base": 1}])
     ['init', 'init.base']
     """
     return list(dict.fromkeys(key for flat in flats for key in flat))

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initlab.diagnostics import HistogramKey, Row
+from initlab.diagnostics import HistogramKey
+from initlab.records import LayerRow
 from initlab.statistics.histograms import Histogram
 
 
@@ -91,7 +92,7 @@ class Snapshot:
     """Layer rows and histograms of one recorded step, by member."""
 
     step: int
-    rows: dict[int, list[Row]]
+    rows: dict[int, list[LayerRow]]
     histograms: dict[int, dict[HistogramKey, Histogram]]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 
 from initlab.data import Dataset, batches
-from initlab.diagnostics import HistogramKey, Row
+from initlab.diagnostics import HistogramKey
 from initlab.ensemble import Ensemble, make_plain_part
+from initlab.records import LayerRow
 from initlab.statistics.histograms import Histogram
 from initlab.training.evaluation import evaluate
 from initlab.training.events import Event, Pause, Snapshot, State, Steps, Stopped, TrainingPlan
@@ -126,7 +127,7 @@ def remove_stopped(results: Sequence[StepResult], ensemble: Ensemble, state: Sta
 
 def collect_snapshot(step: int, results: Sequence[StepResult]) -> Snapshot:
     """Return what was recorded at a step, by member."""
-    rows: dict[int, list[Row]] = {}
+    rows: dict[int, list[LayerRow]] = {}
     histograms: dict[int, dict[HistogramKey, Histogram]] = {}
     for members, recorder in (result.recorder for result in results if result.recorder is not None):
         rows |= dict(zip(members, recorder.rows, strict=True))
