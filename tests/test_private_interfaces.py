@@ -9,7 +9,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "initlab"
 # Documented, in spite of the underscore.
 PUBLIC = {"_replace", "_asdict", "_fields", "_exit", "_target_"}
 # file -> what it reaches, and why there
-FILES: dict[str, str] = {}
+FILES = {
+    "config/hydra_interface.py": "Hydra's composition and its flags",
+    "inspection/torch_internals.py": "torch's tables of parameters and buffers, and base classes of layers",
+    "training/fused_kernels.py": "torch's fused and foreach kernels",
+}
 
 
 def own_names(source: Path) -> set[str]:
