@@ -33,7 +33,7 @@ def test_a_row_is_measured_by_diagnose():
 
 
 def test_a_row_has_a_column_in_the_table_of_diagnose(capsys):
-    run_diagnose("torch.nn:Linear", ["8,4"], keywords=["in_features=4", "out_features=3"])
+    run_diagnose("torch.nn:Linear", ["8,4"], arg=["in_features=4", "out_features=3"])
     lines = capsys.readouterr().out.splitlines()
     head = next(line for line in lines if line.endswith("peak"))
     row = next(line for line in lines if line.split()[:1] == ["1"])

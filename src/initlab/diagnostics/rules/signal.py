@@ -12,7 +12,7 @@ from statistics import median
 from initlab.activations import Activation
 from initlab.diagnostics.examine import NETWORK, Diagnosis
 from initlab.diagnostics.rules.remedy import init_remedy, needed_std
-from initlab.diagnostics.rules.units import layer_stats
+from initlab.diagnostics.rules.units import call_stats
 from initlab.diagnostics.trace.records import Call, StreamSum
 from initlab.report.findings.record import Finding, format_factor, name_layers
 from initlab.report.findings.start import zero_gradient_findings
@@ -75,7 +75,7 @@ def judge_chain(chain: Sequence[Call], explained: Collection[str], known: Collec
         return []
     activations = {call.activation for call in chain}
     act = activations.pop() if len(activations) == 1 else None
-    stats, remedy, why = layer_stats(chain), init_remedy(act), _weights_text(chain, act)
+    stats, remedy, why = call_stats(chain), init_remedy(act), _weights_text(chain, act)
     first, more = chain[0], ""
     if gradient_underflows(first):
         size = math.sqrt(first.stats["grad_mean_square"])
@@ -167,7 +167,7 @@ def zero_gradients(diagnosis: Diagnosis) -> list[Finding]:
     stochastic depth has dropped it on every input of this batch.
     """
     silent = {index for s in diagnosis.sums if s.branch == 0 for index in range(s.before + 1, s.after + 1)}
-    if zero := zero_gradient_findings(layer_stats([call for call in diagnosis.calls if call.index not in silent])):
+    if zero := zero_gradient_findings(call_stats([call for call in diagnosis.calls if call.index not in silent])):
         return zero
     small = tuple(call.layer for call in diagnosis.calls if gradient_underflows(call))
     if not small:

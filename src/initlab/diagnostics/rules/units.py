@@ -43,7 +43,7 @@ def judge_unit_outputs(calls: Sequence[Call]) -> list[Finding]:
     return [*overflowing_calls(calls), *dead_calls(calls), *saturated_calls(calls)]
 
 
-def layer_stats(calls: Sequence[Call]) -> list[LayerStats]:
+def call_stats(calls: Sequence[Call]) -> list[LayerStats]:
     """Return what the rules of `initlab.report.findings` read of each call."""
     return [LayerStats(call.layer, call.stats, call.units, call.samples) for call in calls]
 
@@ -59,7 +59,7 @@ def overflowing_calls(calls: Sequence[Call]) -> list[Finding]:
     if first is None or (first.facts is not None and not first.facts.finite):
         return []
     remedy = init_remedy(first.activation) or "make the weights before it smaller"
-    return [replace(one, remedy=remedy) for one in overflow_findings(layer_stats(calls), NetworkInfo())]
+    return [replace(one, remedy=remedy) for one in overflow_findings(call_stats(calls), NetworkInfo())]
 
 
 def is_dead(call: Call) -> bool:
@@ -186,9 +186,9 @@ def saturated_calls(calls: Sequence[Call]) -> list[Finding]:
     act = worst.activation
     assert act is not None
     names = layer_names(bad)
-    text = saturation_sentence(capitalize_first(name_layers(names)), len(names), layer_stats([worst])[0], act.name)
+    text = saturation_sentence(capitalize_first(name_layers(names)), len(names), call_stats([worst])[0], act.name)
     zero = any(call.stats.get("grad_mean_square") == 0 for call in bad)
-    row = layer_stats([call for call in calls if call.activation is not None])
+    row = call_stats([call for call in calls if call.activation is not None])
     passing = "" if zero or any(call.into & {"norm", "sum"} for call in calls) else passing_gradient_sentence(row)
     text += NO_GRADIENT_TEXT if zero else passing
     cause, remedy = _saturation_cause(worst, act)
