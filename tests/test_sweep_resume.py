@@ -200,21 +200,29 @@ def axes(root, name="s", **others):
     return {**tiny, **long, **grid, "sweep.root": str(root), "sweep.name": name, "sweep.max_group": 3, **others}
 
 
-def in_a_fork(call, killed_after: float = 0.0) -> int:
-    """Call something in a process of its own that starts at once; return its id.
+# A process of its own, not a fork of this one: a fork has none of the threads that this process may have for torch.
+LAUNCH = """
+import json, signal, sys, time
+import initlab
+import initlab.sweep.run
+grid, options, killed_after = json.loads(sys.argv[1])
+signal.setitimer(signal.ITIMER_PROF, killed_after)
+began = time.process_time()
+initlab.sweep(grid, quiet=True, **options)
+print(time.process_time() - began)
+"""
 
-    Arguments: `killed_after`, the seconds of computing after which the system ends it, whatever it is at.
+
+def start_launch(grid: dict, killed_after: float = 0.0, **options) -> "subprocess.Popen[str]":
+    """Start a sweep in another process.
+
+    Args:
+        grid: of `initlab.sweep`.
+        killed_after: seconds of computing after which the system ends it, whatever it does then.
+        options: of `initlab.sweep`.
     """
-    child = os.fork()
-    if child == 0:
-        try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-            signal.signal(signal.SIGPROF, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_PROF, killed_after)
-            call()
-        finally:
-            os._exit(0)
-    return child
+    command = [sys.executable, "-c", LAUNCH, json.dumps([grid, options, killed_after])]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def begun(directory: Path) -> bool:
@@ -240,15 +248,16 @@ def whole(tmp_path_factory):
 
 
 def test_killed_at_random_moments_a_sweep_ends_as_if_it_never_was(tmp_path, whole):
-    def launch(root: Path, killed_after: float = 0.0) -> tuple[int, float]:
-        """Return the signal that ended a launch, and how long it computed."""
-        _, status, used = os.wait4(in_a_fork(lambda: initlab.sweep(axes(root), quiet=True), killed_after), 0)
-        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, used.ru_utime + used.ru_stime
+    def launch(root: Path, killed_after: float = 0.0) -> tuple[int, str]:
+        """Return the signal that ended a launch, and what it printed: how long it computed."""
+        process = start_launch(axes(root), killed_after)
+        printed = process.communicate()[0]
+        return -process.returncode, printed
 
     rng = random.Random(0)
     signalled, needed = launch(tmp_path / "undisturbed")
     assert signalled == 0
-    kills = [launch(tmp_path, rng.uniform(0.01, 0.25) * needed)[0] for _ in range(4)]
+    kills = [launch(tmp_path, rng.uniform(0.01, 0.25) * float(needed))[0] for _ in range(4)]
     assert set(kills) <= {0, signal.SIGPROF}
     assert kills.count(signal.SIGPROF) >= 2
     assert len(list((tmp_path / "s").glob("*/summary.json"))) < len(whole)
@@ -257,17 +266,18 @@ def test_killed_at_random_moments_a_sweep_ends_as_if_it_never_was(tmp_path, whol
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_sweep_ends_complete(tmp_path, whole):
-    child = in_a_fork(lambda: initlab.sweep(axes(tmp_path), executor="process", workers=1, quiet=True))
+    launch = start_launch(axes(tmp_path), executor="process", workers=1)
     killed = 0
-    while not os.waitpid(child, os.WNOHANG)[0]:
+    while launch.poll() is None:
         checkpoints = list((tmp_path / "s" / ".groups").glob("*.pt"))
-        if killed < 2 and checkpoints and (workers := computing(child)):
+        if killed < 2 and checkpoints and (workers := computing(launch.pid)):
             os.kill(workers[0], signal.SIGKILL)
             killed += 1
             for path in checkpoints:
                 with contextlib.suppress(OSError):
                     path.unlink() if killed == 1 else None
         time.sleep(0.05)
+    launch.communicate()
     assert killed == 2
     assert_equal(whole, initlab.sweep(axes(tmp_path), quiet=True))
 
@@ -288,12 +298,12 @@ def computing(launch: int) -> list[int]:
 
 
 def test_workers_outlive_no_launch_and_keep_what_they_have(tmp_path, whole):
-    child = in_a_fork(lambda: initlab.sweep(axes(tmp_path), executor="process", workers=2, quiet=True))
+    launch = start_launch(axes(tmp_path), executor="process", workers=2)
     while not list((tmp_path / "s" / ".groups").glob("*.pt")):
         time.sleep(0.02)
-    workers = computing(child)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    workers = computing(launch.pid)
+    launch.kill()
+    launch.communicate()
     # The next launch need not wait for them: it waits for their groups alone.
     frame = initlab.sweep(axes(tmp_path), quiet=True)
     assert len(workers) == 2
@@ -329,13 +339,13 @@ def test_a_network_that_kills_its_worker_costs_itself_and_no_other(tmp_path, mon
 
 
 def test_two_launches_at_once_and_a_lock_of_the_dead(tmp_path):
-    child = in_a_fork(lambda: initlab.sweep(axes(tmp_path), quiet=True))
+    launch = start_launch(axes(tmp_path))
     while not begun(tmp_path / "s"):
         time.sleep(0.01)
-    with pytest.raises(UserError, match=rf"is being run by process {child} on "):
+    with pytest.raises(UserError, match=rf"is being run by process {launch.pid} on "):
         initlab.sweep(axes(tmp_path), quiet=True)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    launch.kill()
+    launch.communicate()
     with sweep_lock(tmp_path / "s"):
         holder = json.loads((tmp_path / "s" / ".lock.json").read_text())
     assert holder["pid"] == os.getpid()
