@@ -45,7 +45,7 @@ class Composer:
         self.loader, self.master = loader, master
         self.bases: dict[Choices, bytes] = {}
         self.cache: dict[tuple[Any, ...], Any] = {}
-        # Evaluated before anything is copied: all jobs share the clock of the sweep.
+        # Evaluated once, because all jobs share the time of the sweep.
         self.directory = str(OmegaConf.select(master, "hydra.sweep.dir"))
 
     def job(self, overrides: Sequence[str], number: int) -> DictConfig:
