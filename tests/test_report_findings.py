@@ -242,7 +242,7 @@ def test_training_counts_the_equal_units_of_each_network():
             tape.measure_gradients(dict(zip(part.names, part.parameters, strict=True)))
             counted += [[v for *_, stat, v, _ in rows if stat == "duplicate_units"] for rows in tape.rows]
             later = LayerRecorder(part, step=5, interval=None)
-            later.gradients(dict(zip(part.names, part.parameters, strict=True)))
+            later.measure_gradients(dict(zip(part.names, part.parameters, strict=True)))
             assert "duplicate_units" not in {row[3] for row in later.rows[0]}
     equal, drawn_ = [WIDTH - 1.0] * 3 + [CLASSES - 1.0], [0.0] * 4
     assert counted == [equal, drawn_, [WIDTH - 1.0, 0.0, WIDTH - 1.0, CLASSES - 1.0], equal, drawn_]
