@@ -12,7 +12,7 @@ from initlab.records.checksums import find_run_damage, verify_checksum
 from initlab.records.columns import FINAL_METRICS, OPTIONS, TABLE_COLUMNS, has_header, preserve_integers
 from initlab.records.row_checks import RESULT_COLUMNS, config_cells, result_cells
 from initlab.records.serialization import from_json, from_yaml
-from initlab.records.table_reader import column_dtypes, read_table
+from initlab.records.table_reader import column_dtypes, parse_table
 from initlab.statistics.histograms import BUCKETS
 from initlab.system.safe_reading import error_reason, read_bytes, read_ends
 
@@ -245,7 +245,7 @@ def _load_tables(runs: "Paths | pd.DataFrame", name: str, keys: Sequence[str]) -
 
     frame = runs if isinstance(runs, pd.DataFrame) else load(runs)
     columns = TABLE_COLUMNS[name]
-    tables = [read_table(Path(path) / name) for path in frame["path"]]
+    tables = [parse_table(Path(path) / name) for path in frame["path"]]
     keys = [*keys, *varying_keys(frame)] if keys is DEFAULT_KEYS else keys
     keys = ["path", *(key for key in dict.fromkeys(keys) if key in frame.columns and key not in columns)]
     lengths = [len(table) for table, _ in tables]

@@ -21,7 +21,7 @@ _MAX_LINE_BYTES = 20_000  # of one line of a table
 _MAX_SALVAGED_BYTES = 32 * 2**20  # of a damaged table that is read line by line
 
 
-def read_table(path: Path) -> "tuple[pd.DataFrame, int]":
+def parse_table(path: Path) -> "tuple[pd.DataFrame, int]":
     """Return the whole lines of one CSV file, and the number of lines that do not fit its columns and are left out.
 
     A torn last line is not counted: a run that is being written has one.
