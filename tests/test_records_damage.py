@@ -165,7 +165,7 @@ def test_what_was_written_in_part_is_cut_off_again(tmp_path):
     [
         ("summary.json", b"", "damaged", "summary.json cannot be read"),
         ("summary.json", b'{"status": "comp', "damaged", "summary.json cannot be read"),
-        ("summary.json", b"[1, 2]", "damaged", "it holds no keys"),
+        ("summary.json", b"[1, 2]", "damaged", "it has no keys"),
         ("summary.json", b"\xff\xfe\x00", "damaged", "summary.json cannot be read"),
         ("summary.json", b'{"status": "fine"}', "damaged", "its status is not one of completed"),
         ("summary.json", b'{"status": "completed", "config": 3}', "completed", ""),

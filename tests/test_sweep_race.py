@@ -160,7 +160,7 @@ def test_progress_names_the_phases(tmp_path, monkeypatch):
 
 def test_few_seeds_cannot_tell(tmp_path):
     run_race(tmp_path, init=["he_normal", "zeros"], seed=range(4), tune__rates=[0.01, 0.1], tune__seeds=1)
-    found = write_report([tmp_path]).gathered
+    found = write_report([tmp_path]).data
     assert (found.payload["pairs"], found.payload["few"]) == ([], [4])
 
 

@@ -208,10 +208,10 @@ def intact_events(data: bytes) -> bytes:
 def _histogram_proto(record: Histogram) -> histogram_pb2.HistogramProto:
     """Return the message; an empty first bucket ends at the minimum, else the first one would begin at -infinity."""
     low, high = max(record.low, -_FLOAT32_MAX), min(record.high, _FLOAT32_MAX)
-    limits, counts = [low, low], (0, record.num)
+    limits, counts = [low, low], [0, record.num]
     if low < high:
         limits = [*(low + (high - low) * _BUCKET_FRACTIONS).tolist(), high]
-        counts = (0, *record.counts)
+        counts = [0, *record.counts]
     return histogram_pb2.HistogramProto(
         min=low,
         max=high,

@@ -1,9 +1,7 @@
 """The reader of run directories: every run is one row, a damaged one with the reason why it cannot be read."""
 
-import io
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +9,12 @@ import numpy as np
 
 from initlab.errors import UserError
 from initlab.records.checksums import find_run_damage, verify_checksum
-from initlab.records.columns import (
-    FINAL_METRICS,
-    OPTIONS,
-    TABLE_COLUMNS,
-    has_header,
-    parse_csv_line,
-    preserve_integers,
-    unescape_formula,
-)
+from initlab.records.columns import FINAL_METRICS, OPTIONS, TABLE_COLUMNS, has_header, preserve_integers
 from initlab.records.row_checks import RESULT_COLUMNS, config_cells, result_cells
 from initlab.records.serialization import from_json, from_yaml
+from initlab.records.table_reader import column_dtypes, parse_table
 from initlab.statistics.histograms import BUCKETS
-from initlab.system.safe_reading import MAX_TABLE_BYTES, error_reason, read_bytes, read_ends
+from initlab.system.safe_reading import error_reason, read_bytes, read_ends
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,12 +22,6 @@ if TYPE_CHECKING:
 DEFAULT_KEYS = ("init", "act", "model", "depth", "seed", "optim.lr")
 
 _FLOAT_COLUMNS = (*FINAL_METRICS, "seconds", "steps", "first_bad_step")
-_TEXT_COLUMNS = {"layer", "stat", "source", "kind", "counts"}
-_DTYPES = dict.fromkeys(("step", "index", "num", "nonfinite"), "int64") | dict.fromkeys(_TEXT_COLUMNS, "str")
-_MAX_COUNT = 2**32 - 1  # largest step and index; a file with larger ones is damaged
-_MAX_LINE_BYTES = 20_000  # of one line of a table
-_MAX_SALVAGED_BYTES = 32 * 2**20  # of a damaged table that is read line by line
-
 Paths = str | Path | Iterable[str | Path]
 
 
@@ -234,10 +219,10 @@ def _find_problem(directory: Path, status: str, files: Any, read_weights: bool) 
     return ""
 
 
-def config_keys(runs: "pd.DataFrame") -> list[str]:
+def config_columns(runs: "pd.DataFrame") -> list[str]:
     """Return the configuration keys of a frame of `load`: the columns before `status`.
 
-    >>> config_keys(load([]))
+    >>> config_columns(load([]))
     ['init', 'act', 'model', 'data', 'optim']
     """
     columns = list(map(str, runs.columns))
@@ -251,7 +236,7 @@ def varying_keys(runs: "pd.DataFrame") -> list[str]:
     >>> varying_keys(pd.DataFrame({"init": ["ones", "ones"], "width": [4, 8], "status": ["completed", "failed"]}))
     ['width']
     """
-    return [key for key in config_keys(runs) if runs[key].map(str).nunique() > 1]
+    return [key for key in config_columns(runs) if runs[key].map(str).nunique() > 1]
 
 
 def _load_tables(runs: "Paths | pd.DataFrame", name: str, keys: Sequence[str]) -> "pd.DataFrame":
@@ -260,71 +245,13 @@ def _load_tables(runs: "Paths | pd.DataFrame", name: str, keys: Sequence[str]) -
 
     frame = runs if isinstance(runs, pd.DataFrame) else load(runs)
     columns = TABLE_COLUMNS[name]
-    tables = [_read_table(Path(path) / name) for path in frame["path"]]
+    tables = [parse_table(Path(path) / name) for path in frame["path"]]
     keys = [*keys, *varying_keys(frame)] if keys is DEFAULT_KEYS else keys
     keys = ["path", *(key for key in dict.fromkeys(keys) if key in frame.columns and key not in columns)]
     lengths = [len(table) for table, _ in tables]
     repeated = {key: np.repeat(frame[key].to_numpy(), lengths) for key in keys}
-    empty = pd.DataFrame(columns=list(columns)).astype(_dtypes(columns))
+    empty = pd.DataFrame(columns=list(columns)).astype(column_dtypes(columns))
     rows = pd.concat([empty, *(table for table, _ in tables)], ignore_index=True)
     rows = pd.concat([pd.DataFrame(repeated, columns=keys), rows], axis=1)
     rows.attrs["lost"] = {path: lost for path, (_, lost) in zip(frame["path"], tables, strict=True) if lost}
     return rows
-
-
-def _read_table(path: Path) -> "tuple[pd.DataFrame, int]":
-    """Return the whole lines of one CSV file, and the number of lines that do not fit its columns and are left out.
-
-    A torn last line is not counted: a run that is being written has one.
-    """
-    import pandas as pd
-
-    columns = TABLE_COLUMNS[path.name]
-    try:
-        data = read_bytes(path, MAX_TABLE_BYTES)
-    except (OSError, ValueError):  # `load` has the reason as the run's problem
-        data = b""
-    data = data[: data.rfind(b"\n") + 1]
-    # A layer may be called "null": only numbers have blanks.
-    blanks: dict[Any, list[str]] = {name: ["", "nan"] for name in columns if name not in _TEXT_COLUMNS}
-    headed, table = has_header(data[:4096], columns), None
-    if headed and _longest_line(data) <= _MAX_LINE_BYTES:
-        options: Any = {"usecols": list(columns), "dtype": _dtypes(columns), "na_values": blanks}
-        with suppress(ValueError, OverflowError), np.errstate(invalid="ignore"):
-            table = pd.read_csv(io.BytesIO(data), keep_default_na=False, **options)
-    lines = 0 if table is None else len(table)
-    if table is None:
-        table = _salvage(data, columns)
-        lines = max(data.count(b"\n") - headed, len(table))
-    for name in {"step", "index"}.intersection(columns):
-        table = table[table[name].between(0, _MAX_COUNT)]
-    if b"'" in data:
-        for name in _TEXT_COLUMNS.intersection(columns):
-            table[name] = table[name].map(unescape_formula)
-    return table[list(columns)].reset_index(drop=True), lines - len(table)
-
-
-def _longest_line(data: bytes) -> int:
-    return int(np.diff(np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")), prepend=-1).max(initial=0))
-
-
-def _salvage(data: bytes, columns: Sequence[str]) -> "pd.DataFrame":
-    """Read a damaged table line by line and return the lines that fit its columns."""
-    import pandas as pd
-
-    lines = [line for line in data[:_MAX_SALVAGED_BYTES].split(b"\n") if len(line) <= _MAX_LINE_BYTES]
-    rows = (parse_csv_line(line.decode(errors="replace").replace("\0", "")) for line in lines)
-    fitting = [row for row in rows if len(row) == len(columns) and row != list(columns)]
-    table = pd.DataFrame(fitting, columns=list(columns), dtype="str")
-    dtypes = _dtypes(columns)
-    for name in columns:
-        if dtypes[name] != "str":
-            table[name] = pd.to_numeric(table[name], errors="coerce").astype("float64")
-    for name in columns:
-        if dtypes[name] == "int64":
-            table = table[(table[name].abs() < 2**53) & (table[name] % 1 == 0)]
-    return table.astype(dtypes).reset_index(drop=True)
-
-
-def _dtypes(columns: Sequence[str]) -> dict[str, str]:
-    return {name: _DTYPES.get(name, "float64") for name in columns}

@@ -202,12 +202,12 @@ class RunWriter:
             self._open_row = (numbers[-1], last)
         self._flush_if_due()
 
-    def add_layers(self, rows: Iterable[LayerRow]) -> None:
-        """Add rows of `layers.csv`, predicted or measured."""
-        rows = [LayerRow(int(s), layer, int(i), stat, float(v), source) for s, layer, i, stat, v, source in rows]
-        self._append("layers.csv", csv_bytes(rows))
+    def add_layers(self, rows: Iterable[tuple[int, str, int, str, float, str]]) -> None:
+        """Add rows of `layers.csv`, predicted or measured, each with the fields of a `LayerRow`."""
+        plain = [LayerRow(int(s), layer, int(i), stat, float(v), source) for s, layer, i, stat, v, source in rows]
+        self._append("layers.csv", csv_bytes(plain))
         if self._view:
-            self._view.add_layers(rows)
+            self._view.add_layers(plain)
         self._flush_if_due()
 
     def add_histograms(self, step: int, records: Mapping[tuple[str, int, str], Histogram]) -> None:

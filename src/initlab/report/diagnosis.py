@@ -85,10 +85,10 @@ def find_causes(row: Mapping[str, Any], arrays: LayerArrays, losses: LoggedLosse
     """Return the causes that the rows of a run show: those of step 0 in the order of its layers, then training's."""
     network = network_of(row)
     started = len(arrays.steps) > 0 and arrays.steps[0] == 0
-    start = find_start_causes(layer_stats(arrays, row, at_start=True), network) if started else []
+    start = find_start_causes(recorded_stats(arrays, row, at_start=True), network) if started else []
     blamed = any(cause.severity != "note" for cause in start)
     if row["outcome"] != "diverged":
-        end = layer_stats(arrays, row, at_start=False)
+        end = recorded_stats(arrays, row, at_start=False)
         updates = largest_updates(arrays)
         return [*start, *find_training_causes(losses, updates, end, network, started=started and not blamed)]
     if DIVERGENCE_CAUSES.intersection(cause.name for cause in start):
@@ -119,7 +119,7 @@ def network_of(row: Mapping[str, Any]) -> NetworkInfo:
     )
 
 
-def layer_stats(arrays: LayerArrays, row: Mapping[str, Any], *, at_start: bool) -> list[LayerStats]:
+def recorded_stats(arrays: LayerArrays, row: Mapping[str, Any], *, at_start: bool) -> list[LayerStats]:
     """Return what was measured in each layer at the first recorded step, or the last values of each statistic."""
     names = (*START_STATS, *UNIT_STATS) if at_start else (*UNIT_STATS, "q", "mean", "std")
     columns = {name: arrays.values_of(name)[0] if at_start else last_recorded(arrays, name) for name in names}

@@ -39,7 +39,7 @@ def draw_heat_map(runs: pd.DataFrame, metric: str, title: str) -> bytes:
     figure, axes = make_axes(means, title)
     image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis" if is_share else "viridis_r")
     figure.colorbar(image, ax=axes).set_label(metric.replace("_", " "))
-    middle = (means.min(axis=None) + means.max(axis=None)) / 2
+    middle = (means.min().min() + means.max().max()) / 2
     for (y, x), mean in np.ndenumerate(means):
         if np.isfinite(mean) and means.size <= MAX_LABELED_CELLS:
             text = format_rounded(100 * mean, 1) if is_share else format_rounded(mean, 3, "g")

@@ -70,8 +70,10 @@ def compare_schemes(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     at_best["tuned"] = runs.groupby(CELL_COLUMNS, dropna=False)["rate"].transform("nunique") > 1
     groups: dict[Hashable, dict[str, dict[int, float]]] = {}
     seeds: dict[Hashable, str] = {}
+    places: dict[Hashable, dict[str, Any]] = {}
     margins: dict[Hashable, float] = {}
     for place, group in at_best.dropna(subset=["score"]).groupby(PLACE_COLUMNS, dropna=False, sort=False):
+        places[place] = dict(zip(PLACE_COLUMNS, tuple(place), strict=True))
         median = float(group["score"].abs().median())
         margins[place] = ACCURACY_MARGIN if larger_is_better(metric) else LOSS_MARGIN * median
         seeds[place] = "the seeds that chose the rate" if group["tuned"].any() else "all seeds"
@@ -83,7 +85,7 @@ def compare_schemes(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
             for scheme, rows in group.groupby("scheme", sort=False)
         }
     rows = [
-        {**dict(zip(PLACE_COLUMNS, place, strict=True)), **comparison_row(comparison), "seeds": seeds[place]}
+        {**places[place], **comparison_row(comparison), "seeds": seeds[place]}
         for place, comparisons in compare_groups(groups, margins=margins).items()
         for comparison in comparisons
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from initlab.config.naming import is_incidental
-from initlab.records.reader import config_keys
+from initlab.records.reader import config_columns
 from initlab.statistics.comparisons import best_rate
 from initlab.system.escape import printable
 from initlab.system.safe_reading import error_reason
@@ -66,7 +66,7 @@ def build_study(frame: pd.DataFrame, roots: Sequence[Path] = ()) -> Study:
     unread = pd.concat([unread, pd.DataFrame(others, columns=unread.columns)], ignore_index=True)
     whole = runs[runs["status"] != "damaged"]
     runs = drop_repeated_runs(whole)
-    keys = distinguishing_keys(runs, config_keys(frame))
+    keys = distinguishing_keys(runs, config_columns(frame))
     runs["scheme"] = run_labels(runs, "init", [key for key in keys if key.startswith("init.")])
     runs["activation"] = run_labels(runs, "act", [key for key in keys if key.startswith("act.")])
     runs["setting"] = run_labels(runs, "", [key for key in keys if not key.startswith(("init.", "act."))])

@@ -10,7 +10,7 @@ import pandas as pd
 
 from initlab.config.checks import nearest_key
 from initlab.errors import UserError, did_you_mean
-from initlab.records.reader import config_keys
+from initlab.records.reader import config_columns
 from initlab.report.pairs import comparison_metric, run_scores
 from initlab.report.study import METRIC_PREFERENCE, Study, distinguishing_keys, number_column, sorted_values, value_text
 from initlab.statistics.comparisons import compare_groups
@@ -36,7 +36,7 @@ class TableEntry:
     std: float
     n: int
     of: int = 0
-    runs: Sequence[int] = field(default=(0,), compare=False, repr=False)
+    runs: pd.Index = field(default_factory=lambda: pd.RangeIndex(1), compare=False, repr=False)
     best: bool = False
 
 
@@ -110,7 +110,7 @@ def build_table(
         UserError: a key or a metric is unknown.
     """
     runs = study.runs
-    known = config_keys(runs)
+    known = config_columns(runs)
     differ = distinguishing_keys(runs, known)
     keys = list(dict.fromkeys(by)) or [
         *(key for key in ("init", "act", "depth") if key in runs and runs[key].map(value_text).nunique() > 1),
@@ -212,8 +212,8 @@ def mark_best(table: ResultTable, runs: pd.DataFrame, contested: str) -> None:
                 contest = (metric, "" if table.across == contested else value_text(value), *others)
                 contests[contest][str(len(entries))] = {str(seed): float(score) for seed, score in by_seed.items()}
                 entries.append(entry)
-    for contest, comparisons in compare_groups(contests).items():
+    for place, comparisons in compare_groups(contests).items():
         decided = (c for c in comparisons if c.verdict in ("better", "worse"))
         wins = Counter(c.first if c.verdict == "better" else c.second for c in decided)
         for name, count in wins.items():
-            entries[int(name)].best = count == len(contests[contest]) - 1
+            entries[int(name)].best = count == len(contests[place]) - 1

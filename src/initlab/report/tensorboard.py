@@ -74,7 +74,7 @@ def add_depth_scalars(events: EventFile, group: pd.DataFrame, metric: str, tag: 
     """Add the metric of every scheme as a scalar whose steps are depths; a depth that is no number is left out."""
     for depth, (_, means) in zip(sorted_values(group["depth"]), mean_table(group, metric).iterrows(), strict=True):
         if is_number(depth):
-            values = {f"over_depth/{tag}/{tag_part(scheme)}": mean for scheme, mean in means.dropna().items()}
+            values = {f"over_depth/{tag}/{tag_part(str(scheme))}": mean for scheme, mean in means.dropna().items()}
             events.add_scalars(int(depth), values)
 
 

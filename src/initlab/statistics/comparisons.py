@@ -186,8 +186,8 @@ def compare_groups(
             samples.append((place, a, b, [first[s] for s in seeds], [second[s] for s in seeds]))
     count = max(sum(len(first) >= MIN_SEEDS for *_, first, _ in samples), 1)
     comparisons: dict[Hashable, list[Comparison]] = {place: [] for place in groups}
-    for place, a, b, first, second in samples:
-        d, p = paired_interval(first, second, confidence=1 - level / count)
+    for place, a, b, left, right in samples:
+        d, p = paired_interval(left, right, confidence=1 - level / count)
         margin = (margins or {}).get(place, ACCURACY_MARGIN)
         verdict = _pair_verdict(d, margin)
         comparisons[place].append(Comparison(a, b, d.mean, d.low, d.high, min(count * p, 1.0), d.n, verdict, margin))
