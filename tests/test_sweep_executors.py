@@ -415,9 +415,9 @@ def test_an_executor_from_outside_is_one_row(tmp_path, monkeypatch, inline):
     monkeypatch.setitem(EXECUTORS, "outside", ExecutorKind(executor_of_test.Outside, options=("name",)))
     with pytest.raises(UserError, match=r"options\.nme is unknown to executor=outside: it has name"):
         initlab.sweep(axes(tmp_path), executor="outside", options={"nme": "x"}, quiet=True)
-    assert Placement("outside").sharers() == (torch.cuda.device_count() or usable_cores())
-    assert Placement("outside", 3).several()
-    assert not Placement("outside").elsewhere()
+    assert Placement("outside").local_workers() == (torch.cuda.device_count() or usable_cores())
+    assert Placement("outside", 3).is_parallel()
+    assert not Placement("outside").is_remote()
     frame = initlab.sweep(axes(tmp_path), executor="outside", options={"name": "mine"}, quiet=True)
     assert executor_of_test.MADE == [2, 2, 2, 2, "closed mine"]
     assert_same(inline, frame)
@@ -439,7 +439,7 @@ def test_an_executor_from_outside_is_one_row(tmp_path, monkeypatch, inline):
 def test_the_facts_of_an_executor_are_in_its_row(monkeypatch, placement, sharers, several, elsewhere):
     monkeypatch.setattr("initlab.sweep.executors.find_spec", lambda name: name)
     where = Placement(*placement)
-    assert (where.sharers(), where.several(), where.elsewhere()) == (sharers, several, elsewhere)
+    assert (where.local_workers(), where.is_parallel(), where.is_remote()) == (sharers, several, elsewhere)
 
 
 # --- what the launch does with what executors say
