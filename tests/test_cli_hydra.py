@@ -362,23 +362,16 @@ def test_environment_job_logging_and_no_hydra_directory_are_respected(monkeypatc
     assert list(directory.glob("*/.hydra")) == []
 
 
-@pytest.mark.parametrize("forks", [True, False])
-def test_processes_start_before_the_grid_is_composed_in_the_environment_of_the_jobs(monkeypatch, forks):
-    from initlab.cli.hydra import launch, prestart
+def test_processes_start_before_the_grid_is_composed_in_the_environment_of_the_jobs(monkeypatch):
+    from initlab.cli.hydra import launch
     from initlab.sweep.executors import process as processes
-    from initlab.system import fork_server
 
     order, compose = [], launch.compose_jobs
 
     def noting(start):
         return lambda *given, **more: order.append(os.environ.get("OF_THE_JOB")) or start(*given, **more)
 
-    if forks and not fork_server.can_fork():
-        pytest.skip("this system does not fork processes")
-    for module in (prestart, processes):
-        monkeypatch.setattr(module, "can_fork", lambda: forks)
-    monkeypatch.setattr(fork_server, "ForkServer", noting(fork_server.ForkServer))
-    monkeypatch.setattr(processes, "spawn_process", noting(processes.spawn_process))
+    monkeypatch.setattr(processes, "start_process", noting(processes.start_process))
     monkeypatch.setattr(launch, "compose_jobs", lambda *given: order.append("composed") or compose(*given))
     given = ("seed=0,1", "+hydra.job.env_set.OF_THE_JOB=here", "hydra.launcher.executor=process")
     sweeps(*given, "dry_run=true")

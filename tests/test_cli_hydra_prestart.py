@@ -10,20 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from initlab.system.fork_server import can_fork
-
-pytestmark = pytest.mark.skipif(
-    not can_fork() or len(os.sched_getaffinity(0)) < 2, reason="where there is one core nothing starts early"
-)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
 
 LAUNCH = """
 import sys
-from initlab.system.fork_server import ForkServer
-start = ForkServer.__init__
-def start_and_print(self, entry):
-    print("server started", flush=True)
-    start(self, entry)
-ForkServer.__init__ = start_and_print
+from initlab.sweep.executors import process
+start = process.start_process
+def start_and_print(environment):
+    print("worker started", flush=True)
+    return start(environment)
+process.start_process = start_and_print
 from initlab.cli.hydra import launch
 compose = launch.compose_jobs
 def compose_and_print(*given):
@@ -47,14 +43,14 @@ def run(directory, *words):
     return subprocess.run(command(*words), cwd=directory, capture_output=True, text=True, timeout=600)
 
 
-def test_the_server_starts_before_the_grid_is_composed_and_the_table_is_that_of_one_process(tmp_path):
+def test_workers_start_before_the_grid_is_composed_and_the_table_is_that_of_one_process(tmp_path):
     grid = ["init=he_normal,zeros,orthogonal", "seed=0,1", "act=tanh,relu"]
     tables = []
-    for executor, first in (("process", ["server started", "composing"]), ("inline", ["composing"])):
+    for executor, first in (("process", ["worker started"] * 2 + ["composing"]), ("inline", ["composing"])):
         done = run(tmp_path, *grid, f"sweep.name={executor}", f"hydra.launcher.executor={executor}")
         remarks = [line for line in done.stderr.splitlines() if not line.startswith("sweep: ")]  # progress
         assert (done.returncode, remarks) == (0, [])
-        assert [line for line in done.stdout.splitlines() if line in ("server started", "composing")] == first
+        assert [line for line in done.stdout.splitlines() if line in ("worker started", "composing")] == first
         table = (tmp_path / executor / "sweep.csv").read_text().splitlines()
         head = table[0].split(",")
         kept = [head.index(name) for name in ("init", "act", "seed", "status", "loss", "accuracy", "test_loss")]
@@ -92,14 +88,15 @@ def test_a_launch_that_is_stopped_while_it_composes_leaves_no_process(tmp_path, 
     )  # fmt: skip
     while "composing" not in launch.stdout.readline():
         assert launch.poll() is None
-    (server,) = children_of(launch.pid)
+    workers = children_of(launch.pid)
+    assert len(workers) == 2
     time.sleep(0.5)
     os.killpg(launch.pid, number)  # as a terminal does
     _, complaints = launch.communicate(timeout=60)
     assert launch.returncode in ((130,) if number == signal.SIGINT else (143, -signal.SIGTERM))
     assert "Traceback" not in complaints
     assert not alive_in(launch.pid)
-    assert not alive_in(server)  # a session of its own
+    assert not any(map(alive_in, workers))  # each has a session of its own
 
 
 def children_of(pid):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from initlab.data import images, load_dataset, preload, registry
+from initlab.data import images, load_dataset, registry
 from initlab.data.files import SYSTEM_FASHION
 from initlab.data.idx import read_idx
 from initlab.errors import UserError
@@ -277,7 +277,7 @@ def test_damaged_cifar_is_named(tmp_path, name):
         load_dataset(name, root=tmp_path)
 
 
-# --- reading ahead of the need
+# --- reading once
 
 
 @pytest.fixture
@@ -290,14 +290,6 @@ def reads(monkeypatch):
     return found
 
 
-def test_what_is_read_ahead_is_not_read_again(reads):
-    given = {"name": "fashion_mini", "validation": 0.2, "seed": 3, "normalize": False, "root": None}
-    preload(**given)
-    assert reads == ["fashion_mini"]
-    load_dataset(**given)
-    assert reads == ["fashion_mini"]
-
-
 def test_what_one_thread_reads_another_waits_for(reads):
     threads = [threading.Thread(target=load_dataset, args=("fashion_mini",)) for _ in range(4)]
     for thread in threads:
@@ -307,30 +299,14 @@ def test_what_one_thread_reads_another_waits_for(reads):
     assert reads == ["fashion_mini"]
 
 
-def test_nothing_is_downloaded_ahead_and_what_is_wrong_is_told_when_it_is_needed(tmp_path, monkeypatch, reads):
+def test_a_download_that_brings_no_files_is_refused(tmp_path, monkeypatch, reads):
     fetched = []
     vision = SimpleNamespace(datasets=SimpleNamespace(MNIST=lambda *given, **options: fetched.append(given)))
     monkeypatch.setattr(images, "import_torchvision", lambda: vision)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    preload("mnist", root=str(tmp_path))
-    assert fetched == []
-    assert not (tmp_path / "cache").exists()
     with pytest.raises(UserError, match="did not come"):
         load_dataset("mnist", root=str(tmp_path))
     assert len(fetched) == 1
-    for name, options in (("nonsense", {}), ([], {}), ("sine", {"noise": "much"}), ("sine", {"nothing": 1})):
-        preload(name, **options)
-
-
-def test_code_of_the_users_does_not_run_ahead(tmp_path, monkeypatch):
-    (tmp_path / "says_when.py").write_text("def make(**_):\n    open('ran', 'w').close()\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    preload("custom", target="says_when:make")
-    assert not Path("ran").exists()
-    with pytest.raises(UserError, match="must return"):
-        load_dataset("custom", target="says_when:make")
-    assert Path("ran").exists()
 
 
 def test_a_source_of_the_users_may_load_another(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import initlab
-from initlab.errors import Interrupted, UserError
+from initlab.errors import Interrupted, ProcessLimitReached, UserError
 from initlab.sweep.cost import CostCache
 from initlab.sweep.executors import EXECUTORS, ExecutorKind, check_executor, make_executor
 from initlab.sweep.executors import process as processes
@@ -35,7 +35,6 @@ from initlab.sweep.worker import (
     WorkerDied,
     read_progress,
 )
-from initlab.system.fork_server import ProcessLimitReached
 from initlab.system.resources import usable_cores
 
 SAME = [
@@ -172,7 +171,6 @@ while inward.peek(1):
 @pytest.fixture
 def launched(monkeypatch):
     """Launch a group in a process that says at once that it is done; return that process."""
-    monkeypatch.setattr(processes, "can_fork", lambda: False)
     monkeypatch.setattr(processes, "WORKER_PROGRAM", ECHO)
     started = []
 
@@ -236,7 +234,6 @@ def test_workers_that_start_early_serve_the_launch_and_end_with_it(launched):
 
 def test_workers_that_start_early_do_not_hold_up_a_refusal(monkeypatch):
     """Busy with loading, a worker hears nothing: it is not waited for."""
-    monkeypatch.setattr(processes, "can_fork", lambda: False)
     monkeypatch.setattr(processes, "WORKER_PROGRAM", "import time; time.sleep(600)")
     early = []
 
@@ -297,8 +294,7 @@ def test_a_worker_behind_a_launcher_of_pythons_does_its_work(tmp_path, monkeypat
         command = [sys.executable, "-c", BETWEEN, processes.WORKER_PROGRAM]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
-    monkeypatch.setattr(processes, "can_fork", lambda: False)
-    monkeypatch.setattr(processes, "spawn_process", spawn)
+    monkeypatch.setattr(processes, "start_process", spawn)
     # Long enough for a worker to look whether its launch lives.
     few = {"init": "he_normal", "seed": [0], "train.steps": 2000, "log.every": 500}
     frame = initlab.sweep(axes(tmp_path, **few), executor="process", workers=1)
@@ -753,18 +749,15 @@ def test_a_worker_settles_as_the_launch_and_the_user_say(environment, threads):
     assert json.loads(done.stdout) == [threads, [core], environment]
 
 
-@pytest.mark.parametrize("parent", ["alive", "gone", "behind the pipe alone"])
-def test_a_worker_whose_parent_is_gone_answers_what_it_has_and_leaves(monkeypatch, parent):
+def test_a_worker_notices_the_end_of_its_parent_also_where_no_thread_reads_its_pipe(monkeypatch):
     from initlab.sweep.executors import process_worker as other_end
 
     monkeypatch.setattr(other_end, "apply_settings", lambda *given: None)
-    monkeypatch.setattr(other_end, "RemoteWorker", lambda task, parent: lambda: task)
-    number = {"alive": os.getppid(), "gone": os.getppid() + 1}.get(parent, 0)
+    monkeypatch.setattr(other_end, "RemoteWorker", lambda task, parent: lambda: (task, parent))
     out = io.BytesIO()
-    other_end.work_on_tasks(map(pickle.dumps, ((number, "settled"), "a", "b")), out)
+    other_end.work_on_tasks(map(pickle.dumps, ((), "a", "b")), out)
     out.seek(0)
-    assert pickle.load(out) == "a"
-    assert [pickle.load(out)] == ["b"] if parent != "gone" else not out.read()
+    assert [pickle.load(out), pickle.load(out)] == [("a", os.getppid()), ("b", os.getppid())]
 
 
 def test_a_worker_that_is_told_nothing_leaves_in_peace():
@@ -775,11 +768,11 @@ def test_a_worker_that_is_told_nothing_leaves_in_peace():
     assert out.getvalue() == b""
 
 
-def test_a_worker_that_loads_for_itself_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
+def test_a_worker_loads_nothing_that_lies_where_the_user_is(tmp_path, monkeypatch):
     for name in ("types", "queue", "random"):
         (tmp_path / f"{name}.py").write_text(f"open('loaded-{name}', 'w').close()\nraise SystemExit('shadowed')\n")
     monkeypatch.chdir(tmp_path)
-    with processes.spawn_process(dict(os.environ)) as worker:
+    with processes.start_process(dict(os.environ)) as worker:
         worker.stdin.close()
         assert worker.wait(60) == 0
     assert not list(tmp_path.glob("loaded-*"))

@@ -17,9 +17,7 @@ from initlab.sweep.cells import check_cells
 from initlab.sweep.cost import CostCache
 from initlab.sweep.executors import process as processes
 from initlab.sweep.placement import Placement, estimate_seconds
-from initlab.sweep.worker_server import WORKER_SERVER
-from initlab.system import fork_server, resources
-from initlab.system.fork_server import can_fork
+from initlab.system import resources
 
 TINY = ["depth=1", "width=4", "data=gaussian", "data.train_size=300", "data.test_size=50", "log.histograms=0"]
 
@@ -162,51 +160,35 @@ def test_processes_start_early_where_updates_look_many(two_cores):
     assert Placement("process", 40).prestart(40, 1, "cpu", "auto") is None
 
 
-def test_no_more_processes_start_early_than_there_may_be_groups(monkeypatch):
-    monkeypatch.setattr(processes, "can_fork", lambda: False)
+def test_no_more_processes_start_early_than_there_may_be_groups():
     with processes.start_workers_early(12, 2):
         alive = [worker for worker in processes._kept_workers if worker.process is not None]
         assert len(alive) == 2
 
 
-@pytest.mark.skipif(not can_fork(), reason="this system does not copy processes")
-@pytest.mark.parametrize(("updates", "kept"), [(1, True), (10**9, False)])
-def test_the_command_starts_what_they_are_copied_from_before_the_grid_is_composed(
-    two_cores, monkeypatch, updates, kept
+@pytest.mark.parametrize(("updates", "count"), [(1, 2), (10**9, 0)])
+def test_the_command_starts_processes_before_the_grid_is_composed_if_it_is_large(
+    two_cores, monkeypatch, updates, count
 ):
     monkeypatch.setattr(choosing, "MIN_PROCESS_UPDATES", updates)
     monkeypatch.setattr(prestart, "MANY_JOBS", 2)
     started, seen = [], []
-    start = fork_server.ForkServer
-    monkeypatch.setattr(
-        fork_server, "ForkServer", lambda *given, **more: started.append(start(*given, **more)) or started[-1]
-    )
+    start = processes.start_process
+    monkeypatch.setattr(processes, "start_process", lambda *given: started.append(start(*given)) or started[-1])
 
     def look(cells, *_):
-        seen.extend(one.process.poll() is None for one in started)
+        seen.extend(one.poll() is None for one in started)
         raise UserError("seen")
 
     monkeypatch.setattr("initlab.sweep.cells.check_cells", look)
     assert run_train(["-m", *TINY, "device=cpu", "seed=0,1,2,3", "train.steps=3"]) != 0
-    assert seen == [kept]
-    assert [one.process.poll() for one in started] == [-signal.SIGKILL]
+    assert seen == [True] * count
+    assert [one.poll() for one in started] == [-signal.SIGKILL] * count
 
 
-def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_cores, monkeypatch, tmp_path):
-    monkeypatch.setattr(processes, "can_fork", lambda: False)
+def test_a_grid_that_only_looked_large_ends_the_processes_that_were_started(two_cores, tmp_path):
     with processes.start_workers_early(1, 9):
         (early,) = (worker.process for worker in processes._kept_workers)
-        frame = initlab.sweep(
-            dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
-        )
-        assert early.poll() is not None
-    assert list(frame["status"]) == ["completed"]
-
-
-@pytest.mark.skipif(not can_fork(), reason="this system does not copy processes")
-def test_a_grid_that_only_looked_large_ends_what_they_would_have_been_copied_from(two_cores, tmp_path):
-    with processes.start_workers_early(1, 9):
-        early = WORKER_SERVER.get().process
         frame = initlab.sweep(
             dict(key.split("=") for key in TINY), train__steps=2, sweep__root=str(tmp_path), quiet=True
         )

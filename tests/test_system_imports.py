@@ -107,9 +107,6 @@ def test_every_program_that_is_started_is_named_here():
             if word in text:
                 found.add((str(path.relative_to(source / "initlab")), word))
     assert found == {
-        ("system/fork_server.py", "os.fork()"),
-        ("system/fork_server.py", "subprocess.Popen("),
-        ("system/fork_server.py", "multiprocessing"),
         ("system/parent_process.py", "runpy."),
         ("records/commit.py", "subprocess.run("),
         ("sweep/executors/process.py", "subprocess.Popen("),

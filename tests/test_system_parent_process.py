@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -86,36 +85,6 @@ sys.exit(len(list(heard)))
     assert worker.stdout.read() == b"a task kept"
     assert ended(worker) == 0
     worker.stdin.close()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills with the parent")
-def test_a_process_that_is_bound_to_its_parent_is_killed_with_it():
-    bound = "import os, sys, time; from initlab.system.parent_process import end_with_parent\n"
-    bound += "end_with_parent(int(sys.argv[1])); print(1, flush=True)"
-    starts = f"""
-import os, subprocess, sys
-parent = sys.argv[1] if sys.argv[1:] else str(os.getpid())
-child = subprocess.Popen([sys.executable, "-c", {bound + "; time.sleep(600)"!r}, parent])
-print(child.pid, flush=True)
-child.wait()
-"""
-    with subprocess.Popen([sys.executable, "-c", starts], stdout=subprocess.PIPE) as process:
-        child, said = int(process.stdout.readline()), process.stdout.readline()
-        process.kill()
-    assert said == b"1\n"
-    assert gone(child)
-    # A parent that ended before is noticed at once.
-    with subprocess.Popen([sys.executable, "-c", starts, str(process.pid)], stdout=subprocess.PIPE) as process:
-        child = int(process.stdout.readline())
-        assert process.stdout.readline() == b""
-    assert gone(child)
-
-
-def gone(pid, seconds=60):
-    limit = time.monotonic() + seconds
-    while process_start_time(pid) and time.monotonic() < limit:
-        time.sleep(0.02)
-    return not process_start_time(pid)
 
 
 def test_a_process_is_told_from_a_later_one_of_its_number():

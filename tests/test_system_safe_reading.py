@@ -372,7 +372,6 @@ EXCEPTIONS = {
     "records/writer.py": {"open": "metrics.csv that this run wrote", "csv.DictReader": "of it"},
     "system/files.py": {"open": "opens to write", "os.open": "for fsync"},
     "system/streams.py": {"os.open": "the null device, to write", "open": "the null device, to write"},
-    "system/fork_server.py": {"pickle.loads": "from our own process", "os.fdopen": "a pipe of our own"},
     "records/checksums.py": {"open": "a regular file, by its lstat; read chunk by chunk, to a known size"},
     "records/repair.py": {"read_bytes": "the guarded one"},
     "system/yaml_text.py": {"yaml.load": "texts that were read already: of the package, or of the user's command line"},

@@ -42,6 +42,14 @@ class NoResultsLeft(UserError):
     code = 1
 
 
+class ProcessLimitReached(UserError):
+    """The system allows no further process; `reason` is the system's message."""
+
+    def __init__(self, reason: str):
+        super().__init__(f"no further process can be started ({reason}): lower hydra.launcher.workers.")
+        self.reason = reason
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked to stop, and checkpoints are written.
 

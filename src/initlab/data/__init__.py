@@ -7,8 +7,8 @@ torch.Size([128])
 
 from initlab.data.dataset import Dataset
 from initlab.data.order import batches, steps_per_epoch
-from initlab.data.registry import DATASETS, load_dataset, preload
+from initlab.data.registry import DATASETS, load_dataset
 
 load = load_dataset
 
-__all__ = ["DATASETS", "Dataset", "batches", "load", "load_dataset", "preload", "steps_per_epoch"]
+__all__ = ["DATASETS", "Dataset", "batches", "load", "load_dataset", "steps_per_epoch"]

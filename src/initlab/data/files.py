@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from http.client import HTTPException
 from pathlib import Path
 
@@ -49,19 +48,6 @@ def find_files(directories: tuple[Path, ...], layouts: tuple[str, ...], names: t
     return None
 
 
-_downloads = ContextVar("downloads", default=True)
-
-
-@contextmanager
-def no_downloads() -> Iterator[None]:
-    """Make `download` refuse inside the block, in this thread."""
-    token = _downloads.set(False)
-    try:
-        yield
-    finally:
-        _downloads.reset(token)
-
-
 def download(name: str, directories: tuple[Path, ...], fetch: Callable[[str], object]) -> None:
     """Call `fetch(directory)` to write files below a temporary directory, then move them to their place.
 
@@ -74,10 +60,8 @@ def download(name: str, directories: tuple[Path, ...], fetch: Callable[[str], ob
         fetch: downloads into the directory it is given.
 
     Raises:
-        UserError: the place cannot be written, the download fails, or `no_downloads` is active.
+        UserError: the place cannot be written, or the download fails.
     """
-    if not _downloads.get():
-        raise UserError(f"data={name} is not here.")
     place = next(directory for directory in directories if directory != SYSTEM_FASHION)
     try:
         place.mkdir(parents=True, exist_ok=True)

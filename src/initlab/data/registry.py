@@ -5,7 +5,6 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from initlab.data import images, synthetic, text
 from initlab.data.custom import read_custom
 from initlab.data.dataset import Dataset, RawDataset, make_dataset
-from initlab.data.files import no_downloads, search_path
+from initlab.data.files import search_path
 from initlab.errors import UserError, did_you_mean
 from initlab.system.imports import is_target
 from initlab.system.numbers import describe_float32_limit, fits_float32
@@ -131,21 +130,6 @@ def load_dataset(
     key = (name, search_path(root), normalize, float(validation), hashable)
     with _load_lock:
         return replace(_load_on_device(torch.device(device), key), seed=seed)
-
-
-def preload(name: Any, **options: Any) -> None:
-    """Read a data set before it is needed, where its files are on this machine; `load_dataset` reports errors.
-
-    Args:
-        name: a name of `DATASETS`; for any other, and for `custom`, nothing is read, so that no user code runs early.
-        **options: of `load_dataset`.
-
-    >>> preload("fashion_mini", validation=2), preload("fashion_mini")
-    (None, None)
-    """
-    with suppress(Exception), no_downloads():
-        if name in DATASETS:
-            load_dataset(name, **options)
 
 
 _load_lock = threading.RLock()  # two threads read one data set once; a custom source may load another

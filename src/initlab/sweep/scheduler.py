@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from initlab.errors import Interrupted, UserError
+from initlab.errors import Interrupted, ProcessLimitReached, UserError
 from initlab.experiment.checkpoint import remove_checkpoints
 from initlab.experiment.run_recorder import record_failure
 from initlab.sweep.cost import CostCache
@@ -22,7 +22,6 @@ from initlab.sweep.plan_file import Group, PlanFile
 from initlab.sweep.progress import SweepProgress
 from initlab.sweep.results import OnCellEnd, SweepResults
 from initlab.sweep.worker import GroupError, GroupResult, GroupTask, WorkerDied, read_progress
-from initlab.system.fork_server import ProcessLimitReached
 from initlab.system.streams import print_stderr
 
 POLL_INTERVAL = 0.05  # seconds between two polls of jobs that run elsewhere

@@ -178,7 +178,7 @@ class RemoteWorker:
 
     Args:
         task: the group.
-        parent: id of the process without which this one ends; 0 where it notices by its pipe.
+        parent: pid of the process that started this one, which ends without it; 0 for none.
     """
 
     def __init__(self, task: GroupTask, parent: int = 0):

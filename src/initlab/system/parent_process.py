@@ -4,12 +4,10 @@ A worker notices the end of its parent by the pipe from it, which the system clo
 where a launcher stands between the two, as `python.exe` of a virtual environment does on Windows.
 """
 
-import ctypes
 import os
 import pickle
 import queue
 import runpy
-import signal
 import sys
 import threading
 import time
@@ -19,25 +17,10 @@ from typing import IO
 
 CHECKPOINT_SECONDS = 5.0  # in which a worker finishes its step and writes its checkpoint after its parent's end
 POLL_INTERVAL = 0.5  # seconds between two looks at a parent without a pipe to this process
-PDEATHSIG = 1  # of Linux's prctl
 STOP_MESSAGE = b""  # asks a worker to write its checkpoint and exit
 
 stop_requested = threading.Event()  # the parent asks this process to end, or has ended
 _exit_delayed = threading.Event()  # this process has a checkpoint to write
-
-
-def end_with_parent(parent: int) -> None:
-    """Have Linux kill this process as soon as its parent ends.
-
-    Linux does so at the end of the thread that started the process, so that must be a thread that stays.
-
-    Args:
-        parent: pid of the parent.
-    """
-    with suppress(AttributeError, OSError, TypeError):  # another system
-        ctypes.CDLL(None).prctl(PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent and process_start_time(parent) is None:
-        os._exit(1)  # the parent ended before the call
 
 
 def read_messages(pipe: IO[bytes]) -> Iterator[bytes]:

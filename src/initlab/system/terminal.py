@@ -3,7 +3,6 @@
 Where the output is not a terminal, a line is printed every few seconds instead.
 """
 
-import re
 import shlex
 import sys
 import time
@@ -20,7 +19,6 @@ from rich.text import Text
 
 from initlab.system.escape import printable, printable_lines
 from initlab.system.files import short_path
-from initlab.system.numbers import format_rounded
 from initlab.system.streams import redirect_to_devnull
 
 FILE_WIDTH = 140  # columns of a table in a file or a pipe
@@ -224,92 +222,3 @@ def show_location(directory: Path, console: Console, note: str = "", tensorboard
     console.print(f"look at it   {commands[0]}", soft_wrap=True)
     for command in commands[1:]:
         console.print(f"or {command}", soft_wrap=True)
-
-
-# Left out of a table of cells, first to last, where the terminal is narrow.
-OPTIONAL_COLUMNS = ("val accuracy", "loss", "runs", "test accuracy")
-
-
-def show_cells(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], console: Console | None = None) -> None:
-    """Print one line per cell of a sweep: mean ± std over seeds.
-
-    Metrics that were not measured are left out, and those that do not fit; axes and status are not.
-
-    Args:
-        rows: one per cell, as `sweep.summary` makes them.
-        axes: the columns that tell cells apart.
-        console: standard output by default.
-    """
-    console = console or SafeConsole()
-    if not console.is_terminal:
-        console = SafeConsole(width=FILE_WIDTH)
-    columns = {
-        **{axis: [Text(printable(shorten_number(str(row[axis])))) for row in rows] for axis in axes},
-        "runs": [Text(format_run_count(row.get("completed", row["runs"]), row["runs"])) for row in rows],
-        "test accuracy": [Text(format_mean_std(row, "test_accuracy", percent=True)) for row in rows],
-        "val accuracy": [Text(format_mean_std(row, "val_accuracy", percent=True)) for row in rows],
-        "loss": [Text(format_mean_std(row, "loss")) for row in rows],
-        "status": [Text(row["status"], style=STATUS_STYLE.get(row["status"].split(" ")[-1], "")) for row in rows],
-    }
-    columns = {name: cells for name, cells in columns.items() if name not in OPTIONAL_COLUMNS or any(map(len, cells))}
-    left_out = []
-    for name in OPTIONAL_COLUMNS:
-        if natural_width(columns) > console.width and name in columns:
-            del columns[name]
-            left_out.append(name)
-    console.print(cell_table(columns, axes))
-    if left_out:
-        console.print(f"not enough columns for {', '.join(left_out)}: see sweep.csv", style="dim")
-
-
-def format_run_count(completed: int, runs: int) -> str:
-    """Return how many runs the means of a line are over, and of how many where not all completed.
-
-    >>> format_run_count(5, 5), format_run_count(3, 5)
-    ('5', '3 of 5')
-    """
-    return f"{completed}" if completed == runs else f"{completed} of {runs}"
-
-
-def shorten_number(text: str) -> str:
-    """Return a number of an axis in its shortest form, and any other text unchanged.
-
-    >>> shorten_number("1000000000.0"), shorten_number("10"), shorten_number("he_normal"), shorten_number("nan")
-    ('1e+09', '10', 'he_normal', 'nan')
-    """
-    return f"{float(text):g}" if re.fullmatch(r"-?\d+\.\d*(e[+-]?\d+)?", text) else text
-
-
-def natural_width(columns: Mapping[str, Sequence[Text]]) -> int:
-    """Return the width of a table in which nothing is cut."""
-    return sum(max(len(name), *map(len, cells)) + 2 for name, cells in columns.items()) - 2
-
-
-def cell_table(columns: Mapping[str, Sequence[Text]], axes: Sequence[str]) -> Table:
-    """Return a table with words to the left and numbers to the right; axes wrap where they do not fit."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in columns:
-        words = name in axes or name == "status"
-        table.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells)
-    return table
-
-
-def format_mean_std(row: Mapping[str, Any], metric: str, percent: bool = False) -> str:
-    """Return mean ± std over seeds, both with the same number of decimals.
-
-    >>> format_mean_std({"loss_mean": 0.51234, "loss_std": 0.0123}, "loss")
-    '0.512 ± 0.012'
-    >>> format_mean_std({"val_accuracy_mean": 0.8451, "val_accuracy_std": float("nan")}, "val_accuracy", percent=True)
-    '84.5 %'
-    >>> format_mean_std({"val_accuracy_mean": 0.7585, "val_accuracy_std": None}, "val_accuracy", percent=True)
-    '75.9 %'
-    """
-    mean, std = row.get(f"{metric}_mean"), row.get(f"{metric}_std")
-    if mean is None or mean != mean:
-        return ""
-    factor, unit = (100, " %") if percent else (1, "")
-    digits, kind = (1, "f") if percent else (3, "f") if abs(mean) < 1000 else (3, "g")
-    known = [value for value in (mean, std) if value is not None and value == value]
-    return " ± ".join(format_rounded(value * factor, digits, kind) for value in known) + unit

@@ -8,28 +8,22 @@ from typing import IO
 import torch
 
 from initlab.sweep.worker import RemoteWorker
-from initlab.system.parent_process import read_messages
 
 THREAD_VARIABLES = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")  # torch reads the first that is set, when it is imported
-
-
-def serve_tasks(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Work on tasks from one pipe and write their results to another, until the first is closed."""
-    work_on_tasks(read_messages(requests), answers)
 
 
 def work_on_tasks(messages: Iterator[bytes], answers: IO[bytes]) -> None:
     """Work on pickled tasks and write their results.
 
     Args:
-        messages: first the pid of the parent and the arguments of `apply_settings`, then tasks.
+        messages: first the arguments of `apply_settings`, then tasks.
         answers: pipe to the launch.
     """
+    parent = os.getppid()
     first = next(messages, None)
     if first is None:
         return  # the launch does not need this worker
-    parent, *settings = pickle.loads(first)
-    apply_settings(*settings)
+    apply_settings(*pickle.loads(first))
     for message in messages:
         result = RemoteWorker(pickle.loads(message), parent)()
         try:
@@ -37,15 +31,12 @@ def work_on_tasks(messages: Iterator[bytes], answers: IO[bytes]) -> None:
             answers.flush()
         except BrokenPipeError:  # the launch has ended; checkpoints are written
             os._exit(0)
-        if parent and os.getppid() != parent:
-            # A further task would be stopped at once: the launch gives it to another worker.
-            return
 
 
 def apply_settings(cores: set[int], threads: int, environment: Mapping[str, str]) -> None:
     """Bind this process to cores, and set its threads and environment.
 
-    A forked worker has torch imported, which no longer reads variables: a number of threads in them is set here.
+    torch has read the variables when it was imported; where it could not make a number of them, `threads` is set.
 
     Args:
         cores: numbers of the cores.

@@ -8,10 +8,9 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from initlab.errors import UserError
+from initlab.errors import ProcessLimitReached, UserError
 from initlab.sweep.worker import GroupFailure, GroupResult, GroupTask, RemoteWorker, WorkerDied
 from initlab.sweep.worker_deaths import OUT_OF_MEMORY, count_oom_kills, oom_reason
-from initlab.system.fork_server import ProcessLimitReached
 from initlab.system.imports import change_to_root
 from initlab.system.parent_process import process_start_time
 from initlab.system.resources import usable_cores
