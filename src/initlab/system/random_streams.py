@@ -174,7 +174,7 @@ def _state_template() -> np.ndarray:
     # torch documents no layout; that of 2.14.1 is: seed; left and seeded; next; 624 words in 64 bits each; a cached
     # normal. numpy seeds its twister in the same way, and documents the words.
     seed = 5489
-    words = np.random.RandomState(seed).get_state()[1]
+    words = np.random.RandomState(seed).get_state(legacy=False)["state"]["key"]
     plain = torch.Generator(device="cpu")
     plain.manual_seed(seed)
     state = plain.get_state().numpy().view(np.uint64)
