@@ -160,9 +160,10 @@ def test_the_library_that_torch_loads_heeds_it():
 
 LAUNCH = """
 import os, torch
-from initlab.sweep.executors.process import start_process
+from initlab.sweep.executors.process import send_pickled, start_process
 worker = start_process(dict(os.environ))
-worker.stdin.close()
+send_pickled((os.sched_getaffinity(0), 1, dict(os.environ)), worker.stdin)
+send_pickled("no task", worker.stdin)  # ends the worker when it has imported torch
 worker.wait()
 """
 
