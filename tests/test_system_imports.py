@@ -108,6 +108,6 @@ def test_every_program_that_is_started_is_named_here():
                 found.add((str(path.relative_to(source / "initlab")), word))
     assert found == {
         ("system/parent_process.py", "runpy."),
-        ("records/commit.py", "subprocess.run("),
+        ("records/commit.py", "subprocess.check_output("),
         ("sweep/executors/process.py", "subprocess.Popen("),
     }
