@@ -293,7 +293,7 @@ def children(parent: int) -> list[int]:
 
 
 def computing(launch: int) -> list[int]:
-    """Return the processes of a launch that have none of their own: not what workers are copied from."""
+    """Return the workers of a launch: its descendants that have no children."""
     return [process for process in descendants(launch) if not children(process)]
 
 
