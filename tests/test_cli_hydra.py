@@ -412,7 +412,7 @@ def test_numbers_have_no_gaps_where_cells_were_excluded(spy):
 def test_a_dry_run_leaves_nothing(capsys):
     for launcher in ("ensemble", "basic"):
         sweeps("seed=0,1", "dry_run=true", f"hydra/launcher={launcher}")
-        assert "2 networks in 1 groups" in capsys.readouterr().out
+        assert "2 networks in 1 group," in capsys.readouterr().out
     assert not Path("outputs").exists()
 
 

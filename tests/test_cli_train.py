@@ -397,7 +397,7 @@ def test_canonical_names_are_recorded(trained):
 @pytest.mark.parametrize("typed", ["{init: zeros}", "[{init: zeros}]", "{init: zeros},{init: ones}"])
 def test_cells_to_leave_out_need_no_brackets(capsys, typed):
     assert run_train([*QUICK, "-m", "init=he_normal,zeros", f"sweep.exclude={typed}", "dry_run=true"]) == 0
-    assert "1 networks in 1 groups" in capsys.readouterr().out
+    assert "1 network in 1 group," in capsys.readouterr().out
 
 
 def test_aliases_in_a_sweep(capsys):

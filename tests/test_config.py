@@ -334,7 +334,7 @@ def test_shape_may_be_null_only_for_models_with_their_own(default, key):
         (["+bogus=1"], "bogus is not a key"),
         (["+train.bogus=1"], "train.bogus is not a key"),
         (["+init.bogus=1"], "init=glorot_uniform has no init.bogus; its keys are init.gain, init.sigma_b, init.distri"),
-        (["+optim.beta1=0.9"], r"optim=sgd has no optim.beta1 \(a key of optim=adam, optim=adamw\)"),
+        (["+optim.beta1=0.9"], r"optim=sgd has no optim.beta1 \(a key of optim=adam, optim=adamw"),
         (["~init.gain"], "init.gain is missing for init=glorot_uniform"),
         (["~optim"], "optim.lr is missing for optim=sgd"),
         (["depth=${nope}"], "nope"),

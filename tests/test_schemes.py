@@ -156,7 +156,7 @@ def test_a_law_agrees_with_itself_and_a_pattern_with_its_moments(name, shape):
         assert float(weight.mean()) == pytest.approx(law.mean, abs=1e-7)
         assert float(weight.var(correction=0)) == pytest.approx(law.variance, rel=1e-5, abs=1e-12)
     elif law.cdf is not None and law.free is None:
-        low, high = (max(law.support[0], -12 * law.std), min(law.support[1], 12 * law.std))
+        low, high = (max(law.support[0], -40 * law.std), min(law.support[1], 40 * law.std))
         x = np.linspace(low, high, 200_001)
         mass, middle = np.diff(law.cdf(x)), (x[1:] + x[:-1]) / 2
         mean = mass @ middle

@@ -10,8 +10,8 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 import initlab
-from initlab.cli.audit import parse_arguments, read_rules
-from initlab.cli.diagnose import parse_build_arguments as arguments
+from initlab.cli.arguments import parse_pairs
+from initlab.cli.audit import read_rules
 from initlab.config.option_files import option_names, option_values
 from initlab.errors import UserError
 from initlab.records.serialization import from_yaml, to_yaml
@@ -57,8 +57,7 @@ def test_what_is_written_is_read_back_as_it_was_by_both():
 
 
 EVERY_READER = {
-    "--set and --arg of audit": lambda text, path: parse_arguments([f"std={text}"], "--set")["std"],
-    "--arg of diagnose": lambda text, path: arguments([f"std={text}"])["std"],
+    "--set and --arg": lambda text, path: parse_pairs([f"std={text}"], "--set")["std"],
     "rules": lambda text, path: read_rules(path)["*"][1]["std"],
     "a record": lambda text, path: from_yaml(f"init: {{name: normal, std: {text}}}".encode())["init"]["std"],
 }

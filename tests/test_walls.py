@@ -52,16 +52,16 @@ STRING = re.compile(r"initlab(?:\.[a-z_]+)+:[a-z_]+|(?:from|import) (initlab(?:\
 LIBRARIES = {
     "hydra": ("config/", "cli/train.py", "cli/hydra/"),
     "omegaconf": ("config/", "cli/train.py", "cli/hydra/"),
-    "tensorboard": ("records/",),
+    "tensorboard": ("records/event_file.py",),
     "plotly": ("report/",),
     "matplotlib": ("report/",),
     "jinja2": ("report/",),
     "typer": ("cli/",),
     "click": ("cli/",),
     "rich": ("system/terminal.py", "cli/", "sweep/screen.py", "sweep/dry_run.py", "sweep/progress.py"),
-    "ctypes": ("system/", "ensemble/cpu/"),
-    "os.fork": ("system/", "ensemble/cpu/"),
-    "gc.freeze": ("system/", "ensemble/cpu/"),
+    "ctypes": ("ensemble/cpu/",),
+    "os.fork": (),
+    "gc.freeze": ("system/",),
     "print": ("cli/", "sweep/screen.py", "sweep/dry_run.py", "system/"),
 }
 

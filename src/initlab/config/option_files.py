@@ -18,8 +18,8 @@ def conf_dir() -> Path:
 def option_names(group: str) -> list[str]:
     """Return the options of a config group, as the names of its files.
 
-    >>> option_names("optim")
-    ['adagrad', 'adam', 'adamw', 'rmsprop', 'sgd']
+    >>> "sgd" in option_names("optim")
+    True
     """
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 

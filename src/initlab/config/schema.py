@@ -129,7 +129,7 @@ OPTION_KEYS: dict[str, tuple[str, str]] = {
     "data.normalize": ("true", "mean 0 and variance 1 per channel of the training set"),
     "data.validation": ("0.1", "fraction of each class of the training set that is held out"),
     "data.seed": ("0", "orders the batches"),
-    "optim.lr": ("0.01", "learning rate (adam, adamw, rmsprop: 0.001)"),
+    "optim.lr": ("0.01", "learning rate; the default is the optimizer's own (conf/optim)"),
     "optim.momentum": ("0.9", "of sgd and rmsprop (there 0)"),
     "optim.schedule": ("constant", "constant or cosine"),
     "optim.warmup": ("0", "steps of linear warm-up"),
