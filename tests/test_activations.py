@@ -28,16 +28,8 @@ EVERY = pytest.mark.parametrize("record", ACTIVATIONS.values(), ids=lambda recor
 
 # Constants that formulas show in short.
 DIGITS = {"1.0507": "1.0507009873554805", "1.6733": "1.6732632423543772"}
-SIGNS = {
-    "·": "*",
-    "−": "-",
-    "√": "sqrt",
-    "π": "pi",
-    "²": "**2",
-    "³": "**3",
-    "|x|": "modulus(x)",
-    "Φ": "normal_cdf",
-} | DIGITS
+SIGNS = {"·": "*", "−": "-", "√": "sqrt", "π": "pi", "²": "**2", "³": "**3", "|x|": "modulus(x)"}
+SIGNS |= {"Φ": "normal_cdf"} | DIGITS
 
 
 class Step(complex):

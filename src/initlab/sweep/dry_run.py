@@ -75,9 +75,8 @@ def dry_run(cells: Sequence[Cell], directory: Path, placement: Placement) -> pd.
     at_a_time = f" ({workers} at a time by executor={placement.executor})" if workers > 1 else ""
     already = f"; {done} are done already" if done else ""
     duration = f"about {format_duration(total)} one group after another"
-    print(
-        f"{networks} network{'s' * (networks != 1)} in {len(groups)} group{'s' * (len(groups) != 1)}, {duration}{at_a_time}{already}."
-    )
+    counts = f"{networks} network{'s' * (networks != 1)} in {len(groups)} group{'s' * (len(groups) != 1)}"
+    print(f"{counts}, {duration}{at_a_time}{already}.")
     show_skipped(cells)
     print(f"They would go to {printable(directory)}. Nothing was written.")
     return results.frame(cells)
