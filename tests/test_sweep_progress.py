@@ -164,6 +164,6 @@ def test_a_single_run_tells_its_time_without_what_came_before(clock, step):
     line.update({"step": step, "steps": 1000 + step})
     for more in range(1, 501):
         clock[0] += 0.01
-        line.said = 0.0
+        line.shown_at = 0.0
         line.update({"step": step + more, "steps": 1000 + step})
     assert "5 s left · 100 steps/s" in said(out)
