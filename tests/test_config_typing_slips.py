@@ -26,7 +26,7 @@ def typed(tmp_path, monkeypatch, capsys):
     def call(line: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["initlab", *shlex.split(line)])
         with pytest.raises(SystemExit) as left:
-            main.main()
+            main()
         shown = capsys.readouterr()
         return int(left.value.code or 0), shown.err + shown.out
 

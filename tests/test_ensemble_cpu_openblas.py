@@ -240,14 +240,11 @@ UNCHECKED = {"as_strided", "as_strided_", "_weight_norm", "_weight_norm_interfac
 USED = {
     ("ensemble/cpu/openblas.py", "CDLL"),
     ("ensemble/cpu/allocator.py", "CDLL"),  # sets the C library to keep memory: it takes numbers
-    ("system/parent_process.py", "CDLL"),  # asks the kernel for a signal: it takes numbers
-    ("inspection/parametrized.py", "_weight_norm"),  # behind `_disagreement`
     ("data/idx.py", "frombuffer"),  # checks the buffer's length itself
     ("system/random_streams.py", "frombuffer"),
     ("theory/interpolation.py", "frombuffer"),  # numpy's, which checks
     ("report/encoding.py", "frombuffer"),
-    ("records/reader.py", "frombuffer"),  # numpy's, which checks
-    ("config/job_values.py", "set_"),  # no tensor's
+    ("records/table_reader.py", "frombuffer"),  # numpy's, which checks
 }
 
 

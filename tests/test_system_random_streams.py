@@ -284,7 +284,7 @@ MODELS = {
 @pytest.mark.parametrize("model", MODELS)
 def test_made_up_targets_are_not_the_made_up_inputs(model, seed, monkeypatch):
     make, shapes, given = MODELS[model]
-    monkeypatch.setattr("initlab.cli.diagnose.load_target", lambda *_: make)
+    monkeypatch.setattr("initlab.cli.arguments.load_target", lambda *_: make)
     screen = io.StringIO()
     with redirect_stdout(screen):
         run_diagnose("anything:model", shapes, seed=seed, as_json=True, **given)
@@ -316,7 +316,7 @@ def test_a_model_is_not_made_of_its_inputs(monkeypatch):
         made["weight"] = torch.randn(4, 6)
         return nn.Linear(6, 4)
 
-    monkeypatch.setattr("initlab.cli.diagnose.load_target", lambda *_: net)
+    monkeypatch.setattr("initlab.cli.arguments.load_target", lambda *_: net)
     with redirect_stdout(io.StringIO()):
         run_diagnose("anything:net", ["4,6"], as_json=True)
     x = make_inputs(["4,6"], None, None, 0)

@@ -59,7 +59,7 @@ def says(place, monkeypatch):
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)
             with pytest.raises(SystemExit) as left:
-                main.main()
+                main()
         return int(left.value.code or 0)
 
     return call

@@ -71,6 +71,6 @@ def did_you_mean(name: str, names: Iterable[str], count: int = 3) -> str:
     >>> did_you_mean("he_norml", ["he_normal", "zeros"]), did_you_mean("rel", ["relu", "relu6", "prelu"])
     (" Did you mean 'he_normal'?", " Did you mean 'relu', 'relu6' or 'prelu'?")
     """
-    close = [repr(match) for match in get_close_matches(name.lower(), list(names), n=count, cutoff=0.6)]
+    close = [repr(match) for match in get_close_matches(name.lower(), dict.fromkeys(names), n=count, cutoff=0.6)]
     listed = " or ".join([", ".join(close[:-1]), close[-1]] if len(close) > 1 else close)
     return f" Did you mean {listed}?" if close else ""
