@@ -538,7 +538,7 @@ def test_the_loss_is_the_one_asked_for(arguments, loss):
         ({"targets": torch.tensor([0, 3, 1])}, "targets go up to 3, and the output has 3 classes"),
         ({"targets": torch.tensor([0, 1])}, "one label for each"),
         ({"targets": torch.ones(3, 2).double()}, "they must agree"),
-        ({"classes": 7}, "classes=7 is no axis of the output"),
+        ({"classes": 7}, "classes=7 is not an axis of the output"),
         ({"loss": lambda out: out}, "one number"),
     ],
 )

@@ -195,7 +195,7 @@ def test_roles_come_from_the_module_a_sequence_or_the_user():
     assert rows.promised_std["b.weight"] == pytest.approx(math.sqrt(2 / 6) / 30)
     with pytest.raises(UserError, match="first=z matches no weight"):
         fill_(net, "siren", roles={"first": "z"})
-    with pytest.raises(UserError, match=r"redout is no role of a layer\. Did you mean 'readout'"):
+    with pytest.raises(UserError, match=r"redout is not a role of a layer\. Did you mean 'readout'"):
         fill_(net, "siren", roles={"first": "a", "redout": "c"})
     assert "somewhere" in fill_(net, "siren", roles={"first": "a", "somewhere": "c"}).role.tolist()
 

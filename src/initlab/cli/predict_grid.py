@@ -45,7 +45,7 @@ def forecast_config(config: Config) -> NetworkForecast:
     """Forecast one network layer by layer, on the batch that its training would begin with.
 
     Raises:
-        UserError: the network cannot exist, or there is no theory of its scheme.
+        UserError: the network cannot exist, or theory has no answer for its scheme.
     """
     reason = config_refusal(config)
     if reason is not None:

@@ -85,7 +85,7 @@ def print_run_table(
     remarks = []
     tuning = column_or_blanks(study.runs, "race") == "tuning"
     if tuning.any() and not tuning.all():
-        # Their seeds chose the rates: what they reach is no part of the comparison.
+        # Their seeds chose the rates, so they are not compared.
         study = replace(study, runs=study.runs[~tuning].reset_index(drop=True))
         remarks.append(f"{tuning.sum()} runs that tuned the rates of a race are left out.")
     if best_rate:

@@ -35,7 +35,7 @@ def run_reproduce(chosen: Sequence[str], mode: str, root: str, as_json: bool = F
         as_json: print JSON.
 
     Raises:
-        UserError: there is no experiment of a name.
+        UserError: an experiment does not exist.
     """
     if not chosen:
         print_experiments(Path(root), as_json)

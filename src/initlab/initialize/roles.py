@@ -40,7 +40,7 @@ def declared_layers(
     for role, globs in asked.roles.items():
         # A user's own scheme may have other roles; a name that is nearly one of ours is a mistake.
         if role not in ROLES and (near := did_you_mean(role, ROLES)):
-            raise UserError(f"roles: {role} is no role of a layer.{near} There are {', '.join(ROLES)}.")
+            raise UserError(f"roles: {role} is not a role of a layer.{near} There are {', '.join(ROLES)}.")
         for glob in as_tuple(globs):
             matching = [p for p in weights if fnmatchcase(p.name, glob) or fnmatchcase(p.layer, glob)]
             if not matching:

@@ -118,7 +118,7 @@ def _class_axis(tensor: Tensor, classes: int | None, tokens: int | None, targets
         for axis in (-1, 1):
             if tensor.dim() > 1 and tensor.shape[axis] == classes:
                 return axis
-        raise UserError(f"classes={classes} is no axis of the output, whose shape is {_shape_or_type(tensor)}.")
+        raise UserError(f"classes={classes} is not an axis of the output, whose shape is {_shape_or_type(tensor)}.")
     if tensor.dim() < 2:
         return None
     if targets is not None:
