@@ -110,10 +110,11 @@ def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
 def frame_to_csv(frame: "pd.DataFrame") -> bytes:
     """Return a frame as CSV without its row labels; missing values are empty cells.
 
-    `DataFrame.to_csv` takes a few milliseconds more, which every run would pay.
+    `DataFrame.to_csv`, or a frame of objects, takes milliseconds more, which every run would pay.
     """
-    cells = frame.astype(object).where(frame.notna(), None)
-    return csv_bytes([frame.columns, *cells.itertuples(index=False, name=None)])
+    rows = zip(frame.itertuples(index=False, name=None), frame.isna().to_numpy(), strict=True)
+    filled = ([None if gone else value for value, gone in zip(*row, strict=True)] for row in rows)
+    return csv_bytes([frame.columns, *filled])
 
 
 def write_sweep(directory: Path, frame: "pd.DataFrame") -> Path:
