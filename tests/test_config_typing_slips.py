@@ -96,13 +96,24 @@ def test_a_slip_is_one_sentence_with_what_works(typed, tmp_path, line, says):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["afile"]
 
 
-def test_what_a_message_writes_is_read():
-    for line, says in SLIPS:
-        verb, _, _ = line.partition(" ")
-        if verb == "train" and (found := re.search(r"write ('?)(\w.*)\1\.$", says)):
-            compose_grid([found[2], *(["depth=2"] if "width" in line else [])])
-        elif verb == "train" and (found := re.search(r"dashes, ([\w.]+=\w+)\.$", says)):
-            compose_config([found[1]])
+WRITES = re.compile(r"write ('?)(?P<grid>\w.*)\1\.$|dashes, (?P<flag>[\w.]+=\w+)\.$")
+WRITTEN = [
+    found["grid"] or found["flag"]
+    for line, says in SLIPS
+    if line.startswith("train ") and (found := WRITES.search(says))
+]
+
+
+def test_several_messages_write_what_to_type():
+    assert len(WRITTEN) >= 8
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_what_a_message_writes_is_read(written):
+    others = ["depth=2"] if written.startswith("width") else []
+    configs, _ = compose_grid([written, *others])
+    assert configs
+    assert configs != compose_grid(others)[0]
 
 
 def test_keys_in_other_words_are_keys():
