@@ -13,6 +13,18 @@ return plot.data ? JSON.stringify(plot.data.map((t) => [t.x, t.y, t.z, t.text, t
 # As before printing everything is drawn, not only what is in sight.
 DRAW_ALL = "for (const name of ['beforeprint', 'afterprint']) window.dispatchEvent(new Event(name));"
 FRAME = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()));"
+# All words of a page, those of components inside components too.
+WORDS = """
+const words = [];
+(function walk(node) {
+  for (const child of node.childNodes) {
+    if (child.nodeType === 3) words.push(child.textContent);
+    else if (!["SCRIPT", "STYLE", "TEMPLATE"].includes(child.nodeName)) walk(child);
+  }
+  if (node.shadowRoot) walk(node.shadowRoot);
+})(document.body);
+return words;
+"""
 
 
 def start(width=1280, height=900, scheme="light", downloads=None):

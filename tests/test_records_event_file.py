@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import WORDS
 
 import initlab
 from initlab.records import EventFile, RunWriter
@@ -253,20 +254,6 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-# All text of the page, that of components inside components too.
-PAGE = """
-const words = [];
-(function walk(node) {
-  for (const child of node.childNodes) {
-    if (child.nodeType === 3) words.push(child.textContent);
-    else if (!["SCRIPT", "STYLE", "TEMPLATE"].includes(child.nodeName)) walk(child);
-  }
-  if (node.shadowRoot) walk(node.shadowRoot);
-})(document.body);
-return words.join("");
-"""
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("server", ["true"], ids=["fast loader"], indirect=True)
 @pytest.mark.parametrize(
@@ -290,7 +277,7 @@ def test_the_page_shows_the_tags_without_an_error(server, browser, page, words):
     missing = words
     while missing and time.monotonic() < deadline:
         time.sleep(0.3)
-        text = browser.execute_script(PAGE)
+        text = "".join(browser.execute_script(WORDS))
         missing = [word for word in words if word not in text]
     assert not missing
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

@@ -183,17 +183,11 @@ const all = [];
 if (all.length) all[0].click();
 return all.length;
 """
-TEXT = """
-const words = [];
-(function walk(node) {
-  for (const child of node.childNodes) {
-    if (child.nodeType === 3) words.push(child.textContent);
-    else if (!["SCRIPT", "STYLE", "TEMPLATE"].includes(child.nodeName)) walk(child);
-  }
-  if (node.shadowRoot) walk(node.shadowRoot);
-})(document.body);
-return words.join(" ").replace(/\\s+/g, " ");
-"""
+
+
+def shown_text(driver) -> str:
+    """Return the words of a page, each parted by one blank."""
+    return " ".join(" ".join(driver.execute_script(pages.WORDS)).split())
 
 
 def until(condition, seconds=240):
@@ -231,7 +225,9 @@ def test_a_hundred_runs_open_in_a_browser(tmp_path):
         try:
             driver.get(f"{address}#custom_scalars")
             assert until(lambda: driver.execute_script(TOGGLE))
-            assert until(lambda: driver.execute_script(TEXT).count("Matches (100)") == 2)
+            assert until(
+                lambda: " ".join(" ".join(driver.execute_script(pages.WORDS)).split()).count("Matches (100)") == 2
+            )
             asked = [url for url in pages.requests(driver) if "plugin/custom_scalars/scalars" in url]
             assert len(asked) == 200
             severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
